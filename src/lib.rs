@@ -1,0 +1,9 @@
+//! Ringway: a Layer-4 (TCP) load balancer with one pinned thread per core.
+//!
+//! The folders are rooms in the order of the layers; a module imports only from its own layer or from
+//! a lower one (`tests/layering.rs` checks it): [`words`], [`rules`] (pure), the mechanisms [`uring`],
+//! [`net`], [`relay`] and [`telemetry`], the planes [`shard`], [`health`] and [`control`], and the
+//! assembly [`server`] and [`cli`].
+
+pub mod rules;
+pub mod words;

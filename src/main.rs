@@ -1,0 +1,3 @@
+//! The `ringway` binary: see `ringway --help`.
+
+fn main() {}

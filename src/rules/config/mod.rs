@@ -1,0 +1,3 @@
+//! What the operator wrote, and the immutable configuration that runs.
+mod model;
+pub use model::*;

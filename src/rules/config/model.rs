@@ -1,0 +1,228 @@
+//! What runs: units converted, names resolved to positions, every value within its bound. Immutable.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::rules::balance::Registered;
+use crate::words::UpstreamId;
+
+/// A whole, valid configuration. Only [`super::parse`] makes one.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Cores, limits and memory of the process.
+    pub runtime: Runtime,
+    /// Where log records go and which.
+    pub logging: Logging,
+    /// At least one; names are unique.
+    pub listeners: Vec<Listener>,
+    /// At least one; names are unique.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// `runtime:` Cores, limits and memory of the process.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Runtime {
+    /// Which cores get a shard.
+    pub cores: Cores,
+    /// Most client sessions of the process at a time; `None` is what the descriptor limit allows.
+    pub max_connections: Option<NonZeroU32>,
+    /// How long accepting goes on after a TERM.
+    pub shutdown_delay: Option<Duration>,
+    /// How long open sessions are served after accepting stopped; `None` is as long as it takes.
+    pub shutdown_timeout: Option<Duration>,
+    /// Buffers of the relay.
+    pub relay: Relay,
+}
+
+/// `runtime.cores:` which cores get a shard, always within the CPUs this process may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// Every CPU this process may use.
+    Auto,
+    /// The first so many of them.
+    Count(NonZeroU32),
+    /// Exactly these CPU numbers, ascending and without repetition.
+    List(Vec<u32>),
+}
+
+/// `runtime.relay:` buffers of the relay.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Relay {
+    /// Size of one provided buffer, bytes, within `limits::BUFFER_BYTES`.
+    pub buffer_bytes: u32,
+    /// Number of provided buffers of a core: a power of two within `limits::BUFFERS_PER_CORE`.
+    pub buffers_per_core: u32,
+}
+
+/// `logging:`
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Logging {
+    /// Least severe level that is written.
+    pub level: log::LevelFilter,
+    /// How a record looks.
+    pub format: LogFormat,
+    /// Where records go.
+    pub target: LogTarget,
+}
+
+/// How a log record looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where log records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// The standard error stream.
+    Stderr,
+    /// A file that is appended to, and opened again on USR1.
+    File(PathBuf),
+}
+
+/// One entry of `listeners:`
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Listener {
+    /// Unique name; `default` in the short form.
+    pub name: String,
+    /// Where it listens.
+    pub address: ListenAddress,
+    /// Where its sessions go.
+    pub upstream: UpstreamId,
+    /// Completed connections that may wait in the kernel for each shard.
+    pub backlog: u32,
+    /// Limits on the time of its sessions.
+    pub timeouts: ListenerTimeouts,
+    /// Options of client sockets.
+    pub tcp: TcpOptions,
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `":PORT"`: all addresses, IPv6 and IPv4.
+    Any {
+        /// The port, at least 1.
+        port: u16,
+    },
+    /// One address and port.
+    Tcp(SocketAddr),
+    /// A socket file.
+    Unix(PathBuf),
+}
+
+/// `timeouts:` of a listener.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListenerTimeouts {
+    /// Longest time in which no byte moves on the client's socket.
+    pub client_idle: Option<Duration>,
+    /// Longest silence once one side has ended its stream.
+    pub half_close: Duration,
+    /// Longest session.
+    pub session: Option<Duration>,
+}
+
+/// `tcp:` options of the sockets of one side.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TcpOptions {
+    /// `TCP_NODELAY`.
+    pub nodelay: bool,
+    /// `SO_KEEPALIVE` with this `TCP_KEEPIDLE`; whole seconds.
+    pub keepalive: Option<Duration>,
+    /// `TCP_USER_TIMEOUT`, milliseconds in the kernel.
+    pub user_timeout: Option<Duration>,
+}
+
+/// One entry of `upstreams:`
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Upstream {
+    /// Unique name; `default` in the short form.
+    pub name: String,
+    /// How a backend is picked.
+    pub algorithm: &'static Registered,
+    /// At least one; names are unique.
+    pub backends: Vec<Backend>,
+    /// How the backends are checked; `None` takes every backend as up.
+    pub healthcheck: Option<HealthCheck>,
+    /// Other backends tried before the client is given up.
+    pub retries: u32,
+    /// Time between two look-ups of a host name; `None` looks up once.
+    pub resolve: Option<Duration>,
+    /// Limits on the time of backend connections.
+    pub timeouts: UpstreamTimeouts,
+    /// Options of backend sockets.
+    pub tcp: TcpOptions,
+}
+
+/// `timeouts:` of an upstream.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UpstreamTimeouts {
+    /// Longest single connection attempt.
+    pub connect: Duration,
+    /// Longest time for all tries together; `None` bounds each try alone.
+    pub establish: Option<Duration>,
+    /// Longest time in which no byte moves on the backend's socket.
+    pub backend_idle: Option<Duration>,
+}
+
+/// One entry of `backends:`
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Backend {
+    /// Unique in its upstream; `ADDRESS:PORT` where none is written.
+    pub name: String,
+    /// Where it listens.
+    pub address: BackendAddress,
+    /// Share of new sessions; 0 takes none.
+    pub weight: u32,
+}
+
+/// Where a backend listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BackendAddress {
+    /// A literal address.
+    Ip(SocketAddr),
+    /// A host name, looked up off the shards; its addresses are tried in order.
+    Host {
+        /// The name as written.
+        name: String,
+        /// The port, at least 1.
+        port: u16,
+    },
+    /// A socket file.
+    Unix(PathBuf),
+}
+
+/// `healthcheck:` one connection attempt that has to succeed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HealthCheck {
+    /// Time between the checks of one backend.
+    pub interval: Duration,
+    /// The same while a backend changes state.
+    pub fast_interval: Duration,
+    /// Longest check.
+    pub timeout: Duration,
+    /// Successes in a row that bring a backend up.
+    pub rise: u32,
+    /// Failures in a row that take a backend down.
+    pub fall: u32,
+    /// Random change of each interval, as a fraction of it, at most 1.
+    pub jitter: f64,
+    /// Port that is checked instead of the backend's.
+    pub port: Option<u16>,
+}

@@ -1,0 +1,5 @@
+//! Pure rules: they take `now` and a seed, and touch no clock, socket, file or thread.
+
+pub mod balance;
+pub mod config;
+pub mod upstream;

@@ -1,0 +1,1 @@
+//! Backend states and in-flight guards.

@@ -1,0 +1,119 @@
+//! Why a session ended: one closed enum that counters, logs and tests share.
+
+/// The one reason a session ended with. Every accepted session that was not denied gets exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum CloseReason {
+    /// Both sides ended their streams and everything was delivered.
+    Normal,
+    /// The client left before it had a backend connection.
+    ClientLeft,
+    /// The client reset its connection while data could still flow.
+    ClientReset,
+    /// The backend reset its connection while data could still flow.
+    BackendReset,
+    /// Every tried backend refused or failed the connection.
+    ConnectFailed,
+    /// The tries together, or the last of them, took too long.
+    ConnectTimeout,
+    /// No backend was eligible.
+    NoBackend,
+    /// No byte moved on the client's socket for `client_idle`.
+    ClientIdle,
+    /// No byte moved on the backend's socket for `backend_idle`.
+    BackendIdle,
+    /// The backend had ended its stream and the client was silent for `half_close`.
+    HalfCloseClient,
+    /// The client had ended its stream and the backend was silent for `half_close`.
+    HalfCloseBackend,
+    /// The session reached `timeouts.session`.
+    SessionTimeout,
+    /// This process lacked a descriptor, a local port or memory.
+    Resource,
+    /// The drain deadline, or a stop at once, ended it.
+    Shutdown,
+    /// A broken invariant or a panic inside the session.
+    Internal,
+}
+
+impl CloseReason {
+    /// How many reasons there are: the size of a table with one entry for each.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Every reason, in the order of its discriminant.
+    pub const ALL: [Self; 15] = [
+        Self::Normal,
+        Self::ClientLeft,
+        Self::ClientReset,
+        Self::BackendReset,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::NoBackend,
+        Self::ClientIdle,
+        Self::BackendIdle,
+        Self::HalfCloseClient,
+        Self::HalfCloseBackend,
+        Self::SessionTimeout,
+        Self::Resource,
+        Self::Shutdown,
+        Self::Internal,
+    ];
+
+    /// The position in a table with one entry for each reason.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The name in metrics and logs. The two half-closes share one; the letters tell them apart.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::ClientLeft => "client_left",
+            Self::ClientReset => "client_reset",
+            Self::BackendReset => "backend_reset",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::NoBackend => "no_backend",
+            Self::ClientIdle => "client_idle",
+            Self::BackendIdle => "backend_idle",
+            Self::HalfCloseClient | Self::HalfCloseBackend => "half_close",
+            Self::SessionTimeout => "session_timeout",
+            Self::Resource => "resource",
+            Self::Shutdown => "shutdown",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Who ended the session and when, in the two letters of a tcplog line.
+    #[must_use]
+    pub const fn letters(self) -> &'static str {
+        match self {
+            Self::Normal => "--",
+            Self::ClientLeft => "CC",
+            Self::ClientReset => "CD",
+            Self::BackendReset => "SD",
+            Self::ConnectFailed | Self::NoBackend => "SC",
+            Self::ConnectTimeout => "sC",
+            Self::ClientIdle | Self::HalfCloseClient => "cD",
+            Self::BackendIdle | Self::HalfCloseBackend => "sD",
+            Self::SessionTimeout => "PD",
+            Self::Resource => "RC",
+            Self::Shutdown => "KD",
+            Self::Internal => "ID",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn index_of_every_reason_is_its_place_in_all() {
+        for (position, reason) in CloseReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), position, "{}", reason.name());
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Every bound of the program, named once. A queue, buffer, retry or loop elsewhere refers to a name here.
+
+use std::time::Duration;
+
+/// Largest configuration file, bytes. A thousand backends in long form take about 100 KiB.
+pub const CONFIG_BYTES: u64 = 1 << 20;
+/// Deepest nesting of a configuration file; the format itself needs six levels.
+pub const CONFIG_DEPTH: usize = 32;
+/// Most nodes of a configuration file after aliases are resolved.
+pub const CONFIG_NODES: usize = 100_000;
+/// Most listeners.
+pub const LISTENERS: usize = 256;
+/// Most upstreams.
+pub const UPSTREAMS: usize = 1_024;
+/// Most backends in one upstream.
+pub const BACKENDS_PER_UPSTREAM: usize = 4_096;
+/// Most shards: one for each core of the largest servers sold.
+pub const SHARDS: usize = 1_024;
+/// Largest weight of a backend.
+pub const WEIGHT: u32 = 1_000;
+/// Most addresses of one host name that are tried, in the order the resolver gave.
+pub const ADDRESSES_PER_BACKEND: usize = 16;
+/// Most retries of one session.
+pub const RETRIES: u32 = 100;
+/// Longest configurable duration.
+pub const DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Shortest configurable duration.
+pub const DURATION_MIN: Duration = Duration::from_millis(1);
+/// Largest listen backlog.
+pub const BACKLOG: u32 = 1 << 20;
+/// Smallest and largest provided buffer, bytes.
+pub const BUFFER_BYTES: std::ops::RangeInclusive<u32> = (1 << 10)..=(1 << 20);
+/// Fewest and most provided buffers of a core; the kernel's rings hold at most 32,768.
+pub const BUFFERS_PER_CORE: std::ops::RangeInclusive<u32> = 64..=32_768;
+/// Log records waiting for the writer thread; further ones are dropped and counted.
+pub const LOG_QUEUE: usize = 8_192;
+/// Length of one log record, bytes; the rest is cut off and marked.
+pub const LOG_RECORD_BYTES: usize = 8_192;
+
+const _: () = assert!(LISTENERS <= u16::MAX as usize && UPSTREAMS <= u16::MAX as usize);
+const _: () = assert!(BACKENDS_PER_UPSTREAM <= u16::MAX as usize && SHARDS <= u16::MAX as usize);

@@ -1,0 +1,8 @@
+//! The vocabulary of the house: identifiers, limits, the reasons a session ends. No I/O, no other module.
+
+mod close_reason;
+mod ids;
+pub mod limits;
+
+pub use close_reason::CloseReason;
+pub use ids::{BackendId, ListenerId, ShardId, UpstreamId};
