@@ -1,1 +1,5 @@
-//! Backend states and in-flight guards.
+//! The backend table: states that the health thread publishes, eligibility, in-flight guards.
+
+mod state;
+
+pub use state::{Address, BackendState, Health, UpstreamStates};
