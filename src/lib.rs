@@ -5,5 +5,10 @@
 //! [`net`], [`relay`] and [`telemetry`], the planes [`shard`], [`health`] and [`control`], and the
 //! assembly [`server`] and [`cli`].
 
+pub mod net;
+pub mod relay;
 pub mod rules;
+pub mod shard;
+pub mod telemetry;
+pub mod uring;
 pub mod words;

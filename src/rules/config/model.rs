@@ -226,3 +226,13 @@ pub struct HealthCheck {
     /// Port that is checked instead of the backend's.
     pub port: Option<u16>,
 }
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any { port } => write!(formatter, ":{port}"),
+            Self::Tcp(address) => write!(formatter, "{address}"),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}

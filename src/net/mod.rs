@@ -1,0 +1,8 @@
+//! Sockets: listening, connecting, options. What is made here is handed to a ring.
+
+mod connect;
+mod listen;
+mod options;
+
+pub use connect::{is_local_failure, socket_for};
+pub use listen::{ListenError, bind, check_unused};

@@ -1,0 +1,235 @@
+//! Moves the bytes of one session both ways until it ends.
+//!
+//! A [`Direction`] goes from one side to the other; the two run independently (full duplex) and meet only in what
+//! they know of a side: a reset, once seen, stays seen, whichever call saw it, because a later call on the same
+//! socket reports a clean end (the error is consumed by the first, tcp(7)).
+//!
+//! ## How a session ends
+//!
+//! `open`: bytes may still come. `finished`: the source sent FIN, all was delivered, FIN was passed on. `aborted`: the
+//! source was reset, all it sent before was delivered. `broken`: the destination does not take bytes any more.
+//!
+//! | to backend | to client | outcome |
+//! |------------|-----------|---------|
+//! | open       | open      | goes on |
+//! | finished   | open      | goes on, `half_close` is measured on the backend |
+//! | open       | finished  | goes on, `half_close` is measured on the client |
+//! | finished   | finished  | normal |
+//! | aborted    | any       | client reset: the backend is reset |
+//! | any        | aborted   | backend reset: the client is reset |
+//! | broken     | open      | goes on: the backend's last bytes are delivered first |
+//! | broken     | finished  | backend reset |
+//! | open       | broken    | goes on: the client's last bytes are delivered first |
+//! | finished   | broken    | client reset |
+//! | broken     | broken    | reset by the side that was seen first |
+//!
+//! With a broken direction, a clean end of the other one counts as aborted.
+//!
+//! Bytes received = bytes sent + bytes held, for each direction; the two `Socket`s hold them.
+
+mod direction;
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::uring::{Ring, Socket, Tick, Timer};
+use direction::{Direction, Flow};
+
+/// One of the two peers of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Who connected to us.
+    Client,
+    /// Whom we connected to.
+    Backend,
+}
+
+/// Limits on the time of a relay.
+#[derive(Clone, Copy, Debug)]
+pub struct RelayTimeouts {
+    /// Longest time in which no byte moves on the client's socket.
+    pub client_idle: Option<Duration>,
+    /// Longest time in which no byte moves on the backend's socket.
+    pub backend_idle: Option<Duration>,
+    /// Longest silence once one side has ended its stream.
+    pub half_close: Duration,
+}
+
+/// Why a relay ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Both sides ended their streams, and everything was delivered.
+    Normal,
+    /// A side reset its connection.
+    Reset(Side),
+    /// No byte moved on the socket of a side for too long.
+    Idle(Side),
+    /// The other side had ended its stream, and this one was silent for too long.
+    HalfClose(Side),
+    /// The session was as long as it may be.
+    TooLong,
+    /// The caller asked for the end.
+    Stopped,
+}
+
+/// A running relay between two sockets.
+pub struct Relay<'a> {
+    client: &'a Socket,
+    backend: &'a Socket,
+    timeouts: &'a RelayTimeouts,
+    to_backend: Direction,
+    to_client: Direction,
+    /// The side whose reset was seen first.
+    reset: Option<Side>,
+    /// End of the session.
+    session_deadline: Option<Tick>,
+    timer: Timer,
+}
+
+impl<'a> Relay<'a> {
+    /// A relay that begins now.
+    #[must_use]
+    pub fn new(
+        client: &'a Socket,
+        backend: &'a Socket,
+        timeouts: &'a RelayTimeouts,
+        session_deadline: Option<Tick>,
+    ) -> Self {
+        let now = client.ring().now();
+        let mut relay = Self {
+            client,
+            backend,
+            timeouts,
+            to_backend: Direction::new(now),
+            to_client: Direction::new(now),
+            reset: None,
+            session_deadline,
+            timer: client.ring().timer(now),
+        };
+        relay.timer.set(relay.next_deadline());
+        relay
+    }
+
+    /// Bytes delivered to the backend so far.
+    #[must_use]
+    pub fn bytes_to_backend(&self) -> u64 {
+        self.to_backend.bytes
+    }
+
+    /// Bytes delivered to the client so far.
+    #[must_use]
+    pub fn bytes_to_client(&self) -> u64 {
+        self.to_client.bytes
+    }
+
+    /// Whether another backend could still take the backend's place: no byte was written to it, none came from it.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.to_backend.bytes == 0
+            && !self.to_backend.is_sending()
+            && self.to_client.bytes == 0
+            && !self.to_client.is_sending()
+            && self.backend.received() == 0
+    }
+
+    /// Whether bytes were received that were not delivered.
+    #[must_use]
+    pub fn holds_bytes(&self) -> bool {
+        self.client.received() > 0
+            || self.backend.received() > 0
+            || self.to_backend.is_sending()
+            || self.to_client.is_sending()
+    }
+
+    /// Moves what can be moved. Ready when the session has ended.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        self.client.register(context.waker());
+        self.backend.register(context.waker());
+        let half_closed = self.is_half_closed();
+        self.advance();
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        if self.is_half_closed() != half_closed {
+            // The silence that counts from now on is another, mostly shorter one.
+            self.timer.set(self.next_deadline());
+        }
+        self.poll_timer(context)
+    }
+
+    fn advance(&mut self) {
+        self.to_backend.advance(self.client, self.backend);
+        self.to_client.advance(self.backend, self.client);
+        // Reset seen by a receive, by a send, or by the watch that replaces the receive after FIN.
+        if self.to_backend.flow == Flow::Aborted || self.to_client.flow == Flow::Broken || self.client.is_dead() {
+            self.reset.get_or_insert(Side::Client);
+        }
+        if self.to_client.flow == Flow::Aborted || self.to_backend.flow == Flow::Broken || self.backend.is_dead() {
+            self.reset.get_or_insert(Side::Backend);
+        }
+    }
+
+    /// The table of the module's page.
+    fn outcome(&self) -> Option<Outcome> {
+        use Flow::{Aborted, Broken, Finished, Open};
+        match (self.to_backend.flow, self.to_client.flow) {
+            (Finished, Finished) => Some(Outcome::Normal),
+            (Aborted, _) => Some(Outcome::Reset(Side::Client)),
+            (_, Aborted) | (Broken, Finished) => Some(Outcome::Reset(Side::Backend)),
+            (Finished, Broken) => Some(Outcome::Reset(Side::Client)),
+            (Broken, Broken) => self.reset.map(Outcome::Reset),
+            // Nothing more is to come from a side that has sent FIN, and nothing reaches it: dead is dead.
+            (Finished, Open) if self.client.is_dead() => Some(Outcome::Reset(Side::Client)),
+            (Open, Finished) if self.backend.is_dead() => Some(Outcome::Reset(Side::Backend)),
+            (Open | Finished | Broken, Open) | (Open, Finished | Broken) => None,
+        }
+    }
+
+    fn is_half_closed(&self) -> bool {
+        (self.to_backend.flow == Flow::Finished) != (self.to_client.flow == Flow::Finished)
+    }
+
+    fn last_moved(&self) -> Tick {
+        self.to_backend.moved.max(self.to_client.moved)
+    }
+
+    /// The limit on silence that applies now, with what exceeding it means.
+    ///
+    /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can; so one
+    /// moment of last movement serves both sides.
+    fn silence(&self) -> Option<(Duration, Outcome)> {
+        if self.is_half_closed() {
+            let silent = if self.to_backend.flow == Flow::Finished { Side::Backend } else { Side::Client };
+            return Some((self.timeouts.half_close, Outcome::HalfClose(silent)));
+        }
+        let client = self.timeouts.client_idle.map(|idle| (idle, Outcome::Idle(Side::Client)));
+        let backend = self.timeouts.backend_idle.map(|idle| (idle, Outcome::Idle(Side::Backend)));
+        [client, backend].into_iter().flatten().min_by_key(|(idle, _)| *idle)
+    }
+
+    fn next_deadline(&self) -> Tick {
+        let silence = self.silence().map(|(limit, _)| self.last_moved().after(limit));
+        [silence, self.session_deadline].into_iter().flatten().min().unwrap_or(Tick(u64::MAX))
+    }
+
+    /// The timer is set for the earliest end there can be; bytes that moved since only postpone it, when it fires.
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        while self.timer.deadline() != Tick(u64::MAX) && self.timer.poll_due(context).is_ready() {
+            let now = self.ring().now();
+            if self.session_deadline.is_some_and(|deadline| now >= deadline) {
+                return Poll::Ready(Outcome::TooLong);
+            }
+            if let Some((limit, outcome)) = self.silence()
+                && now >= self.last_moved().after(limit)
+            {
+                return Poll::Ready(outcome);
+            }
+            self.timer.set(self.next_deadline());
+        }
+        Poll::Pending
+    }
+
+    fn ring(&self) -> &Ring {
+        self.client.ring()
+    }
+}

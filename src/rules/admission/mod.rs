@@ -1,0 +1,5 @@
+//! Who may have a session.
+
+mod limit;
+
+pub use limit::{Permit, SessionLimit};

@@ -1,0 +1,59 @@
+//! Sessions in flight: counted by each shard for itself, readable by all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::words::ShardId;
+
+/// Counters of one shard share cache lines with no other shard's: 128 bytes, the pair of lines that the prefetcher
+/// of x86-64 fetches together.
+#[repr(align(128))]
+struct Line([AtomicU32; 32]);
+
+/// The counts of all shards for the backends of one upstream.
+///
+/// Each row has a single writer, its shard; readers may see a count that is a moment old, never a torn one.
+pub struct Loads {
+    backends: usize,
+    rows: Box<[Box<[Line]>]>,
+}
+
+impl Loads {
+    /// Zero everywhere.
+    #[must_use]
+    pub fn new(shards: usize, backends: usize) -> Arc<Self> {
+        let line = || Line(std::array::from_fn(|_| AtomicU32::new(0)));
+        let row = || (0..backends.div_ceil(32)).map(|_| line()).collect();
+        Arc::new(Self { backends, rows: (0..shards).map(|_| row()).collect() })
+    }
+
+    /// Sessions in flight of the whole process for each backend.
+    pub fn totals(&self) -> impl Iterator<Item = u32> {
+        (0..self.backends)
+            .map(|backend| self.rows.iter().map(|row| cell(row, backend).load(Ordering::Relaxed)).sum())
+    }
+
+    /// Adds up the counts of all shards but one.
+    pub(super) fn others(&self, own: ShardId, sums: &mut [u32]) {
+        sums.fill(0);
+        for (_, row) in self.rows.iter().enumerate().filter(|(shard, _)| *shard != own.index()) {
+            for (backend, sum) in sums.iter_mut().enumerate() {
+                *sum += cell(row, backend).load(Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The count of one shard.
+    pub(super) fn own(&self, shard: ShardId, backend: usize) -> u32 {
+        cell(&self.rows[shard.index()], backend).load(Ordering::Relaxed)
+    }
+
+    /// Sets the count of one shard; for that shard alone.
+    pub(super) fn set(&self, shard: ShardId, backend: usize, count: u32) {
+        cell(&self.rows[shard.index()], backend).store(count, Ordering::Relaxed);
+    }
+}
+
+fn cell(row: &[Line], backend: usize) -> &AtomicU32 {
+    &row[backend / 32].0[backend % 32]
+}

@@ -1,0 +1,169 @@
+//! From a pick to a connected backend: tries one backend after the other, within the limits on time and number.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::Shard;
+use crate::net;
+use crate::rules::balance::Tried;
+use crate::rules::upstream::{Address, InFlight};
+use crate::uring::{End, Socket, Tick, Timer};
+use crate::words::{CloseReason, UpstreamId};
+
+/// How long an attempt may still take once the client has sent FIN without a byte before it: mostly it has left, but
+/// a client that only reads (`nc -N` to a daytime server) looks the same, and a backend that is well answers sooner.
+const LEFT_GRACE: Duration = Duration::from_secs(1);
+
+/// A backend connection before its first byte.
+pub(super) struct Established {
+    pub(super) backend: Socket,
+    pub(super) in_flight: InFlight,
+}
+
+/// The tries of one session.
+pub(super) struct Tries {
+    upstream: UpstreamId,
+    tried: Tried,
+    /// End of all tries together.
+    deadline: Option<Tick>,
+    /// What to report when no other backend is left.
+    failure: CloseReason,
+}
+
+/// How one attempt failed.
+enum Failure {
+    /// Another backend may do.
+    Backend(CloseReason, io::Error),
+    /// No backend will do.
+    Session(CloseReason),
+}
+
+impl Tries {
+    pub(super) fn new(shard: &Shard, upstream: UpstreamId) -> Self {
+        let establish = shard.config.upstreams[upstream.index()].timeouts.establish;
+        Self {
+            upstream,
+            tried: Tried::default(),
+            deadline: establish.map(|limit| shard.ring.now().after(limit)),
+            failure: CloseReason::NoBackend,
+        }
+    }
+
+    /// Whether another backend may be tried after the last one failed.
+    pub(super) fn may_retry(&self, shard: &Shard) -> bool {
+        self.tried.len() <= shard.config.upstreams[self.upstream.index()].retries as usize
+    }
+
+    /// The next backend that takes a connection.
+    pub(super) async fn establish(&mut self, shard: &Shard, client: &Socket) -> Result<Established, CloseReason> {
+        loop {
+            if !self.tried.is_empty() {
+                if !self.may_retry(shard) {
+                    return Err(self.failure);
+                }
+                shard.counters.retries.add(1);
+            }
+            let table = &shard.upstreams[self.upstream.index()];
+            let Some(in_flight) = table.pick(shard.ring.now().0, &self.tried) else { return Err(self.failure) };
+            let id = in_flight.backend();
+            self.tried.insert(id);
+            let counters = shard.counters.backend(self.upstream, id);
+            match self.connect(shard, client, &table.addresses(id)).await {
+                Ok(backend) => {
+                    counters.sessions.add(1);
+                    return Ok(Established { backend, in_flight });
+                }
+                Err(Failure::Session(reason)) => return Err(reason),
+                Err(Failure::Backend(reason, error)) => {
+                    counters.connect_failures.add(1);
+                    let name = &shard.config.upstreams[self.upstream.index()].backends[id.index()].name;
+                    log::debug!("backend {name}: connection failed: {error}");
+                    self.failure = reason;
+                }
+            }
+        }
+    }
+
+    /// Connects to one backend, its addresses in their order.
+    async fn connect(&self, shard: &Shard, client: &Socket, addresses: &[Address]) -> Result<Socket, Failure> {
+        let upstream = &shard.config.upstreams[self.upstream.index()];
+        let all = shard.ring.now().after(upstream.timeouts.connect);
+        let all = self.deadline.map_or(all, |deadline| deadline.min(all));
+        let mut failure = Failure::Session(CloseReason::Internal);
+        for (index, address) in addresses.iter().enumerate() {
+            // One address that does not answer leaves the others their share of the time.
+            let now = shard.ring.now();
+            let left = (addresses.len() - index) as u32;
+            let mut attempt = Attempt {
+                shard,
+                client,
+                deadline: shard.ring.timer(now.after(all.since(now) / left)),
+                client_left: false,
+            };
+            let (fd, address) = net::socket_for(address, &upstream.tcp).map_err(local_or_backend)?;
+            let backend = shard.ring.socket(fd);
+            backend.start_connect(address);
+            match std::future::poll_fn(|context| attempt.poll(&backend, context)).await {
+                Ok(()) => return Ok(backend),
+                Err(session @ Failure::Session(_)) => return Err(session),
+                Err(backend @ Failure::Backend(..)) => failure = backend,
+            }
+        }
+        Err(failure)
+    }
+}
+
+fn local_or_backend(error: io::Error) -> Failure {
+    if net::is_local_failure(&error) {
+        log::warn!("no connection to a backend can be made, for want of something of our own: {error}");
+        Failure::Session(CloseReason::Resource)
+    } else {
+        Failure::Backend(CloseReason::ConnectFailed, error)
+    }
+}
+
+/// One connect in progress, with an eye on the client.
+struct Attempt<'a> {
+    shard: &'a Shard,
+    client: &'a Socket,
+    deadline: Timer,
+    client_left: bool,
+}
+
+impl Attempt<'_> {
+    fn poll(&mut self, backend: &Socket, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        if self.shard.is_closing() {
+            return Poll::Ready(Err(Failure::Session(CloseReason::Shutdown)));
+        }
+        match backend.poll_connected(context) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) if self.client_left => {
+                log::debug!("connection failed and the client has left: {error}");
+                return Poll::Ready(Err(Failure::Session(CloseReason::ClientLeft)));
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(local_or_backend(error))),
+            Poll::Pending => {}
+        }
+        // One buffer of what the client says meanwhile; it waits for the backend.
+        self.client.register(context.waker());
+        match self.client.ended() {
+            Some(End::Failed(_)) => return Poll::Ready(Err(Failure::Session(CloseReason::ClientLeft))),
+            Some(End::Clean) if self.client.received() == 0 && !self.client_left => {
+                self.client_left = true;
+                let grace = self.shard.ring.now().after(LEFT_GRACE);
+                self.deadline.set(grace.min(self.deadline.deadline()));
+            }
+            None if self.client.received() == 0 => self.client.receive(false),
+            _ => {}
+        }
+        if self.deadline.poll_due(context).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(if self.client_left {
+            Failure::Session(CloseReason::ClientLeft)
+        } else {
+            Failure::Backend(CloseReason::ConnectTimeout, io::ErrorKind::TimedOut.into())
+        }))
+    }
+}

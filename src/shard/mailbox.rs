@@ -1,0 +1,97 @@
+//! What other threads tell a shard: always the whole state, and the newest wins.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::rules::upstream::UpstreamStates;
+use crate::uring::Doorbell;
+
+/// What a shard does with new and with open sessions; only ever later in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Accepts and serves.
+    Running,
+    /// Accepts no more, serves open sessions to their end.
+    Draining,
+    /// Ends all sessions.
+    Closing,
+}
+
+/// A message. Each carries a whole state.
+#[derive(Clone, Debug)]
+pub(super) enum Message {
+    States(Arc<UpstreamStates>),
+    Phase(Phase),
+}
+
+/// The other threads' end: one for each shard, clones write to the same one.
+#[derive(Clone)]
+pub struct Letterbox {
+    states: Slot<Arc<UpstreamStates>>,
+    phase: Slot<Phase>,
+    doorbell: Doorbell,
+}
+
+/// The shard's end.
+pub struct Mailbox {
+    states: Receiver<Arc<UpstreamStates>>,
+    phase: Receiver<Phase>,
+}
+
+/// A channel of one place in which the newest message replaces an older one.
+#[derive(Clone)]
+struct Slot<T> {
+    sender: Sender<T>,
+    /// Takes the older message out; its own end, so that the shard's absence is no error.
+    receiver: Receiver<T>,
+}
+
+impl<T> Slot<T> {
+    fn new() -> (Self, Receiver<T>) {
+        let (sender, receiver) = bounded(1);
+        (Self { sender, receiver: receiver.clone() }, receiver)
+    }
+
+    /// Each sender of a slot is a single thread, so at most the shard takes a message in between.
+    fn put(&self, mut message: T) {
+        while let Err(TrySendError::Full(returned)) = self.sender.try_send(message) {
+            let _ = self.receiver.try_recv();
+            message = returned;
+        }
+    }
+}
+
+/// Both ends of a shard's mail; `doorbell` wakes the shard.
+#[must_use]
+pub fn mailbox(doorbell: Doorbell) -> (Letterbox, Mailbox) {
+    let (states, states_receiver) = Slot::new();
+    let (phase, phase_receiver) = Slot::new();
+    (Letterbox { states, phase, doorbell }, Mailbox { states: states_receiver, phase: phase_receiver })
+}
+
+impl Letterbox {
+    /// Tells the shard the states of all backends; for the health thread.
+    pub fn post_states(&self, states: Arc<UpstreamStates>) {
+        self.states.put(states);
+        self.doorbell.ring();
+    }
+
+    /// Tells the shard what to do; for the control plane.
+    pub fn post_phase(&self, phase: Phase) {
+        self.phase.put(phase);
+        self.doorbell.ring();
+    }
+
+    /// Has the shard look at its own state.
+    pub(super) fn ring(&self) {
+        self.doorbell.ring();
+    }
+}
+
+impl Mailbox {
+    pub(super) fn take(&self) -> Option<Message> {
+        let states = self.states.try_recv().ok().map(Message::States);
+        states.or_else(|| self.phase.try_recv().ok().map(Message::Phase))
+    }
+}

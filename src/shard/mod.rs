@@ -1,0 +1,181 @@
+//! One core: its ring, its listeners, its sessions, its counters. Nothing here is shared with another shard but
+//! what [`ShardParts`] names.
+
+mod accept;
+mod establish;
+mod mailbox;
+mod session;
+
+use std::cell::Cell;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::relay::RelayTimeouts;
+use crate::rules::admission::SessionLimit;
+use crate::rules::config::Config;
+use crate::rules::upstream::{Loads, ShardPlace, UpstreamTable};
+use crate::telemetry::counters::ShardCounters;
+use crate::uring::{Answer, BufferSettings, Missing, Ring};
+use crate::words::{ListenerId, UpstreamId};
+
+pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
+use mailbox::Message;
+
+/// What a shard is made of.
+pub struct ShardParts {
+    /// Which shard of how many.
+    pub place: ShardPlace,
+    /// The CPU it is pinned to.
+    pub cpu: core_affinity::CoreId,
+    /// The configuration all shards share.
+    pub config: Arc<Config>,
+    /// Listening sockets of this shard, in the order of the configuration.
+    pub listeners: Vec<OwnedFd>,
+    /// In-flight counts of all shards, one table for each upstream.
+    pub loads: Vec<Arc<Loads>>,
+    /// Counters of this shard.
+    pub counters: Arc<ShardCounters>,
+    /// The limit on sessions of the process.
+    pub limit: Arc<SessionLimit>,
+    /// Where other threads write to.
+    pub letterbox: Letterbox,
+    /// Where this shard reads.
+    pub mailbox: Mailbox,
+    /// The descriptor behind the doorbell of the letterbox.
+    pub doorbell: OwnedFd,
+}
+
+/// A listener's limits, in the shape its sessions use.
+struct ListenerRules {
+    upstream: UpstreamId,
+    relay: RelayTimeouts,
+}
+
+/// The state of a running shard.
+struct Shard {
+    ring: Ring,
+    config: Arc<Config>,
+    listeners: Vec<ListenerRules>,
+    upstreams: Vec<Rc<UpstreamTable>>,
+    counters: Arc<ShardCounters>,
+    limit: Arc<SessionLimit>,
+    letterbox: Letterbox,
+    phase: Cell<Phase>,
+    /// Accept loops and sessions that have not ended.
+    busy: Cell<usize>,
+}
+
+/// Runs a shard on the calling thread until it was told to drain and every session has ended.
+///
+/// # Errors
+///
+/// What the kernel lacks or forbids for the ring.
+///
+/// # Panics
+///
+/// When the CPU cannot be pinned to or the executor cannot start; the caller checked both before.
+pub fn run(parts: ShardParts) -> Result<(), Missing> {
+    assert!(core_affinity::set_for_current(parts.cpu), "CPU {} was in the allowed set", parts.cpu.id);
+    // The thread is pinned already; glommio would take any online CPU. Its own rings are never used for I/O: keep
+    // them small.
+    let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
+        .name("shard")
+        .io_memory(64 << 10)
+        .ring_depth(8)
+        .make()
+        .unwrap_or_else(|error| panic!("the executor of a shard cannot start: {error}"));
+    executor.run(async {
+        let relay = &parts.config.runtime.relay;
+        let ring = Ring::new(BufferSettings { bytes: relay.buffer_bytes, count: relay.buffers_per_core })?;
+        start(&ring, parts);
+        ring.drive().await;
+        Ok(())
+    })
+}
+
+fn start(ring: &Ring, parts: ShardParts) {
+    let ShardParts { place, config, loads, counters, limit, letterbox, mailbox, .. } = parts;
+    let upstreams = config.upstreams.iter().zip(loads).map(|(upstream, loads)| {
+        let weights = upstream.backends.iter().map(|backend| backend.weight).collect();
+        UpstreamTable::new(upstream.algorithm, weights, loads, place)
+    });
+    let listeners = config.listeners.iter().map(|listener| ListenerRules {
+        upstream: listener.upstream,
+        relay: RelayTimeouts {
+            client_idle: listener.timeouts.client_idle,
+            backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
+            half_close: listener.timeouts.half_close,
+        },
+    });
+    let shard = Rc::new(Shard {
+        ring: ring.clone(),
+        listeners: listeners.collect(),
+        upstreams: upstreams.collect(),
+        counters,
+        limit,
+        letterbox,
+        phase: Cell::new(Phase::Running),
+        busy: Cell::new(0),
+        config,
+    });
+    let answer = ring.answer(parts.doorbell);
+    ring.spawn(Rc::clone(&shard).read_mail(answer, mailbox));
+    for (index, socket) in parts.listeners.into_iter().enumerate() {
+        let id = ListenerId(u16::try_from(index).expect("limits::LISTENERS fits"));
+        ring.spawn(accept::run(Rc::clone(&shard), id, ring.accept_from(socket)));
+    }
+}
+
+impl Shard {
+    /// Takes what other threads say, until nothing is left to do.
+    async fn read_mail(self: Rc<Self>, mut answer: Answer, mailbox: Mailbox) {
+        loop {
+            while let Some(message) = mailbox.take() {
+                match message {
+                    Message::States(states) => {
+                        for (table, states) in self.upstreams.iter().zip(&states.upstreams) {
+                            table.apply(states);
+                        }
+                    }
+                    Message::Phase(phase) if phase > self.phase.get() => {
+                        self.phase.set(phase);
+                        self.ring.wake_all();
+                    }
+                    Message::Phase(_) => {}
+                }
+            }
+            self.counters.panics.add(self.ring.panics() - self.counters.panics.value());
+            if self.phase.get() > Phase::Running && self.busy.get() == 0 {
+                return;
+            }
+            answer.rung().await;
+        }
+    }
+
+    /// Notes an accept loop or a session until the guard is dropped.
+    fn busy(self: &Rc<Self>) -> Busy {
+        self.busy.set(self.busy.get() + 1);
+        Busy(Rc::clone(self))
+    }
+
+    fn is_running(&self) -> bool {
+        self.phase.get() == Phase::Running
+    }
+
+    fn is_closing(&self) -> bool {
+        self.phase.get() == Phase::Closing
+    }
+}
+
+/// Something the shard waits for before it ends.
+struct Busy(Rc<Shard>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+        if self.0.busy.get() == 0 && !self.0.is_running() {
+            self.0.letterbox.ring();
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Counters: each shard writes its own, anybody reads them, and a reader never makes a shard wait.
+//!
+//! Conservation, on every shard: accepted = denied + closed + active, and the reasons of closed sum to closed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use crate::words::{BackendId, CloseReason, ListenerId, UpstreamId};
+
+/// A number with a single writer. Readers get a whole, maybe slightly old value.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; for the one writer alone, so no read-modify-write is needed.
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// Subtracts; for the one writer alone.
+    pub fn subtract(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
+    }
+
+    /// The number now.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why an accept failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum AcceptError {
+    /// EMFILE, ENFILE: no descriptor left.
+    Descriptors,
+    /// ENOBUFS, ENOMEM.
+    Memory,
+    /// ECONNABORTED and other failures of the one connection.
+    Connection,
+}
+
+impl AcceptError {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// The kind of an error of accept(2).
+    #[must_use]
+    pub fn of(error: &std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Self::Descriptors,
+            Some(libc::ENOBUFS | libc::ENOMEM) => Self::Memory,
+            _ => Self::Connection,
+        }
+    }
+}
+
+/// What one shard counts for one listener.
+#[derive(Debug, Default)]
+pub struct ListenerCounters {
+    /// Accepted connections, denied ones included.
+    pub accepted: Counter,
+    /// Denied because the process has as many sessions as it may have.
+    pub denied: Counter,
+    /// Open sessions.
+    pub active: Counter,
+    /// Ended sessions by reason.
+    pub closed: [Counter; CloseReason::COUNT],
+    /// Failed accepts by kind.
+    pub accept_errors: [Counter; AcceptError::COUNT],
+    /// Bytes delivered to backends.
+    pub bytes_to_backend: Counter,
+    /// Bytes delivered to clients.
+    pub bytes_to_client: Counter,
+}
+
+/// What one shard counts for one backend.
+#[derive(Debug, Default)]
+pub struct BackendCounters {
+    /// Sessions that got a connection.
+    pub sessions: Counter,
+    /// Failed connection attempts.
+    pub connect_failures: Counter,
+    /// Bytes delivered to it.
+    pub bytes_to_backend: Counter,
+    /// Bytes delivered from it to clients.
+    pub bytes_to_client: Counter,
+}
+
+/// Everything one shard counts.
+#[derive(Debug)]
+pub struct ShardCounters {
+    listeners: Box<[CachePadded<ListenerCounters>]>,
+    backends: Box<[Box<[CachePadded<BackendCounters>]>]>,
+    /// Tries of another backend after a failed one.
+    pub retries: Counter,
+    /// Tasks that ended in a panic.
+    pub panics: Counter,
+}
+
+impl ShardCounters {
+    /// Zeroes for so many listeners, and for each upstream so many backends.
+    #[must_use]
+    pub fn new(listeners: usize, backends: impl IntoIterator<Item = usize>) -> Arc<Self> {
+        fn row<T: Default>(count: usize) -> Box<[CachePadded<T>]> {
+            (0..count).map(|_| CachePadded::default()).collect()
+        }
+        Arc::new(Self {
+            listeners: row(listeners),
+            backends: backends.into_iter().map(row).collect(),
+            retries: Counter::default(),
+            panics: Counter::default(),
+        })
+    }
+
+    /// The counters of one listener.
+    #[must_use]
+    pub fn listener(&self, id: ListenerId) -> &ListenerCounters {
+        &self.listeners[id.index()]
+    }
+
+    /// The counters of one backend.
+    #[must_use]
+    pub fn backend(&self, upstream: UpstreamId, backend: BackendId) -> &BackendCounters {
+        &self.backends[upstream.index()][backend.index()]
+    }
+}
+
+/// The counters of one listener, summed over the shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerTotals {
+    /// Accepted connections, denied ones included.
+    pub accepted: u64,
+    /// Denied connections.
+    pub denied: u64,
+    /// Open sessions.
+    pub active: u64,
+    /// Ended sessions by reason, indexed by [`CloseReason::index`].
+    pub closed: [u64; CloseReason::COUNT],
+    /// Failed accepts by kind.
+    pub accept_errors: [u64; AcceptError::COUNT],
+    /// Bytes delivered to backends.
+    pub bytes_to_backend: u64,
+    /// Bytes delivered to clients.
+    pub bytes_to_client: u64,
+}
+
+impl ListenerTotals {
+    /// Ended sessions, whatever the reason.
+    #[must_use]
+    pub fn closed_sum(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+
+    /// Sessions that ended with this reason.
+    #[must_use]
+    pub fn closed_with(&self, reason: CloseReason) -> u64 {
+        self.closed[reason.index()]
+    }
+
+    /// accepted = denied + closed + active.
+    #[must_use]
+    pub fn is_conserved(&self) -> bool {
+        self.accepted == self.denied + self.closed_sum() + self.active
+    }
+
+    /// Adds the counters of one shard.
+    pub fn add(&mut self, counters: &ListenerCounters) {
+        self.accepted += counters.accepted.value();
+        self.denied += counters.denied.value();
+        self.active += counters.active.value();
+        for (sum, counter) in self.closed.iter_mut().zip(&counters.closed) {
+            *sum += counter.value();
+        }
+        for (sum, counter) in self.accept_errors.iter_mut().zip(&counters.accept_errors) {
+            *sum += counter.value();
+        }
+        self.bytes_to_backend += counters.bytes_to_backend.value();
+        self.bytes_to_client += counters.bytes_to_client.value();
+    }
+}

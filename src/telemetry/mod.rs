@@ -1,0 +1,3 @@
+//! What the process tells about itself: counters and log records.
+
+pub mod counters;

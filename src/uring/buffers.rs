@@ -1,0 +1,369 @@
+//! Provided buffers of one ring: a block of memory, a free list, and the ring that hands buffers to the kernel.
+//!
+//! The kernel takes buffers in the order they were posted. If all of them were posted, every message would touch
+//! the coldest memory of the block; so only `target` of them are posted at a time, refilled from the top of a
+//! stack (warmest first). The target doubles whenever the kernel ran out. Buffers at the bottom of the stack that
+//! nobody used for a while give their memory back.
+//!
+//! Invariant, checked in debug builds: posted + free + held = all. "Held" buffers are in a [`Chain`].
+
+#![expect(unsafe_code, reason = "memory shared with the kernel")]
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::IoUring;
+use io_uring::types::BufRingEntry;
+
+/// The buffer group all receives of a ring select from.
+pub(super) const GROUP: u16 = 0;
+/// Buffers posted at first; sixty-four sessions with a message each in one turn do not run out.
+const FIRST_TARGET: u32 = 128;
+/// A piece is copied behind another one up to this part of a buffer; larger ones keep their own. So two
+/// neighbours of a chain hold more than this part together.
+const COPY_FRACTION: u32 = 4;
+const NIL: u16 = u16::MAX;
+const PAGE: usize = 4096;
+
+/// Anonymous private memory; unmapped on drop.
+struct Mapping {
+    base: NonNull<u8>,
+    length: usize,
+}
+
+impl Mapping {
+    fn new(length: usize) -> io::Result<Self> {
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no memory of ours.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { base, length })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `new`; the owner drops it only after the kernel's last use.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.length) };
+    }
+}
+
+/// What is known of one buffer.
+#[derive(Clone, Copy)]
+struct Meta {
+    /// The next buffer of the chain it is in.
+    next: u16,
+    /// Whether its memory may be resident.
+    touched: bool,
+    /// Filled bytes, from the start of the buffer.
+    filled: u32,
+}
+
+/// Filled buffers in the order of their bytes, linked through [`Buffers`]; no allocation of its own.
+///
+/// It is not a guard: whoever holds one gives it back with [`Buffers::release`].
+#[derive(Debug)]
+pub(super) struct Chain {
+    head: u16,
+    tail: u16,
+    /// Number of buffers.
+    pub(super) count: u16,
+    /// Bytes of the first buffer that are gone already.
+    consumed: u32,
+    /// Bytes in all buffers, without the consumed ones.
+    pub(super) bytes: u32,
+}
+
+impl Chain {
+    pub(super) const EMPTY: Self = Self { head: NIL, tail: NIL, count: 0, consumed: 0, bytes: 0 };
+
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::EMPTY)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// All provided buffers of one ring.
+pub(super) struct Buffers {
+    memory: Mapping,
+    entries: Mapping,
+    meta: Vec<Meta>,
+    size: u32,
+    mask: u16,
+    tail: u16,
+    free: Vec<u16>,
+    posted: u32,
+    target: u32,
+    /// Buffers whose memory may be resident.
+    touched: u32,
+    /// Fewest free buffers since the last [`Self::shrink`].
+    free_low: usize,
+    /// Whether the kernel ran out since the last [`Self::shrink`].
+    ran_out: bool,
+}
+
+impl Buffers {
+    /// Maps `count` buffers of `size` bytes and registers their ring; `count` is a power of two up to 32,768.
+    pub(super) fn new(ring: &IoUring, size: u32, count: u32) -> io::Result<Self> {
+        assert!(count.is_power_of_two() && count <= 32_768, "number of buffers: {count}");
+        let count = count as usize;
+        let memory = Mapping::new(size as usize * count)?;
+        let entries = Mapping::new(size_of::<BufRingEntry>() * count)?;
+        // SAFETY: the entries are page-aligned, hold `count` elements, and outlive the ring: `Core` declares the
+        // ring first, so it is closed first.
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(
+                entries.base.as_ptr() as u64,
+                count as u16,
+                GROUP,
+                0,
+            )?;
+        }
+        Ok(Self {
+            memory,
+            entries,
+            meta: vec![Meta { next: NIL, touched: false, filled: 0 }; count],
+            size,
+            mask: (count - 1) as u16,
+            tail: 0,
+            // Popped from the back: buffer 0 first.
+            free: (0..count as u16).rev().collect(),
+            posted: 0,
+            target: FIRST_TARGET.min(count as u32),
+            touched: 0,
+            free_low: count,
+            ran_out: false,
+        })
+    }
+
+    /// Posts free buffers until the target is reached.
+    pub(super) fn refill(&mut self) {
+        if self.posted >= self.target || self.free.is_empty() {
+            return;
+        }
+        while self.posted < self.target {
+            let Some(id) = self.free.pop() else { break };
+            let position = usize::from(self.tail & self.mask);
+            // SAFETY: `position` is below the number of entries; the kernel reads entries only below the tail
+            // published further down, and this thread alone writes them. Entry 0 overlaps the tail in its
+            // `resv` field, which the setters leave alone.
+            let entry = unsafe { &mut *self.entries.base.as_ptr().cast::<BufRingEntry>().add(position) };
+            entry.set_addr(self.address(id) as u64);
+            entry.set_len(self.size);
+            entry.set_bid(id);
+            self.touched += u32::from(!std::mem::replace(&mut self.meta[usize::from(id)].touched, true));
+            self.tail = self.tail.wrapping_add(1);
+            self.posted += 1;
+        }
+        self.free_low = self.free_low.min(self.free.len());
+        // SAFETY: the tail is an aligned u16 inside the mapping that the kernel reads concurrently; only this
+        // thread writes it. Release publishes the entries above.
+        let tail = unsafe {
+            AtomicU16::from_ptr(BufRingEntry::tail(self.entries.base.as_ptr().cast()).cast_mut())
+        };
+        tail.store(self.tail, Ordering::Release);
+    }
+
+    /// The kernel found no buffer: post more from now on.
+    pub(super) fn ran_out(&mut self) {
+        self.ran_out = true;
+        self.target = (self.target * 2).min(self.meta.len() as u32);
+    }
+
+    /// Takes over a buffer that the kernel filled and appends it to a chain.
+    ///
+    /// Small pieces are copied into the room of the last buffer, so that a sender of single bytes cannot hold a
+    /// whole buffer for each.
+    pub(super) fn append(&mut self, chain: &mut Chain, id: u16, filled: u32) {
+        debug_assert!(filled > 0 && filled <= self.size, "{filled} bytes in a buffer of {}", self.size);
+        self.posted -= 1;
+        chain.bytes += filled;
+        if chain.count > 0 {
+            let last = usize::from(chain.tail);
+            let used = self.meta[last].filled;
+            if filled <= self.size / COPY_FRACTION && filled <= self.size - used {
+                // SAFETY: both ranges lie inside their own buffers (`used + filled <= size`), which differ, and
+                // neither is in the kernel's hands: one was just delivered, the other waits in this chain.
+                unsafe {
+                    let room = self.address(chain.tail).add(used as usize);
+                    std::ptr::copy_nonoverlapping(self.address(id), room, filled as usize);
+                }
+                self.meta[last].filled += filled;
+                self.free.push(id);
+                return;
+            }
+            self.meta[last].next = id;
+        } else {
+            chain.head = id;
+        }
+        chain.tail = id;
+        chain.count += 1;
+        let meta = &mut self.meta[usize::from(id)];
+        meta.filled = filled;
+        meta.next = NIL;
+    }
+
+    /// A buffer that came back from the kernel with nothing of use in it.
+    pub(super) fn recycle(&mut self, id: u16) {
+        self.posted -= 1;
+        self.free.push(id);
+    }
+
+    /// Splits off the first buffers of a chain, at most `limit` of them.
+    pub(super) fn split(&mut self, chain: &mut Chain, limit: u16) -> Chain {
+        if chain.count <= limit {
+            return chain.take();
+        }
+        let (mut bytes, mut last) = (self.filled(chain.head) - chain.consumed, chain.head);
+        for _ in 1..limit {
+            last = self.meta[usize::from(last)].next;
+            bytes += self.filled(last);
+        }
+        let rest = std::mem::replace(&mut self.meta[usize::from(last)].next, NIL);
+        let first = Chain { head: chain.head, tail: last, count: limit, consumed: chain.consumed, bytes };
+        *chain = Chain {
+            head: rest,
+            tail: chain.tail,
+            count: chain.count - limit,
+            consumed: 0,
+            bytes: chain.bytes - bytes,
+        };
+        first
+    }
+
+    /// Puts `first` before the bytes of `chain`, whose first buffer is untouched.
+    pub(super) fn prepend(&mut self, mut first: Chain, chain: &mut Chain) {
+        debug_assert_eq!(chain.consumed, 0, "bytes before consumed ones");
+        if first.is_empty() {
+            return;
+        }
+        if !chain.is_empty() {
+            self.meta[usize::from(first.tail)].next = chain.head;
+            first.tail = chain.tail;
+            first.count += chain.count;
+            first.bytes += chain.bytes;
+        }
+        *chain = first;
+    }
+
+    /// Drops the first `bytes` of a chain and frees the buffers they filled.
+    pub(super) fn consume(&mut self, chain: &mut Chain, mut bytes: u32) {
+        debug_assert!(bytes <= chain.bytes, "{bytes} of {} bytes", chain.bytes);
+        chain.bytes -= bytes;
+        while chain.count > 0 {
+            let left = self.filled(chain.head) - chain.consumed;
+            if bytes < left {
+                chain.consumed += bytes;
+                return;
+            }
+            bytes -= left;
+            chain.consumed = 0;
+            let next = self.meta[usize::from(chain.head)].next;
+            self.free.push(chain.head);
+            chain.head = next;
+            chain.count -= 1;
+        }
+        *chain = Chain::EMPTY;
+    }
+
+    /// Frees all buffers of a chain.
+    pub(super) fn release(&mut self, chain: &mut Chain) {
+        let bytes = chain.bytes;
+        self.consume(chain, bytes);
+    }
+
+    /// Address and length of the unconsumed bytes of each buffer of a chain, first to last.
+    pub(super) fn pieces(&self, chain: &Chain) -> impl Iterator<Item = (*mut u8, u32)> {
+        let (mut id, mut skip, mut left) = (chain.head, chain.consumed, chain.count);
+        std::iter::from_fn(move || {
+            if left == 0 {
+                return None;
+            }
+            left -= 1;
+            let piece = (self.address(id).wrapping_add(skip as usize), self.filled(id) - skip);
+            skip = 0;
+            id = self.meta[usize::from(id)].next;
+            Some(piece)
+        })
+    }
+
+    /// The bytes of a chain, copied.
+    pub(super) fn copy(&self, chain: &Chain) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(chain.bytes as usize);
+        for (address, length) in self.pieces(chain) {
+            // SAFETY: the piece is filled memory of a buffer this chain holds; the kernel at most reads it.
+            bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(address, length as usize) });
+        }
+        bytes
+    }
+
+    /// Buffers that are neither posted nor held.
+    pub(super) fn free(&self) -> u32 {
+        self.free.len() as u32
+    }
+
+    /// Buffers in the kernel's hands.
+    pub(super) fn posted(&self) -> u32 {
+        self.posted
+    }
+
+    /// Whether so many buffers are in use that sessions which cannot send must give theirs back: less than a
+    /// quarter is left for those that can.
+    pub(super) fn scarce(&self) -> bool {
+        (self.free() + self.posted) * 4 < self.meta.len() as u32
+    }
+
+    /// Buffers in chains.
+    pub(super) fn held(&self) -> u32 {
+        self.meta.len() as u32 - self.free() - self.posted
+    }
+
+    /// Whether [`Self::shrink`] could give memory back some time.
+    pub(super) fn can_shrink(&self) -> bool {
+        (self.size as usize).is_multiple_of(PAGE) && self.touched > self.held() + 2 * FIRST_TARGET
+    }
+
+    /// Gives memory back that was not used since the last call; for every few seconds.
+    pub(super) fn shrink(&mut self) {
+        if !std::mem::take(&mut self.ran_out) {
+            self.target = (self.target / 2).max(FIRST_TARGET.min(self.meta.len() as u32));
+        }
+        let idle = std::mem::replace(&mut self.free_low, self.free.len()).min(self.free.len());
+        if !(self.size as usize).is_multiple_of(PAGE) {
+            return;
+        }
+        for &id in &self.free[..idle] {
+            if std::mem::take(&mut self.meta[usize::from(id)].touched) {
+                self.touched -= 1;
+                // SAFETY: a free buffer belongs to nobody; its pages read as zero afterwards.
+                unsafe {
+                    libc::madvise(self.address(id).cast(), self.size as usize, libc::MADV_DONTNEED);
+                }
+            }
+        }
+    }
+
+    fn filled(&self, id: u16) -> u32 {
+        self.meta[usize::from(id)].filled
+    }
+
+    fn address(&self, id: u16) -> *mut u8 {
+        debug_assert!(usize::from(id) < self.meta.len(), "buffer {id}");
+        self.memory.base.as_ptr().wrapping_add(usize::from(id) * self.size as usize)
+    }
+}

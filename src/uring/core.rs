@@ -1,0 +1,465 @@
+//! The ring itself with all it owns: submission, completion, and what becomes of every result.
+
+#![expect(unsafe_code, reason = "entries name memory and descriptors that the kernel uses later")]
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::buffers::{Buffers, GROUP};
+use super::probe::Features;
+use super::slot::{End, Extra, Key, NOBODY, Op, Slots};
+
+/// Entries of the submission queue; what does not fit waits in `overflow`.
+pub(super) const SUBMISSION_ENTRIES: u32 = 1024;
+/// Entries of the completion queue; beyond it the kernel keeps completions back (NODROP) and nothing is lost.
+pub(super) const COMPLETION_ENTRIES: u32 = 8192;
+/// Bytes one multishot receive may bring before it has to be armed again: four buffers of the default size.
+const MULTISHOT_BYTES: u32 = 64 * 1024;
+/// Most buffers gathered into one send.
+pub(super) const SEND_PIECES: usize = 16;
+/// `IORING_ENTER_GETEVENTS`, io_uring_enter(2): run deferred completions also when not waiting.
+const GETEVENTS: u32 = 1;
+/// Position of `optlen` in an entry, linux/io_uring.h: the total a multishot receive may bring (Linux 6.18).
+const OPTLEN: usize = 44;
+
+/// Header and vector of one gathered send. The kernel copies both while it takes the entry
+/// (IORING_FEAT_SUBMIT_STABLE), so they live until the queue was emptied.
+struct Gather {
+    header: libc::msghdr,
+    pieces: [libc::iovec; SEND_PIECES],
+}
+
+pub(super) struct Core {
+    // First, so that it is closed before the memory it uses.
+    ring: IoUring,
+    pub(super) slots: Slots,
+    pub(super) buffers: Buffers,
+    features: Features,
+    overflow: VecDeque<squeue::Entry>,
+    gathers: Vec<Box<Gather>>,
+    gathers_used: usize,
+    /// Receives that found no buffer, first come first served.
+    starved: VecDeque<Key>,
+}
+
+impl Core {
+    pub(super) fn new(ring: IoUring, features: Features, size: u32, count: u32) -> io::Result<Self> {
+        let buffers = Buffers::new(&ring, size, count)?;
+        Ok(Self {
+            ring,
+            slots: Slots::new(),
+            buffers,
+            features,
+            overflow: VecDeque::new(),
+            gathers: Vec::new(),
+            gathers_used: 0,
+            starved: VecDeque::new(),
+        })
+    }
+
+    fn push(&mut self, entry: squeue::Entry) {
+        if !self.overflow.is_empty() || !self.try_push(&entry) {
+            self.overflow.push_back(entry);
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: whatever the entry names belongs to its slot (descriptor, address, bytes, chain) or to
+        // `gathers`, and both outlive the operation; see the module `slot`.
+        unsafe { self.ring.submission().push(entry).is_ok() }
+    }
+
+    fn start(&mut self, key: Key, op: Op, entry: squeue::Entry) {
+        let slot = self.slots.of(key);
+        debug_assert!(!slot.is_in_flight(op), "{op:?} twice on one descriptor");
+        slot.in_flight |= op.bit();
+        self.push(entry.user_data(key.user_data(op)));
+    }
+
+    // Operations. Each does nothing when its kind is in flight already.
+
+    /// Receives into provided buffers: as a multishot with a bound where `multi` and the kernel can, else once.
+    pub(super) fn arm_receive(&mut self, key: Key, multi: bool) {
+        let slot = self.slots.of(key);
+        if slot.is_in_flight(Op::Recv) || slot.receive.starved || slot.receive.end.is_some() {
+            return;
+        }
+        let fd = Fd(slot.fd);
+        slot.receive.multi = multi && self.features.bounded_multishot;
+        slot.receive.cancelled = false;
+        let entry = if slot.receive.multi {
+            with_total(opcode::RecvMulti::new(fd, GROUP).build(), MULTISHOT_BYTES)
+        } else {
+            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                .buf_group(GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        };
+        self.start(key, Op::Recv, entry);
+    }
+
+    /// Ends a multishot receive; what it brings until then is kept.
+    pub(super) fn pause_receive(&mut self, key: Key) {
+        let receive = self.slots.of(key);
+        if receive.is_in_flight(Op::Recv) && receive.receive.multi && !receive.receive.cancelled {
+            receive.receive.cancelled = true;
+            self.push(opcode::AsyncCancel::new(key.user_data(Op::Recv)).build().user_data(NOBODY));
+        }
+    }
+
+    /// Moves received bytes of `from`, at most [`SEND_PIECES`] buffers, into a send on `to`. Whether there were any.
+    pub(super) fn forward(&mut self, from: Key, to: Key) -> bool {
+        let receive = &mut self.slots.of(from).receive;
+        if let Some(bytes) = receive.spilled.take() {
+            self.start_bytes(to, *bytes);
+            return true;
+        }
+        let chain = self.buffers.split(&mut receive.queue, SEND_PIECES as u16);
+        if chain.is_empty() {
+            return false;
+        }
+        let send = &mut self.slots.of(to).send;
+        debug_assert!(!send.busy, "a send before the last one was reported");
+        send.busy = true;
+        send.blocked = false;
+        send.chain = chain;
+        self.queue_send(to);
+        true
+    }
+
+    /// Sends bytes of our own.
+    pub(super) fn start_bytes(&mut self, to: Key, bytes: Vec<u8>) {
+        let slot = self.slots.of(to);
+        debug_assert!(!slot.send.busy, "a send before the last one was reported");
+        slot.send.busy = true;
+        slot.send.blocked = false;
+        slot.extra = Extra::Bytes(Box::new((bytes, 0)));
+        self.queue_send(to);
+    }
+
+    /// Gives bytes of a failed send that never left back to where they were received.
+    pub(super) fn reclaim(&mut self, from: Key, to: Key) {
+        let slot = self.slots.of(to);
+        let chain = slot.send.chain.take();
+        let bytes = std::mem::replace(&mut slot.extra, Extra::None);
+        slot.send.error = None;
+        let receive = &mut self.slots.of(from).receive;
+        self.buffers.prepend(chain, &mut receive.queue);
+        if let Extra::Bytes(bytes) = bytes {
+            debug_assert_eq!(bytes.1, 0, "bytes that left were taken back");
+            receive.spilled = Some(Box::new(bytes.0));
+        }
+    }
+
+    /// Moves received bytes out of the provided buffers, so that others can use those.
+    pub(super) fn spill_received(&mut self, key: Key) {
+        let receive = &mut self.slots.of(key).receive;
+        if !receive.queue.is_empty() {
+            let bytes = self.buffers.copy(&receive.queue);
+            self.buffers.release(&mut receive.queue);
+            receive.spilled.get_or_insert_default().extend_from_slice(&bytes);
+        }
+    }
+
+    /// Sends what the slot holds. The first try does not wait, so that we learn whether the peer takes it.
+    fn queue_send(&mut self, key: Key) {
+        let slot = self.slots.of(key);
+        let flags = libc::MSG_NOSIGNAL | if slot.send.blocked { 0 } else { libc::MSG_DONTWAIT };
+        let fd = Fd(slot.fd);
+        let mut one = None;
+        if let Extra::Bytes(bytes) = &slot.extra {
+            let rest = &bytes.0[bytes.1..];
+            one = Some((rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX)));
+        } else if slot.send.chain.count == 1 {
+            one = self.buffers.pieces(&slot.send.chain).next().map(|(start, length)| (start.cast_const(), length));
+        }
+        let entry = match one {
+            Some((start, length)) => opcode::Send::new(fd, start, length).flags(flags).build(),
+            None => {
+                if self.gathers_used == self.gathers.len() {
+                    // SAFETY: zeroes are a valid `msghdr` and valid `iovec`s: null pointers and lengths of 0.
+                    self.gathers.push(Box::new(unsafe { std::mem::zeroed() }));
+                }
+                let gather = &mut self.gathers[self.gathers_used];
+                self.gathers_used += 1;
+                let mut count = 0;
+                for (piece, (start, length)) in gather.pieces.iter_mut().zip(self.buffers.pieces(&slot.send.chain)) {
+                    *piece = libc::iovec { iov_base: start.cast(), iov_len: length as usize };
+                    count += 1;
+                }
+                gather.header.msg_iov = gather.pieces.as_mut_ptr();
+                gather.header.msg_iovlen = count;
+                opcode::SendMsg::new(fd, &raw const gather.header).flags(flags as u32).build()
+            }
+        };
+        self.start(key, Op::Send, entry);
+    }
+
+    /// Accepts connections until told otherwise.
+    pub(super) fn arm_accept(&mut self, key: Key) {
+        let slot = self.slots.of(key);
+        if !slot.is_in_flight(Op::Accept) {
+            let entry = opcode::AcceptMulti::new(Fd(slot.fd)).flags(libc::SOCK_CLOEXEC).build();
+            self.start(key, Op::Accept, entry);
+        }
+    }
+
+    pub(super) fn cancel_accept(&mut self, key: Key) {
+        if self.slots.of(key).is_in_flight(Op::Accept) {
+            self.push(opcode::AsyncCancel::new(key.user_data(Op::Accept)).build().user_data(NOBODY));
+        }
+    }
+
+    pub(super) fn start_connect(&mut self, key: Key, address: socket2::SockAddr) {
+        let slot = self.slots.of(key);
+        let address = Box::new(address);
+        let entry = opcode::Connect::new(Fd(slot.fd), address.as_ptr().cast(), address.len()).build();
+        slot.extra = Extra::Address(address);
+        self.start(key, Op::Connect, entry);
+    }
+
+    /// Notices a reset on a side that has ended its stream, where no receive is there to tell.
+    pub(super) fn arm_watch(&mut self, key: Key) {
+        let slot = self.slots.of(key);
+        if !slot.is_in_flight(Op::Watch) && !slot.dead {
+            // Error and hang-up are always reported, poll(2); nothing else is asked for.
+            let entry = opcode::PollAdd::new(Fd(slot.fd), 0).build();
+            self.start(key, Op::Watch, entry);
+        }
+    }
+
+    pub(super) fn arm_count(&mut self, key: Key) {
+        let slot = self.slots.of(key);
+        let mut counter = Box::new(0_u64);
+        let entry = opcode::Read::new(Fd(slot.fd), (&raw mut *counter).cast(), 8).build();
+        slot.extra = Extra::Count(counter);
+        self.start(key, Op::Count, entry);
+    }
+
+    /// The handle of a slot is gone: cancel what is in flight, close after the last completion.
+    pub(super) fn release(&mut self, key: Key) {
+        let slot = self.slots.of(key);
+        slot.orphan = true;
+        slot.waker = None;
+        self.buffers.release(&mut slot.receive.queue);
+        if slot.in_flight == 0 {
+            self.close(key);
+        } else {
+            let builder = CancelBuilder::fd(Fd(slot.fd)).all();
+            self.push(opcode::AsyncCancel2::new(builder).build().user_data(NOBODY));
+        }
+    }
+
+    fn close(&mut self, key: Key) {
+        let mut slot = self.slots.remove(key);
+        debug_assert_eq!(slot.in_flight, 0, "closed while the kernel uses it");
+        self.buffers.release(&mut slot.send.chain);
+        self.buffers.release(&mut slot.receive.queue);
+        // SAFETY: the slot owned the descriptor, is gone now, and no operation names it any more.
+        let socket = socket2::Socket::from(unsafe { OwnedFd::from_raw_fd(slot.fd) });
+        if slot.reset {
+            // Zero lingering makes close(2) send RST, socket(7). It cannot fail on a TCP socket; on another
+            // kind there is no reset to send.
+            let _ = socket.set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    pub(super) fn insert(&mut self, fd: OwnedFd) -> Key {
+        self.slots.insert(fd.into_raw_fd())
+    }
+
+    pub(super) fn fd(&mut self, key: Key) -> RawFd {
+        self.slots.of(key).fd
+    }
+
+    // One turn of the driver.
+
+    /// Hands everything over to the kernel and, where `wait`, sleeps until something completes or `timeout`.
+    pub(super) fn enter(&mut self, wait: bool, timeout: Option<Duration>) -> io::Result<()> {
+        self.buffers.refill();
+        self.feed_starved();
+        while let Some(entry) = self.overflow.pop_front() {
+            if !self.try_push(&entry) {
+                self.overflow.push_front(entry);
+                break;
+            }
+        }
+        let wait = wait && self.overflow.is_empty();
+        let submitted = if !wait {
+            let queued = self.ring.submission().len() as u32;
+            // SAFETY: no argument is passed, and the queued entries are sound, see `try_push`.
+            unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) }
+        } else if let Some(timeout) = timeout {
+            let timeout = Timespec::from(timeout);
+            self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
+        } else {
+            self.ring.submit_and_wait(1)
+        };
+        match submitted.map_err(|error| (error.raw_os_error(), error)) {
+            // Time is up; a signal; completions to take first; no memory for a request just now: the next turn
+            // goes on from what the queues say.
+            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
+            Err((_, error)) => return Err(error),
+        }
+        if self.overflow.is_empty() && self.ring.submission().is_empty() {
+            self.gathers_used = 0;
+        }
+        Ok(())
+    }
+
+    /// Arms receives again that found no buffer, as many as buffers are posted.
+    fn feed_starved(&mut self) {
+        for _ in 0..self.buffers.posted() {
+            let Some(key) = self.starved.pop_front() else { return };
+            if let Some(slot) = self.slots.find(key)
+                && std::mem::take(&mut slot.receive.starved)
+                && !slot.orphan
+            {
+                let multi = slot.receive.multi;
+                self.arm_receive(key, multi);
+            }
+        }
+    }
+
+    /// Takes all completions. The number of them.
+    pub(super) fn reap(&mut self) -> usize {
+        let mut count = 0;
+        loop {
+            let Some(entry) = self.ring.completion().next() else { return count };
+            count += 1;
+            self.complete(&entry);
+        }
+    }
+
+    fn complete(&mut self, entry: &cqueue::Entry) {
+        let Some((key, op)) = Key::from_user_data(entry.user_data()) else { return };
+        let last = !cqueue::more(entry.flags());
+        let Some(slot) = self.slots.find(key) else {
+            debug_assert!(false, "{op:?} completed on a closed descriptor");
+            return;
+        };
+        if last {
+            slot.in_flight &= !op.bit();
+        }
+        match op {
+            Op::Recv => self.received(key, entry.result(), cqueue::buffer_select(entry.flags()), last),
+            Op::Send => self.sent(key, entry.result()),
+            Op::Accept => self.accepted(key, entry.result()),
+            Op::Connect => slot.connected = Some(-entry.result()),
+            Op::Watch => slot.dead |= entry.result() > 0,
+            Op::Count => {}
+        }
+        let slot = self.slots.of(key);
+        if !slot.orphan {
+            // A send that goes on by itself is no news.
+            if op != Op::Send || !slot.is_in_flight(Op::Send) {
+                slot.wake();
+            }
+        } else if slot.in_flight == 0 {
+            self.close(key);
+        }
+    }
+
+    fn received(&mut self, key: Key, result: i32, buffer: Option<u16>, last: bool) {
+        let slot = self.slots.of(key);
+        match (result, buffer) {
+            (1.., Some(id)) if !slot.orphan => {
+                self.buffers.append(&mut slot.receive.queue, id, result as u32);
+            }
+            (_, Some(id)) => {
+                self.buffers.recycle(id);
+                if result == 0 {
+                    slot.receive.end = Some(End::Clean);
+                }
+            }
+            (0, None) => slot.receive.end = Some(End::Clean),
+            (result, None) => match -result {
+                libc::ENOBUFS => {
+                    self.buffers.ran_out();
+                    slot.receive.starved = true;
+                    self.starved.push_back(key);
+                }
+                // Paused, or interrupted: whoever wants more arms it again.
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                error => slot.receive.end = Some(End::Failed(error)),
+            },
+        }
+        debug_assert!(last || result > 0, "a multishot receive went on after {result}");
+    }
+
+    fn sent(&mut self, key: Key, result: i32) {
+        let slot = self.slots.of(key);
+        let left = if result >= 0 {
+            let bytes = result as u32;
+            slot.send.sent += bytes;
+            match &mut slot.extra {
+                Extra::Bytes(owned) => {
+                    owned.1 += bytes as usize;
+                    let left = owned.1 < owned.0.len();
+                    if !left {
+                        slot.extra = Extra::None;
+                    }
+                    left
+                }
+                _ => {
+                    self.buffers.consume(&mut slot.send.chain, bytes);
+                    !slot.send.chain.is_empty()
+                }
+            }
+        } else if matches!(-result, libc::EAGAIN | libc::EINTR) {
+            true
+        } else {
+            slot.send.error = Some(-result);
+            false
+        };
+        if !left || slot.orphan {
+            return;
+        }
+        // The peer does not take more now: wait for it, without provided buffers where those are scarce.
+        slot.send.blocked = true;
+        if self.buffers.scarce() && !slot.send.chain.is_empty() {
+            let bytes = self.buffers.copy(&slot.send.chain);
+            self.buffers.release(&mut slot.send.chain);
+            slot.extra = Extra::Bytes(Box::new((bytes, 0)));
+        }
+        self.queue_send(key);
+    }
+
+    fn accepted(&mut self, key: Key, result: i32) {
+        let connection = if result >= 0 {
+            // SAFETY: the kernel gave this new descriptor to us, and nobody else knows it.
+            Ok(unsafe { OwnedFd::from_raw_fd(result) })
+        } else if -result == libc::ECANCELED {
+            return;
+        } else {
+            Err(io::Error::from_raw_os_error(-result))
+        };
+        let slot = self.slots.of(key);
+        if slot.orphan {
+            return;
+        }
+        match &mut slot.extra {
+            Extra::Accepted(queue) => queue.push_back(connection),
+            extra => *extra = Extra::Accepted(Box::new(VecDeque::from([connection]))),
+        }
+    }
+}
+
+/// Sets the bound on the bytes of a multishot receive, for which the crate has no setter.
+pub(super) fn with_total(mut entry: squeue::Entry, bytes: u32) -> squeue::Entry {
+    const _: () = assert!(size_of::<squeue::Entry>() == 64);
+    // SAFETY: the entry is the kernel's 64-byte struct (repr(transparent)), and `optlen` a u32 of it.
+    unsafe { (&raw mut entry).cast::<u8>().add(OPTLEN).cast::<u32>().write(bytes) };
+    entry
+}
+
+impl AsRawFd for Core {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+}

@@ -1,0 +1,84 @@
+//! The doorbell: how another thread wakes a sleeping shard.
+
+#![expect(unsafe_code, reason = "eventfd(2) has no safe wrapper in the crates we use")]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::slot::{Key, Op};
+use super::{Ring, slot};
+
+/// Wakes one shard; clones ring the same bell. A message is put into the shard's channel first.
+#[derive(Clone, Debug)]
+pub struct Doorbell(Arc<File>);
+
+/// The shard's end of a doorbell.
+pub struct Answer {
+    ring: Ring,
+    key: Key,
+}
+
+impl Doorbell {
+    /// Makes a doorbell and the descriptor that its shard answers.
+    ///
+    /// # Errors
+    ///
+    /// eventfd(2): no descriptor or no memory.
+    pub fn new() -> io::Result<(Self, OwnedFd)> {
+        // SAFETY: eventfd(2) takes two numbers and returns a new descriptor or -1.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and nobody else knows it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok((Self(Arc::new(File::from(fd.try_clone()?))), fd))
+    }
+
+    /// Wakes the shard, or makes its next sleep return at once.
+    pub fn ring(&self) {
+        // The counter would have to reach 2^64-1 to block or fail, and the shard sets it back at each read.
+        let _ = (&*self.0).write(&1_u64.to_ne_bytes());
+    }
+}
+
+impl Ring {
+    /// Answers a doorbell on this shard.
+    #[must_use]
+    pub fn answer(&self, fd: OwnedFd) -> Answer {
+        let key = self.0.core.borrow_mut().insert(fd);
+        Answer { ring: self.clone(), key }
+    }
+}
+
+impl Answer {
+    /// Waits until the bell was rung since the last answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn rung(&mut self) {
+        std::future::poll_fn(|context| self.poll_rung(context)).await;
+    }
+
+    fn poll_rung(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut core = self.ring.0.core.borrow_mut();
+        let slot = core.slots.of(self.key);
+        slot.waker = Some(context.waker().clone());
+        if slot.is_in_flight(Op::Count) {
+            return Poll::Pending;
+        }
+        let rung = matches!(&slot.extra, slot::Extra::Count(count) if **count > 0);
+        core.arm_count(self.key);
+        if rung { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.ring.0.core.borrow_mut().release(self.key);
+    }
+}

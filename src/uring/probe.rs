@@ -1,0 +1,132 @@
+//! What the kernel offers: makes the ring, and says in one sentence what is missing and how to get it.
+
+#![expect(unsafe_code, reason = "one receive is tried on a pair of sockets")]
+
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use io_uring::types::Fd;
+use io_uring::{IoUring, Probe, opcode};
+
+use super::core::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
+
+/// What differs between the kernels that Ringway runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// A multishot receive can carry a bound on its bytes (Linux 6.18). Without it a receive is armed for each
+    /// piece: an unbounded one takes the whole buffer ring on Linux 6.1.
+    pub bounded_multishot: bool,
+}
+
+/// Why no ring can be had here, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Missing {
+    /// The system call is not there.
+    #[error("this kernel has no io_uring, or the sandbox hides it; run Linux 6.1 or later and allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile")]
+    NoSystemCall,
+    /// The system call is forbidden.
+    #[error("io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0 (or add this user's group to kernel.io_uring_group), and allow io_uring_setup in the seccomp profile of the container")]
+    Forbidden,
+    /// The kernel does not know what Ringway asks for.
+    #[error("io_uring of this kernel is too old: {what} is missing; run Linux 6.1 or later")]
+    TooOld {
+        /// What it does not know.
+        what: &'static str,
+    },
+    /// The kernel accounts ring memory to the locked memory of the user.
+    #[error("too little memory may be locked for io_uring (limit {limit} bytes, 524288 needed for each process); raise it with `ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit")]
+    LockedMemory {
+        /// The limit, bytes.
+        limit: u64,
+    },
+    /// Anything else.
+    #[error("io_uring cannot be set up: {0}")]
+    Other(#[from] io::Error),
+}
+
+impl Missing {
+    fn from_setup(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOSYS) => Self::NoSystemCall,
+            Some(libc::EPERM | libc::EACCES) => Self::Forbidden,
+            Some(libc::EINVAL) => Self::TooOld { what: "a ring for a single thread with deferred completions" },
+            Some(libc::ENOMEM) => Self::LockedMemory { limit: locked_memory_limit() },
+            _ => Self::Other(error),
+        }
+    }
+}
+
+/// The executor under a shard refuses to start, by ending the process, below this limit.
+const LOCKED_MEMORY: u64 = 512 * 1024;
+
+/// Tries everything a shard needs, without keeping it.
+///
+/// # Errors
+///
+/// What is missing.
+pub fn probe() -> Result<Features, Missing> {
+    let limit = locked_memory_limit();
+    if limit < LOCKED_MEMORY {
+        return Err(Missing::LockedMemory { limit });
+    }
+    set_up().map(|(_, features)| features)
+}
+
+/// Makes a ring that the calling thread alone may use.
+pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
+    let ring: IoUring = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_coop_taskrun()
+        .setup_submit_all()
+        .setup_cqsize(COMPLETION_ENTRIES)
+        .build(SUBMISSION_ENTRIES)
+        .map_err(Missing::from_setup)?;
+    let parameters = ring.params();
+    if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() || !parameters.is_feature_submit_stable() {
+        return Err(Missing::TooOld { what: "a wait with a timeout" });
+    }
+    let mut known = Probe::new();
+    ring.submitter().register_probe(&mut known)?;
+    let needed = [
+        (opcode::Recv::CODE, "recv"),
+        (opcode::Send::CODE, "send"),
+        (opcode::SendMsg::CODE, "sendmsg"),
+        (opcode::Accept::CODE, "accept"),
+        (opcode::Connect::CODE, "connect"),
+        (opcode::PollAdd::CODE, "poll"),
+        (opcode::Read::CODE, "read"),
+        (opcode::AsyncCancel::CODE, "cancel"),
+    ];
+    if let Some((_, what)) = needed.iter().find(|(code, _)| !known.is_supported(*code)) {
+        return Err(Missing::TooOld { what });
+    }
+    let bounded_multishot = try_bounded_multishot()?;
+    Ok((ring, Features { bounded_multishot }))
+}
+
+/// Receives one byte with a bound of one byte, on a ring of its own: EINVAL is a kernel that does not know it.
+fn try_bounded_multishot() -> Result<bool, Missing> {
+    let mut ring = IoUring::new(4).map_err(Missing::from_setup)?;
+    let buffers = super::buffers::Buffers::new(&ring, 4096, 1);
+    let mut buffers = buffers.map_err(|_| Missing::TooOld { what: "a ring of provided buffers" })?;
+    buffers.refill();
+    let (mut sender, receiver) = UnixStream::pair()?;
+    sender.write_all(b"x")?;
+    let entry = opcode::RecvMulti::new(Fd(receiver.as_raw_fd()), super::buffers::GROUP).build();
+    let entry = super::core::with_total(entry, 1);
+    // SAFETY: the socket and the buffers live until the completion below was taken.
+    unsafe { ring.submission().push(&entry) }.map_err(|_| io::Error::other("a new ring is full"))?;
+    ring.submit_and_wait(1)?;
+    let completion = ring.completion().next().ok_or_else(|| io::Error::other("a wait brought nothing"))?;
+    // `buffers` is declared after the ring and dropped before it, which is sound: the one operation has ended.
+    Ok(completion.result() == 1)
+}
+
+fn locked_memory_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the struct that outlives the call; getrlimit(2) with a known resource cannot fail.
+    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    limit.rlim_cur
+}

@@ -1,0 +1,245 @@
+//! A connected stream socket on the ring.
+
+#![expect(unsafe_code, reason = "the descriptor is borrowed from its slot")]
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::task::{Context, Poll, Waker};
+
+use super::slot::{End, Key, Op};
+use super::{Ring, core};
+
+/// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last completion.
+///
+/// The socket must be in blocking mode: the ring completes operations on a non-blocking one with EAGAIN instead of
+/// waiting.
+pub struct Socket {
+    ring: Ring,
+    key: Key,
+}
+
+/// What became of a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// None was started since the last one was reported.
+    Nothing,
+    /// It goes on.
+    Busy {
+        /// Bytes that went out since the last report.
+        bytes: u32,
+        /// The peer did not take everything at once.
+        blocked: bool,
+    },
+    /// All of it went out.
+    Done {
+        /// Bytes that went out since the last report.
+        bytes: u32,
+        /// The peer had not taken everything at once.
+        blocked: bool,
+    },
+    /// The connection failed with this error number, after so many bytes.
+    Failed {
+        /// Bytes that went out since the last report.
+        bytes: u32,
+        /// errno(3).
+        error: i32,
+    },
+}
+
+impl Ring {
+    /// Takes over a connected or new stream socket in blocking mode.
+    #[must_use]
+    pub fn socket(&self, fd: OwnedFd) -> Socket {
+        let key = self.0.core.borrow_mut().insert(fd);
+        Socket { ring: self.clone(), key }
+    }
+}
+
+impl Socket {
+    fn core(&self) -> std::cell::RefMut<'_, core::Core> {
+        self.ring.0.core.borrow_mut()
+    }
+
+    /// Wakes this task from now on when something completes.
+    pub fn register(&self, waker: &Waker) {
+        let slot_waker = &mut self.core();
+        let registered = &mut slot_waker.slots.of(self.key).waker;
+        if !registered.as_ref().is_some_and(|registered| registered.will_wake(waker)) {
+            *registered = Some(waker.clone());
+        }
+    }
+
+    /// Starts a connect; [`Self::poll_connected`] tells its end.
+    pub fn start_connect(&self, address: socket2::SockAddr) {
+        self.core().start_connect(self.key, address);
+    }
+
+    /// The end of the connect.
+    ///
+    /// # Errors
+    ///
+    /// connect(2).
+    pub fn poll_connected(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.register(context.waker());
+        match self.core().slots.of(self.key).connected {
+            None => Poll::Pending,
+            Some(0) => Poll::Ready(Ok(())),
+            Some(error) => Poll::Ready(Err(io::Error::from_raw_os_error(error))),
+        }
+    }
+
+    /// Starts to receive, unless it goes on already or the stream has ended: one buffer, or, as `many`, several
+    /// until it is paused or a bound on their bytes is reached.
+    pub fn receive(&self, many: bool) {
+        self.core().arm_receive(self.key, many);
+    }
+
+    /// Ends a receive of many; what it brings until then is kept.
+    pub fn pause_receive(&self) {
+        self.core().pause_receive(self.key);
+    }
+
+    /// Whether a receive is in flight or waits for a buffer.
+    #[must_use]
+    pub fn is_receiving(&self) -> bool {
+        let mut core = self.core();
+        let slot = core.slots.of(self.key);
+        slot.is_in_flight(Op::Recv) || slot.receive.starved
+    }
+
+    /// How the stream of the peer ended, once it has and whatever of it is still to be taken.
+    #[must_use]
+    pub fn ended(&self) -> Option<End> {
+        self.core().slots.of(self.key).receive.end
+    }
+
+    /// Bytes received and not taken yet.
+    #[must_use]
+    pub fn received(&self) -> usize {
+        let mut core = self.core();
+        let receive = &core.slots.of(self.key).receive;
+        receive.queue.bytes as usize + receive.spilled.as_ref().map_or(0, |bytes| bytes.len())
+    }
+
+    /// Takes what was received, copied out of the buffers.
+    #[must_use]
+    pub fn take_received(&self) -> Vec<u8> {
+        let mut core = self.core();
+        core.spill_received(self.key);
+        core.slots.of(self.key).receive.spilled.take().map_or_else(Vec::new, |bytes| *bytes)
+    }
+
+    /// Moves what was received out of the provided buffers; it stays received.
+    pub fn spill_received(&self) {
+        self.core().spill_received(self.key);
+    }
+
+    /// Sends what this socket has received, or a part of it, on `to`. Whether there was anything.
+    ///
+    /// The last send on `to` must have been reported as done.
+    pub fn forward(&self, to: &Self) -> bool {
+        self.core().forward(self.key, to.key)
+    }
+
+    /// Takes back what [`Self::forward`] could not send on `to` because it failed before the first byte.
+    pub fn reclaim(&self, to: &Self) {
+        self.core().reclaim(self.key, to.key);
+    }
+
+    /// Starts to send bytes of our own. The last send must have been reported as done.
+    pub fn send(&self, bytes: Vec<u8>) {
+        self.core().start_bytes(self.key, bytes);
+    }
+
+    /// What became of the last send; each byte is reported once.
+    #[must_use]
+    pub fn sent(&self) -> Sent {
+        let mut core = self.core();
+        let slot = core.slots.of(self.key);
+        if !slot.send.busy {
+            return Sent::Nothing;
+        }
+        let bytes = std::mem::take(&mut slot.send.sent);
+        if slot.is_in_flight(Op::Send) {
+            return Sent::Busy { bytes, blocked: slot.send.blocked };
+        }
+        slot.send.busy = false;
+        match slot.send.error {
+            None => Sent::Done { bytes, blocked: slot.send.blocked },
+            Some(error) => Sent::Failed { bytes, error },
+        }
+    }
+
+    /// Has the task woken when the connection dies; for a side whose stream has ended.
+    pub fn watch(&self) {
+        self.core().arm_watch(self.key);
+    }
+
+    /// Remembers that the connection died; a later call may report a clean end all the same.
+    pub fn mark_dead(&self) {
+        self.core().slots.of(self.key).dead = true;
+    }
+
+    /// Whether a call, or [`Self::watch`], saw the connection die.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.core().slots.of(self.key).dead
+    }
+
+    /// Makes the close of this socket send RST instead of FIN.
+    pub fn reset_on_close(&self) {
+        self.core().slots.of(self.key).reset = true;
+    }
+
+    /// Ends our stream: the peer receives FIN after everything sent so far.
+    ///
+    /// # Errors
+    ///
+    /// shutdown(2): ENOTCONN when the peer has reset the connection.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        self.with(|socket| socket.shutdown(std::net::Shutdown::Write))
+    }
+
+    /// Uses the descriptor for calls that do not block.
+    pub fn with<T>(&self, call: impl FnOnce(socket2::SockRef<'_>) -> T) -> T {
+        let fd = self.core().fd(self.key);
+        // SAFETY: the slot keeps the descriptor open for as long as `self` lives.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        call(socket2::SockRef::from(&fd))
+    }
+
+    /// The ring it is on.
+    #[must_use]
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.core().release(self.key);
+    }
+}
+
+/// Where a stream stands, for a caller that only reads.
+impl Socket {
+    /// Waits for received bytes or the end of the stream; what is received then can be taken.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped: the receive goes on.
+    pub async fn readable(&self) -> Option<End> {
+        std::future::poll_fn(|context| {
+            self.register(context.waker());
+            if self.received() > 0 {
+                return Poll::Ready(None);
+            }
+            if let Some(end) = self.ended() {
+                return Poll::Ready(Some(end));
+            }
+            self.receive(false);
+            Poll::Pending
+        })
+        .await
+    }
+}

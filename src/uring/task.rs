@@ -1,0 +1,64 @@
+//! The one way to start a task on a shard.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use super::Ring;
+
+/// Counts polls for the driver and catches panics for everybody.
+struct Task<F> {
+    ring: Ring,
+    future: F,
+}
+
+impl Ring {
+    /// Starts a task. It is polled once at once, inside the caller's own poll.
+    ///
+    /// A panic ends this task alone: it is logged and counted, and the future is dropped.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        self.0.tasks.set(self.0.tasks.get() + 1);
+        let task = Task { ring: self.clone(), future };
+        #[expect(clippy::disallowed_methods, reason = "this is the wrapper that all others use")]
+        glommio::spawn_local(task).detach();
+    }
+
+    /// Waits until the driver has gone through the kernel once more.
+    pub async fn next_turn(&self) {
+        let turn = self.turn();
+        std::future::poll_fn(|context| {
+            if self.turn() != turn {
+                return Poll::Ready(());
+            }
+            self.0.next_turn.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Task<F> {
+    type Output = ();
+
+    #[expect(unsafe_code, reason = "pin projection to the only field that is polled")]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        // SAFETY: `future` is pinned with `self`, is never moved out, and `Task` has no `Drop` that moves it.
+        let (ring, mut future) = unsafe {
+            let this = self.get_unchecked_mut();
+            (&this.ring, Pin::new_unchecked(&mut this.future))
+        };
+        ring.0.polls.set(ring.0.polls.get() + 1);
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| pin!(future.as_mut()).poll(context)));
+        polled.unwrap_or_else(|_| {
+            // The panic hook has logged message and place.
+            ring.0.panics.set(ring.0.panics.get() + 1);
+            Poll::Ready(())
+        })
+    }
+}
+
+impl<F> Drop for Task<F> {
+    fn drop(&mut self) {
+        self.ring.0.tasks.set(self.ring.0.tasks.get() - 1);
+    }
+}

@@ -1,0 +1,67 @@
+//! One timer of a task.
+
+use std::task::{Context, Poll};
+
+use super::wheel::TimerKey;
+use super::{Ring, Tick};
+
+/// Tells a task that a moment has come. Costs nothing until it is polled, and nothing in the kernel.
+pub struct Timer {
+    ring: Ring,
+    deadline: Tick,
+    armed: Option<TimerKey>,
+}
+
+impl Ring {
+    /// A timer for a moment.
+    #[must_use]
+    pub fn timer(&self, deadline: Tick) -> Timer {
+        Timer { ring: self.clone(), deadline, armed: None }
+    }
+
+    /// Waits until a moment.
+    pub async fn sleep_until(&self, deadline: Tick) {
+        let mut timer = self.timer(deadline);
+        std::future::poll_fn(|context| timer.poll_due(context)).await;
+    }
+}
+
+impl Timer {
+    /// The moment it was set to.
+    #[must_use]
+    pub fn deadline(&self) -> Tick {
+        self.deadline
+    }
+
+    /// Sets another moment.
+    pub fn set(&mut self, deadline: Tick) {
+        if deadline != self.deadline {
+            self.disarm();
+            self.deadline = deadline;
+        }
+    }
+
+    /// Ready when the moment has come; else the task is woken when it does.
+    pub fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.ring.now() >= self.deadline {
+            return Poll::Ready(());
+        }
+        let mut wheel = self.ring.0.wheel.borrow_mut();
+        if !self.armed.is_some_and(|key| wheel.is_armed(key)) {
+            self.armed = Some(wheel.arm(self.deadline, context.waker().clone()));
+        }
+        Poll::Pending
+    }
+
+    fn disarm(&mut self) {
+        if let Some(key) = self.armed.take() {
+            self.ring.0.wheel.borrow_mut().cancel(key);
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.disarm();
+    }
+}

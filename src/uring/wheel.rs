@@ -1,0 +1,285 @@
+//! Hierarchical timer wheel: pure, one for each ring.
+//!
+//! Six levels of 64 slots; a slot of level `n` spans 64^n ticks, so the wheel spans 64^6 ms, a little over two
+//! years, and `limits::DURATION` fits. Arming and cancelling cost O(1), a timer moves down at most five times
+//! (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", 1987).
+//!
+//! Invariants: a timer fires never before its deadline, and in the first [`Wheel::advance`] at or after it; a key
+//! of a timer that fired or was cancelled names nothing, also when its entry is used again.
+
+use std::task::Waker;
+
+use super::tick::Tick;
+
+const LEVELS: usize = 6;
+const SLOT_BITS: u32 = 6;
+const SLOTS: usize = 1 << SLOT_BITS;
+/// Longest distance of a deadline; one further away is brought back to it.
+const SPAN: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
+const NIL: u32 = u32::MAX;
+
+const _: () = assert!(crate::words::limits::DURATION.as_millis() < SPAN as u128);
+
+/// Names an armed timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimerKey {
+    index: u32,
+    generation: u32,
+}
+
+struct Entry {
+    deadline: u64,
+    /// Taken when the timer fires or is cancelled; `None` marks a free entry.
+    waker: Option<Waker>,
+    generation: u32,
+    next: u32,
+    previous: u32,
+    /// `level * SLOTS + slot`, the list this entry is in.
+    list: u16,
+}
+
+/// The timers of one ring.
+pub(super) struct Wheel {
+    now: u64,
+    entries: Vec<Entry>,
+    free: u32,
+    heads: Box<[u32; LEVELS * SLOTS]>,
+    occupied: [u64; LEVELS],
+    armed: usize,
+}
+
+impl Wheel {
+    pub(super) fn new(now: Tick) -> Self {
+        Self {
+            now: now.0,
+            entries: Vec::new(),
+            free: NIL,
+            heads: Box::new([NIL; LEVELS * SLOTS]),
+            occupied: [0; LEVELS],
+            armed: 0,
+        }
+    }
+
+    /// Arms a timer; one whose deadline has passed fires in the next [`Self::advance`].
+    pub(super) fn arm(&mut self, deadline: Tick, waker: Waker) -> TimerKey {
+        let entry = Entry {
+            deadline: deadline.0.clamp(self.now, self.now + SPAN),
+            waker: Some(waker),
+            generation: 0,
+            next: NIL,
+            previous: NIL,
+            list: 0,
+        };
+        let index = if self.free == NIL {
+            self.entries.push(entry);
+            u32::try_from(self.entries.len() - 1).expect("fewer timers than descriptors")
+        } else {
+            let index = self.free;
+            let slot = &mut self.entries[index as usize];
+            self.free = slot.next;
+            let generation = slot.generation;
+            *slot = Entry { generation, ..entry };
+            index
+        };
+        self.armed += 1;
+        self.link(index);
+        TimerKey { index, generation: self.entries[index as usize].generation }
+    }
+
+    /// Forgets a timer; nothing happens when it has fired.
+    pub(super) fn cancel(&mut self, key: TimerKey) {
+        if self.is_armed(key) {
+            self.unlink(key.index);
+            self.release(key.index);
+        }
+    }
+
+    /// Whether the timer has neither fired nor been cancelled.
+    pub(super) fn is_armed(&self, key: TimerKey) -> bool {
+        let entry = &self.entries[key.index as usize];
+        entry.generation == key.generation && entry.waker.is_some()
+    }
+
+    /// No timer fires before this tick; it may be earlier than the first deadline, where a slot spans many ticks.
+    pub(super) fn next_event(&self) -> Option<Tick> {
+        self.next_slot().map(|(_, _, start)| Tick(start.max(self.now)))
+    }
+
+    /// Moves the time forward and hands over the wakers of all timers that are due.
+    pub(super) fn advance(&mut self, now: Tick, mut fire: impl FnMut(Waker)) {
+        let target = now.0.max(self.now);
+        while let Some((level, slot, start)) = self.next_slot() {
+            if start > target {
+                break;
+            }
+            self.now = self.now.max(start);
+            // The list is detached first: an entry of a high level is linked again into a lower one.
+            let list = level * SLOTS + slot;
+            let mut index = std::mem::replace(&mut self.heads[list], NIL);
+            self.occupied[level] &= !(1 << slot);
+            while index != NIL {
+                let next = self.entries[index as usize].next;
+                if self.entries[index as usize].deadline <= self.now {
+                    if let Some(waker) = self.release(index) {
+                        fire(waker);
+                    }
+                } else {
+                    self.link(index);
+                }
+                index = next;
+            }
+        }
+        self.now = target;
+    }
+
+    /// How many timers are armed.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.armed
+    }
+
+    /// Level, slot and first tick of the occupied slot that comes next.
+    fn next_slot(&self) -> Option<(usize, usize, u64)> {
+        // A timer is on the lowest level whose current rotation holds its deadline, so the first occupied level
+        // has the earliest slot.
+        (0..LEVELS).find_map(|level| {
+            let occupied = self.occupied[level];
+            if occupied == 0 {
+                return None;
+            }
+            let shift = SLOT_BITS * level as u32;
+            let current = ((self.now >> shift) & (SLOTS as u64 - 1)) as u32;
+            let ahead = occupied.rotate_right(current).trailing_zeros();
+            let slot = (current + ahead) as usize % SLOTS;
+            let rotation = self.now >> (shift + SLOT_BITS) << (shift + SLOT_BITS);
+            let start = rotation + ((slot as u64) << shift);
+            let wrapped = start + if (slot as u32) < current { 1 << (shift + SLOT_BITS) } else { 0 };
+            Some((level, slot, wrapped))
+        })
+    }
+
+    fn link(&mut self, index: u32) {
+        let deadline = self.entries[index as usize].deadline;
+        let differing = (self.now ^ deadline) | (SLOTS as u64 - 1);
+        let level = ((63 - differing.leading_zeros()) / SLOT_BITS).min(LEVELS as u32 - 1) as usize;
+        let slot = ((deadline >> (SLOT_BITS * level as u32)) & (SLOTS as u64 - 1)) as usize;
+        let list = level * SLOTS + slot;
+        let head = self.heads[list];
+        let entry = &mut self.entries[index as usize];
+        entry.list = list as u16;
+        entry.previous = NIL;
+        entry.next = head;
+        if head != NIL {
+            self.entries[head as usize].previous = index;
+        }
+        self.heads[list] = index;
+        self.occupied[level] |= 1 << slot;
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Entry { next, previous, list, .. } = self.entries[index as usize];
+        if next != NIL {
+            self.entries[next as usize].previous = previous;
+        }
+        if previous == NIL {
+            self.heads[list as usize] = next;
+            if next == NIL {
+                self.occupied[list as usize / SLOTS] &= !(1 << (list as usize % SLOTS));
+            }
+        } else {
+            self.entries[previous as usize].next = next;
+        }
+    }
+
+    fn release(&mut self, index: u32) -> Option<Waker> {
+        let free = self.free;
+        let entry = &mut self.entries[index as usize];
+        let waker = entry.waker.take();
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.next = free;
+        self.free = index;
+        self.armed -= 1;
+        waker
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::task::Wake;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Record(AtomicU64);
+
+    impl Wake for Record {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Arm(u64),
+        Cancel(usize),
+        Advance(u64),
+    }
+
+    fn distance() -> impl Strategy<Value = u64> {
+        prop_oneof![0..70_u64, 0..5_000_u64, 0..10_000_000_u64, 0..40_000_000_000_u64]
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => distance().prop_map(Step::Arm),
+            1 => any::<usize>().prop_map(Step::Cancel),
+            2 => distance().prop_map(Step::Advance),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn timers_fire_exactly_when_a_sorted_map_says(start in 0..10_000_000_000_u64, steps in prop::collection::vec(step(), 1..120)) {
+            let mut now = start;
+            let mut wheel = Wheel::new(Tick(now));
+            let mut model: BTreeMap<usize, (u64, TimerKey, Arc<Record>)> = BTreeMap::new();
+            for (id, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Arm(ahead) => {
+                        let record = Arc::new(Record(AtomicU64::new(0)));
+                        let key = wheel.arm(Tick(now + ahead), Waker::from(record.clone()));
+                        model.insert(id, (now + ahead, key, record));
+                    }
+                    Step::Cancel(pick) => {
+                        let ids: Vec<_> = model.keys().copied().collect();
+                        if !ids.is_empty() {
+                            let (_, key, record) = model.remove(&ids[pick % ids.len()]).unwrap();
+                            wheel.cancel(key);
+                            prop_assert!(!wheel.is_armed(key));
+                            prop_assert_eq!(record.0.load(Ordering::Relaxed), 0);
+                        }
+                    }
+                    Step::Advance(by) => {
+                        now += by;
+                        if let Some(first) = model.values().map(|(deadline, ..)| *deadline).min() {
+                            prop_assert!(wheel.next_event().unwrap().0 <= first.max(now - by));
+                        }
+                        wheel.advance(Tick(now), Waker::wake);
+                        model.retain(|_, (deadline, key, record)| {
+                            let due = *deadline <= now;
+                            assert_eq!(record.0.load(Ordering::Relaxed), u64::from(due));
+                            assert_eq!(wheel.is_armed(*key), !due);
+                            !due
+                        });
+                    }
+                }
+                prop_assert_eq!(wheel.len(), model.len());
+                prop_assert_eq!(wheel.next_event().is_none(), model.is_empty());
+            }
+        }
+    }
+}
