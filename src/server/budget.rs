@@ -1,0 +1,42 @@
+//! What the process may use, added up in one place and checked at start: descriptors, line by line.
+
+use std::num::NonZeroU32;
+
+use crate::rules::config::Config;
+
+/// Descriptors of a session: the client's and the backend's.
+const PER_SESSION: u64 = 2;
+/// A shard: its ring, its doorbell (two ends), and the executor's three rings and three eventfds.
+const PER_SHARD: u64 = 9;
+/// One check in flight.
+const PER_CHECK: u64 = 1;
+/// Standard streams, log file, the runtimes of the health and control threads, a name being looked up, one
+/// connection being refused while all others are taken.
+const PROCESS: u64 = 48;
+
+/// The descriptors do not suffice.
+#[derive(Debug, thiserror::Error)]
+#[error("{needed} descriptors are needed for {sessions} sessions, but this process may open {limit}; raise the limit (`ulimit -n`, or LimitNOFILE= in the systemd unit), or set runtime.max_connections to {possible} or less")]
+pub struct TooFewDescriptors {
+    needed: u64,
+    sessions: u64,
+    limit: u64,
+    possible: u64,
+}
+
+/// How many sessions the process serves at a time.
+///
+/// # Errors
+///
+/// `runtime.max_connections` needs more descriptors than the process may open, or there are not enough for one session.
+pub fn sessions(config: &Config, shards: usize, limit: u64) -> Result<u32, TooFewDescriptors> {
+    let shards = shards as u64;
+    let backends: u64 = config.upstreams.iter().map(|upstream| upstream.backends.len() as u64).sum();
+    let fixed = shards * PER_SHARD + shards * config.listeners.len() as u64 + backends * PER_CHECK + PROCESS;
+    let possible = limit.saturating_sub(fixed) / PER_SESSION;
+    let sessions = config.runtime.max_connections.map_or(possible.max(1), |sessions| u64::from(sessions.get()));
+    if sessions > possible {
+        return Err(TooFewDescriptors { needed: fixed + sessions * PER_SESSION, sessions, limit, possible });
+    }
+    Ok(u32::try_from(sessions).unwrap_or(NonZeroU32::MAX.get()))
+}

@@ -1,0 +1,292 @@
+//! Puts a process together: checks what it needs, starts its threads in the right order, stops them.
+
+mod budget;
+mod cores;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::control::Control;
+use crate::health::HealthThread;
+use crate::net::{self, ListenError};
+use crate::rules::admission::SessionLimit;
+use crate::rules::config::{Config, ListenAddress};
+use crate::rules::upstream::{Health, Loads, ShardPlace, UpstreamStates};
+use crate::shard::{self, Letterbox, Mailbox, Phase, ShardParts};
+use crate::telemetry::counters::{ListenerTotals, ShardCounters};
+use crate::uring::{self, Doorbell, Missing};
+use crate::words::{BackendId, ListenerId, ShardId, UpstreamId};
+
+pub use budget::TooFewDescriptors;
+pub use cores::CoresError;
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel or the sandbox lacks something.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// The cores are not to be had.
+    #[error(transparent)]
+    Cores(#[from] CoresError),
+    /// An address is not to be had.
+    #[error("listener {name}: {error}")]
+    Listen {
+        /// The listener.
+        name: String,
+        /// What is wrong with its address.
+        error: ListenError,
+    },
+    /// Too few descriptors.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
+    /// A thread or a doorbell cannot be made.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A running server. Dropping it closes all sessions and waits for the shards.
+pub struct Server {
+    config: Arc<Config>,
+    counters: Vec<Arc<ShardCounters>>,
+    loads: Vec<Arc<Loads>>,
+    letterboxes: Vec<Letterbox>,
+    health: HealthThread,
+    control: Control,
+    latest: Latest,
+    cpus: Vec<usize>,
+    sessions: u32,
+    /// Disconnected when the last shard has ended.
+    shards_ended: Receiver<()>,
+}
+
+/// The newest states, for whoever asks outside the shards.
+type Latest = tokio::sync::watch::Receiver<Arc<UpstreamStates>>;
+
+impl Server {
+    /// Starts all threads; when it returns, every listener accepts.
+    ///
+    /// # Errors
+    ///
+    /// What is missing, in one sentence with its cure. Nothing keeps running then.
+    pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
+        uring::probe()?;
+        let cores = cores::choose(&config.runtime.cores)?;
+        let sessions = budget::sessions(&config, cores.len(), descriptor_limit()?)?;
+        let sockets = bind_all(&config, cores.len())?;
+        let limit = SessionLimit::new(sessions);
+        let loads: Vec<_> =
+            config.upstreams.iter().map(|upstream| Loads::new(cores.len(), upstream.backends.len())).collect();
+
+        let (ended, shards_ended) = bounded(0);
+        let (mut letterboxes, mut counters, mut parts) = (Vec::new(), Vec::new(), Vec::new());
+        for ((index, cpu), listeners) in cores.iter().enumerate().zip(sockets) {
+            let (bell, doorbell) = Doorbell::new()?;
+            let (letterbox, mailbox): (Letterbox, Mailbox) = shard::mailbox(bell);
+            let backends = config.upstreams.iter().map(|upstream| upstream.backends.len());
+            let shard_counters = ShardCounters::new(config.listeners.len(), backends);
+            letterboxes.push(letterbox.clone());
+            counters.push(Arc::clone(&shard_counters));
+            parts.push(ShardParts {
+                place: ShardPlace {
+                    shard: ShardId(u16::try_from(index).expect("limits::SHARDS fits")),
+                    shards: cores.len(),
+                },
+                cpu: *cpu,
+                config: Arc::clone(&config),
+                listeners,
+                loads: loads.clone(),
+                counters: shard_counters,
+                limit: Arc::clone(&limit),
+                letterbox,
+                mailbox,
+                doorbell,
+            });
+        }
+
+        // The unpinned threads come first: a thread inherits the affinity of the one that makes it.
+        let control = Control::start(Arc::clone(&config))?;
+        let (latest_sender, latest) =
+            tokio::sync::watch::channel(Arc::new(UpstreamStates { version: 0, upstreams: Vec::new() }));
+        let boxes = letterboxes.clone();
+        let publish = move |states: Arc<UpstreamStates>| {
+            boxes.iter().for_each(|letterbox| letterbox.post_states(Arc::clone(&states)));
+            latest_sender.send_replace(states);
+        };
+        let health = crate::health::spawn(Arc::clone(&config), control.addresses(), Box::new(publish))?;
+        for part in parts {
+            spawn_shard(part, ended.clone())?;
+        }
+        let cpus = cores.iter().map(|core| core.id).collect();
+        Ok(Self { config, counters, loads, letterboxes, health, control, latest, cpus, sessions, shards_ended })
+    }
+
+    /// The configuration it runs.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The CPU of each shard.
+    #[must_use]
+    pub fn cpus(&self) -> &[usize] {
+        &self.cpus
+    }
+
+    /// Most sessions at a time.
+    #[must_use]
+    pub fn max_sessions(&self) -> u32 {
+        self.sessions
+    }
+
+    /// The counters of each shard.
+    #[must_use]
+    pub fn shard_counters(&self) -> &[Arc<ShardCounters>] {
+        &self.counters
+    }
+
+    /// The counters of one listener, summed.
+    #[must_use]
+    pub fn totals(&self, listener: ListenerId) -> ListenerTotals {
+        let mut totals = ListenerTotals::default();
+        self.counters.iter().for_each(|shard| totals.add(shard.listener(listener)));
+        totals
+    }
+
+    /// Sessions each backend of an upstream has got so far, summed.
+    #[must_use]
+    pub fn backend_sessions(&self, upstream: UpstreamId) -> Vec<u64> {
+        let backends = self.config.upstreams[upstream.index()].backends.len();
+        let sum = |id| self.counters.iter().map(|shard| shard.backend(upstream, id).sessions.value()).sum();
+        (0..backends).map(|index| sum(BackendId(index as u16))).collect()
+    }
+
+    /// Sessions in flight on each backend of an upstream.
+    #[must_use]
+    pub fn in_flight(&self, upstream: UpstreamId) -> Vec<u32> {
+        self.loads[upstream.index()].totals().collect()
+    }
+
+    /// What the checks say of each backend of an upstream; empty before the first result.
+    #[must_use]
+    pub fn health(&self, upstream: UpstreamId) -> Vec<Health> {
+        let states = self.latest.borrow();
+        let upstream = states.upstreams.get(upstream.index());
+        upstream.map_or_else(Vec::new, |backends| backends.iter().map(|backend| backend.health).collect())
+    }
+
+    /// Waits until every backend has had its first verdict, at most so long. Whether that is so.
+    #[must_use]
+    pub fn wait_checked(&self, patience: Duration) -> bool {
+        self.wait_states(patience, |states| {
+            !states.upstreams.is_empty()
+                && states.upstreams.iter().flatten().all(|backend| backend.health != Health::Checking)
+        })
+    }
+
+    /// Waits until the published states are as wanted, at most so long. Whether they are.
+    #[must_use]
+    pub fn wait_states(&self, patience: Duration, mut wanted: impl FnMut(&UpstreamStates) -> bool) -> bool {
+        let mut latest = self.latest.clone();
+        let waited = self.control.block_on(async move {
+            tokio::time::timeout(patience, async { latest.wait_for(|states| wanted(states)).await.is_ok() }).await
+        });
+        waited.unwrap_or(false)
+    }
+
+    /// Accepts no more; open sessions go on.
+    pub fn drain(&self) {
+        self.letterboxes.iter().for_each(|letterbox| letterbox.post_phase(Phase::Draining));
+    }
+
+    /// Ends all sessions.
+    pub fn close(&self) {
+        self.letterboxes.iter().for_each(|letterbox| letterbox.post_phase(Phase::Closing));
+    }
+
+    /// Ready when the last shard has ended.
+    #[must_use]
+    pub fn ended(&self) -> &Receiver<()> {
+        &self.shards_ended
+    }
+
+    /// Waits for the end of the shards, at most so long. Whether they have ended.
+    #[must_use]
+    pub fn wait_ended(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        self.shards_ended.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Disconnected)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.close();
+        let _ = self.shards_ended.recv();
+        self.health.stop();
+        self.control.stop();
+        for listener in &self.config.listeners {
+            if let ListenAddress::Unix(path) = &listener.address {
+                // A file that is left behind is removed by the next start.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// Binds every listener for every shard, after making sure that none of the addresses is in use.
+fn bind_all(config: &Config, shards: usize) -> Result<Vec<Vec<OwnedFd>>, StartError> {
+    let mut sockets: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
+    for listener in &config.listeners {
+        let fail = |error| StartError::Listen { name: listener.name.clone(), error };
+        net::check_unused(&listener.address).map_err(fail)?;
+        let bind = || net::bind(&listener.address, listener.backlog, &listener.tcp).map_err(fail);
+        match &listener.address {
+            // SO_REUSEPORT does not exist for socket files: one socket, shared.
+            ListenAddress::Unix(_) => {
+                let socket = bind()?;
+                for shard in &mut sockets {
+                    shard.push(socket.try_clone()?);
+                }
+            }
+            _ => {
+                for shard in &mut sockets {
+                    shard.push(bind()?);
+                }
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+/// A dead shard would keep its listener open, and the kernel would go on sending it connections: so it takes the
+/// process down.
+fn spawn_shard(parts: ShardParts, ended: Sender<()>) -> io::Result<()> {
+    let name = format!("shard-{}", parts.place.shard.0);
+    let run = move || {
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shard::run(parts)));
+        match ran {
+            Ok(Ok(())) => drop(ended),
+            Ok(Err(missing)) => die(&missing.to_string()),
+            Err(_) => die("a shard panicked; its last words are above"),
+        }
+    };
+    std::thread::Builder::new().name(name).spawn(run).map(drop)
+}
+
+fn die(cause: &str) -> ! {
+    log::error!("the process ends: {cause}");
+    crate::telemetry::log::shutdown(Duration::from_secs(1));
+    std::process::exit(1);
+}
+
+fn descriptor_limit() -> io::Result<u64> {
+    let limits = std::fs::read_to_string("/proc/self/limits")?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().nth(3));
+    let soft = soft.ok_or_else(|| io::Error::other("/proc/self/limits has no line for open files"))?;
+    Ok(soft.parse().unwrap_or(u64::MAX))
+}
