@@ -5,5 +5,6 @@
 //! [`net`], [`relay`] and [`telemetry`], the planes [`shard`], [`health`] and [`control`], and the
 //! assembly [`server`] and [`cli`].
 
+pub mod cli;
 pub mod rules;
 pub mod words;
