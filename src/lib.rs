@@ -5,6 +5,7 @@
 //! [`net`], [`relay`] and [`telemetry`], the planes [`shard`], [`health`] and [`control`], and the
 //! assembly [`server`] and [`cli`].
 
+pub mod cli;
 pub mod net;
 pub mod relay;
 pub mod rules;

@@ -8,6 +8,20 @@ pub const CONFIG_BYTES: u64 = 1 << 20;
 pub const CONFIG_DEPTH: usize = 32;
 /// Most nodes of a configuration file after aliases are resolved.
 pub const CONFIG_NODES: usize = 100_000;
+/// Most problems of one configuration file that are shown; further ones are only counted.
+pub const CONFIG_PROBLEMS: usize = 100;
+/// Longest name of a listener, upstream or backend, bytes: a host name of 253 with its port.
+pub const NAME_BYTES: usize = 259;
+/// Longest path of a unix socket, bytes: `sun_path` without its final NUL, unix(7).
+pub const SOCKET_PATH_BYTES: usize = 107;
+/// Largest CPU number; the kernel's `NR_CPUS` is at most 8,192 on the platforms we build for.
+pub const CPU: u32 = 8_191;
+/// Most results in a row that `rise` and `fall` may ask for.
+pub const CHECKS_IN_A_ROW: u32 = 1_000;
+/// Longest `TCP_KEEPIDLE`, tcp(7): the kernel's `MAX_TCP_KEEPIDLE`.
+pub const KEEPALIVE: Duration = Duration::from_secs(32_767);
+/// Longest `TCP_USER_TIMEOUT`: the kernel keeps milliseconds in an `int`.
+pub const USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 /// Most listeners.
 pub const LISTENERS: usize = 256;
 /// Most upstreams.

@@ -77,3 +77,36 @@ pub trait Algorithm {
     /// `loads` holds the sessions in flight of the whole process, indexed by `BackendId`.
     fn pick(&mut self, loads: &[u32], tried: &Tried) -> Option<BackendId>;
 }
+
+// Stand-ins until the algorithms are merged.
+static REGISTRY: [Registered; 2] = [
+    Registered { name: "round_robin", aliases: &["weighted_round_robin"], build: stand_in },
+    Registered { name: "least_connections", aliases: &[], build: stand_in },
+];
+
+fn stand_in(_: Start) -> Box<dyn Algorithm> {
+    struct First(Vec<Candidate>);
+    impl Algorithm for First {
+        fn uses_loads(&self) -> bool {
+            false
+        }
+        fn update(&mut self, candidates: &[Candidate]) {
+            self.0 = candidates.to_vec();
+        }
+        fn pick(&mut self, _: &[u32], tried: &Tried) -> Option<BackendId> {
+            self.0.iter().map(|candidate| candidate.id).find(|id| !tried.contains(*id))
+        }
+    }
+    Box::new(First(Vec::new()))
+}
+
+/// The algorithm with this name or alias.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Registered> {
+    REGISTRY.iter().find(|known| known.name == name || known.aliases.contains(&name))
+}
+
+/// Every name and alias.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    REGISTRY.iter().flat_map(|known| std::iter::once(known.name).chain(known.aliases.iter().copied()))
+}

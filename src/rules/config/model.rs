@@ -5,6 +5,9 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
+
+use super::resolved;
 use crate::rules::balance::Registered;
 use crate::words::UpstreamId;
 
@@ -23,16 +26,20 @@ pub struct Config {
 }
 
 /// `runtime:` Cores, limits and memory of the process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Runtime {
     /// Which cores get a shard.
+    #[serde(serialize_with = "resolved::cores")]
     pub cores: Cores,
     /// Most client sessions of the process at a time; `None` is what the descriptor limit allows.
+    #[serde(serialize_with = "resolved::limit")]
     pub max_connections: Option<NonZeroU32>,
     /// How long accepting goes on after a TERM.
+    #[serde(serialize_with = "resolved::duration_or_off")]
     pub shutdown_delay: Option<Duration>,
     /// How long open sessions are served after accepting stopped; `None` is as long as it takes.
+    #[serde(serialize_with = "resolved::duration_or_off")]
     pub shutdown_timeout: Option<Duration>,
     /// Buffers of the relay.
     pub relay: Relay,
@@ -50,24 +57,28 @@ pub enum Cores {
 }
 
 /// `runtime.relay:` buffers of the relay.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Relay {
     /// Size of one provided buffer, bytes, within `limits::BUFFER_BYTES`.
+    #[serde(rename = "buffer_size", serialize_with = "resolved::size")]
     pub buffer_bytes: u32,
     /// Number of provided buffers of a core: a power of two within `limits::BUFFERS_PER_CORE`.
     pub buffers_per_core: u32,
 }
 
 /// `logging:`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Logging {
     /// Least severe level that is written.
+    #[serde(serialize_with = "resolved::level")]
     pub level: log::LevelFilter,
     /// How a record looks.
+    #[serde(serialize_with = "resolved::format")]
     pub format: LogFormat,
     /// Where records go.
+    #[serde(serialize_with = "resolved::log_target")]
     pub target: LogTarget,
 }
 
@@ -90,14 +101,16 @@ pub enum LogTarget {
 }
 
 /// One entry of `listeners:`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Listener {
     /// Unique name; `default` in the short form.
     pub name: String,
     /// Where it listens.
+    #[serde(serialize_with = "resolved::text")]
     pub address: ListenAddress,
     /// Where its sessions go.
+    #[serde(skip)]
     pub upstream: UpstreamId,
     /// Completed connections that may wait in the kernel for each shard.
     pub backlog: u32,
@@ -122,44 +135,52 @@ pub enum ListenAddress {
 }
 
 /// `timeouts:` of a listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ListenerTimeouts {
     /// Longest time in which no byte moves on the client's socket.
+    #[serde(serialize_with = "resolved::duration_or_off")]
     pub client_idle: Option<Duration>,
     /// Longest silence once one side has ended its stream.
+    #[serde(serialize_with = "resolved::duration")]
     pub half_close: Duration,
     /// Longest session.
+    #[serde(serialize_with = "resolved::duration_or_off")]
     pub session: Option<Duration>,
 }
 
 /// `tcp:` options of the sockets of one side.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct TcpOptions {
     /// `TCP_NODELAY`.
     pub nodelay: bool,
     /// `SO_KEEPALIVE` with this `TCP_KEEPIDLE`; whole seconds.
+    #[serde(serialize_with = "resolved::duration_or_off")]
     pub keepalive: Option<Duration>,
     /// `TCP_USER_TIMEOUT`, milliseconds in the kernel.
+    #[serde(serialize_with = "resolved::duration_or_off")]
     pub user_timeout: Option<Duration>,
 }
 
 /// One entry of `upstreams:`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Upstream {
     /// Unique name; `default` in the short form.
     pub name: String,
     /// How a backend is picked.
+    #[serde(serialize_with = "resolved::algorithm")]
     pub algorithm: &'static Registered,
     /// At least one; names are unique.
     pub backends: Vec<Backend>,
     /// How the backends are checked; `None` takes every backend as up.
+    #[serde(serialize_with = "resolved::healthcheck")]
     pub healthcheck: Option<HealthCheck>,
     /// Other backends tried before the client is given up.
     pub retries: u32,
     /// Time between two look-ups of a host name; `None` looks up once.
+    #[serde(serialize_with = "resolved::duration_or_off")]
     pub resolve: Option<Duration>,
     /// Limits on the time of backend connections.
     pub timeouts: UpstreamTimeouts,
@@ -168,24 +189,28 @@ pub struct Upstream {
 }
 
 /// `timeouts:` of an upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct UpstreamTimeouts {
     /// Longest single connection attempt.
+    #[serde(serialize_with = "resolved::duration")]
     pub connect: Duration,
     /// Longest time for all tries together; `None` bounds each try alone.
+    #[serde(serialize_with = "resolved::duration_or_off")]
     pub establish: Option<Duration>,
     /// Longest time in which no byte moves on the backend's socket.
+    #[serde(serialize_with = "resolved::duration_or_off")]
     pub backend_idle: Option<Duration>,
 }
 
 /// One entry of `backends:`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Backend {
     /// Unique in its upstream; `ADDRESS:PORT` where none is written.
     pub name: String,
     /// Where it listens.
+    #[serde(flatten)]
     pub address: BackendAddress,
     /// Share of new sessions; 0 takes none.
     pub weight: u32,
@@ -208,22 +233,28 @@ pub enum BackendAddress {
 }
 
 /// `healthcheck:` one connection attempt that has to succeed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename = "tcp", tag = "type")]
 #[non_exhaustive]
 pub struct HealthCheck {
     /// Time between the checks of one backend.
+    #[serde(serialize_with = "resolved::duration")]
     pub interval: Duration,
     /// The same while a backend changes state.
+    #[serde(serialize_with = "resolved::duration")]
     pub fast_interval: Duration,
     /// Longest check.
+    #[serde(serialize_with = "resolved::duration")]
     pub timeout: Duration,
     /// Successes in a row that bring a backend up.
     pub rise: u32,
     /// Failures in a row that take a backend down.
     pub fall: u32,
     /// Random change of each interval, as a fraction of it, at most 1.
+    #[serde(serialize_with = "resolved::percent")]
     pub jitter: f64,
     /// Port that is checked instead of the backend's.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
 

@@ -1,0 +1,35 @@
+//! What the sub-commands print.
+
+mod config_file;
+
+pub use config_file::{LoadError, load};
+
+use std::io::{self, Write};
+use std::path::Path;
+
+/// `ringway check`: prints every problem of the file and a summary line to standard output. Returns the
+/// exit status: 0 for a valid file, 1 for any other.
+#[must_use]
+pub fn check(path: &Path) -> u8 {
+    let (valid, text) = match load(path) {
+        Ok(parsed) => (true, parsed.report.to_string()),
+        Err(error) => (false, error.to_string()),
+    };
+    let printed = writeln!(io::stdout().lock(), "{text}").is_ok();
+    u8::from(!(valid && printed))
+}
+
+/// `ringway config`: prints the resolved configuration to standard output, or what is wrong with the file
+/// to standard error. Returns the exit status as [`check`] does.
+#[must_use]
+pub fn print_config(path: &Path) -> u8 {
+    let printed = match load(path) {
+        Ok(parsed) => io::stdout().lock().write_all(parsed.config.to_yaml().as_bytes()).is_ok(),
+        Err(error) => {
+            // Where standard error is closed the exit status has to do.
+            let _ = writeln!(io::stderr().lock(), "{error}");
+            false
+        }
+    };
+    u8::from(!printed)
+}

@@ -1,0 +1,115 @@
+//! Rules that hold between values: names, addresses, times that contradict each other.
+
+use std::collections::BTreeMap;
+
+use super::model::{Backend, HealthCheck, ListenAddress, Listener, UpstreamTimeouts};
+use super::report::{Place, quote};
+use super::section::{Section, nearest};
+use super::values::duration_text;
+use crate::words::UpstreamId;
+
+/// The names of one list, in which each is unique.
+#[derive(Default)]
+pub(super) struct Names(BTreeMap<String, Named>);
+
+struct Named {
+    position: u16,
+    place: Place,
+    used: bool,
+}
+
+impl Names {
+    /// Takes the name of the entry `s`, or reports who has it already.
+    pub(super) fn claim(&mut self, s: &Section<'_>, name: &str) {
+        let place = if s.has("name") { s.place("name") } else { s.place("address") };
+        if let Some(first) = self.0.get(name) {
+            let (line, column) = (first.place.span.line, first.place.span.column);
+            let shown = quote(name);
+            let message = if s.has("name") {
+                format!("the name {shown} is taken, at {line}:{column}; give each its own")
+            } else {
+                format!(
+                    "{shown} is a backend already, at {line}:{column}; to have it twice give each its own `name`"
+                )
+            };
+            s.error_place(place, message);
+            return;
+        }
+        // The lists are bounded by `limits`, which a constant assertion there keeps within u16.
+        let position = u16::try_from(self.0.len()).unwrap_or(u16::MAX);
+        self.0.insert(name.to_owned(), Named { position, place, used: false });
+    }
+
+    /// The upstream that the listener `s` names; that there is none is reported.
+    pub(super) fn take(&mut self, s: &Section<'_>, name: &str) -> UpstreamId {
+        if let Some(named) = self.0.get_mut(name) {
+            named.used = true;
+            return UpstreamId(named.position);
+        }
+        let remedy = match nearest(name, self.0.keys().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "add it to `upstreams`".to_owned(),
+        };
+        s.error_at("upstream", format!("no upstream is called {}; {remedy}", quote(name)));
+        UpstreamId(0)
+    }
+
+    /// Reports every upstream that no listener took.
+    pub(super) fn warn_unused(&self, s: &Section<'_>) {
+        for (name, named) in self.0.iter().filter(|(_, named)| !named.used) {
+            let message = format!("no listener uses the upstream {}", quote(name));
+            s.warn_place(named.place.clone(), message);
+        }
+    }
+}
+
+/// Two listeners that overlap would share connections at the kernel's whim (SO_REUSEPORT).
+pub(super) fn overlap(s: &Section<'_>, address: &ListenAddress, others: &[Listener]) {
+    if let Some(other) = others.iter().find(|other| other.address.overlaps(address)) {
+        let (shown, name) = (quote(&address.to_string()), quote(&other.name));
+        let theirs = quote(&other.address.to_string());
+        s.error_at(
+            "address",
+            format!("{shown} overlaps with {theirs} of listener {name}; use another port or address"),
+        );
+    }
+}
+
+pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
+    if !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
+        s.error_at(
+            "backends",
+            "every weight is 0, so no session could be served; give one backend at least 1",
+        );
+    }
+}
+
+pub(super) fn connect_within_establish(s: &Section<'_>, timeouts: &UpstreamTimeouts) {
+    let Some(establish) = timeouts.establish.filter(|establish| *establish < timeouts.connect) else {
+        return;
+    };
+    let (connect, establish) = (duration_text(timeouts.connect), duration_text(establish));
+    let key = if s.has("connect") { "connect" } else { "establish" };
+    s.warn_at(
+        key,
+        format!(
+            "`connect` is {connect} but `establish`, which covers all tries, ends the first at {establish}"
+        ),
+    );
+}
+
+pub(super) fn check_times(s: &Section<'_>, check: &HealthCheck) {
+    let interval = duration_text(check.interval);
+    if check.fast_interval > check.interval {
+        let fast = duration_text(check.fast_interval);
+        s.warn_at(
+            "fast_interval",
+            format!("`fast_interval` is {fast}, slower than the `interval` of {interval}"),
+        );
+    }
+    // The default of `timeout` beside a short interval is common and harmless.
+    if s.has("timeout") && check.timeout > check.interval {
+        let timeout = duration_text(check.timeout);
+        s.warn_at("timeout", format!("a check may take {timeout}, longer than the `interval` of {interval}"));
+    }
+}

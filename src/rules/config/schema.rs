@@ -1,0 +1,281 @@
+//! Every key of the file: its name, its default, how its value is read. A new key is one line here, one
+//! field of the model and one line of `resolved`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::address;
+use super::model::{
+    Backend, BackendAddress, Config, Cores, HealthCheck, ListenAddress, Listener, ListenerTimeouts,
+    LogFormat, LogTarget, Logging, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
+};
+use super::relations::{self, Names};
+use super::section::Section;
+use super::values::{
+    FORMATS, LEVELS, algorithm, boolean, buffers, cores, count, duration, duration_within, fraction,
+    keepalive, limit, log_target, name, number, off_or, one_of, port, size, text,
+};
+use crate::rules::balance::{self, Registered};
+use crate::words::{UpstreamId, limits};
+
+/// Name of the one listener and the one upstream of the short form.
+const DEFAULT_NAME: &str = "default";
+
+const SHORT_KEYS: [&str; 5] = ["loadbalancer", "backends", "healthcheck", "retries", "resolve"];
+const LONG_KEYS: [&str; 3] = ["listeners", "upstreams", "defaults"];
+
+/// Reads a whole file. What it returns is of use only if no error was reported.
+pub(super) fn config(root: &mut Section<'_>) -> Config {
+    let runtime = root.section("runtime", runtime);
+    let logging = root.section("logging", logging);
+    let long = LONG_KEYS.iter().any(|key| root.has(key));
+    let (listeners, upstreams) = if long { long_form(root) } else { short_form(root) };
+    Config { runtime, logging, listeners, upstreams }
+}
+
+fn runtime(s: &mut Section<'_>) -> Runtime {
+    Runtime {
+        cores: s.value("cores", Cores::Auto, cores),
+        max_connections: s.value("max_connections", None, limit),
+        shutdown_delay: s.value("shutdown_delay", None, off_or(duration)),
+        shutdown_timeout: s.value("shutdown_timeout", Some(Duration::from_secs(30)), off_or(duration)),
+        relay: s.section("relay", |s| Relay {
+            buffer_bytes: s.value("buffer_size", 16 << 10, size(limits::BUFFER_BYTES)),
+            buffers_per_core: s.value("buffers_per_core", 4_096, buffers),
+        }),
+    }
+}
+
+fn logging(s: &mut Section<'_>) -> Logging {
+    Logging {
+        level: s.value("level", log::LevelFilter::Info, one_of(LEVELS)),
+        format: s.value("format", LogFormat::Text, one_of(FORMATS)),
+        target: s.value("target", LogTarget::Stderr, log_target),
+    }
+}
+
+fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
+    let mut picked = default_algorithm();
+    let written = root.has("loadbalancer");
+    if !written {
+        root.error("`loadbalancer` is missing; add it, or `listeners` and `upstreams` of the long form");
+    }
+    let listener = root.section("loadbalancer", |s| {
+        for key in ["name", "upstream"] {
+            s.forbid(key, "the short form has one listener and one upstream, both called `default`");
+        }
+        let address = if written { s.required("listen_address", address::listen) } else { None };
+        picked = s.value("algorithm", default_algorithm(), algorithm);
+        address.map(|address| listener(s, DEFAULT_NAME.to_owned(), address, UpstreamId(0)))
+    });
+    let backends = backends(root);
+    let upstream = Upstream {
+        name: DEFAULT_NAME.to_owned(),
+        algorithm: picked,
+        healthcheck: healthcheck(root),
+        retries: retries(root),
+        resolve: resolve(root),
+        timeouts: upstream_timeouts(&mut root.absent()),
+        tcp: tcp(&mut root.absent()),
+        backends,
+    };
+    (Vec::from_iter(listener), vec![upstream])
+}
+
+fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
+    for key in SHORT_KEYS {
+        let why = "it is of the short form, but `listeners`, `upstreams` and `defaults` are of the long form; \
+                   use one form in a file";
+        root.forbid(key, why);
+    }
+    let (listener_defaults, upstream_defaults) = root.section("defaults", defaults);
+    let mut names = Names::default();
+    let mut upstreams = Vec::new();
+    for mut s in root.entries("upstreams", limits::UPSTREAMS, Some(&upstream_defaults)) {
+        if let Some(name) = s.required("name", name) {
+            names.claim(&s, &name);
+            let backends = backends(&mut s);
+            upstreams.push(upstream(&mut s, name, backends));
+        }
+        s.finish();
+    }
+    let listeners = listeners(root, &listener_defaults, &mut names);
+    if root.has("listeners") {
+        names.warn_unused(root);
+    }
+    (listeners, upstreams)
+}
+
+fn listeners<'a>(root: &mut Section<'a>, defaults: &Section<'a>, upstreams: &mut Names) -> Vec<Listener> {
+    let mut names = Names::default();
+    let mut listeners: Vec<Listener> = Vec::new();
+    for mut s in root.entries("listeners", limits::LISTENERS, Some(defaults)) {
+        let called = s.required("name", name);
+        let address = s.required("address", address::listen);
+        let upstream = s.required("upstream", name);
+        if let Some(called) = &called {
+            names.claim(&s, called);
+        }
+        if let Some(address) = &address {
+            relations::overlap(&s, address, &listeners);
+        }
+        let upstream = upstream.map(|name| upstreams.take(&s, &name));
+        // What is missing was reported; the rest of the entry is read all the same.
+        let address = address.unwrap_or(nowhere());
+        let listener =
+            listener(&mut s, called.unwrap_or_default(), address, upstream.unwrap_or(UpstreamId(0)));
+        listeners.push(listener);
+        s.finish();
+    }
+    listeners
+}
+
+/// Stands for an address that was reported or does not matter.
+fn nowhere() -> ListenAddress {
+    ListenAddress::Unix(PathBuf::new())
+}
+
+/// Reads both sections of `defaults` once on their own, so that what is wrong there is reported there.
+fn defaults<'a>(s: &mut Section<'a>) -> (Section<'a>, Section<'a>) {
+    let mut own = s.part("listener");
+    for key in ["name", "address"] {
+        own.forbid(key, "each listener has its own");
+    }
+    own.optional("upstream", name);
+    listener(&mut own, String::new(), nowhere(), UpstreamId(0));
+    let listener_defaults = own.clone();
+    own.finish();
+
+    let mut own = s.part("upstream");
+    for key in ["name", "backends"] {
+        own.forbid(key, "each upstream has its own");
+    }
+    upstream(&mut own, String::new(), Vec::new());
+    let upstream_defaults = own.clone();
+    own.finish();
+    (listener_defaults, upstream_defaults)
+}
+
+fn listener(s: &mut Section<'_>, name: String, address: ListenAddress, upstream: UpstreamId) -> Listener {
+    Listener {
+        name,
+        address,
+        upstream,
+        backlog: s.value("backlog", 4_096, number(1..=limits::BACKLOG)),
+        timeouts: s.section("timeouts", |s| ListenerTimeouts {
+            client_idle: s.value("client_idle", Some(Duration::from_secs(3_600)), off_or(duration)),
+            half_close: s.value("half_close", Duration::from_secs(30), duration),
+            session: s.value("session", None, off_or(duration)),
+        }),
+        tcp: s.section("tcp", tcp),
+    }
+}
+
+fn tcp(s: &mut Section<'_>) -> TcpOptions {
+    TcpOptions {
+        nodelay: s.value("nodelay", true, boolean),
+        keepalive: s.value("keepalive", Some(Duration::from_secs(60)), off_or(keepalive)),
+        user_timeout: s.value(
+            "user_timeout",
+            None,
+            off_or(duration_within(limits::DURATION_MIN..=limits::USER_TIMEOUT)),
+        ),
+    }
+}
+
+fn upstream(s: &mut Section<'_>, name: String, backends: Vec<Backend>) -> Upstream {
+    Upstream {
+        name,
+        algorithm: s.value("algorithm", default_algorithm(), algorithm),
+        backends,
+        healthcheck: healthcheck(s),
+        retries: retries(s),
+        resolve: resolve(s),
+        timeouts: s.section("timeouts", upstream_timeouts),
+        tcp: s.section("tcp", tcp),
+    }
+}
+
+fn default_algorithm() -> &'static Registered {
+    balance::find("round_robin").expect("round_robin is in the registry, as a test shows")
+}
+
+fn retries(s: &mut Section<'_>) -> u32 {
+    s.value("retries", 2, count(0..=limits::RETRIES))
+}
+
+fn resolve(s: &mut Section<'_>) -> Option<Duration> {
+    s.value("resolve", Some(Duration::from_secs(30)), off_or(duration))
+}
+
+fn upstream_timeouts(s: &mut Section<'_>) -> UpstreamTimeouts {
+    let timeouts = UpstreamTimeouts {
+        connect: s.value("connect", Duration::from_secs(5), duration),
+        establish: s.value("establish", Some(Duration::from_secs(15)), off_or(duration)),
+        backend_idle: s.value("backend_idle", Some(Duration::from_secs(3_600)), off_or(duration)),
+    };
+    relations::connect_within_establish(s, &timeouts);
+    timeouts
+}
+
+fn backends(s: &mut Section<'_>) -> Vec<Backend> {
+    let mut names = Names::default();
+    let mut backends = Vec::new();
+    let sections = s.entries("backends", limits::BACKENDS_PER_UPSTREAM, None);
+    let written = sections.len();
+    for mut entry in sections {
+        if let Some(backend) = backend(&mut entry) {
+            names.claim(&entry, &backend.name);
+            backends.push(backend);
+        }
+        entry.finish();
+    }
+    if backends.len() == written {
+        relations::some_weight(s, &backends);
+    }
+    backends
+}
+
+fn backend(s: &mut Section<'_>) -> Option<Backend> {
+    let name = s.optional("name", name);
+    let weight = s.value("weight", 1, number(0..=limits::WEIGHT));
+    let port = s.optional("port", port);
+    let port_unfit = s.has("port") && port.is_none();
+    // Without its port the address can be read, not judged.
+    let address = s.required("address", |node| {
+        let text = text(node)?;
+        if port_unfit { Ok(None) } else { address::backend(text, port).map(Some) }
+    })??;
+    let name = match (name, &address) {
+        (Some(name), _) => name,
+        (None, _) if s.has("name") => return None,
+        (None, BackendAddress::Unix(_)) => {
+            s.error("`name` is missing; a `unix:` backend needs one");
+            return None;
+        }
+        (None, address) => address.to_string(),
+    };
+    Some(Backend { name, address, weight })
+}
+
+fn healthcheck(s: &mut Section<'_>) -> Option<HealthCheck> {
+    if s.is_off("healthcheck") {
+        return None;
+    }
+    s.section("healthcheck", |s| {
+        let on = s.value("type", Some(()), off_or(one_of(&[("tcp", ())])));
+        let interval = s.value("interval", Duration::from_secs(30), duration);
+        let check = HealthCheck {
+            interval,
+            // Checking a changing backend less often than a steady one is never meant.
+            fast_interval: s.value("fast_interval", interval.min(Duration::from_secs(2)), duration),
+            timeout: s.value("timeout", Duration::from_secs(5), duration),
+            rise: s.value("rise", 2, number(1..=limits::CHECKS_IN_A_ROW)),
+            fall: s.value("fall", 3, number(1..=limits::CHECKS_IN_A_ROW)),
+            jitter: s.value("jitter", 0.1, fraction),
+            port: s.optional("port", port),
+        };
+        relations::check_times(s, &check);
+        on.map(|()| check)
+    })
+}

@@ -1,0 +1,324 @@
+//! Single values: numbers, durations, sizes, choices, names. Each is read from a node and, where its text
+//! is not obvious, written again in the same syntax.
+
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::model::{Cores, LogFormat, LogTarget};
+use super::report::quote;
+use super::section::{Read, nearest};
+use super::tree::{Node, Value};
+use crate::rules::balance::{self, Registered};
+use crate::words::limits;
+
+/// The text of a single value.
+pub(super) fn text(node: &Node) -> Read<&str> {
+    match &node.value {
+        Value::Scalar { text, .. } => Ok(text),
+        Value::List(_) => Err("a list where a single value belongs".to_owned()),
+        Value::Map(_) => Err("a section where a single value belongs".to_owned()),
+        Value::Null => Err("no value; write one".to_owned()),
+    }
+}
+
+/// Whether the value switches something off: `off` or `false`.
+pub(super) fn is_off(node: &Node) -> bool {
+    match &node.value {
+        Value::Scalar { text, .. } if text == "off" => true,
+        Value::Scalar { text, plain } => *plain && matches!(text.as_str(), "false" | "False" | "FALSE"),
+        _ => false,
+    }
+}
+
+/// Reads with `read`, or `off` as `None`.
+pub(super) fn off_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
+    move |node| {
+        if is_off(node) {
+            return Ok(None);
+        }
+        read(node).map(Some).map_err(|message| format!("{message}, or `off`"))
+    }
+}
+
+/// `true`, or `false` and `off`.
+pub(super) fn boolean(node: &Node) -> Read<bool> {
+    if is_off(node) {
+        return Ok(false);
+    }
+    match text(node)? {
+        "true" | "True" | "TRUE" => Ok(true),
+        other => Err(format!("{} is neither `true` nor `false`", quote(other))),
+    }
+}
+
+/// A whole number within `range`.
+pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
+    move |node| {
+        let text = text(node)?;
+        decimal(text).filter(|number| range.contains(number)).ok_or_else(|| {
+            format!("{} is not a whole number from {} to {}", quote(text), range.start(), range.end())
+        })
+    }
+}
+
+/// The same, where `off` is 0.
+pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
+    move |node| if is_off(node) { Ok(0) } else { number(range.clone())(node) }
+}
+
+/// Digits only, without the leading zero that YAML 1.1 reads as octal.
+fn decimal(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number: &u32| number.to_string() == text)
+}
+
+/// A TCP port.
+pub(super) fn port(node: &Node) -> Read<u16> {
+    port_text(text(node)?)
+}
+
+/// A TCP port as the text of a single value or a part of it.
+pub(super) fn port_text(text: &str) -> Read<u16> {
+    let port = decimal(text).and_then(|number| u16::try_from(number).ok()).filter(|port| *port > 0);
+    port.ok_or_else(|| format!("{} is not a port; a port is a number from 1 to 65535", quote(text)))
+}
+
+/// A number, where 0 and `off` stand for no limit of our own.
+pub(super) fn limit(node: &Node) -> Read<Option<NonZeroU32>> {
+    count(0..=u32::MAX)(node).map(NonZeroU32::new)
+}
+
+/// A power of two within `limits::BUFFERS_PER_CORE`.
+pub(super) fn buffers(node: &Node) -> Read<u32> {
+    let count = number(limits::BUFFERS_PER_CORE)(node)?;
+    if count.is_power_of_two() {
+        return Ok(count);
+    }
+    let (below, above) = (1 << count.ilog2(), count.next_power_of_two());
+    Err(format!("`{count}` is not a power of two; write {below} or {above}"))
+}
+
+const MILLIS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// A duration within the bounds that hold for all.
+pub(super) fn duration(node: &Node) -> Read<Duration> {
+    duration_within(limits::DURATION_MIN..=limits::DURATION)(node)
+}
+
+/// A duration within `range`, such as `250ms`, `30s`, `5m`, `1h` or `1h30m`.
+pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node) -> Read<Duration> {
+    move |node| {
+        let text = text(node)?;
+        let shown = quote(text);
+        if is_off(node) {
+            return Err(format!("{shown} is not possible here; write a duration such as `30s`"));
+        }
+        let Some(value) = parse_duration(text) else {
+            let remedy = match text.parse::<f64>() {
+                Ok(_) => "has no unit; write a duration such as `250ms`, `30s`, `5m` or `1h`",
+                Err(_) => "is not a duration; write one such as `250ms`, `30s`, `5m` or `1h`",
+            };
+            return Err(format!("{shown} {remedy}"));
+        };
+        let (shortest, longest) = (*range.start(), *range.end());
+        if value < shortest {
+            return Err(format!("{shown} is too short; write at least `{}`", duration_text(shortest)));
+        }
+        if value > longest {
+            return Err(format!("{shown} is too long; write at most `{}`", duration_text(longest)));
+        }
+        Ok(value)
+    }
+}
+
+/// Time without traffic before the kernel probes; it counts whole seconds.
+pub(super) fn keepalive(node: &Node) -> Read<Duration> {
+    let value = duration_within(Duration::from_secs(1)..=limits::KEEPALIVE)(node)?;
+    if value.subsec_nanos() > 0 {
+        return Err(format!(
+            "`{}` is not a whole number of seconds; the kernel counts those",
+            duration_text(value)
+        ));
+    }
+    Ok(value)
+}
+
+/// Numbers with units, each unit once and the largest first. What does not fit is the longest duration
+/// there is, which every bound refuses.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut units = MILLIS.iter();
+    let (mut rest, mut millis) = (text, 0_u64);
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let letters =
+            rest.len() - digits - rest[digits..].trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let (number, unit) = (&rest[..digits], &rest[digits..digits + letters]);
+        let (_, factor) = units.find(|(name, _)| *name == unit).filter(|_| digits > 0)?;
+        let number = number.parse().unwrap_or(u64::MAX);
+        millis = millis.saturating_add(number.saturating_mul(*factor));
+        rest = &rest[digits + letters..];
+    }
+    (!text.is_empty()).then(|| Duration::from_millis(millis))
+}
+
+/// A duration in the largest unit that holds it as a whole number.
+pub(super) fn duration_text(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let fits = MILLIS.iter().find(|(_, factor)| millis % u128::from(*factor) == 0);
+    let (unit, factor) = fits.copied().unwrap_or(("ms", 1));
+    format!("{}{unit}", millis / u128::from(factor))
+}
+
+const BYTES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// A size within `range`, such as `16KiB` or `1MiB`, as bytes.
+pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
+    move |node| {
+        let text = text(node)?;
+        let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = BYTES.iter().find(|(name, _)| *name == &text[number.len()..]);
+        let (Some((_, factor)), Some(count)) = (unit, decimal(number)) else {
+            return Err(format!("{} is not a size; write a number and B, KiB, MiB or GiB", quote(text)));
+        };
+        let bytes = u32::try_from(u64::from(count).saturating_mul(*factor)).unwrap_or(u32::MAX);
+        if range.contains(&bytes) {
+            return Ok(bytes);
+        }
+        let (least, most) = (size_text(*range.start()), size_text(*range.end()));
+        Err(format!("{} is out of range; write a size from `{least}` to `{most}`", quote(text)))
+    }
+}
+
+/// A size in the largest unit that holds it as a whole number.
+pub(super) fn size_text(bytes: u32) -> String {
+    let bytes = u64::from(bytes);
+    let (unit, factor) = BYTES.iter().find(|(_, factor)| bytes % factor == 0).copied().unwrap_or(("B", 1));
+    format!("{}{unit}", bytes / factor)
+}
+
+/// A whole percentage from 1 to 100, as a fraction; `off` is 0.
+pub(super) fn fraction(node: &Node) -> Read<f64> {
+    if is_off(node) {
+        return Ok(0.0);
+    }
+    let text = text(node)?;
+    let percent = text.strip_suffix('%').and_then(decimal).filter(|percent| (1..=100).contains(percent));
+    let message = || format!("{} is not a percentage; write `1%` to `100%`, or `off`", quote(text));
+    percent.map(|percent| f64::from(percent) / 100.0).ok_or_else(message)
+}
+
+/// One of a few words.
+pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&Node) -> Read<T> {
+    move |node| {
+        let text = text(node)?;
+        if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
+            return Ok(*choice);
+        }
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        Err(format!("{} is not possible here; write {}", quote(text), names.join(" or ")))
+    }
+}
+
+/// Words of `logging.level`.
+pub(super) const LEVELS: &[(&str, log::LevelFilter)] = &[
+    ("error", log::LevelFilter::Error),
+    ("warn", log::LevelFilter::Warn),
+    ("info", log::LevelFilter::Info),
+    ("debug", log::LevelFilter::Debug),
+    ("trace", log::LevelFilter::Trace),
+];
+
+/// Words of `logging.format`.
+pub(super) const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// `stderr` or the path of a file.
+pub(super) fn log_target(node: &Node) -> Read<LogTarget> {
+    match text(node)? {
+        "stderr" => Ok(LogTarget::Stderr),
+        text @ ("stdout" | "off" | "false" | "syslog" | "journald") => {
+            Err(format!("`{text}` is not possible here; write `stderr` or the path of a file"))
+        }
+        text if text.is_empty() || text.contains(char::is_control) => {
+            Err(format!("{} is not a path; write `stderr` or the path of a file", quote(text)))
+        }
+        text => Ok(LogTarget::File(PathBuf::from(text))),
+    }
+}
+
+/// A name of the registry.
+pub(super) fn algorithm(node: &Node) -> Read<&'static Registered> {
+    let text = text(node)?;
+    balance::find(text).ok_or_else(|| {
+        let names: Vec<&str> = balance::names().collect();
+        let remedy = match nearest(text, names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("known are {}", names.join(", ")),
+        };
+        format!("{} is not an algorithm; {remedy}", quote(text))
+    })
+}
+
+/// A name. It becomes a label of metrics and a part of paths in the admin API, so it is kept plain; the
+/// characters of addresses are in, because a backend without a name is called by its address.
+pub(super) fn name(node: &Node) -> Read<String> {
+    let text = text(node)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-:[]%".contains(c);
+    if text.is_empty() || text.len() > limits::NAME_BYTES || !text.chars().all(plain) {
+        let most = limits::NAME_BYTES;
+        return Err(format!(
+            "{} is not a name; write 1 to {most} letters, digits or any of . _ - : [ ] %",
+            quote(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// `auto`, a number of cores, or a list of CPU numbers such as `0-3,8`.
+pub(super) fn cores(node: &Node) -> Read<Cores> {
+    let text = text(node)?;
+    if text == "auto" {
+        return Ok(Cores::Auto);
+    }
+    let most = u32::try_from(limits::SHARDS).unwrap_or(u32::MAX);
+    if !text.contains([',', '-']) {
+        let count = decimal(text).filter(|count| *count <= most).and_then(NonZeroU32::new);
+        return count.map(Cores::Count).ok_or_else(|| {
+            format!(
+                "{} is not `auto`, a number of cores from 1 to {most}, or a list such as `0-3,8`",
+                quote(text)
+            )
+        });
+    }
+    let mut list = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let ends = decimal(first.trim()).zip(decimal(last.trim()));
+        let Some((first, last)) = ends.filter(|(first, last)| first <= last && *last <= limits::CPU) else {
+            let most = limits::CPU;
+            return Err(format!("{} is not a CPU number up to {most} or a range such as `0-3`", quote(part)));
+        };
+        list.extend(first..=last);
+        if list.len() > limits::SHARDS {
+            return Err(format!("more than {most} CPU numbers; at most {most} fit"));
+        }
+    }
+    list.sort_unstable();
+    if let Some(twice) = list.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("CPU {} is listed twice; name each once", twice[0]));
+    }
+    Ok(Cores::List(list))
+}
+
+/// The cores in the syntax of the file.
+pub(super) fn cores_text(cores: &Cores) -> String {
+    let list = match cores {
+        Cores::Auto => return "auto".to_owned(),
+        Cores::Count(count) => return count.to_string(),
+        Cores::List(list) => list,
+    };
+    // A range even for one CPU, which alone would be a number of cores.
+    let runs = list.chunk_by(|a, b| a + 1 == *b);
+    let texts = runs.map(|run| format!("{}-{}", run[0], run[run.len() - 1]));
+    texts.collect::<Vec<_>>().join(",")
+}
