@@ -3,7 +3,29 @@
 //! An algorithm is pure: the same calls with the same arguments give the same picks. Each shard has its own
 //! instance for each upstream.
 
+mod least_connections;
+mod rotation;
+mod round_robin;
+#[cfg(test)]
+mod testing;
+
 use crate::words::BackendId;
+
+/// Every algorithm. A new one is a file in this folder and a line here.
+static REGISTRY: &[Registered] = &[round_robin::REGISTERED, least_connections::REGISTERED];
+
+/// The algorithm that goes by this name or alias in the configuration.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Registered> {
+    REGISTRY.iter().find(|algorithm| algorithm.name == name || algorithm.aliases.contains(&name))
+}
+
+/// Every name and alias that [`find`] knows, for messages to the operator.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    REGISTRY
+        .iter()
+        .flat_map(|algorithm| std::iter::once(algorithm.name).chain(algorithm.aliases.iter().copied()))
+}
 
 /// An algorithm as the registry knows it.
 #[derive(Debug)]
@@ -69,7 +91,9 @@ pub trait Algorithm {
     /// Whether a pick looks at `loads`; where it does not, the caller may pass zeros.
     fn uses_loads(&self) -> bool;
 
-    /// Takes the new whole set of candidates, in the order of the configuration, each at most once.
+    /// Takes the new whole set of candidates, in the order of the configuration, each at most once: their
+    /// identifiers strictly increase. What is known of the backends from before is kept, so that one that
+    /// comes and goes does not skew the shares of the others.
     fn update(&mut self, candidates: &[Candidate]);
 
     /// The next backend: a candidate that was not tried, or `None` if and only if there is none.
@@ -78,35 +102,25 @@ pub trait Algorithm {
     fn pick(&mut self, loads: &[u32], tried: &Tried) -> Option<BackendId>;
 }
 
-// Stand-ins until the algorithms are merged.
-static REGISTRY: [Registered; 2] = [
-    Registered { name: "round_robin", aliases: &["weighted_round_robin"], build: stand_in },
-    Registered { name: "least_connections", aliases: &[], build: stand_in },
-];
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
 
-fn stand_in(_: Start) -> Box<dyn Algorithm> {
-    struct First(Vec<Candidate>);
-    impl Algorithm for First {
-        fn uses_loads(&self) -> bool {
-            false
+    use super::*;
+
+    #[test]
+    fn every_name_is_unique_and_found() {
+        let mut seen = HashSet::new();
+        for name in names() {
+            assert!(seen.insert(name), "{name} is registered twice");
+            let found = find(name).expect("a listed name is found");
+            assert!(found.name == name || found.aliases.contains(&name));
         }
-        fn update(&mut self, candidates: &[Candidate]) {
-            self.0 = candidates.to_vec();
-        }
-        fn pick(&mut self, _: &[u32], tried: &Tried) -> Option<BackendId> {
-            self.0.iter().map(|candidate| candidate.id).find(|id| !tried.contains(*id))
-        }
+        assert!(find("round-robin").is_none());
     }
-    Box::new(First(Vec::new()))
-}
 
-/// The algorithm with this name or alias.
-#[must_use]
-pub fn find(name: &str) -> Option<&'static Registered> {
-    REGISTRY.iter().find(|known| known.name == name || known.aliases.contains(&name))
-}
-
-/// Every name and alias.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    REGISTRY.iter().flat_map(|known| std::iter::once(known.name).chain(known.aliases.iter().copied()))
+    #[test]
+    fn weighted_round_robin_is_round_robin() {
+        assert_eq!(find("weighted_round_robin").map(|found| found.name), Some("round_robin"));
+    }
 }
