@@ -227,8 +227,9 @@ impl Core {
     pub(super) fn arm_watch(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if !slot.is_in_flight(Op::Watch) && !slot.dead {
-            // Error and hang-up are always reported, poll(2); nothing else is asked for.
-            let entry = opcode::PollAdd::new(Fd(slot.fd), 0).build();
+            // The ring always reports error, hang-up and, beyond poll(2), the peer's FIN. The last is true already
+            // and would end a single poll at once; a multishot goes on to the next event.
+            let entry = opcode::PollAdd::new(Fd(slot.fd), 0).multi(true).build();
             self.start(key, Op::Watch, entry);
         }
     }
@@ -351,7 +352,7 @@ impl Core {
             Op::Send => self.sent(key, entry.result()),
             Op::Accept => self.accepted(key, entry.result()),
             Op::Connect => slot.connected = Some(-entry.result()),
-            Op::Watch => slot.dead |= entry.result() > 0,
+            Op::Watch => slot.dead |= entry.result() > 0 && entry.result() & i32::from(libc::POLLERR | libc::POLLHUP) != 0,
             Op::Count => {}
         }
         let slot = self.slots.of(key);

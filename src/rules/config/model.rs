@@ -257,13 +257,3 @@ pub struct HealthCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
-
-impl std::fmt::Display for ListenAddress {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Any { port } => write!(formatter, ":{port}"),
-            Self::Tcp(address) => write!(formatter, "{address}"),
-            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
-        }
-    }
-}

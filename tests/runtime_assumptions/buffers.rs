@@ -1,0 +1,196 @@
+//! Rules 3 and 5: back-pressure, and what becomes of buffers.
+
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::rc::Rc;
+
+use ringway::uring::{BufferSettings, End};
+
+use crate::support::{SMALL, on_ring, tcp_pair};
+
+/// Waits until the stream has ended and returns all of it.
+async fn read_to_end(socket: &ringway::uring::Socket) -> (Vec<u8>, End) {
+    let mut bytes = Vec::new();
+    loop {
+        let end = socket.readable().await;
+        bytes.extend(socket.take_received());
+        if let Some(end) = end {
+            return (bytes, end);
+        }
+    }
+}
+
+#[test]
+fn bytes_arrive_whole_and_in_order_and_all_buffers_come_back() {
+    let (ours, mut peer) = tcp_pair();
+    let sent: Vec<u8> = (0..3_000_000_u32).map(|index| (index ^ (index >> 8)) as u8).collect();
+    let expected = sent.clone();
+    let writer = std::thread::spawn(move || {
+        peer.write_all(&sent).expect("the ring reads");
+        peer.shutdown(Shutdown::Write).expect("connected");
+        peer
+    });
+    on_ring(SMALL, |ring| async move {
+        let socket = ring.socket(ours);
+        let (bytes, end) = read_to_end(&socket).await;
+        assert_eq!(end, End::Clean);
+        assert!(bytes == expected, "{} of {} bytes, or not the same", bytes.len(), expected.len());
+        assert_eq!(ring.buffers_held(), 0);
+    });
+    writer.join().expect("no assertion failed");
+}
+
+#[test]
+fn receive_that_finds_no_buffer_goes_on_when_one_comes_back() {
+    // Two buffers, four connections that all have bytes at once: somebody finds none.
+    let tiny = BufferSettings { bytes: 4096, count: 2 };
+    let (mut ours, mut peers) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let (one, mut peer) = tcp_pair();
+        peer.write_all(&[7; 9_000]).expect("fits into the socket buffer");
+        peer.shutdown(Shutdown::Write).expect("connected");
+        ours.push(one);
+        peers.push(peer);
+    }
+    on_ring(tiny, |ring| async move {
+        let (done, all) = (Rc::new(Cell::new(0)), ours.len());
+        for one in ours {
+            let (socket, done) = (ring.socket(one), done.clone());
+            ring.spawn(async move {
+                let (bytes, end) = read_to_end(&socket).await;
+                assert_eq!((bytes.len(), end), (9_000, End::Clean));
+                done.set(done.get() + 1);
+            });
+        }
+        while done.get() < all {
+            ring.next_turn().await;
+        }
+        assert_eq!((ring.buffers_held(), ring.panics()), (0, 0));
+    });
+}
+
+#[test]
+fn multishot_receive_brings_no_more_than_its_bound() {
+    let (ours, mut peer) = tcp_pair();
+    let settings = BufferSettings { bytes: 4096, count: 256 };
+    let writer = std::thread::spawn(move || {
+        // Fails when the ring goes away without reading it all, as it should.
+        let _ = peer.write_all(&vec![1; 8 << 20]);
+    });
+    on_ring(settings, |ring| async move {
+        let socket = ring.socket(ours);
+        socket.receive(true);
+        // Until the receive has ended by itself; then nothing more comes, though the peer has more.
+        std::future::poll_fn(|context| {
+            socket.register(context.waker());
+            if socket.is_receiving() { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+        })
+        .await;
+        for _ in 0..50 {
+            ring.next_turn().await;
+        }
+        let received = socket.received();
+        assert!((1..=64 * 1024).contains(&received), "{received} bytes received in one go");
+        assert!(ring.buffers_held() <= 34, "{} buffers held", ring.buffers_held());
+    });
+    writer.join().expect("no assertion failed");
+}
+
+#[test]
+fn single_bytes_do_not_hold_a_buffer_each() {
+    let (ours, mut peer) = tcp_pair();
+    peer.set_nodelay(true).expect("a TCP socket");
+    let (go_on, told) = std::sync::mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        for byte in 0..500_u32 {
+            peer.write_all(&[byte as u8]).expect("the ring reads");
+            told.recv().expect("the ring lives");
+        }
+        peer
+    });
+    on_ring(SMALL, |ring| async move {
+        let socket = ring.socket(ours);
+        for expected in 1..=500 {
+            std::future::poll_fn(|context| {
+                socket.register(context.waker());
+                socket.receive(true);
+                if socket.received() == expected { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            })
+            .await;
+            go_on.send(()).expect("the writer lives");
+        }
+        assert_eq!(ring.buffers_held(), 1);
+        let bytes = socket.take_received();
+        assert!(bytes.iter().enumerate().all(|(index, byte)| *byte == index as u8));
+    });
+    writer.join().expect("no assertion failed");
+}
+
+#[test]
+fn buffers_of_a_dropped_socket_come_back() {
+    on_ring(SMALL, |ring| async move {
+        for _ in 0..200 {
+            let (ours, mut peer) = tcp_pair();
+            peer.write_all(&[3; 20_000]).expect("fits into the socket buffer");
+            let socket = ring.socket(ours);
+            socket.receive(true);
+            // Dropped with the receive queued, with it in flight, and with bytes received.
+            for _ in 0..ring.turn() % 3 {
+                ring.next_turn().await;
+            }
+            drop(socket);
+        }
+        while ring.descriptors() > 0 {
+            ring.next_turn().await;
+        }
+        assert_eq!(ring.buffers_held(), 0);
+    });
+}
+
+#[test]
+fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
+    let (source, mut writer) = tcp_pair();
+    let (sink, mut reader) = tcp_pair();
+    let settings = BufferSettings { bytes: 16 << 10, count: 64 };
+    let bytes: Vec<u8> = (0..24_000_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let expected = bytes.clone();
+    let feeder = std::thread::spawn(move || {
+        writer.write_all(&bytes).expect("the ring reads");
+        writer.shutdown(Shutdown::Write).expect("connected");
+    });
+    let (start_reading, told) = std::sync::mpsc::channel::<()>();
+    let eater = std::thread::spawn(move || {
+        told.recv().expect("the ring lives");
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).expect("the ring sends");
+        assert!(got == expected, "{} of {} bytes, or not the same", got.len(), expected.len());
+    });
+    on_ring(settings, |ring| async move {
+        use ringway::relay::{Outcome, Relay, RelayTimeouts};
+        let (source, sink) = (ring.socket(source), ring.socket(sink));
+        let timeouts =
+            RelayTimeouts { client_idle: None, backend_idle: None, half_close: std::time::Duration::from_secs(60) };
+        let mut relay = Relay::new(&source, &sink, &timeouts, None);
+        // Goes on until both socket buffers are full and nothing moves any more.
+        let mut still = 0;
+        let mut last = 0;
+        while still < 200 {
+            std::future::poll_fn(|context| {
+                let _ = relay.poll(context);
+                std::task::Poll::Ready(())
+            })
+            .await;
+            still = if relay.bytes_to_backend() == last { still + 1 } else { 0 };
+            last = relay.bytes_to_backend();
+            ring.next_turn().await;
+        }
+        assert!(ring.buffers_held() <= 24, "{} buffers held by a blocked direction", ring.buffers_held());
+        start_reading.send(()).expect("the reader lives");
+        let outcome = std::future::poll_fn(|context| relay.poll(context)).await;
+        assert_eq!(outcome, Outcome::Normal);
+        assert_eq!(ring.buffers_held(), 0);
+    });
+    feeder.join().expect("no assertion failed");
+    eater.join().expect("no assertion failed");
+}

@@ -1,0 +1,141 @@
+//! Rule 1: when the driver may sleep.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use ringway::uring::{Doorbell, Ring};
+
+use crate::support::{SMALL, on_ring};
+
+/// Returns to the run queue once.
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[test]
+fn task_woken_by_another_task_runs_on_an_idle_ring() {
+    on_ring(SMALL, |ring| async move {
+        let flag = Rc::new(Cell::new(0));
+        let waiter: Rc<RefCell<Option<Waker>>> = Rc::default();
+        let (their_flag, their_waiter) = (flag.clone(), waiter.clone());
+        ring.spawn(async move {
+            for round in 1..=1000 {
+                std::future::poll_fn(|context| {
+                    if their_flag.get() >= round {
+                        return Poll::Ready(());
+                    }
+                    *their_waiter.borrow_mut() = Some(context.waker().clone());
+                    Poll::Pending
+                })
+                .await;
+            }
+        });
+        for round in 1..=1000 {
+            flag.set(round);
+            if let Some(waker) = waiter.borrow_mut().take() {
+                waker.wake();
+            }
+            // Nothing else is going on: were the driver to sleep now, this would never go on.
+            yield_once().await;
+        }
+    });
+}
+
+#[test]
+fn task_that_keeps_yielding_is_not_starved_and_does_not_starve_the_ring() {
+    on_ring(SMALL, |ring| async move {
+        let done = Rc::new(Cell::new(false));
+        let their_done = done.clone();
+        let timer = ring.clone();
+        ring.spawn(async move {
+            timer.sleep_until(timer.now().after(Duration::from_millis(20))).await;
+            their_done.set(true);
+        });
+        let mut yields = 0_u64;
+        while !done.get() {
+            yield_once().await;
+            yields += 1;
+        }
+        assert!(yields > 100, "{yields} yields in 20 ms");
+    });
+}
+
+#[test]
+fn timers_fire_in_order_and_never_early() {
+    on_ring(SMALL, |ring| async move {
+        let fired = Rc::new(RefCell::new(Vec::new()));
+        let begin = Instant::now();
+        let base = ring.now();
+        for millis in [30_u64, 0, 10, 1, 70, 10] {
+            let (ring, fired) = (ring.clone(), fired.clone());
+            let handle = ring.clone();
+            handle.spawn(async move {
+                ring.sleep_until(base.after(Duration::from_millis(millis))).await;
+                fired.borrow_mut().push((millis, begin.elapsed()));
+            });
+        }
+        ring.sleep_until(base.after(Duration::from_millis(80))).await;
+        let fired = fired.borrow();
+        let order: Vec<_> = fired.iter().map(|(millis, _)| *millis).collect();
+        assert_eq!(order, [0, 1, 10, 10, 30, 70]);
+        for (millis, elapsed) in fired.iter() {
+            // The tick of a ring is cut off to whole milliseconds, when it is read and when it is compared.
+            assert!(elapsed.as_millis() as u64 + 1 >= *millis, "{millis} ms fired after {elapsed:?}");
+        }
+    });
+}
+
+#[test]
+fn doorbell_of_another_thread_wakes_a_sleeping_shard_every_time() {
+    let (bell, fd) = Doorbell::new().expect("an eventfd");
+    let (sender, received) = crossbeam_channel::unbounded::<u32>();
+    let (back, echoed) = crossbeam_channel::unbounded::<u32>();
+    let ringer = std::thread::spawn(move || {
+        for round in 0..2_000 {
+            sender.send(round).expect("the shard lives");
+            bell.ring();
+            assert_eq!(echoed.recv().expect("the shard answers"), round);
+        }
+    });
+    on_ring(SMALL, move |ring| async move {
+        let mut answer = ring.answer(fd);
+        let mut expected = 0;
+        while expected < 2_000 {
+            answer.rung().await;
+            while let Ok(round) = received.try_recv() {
+                assert_eq!(round, expected);
+                expected += 1;
+                back.send(round).expect("the ringer lives");
+            }
+        }
+    });
+    ringer.join().expect("no assertion failed");
+}
+
+#[test]
+fn an_idle_shard_sleeps() {
+    // CLOCK_THREAD_CPUTIME_ID of the shard, read on it.
+    fn cpu_time() -> Duration {
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("procfs");
+        let nanos = stat.split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("three numbers");
+        Duration::from_nanos(nanos)
+    }
+    on_ring(SMALL, |ring: Ring| async move {
+        ring.sleep_until(ring.now().after(Duration::from_millis(50))).await;
+        let (turns, used) = (ring.turn(), cpu_time());
+        ring.sleep_until(ring.now().after(Duration::from_millis(500))).await;
+        assert!(ring.turn() - turns < 20, "{} turns while idle", ring.turn() - turns);
+        let used = cpu_time().saturating_sub(used);
+        assert!(used < Duration::from_millis(100), "{used:?} of CPU while idle");
+    });
+}

@@ -1,0 +1,1 @@
+//! glommio_assumptions

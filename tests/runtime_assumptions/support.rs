@@ -1,0 +1,60 @@
+//! A ring on a thread of its own, and pairs of sockets to use on it.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use ringway::uring::{BufferSettings, Ring};
+
+/// Longer than anything here takes on a loaded machine, emulation included; a shard that hangs is found by it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Buffers of the rings in these tests: few and small, so that they can be used up.
+pub const SMALL: BufferSettings = BufferSettings { bytes: 4096, count: 64 };
+
+/// Runs `body` as a task on a fresh ring and waits for its result and for the end of the ring.
+pub fn on_ring<T, F>(buffers: BufferSettings, body: impl FnOnce(Ring) -> F + Send + 'static) -> T
+where
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+{
+    let (sender, result) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
+            .io_memory(64 << 10)
+            .ring_depth(8)
+            .make()
+            .expect("glommio runs here");
+        executor.run(async move {
+            let ring = Ring::new(buffers).expect("this kernel has what a ring needs");
+            let future = body(ring.clone());
+            ring.spawn(async move {
+                let _ = sender.send(future.await);
+            });
+            ring.drive().await;
+        });
+    });
+    let value = match result.recv_timeout(PATIENCE) {
+        Ok(value) => value,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("the shard hangs"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("the body panicked; see above"),
+    };
+    thread.join().expect("the ring ends when its tasks have ended");
+    value
+}
+
+/// Two ends of one TCP connection over loopback: ours for a ring, the peer's for plain blocking calls.
+pub fn tcp_pair() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
+    peer.set_read_timeout(Some(PATIENCE)).expect("a positive time");
+    peer.set_write_timeout(Some(PATIENCE)).expect("a positive time");
+    let (ours, _) = listener.accept().expect("connected above");
+    (ours.into(), peer)
+}
+
+/// Makes the next close of this end a reset.
+pub fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
+}
