@@ -1,5 +1,7 @@
 //! The backend table: states that the health thread publishes, eligibility, in-flight guards.
 
+mod health_rules;
 mod state;
 
-pub use state::{Address, BackendState, Health, UpstreamStates};
+pub use health_rules::{HealthRules, Transition, Verdict};
+pub use state::{Address, Addresses, BackendState, Health, UpstreamStates};
