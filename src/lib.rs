@@ -5,5 +5,8 @@
 //! [`net`], [`relay`] and [`telemetry`], the planes [`shard`], [`health`] and [`control`], and the
 //! assembly [`server`] and [`cli`].
 
+pub mod control;
+pub mod health;
 pub mod rules;
+pub mod telemetry;
 pub mod words;
