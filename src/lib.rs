@@ -6,9 +6,12 @@
 //! assembly [`server`] and [`cli`].
 
 pub mod cli;
+pub mod control;
+pub mod health;
 pub mod net;
 pub mod relay;
 pub mod rules;
+pub mod server;
 pub mod shard;
 pub mod telemetry;
 pub mod uring;

@@ -1,8 +1,13 @@
-//! What the sub-commands print.
+//! The command line and what its sub-commands do.
 
+pub mod args;
 mod config_file;
+mod demo;
+mod run;
 
 pub use config_file::{LoadError, load};
+pub use demo::demo;
+pub use run::run;
 
 use std::io::{self, Write};
 use std::path::Path;

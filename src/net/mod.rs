@@ -2,7 +2,9 @@
 
 mod connect;
 mod listen;
+mod limits;
 mod options;
 
 pub use connect::{is_local_failure, socket_for};
+pub use limits::raise_descriptor_limit;
 pub use listen::{ListenError, bind, check_unused};

@@ -29,7 +29,7 @@ pub struct TooFewDescriptors {
 /// # Errors
 ///
 /// `runtime.max_connections` needs more descriptors than the process may open, or there are not enough for one session.
-pub fn sessions(config: &Config, shards: usize, limit: u64) -> Result<u32, TooFewDescriptors> {
+pub(super) fn sessions(config: &Config, shards: usize, limit: u64) -> Result<u32, TooFewDescriptors> {
     let shards = shards as u64;
     let backends: u64 = config.upstreams.iter().map(|upstream| upstream.backends.len() as u64).sum();
     let fixed = shards * PER_SHARD + shards * config.listeners.len() as u64 + backends * PER_CHECK + PROCESS;

@@ -35,7 +35,7 @@ pub enum CoresError {
 /// # Errors
 ///
 /// The configuration asks for CPUs that this process may not use.
-pub fn choose(cores: &Cores) -> Result<Vec<CoreId>, CoresError> {
+pub(super) fn choose(cores: &Cores) -> Result<Vec<CoreId>, CoresError> {
     let allowed = core_affinity::get_core_ids().filter(|ids| !ids.is_empty()).ok_or(CoresError::Unknown)?;
     match cores {
         Cores::Auto => Ok(allowed),

@@ -2,6 +2,7 @@
 
 mod budget;
 mod cores;
+mod supervise;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +24,7 @@ use crate::words::{BackendId, ListenerId, ShardId, UpstreamId};
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
+pub use supervise::{signals, supervise};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +57,8 @@ pub struct Server {
     counters: Vec<Arc<ShardCounters>>,
     loads: Vec<Arc<Loads>>,
     letterboxes: Vec<Letterbox>,
-    health: HealthThread,
+    /// Stopped in `drop`.
+    health: Option<HealthThread>,
     control: Control,
     latest: Latest,
     cpus: Vec<usize>,
@@ -76,7 +79,7 @@ impl Server {
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         uring::probe()?;
         let cores = cores::choose(&config.runtime.cores)?;
-        let sessions = budget::sessions(&config, cores.len(), descriptor_limit()?)?;
+        let sessions = budget::sessions(&config, cores.len(), net::raise_descriptor_limit()?)?;
         let sockets = bind_all(&config, cores.len())?;
         let limit = SessionLimit::new(sessions);
         let loads: Vec<_> =
@@ -109,7 +112,7 @@ impl Server {
         }
 
         // The unpinned threads come first: a thread inherits the affinity of the one that makes it.
-        let control = Control::start(Arc::clone(&config))?;
+        let control = Control::start(&config)?;
         let (latest_sender, latest) =
             tokio::sync::watch::channel(Arc::new(UpstreamStates { version: 0, upstreams: Vec::new() }));
         let boxes = letterboxes.clone();
@@ -122,7 +125,7 @@ impl Server {
             spawn_shard(part, ended.clone())?;
         }
         let cpus = cores.iter().map(|core| core.id).collect();
-        Ok(Self { config, counters, loads, letterboxes, health, control, latest, cpus, sessions, shards_ended })
+        Ok(Self { config, counters, loads, letterboxes, health: Some(health), control, latest, cpus, sessions, shards_ended })
     }
 
     /// The configuration it runs.
@@ -155,6 +158,13 @@ impl Server {
         let mut totals = ListenerTotals::default();
         self.counters.iter().for_each(|shard| totals.add(shard.listener(listener)));
         totals
+    }
+
+    /// Open sessions of the process.
+    #[must_use]
+    pub fn active_sessions(&self) -> u64 {
+        let sum = |index| self.totals(ListenerId(index as u16)).active;
+        (0..self.config.listeners.len()).map(sum).sum()
     }
 
     /// Sessions each backend of an upstream has got so far, summed.
@@ -226,8 +236,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.close();
         let _ = self.shards_ended.recv();
-        self.health.stop();
-        self.control.stop();
+        if let Some(health) = self.health.take() {
+            health.stop();
+        }
         for listener in &self.config.listeners {
             if let ListenAddress::Unix(path) = &listener.address {
                 // A file that is left behind is removed by the next start.
@@ -279,14 +290,6 @@ fn spawn_shard(parts: ShardParts, ended: Sender<()>) -> io::Result<()> {
 
 fn die(cause: &str) -> ! {
     log::error!("the process ends: {cause}");
-    crate::telemetry::log::shutdown(Duration::from_secs(1));
+    log::logger().flush();
     std::process::exit(1);
-}
-
-fn descriptor_limit() -> io::Result<u64> {
-    let limits = std::fs::read_to_string("/proc/self/limits")?;
-    let line = limits.lines().find(|line| line.starts_with("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().nth(3));
-    let soft = soft.ok_or_else(|| io::Error::other("/proc/self/limits has no line for open files"))?;
-    Ok(soft.parse().unwrap_or(u64::MAX))
 }

@@ -1,3 +1,4 @@
 //! What the process tells about itself: counters and log records.
 
 pub mod counters;
+pub mod log;

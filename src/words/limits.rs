@@ -34,6 +34,10 @@ pub const SHARDS: usize = 1_024;
 pub const WEIGHT: u32 = 1_000;
 /// Most addresses of one host name that are tried, in the order the resolver gave.
 pub const ADDRESSES_PER_BACKEND: usize = 16;
+/// Look-ups of different names that run at the same time, each on a thread of its own while it lasts.
+pub const LOOKUPS: usize = 64;
+/// Health checks that run at the same time, each with one descriptor.
+pub const PROBES: usize = 1_024;
 /// Most retries of one session.
 pub const RETRIES: u32 = 100;
 /// Longest configurable duration.
@@ -51,5 +55,7 @@ pub const LOG_QUEUE: usize = 8_192;
 /// Length of one log record, bytes; the rest is cut off and marked.
 pub const LOG_RECORD_BYTES: usize = 8_192;
 
-const _: () = assert!(LISTENERS <= u16::MAX as usize && UPSTREAMS <= u16::MAX as usize);
-const _: () = assert!(BACKENDS_PER_UPSTREAM <= u16::MAX as usize && SHARDS <= u16::MAX as usize);
+const _: () = assert!(LISTENERS <= u16::MAX as usize);
+const _: () = assert!(UPSTREAMS <= u16::MAX as usize);
+const _: () = assert!(BACKENDS_PER_UPSTREAM <= u16::MAX as usize);
+const _: () = assert!(SHARDS <= u16::MAX as usize);

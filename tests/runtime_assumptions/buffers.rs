@@ -91,7 +91,8 @@ fn multishot_receive_brings_no_more_than_its_bound() {
             ring.next_turn().await;
         }
         let received = socket.received();
-        assert!((1..=64 * 1024).contains(&received), "{received} bytes received in one go");
+        // The kernel compares after each piece, so the last one may go beyond by a buffer.
+        assert!((1..=64 * 1024 + 4096).contains(&received), "{received} bytes received in one go");
         assert!(ring.buffers_held() <= 34, "{} buffers held", ring.buffers_held());
     });
     writer.join().expect("no assertion failed");

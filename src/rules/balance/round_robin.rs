@@ -297,7 +297,7 @@ mod tests {
             }
             let (candidates, _) = updates.last().expect("at least one");
             let sum: u32 = candidates.iter().map(|candidate| candidate.weight).sum();
-            let mut shares = vec![0u32; 16];
+            let mut shares = [0u32; 16];
             picks(&mut algorithm, 3 * sum as usize).into_iter().for_each(|id| shares[id] += 1);
             for candidate in candidates {
                 let (got, fair) = (shares[candidate.id.index()], 3 * candidate.weight);

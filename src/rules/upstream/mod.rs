@@ -1,9 +1,11 @@
 //! The backend table: states that the health thread publishes, eligibility, in-flight guards.
 
+mod health_rules;
 mod loads;
 mod state;
 mod table;
 
+pub use health_rules::{HealthRules, Transition, Verdict};
 pub use loads::Loads;
-pub use state::{Address, BackendState, Health, UpstreamStates};
+pub use state::{Address, Addresses, BackendState, Health, UpstreamStates};
 pub use table::{InFlight, ShardPlace, UpstreamTable};

@@ -1,5 +1,6 @@
 //! Backend states as the health thread broadcasts them: always the whole, never a change.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,23 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The addresses of all backends of all upstreams, as the resolver knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Indexed by `UpstreamId`, then by `BackendId`; empty while a name has never been resolved, and at most
+    /// `limits::ADDRESSES_PER_BACKEND` each.
+    pub upstreams: Vec<Vec<Arc<[Address]>>>,
+}
+
 /// The state of one backend.
 #[derive(Clone, Debug)]
 pub struct BackendState {
@@ -40,4 +58,12 @@ pub struct UpstreamStates {
     pub version: u64,
     /// Indexed by `UpstreamId`, then by `BackendId`.
     pub upstreams: Vec<Vec<BackendState>>,
+}
+
+impl UpstreamStates {
+    /// Whether every backend had its first verdict.
+    #[must_use]
+    pub fn all_decided(&self) -> bool {
+        self.upstreams.iter().flatten().all(|backend| backend.health != Health::Checking)
+    }
 }

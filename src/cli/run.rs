@@ -1,0 +1,101 @@
+//! `ringway run`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::args::RunArguments;
+use crate::rules::config::{Config, Parsed};
+use crate::server::{self, Server};
+use crate::telemetry::log as logging;
+
+/// How long the last log records may take.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Balances until a signal asks for the end.
+///
+/// # Errors
+///
+/// The configuration is invalid, or something it needs is missing; the text is complete for the operator.
+pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
+    let path = arguments.file.path();
+    let Parsed { mut config, report, .. } = super::load(&path)?;
+    if let Some(level) = arguments.log_level {
+        config.logging.level = level;
+    }
+    let config = Arc::new(config);
+    let log = logging::init(&config.logging)?;
+    logging::log_panics();
+    for problem in report.problems() {
+        log::warn!("{}: {}", path.display(), problem.headline());
+    }
+    let signals = server::signals().context("signals cannot be received")?;
+    let _pid_file = arguments.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let result = Server::start(Arc::clone(&config)).map(|server| {
+        announce(&server, &path);
+        server::supervise(&server, &signals, &log);
+        drop(server);
+    });
+    if let Err(error) = &result {
+        log::error!("{error}");
+    }
+    // A target that takes nothing must not keep the process.
+    let _ = log.flush(FLUSH);
+    Ok(if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn announce(server: &Server, path: &Path) {
+    let cpus = server.cpus().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    log::info!(
+        "ringway {} runs on CPU {cpus} with {}, at most {} sessions",
+        env!("RINGWAY_VERSION"),
+        path.display(),
+        server.max_sessions()
+    );
+    for listener in &server.config().listeners {
+        let upstream = &server.config().upstreams[listener.upstream.index()];
+        log::info!(
+            "listener {} on {} sends to upstream {} ({} backends, {})",
+            listener.name,
+            listener.address,
+            upstream.name,
+            upstream.backends.len(),
+            upstream.algorithm.name
+        );
+    }
+    warn_of_backlog(server.config());
+}
+
+/// The kernel cuts a backlog down to net.core.somaxconn without a word, listen(2).
+fn warn_of_backlog(config: &Config) {
+    let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
+    let Some(somaxconn) = somaxconn.ok().and_then(|text| text.trim().parse::<u32>().ok()) else { return };
+    for listener in config.listeners.iter().filter(|listener| listener.backlog > somaxconn) {
+        log::warn!(
+            "listener {}: backlog {} is cut down to {somaxconn} by the sysctl net.core.somaxconn",
+            listener.name,
+            listener.backlog
+        );
+    }
+}
+
+/// The file with the process number; removed on drop.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(path: &Path) -> anyhow::Result<Self> {
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .with_context(|| format!("the pid file {} cannot be written", path.display()))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

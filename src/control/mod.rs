@@ -1,0 +1,69 @@
+//! The control plane: what may block, wait or talk to the operator runs here and never on a shard.
+
+pub mod resolve;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{oneshot, watch};
+
+use crate::rules::config::Config;
+use crate::rules::upstream::Addresses;
+use resolve::{Resolver, SystemLookup};
+
+/// The control thread: a tokio runtime of its own, not pinned.
+pub struct Control {
+    addresses: watch::Receiver<Arc<Addresses>>,
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Starts the thread, and on it the look-ups of all host names.
+    ///
+    /// # Errors
+    ///
+    /// No thread or no descriptor to be had.
+    pub fn start(config: &Config) -> io::Result<Self> {
+        let (resolver, addresses) = Resolver::new(config);
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let run = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = resolver.run(SystemLookup) => {}
+                    _ = stopped => {}
+                }
+            });
+            // A look-up that hangs must not hold up the end.
+            runtime.shutdown_background();
+        };
+        let thread = std::thread::Builder::new().name("control".into()).spawn(run)?;
+        Ok(Self { addresses, handle, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// The addresses of all backends, as they become known.
+    #[must_use]
+    pub fn addresses(&self) -> watch::Receiver<Arc<Addresses>> {
+        self.addresses.clone()
+    }
+
+    /// Runs a future that uses timers of this runtime, on the calling thread.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.handle.block_on(future)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It ends by itself; a panic of it was logged.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! Host names to addresses, off the shards: looks each name up, again and again, and publishes the whole.
+//!
+//! `getaddrinfo` can take as long as the name servers, or a broken NSS module, like. So every look-up has a
+//! thread of its own while it lasts, which nobody ever joins: neither start nor stop waits for it.
+//!
+//! Invariants: at most one look-up of a name is under way, and at most `limits::LOOKUPS` together; a failure
+//! or an empty answer never takes away addresses that were known; a change of trouble is logged once.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::panic;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time;
+
+use crate::rules::config::{BackendAddress, Config};
+use crate::rules::upstream::{Address, Addresses};
+use crate::words::limits;
+
+/// First pause after a look-up failed of a name that was never resolved; doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest pause between look-ups of a name that was never resolved.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A look-up that takes longer is worth a line in the log. With the defaults of resolv.conf(5), two tries of
+/// five seconds, one dead name server among others stays below it.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// Where answers come from; the test seam of this module.
+pub trait Lookup: Clone + Send + Sync + 'static {
+    /// The addresses of `name`, in the order in which they should be tried.
+    fn lookup(&self, name: &str) -> impl Future<Output = io::Result<Vec<IpAddr>>> + Send;
+}
+
+/// The resolver of the system: `getaddrinfo(3)`.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemLookup;
+
+impl Lookup for SystemLookup {
+    /// # Cancel safety
+    ///
+    /// The thread of a cancelled look-up goes on until the system answers, and its answer is thrown away.
+    async fn lookup(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        let (reply, answer) = oneshot::channel();
+        let name = name.to_owned();
+        thread::Builder::new().name("resolve".to_owned()).spawn(move || {
+            // Port 0: only the addresses are asked for. Nobody may be waiting any more.
+            let found = (name.as_str(), 0).to_socket_addrs();
+            let _ = reply.send(found.map(|addresses| addresses.map(|address| address.ip()).collect()));
+        })?;
+        answer.await.unwrap_or_else(|_| Err(io::Error::other("the look-up panicked")))
+    }
+}
+
+/// Keeps the addresses of all backends of a configuration up to date.
+#[derive(Debug)]
+pub struct Resolver {
+    names: Vec<Name>,
+    sender: watch::Sender<Arc<Addresses>>,
+}
+
+/// A host name, and who wants to know.
+#[derive(Debug)]
+struct Name {
+    name: String,
+    /// Shortest of what its users ask for; `None` when all are content with one answer.
+    resolve: Option<Duration>,
+    users: Vec<User>,
+}
+
+/// A backend that goes by a host name.
+#[derive(Debug)]
+struct User {
+    upstream: usize,
+    backend: usize,
+    port: u16,
+    /// Whether it keeps the first answer for good.
+    once: bool,
+}
+
+impl Resolver {
+    /// The resolver of `config`, and where its answers appear. Literal addresses, socket files and `localhost`
+    /// are there at once; names follow while [`Resolver::run`] runs.
+    #[must_use]
+    pub fn new(config: &Config) -> (Self, watch::Receiver<Arc<Addresses>>) {
+        let mut names: Vec<Name> = Vec::new();
+        let mut upstreams = Vec::with_capacity(config.upstreams.len());
+        for (position, upstream) in config.upstreams.iter().enumerate() {
+            let mut backends: Vec<Arc<[Address]>> = Vec::with_capacity(upstream.backends.len());
+            for (backend, entry) in upstream.backends.iter().enumerate() {
+                let known = match &entry.address {
+                    BackendAddress::Ip(address) => vec![Address::Tcp(*address)],
+                    BackendAddress::Unix(path) => vec![Address::Unix(path.clone())],
+                    BackendAddress::Host { name, port } if is_localhost(name) => {
+                        let loopback = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
+                        loopback.map(|ip| Address::Tcp(SocketAddr::new(ip, *port))).to_vec()
+                    }
+                    BackendAddress::Host { name, port } => {
+                        let once = upstream.resolve.is_none();
+                        let user = User { upstream: position, backend, port: *port, once };
+                        want(&mut names, name, upstream.resolve, user);
+                        Vec::new()
+                    }
+                };
+                backends.push(known.into());
+            }
+            upstreams.push(backends);
+        }
+        let (sender, receiver) = watch::channel(Arc::new(Addresses { upstreams }));
+        (Self { names, sender }, receiver)
+    }
+
+    /// Looks the names up until it is dropped; never returns. Needs a tokio runtime with time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it ends all look-ups at once, whether or not the system ever answers.
+    pub async fn run(self, lookup: impl Lookup) {
+        let slots = Arc::new(Semaphore::new(limits::LOOKUPS));
+        let sender = Arc::new(self.sender);
+        let mut tasks = JoinSet::new();
+        for name in self.names {
+            tasks.spawn(follow(name, lookup.clone(), Arc::clone(&slots), Arc::clone(&sender)));
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                panic::resume_unwind(error.into_panic());
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Adds a user of `name`.
+fn want(names: &mut Vec<Name>, name: &str, resolve: Option<Duration>, user: User) {
+    // Names are few and this is done once: a linear search will do.
+    match names.iter_mut().find(|known| known.name.eq_ignore_ascii_case(name)) {
+        Some(known) => {
+            known.resolve = known.resolve.into_iter().chain(resolve).min();
+            known.users.push(user);
+        }
+        None => names.push(Name { name: name.to_owned(), resolve, users: vec![user] }),
+    }
+}
+
+/// `localhost` is the loopback by definition (RFC 6761, section 6.3), also where `/etc/hosts` is missing or
+/// names one family only.
+fn is_localhost(name: &str) -> bool {
+    name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost")
+}
+
+/// Looks one name up for as long as one of its users wants more answers.
+async fn follow(
+    name: Name,
+    lookup: impl Lookup,
+    slots: Arc<Semaphore>,
+    sender: Arc<watch::Sender<Arc<Addresses>>>,
+) {
+    let mut knowledge = Knowledge::default();
+    let mut retry = RETRY_MIN;
+    loop {
+        let answer = {
+            let _slot = slots.acquire().await.expect("the semaphore is never closed");
+            look_up(&lookup, &name.name).await
+        };
+        let news = knowledge.learn(answer);
+        log_news(&name.name, &news, &knowledge);
+        if matches!(news, News::First | News::Changed) {
+            publish(&name, &knowledge.addresses, &sender);
+        }
+        let pause = if knowledge.addresses.is_empty() {
+            let pause = name.resolve.map_or(retry, |resolve| resolve.min(retry));
+            retry = (retry * 2).min(RETRY_MAX);
+            pause
+        } else if let Some(resolve) = name.resolve {
+            resolve
+        } else {
+            return;
+        };
+        time::sleep(pause).await;
+    }
+}
+
+/// One look-up, however long it takes; a slow one is reported while it lasts.
+async fn look_up(lookup: &impl Lookup, name: &str) -> io::Result<Vec<IpAddr>> {
+    let mut answer = std::pin::pin!(lookup.lookup(name));
+    if let Ok(answer) = time::timeout(SLOW, &mut answer).await {
+        return answer;
+    }
+    log::warn!("the resolver has not answered for {name} in {} s; still waiting", SLOW.as_secs());
+    answer.await
+}
+
+/// What is known of one name.
+#[derive(Debug, Default)]
+struct Knowledge {
+    /// The last good answer; empty before the first.
+    addresses: Vec<IpAddr>,
+    /// Why the last look-up failed, if it did.
+    trouble: Option<String>,
+}
+
+/// What an answer changed.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    /// Nothing.
+    None,
+    /// The first addresses.
+    First,
+    /// Other addresses than before.
+    Changed,
+    /// The same as before, after look-ups that failed.
+    Recovered,
+    /// Look-ups fail, or fail for another reason.
+    Trouble(String),
+}
+
+impl Knowledge {
+    fn learn(&mut self, answer: io::Result<Vec<IpAddr>>) -> News {
+        let found = match answer {
+            Ok(found) if found.is_empty() => return self.fail("the answer holds no address".to_owned()),
+            Ok(found) => found,
+            Err(error) => return self.fail(error.to_string()),
+        };
+        let had_trouble = self.trouble.take().is_some();
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for ip in found {
+            if addresses.len() < limits::ADDRESSES_PER_BACKEND && !addresses.contains(&ip) {
+                addresses.push(ip);
+            }
+        }
+        // Name servers rotate their answers: the same addresses in another order are no news.
+        let same = addresses.len() == self.addresses.len()
+            && addresses.iter().all(|address| self.addresses.contains(address));
+        if same {
+            return if had_trouble { News::Recovered } else { News::None };
+        }
+        let first = self.addresses.is_empty();
+        self.addresses = addresses;
+        if first { News::First } else { News::Changed }
+    }
+
+    fn fail(&mut self, cause: String) -> News {
+        if self.trouble.as_ref() == Some(&cause) {
+            return News::None;
+        }
+        self.trouble = Some(cause.clone());
+        News::Trouble(cause)
+    }
+}
+
+fn log_news(name: &str, news: &News, knowledge: &Knowledge) {
+    let addresses = || {
+        let texts: Vec<String> = knowledge.addresses.iter().map(ToString::to_string).collect();
+        texts.join(", ")
+    };
+    match news {
+        News::None => {}
+        News::First => log::info!("{name} resolves to {}", addresses()),
+        News::Changed => log::info!("{name} resolves to {} now", addresses()),
+        News::Recovered => log::info!("{name} resolves again, unchanged"),
+        News::Trouble(cause) if knowledge.addresses.is_empty() => {
+            log::warn!("cannot resolve {name}: {cause}; its backends take no sessions until it resolves");
+        }
+        News::Trouble(cause) => log::warn!("cannot resolve {name}: {cause}; keeping {}", addresses()),
+    }
+}
+
+/// Hands the addresses of a name to its users.
+fn publish(name: &Name, addresses: &[IpAddr], sender: &watch::Sender<Arc<Addresses>>) {
+    sender.send_if_modified(|published| {
+        let mut next = Addresses::clone(published);
+        for user in &name.users {
+            let known = &mut next.upstreams[user.upstream][user.backend];
+            if user.once && !known.is_empty() {
+                continue;
+            }
+            *known = addresses.iter().map(|&ip| Address::Tcp(SocketAddr::new(ip, user.port))).collect();
+        }
+        let modified = next != **published;
+        *published = Arc::new(next);
+        modified
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+
+    use tokio::sync::watch::Receiver;
+    use tokio::time::Instant;
+
+    use crate::health::testing::*;
+
+    use super::*;
+
+    /// Answers by name; a name without an entry hangs.
+    #[derive(Clone, Default)]
+    struct Script(Arc<Mutex<World>>);
+
+    #[derive(Default)]
+    struct World {
+        answers: HashMap<String, Result<Vec<IpAddr>, String>>,
+        asked: Vec<(String, Instant)>,
+    }
+
+    impl Script {
+        fn set(&self, name: &str, answer: Result<&[&str], &str>) {
+            let parse = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect();
+            let answer = answer.map(parse).map_err(str::to_owned);
+            self.0.lock().unwrap().answers.insert(name.to_owned(), answer);
+        }
+
+        /// The seconds from `begin` at which a name was asked for.
+        fn asked(&self, name: &str, begin: Instant) -> Vec<u64> {
+            let world = self.0.lock().unwrap();
+            let of_name = world.asked.iter().filter(|(asked, _)| asked == name);
+            of_name.map(|(_, time)| (*time - begin).as_secs()).collect()
+        }
+    }
+
+    impl Lookup for Script {
+        async fn lookup(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+            let answer = {
+                let mut world = self.0.lock().unwrap();
+                world.asked.push((name.to_owned(), Instant::now()));
+                world.answers.get(name).cloned()
+            };
+            match answer {
+                Some(answer) => answer.map_err(io::Error::other),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn addresses(receiver: &Receiver<Arc<Addresses>>, backend: usize) -> Vec<String> {
+        receiver.borrow().upstreams[0][backend].iter().map(ToString::to_string).collect()
+    }
+
+    const EVERY_MINUTE: Option<Duration> = Some(Duration::from_secs(60));
+
+    #[test]
+    fn literal_addresses_files_and_localhost_are_known_at_once() {
+        let entries = [ip(1), unix("/run/x"), host("localhost", 2), host("LocalHost.", 3), host("name", 4)];
+        let (resolver, receiver) = Resolver::new(&config(&[(None, None, &entries)]));
+        let known: Vec<_> = (0..entries.len()).map(|backend| addresses(&receiver, backend)).collect();
+        assert_eq!(known[0], ["127.0.0.1:1"]);
+        assert_eq!(known[1], ["unix:/run/x"]);
+        assert_eq!(known[2], ["[::1]:2", "127.0.0.1:2"]);
+        assert_eq!(known[3], ["[::1]:3", "127.0.0.1:3"]);
+        assert!(known[4].is_empty());
+        assert_eq!(resolver.names.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_looked_up_again_and_keeps_its_last_good_answer() {
+        let script = Script::default();
+        script.set("a", Ok(&["10.0.0.1", "10.0.0.2", "10.0.0.1"]));
+        let entries = [host("a", 80), host("A", 81)];
+        let (resolver, mut receiver) = Resolver::new(&config(&[(None, EVERY_MINUTE, &entries)]));
+        let begin = Instant::now();
+        tokio::spawn(resolver.run(script.clone()));
+        receiver.changed().await.unwrap();
+        assert_eq!(addresses(&receiver, 0), ["10.0.0.1:80", "10.0.0.2:80"]);
+        assert_eq!(addresses(&receiver, 1), ["10.0.0.1:81", "10.0.0.2:81"]);
+
+        for same in [Ok(&["10.0.0.2", "10.0.0.1"][..]), Err("no such name"), Ok(&[])] {
+            script.set("a", same);
+            let quiet = time::timeout(Duration::from_secs(120), receiver.changed()).await;
+            assert!(quiet.is_err(), "{:?} after {same:?}", addresses(&receiver, 0));
+        }
+        script.set("a", Ok(&["::5"]));
+        receiver.changed().await.unwrap();
+        assert_eq!(addresses(&receiver, 0), ["[::5]:80"]);
+        let asked = script.asked("a", begin);
+        assert!(asked.windows(2).all(|pair| pair[1] - pair[0] == 60), "one look-up for both: {asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_without_an_answer_is_tried_sooner_and_ever_less_often() {
+        let script = Script::default();
+        script.set("a", Err("no such name"));
+        let (resolver, mut receiver) = Resolver::new(&config(&[(None, EVERY_MINUTE, &[host("a", 80)])]));
+        let begin = Instant::now();
+        tokio::spawn(resolver.run(script.clone()));
+        time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(script.asked("a", begin), [0, 1, 3, 7, 15, 31, 61, 91]);
+        script.set("a", Ok(&["10.0.0.1"]));
+        receiver.changed().await.unwrap();
+        assert_eq!(addresses(&receiver, 0), ["10.0.0.1:80"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_looked_up_once_where_nobody_wants_more() {
+        let script = Script::default();
+        script.set("a", Ok(&["10.0.0.1"]));
+        let once: (_, _, &[_]) = (None, None, &[host("a", 80)]);
+        let again: (_, _, &[_]) = (None, EVERY_MINUTE, &[host("b", 80)]);
+        let (resolver, mut receiver) = Resolver::new(&config(&[once, again]));
+        script.set("b", Ok(&["10.0.0.1"]));
+        let begin = Instant::now();
+        tokio::spawn(resolver.run(script.clone()));
+        receiver.changed().await.unwrap();
+        time::sleep(Duration::from_secs(599)).await;
+        assert_eq!((script.asked("a", begin).len(), script.asked("b", begin).len()), (1, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_user_content_with_one_answer_keeps_it_beside_one_that_wants_more() {
+        let script = Script::default();
+        script.set("a", Ok(&["10.0.0.1"]));
+        let entries = [host("a", 80)];
+        let (resolver, mut receiver) =
+            Resolver::new(&config(&[(None, None, &entries), (None, EVERY_MINUTE, &entries)]));
+        tokio::spawn(resolver.run(script.clone()));
+        receiver.changed().await.unwrap();
+        script.set("a", Ok(&["10.0.0.2"]));
+        receiver.changed().await.unwrap();
+        assert_eq!(addresses(&receiver, 0), ["10.0.0.1:80"]);
+        assert_eq!(receiver.borrow().upstreams[1][0][0].to_string(), "10.0.0.2:80");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_up_that_hangs_is_alone_and_holds_up_nobody() {
+        let script = Script::default();
+        script.set("b", Ok(&["10.0.0.1"]));
+        let entries = [host("hangs", 80), host("b", 80)];
+        let (resolver, mut receiver) = Resolver::new(&config(&[(None, EVERY_MINUTE, &entries)]));
+        let begin = Instant::now();
+        let running = tokio::spawn(resolver.run(script.clone()));
+        receiver.changed().await.unwrap();
+        assert_eq!(addresses(&receiver, 1), ["10.0.0.1:80"]);
+        time::sleep(Duration::from_secs(3_600)).await;
+        assert_eq!(script.asked("hangs", begin), [0]);
+        assert!(addresses(&receiver, 0).is_empty());
+        running.abort();
+        assert!(running.await.unwrap_err().is_cancelled());
+    }
+
+    #[test]
+    fn only_a_change_is_news() {
+        let mut knowledge = Knowledge::default();
+        let ok = |ips: &[&str]| Ok(ips.iter().map(|ip| ip.parse().unwrap()).collect());
+        let err = |text: &str| Err(io::Error::other(text.to_owned()));
+        let trouble = |text: &str| News::Trouble(text.to_owned());
+        assert_eq!(knowledge.learn(err("timed out")), trouble("timed out"));
+        assert_eq!(knowledge.learn(err("timed out")), News::None);
+        assert_eq!(knowledge.learn(err("no such name")), trouble("no such name"));
+        assert_eq!(knowledge.learn(ok(&["::1", "::2"])), News::First);
+        assert_eq!(knowledge.learn(ok(&["::2", "::1"])), News::None);
+        assert_eq!(knowledge.learn(err("no such name")), trouble("no such name"));
+        assert_eq!(knowledge.learn(ok(&["::1", "::2"])), News::Recovered);
+        assert_eq!(knowledge.learn(ok(&["::1"])), News::Changed);
+    }
+
+    #[test]
+    fn the_number_of_addresses_is_bounded_and_their_order_kept() {
+        let many: Vec<IpAddr> = (0..100).rev().map(|last| IpAddr::from([10, 0, 0, last])).collect();
+        let mut knowledge = Knowledge::default();
+        knowledge.learn(Ok(many.clone()));
+        assert_eq!(knowledge.addresses, many[..limits::ADDRESSES_PER_BACKEND]);
+        assert_eq!(knowledge.learn(Ok(many)), News::None);
+    }
+
+    #[tokio::test]
+    async fn the_resolver_of_the_system_answers() {
+        // A literal needs no name server, but takes the same way.
+        let found = SystemLookup.lookup("127.0.0.1").await.unwrap();
+        assert_eq!(found, [IpAddr::from([127, 0, 0, 1])]);
+        assert!(SystemLookup.lookup("not a name").await.is_err());
+    }
+}

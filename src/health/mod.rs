@@ -1,0 +1,177 @@
+//! The health thread: checks every backend once per process and broadcasts what it found.
+//!
+//! Each backend has a task with a schedule of its own, which checks, waits, and checks again: checks of one
+//! backend cannot overlap or pile up, and one that hangs delays no other. What a result means is decided by
+//! [`HealthRules`](crate::rules::upstream::HealthRules); what goes out is always the state of all backends.
+//!
+//! Invariants: versions strictly increase; a change goes out in the same turn of the thread in which it was
+//! found; nothing that is this process's own fault (no descriptor, no local port, having been stopped) is held
+//! against a backend; only the monotonic clock counts.
+
+mod board;
+mod checker;
+mod counters;
+mod probe;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::io;
+use std::panic;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::rules::config::Config;
+use crate::rules::upstream::{Addresses, UpstreamStates};
+use crate::words::{BackendId, UpstreamId, limits};
+
+use board::Board;
+use checker::Checker;
+use probe::{Connect, Sockets};
+
+pub use counters::{BackendCounters, HealthCounters};
+
+/// The first checks start spread over this much for each backend, so that a thousand of them are no burst...
+const FIRST_SPREAD_EACH: Duration = Duration::from_millis(1);
+/// ...and over this much at most, so that the first verdicts come soon.
+const FIRST_SPREAD_MAX: Duration = Duration::from_millis(200);
+
+/// Takes each new state of all backends, on the health thread; it must not block.
+pub type Publish = Box<dyn FnMut(Arc<UpstreamStates>) + Send>;
+
+/// The running health thread. Dropping it ends the thread too, without waiting.
+#[derive(Debug)]
+pub struct HealthThread {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+    counters: Arc<HealthCounters>,
+}
+
+/// Starts the health thread. Call it before this thread is pinned: the new one inherits the affinity.
+///
+/// The first state is published at once, the next one with each transition or change of addresses. Backends
+/// of upstreams without a check are up as soon as they have an address.
+///
+/// # Errors
+///
+/// If the system gives no thread, or no descriptors for its event loop.
+pub fn spawn(
+    config: Arc<Config>,
+    addresses: watch::Receiver<Arc<Addresses>>,
+    publish: Publish,
+) -> io::Result<HealthThread> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let counters = Arc::new(HealthCounters::new(&config));
+    let (stop, stopped) = oneshot::channel();
+    let counting = Arc::clone(&counters);
+    let thread = thread::Builder::new().name("health".to_owned()).spawn(move || {
+        runtime.block_on(LocalSet::new().run_until(async {
+            tokio::select! {
+                // Asked to stop, or nobody is left who could.
+                _ = stopped => {}
+                () = check_all(&config, addresses, publish, counting, Sockets) => {}
+            }
+        }));
+    })?;
+    Ok(HealthThread { stop, thread, counters })
+}
+
+impl HealthThread {
+    /// What the checks found so far.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<HealthCounters> {
+        &self.counters
+    }
+
+    /// Whether the thread has ended; before [`HealthThread::stop`] only a broken invariant ends it.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Ends the checks, those under way too, and waits for the thread, which takes no longer than the
+    /// `publish` it may be in.
+    pub fn stop(self) {
+        // The thread may have ended by itself.
+        let _ = self.stop.send(());
+        if self.thread.join().is_err() {
+            log::error!("the health thread had panicked");
+        }
+    }
+}
+
+/// A backend among all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Which {
+    upstream: UpstreamId,
+    backend: BackendId,
+}
+
+/// Checks until it is dropped; never returns.
+async fn check_all(
+    config: &Config,
+    mut addresses: watch::Receiver<Arc<Addresses>>,
+    publish: Publish,
+    counters: Arc<HealthCounters>,
+    connect: impl Connect,
+) {
+    let board = Rc::new(Board::new(config));
+    board.set_addresses(&addresses.borrow_and_update());
+    let slots = Rc::new(Semaphore::new(limits::PROBES));
+    let connect = Rc::new(connect);
+    let backends: usize = config.upstreams.iter().map(|upstream| upstream.backends.len()).sum();
+    let spread = FIRST_SPREAD_EACH.saturating_mul(u32::try_from(backends).unwrap_or(u32::MAX));
+    let spread = spread.min(FIRST_SPREAD_MAX);
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn_local(publish_changes(Rc::clone(&board), publish));
+    tasks.spawn_local(follow_addresses(Rc::clone(&board), addresses));
+    for (id, upstream) in (0..).map(UpstreamId).zip(&config.upstreams) {
+        let Some(check) = &upstream.healthcheck else { continue };
+        for (backend, entry) in (0..).map(BackendId).zip(&upstream.backends) {
+            let checker = Checker {
+                which: Which { upstream: id, backend },
+                upstream: upstream.name.clone(),
+                backend: entry.name.clone(),
+                check: check.clone(),
+                board: Rc::clone(&board),
+                counters: Arc::clone(&counters),
+                slots: Rc::clone(&slots),
+                connect: Rc::clone(&connect),
+            };
+            tasks.spawn_local(checker.run(spread));
+        }
+    }
+    while let Some(ended) = tasks.join_next().await {
+        // A backend that nobody checks any more must not go unnoticed: the thread ends, loudly.
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            panic::resume_unwind(error.into_panic());
+        }
+    }
+    std::future::pending().await
+}
+
+/// Publishes the first state, then each new one. Whatever changes in one turn of the thread goes out together.
+async fn publish_changes(board: Rc<Board>, mut publish: Publish) {
+    for version in 1.. {
+        publish(Arc::new(UpstreamStates { version, upstreams: board.states() }));
+        board.changed().await;
+    }
+}
+
+/// Takes over what the resolver finds, until it ends.
+async fn follow_addresses(board: Rc<Board>, mut addresses: watch::Receiver<Arc<Addresses>>) {
+    while addresses.changed().await.is_ok() {
+        board.set_addresses(&addresses.borrow_and_update());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,368 @@
+//! The schedule of the checks on a paused clock against scripted backends, and the thread on real sockets.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+
+use socket2::{Domain, Socket, Type};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{self, Instant};
+
+use crate::rules::config::{BackendAddress, HealthCheck};
+use crate::rules::upstream::{Address, Health};
+
+use super::testing::*;
+use super::*;
+
+/// What a scripted backend does with a connection.
+#[derive(Clone, Copy, PartialEq)]
+enum Acts {
+    Accepts,
+    Refuses,
+    Hangs,
+    /// This process has no descriptor left.
+    LacksDescriptors,
+    /// The process is stopped for this long during the attempt, and the backend refuses no one after it.
+    Stopped(Duration),
+}
+
+/// The scripted backends, by port; without a script a backend accepts.
+struct World {
+    acts: RefCell<HashMap<u16, Acts>>,
+    attempts: RefCell<Vec<(u16, Instant)>>,
+    under_way: RefCell<HashMap<u16, u32>>,
+    overlapped: Cell<bool>,
+}
+
+impl World {
+    fn new(acts: &[(u16, Acts)]) -> Rc<Self> {
+        Rc::new(Self {
+            acts: RefCell::new(acts.iter().copied().collect()),
+            attempts: RefCell::default(),
+            under_way: RefCell::default(),
+            overlapped: Cell::new(false),
+        })
+    }
+
+    fn set(&self, port: u16, acts: Acts) {
+        self.acts.borrow_mut().insert(port, acts);
+    }
+
+    fn attempts_at(&self, port: u16) -> Vec<Instant> {
+        self.attempts.borrow().iter().filter(|attempt| attempt.0 == port).map(|attempt| attempt.1).collect()
+    }
+}
+
+struct Scripted(Rc<World>);
+
+/// Counts an attempt as under way until it is dropped, however it ends.
+struct UnderWay<'a>(&'a World, u16);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        *self.0.under_way.borrow_mut().get_mut(&self.1).expect("counted before") -= 1;
+    }
+}
+
+impl Connect for Scripted {
+    async fn connect(&self, address: &Address) -> io::Result<()> {
+        let Address::Tcp(address) = address else { unreachable!("TCP only") };
+        let (world, port) = (&*self.0, address.port());
+        world.attempts.borrow_mut().push((port, Instant::now()));
+        *world.under_way.borrow_mut().entry(port).or_default() += 1;
+        let _under_way = UnderWay(world, port);
+        world.overlapped.set(world.overlapped.get() || world.under_way.borrow()[&port] > 1);
+        let acts = world.acts.borrow().get(&port).copied().unwrap_or(Acts::Accepts);
+        match acts {
+            Acts::Accepts => Ok(()),
+            Acts::Refuses => Err(io::Error::from_raw_os_error(libc::ECONNREFUSED)),
+            Acts::Hangs => std::future::pending().await,
+            Acts::LacksDescriptors => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            Acts::Stopped(length) => {
+                world.set(port, Acts::Accepts);
+                time::advance(length).await;
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+/// What was published, in order.
+struct Published(UnboundedReceiver<Arc<UpstreamStates>>, u64);
+
+impl Published {
+    async fn next(&mut self) -> Arc<UpstreamStates> {
+        let states = self.0.recv().await.expect("the checks go on");
+        assert!(states.version > self.1, "version {} after {}", states.version, self.1);
+        self.1 = states.version;
+        states
+    }
+
+    /// The next states in which the first upstream's backends are just these.
+    async fn until(&mut self, expected: &[Health]) -> Arc<UpstreamStates> {
+        loop {
+            let states = self.next().await;
+            if states.upstreams[0].iter().map(|backend| backend.health).eq(expected.iter().copied()) {
+                return states;
+            }
+        }
+    }
+
+    /// Nothing may be published for this long.
+    async fn is_quiet_for(&mut self, length: Duration) {
+        let news = time::timeout(length, self.next()).await;
+        assert!(news.is_err(), "{news:?}");
+    }
+}
+
+fn tcp(port: u16) -> Arc<[Address]> {
+    Arc::from([Address::Tcp(([127, 0, 0, 1], port).into())])
+}
+
+/// Literal addresses; names are not resolved yet.
+fn literal(config: &Config) -> Addresses {
+    let known = |address: &BackendAddress| match address {
+        BackendAddress::Ip(address) => Arc::from([Address::Tcp(*address)]),
+        _ => Arc::from([]),
+    };
+    let backends = |upstream: &crate::rules::config::Upstream| {
+        upstream.backends.iter().map(|backend| known(&backend.address)).collect()
+    };
+    Addresses { upstreams: config.upstreams.iter().map(backends).collect() }
+}
+
+/// Runs the checks of `config` in `world` while `scene` lasts.
+async fn play(
+    config: Config,
+    world: &Rc<World>,
+    scene: impl AsyncFnOnce(&mut Published, &watch::Sender<Arc<Addresses>>, &HealthCounters),
+) {
+    let (sender, addresses) = watch::channel(Arc::new(literal(&config)));
+    let (publish, published) = unbounded_channel();
+    let publish = Box::new(move |states| publish.send(states).expect("the scene is watched"));
+    let counters = Arc::new(HealthCounters::new(&config));
+    let checks = check_all(&config, addresses, publish, Arc::clone(&counters), Scripted(Rc::clone(world)));
+    let mut published = Published(published, 0);
+    LocalSet::new()
+        .run_until(async {
+            tokio::select! {
+                () = checks => unreachable!("checks never end"),
+                () = scene(&mut published, &sender, &counters) => {}
+            }
+        })
+        .await;
+    assert!(!world.overlapped.get(), "two checks of one backend at the same time");
+}
+
+fn checked(ports: &[u16]) -> Config {
+    config(&[(Some(CHECK), None, &ports.iter().map(|&port| ip(port)).collect::<Vec<_>>())])
+}
+
+use Health::{Checking, Down, Up};
+
+#[tokio::test(start_paused = true)]
+async fn the_first_check_decides_soon_after_the_start() {
+    let world = World::new(&[(2, Acts::Refuses), (3, Acts::Hangs)]);
+    play(checked(&[1, 2, 3]), &world, async |published, _, counters| {
+        let begin = Instant::now();
+        assert!(!published.until(&[Checking, Checking, Checking]).await.all_decided());
+        published.until(&[Up, Down, Checking]).await;
+        assert!(begin.elapsed() <= FIRST_SPREAD_MAX);
+        assert!(published.until(&[Up, Down, Down]).await.all_decided());
+        assert!(begin.elapsed() <= FIRST_SPREAD_MAX + CHECK.timeout);
+        let hanging = counters.backend(UpstreamId(0), BackendId(2)).expect("the third");
+        assert_eq!((hanging.timeout.load(Ordering::Relaxed), hanging.down.load(Ordering::Relaxed)), (1, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_goes_down_after_fall_and_up_after_rise_at_the_fast_interval() {
+    let world = World::new(&[]);
+    play(checked(&[1, 2]), &world, async |published, _, _| {
+        published.until(&[Up, Up]).await;
+        world.set(1, Acts::Refuses);
+        published.until(&[Down, Up]).await;
+        let times = world.attempts_at(1);
+        let gaps: Vec<u64> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+        assert_eq!(gaps, [30, 2, 2]);
+        world.set(1, Acts::Accepts);
+        published.until(&[Up, Up]).await;
+        assert_eq!(world.attempts_at(1).len(), times.len() + 2);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_check_is_cut_and_delays_nobody() {
+    let world = World::new(&[(1, Acts::Hangs)]);
+    play(checked(&[1, 2]), &world, async |published, _, _| {
+        published.until(&[Down, Up]).await;
+        time::sleep(Duration::from_secs(600)).await;
+        // Each takes its timeout, then the interval; the neighbour keeps its own schedule.
+        assert!((17..=18).contains(&world.attempts_at(1).len()));
+        assert!((20..=22).contains(&world.attempts_at(2).len()));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_process_marks_nobody_down_and_starts_no_storm() {
+    let world = World::new(&[]);
+    play(checked(&[1, 2, 3]), &world, async |published, _, _| {
+        published.until(&[Up, Up, Up]).await;
+        for _ in 0..5 {
+            world.set(1, Acts::Stopped(Duration::from_secs(100)));
+            published.is_quiet_for(Duration::from_secs(150)).await;
+        }
+        for port in [1, 2, 3] {
+            let times = world.attempts_at(port);
+            // The repeated check follows its predecessor at once; all others keep their distance.
+            let close = times.windows(2).filter(|pair| pair[1] - pair[0] < CHECK.interval).count();
+            assert_eq!(close, 0, "port {port}: {times:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_hangs_goes_down_even_if_this_process_is_starved() {
+    let world = World::new(&[]);
+    play(checked(&[1]), &world, async |published, _, _| {
+        published.until(&[Up]).await;
+        let starve = async {
+            loop {
+                // Every time the backend hangs, the process wakes late as well.
+                world.set(1, Acts::Stopped(CHECK.timeout * 2));
+                time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = starve => {}
+            _ = published.until(&[Down]) => {}
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_this_process_lacks_is_never_held_against_a_backend() {
+    let world = World::new(&[(2, Acts::LacksDescriptors)]);
+    play(checked(&[1, 2]), &world, async |published, _, counters| {
+        published.until(&[Up, Checking]).await;
+        world.set(1, Acts::LacksDescriptors);
+        published.is_quiet_for(Duration::from_secs(600)).await;
+        world.set(2, Acts::Accepts);
+        published.until(&[Up, Up]).await;
+        let second = counters.backend(UpstreamId(0), BackendId(1)).expect("the second");
+        assert!(second.local.load(Ordering::Relaxed) > 100);
+        assert_eq!(second.failure.load(Ordering::Relaxed), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_check_a_backend_is_up_as_soon_as_it_has_an_address() {
+    let world = World::new(&[]);
+    let config = config(&[(None, None, &[ip(1), host("name", 2)])]);
+    play(config, &world, async |published, addresses, _| {
+        published.until(&[Up, Checking]).await;
+        addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![tcp(1), tcp(2)]] }));
+        let begin = Instant::now();
+        let states = published.until(&[Up, Up]).await;
+        assert_eq!(states.upstreams[0][1].addresses, tcp(2));
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        assert!(world.attempts.borrow().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_addresses_go_out_and_are_checked_at_once() {
+    let world = World::new(&[(3, Acts::Refuses)]);
+    let config = config(&[(Some(CHECK), None, &[host("name", 2)])]);
+    play(config, &world, async |published, addresses, _| {
+        published.until(&[Checking]).await;
+        published.is_quiet_for(Duration::from_secs(600)).await;
+        for (port, expected) in [(2, Up), (3, Down)] {
+            let begin = Instant::now();
+            addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![tcp(port)]] }));
+            assert_eq!(published.next().await.upstreams[0][0].addresses, tcp(port));
+            time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(world.attempts_at(port).first(), Some(&begin));
+            published.until(&[expected]).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_port_of_the_check_replaces_the_backends() {
+    let world = World::new(&[(1, Acts::Refuses)]);
+    let check = HealthCheck { port: Some(9), ..CHECK };
+    play(config(&[(Some(check), None, &[ip(1)])]), &world, async |published, _, _| {
+        let states = published.until(&[Up]).await;
+        assert_eq!(states.upstreams[0][0].addresses, tcp(1), "sessions use the backend's own");
+        assert!(world.attempts_at(1).is_empty());
+    })
+    .await;
+}
+
+/// The thread on real sockets, with what it published.
+fn start(check: HealthCheck, port: u16) -> (HealthThread, mpsc::Receiver<Arc<UpstreamStates>>) {
+    let config = config(&[(Some(check), None, &[ip(port)])]);
+    let (_, addresses) = watch::channel(Arc::new(literal(&config)));
+    let (sender, published) = mpsc::channel();
+    let publish = Box::new(move |states| {
+        // The test may be over.
+        let _ = sender.send(states);
+    });
+    (spawn(Arc::new(config), addresses, publish).expect("a thread"), published)
+}
+
+/// Longer than anything here takes, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn wait_for(published: &mpsc::Receiver<Arc<UpstreamStates>>, expected: Health) {
+    while published.recv_timeout(PATIENCE).expect("a change").upstreams[0][0].health != expected {}
+}
+
+#[test]
+fn the_thread_follows_a_real_backend_down_and_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let often = Duration::from_millis(5);
+    let check = HealthCheck { interval: often, fast_interval: often, ..CHECK };
+    let (thread, published) = start(check, address.port());
+    wait_for(&published, Up);
+    drop(listener);
+    wait_for(&published, Down);
+    let listener = TcpListener::bind(address).unwrap();
+    wait_for(&published, Up);
+    drop(listener);
+    wait_for(&published, Down);
+    let counters = Arc::clone(thread.counters());
+    thread.stop();
+    let counters = counters.backend(UpstreamId(0), BackendId(0)).expect("the only one");
+    assert_eq!((counters.up.load(Ordering::Relaxed), counters.down.load(Ordering::Relaxed)), (2, 2));
+    assert!(published.iter().count() < 2 && published.recv().is_err(), "nothing is published after the end");
+}
+
+#[test]
+fn stop_does_not_wait_for_a_check_that_hangs() {
+    // A full accept queue drops further connection requests, so the check hangs.
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().expect("IPv4");
+    let _fills_the_queue = std::net::TcpStream::connect(address).unwrap();
+    let check = HealthCheck { timeout: 4 * PATIENCE, ..CHECK };
+    let (thread, published) = start(check, address.port());
+    assert_eq!(published.recv_timeout(PATIENCE).expect("the first state").version, 1);
+    let begin = std::time::Instant::now();
+    assert!(!thread.is_finished());
+    thread.stop();
+    assert!(begin.elapsed() < PATIENCE);
+}

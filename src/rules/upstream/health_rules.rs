@@ -1,0 +1,223 @@
+//! What the results of a backend's checks mean: a state machine without clock or socket.
+//!
+//! Invariants: the first result alone decides for a backend that is `Checking`; after it the state changes only
+//! after `rise` successes, or `fall` failures, without the opposite result among them.
+
+use std::time::Duration;
+
+use super::Health;
+use crate::rules::config::HealthCheck;
+use crate::words::limits;
+
+/// The result of one check that says something about the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It answered as it should.
+    Success,
+    /// It did not.
+    Failure,
+}
+
+/// A change of a backend's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// The state before.
+    pub from: Health,
+    /// The state now: `Up` or `Down`.
+    pub to: Health,
+    /// How many results in a row led to it.
+    pub results: u32,
+}
+
+/// The state of one backend's active check.
+#[derive(Clone, Debug)]
+pub struct HealthRules {
+    rise: u32,
+    fall: u32,
+    health: Health,
+    /// Results in a row that contradict `health`; below `rise` or `fall`.
+    against: u32,
+}
+
+impl HealthRules {
+    /// A backend of which no result is known.
+    ///
+    /// # Panics
+    ///
+    /// If `rise` or `fall` is 0, which no valid configuration has.
+    #[must_use]
+    pub fn new(check: &HealthCheck) -> Self {
+        assert!(check.rise > 0 && check.fall > 0, "rise {} and fall {} are positive", check.rise, check.fall);
+        Self { rise: check.rise, fall: check.fall, health: Health::Checking, against: 0 }
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Takes the next result, and says whether the state changed.
+    pub fn observe(&mut self, verdict: Verdict) -> Option<Transition> {
+        let (to, needed) = match verdict {
+            Verdict::Success => (Health::Up, self.rise),
+            Verdict::Failure => (Health::Down, self.fall),
+        };
+        if self.health == to {
+            self.against = 0;
+            return None;
+        }
+        self.against += 1;
+        if self.health != Health::Checking && self.against < needed {
+            return None;
+        }
+        let transition = Transition { from: self.health, to, results: self.against };
+        self.health = to;
+        self.against = 0;
+        Some(transition)
+    }
+
+    /// Whether the next result may change the state, or brings a change nearer that has begun.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.health == Health::Checking || self.against > 0
+    }
+
+    /// Time to the next check: the fast interval while the state is changing, else the normal one, moved
+    /// by up to the jitter either way. `fraction` is random, 0 to 1.
+    #[must_use]
+    pub fn next_check(&self, check: &HealthCheck, fraction: f64) -> Duration {
+        // A fast interval longer than the normal one, as its default is beside `interval: 1s`, would be slower.
+        let interval =
+            if self.is_changing() { check.fast_interval.min(check.interval) } else { check.interval };
+        jittered(interval, check.jitter, fraction)
+    }
+}
+
+/// `interval` moved by up to `jitter` of it either way, and never so short that checks would spin.
+fn jittered(interval: Duration, jitter: f64, fraction: f64) -> Duration {
+    let factor = 1.0 + jitter.clamp(0.0, 1.0) * (2.0 * fraction.clamp(0.0, 1.0) - 1.0);
+    interval.mul_f64(factor).max(limits::DURATION_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CHECK: HealthCheck = HealthCheck {
+        interval: Duration::from_secs(30),
+        fast_interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(5),
+        rise: 2,
+        fall: 3,
+        jitter: 0.1,
+        port: None,
+    };
+
+    use Health::{Checking, Down, Up};
+    use Verdict::{Failure, Success};
+
+    fn after(verdicts: &[Verdict]) -> HealthRules {
+        let mut rules = HealthRules::new(&CHECK);
+        verdicts.iter().for_each(|&verdict| {
+            rules.observe(verdict);
+        });
+        rules
+    }
+
+    #[test]
+    fn the_first_result_alone_decides() {
+        assert_eq!(HealthRules::new(&CHECK).health(), Checking);
+        assert_eq!(after(&[Success]).health(), Up);
+        assert_eq!(after(&[Failure]).health(), Down);
+    }
+
+    #[test]
+    fn rise_and_fall_hold_after_the_first() {
+        let mut rules = after(&[Success, Failure, Failure]);
+        assert_eq!(rules.health(), Up);
+        assert_eq!(rules.observe(Failure), Some(Transition { from: Up, to: Down, results: 3 }));
+        assert_eq!(rules.observe(Success), None);
+        assert_eq!(rules.observe(Success), Some(Transition { from: Down, to: Up, results: 2 }));
+    }
+
+    #[test]
+    fn a_flapping_backend_keeps_its_state() {
+        let mut rules = after(&[Success]);
+        for _ in 0..100 {
+            for verdict in [Failure, Failure, Success] {
+                assert_eq!(rules.observe(verdict), None);
+            }
+        }
+        assert_eq!(rules.health(), Up);
+    }
+
+    #[test]
+    fn the_fast_interval_applies_while_the_state_is_changing() {
+        let middle = |verdicts: &[Verdict]| after(verdicts).next_check(&CHECK, 0.5);
+        assert_eq!(middle(&[]), CHECK.fast_interval);
+        assert_eq!(middle(&[Success]), CHECK.interval);
+        assert_eq!(middle(&[Success, Failure]), CHECK.fast_interval);
+        assert_eq!(middle(&[Success, Failure, Success]), CHECK.interval);
+        assert_eq!(middle(&[Failure]), CHECK.interval);
+        assert_eq!(middle(&[Failure, Success]), CHECK.fast_interval);
+    }
+
+    #[test]
+    fn jitter_moves_the_interval_either_way_and_never_to_nothing() {
+        let rules = after(&[Success]);
+        assert_eq!(rules.next_check(&CHECK, 0.0), Duration::from_secs(27));
+        assert_eq!(rules.next_check(&CHECK, 1.0), Duration::from_secs(33));
+        let wild = HealthCheck { jitter: 1.0, ..CHECK };
+        assert_eq!(rules.next_check(&wild, 0.0), limits::DURATION_MIN);
+    }
+
+    #[test]
+    fn a_fast_interval_is_never_slower_than_the_normal_one() {
+        let check = HealthCheck { interval: Duration::from_secs(1), ..CHECK };
+        assert_eq!(HealthRules::new(&check).next_check(&check, 0.5), Duration::from_secs(1));
+    }
+
+    fn any_verdicts() -> impl Strategy<Value = Vec<Verdict>> {
+        prop::collection::vec(prop_oneof![Just(Success), Just(Failure)], 1..60)
+    }
+
+    proptest! {
+        /// The shadow model looks at the whole history instead of a counter.
+        #[test]
+        fn the_state_follows_the_history(verdicts in any_verdicts(), rise in 1u32..5, fall in 1u32..5) {
+            let check = HealthCheck { rise, fall, ..CHECK };
+            let mut rules = HealthRules::new(&check);
+            let mut expected = Checking;
+            for (index, &verdict) in verdicts.iter().enumerate() {
+                let before = expected;
+                let history = &verdicts[..=index];
+                let run = history.iter().rev().take_while(|&&earlier| earlier == verdict).count();
+                expected = match (before, verdict) {
+                    (Checking, Success) => Up,
+                    (Checking, Failure) => Down,
+                    (Down, Success) if run >= rise as usize => Up,
+                    (Up, Failure) if run >= fall as usize => Down,
+                    (same, _) => same,
+                };
+                let transition = rules.observe(verdict);
+                prop_assert_eq!(rules.health(), expected);
+                prop_assert_eq!(transition.map(|change| (change.from, change.to)),
+                    (before != expected).then_some((before, expected)));
+            }
+        }
+
+        #[test]
+        fn next_check_stays_within_the_jitter(
+            millis in 1u64..100_000, jitter in 0f64..=1.0, fraction in 0f64..=1.0,
+        ) {
+            let check = HealthCheck { interval: Duration::from_millis(millis), jitter, ..CHECK };
+            let next = after(&[Success]).next_check(&check, fraction).as_secs_f64() * 1e3;
+            let interval = millis as f64;
+            prop_assert!(next >= (interval * (1.0 - jitter)).max(1.0) - 1e-3);
+            prop_assert!(next <= interval * (1.0 + jitter) + 1e-3);
+        }
+    }
+}

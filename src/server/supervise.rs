@@ -1,0 +1,90 @@
+//! From the start of a server to its end, as signals say.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, after, bounded, never, select};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use super::Server;
+use crate::telemetry::log::LogHandle;
+
+/// How long sessions may take to end once they were told to at once.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Receives the signals of the process. To be made before any thread that should not be interrupted by them.
+///
+/// # Errors
+///
+/// The handlers cannot be installed.
+pub fn signals() -> io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2])?;
+    let (sender, receiver) = bounded(16);
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if sender.send(signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Serves until a signal asks for the end and the sessions have ended, or may not go on.
+///
+/// TERM: accepting goes on for `runtime.shutdown_delay`, then drain, at most `runtime.shutdown_timeout`. INT and QUIT
+/// skip the delay. A second one ends all sessions at once.
+pub fn supervise(server: &Server, signals: &Receiver<i32>, log: &LogHandle) {
+    let runtime = &server.config().runtime;
+    let stop = wait_for_stop(server, signals, &never(), log);
+    if let (Some(SIGTERM), Some(delay)) = (stop, runtime.shutdown_delay) {
+        log::info!("stopping: accepting goes on for {delay:?}");
+        if wait_for_stop(server, signals, &after(delay), log).is_some() {
+            return end(server, "a second signal");
+        }
+    }
+    let open: u64 = server.active_sessions();
+    let limit = runtime.shutdown_timeout;
+    match limit {
+        Some(limit) => log::info!("draining: {open} open sessions have {limit:?} to end"),
+        None => log::info!("draining: {open} open sessions may take as long as they like"),
+    }
+    server.drain();
+    let deadline = limit.map_or_else(never, after);
+    match wait_for_stop(server, signals, &deadline, log) {
+        Some(_) => end(server, "a second signal"),
+        None if server.wait_ended(Duration::ZERO) => log::info!("stopped: every session has ended"),
+        None => end(server, "runtime.shutdown_timeout"),
+    }
+}
+
+/// Waits for a signal that asks for the end; `None` at the deadline and when the shards have ended.
+fn wait_for_stop(
+    server: &Server,
+    signals: &Receiver<i32>,
+    deadline: &Receiver<Instant>,
+    log: &LogHandle,
+) -> Option<i32> {
+    loop {
+        let signal = select! {
+            recv(signals) -> signal => signal.ok()?,
+            recv(deadline) -> _ => return None,
+            recv(server.ended()) -> _ => return None,
+        };
+        match signal {
+            SIGTERM | SIGINT | SIGQUIT => return Some(signal),
+            SIGUSR1 => log.reopen(),
+            SIGHUP => log::warn!("HUP does nothing yet; restart to load a changed configuration"),
+            _ => log::warn!("USR2 does nothing yet; restart to run another binary"),
+        }
+    }
+}
+
+fn end(server: &Server, cause: &str) {
+    log::warn!("closing {} open sessions: {cause}", server.active_sessions());
+    server.close();
+    if !server.wait_ended(CLOSE_PATIENCE) {
+        log::error!("{} sessions did not end within {CLOSE_PATIENCE:?}", server.active_sessions());
+    }
+}

@@ -1,0 +1,238 @@
+//! Log records on their way out: captured where they arise, written by one thread.
+//!
+//! The caller formats the message into a bounded string and tries to queue it: no lock but the channel's, no
+//! system call, no wait. The thread `log` alone touches the target (`writer`), so a target that is full,
+//! broken or blocked costs records and never time of a shard; every lost one is counted.
+//!
+//! `RUST_LOG`, read in `env_logger`'s syntax, wins over the configured level until [`LogHandle::set_level`].
+
+mod format;
+mod writer;
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use log::{LevelFilter, Log, Metadata, Record};
+
+use crate::rules::config::Logging;
+use crate::words::limits;
+
+use format::Entry;
+use writer::Writer;
+
+/// Behind a record that was longer than `limits::LOG_RECORD_BYTES`.
+const CUT_MARK: &str = " [cut]";
+/// In `Shared::level`: no level was set at run time.
+const AS_FILTERED: usize = usize::MAX;
+
+/// Why logging cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The target cannot be opened.
+    #[error("cannot open the log file {path}: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The standard error stream is closed.
+    #[error("cannot log to the standard error stream: {0}")]
+    Stderr(io::Error),
+    /// The system gave no thread.
+    #[error("cannot start the log thread: {0}")]
+    Thread(io::Error),
+    /// A logger was set before.
+    #[error("logging was started twice")]
+    Taken,
+}
+
+/// Starts logging for the whole process. Call it before a thread is pinned: the writer inherits the affinity.
+///
+/// # Errors
+///
+/// If the target cannot be opened, the thread not started, or a logger is set already.
+pub fn init(logging: &Logging) -> Result<LogHandle, LogError> {
+    let spec = std::env::var("RUST_LOG").ok();
+    let (logger, handle) = start(logging, spec.as_deref())?;
+    let most = logger.filter.filter();
+    log::set_boxed_logger(Box::new(logger)).map_err(|_| LogError::Taken)?;
+    log::set_max_level(most);
+    Ok(handle)
+}
+
+/// A logger and its writer thread; `spec` is what `RUST_LOG` says.
+fn start(logging: &Logging, spec: Option<&str>) -> Result<(Logger, LogHandle), LogError> {
+    let mut builder = env_logger::Builder::new();
+    match spec {
+        Some(spec) if !spec.trim().is_empty() => builder.parse_filters(spec),
+        _ => builder.filter_level(logging.level),
+    };
+    let (queue, messages) = bounded(limits::LOG_QUEUE);
+    let shared = Arc::new(Shared {
+        level: AtomicUsize::new(AS_FILTERED),
+        dropped: AtomicU64::new(0),
+        reopen: AtomicBool::new(false),
+    });
+    let writer = Writer::open(logging, messages, Arc::clone(&shared))?;
+    // Detached: `flush` waits for what was queued, and nothing ever waits for a thread that is blocked.
+    thread::Builder::new().name("log".to_owned()).spawn(move || writer.run()).map_err(LogError::Thread)?;
+    let handle = LogHandle { queue: queue.clone(), shared: Arc::clone(&shared) };
+    Ok((Logger { filter: builder.build(), queue, shared }, handle))
+}
+
+/// Makes a panic one record of level `error` instead of lines on the standard error stream, where a full pipe
+/// would block the thread that panicked.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = thread::current();
+        log::error!("thread {} panicked: {info}", thread.name().unwrap_or("without name"));
+    }));
+}
+
+/// What callers, operators and the writer share.
+struct Shared {
+    /// `LevelFilter` as a number, or [`AS_FILTERED`]. Written by the control plane, read by every caller; it
+    /// guards nothing, so `Relaxed`.
+    level: AtomicUsize,
+    /// Records that were lost. Any caller and the writer add; `Relaxed`, a counter.
+    dropped: AtomicU64,
+    /// Whether the writer is to open its file again. Set by the control plane, cleared by the writer; what
+    /// happened before in the file system (a rename) happened in the kernel, so `Relaxed` will do.
+    reopen: AtomicBool,
+}
+
+/// What goes to the writer.
+enum Message {
+    /// A record.
+    Record(Entry),
+    /// Look at the flags.
+    Wake,
+    /// Answer once everything before it was written, or given up.
+    Flush(Sender<()>),
+}
+
+/// Controls logging; clones control the same.
+#[derive(Clone)]
+pub struct LogHandle {
+    queue: Sender<Message>,
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for LogHandle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("LogHandle").field("dropped", &self.dropped()).finish_non_exhaustive()
+    }
+}
+
+impl LogHandle {
+    /// How many records were lost since the start: the queue was full, or the target did not take them.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Opens the log file again, before the next record is written. For a file that was renamed.
+    pub fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Relaxed);
+        // A full queue needs no wake-up: the writer sees the flag before its next record.
+        let _ = self.queue.try_send(Message::Wake);
+    }
+
+    /// Changes the level of all records from now on; `RUST_LOG` no longer counts.
+    pub fn set_level(&self, level: LevelFilter) {
+        self.shared.level.store(level as usize, Ordering::Relaxed);
+        log::set_max_level(level);
+    }
+
+    /// Waits until everything queued before was written, at most `within`; says whether it was. Call it last
+    /// thing before the process ends, with a bound: the target may be blocked for good.
+    #[must_use]
+    pub fn flush(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        let (reply, done) = bounded(1);
+        self.queue.send_timeout(Message::Flush(reply), within).is_ok() && done.recv_deadline(deadline).is_ok()
+    }
+}
+
+/// The `log` facade's end of the queue.
+struct Logger {
+    /// Used as a filter only.
+    filter: env_logger::Logger,
+    queue: Sender<Message>,
+    shared: Arc<Shared>,
+}
+
+impl Logger {
+    /// Whether a level set at run time admits the record; `None` where none was set.
+    fn by_level(&self, metadata: &Metadata<'_>) -> Option<bool> {
+        let level = self.shared.level.load(Ordering::Relaxed);
+        (level != AS_FILTERED).then(|| metadata.level() as usize <= level)
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.by_level(metadata).unwrap_or_else(|| self.filter.enabled(metadata))
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.by_level(record.metadata()).unwrap_or_else(|| self.filter.matches(record)) {
+            return;
+        }
+        let entry = Entry {
+            time: SystemTime::now(),
+            level: record.level(),
+            target: match record.module_path_static() {
+                Some(path) if path == record.target() => Cow::Borrowed(path),
+                _ => Cow::Owned(capture(format_args!("{}", record.target()))),
+            },
+            message: capture(*record.args()),
+        };
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.queue.try_send(Message::Record(entry))
+        {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Does nothing: no caller waits for the target. See [`LogHandle::flush`].
+    fn flush(&self) {}
+}
+
+/// Formats a text of at most `limits::LOG_RECORD_BYTES`, marked where it was cut.
+fn capture(arguments: fmt::Arguments<'_>) -> String {
+    if let Some(text) = arguments.as_str()
+        && text.len() <= limits::LOG_RECORD_BYTES
+    {
+        return text.to_owned();
+    }
+    let mut capped = Capped(String::with_capacity(128));
+    if capped.write_fmt(arguments).is_err() {
+        // Too long, or a `Display` that failed: either way this is not all there was.
+        capped.0.push_str(CUT_MARK);
+    }
+    capped.0
+}
+
+/// A string that stops growing, and the formatting with it, when only the mark would still fit.
+struct Capped(String);
+
+impl fmt::Write for Capped {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = limits::LOG_RECORD_BYTES - CUT_MARK.len() - self.0.len();
+        let kept = text.floor_char_boundary(room);
+        self.0.push_str(&text[..kept]);
+        if kept == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
