@@ -51,5 +51,7 @@ pub const LOG_QUEUE: usize = 8_192;
 /// Length of one log record, bytes; the rest is cut off and marked.
 pub const LOG_RECORD_BYTES: usize = 8_192;
 
-const _: () = assert!(LISTENERS <= u16::MAX as usize && UPSTREAMS <= u16::MAX as usize);
-const _: () = assert!(BACKENDS_PER_UPSTREAM <= u16::MAX as usize && SHARDS <= u16::MAX as usize);
+const _: () = assert!(LISTENERS <= u16::MAX as usize);
+const _: () = assert!(UPSTREAMS <= u16::MAX as usize);
+const _: () = assert!(BACKENDS_PER_UPSTREAM <= u16::MAX as usize);
+const _: () = assert!(SHARDS <= u16::MAX as usize);

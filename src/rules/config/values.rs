@@ -165,7 +165,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
 /// A duration in the largest unit that holds it as a whole number.
 pub(super) fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
-    let fits = MILLIS.iter().find(|(_, factor)| millis % u128::from(*factor) == 0);
+    let fits = MILLIS.iter().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor)));
     let (unit, factor) = fits.copied().unwrap_or(("ms", 1));
     format!("{}{unit}", millis / u128::from(factor))
 }
@@ -193,7 +193,7 @@ pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
 /// A size in the largest unit that holds it as a whole number.
 pub(super) fn size_text(bytes: u32) -> String {
     let bytes = u64::from(bytes);
-    let (unit, factor) = BYTES.iter().find(|(_, factor)| bytes % factor == 0).copied().unwrap_or(("B", 1));
+    let (unit, factor) = BYTES.iter().find(|(_, factor)| bytes.is_multiple_of(*factor)).copied().unwrap_or(("B", 1));
     format!("{}{unit}", bytes / factor)
 }
 
