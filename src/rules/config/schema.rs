@@ -72,7 +72,7 @@ fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
     let upstream = Upstream {
         name: DEFAULT_NAME.to_owned(),
         algorithm: picked,
-        healthcheck: healthcheck(root),
+        healthcheck: healthcheck(root, &backends),
         retries: retries(root),
         resolve: resolve(root),
         timeouts: upstream_timeouts(&mut root.absent()),
@@ -188,12 +188,12 @@ fn upstream(s: &mut Section<'_>, name: String, backends: Vec<Backend>) -> Upstre
     Upstream {
         name,
         algorithm: s.value("algorithm", default_algorithm(), algorithm),
-        backends,
-        healthcheck: healthcheck(s),
+        healthcheck: healthcheck(s, &backends),
         retries: retries(s),
         resolve: resolve(s),
         timeouts: s.section("timeouts", upstream_timeouts),
         tcp: s.section("tcp", tcp),
+        backends,
     }
 }
 
@@ -259,7 +259,7 @@ fn backend(s: &mut Section<'_>) -> Option<Backend> {
     Some(Backend { name, address, weight })
 }
 
-fn healthcheck(s: &mut Section<'_>) -> Option<HealthCheck> {
+fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<HealthCheck> {
     if s.is_off("healthcheck") {
         return None;
     }
@@ -277,6 +277,7 @@ fn healthcheck(s: &mut Section<'_>) -> Option<HealthCheck> {
             port: s.optional("port", port),
         };
         relations::check_times(s, &check);
+        relations::check_port(s, &check, backends);
         on.map(|()| check)
     })
 }

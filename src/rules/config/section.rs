@@ -111,7 +111,6 @@ impl<'a> Section<'a> {
 
     /// The sections in the list under `key`, at most `most`; `defaults` stands behind each.
     pub(super) fn entries(&mut self, key: &'static str, most: usize, defaults: Option<&Self>) -> Vec<Self> {
-        self.know(key);
         let Some((entry, place)) = self.find(key) else {
             self.error(format!("`{key}` is missing; add it"));
             return Vec::new();

@@ -193,7 +193,8 @@ pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
 /// A size in the largest unit that holds it as a whole number.
 pub(super) fn size_text(bytes: u32) -> String {
     let bytes = u64::from(bytes);
-    let (unit, factor) = BYTES.iter().find(|(_, factor)| bytes.is_multiple_of(*factor)).copied().unwrap_or(("B", 1));
+    let (unit, factor) =
+        BYTES.iter().find(|(_, factor)| bytes.is_multiple_of(*factor)).copied().unwrap_or(("B", 1));
     format!("{}{unit}", bytes / factor)
 }
 
