@@ -40,11 +40,15 @@ impl Names {
         self.0.insert(name.to_owned(), Named { position, place, used: false });
     }
 
-    /// The upstream that the listener `s` names; that there is none is reported.
+    /// The upstream that the listener `s` names; that there is none is reported, unless there are no names
+    /// at all, which was reported before.
     pub(super) fn take(&mut self, s: &Section<'_>, name: &str) -> UpstreamId {
         if let Some(named) = self.0.get_mut(name) {
             named.used = true;
             return UpstreamId(named.position);
+        }
+        if self.0.is_empty() {
+            return UpstreamId(0);
         }
         let remedy = match nearest(name, self.0.keys().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),

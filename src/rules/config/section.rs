@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 use super::report::{Place, Problems, Span, quote};
 use super::tree::{Entry, Map, Node, Value};
-use super::values::is_off;
 
 /// What reading one value gives: the value, or why it does not fit.
 pub(super) type Read<T> = Result<T, String>;
@@ -158,7 +157,7 @@ impl<'a> Section<'a> {
 
     /// Whether the value of `key` switches it off.
     pub(super) fn is_off(&mut self, key: &'static str) -> bool {
-        self.find(key).is_some_and(|(entry, _)| is_off(&entry.node))
+        self.find(key).is_some_and(|(entry, _)| entry.node.is_off())
     }
 
     /// Where the value of `key` stands, or this section where it is not written.

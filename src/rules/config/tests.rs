@@ -437,6 +437,14 @@ upstreams:
     }
 
     #[test]
+    fn half_of_a_form() {
+        let listeners = &LONG[..LONG.find("upstreams").unwrap_or_default()];
+        assert_eq!(problems(listeners), ["1:1: `upstreams` is missing; add it"]);
+        assert_eq!(problems("backends: [{address: 'a:1'}]").len(), 1);
+        assert_eq!(problems("loadbalancer: {listen_address: ':1'}"), ["1:1: `backends` is missing; add it"]);
+    }
+
+    #[test]
     fn mixed_forms() {
         let found = problems(format!("{LONG}backends: []\nloadbalancer: {{}}\nretries: 1\n"));
         assert_eq!(found.len(), 3, "{found:#?}");

@@ -23,19 +23,10 @@ pub(super) fn text(node: &Node) -> Read<&str> {
     }
 }
 
-/// Whether the value switches something off: `off` or `false`.
-pub(super) fn is_off(node: &Node) -> bool {
-    match &node.value {
-        Value::Scalar { text, .. } if text == "off" => true,
-        Value::Scalar { text, plain } => *plain && matches!(text.as_str(), "false" | "False" | "FALSE"),
-        _ => false,
-    }
-}
-
 /// Reads with `read`, or `off` as `None`.
 pub(super) fn off_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
     move |node| {
-        if is_off(node) {
+        if node.is_off() {
             return Ok(None);
         }
         read(node).map(Some).map_err(|message| format!("{message}, or `off`"))
@@ -44,7 +35,7 @@ pub(super) fn off_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Re
 
 /// `true`, or `false` and `off`.
 pub(super) fn boolean(node: &Node) -> Read<bool> {
-    if is_off(node) {
+    if node.is_off() {
         return Ok(false);
     }
     match text(node)? {
@@ -65,7 +56,7 @@ pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> 
 
 /// The same, where `off` is 0.
 pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
-    move |node| if is_off(node) { Ok(0) } else { number(range.clone())(node) }
+    move |node| if node.is_off() { Ok(0) } else { number(range.clone())(node) }
 }
 
 /// Digits only, without the leading zero that YAML 1.1 reads as octal.
@@ -111,7 +102,7 @@ pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node)
     move |node| {
         let text = text(node)?;
         let shown = quote(text);
-        if is_off(node) {
+        if node.is_off() {
             return Err(format!("{shown} is not possible here; write a duration such as `30s`"));
         }
         let Some(value) = parse_duration(text) else {
@@ -200,7 +191,7 @@ pub(super) fn size_text(bytes: u32) -> String {
 
 /// A whole percentage from 1 to 100, as a fraction; `off` is 0.
 pub(super) fn fraction(node: &Node) -> Read<f64> {
-    if is_off(node) {
+    if node.is_off() {
         return Ok(0.0);
     }
     let text = text(node)?;
