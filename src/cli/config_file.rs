@@ -74,3 +74,51 @@ fn kind(file_type: FileType) -> &'static str {
         _ => "not a regular file",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Loading fails, at once, with these words.
+    #[track_caller]
+    fn refused(path: &Path, words: &str) {
+        let start = Instant::now();
+        let text = load(path).expect_err("no configuration").to_string();
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(text.contains(words) && text.starts_with(&path.display().to_string()), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        refused(&folder.path().join("missing"), "cannot be read: No such file");
+        refused(folder.path(), "is a directory");
+        refused(Path::new("/dev/zero"), "is a device");
+
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+        refused(&pipe, "is a pipe");
+    }
+
+    #[test]
+    fn large_file_is_refused_without_reading_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("large");
+        File::create(&path).and_then(|file| file.set_len(100 << 20)).expect("a sparse file");
+        refused(&path, "has 104857600 bytes");
+    }
+
+    #[test]
+    fn valid_and_invalid_files_are_told_apart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("f.yaml");
+        std::fs::write(&path, "a: 1").expect("a file");
+        refused(&path, "f.yaml:1:1: unknown key `a`");
+
+        let valid = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/config.yaml");
+        assert_eq!(load(&valid).expect("a configuration").config.listeners.len(), 1);
+    }
+}

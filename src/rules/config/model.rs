@@ -253,7 +253,7 @@ pub struct HealthCheck {
     /// Random change of each interval, as a fraction of it, at most 1.
     #[serde(serialize_with = "resolved::percent")]
     pub jitter: f64,
-    /// Port that is checked instead of the backend's.
+    /// Port that is checked instead of the backend's; a `unix:` backend is checked at its own path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }

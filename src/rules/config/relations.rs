@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Backend, HealthCheck, ListenAddress, Listener, UpstreamTimeouts};
+use super::model::{Backend, BackendAddress, HealthCheck, ListenAddress, Listener, UpstreamTimeouts};
 use super::report::{Place, quote};
 use super::section::{Section, nearest};
 use super::values::duration_text;
@@ -29,7 +29,7 @@ impl Names {
                 format!("the name {shown} is taken, at {line}:{column}; give each its own")
             } else {
                 format!(
-                    "{shown} is a backend already, at {line}:{column}; to have it twice give each its own `name`"
+                    "{shown} is a backend already, at {line}:{column}; to have it twice, give each a `name`"
                 )
             };
             s.error_place(place, message);
@@ -40,11 +40,15 @@ impl Names {
         self.0.insert(name.to_owned(), Named { position, place, used: false });
     }
 
-    /// The upstream that the listener `s` names; that there is none is reported.
+    /// The upstream that the listener `s` names; that there is none is reported, unless there are no names
+    /// at all, which was reported before.
     pub(super) fn take(&mut self, s: &Section<'_>, name: &str) -> UpstreamId {
         if let Some(named) = self.0.get_mut(name) {
             named.used = true;
             return UpstreamId(named.position);
+        }
+        if self.0.is_empty() {
+            return UpstreamId(0);
         }
         let remedy = match nearest(name, self.0.keys().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
@@ -111,5 +115,12 @@ pub(super) fn check_times(s: &Section<'_>, check: &HealthCheck) {
     if s.has("timeout") && check.timeout > check.interval {
         let timeout = duration_text(check.timeout);
         s.warn_at("timeout", format!("a check may take {timeout}, longer than the `interval` of {interval}"));
+    }
+}
+
+pub(super) fn check_port(s: &Section<'_>, check: &HealthCheck, backends: &[Backend]) {
+    let unix = |backend: &&Backend| matches!(backend.address, BackendAddress::Unix(_));
+    if let Some(backend) = check.port.and_then(|_| backends.iter().find(unix)) {
+        s.warn_at("port", format!("`port` does not apply to the `unix:` backend {}", quote(&backend.name)));
     }
 }

@@ -66,20 +66,20 @@ fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
         }
         let address = if written { s.required("listen_address", address::listen) } else { None };
         picked = s.value("algorithm", default_algorithm(), algorithm);
-        address.map(|address| listener(s, DEFAULT_NAME.to_owned(), address, UpstreamId(0)))
+        listener(s, DEFAULT_NAME.to_owned(), address.unwrap_or_else(nowhere), UpstreamId(0))
     });
     let backends = backends(root);
     let upstream = Upstream {
         name: DEFAULT_NAME.to_owned(),
         algorithm: picked,
-        healthcheck: healthcheck(root),
+        healthcheck: healthcheck(root, &backends),
         retries: retries(root),
         resolve: resolve(root),
         timeouts: upstream_timeouts(&mut root.absent()),
         tcp: tcp(&mut root.absent()),
         backends,
     };
-    (Vec::from_iter(listener), vec![upstream])
+    (vec![listener], vec![upstream])
 }
 
 fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
@@ -92,11 +92,12 @@ fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
     let mut names = Names::default();
     let mut upstreams = Vec::new();
     for mut s in root.entries("upstreams", limits::UPSTREAMS, Some(&upstream_defaults)) {
-        if let Some(name) = s.required("name", name) {
-            names.claim(&s, &name);
-            let backends = backends(&mut s);
-            upstreams.push(upstream(&mut s, name, backends));
+        let called = s.required("name", name);
+        if let Some(called) = &called {
+            names.claim(&s, called);
         }
+        let backends = backends(&mut s);
+        upstreams.push(upstream(&mut s, called.unwrap_or_default(), backends));
         s.finish();
     }
     let listeners = listeners(root, &listener_defaults, &mut names);
@@ -121,7 +122,7 @@ fn listeners<'a>(root: &mut Section<'a>, defaults: &Section<'a>, upstreams: &mut
         }
         let upstream = upstream.map(|name| upstreams.take(&s, &name));
         // What is missing was reported; the rest of the entry is read all the same.
-        let address = address.unwrap_or(nowhere());
+        let address = address.unwrap_or_else(nowhere);
         let listener =
             listener(&mut s, called.unwrap_or_default(), address, upstream.unwrap_or(UpstreamId(0)));
         listeners.push(listener);
@@ -130,7 +131,7 @@ fn listeners<'a>(root: &mut Section<'a>, defaults: &Section<'a>, upstreams: &mut
     listeners
 }
 
-/// Stands for an address that was reported or does not matter.
+/// Stands for an address that was reported, so that the rest of its entry is read all the same.
 fn nowhere() -> ListenAddress {
     ListenAddress::Unix(PathBuf::new())
 }
@@ -187,12 +188,12 @@ fn upstream(s: &mut Section<'_>, name: String, backends: Vec<Backend>) -> Upstre
     Upstream {
         name,
         algorithm: s.value("algorithm", default_algorithm(), algorithm),
-        backends,
-        healthcheck: healthcheck(s),
+        healthcheck: healthcheck(s, &backends),
         retries: retries(s),
         resolve: resolve(s),
         timeouts: s.section("timeouts", upstream_timeouts),
         tcp: s.section("tcp", tcp),
+        backends,
     }
 }
 
@@ -258,7 +259,7 @@ fn backend(s: &mut Section<'_>) -> Option<Backend> {
     Some(Backend { name, address, weight })
 }
 
-fn healthcheck(s: &mut Section<'_>) -> Option<HealthCheck> {
+fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<HealthCheck> {
     if s.is_off("healthcheck") {
         return None;
     }
@@ -276,6 +277,7 @@ fn healthcheck(s: &mut Section<'_>) -> Option<HealthCheck> {
             port: s.optional("port", port),
         };
         relations::check_times(s, &check);
+        relations::check_port(s, &check, backends);
         on.map(|()| check)
     })
 }

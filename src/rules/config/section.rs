@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 use super::report::{Place, Problems, Span, quote};
 use super::tree::{Entry, Map, Node, Value};
-use super::values::is_off;
 
 /// What reading one value gives: the value, or why it does not fit.
 pub(super) type Read<T> = Result<T, String>;
@@ -64,7 +63,7 @@ impl<'a> Section<'a> {
     /// The value of `key`; that it is missing is an error.
     pub(super) fn required<T>(&mut self, key: &'static str, read: impl Fn(&Node) -> Read<T>) -> Option<T> {
         if !self.has(key) {
-            self.known.push(key);
+            self.know(key);
             self.error(format!("`{key}` is missing; add it"));
             return None;
         }
@@ -81,7 +80,7 @@ impl<'a> Section<'a> {
 
     /// The section under `key`. A layer that is not a mapping hides those behind it.
     pub(super) fn part(&mut self, key: &'static str) -> Self {
-        self.known.push(key);
+        self.know(key);
         let mut part = self.absent();
         part.place.path = self.place.path_of(key);
         part.own = match self.own.and_then(|own| own.get(key)).map(|entry| &entry.node.value) {
@@ -111,7 +110,6 @@ impl<'a> Section<'a> {
 
     /// The sections in the list under `key`, at most `most`; `defaults` stands behind each.
     pub(super) fn entries(&mut self, key: &'static str, most: usize, defaults: Option<&Self>) -> Vec<Self> {
-        self.known.push(key);
         let Some((entry, place)) = self.find(key) else {
             self.error(format!("`{key}` is missing; add it"));
             return Vec::new();
@@ -146,7 +144,7 @@ impl<'a> Section<'a> {
     /// Reports `key` where it is written, although it is known elsewhere.
     pub(super) fn forbid(&mut self, key: &'static str, why: &str) {
         if let Some(entry) = self.own.and_then(|own| own.get(key)) {
-            self.known.push(key);
+            self.know(key);
             let place = Place { path: self.place.path_of(key), span: entry.key };
             self.problems.error(place, format!("`{key}` does not belong here; {why}"));
         }
@@ -159,7 +157,7 @@ impl<'a> Section<'a> {
 
     /// Whether the value of `key` switches it off.
     pub(super) fn is_off(&mut self, key: &'static str) -> bool {
-        self.find(key).is_some_and(|(entry, _)| is_off(&entry.node))
+        self.find(key).is_some_and(|(entry, _)| entry.node.is_off())
     }
 
     /// Where the value of `key` stands, or this section where it is not written.
@@ -208,8 +206,14 @@ impl<'a> Section<'a> {
         }
     }
 
+    fn know(&mut self, key: &'static str) {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
+    }
+
     fn find(&mut self, key: &'static str) -> Option<(&'a Entry, Place)> {
-        self.known.push(key);
+        self.know(key);
         self.entry(key)
     }
 

@@ -9,6 +9,7 @@ use super::*;
 
 const SHORT: &str = include_str!("../../../configs/config.yaml");
 const EXAMPLE: &str = include_str!("../../../configs/example.yaml");
+const REFERENCE: &str = include_str!("../../../docs/CONFIGURATION.md");
 
 const LONG: &str = "\
 listeners:
@@ -83,8 +84,7 @@ mod accepted {
 
     #[test]
     fn example_shows_the_defaults() {
-        let mut lean = valid(EXAMPLE).to_yaml();
-        let text = "
+        let bare = "
 listeners: [{name: web, address: ':8080', upstream: web}]
 upstreams:
   - name: web
@@ -92,18 +92,16 @@ upstreams:
       - {name: a, address: 127.0.0.1, port: 8081}
       - {address: localhost, port: 8082}
 ";
-        assert_eq!(valid(text).to_yaml(), lean);
-        lean = short("");
-        let (short, long) = (valid(&lean), valid(text));
-        assert_eq!(format!("{:?}", short.runtime), format!("{:?}", long.runtime));
-        assert_eq!(format!("{:?}", short.upstreams[0].timeouts), format!("{:?}", long.upstreams[0].timeouts));
+        assert_eq!(valid(EXAMPLE).to_yaml(), valid(bare).to_yaml());
     }
 
     #[test]
-    fn example_has_every_key_that_is_written_out() {
+    fn example_and_reference_have_every_key() {
         for line in valid(EXAMPLE).to_yaml().lines() {
             let key = line.trim_start_matches(['-', ' ']).split(':').next().unwrap_or_default();
             assert!(EXAMPLE.contains(&format!("{key}:")), "{key}");
+            let shown = ["`", "."].map(|before| format!("{before}{key}"));
+            assert!(shown.iter().any(|key| REFERENCE.contains(key)), "{key}");
         }
     }
 
@@ -248,7 +246,7 @@ unknown: 1
 dir/f.yaml:5:5: unknown key `retires`; did you mean `retries`?
     5 |     retires: 1
       |     ^^^^^^^ upstreams[0].retires
-dir/f.yaml:8:13: `70000` is not a port; a port is a number from 1 to 65535
+dir/f.yaml:8:15: `70000` is not a port; a port is a number from 1 to 65535
     8 |         port: 70000
       |               ^^^^^ upstreams[0].backends[0].port
 dir/f.yaml: 2 errors"
@@ -261,10 +259,10 @@ dir/f.yaml: 2 errors"
 listeners: [{name: a, address: ':1', upstream: u}]
 upstreams:
   - {name: u, backends: [{address: a, port: 1}], healthcheck: {interval: 1s, timeout: 2s, fast_interval: 3s}}
-  - {name: v, backends: [{address: a, port: 1}], timeouts: {connect: 20s}}
+  - {name: v, backends: [{name: s, address: 'unix:/s'}], timeouts: {connect: 20s}, healthcheck: {port: 1}}
 ";
         let parsed = parse("f", text.as_bytes()).expect("only warnings");
-        assert_eq!(parsed.report.warnings(), 4);
+        assert_eq!(parsed.report.warnings(), 5);
         let shown = parsed.report.to_string();
         assert!(shown.ends_with("\nf: configuration is valid"), "{shown}");
         assert!(shown.contains("f:4:12: warning: no listener uses the upstream `v`"), "{shown}");
@@ -427,15 +425,23 @@ upstreams:
         assert_eq!(
             problems(text),
             [
-                "2:38: no upstream is called `wbe`; did you mean `web`?",
+                "2:40: no upstream is called `wbe`; did you mean `web`?",
                 "3:12: the name `a` is taken, at 2:12; give each its own",
-                "3:38: no upstream is called `nothing_like_it`; add it to `upstreams`",
+                "3:40: no upstream is called `nothing_like_it`; add it to `upstreams`",
                 "4:5: `name` is missing; add it",
                 "4:5: `upstream` is missing; add it",
                 "6:12: warning: no listener uses the upstream `web`",
                 "7:12: the name `web` is taken, at 6:12; give each its own",
             ]
         );
+    }
+
+    #[test]
+    fn half_of_a_form() {
+        let listeners = &LONG[..LONG.find("upstreams").unwrap_or_default()];
+        assert_eq!(problems(listeners), ["1:1: `upstreams` is missing; add it"]);
+        assert_eq!(problems("backends: [{address: 'a:1'}]").len(), 1);
+        assert_eq!(problems("loadbalancer: {listen_address: ':1'}"), ["1:1: `backends` is missing; add it"]);
     }
 
     #[test]
@@ -500,12 +506,14 @@ mod hostile {
 
     #[test]
     fn depth_and_number_of_values_are_bounded() {
-        refused_soon("[".repeat(1 << 19), "1:33: nested deeper");
+        // The scanner looks ahead here, and has a bound of its own.
+        refused_soon("[".repeat(1 << 19), "1:256: not YAML: recursion limit");
+        refused_soon(format!("{}{}", "[".repeat(40), "]".repeat(40)), "1:33: nested deeper");
         refused_soon("- ".repeat(1 << 19), "1:65: nested deeper");
-        refused_soon("{a: ".repeat(1 << 18), "1:129: nested deeper");
-        refused_soon(format!("a: [{}]", "a,".repeat(1 << 19)), "1:200000: more than 100000 values");
+        refused_soon("{a: ".repeat(1 << 18), "1:1021: not YAML: recursion limit");
+        refused_soon(format!("a: [{}]", "a,".repeat(1 << 18)), "1:199999: more than 100000 values");
         let bomb: String = (1..30).map(|n| format!("k{n}: &k{n} [*k{0}, *k{0}, *k{0}]\n", n - 1)).collect();
-        refused_soon(format!("k0: &k0 a\n{bomb}"), "11:13: more than 100000 values");
+        refused_soon(format!("k0: &k0 a\n{bomb}"), "11:17: more than 100000 values");
         let nested: String = (1..50).map(|n| format!("k{n}: &k{n} [*k{}]\n", n - 1)).collect();
         refused_soon(format!("k0: &k0 a\n{nested}"), "32:12: nested deeper");
         refused_soon(vec![b'#'; (1 << 20) + 1], "1:1: larger than 1048576 bytes");
@@ -526,7 +534,7 @@ mod hostile {
         let defaults: String = (0..20_000).map(|n| format!("    k{n}: 1\n")).collect();
         let entries: String = (0..2_000).map(|n| format!("  - {{name: n{n}, backends: []}}\n")).collect();
         let text = format!("defaults:\n  upstream:\n{defaults}upstreams:\n{entries}");
-        refused_soon(text, "1:1: `listeners` is missing");
+        refused_soon(text, "3:5: unknown key");
     }
 
     #[test]
@@ -551,6 +559,7 @@ mod properties {
             }
             Ok(parsed) => {
                 let yaml = parsed.config.to_yaml();
+                prop_assert!(yaml.ends_with('\n'));
                 let again = parse("again", yaml.as_bytes())
                     .map_err(|report| TestCaseError::fail(format!("{report}\nof\n{yaml}")))?;
                 prop_assert_eq!(format!("{:?}", parsed.config), format!("{:?}", again.config));
@@ -654,7 +663,7 @@ mod properties {
             "{jitter: 7%, port: 9}",
         ]);
         let cores = prop::sample::select(vec!["auto", "7", "'1,2,3,9'", "5-5"]);
-        let target = prop::sample::select(vec!["stderr", "/a/b: c #", "'false'", "\"~\"", "'12'"]);
+        let target = prop::sample::select(vec!["stderr", "/a/b: c #", "'no'", "\"~\"", "'12'"]);
         ((duration, or_off, keepalive, listen), (backend, check, cores, target), (0..=100_u32, 0..=1_000_u32))
             .prop_map(
                 |(
@@ -700,7 +709,6 @@ upstreams:
 
         #[test]
         fn resolved_configuration_parses_as_the_same(text in valid_file()) {
-            prop_assume!(!text.contains("'false'"));
             prop_assert!(parse("file", text.as_bytes()).is_ok(), "{}", parse("file", text.as_bytes()).unwrap_err());
             check(text.as_bytes())?;
         }

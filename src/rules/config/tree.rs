@@ -23,6 +23,17 @@ pub(super) struct Node {
     levels: usize,
 }
 
+impl Node {
+    /// Whether the value switches something off: `off` or `false`.
+    pub(super) fn is_off(&self) -> bool {
+        match &self.value {
+            Value::Scalar { text, .. } if text == "off" => true,
+            Value::Scalar { text, plain } => *plain && matches!(text.as_str(), "false" | "False" | "FALSE"),
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Value {
     /// Nothing, `~` or `null`.

@@ -23,19 +23,10 @@ pub(super) fn text(node: &Node) -> Read<&str> {
     }
 }
 
-/// Whether the value switches something off: `off` or `false`.
-pub(super) fn is_off(node: &Node) -> bool {
-    match &node.value {
-        Value::Scalar { text, .. } if text == "off" => true,
-        Value::Scalar { text, plain } => *plain && matches!(text.as_str(), "false" | "False" | "FALSE"),
-        _ => false,
-    }
-}
-
 /// Reads with `read`, or `off` as `None`.
 pub(super) fn off_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
     move |node| {
-        if is_off(node) {
+        if node.is_off() {
             return Ok(None);
         }
         read(node).map(Some).map_err(|message| format!("{message}, or `off`"))
@@ -44,7 +35,7 @@ pub(super) fn off_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Re
 
 /// `true`, or `false` and `off`.
 pub(super) fn boolean(node: &Node) -> Read<bool> {
-    if is_off(node) {
+    if node.is_off() {
         return Ok(false);
     }
     match text(node)? {
@@ -65,7 +56,7 @@ pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> 
 
 /// The same, where `off` is 0.
 pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
-    move |node| if is_off(node) { Ok(0) } else { number(range.clone())(node) }
+    move |node| if node.is_off() { Ok(0) } else { number(range.clone())(node) }
 }
 
 /// Digits only, without the leading zero that YAML 1.1 reads as octal.
@@ -111,7 +102,7 @@ pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node)
     move |node| {
         let text = text(node)?;
         let shown = quote(text);
-        if is_off(node) {
+        if node.is_off() {
             return Err(format!("{shown} is not possible here; write a duration such as `30s`"));
         }
         let Some(value) = parse_duration(text) else {
@@ -165,7 +156,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
 /// A duration in the largest unit that holds it as a whole number.
 pub(super) fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
-    let fits = MILLIS.iter().find(|(_, factor)| millis % u128::from(*factor) == 0);
+    let fits = MILLIS.iter().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor)));
     let (unit, factor) = fits.copied().unwrap_or(("ms", 1));
     format!("{}{unit}", millis / u128::from(factor))
 }
@@ -193,13 +184,14 @@ pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
 /// A size in the largest unit that holds it as a whole number.
 pub(super) fn size_text(bytes: u32) -> String {
     let bytes = u64::from(bytes);
-    let (unit, factor) = BYTES.iter().find(|(_, factor)| bytes % factor == 0).copied().unwrap_or(("B", 1));
+    let (unit, factor) =
+        BYTES.iter().find(|(_, factor)| bytes.is_multiple_of(*factor)).copied().unwrap_or(("B", 1));
     format!("{}{unit}", bytes / factor)
 }
 
 /// A whole percentage from 1 to 100, as a fraction; `off` is 0.
 pub(super) fn fraction(node: &Node) -> Read<f64> {
-    if is_off(node) {
+    if node.is_off() {
         return Ok(0.0);
     }
     let text = text(node)?;
