@@ -3,7 +3,9 @@
 //! figures: on a shared machine one binary's own rate wanders by a third.
 //!
 //! Unfair, and known: load generator and backend are one thread each on the other cores; where there is only one
-//! such core they take turns, and the rate of a cheap balancer is bounded by them. CPU time is not touched by that.
+//! such core they take turns, and no balancer can be seen faster than the `direct` row of the same table, however
+//! cheap it is (both ends of an echo cost that core about as much as the balancer costs its own). The CPU columns
+//! are not bounded so: they decide.
 
 use std::fmt::Write as _;
 use std::net::TcpListener;

@@ -67,13 +67,18 @@ struct Work {
 }
 
 impl Work {
+    /// All but the address; `bytes` is what a workload without messages puts there.
     fn take(options: &mut Options, bytes: Option<usize>) -> Result<Work, String> {
-        Ok(Work {
+        let work = Work {
             sessions: options.take("--sessions", None)?,
             bytes: options.take("--bytes", bytes)?,
             seconds: options.take("--seconds", None)?,
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
-        })
+        };
+        if work.bytes == 0 || work.bytes > Pattern::WINDOW {
+            return Err(format!("--bytes must be 1 to {}", Pattern::WINDOW));
+        }
+        Ok(work)
     }
 
     fn with_address(mut self, options: Options) -> Result<Work, String> {
@@ -333,7 +338,7 @@ struct Bulk {
 
 /// Bytes as fast as they go, in one direction or both.
 pub(crate) fn bulk(mut options: Options) -> Result<(), String> {
-    let work = Work::take(&mut options, Some(0))?;
+    let work = Work::take(&mut options, Some(1))?;
     let direction: String = options.take("--direction", None)?;
     let interest = match direction.as_str() {
         "to-backend" => WRITE,
