@@ -12,7 +12,7 @@
 # TEST names the test target that holds them, if it is not found; TIMEOUT bounds the machine (seconds,
 # default 240), ACCELERATOR=kvm|tcg forces one. The kernel is kept in target/kernel-6.1.
 # Exit status: the tests' own; 124 when the machine did not end in time, 125 when it could not be started or
-# ended without a status.
+# ended without a status, or no test ran.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=scripts/lib.sh
@@ -38,10 +38,11 @@ build_tests() {
     local target=${TEST:-}
     cd "$root"
     if [[ -z $target ]]; then
-        target=$(grep -lrs runtime_assumptions tests --include=*.rs | sed -E 's|^tests/([^/.]+).*|\1|' | sort -u | head -n 1)
-        [[ ! -e tests/runtime_assumptions.rs ]] || target=runtime_assumptions
+        # tests/runtime_assumptions.rs, or tests/TARGET/runtime_assumptions.rs, or what declares such a module.
+        target=$({ find tests -name 'runtime_assumptions*' && grep -lrs 'mod runtime_assumptions' tests; } |
+            sed -E 's|^tests/([^/.]+).*|\1|' | head -n 1) || true
     fi
-    [[ -n $target ]] || die "no test target speaks of runtime_assumptions"
+    [[ -n $target ]] || die "no test target holds runtime_assumptions"
     BINARY=$(cargo test --release --locked --no-run --test "$target" --message-format=json |
         python3 -c '
 import json, sys
@@ -157,6 +158,10 @@ main() {
     boot "$TIMEOUT" "$accelerator"
     status=$(<"$WORK/qemu")
     seen=$(sed -n "s/^$STATUS_MARK \([0-9]*\)$/\1/p" "$WORK/console" | tail -n 1)
+    if [[ $seen == 0 ]] && grep -q '^test result: ok\. 0 passed' "$WORK/console"; then
+        printf 'no test ran\n' >&2
+        exit 125
+    fi
     if [[ -n $seen ]]; then
         printf 'status on kernel 6.1: %s\n' "$seen"
         exit "$seen"
