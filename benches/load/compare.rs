@@ -8,9 +8,10 @@
 //! are not bounded so: they decide.
 
 use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -24,13 +25,20 @@ struct Workload {
     arguments: &'static [&'static str],
     /// Part of `--quick`.
     quick: bool,
+    /// Another generator that works beside, and the service it needs.
+    beside: Option<(usize, &'static [&'static str])>,
 }
 
 const fn echo(name: &'static str, quick: bool, arguments: &'static [&'static str]) -> Workload {
-    Workload { name, service: 0, arguments, quick }
+    Workload { name, service: 0, arguments, quick, beside: None }
 }
 
+/// Sessions of the idle workload.
+const IDLE_SESSIONS: f64 = 4000.0;
+
 const WORKLOADS: &[Workload] = &[
+    // First, while the balancers' memory is fresh.
+    echo("4000 idle sessions", true, &["idle", "--sessions", "4000"]),
     echo("echo 64 B, 1 session", false, &["echo", "--bytes", "64", "--sessions", "1"]),
     echo("echo 64 B, 64 sessions", true, &["echo", "--bytes", "64", "--sessions", "64"]),
     echo("echo 64 B, 1000 sessions", true, &["echo", "--bytes", "64", "--sessions", "1000"]),
@@ -52,6 +60,13 @@ const WORKLOADS: &[Workload] = &[
     bulk("bulk to client, 1 session", 2, false, &["bulk", "--direction", "to-client", "--sessions", "1"]),
     bulk("bulk to client, 16 sessions", 2, true, &["bulk", "--direction", "to-client", "--sessions", "16"]),
     bulk("bulk both ways, 16 sessions", 3, false, &["bulk", "--direction", "both", "--sessions", "16"]),
+    Workload {
+        name: "mixed: echo 64 B, 1000 sessions, beside 1 bulk session",
+        service: 0,
+        arguments: &["echo", "--bytes", "64", "--sessions", "1000"],
+        quick: false,
+        beside: Some((1, &["bulk", "--direction", "to-backend", "--sessions", "1"])),
+    },
 ];
 
 const fn bulk(
@@ -60,7 +75,7 @@ const fn bulk(
     quick: bool,
     arguments: &'static [&'static str],
 ) -> Workload {
-    Workload { name, service, arguments, quick }
+    Workload { name, service, arguments, quick, beside: None }
 }
 
 /// One run of one workload over one subject.
@@ -166,14 +181,21 @@ fn measure(
 ) -> Result<Vec<Row>, String> {
     let mut rows: Vec<Row> =
         subjects.iter().map(|subject| Row { subject: subject.name, figures: Vec::new() }).collect();
+    // What a session leaves in memory shows the first time only.
+    let rounds = if workload.is_idle() { 1 } else { rounds };
     for round in 0..rounds {
         eprint!(".");
         // Each round begins with another subject, so that none always follows the same one.
         for turn in 0..subjects.len() {
             let index = (round + turn) % subjects.len();
             let subject = &subjects[index];
-            let figure = one_run(workload, subject, program, cores, seconds)
-                .map_err(|error| format!("{} over {}: {error}", workload.name, subject.name))?;
+            let figure = if workload.is_idle() {
+                idle_run(workload, subject, program, cores)
+            } else {
+                one_run(workload, subject, program, cores, seconds)
+            };
+            let figure =
+                figure.map_err(|error| format!("{} over {}: {error}", workload.name, subject.name))?;
             rows[index].figures.push(figure);
         }
     }
@@ -188,16 +210,26 @@ fn one_run(
     cores: &str,
     seconds: f64,
 ) -> Result<Figure, String> {
+    let generator = |service: usize, arguments: &[&str], seconds: f64| {
+        let mut command = generator(program, cores, arguments);
+        command
+            .args(["--seconds", &seconds.to_string()])
+            .arg(format!("127.0.0.1:{}", subject.ports[service]));
+        command
+    };
+    let mut beside = None;
+    if let Some((service, arguments)) = workload.beside {
+        // Longer than the run, and ended with it.
+        let mut command = generator(service, arguments, seconds + 10.0);
+        beside =
+            Some(Process::from(command.stdout(Stdio::null()).spawn().map_err(|error| error.to_string())?));
+    }
     let before = subject.cpu_seconds();
-    let output = Command::new("taskset")
-        .args(["-c", cores])
-        .arg(program)
-        .args(workload.arguments)
-        .args(["--seconds", &seconds.to_string()])
-        .arg(format!("127.0.0.1:{}", subject.ports[workload.service]))
+    let output = generator(workload.service, workload.arguments, seconds)
         .output()
         .map_err(|error| format!("cannot start the generator: {error}"))?;
     let after = subject.cpu_seconds();
+    drop(beside);
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
@@ -215,6 +247,34 @@ fn one_run(
     })
 }
 
+/// Resident memory of the balancer for each session that once sent a message and is idle since.
+fn idle_run(workload: &Workload, subject: &Subject, program: &Path, cores: &str) -> Result<Figure, String> {
+    let before = subject.resident_bytes();
+    let mut child = generator(program, cores, workload.arguments)
+        .arg(format!("127.0.0.1:{}", subject.ports[workload.service]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let mut line = String::new();
+    let read = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
+    let after = subject.resident_bytes();
+    // The end of its stdin ends it.
+    drop(child.stdin.take());
+    let status = child.wait().map_err(|error| error.to_string())?;
+    if !status.success() || !matches!(read, Some(Ok(count)) if count > 0) {
+        return Err("the sessions did not open".to_owned());
+    }
+    let rate = after.zip(before).map_or(f64::NAN, |(after, before)| (after - before) / IDLE_SESSIONS);
+    Ok(Figure { rate, unit: "idle session".to_owned(), cpu: None, latencies: None, errors: 0 })
+}
+
+fn generator(program: &Path, cores: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", cores]).arg(program).args(arguments);
+    command
+}
+
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -222,6 +282,12 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
         0 => None,
         odd if odd % 2 == 1 => Some(values[middle]),
         _ => Some((values[middle - 1] + values[middle]) / 2.0),
+    }
+}
+
+impl Workload {
+    fn is_idle(&self) -> bool {
+        self.arguments[0] == "idle"
     }
 }
 
@@ -251,9 +317,10 @@ fn table(name: &str, rows: &[Row]) -> String {
     let unit = rows.first().and_then(|row| row.figures.first()).map_or("", |figure| figure.unit.as_str());
     let (rate, cpu) = match unit {
         "GB" => ("Gbit/s".to_owned(), "CPU ms/GB".to_owned()),
+        "idle session" => ("bytes/session".to_owned(), String::new()),
         other => (format!("{other}s/s"), format!("CPU ms/1000 {other}s")),
     };
-    let mut text = format!("{name}\n{:<14} {rate:>12} {:>9} {cpu:>22} {:>9}", "", "/ringway", "/ringway");
+    let mut text = format!("{name}\n{:<14} {rate:>14} {:>9} {cpu:>22} {:>9}", "", "/ringway", "/ringway");
     let _ = writeln!(text, " {:>9} {:>9} {:>9} {:>6}", "p50 us", "p99 us", "p99.9 us", "errors");
     for row in rows {
         let cell = |value: Option<f64>, digits: usize| {
@@ -263,9 +330,9 @@ fn table(name: &str, rows: &[Row]) -> String {
         let digits = if unit == "GB" { 1 } else { 0 };
         let _ = write!(
             text,
-            "{:<14} {:>12} {:>9} {:>22} {:>9}",
+            "{:<14} {:>14} {:>9} {:>22} {:>9}",
             row.subject,
-            cell(row.median(|figure| Some(figure.rate)), digits),
+            cell(row.median(|figure| Some(figure.rate).filter(|rate| rate.is_finite())), digits),
             ratio(&|figure| Some(figure.rate)),
             cell(row.median(|figure| figure.cpu), if unit == "GB" { 0 } else { 2 }),
             ratio(&|figure| figure.cpu),

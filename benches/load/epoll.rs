@@ -1,5 +1,5 @@
-//! The three system calls of epoll behind a safe type.
-#![expect(unsafe_code, reason = "epoll has no safe interface in std or libc")]
+//! The three system calls of epoll behind a safe type, and two settings of the process.
+#![expect(unsafe_code, reason = "std has neither epoll nor process limits")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -101,4 +101,15 @@ impl Epoll {
 pub(crate) fn without_timer_slack() {
     // SAFETY: no memory is passed.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
+}
+
+/// As many descriptors as the hard limit allows, for this process and those it starts.
+pub(crate) fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` outlives the call, which fills it.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` outlives the call, which copies it.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
 }

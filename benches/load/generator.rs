@@ -1,7 +1,7 @@
 //! The client side of each workload. Prints one line of JSON with rate, latencies and errors.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -327,6 +327,29 @@ fn run_connect(work: &Work) -> io::Result<()> {
     }
     tally.errors += under_way as u64;
     tally.print("session");
+    Ok(())
+}
+
+/// Opens sessions, sends one message over each, says so in a line, and keeps them until stdin ends.
+pub(crate) fn idle(mut options: Options) -> Result<(), String> {
+    let sessions = options.take("--sessions", None)?;
+    let work = Work { sessions, bytes: 64, seconds: 0.0, address: SocketAddr::from(([0, 0, 0, 0], 0)) };
+    run_idle(&work.with_address(options)?).map_err(|error| error.to_string())
+}
+
+fn run_idle(work: &Work) -> io::Result<()> {
+    let message = vec![7; work.bytes];
+    let mut answer = vec![0; work.bytes];
+    let mut sessions = Vec::new();
+    for _ in 0..work.sessions {
+        let mut stream = TcpStream::connect(work.address)?;
+        stream.set_read_timeout(Some(GRACE))?;
+        stream.write_all(&message)?;
+        stream.read_exact(&mut answer)?;
+        sessions.push(stream);
+    }
+    println!("{}", json!({"unit": "idle session", "count": sessions.len()}));
+    io::stdin().read_to_end(&mut answer)?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! load echo    --sessions N --bytes N --seconds S [--rate PER_SECOND] ADDRESS
 //! load connect --sessions N --bytes N --seconds S ADDRESS
 //! load bulk    --sessions N --seconds S --direction to-backend|to-client|both ADDRESS
+//! load idle    --sessions N ADDRESS                       until its stdin ends
 //! ```
 //!
 //! Each generator prints one line of JSON. One thread with epoll does all of it: the balancer is what is
@@ -68,6 +69,7 @@ impl Options {
 }
 
 fn main() -> ExitCode {
+    epoll::raise_descriptor_limit();
     let mut options = Options { words: std::env::args().skip(1).collect() };
     // What cargo hands to every benchmark.
     let command = if options.flag("--bench") {
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         "echo" => generator::echo(options),
         "connect" => generator::connect(options),
         "bulk" => generator::bulk(options),
+        "idle" => generator::idle(options),
         other => Err(format!("no command '{other}'")),
     };
     match done {

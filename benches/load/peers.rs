@@ -31,6 +31,12 @@ impl Drop for Process {
     }
 }
 
+impl From<Child> for Process {
+    fn from(child: Child) -> Process {
+        Process(child)
+    }
+}
+
 impl Process {
     /// Starts a program on these cores, its output in a file.
     pub(crate) fn start(
@@ -52,6 +58,13 @@ impl Process {
             .spawn()
             .map(Process)
             .map_err(|error| format!("cannot start {}: {error}", program.display()))
+    }
+
+    /// Its resident memory.
+    fn resident_bytes(&self) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok().map(|kib| kib * 1024.0)
     }
 
     /// User and system time of all its threads so far, in seconds.
@@ -79,6 +92,10 @@ impl Subject {
 
     pub(crate) fn cpu_seconds(&self) -> Option<f64> {
         self.process.as_ref().map(Process::cpu_seconds)
+    }
+
+    pub(crate) fn resident_bytes(&self) -> Option<f64> {
+        self.process.as_ref().and_then(Process::resident_bytes)
     }
 
     /// Whether a byte comes back through the echo service, within ten seconds.
@@ -205,11 +222,11 @@ fn ringway(ports: [u16; 4], backend: [u16; 4]) -> String {
 }
 
 fn haproxy(ports: [u16; 4], backend: [u16; 4], tuned: bool) -> String {
-    let mut text = "global\n  nbthread 1\n  maxconn 4000\n".to_owned();
+    let mut text = "global\n  nbthread 1\n  maxconn 5000\n".to_owned();
     if tuned {
         text += "  tune.pipesize 1048576\n  tune.bufsize 65536\n";
     }
-    text += "defaults\n  mode tcp\n  maxconn 4000\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
+    text += "defaults\n  mode tcp\n  maxconn 5000\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
     text += "  option splice-request\n  option splice-response\n";
     for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
         text += &format!("listen {name}\n  bind 127.0.0.1:{port}\n  server one 127.0.0.1:{backend}\n");
