@@ -1,0 +1,157 @@
+//! The backend: four services on four ports, one thread.
+//!
+//! * echo returns every byte;
+//! * sink takes bytes of the pattern, and at their end answers with their number (8 bytes, little endian);
+//! * source sends the pattern without end;
+//! * both is sink and source at once, without the number.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::Options;
+use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE};
+use crate::generator::Pattern;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Service {
+    Echo,
+    Sink,
+    Source,
+    Both,
+}
+
+struct Session {
+    stream: TcpStream,
+    service: Service,
+    interest: Interest,
+    /// Echo: what could not be sent yet.
+    pending: Vec<u8>,
+    received: u64,
+    sent: u64,
+}
+
+/// Serves until it is killed.
+pub(crate) fn run(mut options: Options) -> Result<(), String> {
+    let mut ports = Vec::new();
+    for (name, service) in [
+        ("--echo", Service::Echo),
+        ("--sink", Service::Sink),
+        ("--source", Service::Source),
+        ("--both", Service::Both),
+    ] {
+        ports.push((service, options.take::<u16>(name, None)?));
+    }
+    options.rest(0)?;
+    serve(&ports).map_err(|error| error.to_string())
+}
+
+fn serve(ports: &[(Service, u16)]) -> io::Result<()> {
+    let mut epoll = Epoll::new()?;
+    let mut listeners = Vec::new();
+    for (token, (service, port)) in ports.iter().enumerate() {
+        let listener = TcpListener::bind(("127.0.0.1", *port))?;
+        listener.set_nonblocking(true)?;
+        epoll.add(&listener, token, READ)?;
+        listeners.push((*service, listener));
+    }
+    let mut sessions: HashMap<usize, Session> = HashMap::new();
+    let mut next_token = listeners.len();
+    let mut buffer = vec![0; 256 << 10];
+    let pattern = Pattern::new();
+    loop {
+        let count = epoll.wait(Duration::from_secs(60))?;
+        for index in 0..count {
+            let (token, ready) = epoll.event(index);
+            if let Some((service, listener)) = listeners.get(token) {
+                while let Ok((stream, _)) = listener.accept() {
+                    sessions.insert(next_token, open(&epoll, next_token, stream, *service)?);
+                    next_token += 1;
+                }
+            } else if let Some(session) = sessions.get_mut(&token) {
+                // A peer that resets ends its own session, nothing else.
+                if !session.turn(&epoll, token, ready, &mut buffer, &pattern).unwrap_or(false) {
+                    sessions.remove(&token);
+                }
+            }
+        }
+    }
+}
+
+fn open(epoll: &Epoll, token: usize, stream: TcpStream, service: Service) -> io::Result<Session> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    let interest = match service {
+        Service::Echo | Service::Sink => READ,
+        // Source reads too: it must see that its client has gone.
+        Service::Source | Service::Both => BOTH,
+    };
+    epoll.add(&stream, token, interest)?;
+    Ok(Session { stream, service, interest, pending: Vec::new(), received: 0, sent: 0 })
+}
+
+impl Session {
+    /// One readiness: false when the session is over.
+    fn turn(
+        &mut self,
+        epoll: &Epoll,
+        token: usize,
+        ready: Interest,
+        buffer: &mut [u8],
+        pattern: &Pattern,
+    ) -> io::Result<bool> {
+        if ready.write && self.interest.write {
+            if self.service == Service::Echo {
+                self.flush(epoll, token)?;
+            } else {
+                self.sent += write_some(&self.stream, pattern.at(self.sent))? as u64;
+            }
+        }
+        if ready.read && self.interest.read {
+            let count = match (&self.stream).read(buffer) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) => return Err(error),
+            };
+            if count == 0 {
+                if self.service == Service::Sink {
+                    (&self.stream).write_all(&self.received.to_le_bytes())?;
+                }
+                return Ok(false);
+            }
+            let read = &buffer[..count];
+            if self.service == Service::Echo {
+                let sent = write_some(&self.stream, read)?;
+                if sent < count {
+                    self.pending.extend_from_slice(&read[sent..]);
+                    self.set_interest(epoll, token, WRITE)?;
+                }
+            } else if !pattern.agrees(self.received, read) {
+                return Err(io::Error::other("not the pattern"));
+            }
+            self.received += count as u64;
+        }
+        Ok(true)
+    }
+
+    /// Sends what is pending; reads again once it is gone.
+    fn flush(&mut self, epoll: &Epoll, token: usize) -> io::Result<()> {
+        let sent = write_some(&self.stream, &self.pending)?;
+        self.pending.drain(..sent);
+        if self.pending.is_empty() { self.set_interest(epoll, token, READ) } else { Ok(()) }
+    }
+
+    fn set_interest(&mut self, epoll: &Epoll, token: usize, interest: Interest) -> io::Result<()> {
+        self.interest = interest;
+        epoll.change(&self.stream, token, interest)
+    }
+}
+
+/// Writes as much as fits now.
+pub(crate) fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match stream.write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        other => other,
+    }
+}

@@ -1,0 +1,99 @@
+//! Speed, measured from outside: `cargo bench` compares Ringway with no balancer at all, HAProxy and nginx on the
+//! same work in the same run. The same program is load generator and backend; the comparison starts it so.
+//!
+//! ```text
+//! cargo bench [-- [--quick] [--rounds N] [--seconds S] [--only TEXT]...]
+//! load compare ...                                        the same
+//! load backend --echo PORT --sink PORT --source PORT --both PORT
+//! load echo    --sessions N --bytes N --seconds S [--rate PER_SECOND] ADDRESS
+//! load connect --sessions N --bytes N --seconds S ADDRESS
+//! load bulk    --sessions N --seconds S --direction to-backend|to-client|both ADDRESS
+//! load idle    --sessions N ADDRESS                       until its stdin ends
+//! ```
+//!
+//! Each generator prints one line of JSON. One thread with epoll does all of it: the balancer is what is
+//! measured, so its peers must be cheap, and every echoed byte is compared with the byte sent.
+
+mod backend;
+mod compare;
+mod epoll;
+mod generator;
+mod histogram;
+mod peers;
+
+use std::process::ExitCode;
+
+/// The options of a command line: `--name value`, `--flag` and plain words.
+pub(crate) struct Options {
+    words: Vec<String>,
+}
+
+impl Options {
+    /// Removes `--name VALUE` and parses the value; `default` where it is absent.
+    pub(crate) fn take<T: std::str::FromStr>(&mut self, name: &str, default: Option<T>) -> Result<T, String> {
+        let Some(at) = self.words.iter().position(|word| word == name) else {
+            return default.ok_or_else(|| format!("{name} is needed"));
+        };
+        if at + 1 >= self.words.len() {
+            return Err(format!("{name} needs a value"));
+        }
+        let value = self.words.remove(at + 1);
+        self.words.remove(at);
+        value.parse().map_err(|_| format!("{name} cannot be '{value}'"))
+    }
+
+    /// Removes every `--name VALUE`.
+    pub(crate) fn take_all(&mut self, name: &str) -> Result<Vec<String>, String> {
+        let mut values = Vec::new();
+        while self.words.iter().any(|word| word == name) {
+            values.push(self.take(name, None)?);
+        }
+        Ok(values)
+    }
+
+    /// Removes the flag, and says whether it was there.
+    pub(crate) fn flag(&mut self, name: &str) -> bool {
+        let before = self.words.len();
+        self.words.retain(|word| word != name);
+        self.words.len() < before
+    }
+
+    /// The words left over must be exactly this many.
+    pub(crate) fn rest(self, count: usize) -> Result<Vec<String>, String> {
+        if self.words.len() == count {
+            Ok(self.words)
+        } else {
+            Err(format!("unexpected: {}", self.words.join(" ")))
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    epoll::raise_descriptor_limit();
+    let mut options = Options { words: std::env::args().skip(1).collect() };
+    // What cargo hands to every benchmark.
+    let command = if options.flag("--bench") {
+        "compare".to_owned()
+    } else if options.words.is_empty() {
+        eprintln!("usage: cargo bench -- [--quick] [--rounds N] [--seconds S] [--only TEXT]");
+        return ExitCode::from(2);
+    } else {
+        options.words.remove(0)
+    };
+    let done = match command.as_str() {
+        "compare" => compare::run(options),
+        "backend" => backend::run(options),
+        "echo" => generator::echo(options),
+        "connect" => generator::connect(options),
+        "bulk" => generator::bulk(options),
+        "idle" => generator::idle(options),
+        other => Err(format!("no command '{other}'")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load {command}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
