@@ -58,7 +58,7 @@ pub struct RunArguments {
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
 
-    /// Log level instead of the configuration's: error, warn, info, debug or trace
+    /// Log level instead of the configuration's and of RUST_LOG: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<log::LevelFilter>,
 }

@@ -12,12 +12,12 @@ use crate::words::limits;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The operating system does not let us read the file.
-    #[error("{file}: cannot be read: {source}")]
+    #[error("{file}: cannot be read: {error}")]
     Unreadable {
         /// The file as it was named.
         file: String,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// It is there, and it is no configuration file.
     #[error("{file}: {what}; a configuration is a regular file of at most {} bytes", limits::CONFIG_BYTES)]
@@ -40,7 +40,7 @@ pub enum LoadError {
 pub fn load(path: &Path) -> Result<Parsed, LoadError> {
     let name = path.display().to_string();
     let file = name.escape_debug().to_string();
-    let unreadable = |source| LoadError::Unreadable { file: file.clone(), source };
+    let unreadable = |error| LoadError::Unreadable { file: file.clone(), error };
     let unfit = |what: String| LoadError::Unfit { file: file.clone(), what };
 
     let opened = open(path).map_err(unreadable)?;

@@ -22,12 +22,12 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// The configuration is invalid, or something it needs is missing; the text is complete for the operator.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let path = arguments.file.path();
-    let Parsed { mut config, report, .. } = super::load(&path)?;
-    if let Some(level) = arguments.log_level {
-        config.logging.level = level;
-    }
+    let Parsed { config, report, .. } = super::load(&path)?;
     let config = Arc::new(config);
     let log = logging::init(&config.logging)?;
+    if let Some(level) = arguments.log_level {
+        log.set_level(level);
+    }
     logging::log_panics();
     for problem in report.problems() {
         log::warn!("{}: {}", path.display(), problem.headline());

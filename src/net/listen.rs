@@ -22,13 +22,17 @@ const STALE_STEP: Duration = Duration::from_millis(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody listens there.
-    #[error("{address} is in use; stop the process that listens there (`ss -ltnp` or `ss -lxp` names it), or choose another address")]
+    #[error(
+        "{address} is in use; stop the process that listens there (`ss -ltnp` or `ss -lxp` names it), or choose another address"
+    )]
     InUse {
         /// The address.
         address: String,
     },
     /// No right to.
-    #[error("no permission to listen on {address}; use a port from 1024 up, give the binary CAP_NET_BIND_SERVICE, or for a socket file a directory that this user can write to")]
+    #[error(
+        "no permission to listen on {address}; use a port from 1024 up, give the binary CAP_NET_BIND_SERVICE, or for a socket file a directory that this user can write to"
+    )]
     Forbidden {
         /// The address.
         address: String,

@@ -1,8 +1,8 @@
 //! Sockets: listening, connecting, options. What is made here is handed to a ring.
 
 mod connect;
-mod listen;
 mod limits;
+mod listen;
 mod options;
 
 pub use connect::{is_local_failure, is_self_connected, prepare, socket_for};

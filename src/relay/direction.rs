@@ -19,13 +19,15 @@ pub(super) struct Direction {
     pub(super) moved: Tick,
     pub(super) flow: Flow,
     sending: bool,
+    /// Another destination could take this one's place before the first byte.
+    replaceable: bool,
     /// The destination did not take the last bytes at once; until it does, the source gets one buffer at a time.
     blocked: bool,
 }
 
 impl Direction {
-    pub(super) fn new(now: Tick) -> Self {
-        Self { bytes: 0, moved: now, flow: Flow::Open, sending: false, blocked: false }
+    pub(super) fn new(now: Tick, replaceable: bool) -> Self {
+        Self { bytes: 0, moved: now, flow: Flow::Open, sending: false, replaceable, blocked: false }
     }
 
     /// Whether bytes are on their way out.
@@ -35,6 +37,9 @@ impl Direction {
 
     /// Moves what can be moved now. The caller's task is woken when there may be more.
     pub(super) fn advance(&mut self, from: &Socket, to: &Socket) {
+        if self.flow == Flow::Broken {
+            self.discard(from);
+        }
         if self.flow != Flow::Open || !self.finish_send(from, to) {
             return;
         }
@@ -46,8 +51,10 @@ impl Direction {
         if from.forward(to) {
             self.sending = true;
             self.moved = from.ring().now();
-            // More may come while this is sent; one buffer of it where the destination is slow.
-            from.receive(!self.blocked);
+            if from.received() == 0 {
+                // More may come while this is sent; one buffer of it where the destination is slow.
+                from.receive(!self.blocked);
+            }
             return;
         }
         match from.ended() {
@@ -92,9 +99,20 @@ impl Direction {
                     // Nothing reached the destination: another one may get it.
                     from.reclaim(to);
                 }
-                from.pause_receive();
+                self.discard(from);
                 false
             }
+        }
+    }
+
+    /// Takes what nobody will get, so that a source which writes before it reads comes to read what it is still
+    /// owed. What another destination may get is kept.
+    fn discard(&self, from: &Socket) {
+        if self.bytes > 0 || !self.replaceable {
+            from.discard_received();
+            from.receive(false);
+        } else {
+            from.pause_receive();
         }
     }
 

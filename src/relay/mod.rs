@@ -23,7 +23,9 @@
 //! | finished   | broken    | client reset |
 //! | broken     | broken    | reset by the side that was seen first |
 //!
-//! With a broken direction, a clean end of the other one counts as aborted.
+//! With a broken direction, a clean end of the other one counts as aborted, and what still comes from its source is
+//! thrown away. What remains to be delivered after a reset has `half_close` to move on. A side that has ended its
+//! stream and then dies, which only a watch can see, has reset the session.
 //!
 //! Bytes received = bytes sent + bytes held, for each direction; the two `Socket`s hold them.
 
@@ -100,8 +102,8 @@ impl<'a> Relay<'a> {
             client,
             backend,
             timeouts,
-            to_backend: Direction::new(now),
-            to_client: Direction::new(now),
+            to_backend: Direction::new(now, true),
+            to_client: Direction::new(now, false),
             reset: None,
             session_deadline,
             timer: client.ring().timer(now),
@@ -145,12 +147,12 @@ impl<'a> Relay<'a> {
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         self.client.register(context.waker());
         self.backend.register(context.waker());
-        let half_closed = self.is_half_closed();
+        let before = self.stage();
         self.advance();
         if let Some(outcome) = self.outcome() {
             return Poll::Ready(outcome);
         }
-        if self.is_half_closed() != half_closed {
+        if self.stage() != before {
             // The silence that counts from now on is another, mostly shorter one.
             self.timer.set(self.next_deadline());
         }
@@ -161,10 +163,16 @@ impl<'a> Relay<'a> {
         self.to_backend.advance(self.client, self.backend);
         self.to_client.advance(self.backend, self.client);
         // Reset seen by a receive, by a send, or by the watch that replaces the receive after FIN.
-        if self.to_backend.flow == Flow::Aborted || self.to_client.flow == Flow::Broken || self.client.is_dead() {
+        if self.to_backend.flow == Flow::Aborted
+            || self.to_client.flow == Flow::Broken
+            || self.client.is_dead()
+        {
             self.reset.get_or_insert(Side::Client);
         }
-        if self.to_client.flow == Flow::Aborted || self.to_backend.flow == Flow::Broken || self.backend.is_dead() {
+        if self.to_client.flow == Flow::Aborted
+            || self.to_backend.flow == Flow::Broken
+            || self.backend.is_dead()
+        {
             self.reset.get_or_insert(Side::Backend);
         }
     }
@@ -189,6 +197,11 @@ impl<'a> Relay<'a> {
         (self.to_backend.flow == Flow::Finished) != (self.to_client.flow == Flow::Finished)
     }
 
+    /// What decides which silence counts.
+    fn stage(&self) -> (bool, Option<Side>) {
+        (self.is_half_closed(), self.reset)
+    }
+
     fn last_moved(&self) -> Tick {
         self.to_backend.moved.max(self.to_client.moved)
     }
@@ -198,6 +211,10 @@ impl<'a> Relay<'a> {
     /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can; so one
     /// moment of last movement serves both sides.
     fn silence(&self) -> Option<(Duration, Outcome)> {
+        if let Some(side) = self.reset {
+            // Only the last bytes of that side are still to be delivered.
+            return Some((self.timeouts.half_close, Outcome::Reset(side)));
+        }
         if self.is_half_closed() {
             let silent = if self.to_backend.flow == Flow::Finished { Side::Backend } else { Side::Client };
             return Some((self.timeouts.half_close, Outcome::HalfClose(silent)));

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use crate::rules::config::Config;
+use crate::words::limits;
 
 /// Descriptors of a session: the client's and the backend's.
 const PER_SESSION: u64 = 2;
@@ -10,13 +11,16 @@ const PER_SESSION: u64 = 2;
 const PER_SHARD: u64 = 9;
 /// One check in flight.
 const PER_CHECK: u64 = 1;
-/// Standard streams, log file, the runtimes of the health and control threads, a name being looked up, one
-/// connection being refused while all others are taken.
-const PROCESS: u64 = 48;
+/// Standard streams, log file, the runtimes of the health and control threads.
+const PROCESS: u64 = 32;
+/// Accepted connections of a shard that wait for their denial while all places are taken.
+const WAITING: u64 = 64;
 
 /// The descriptors do not suffice.
 #[derive(Debug, thiserror::Error)]
-#[error("{needed} descriptors are needed for {sessions} sessions, but this process may open {limit}; raise the limit (`ulimit -n`, or LimitNOFILE= in the systemd unit), or set runtime.max_connections to {possible} or less")]
+#[error(
+    "{needed} descriptors are needed for {sessions} sessions, but this process may open {limit}; raise the limit (`ulimit -n`, or LimitNOFILE= in the systemd unit), or set runtime.max_connections to {possible} or less"
+)]
 pub struct TooFewDescriptors {
     needed: u64,
     sessions: u64,
@@ -32,9 +36,13 @@ pub struct TooFewDescriptors {
 pub(super) fn sessions(config: &Config, shards: usize, limit: u64) -> Result<u32, TooFewDescriptors> {
     let shards = shards as u64;
     let backends: u64 = config.upstreams.iter().map(|upstream| upstream.backends.len() as u64).sum();
-    let fixed = shards * PER_SHARD + shards * config.listeners.len() as u64 + backends * PER_CHECK + PROCESS;
+    let checks = backends.min(limits::PROBES as u64) * PER_CHECK;
+    let listeners = shards * (config.listeners.len() as u64 + WAITING);
+    // A look-up holds a socket to a name server.
+    let fixed = shards * PER_SHARD + listeners + checks + limits::LOOKUPS as u64 + PROCESS;
     let possible = limit.saturating_sub(fixed) / PER_SESSION;
-    let sessions = config.runtime.max_connections.map_or(possible.max(1), |sessions| u64::from(sessions.get()));
+    let sessions =
+        config.runtime.max_connections.map_or(possible.max(1), |sessions| u64::from(sessions.get()));
     if sessions > possible {
         return Err(TooFewDescriptors { needed: fixed + sessions * PER_SESSION, sessions, limit, possible });
     }

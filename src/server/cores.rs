@@ -11,7 +11,9 @@ pub enum CoresError {
     #[error("the CPUs this process may use cannot be read; is /proc mounted, and sched_getaffinity allowed?")]
     Unknown,
     /// A CPU outside the allowed set.
-    #[error("runtime.cores: this process may not use CPU {cpu}, only {allowed}; change the list, or the CPU set of the container or service (`taskset -pc {pid}`)")]
+    #[error(
+        "runtime.cores: this process may not use CPU {cpu}, only {allowed}; change the list, or the CPU set of the container or service (`taskset -pc {pid}`)"
+    )]
     NotAllowed {
         /// The CPU.
         cpu: u32,
@@ -21,7 +23,9 @@ pub enum CoresError {
         pid: u32,
     },
     /// More cores than there are.
-    #[error("runtime.cores: {wanted} cores are wanted, but this process may use {allowed}; write a smaller number, or auto")]
+    #[error(
+        "runtime.cores: {wanted} cores are wanted, but this process may use {allowed}; write a smaller number, or auto"
+    )]
     TooMany {
         /// How many are wanted.
         wanted: u32,
@@ -48,10 +52,12 @@ pub(super) fn choose(cores: &Cores) -> Result<Vec<CoreId>, CoresError> {
         }
         Cores::List(cpus) => {
             let find = |cpu: &u32| {
-                allowed.iter().find(|core| core.id == *cpu as usize).copied().ok_or_else(|| CoresError::NotAllowed {
-                    cpu: *cpu,
-                    allowed: allowed.iter().map(|core| core.id.to_string()).collect::<Vec<_>>().join(","),
-                    pid: std::process::id(),
+                allowed.iter().find(|core| core.id == *cpu as usize).copied().ok_or_else(|| {
+                    CoresError::NotAllowed {
+                        cpu: *cpu,
+                        allowed: allowed.iter().map(|core| core.id.to_string()).collect::<Vec<_>>().join(","),
+                        pid: std::process::id(),
+                    }
                 })
             };
             cpus.iter().map(find).collect()

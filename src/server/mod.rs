@@ -51,6 +51,9 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+/// How long sessions may take to end once they were told to.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A running server. Dropping it closes all sessions and waits for the shards.
 pub struct Server {
     config: Arc<Config>,
@@ -83,8 +86,11 @@ impl Server {
         let sessions = budget::sessions(&config, cores.len(), net::raise_descriptor_limit()?)?;
         let sockets = bind_all(&config, cores.len())?;
         let limit = SessionLimit::new(sessions);
-        let loads: Vec<_> =
-            config.upstreams.iter().map(|upstream| Loads::new(cores.len(), upstream.backends.len())).collect();
+        let loads: Vec<_> = config
+            .upstreams
+            .iter()
+            .map(|upstream| Loads::new(cores.len(), upstream.backends.len()))
+            .collect();
 
         let (ended, shards_ended) = bounded(0);
         let (mut letterboxes, mut counters, mut parts) = (Vec::new(), Vec::new(), Vec::new());
@@ -122,11 +128,25 @@ impl Server {
             latest_sender.send_replace(states);
         };
         let health = crate::health::spawn(Arc::clone(&config), control.addresses(), Box::new(publish))?;
-        for part in parts {
-            spawn_shard(part, ended.clone())?;
-        }
         let cpus = cores.iter().map(|core| core.id).collect();
-        Ok(Self { config, counters, loads, letterboxes, health: Some(health), control, latest, cpus, sessions, shards_ended })
+        let health = Some(health);
+        let server = Self {
+            config,
+            counters,
+            loads,
+            letterboxes,
+            health,
+            control,
+            latest,
+            cpus,
+            sessions,
+            shards_ended,
+        };
+        let spawned = parts.into_iter().try_for_each(|part| spawn_shard(part, ended.clone()));
+        // Before the server, which on an error waits for the shards that did start.
+        drop(ended);
+        spawned?;
+        Ok(server)
     }
 
     /// The configuration it runs.
@@ -204,9 +224,17 @@ impl Server {
     pub fn wait_states(&self, patience: Duration, mut wanted: impl FnMut(&UpstreamStates) -> bool) -> bool {
         let mut latest = self.latest.clone();
         let waited = self.control.block_on(async move {
-            tokio::time::timeout(patience, async { latest.wait_for(|states| wanted(states)).await.is_ok() }).await
+            tokio::time::timeout(patience, async { latest.wait_for(|states| wanted(states)).await.is_ok() })
+                .await
         });
         waited.unwrap_or(false)
+    }
+
+    /// Whether the health or the control thread has ended, which only a broken invariant brings about: states would
+    /// stay as they are for ever.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.control.is_finished() || self.health.as_ref().is_some_and(HealthThread::is_finished)
     }
 
     /// Accepts no more; open sessions go on.
@@ -236,7 +264,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.close();
-        let _ = self.shards_ended.recv();
+        if !self.wait_ended(CLOSE_PATIENCE) {
+            log::error!("{} sessions did not end within {CLOSE_PATIENCE:?}", self.active_sessions());
+        }
         if let Some(health) = self.health.take() {
             health.stop();
         }

@@ -3,15 +3,15 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after, bounded, never, select};
+use crossbeam_channel::{Receiver, after, bounded, never, select, tick};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::Server;
 use crate::telemetry::log::LogHandle;
 
-/// How long sessions may take to end once they were told to at once.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the threads beside the shards are looked after.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Receives the signals of the process. To be made before any thread that should not be interrupted by them.
 ///
@@ -44,7 +44,7 @@ pub fn supervise(server: &Server, signals: &Receiver<i32>, log: &LogHandle) {
             return end(server, "a second signal");
         }
     }
-    let open: u64 = server.active_sessions();
+    let open = server.active_sessions();
     let limit = runtime.shutdown_timeout;
     match limit {
         Some(limit) => log::info!("draining: {open} open sessions have {limit:?} to end"),
@@ -66,11 +66,18 @@ fn wait_for_stop(
     deadline: &Receiver<Instant>,
     log: &LogHandle,
 ) -> Option<i32> {
+    let look = tick(LOOK_INTERVAL);
     loop {
         let signal = select! {
             recv(signals) -> signal => signal.ok()?,
             recv(deadline) -> _ => return None,
             recv(server.ended()) -> _ => return None,
+            recv(look) -> _ => {
+                if server.is_broken() {
+                    super::die("the health or the control thread has ended; its last words are above");
+                }
+                continue;
+            }
         };
         match signal {
             SIGTERM | SIGINT | SIGQUIT => return Some(signal),
@@ -82,9 +89,7 @@ fn wait_for_stop(
 }
 
 fn end(server: &Server, cause: &str) {
+    // Dropping the server waits for them.
     log::warn!("closing {} open sessions: {cause}", server.active_sessions());
     server.close();
-    if !server.wait_ended(CLOSE_PATIENCE) {
-        log::error!("{} sessions did not end within {CLOSE_PATIENCE:?}", server.active_sessions());
-    }
 }

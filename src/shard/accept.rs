@@ -7,20 +7,17 @@ use std::time::Duration;
 
 use super::{Shard, session};
 use crate::telemetry::counters::AcceptError;
-use crate::uring::{Acceptor, Tick};
+use crate::uring::Acceptor;
 use crate::words::ListenerId;
 
-/// New sessions a turn. One enter brought 3,000 accepts, and an open session waited 137 ms behind 4,000 connects.
+/// New sessions of a listener in one turn. One enter brought 3,000 accepts, and an open session waited 137 ms behind 4,000 connects.
 const PER_TURN: usize = 16;
 /// Pause after an accept that failed for want of descriptors or memory: trying again at once fails at once.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Failures are logged once in so long.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts until the shard drains; then serves what the kernel has accepted already, and closes.
 pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Acceptor) {
     let _busy = shard.busy();
-    let mut logged: Option<Tick> = None;
     let mut started = 0;
     while let Some(accepted) = next(&shard, &acceptor).await {
         match accepted {
@@ -29,8 +26,7 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
                 let kind = AcceptError::of(&error);
                 shard.counters.listener(listener).accept_errors[kind as usize].add(1);
                 let now = shard.ring.now();
-                if logged.is_none_or(|logged| now.since(logged) >= LOG_INTERVAL) {
-                    logged = Some(now);
+                if shard.warnings.is_due(now) {
                     let name = &shard.config.listeners[listener.index()].name;
                     log::warn!("listener {name}: accepting failed, going on: {error}");
                 }

@@ -52,13 +52,22 @@ impl Tries {
         }
     }
 
+    /// Notes that the connection which was established failed before its first byte.
+    pub(super) fn failed(&mut self, reason: CloseReason) {
+        self.failure = reason;
+    }
+
     /// Whether another backend may be tried after the last one failed.
     pub(super) fn may_retry(&self, shard: &Shard) -> bool {
         self.tried.len() <= shard.config.upstreams[self.upstream.index()].retries as usize
     }
 
     /// The next backend that takes a connection.
-    pub(super) async fn establish(&mut self, shard: &Shard, client: &Socket) -> Result<Established, CloseReason> {
+    pub(super) async fn establish(
+        &mut self,
+        shard: &Shard,
+        client: &Socket,
+    ) -> Result<Established, CloseReason> {
         loop {
             if !self.tried.is_empty() {
                 if !self.may_retry(shard) {
@@ -66,8 +75,13 @@ impl Tries {
                 }
                 shard.counters.retries.add(1);
             }
+            if shard.ring.now() >= self.deadline {
+                return Err(CloseReason::ConnectTimeout);
+            }
             let table = &shard.upstreams[self.upstream.index()];
-            let Some(in_flight) = table.pick(shard.ring.now().0, &self.tried) else { return Err(self.failure) };
+            let Some(in_flight) = table.pick(shard.ring.now().0, &self.tried) else {
+                return Err(self.failure);
+            };
             let id = in_flight.backend();
             self.tried.insert(id);
             let counters = shard.counters.backend(self.upstream, id);
@@ -88,7 +102,12 @@ impl Tries {
     }
 
     /// Connects to one backend, its addresses in their order.
-    async fn connect(&self, shard: &Shard, client: &Socket, addresses: &[Address]) -> Result<Socket, Failure> {
+    async fn connect(
+        &self,
+        shard: &Shard,
+        client: &Socket,
+        addresses: &[Address],
+    ) -> Result<Socket, Failure> {
         let upstream = &shard.config.upstreams[self.upstream.index()];
         let all = shard.ring.now().after(upstream.timeouts.connect);
         let all = self.deadline.min(all);
@@ -103,13 +122,15 @@ impl Tries {
                 deadline: shard.ring.timer(now.after(all.since(now) / left)),
                 client_left: false,
             };
-            let (fd, target) = net::socket_for(address, &upstream.tcp).map_err(local_or_backend)?;
+            let (fd, target) =
+                net::socket_for(address, &upstream.tcp).map_err(|error| local_or_backend(shard, error))?;
             let backend = shard.ring.socket(fd);
             backend.start_connect(target);
             match std::future::poll_fn(|context| attempt.poll(&backend, context)).await {
                 Ok(()) if backend.with(|socket| net::is_self_connected(socket, address)) => {
                     backend.reset_on_close();
-                    failure = Failure::Backend(CloseReason::ConnectFailed, io::ErrorKind::ConnectionRefused.into());
+                    failure =
+                        Failure::Backend(CloseReason::ConnectFailed, io::ErrorKind::ConnectionRefused.into());
                 }
                 Ok(()) => return Ok(backend),
                 Err(session @ Failure::Session(_)) => return Err(session),
@@ -120,9 +141,11 @@ impl Tries {
     }
 }
 
-fn local_or_backend(error: io::Error) -> Failure {
+fn local_or_backend(shard: &Shard, error: io::Error) -> Failure {
     if net::is_local_failure(&error) {
-        log::warn!("no connection to a backend can be made, for want of something of our own: {error}");
+        if shard.warnings.is_due(shard.ring.now()) {
+            log::warn!("no connection to a backend can be made, for want of something of our own: {error}");
+        }
         Failure::Session(CloseReason::Resource)
     } else {
         Failure::Backend(CloseReason::ConnectFailed, error)
@@ -148,7 +171,7 @@ impl Attempt<'_> {
                 log::debug!("connection failed and the client has left: {error}");
                 return Poll::Ready(Err(Failure::Session(CloseReason::ClientLeft)));
             }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(local_or_backend(error))),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(local_or_backend(self.shard, error))),
             Poll::Pending => {}
         }
         // One buffer of what the client says meanwhile; it waits for the backend.

@@ -10,17 +10,18 @@ use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::relay::RelayTimeouts;
 use crate::rules::admission::SessionLimit;
 use crate::rules::config::Config;
 use crate::rules::upstream::{Loads, ShardPlace, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
-use crate::uring::{Answer, BufferSettings, Missing, Ring};
+use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
 use crate::words::{ListenerId, UpstreamId};
 
-pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
 use mailbox::Message;
+pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
 
 /// What a shard is made of.
 pub struct ShardParts {
@@ -64,6 +65,24 @@ struct Shard {
     phase: Cell<Phase>,
     /// Accept loops and sessions that have not ended.
     busy: Cell<usize>,
+    /// Of what is the fault of this process and would fill the log.
+    warnings: WarningLimit,
+}
+
+/// Lets one warning through in so long.
+#[derive(Default)]
+struct WarningLimit(Cell<Option<Tick>>);
+
+impl WarningLimit {
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    fn is_due(&self, now: Tick) -> bool {
+        let due = self.0.get().is_none_or(|last| now.since(last) >= Self::INTERVAL);
+        if due {
+            self.0.set(Some(now));
+        }
+        due
+    }
 }
 
 /// Runs a shard on the calling thread until it was told to drain and every session has ended.
@@ -117,13 +136,14 @@ fn start(ring: &Ring, parts: ShardParts) {
         letterbox,
         phase: Cell::new(Phase::Running),
         busy: Cell::new(0),
+        warnings: WarningLimit::default(),
         config,
     });
     let answer = ring.answer(parts.doorbell);
-    ring.spawn(Rc::clone(&shard).read_mail(answer, mailbox));
+    ring.spawn_vital(Rc::clone(&shard).read_mail(answer, mailbox));
     for (index, socket) in parts.listeners.into_iter().enumerate() {
         let id = ListenerId(u16::try_from(index).expect("limits::LISTENERS fits"));
-        ring.spawn(accept::run(Rc::clone(&shard), id, ring.accept_from(socket)));
+        ring.spawn_vital(accept::run(Rc::clone(&shard), id, ring.accept_from(socket)));
     }
 }
 
@@ -145,7 +165,6 @@ impl Shard {
                     Message::Phase(_) => {}
                 }
             }
-            self.counters.panics.add(self.ring.panics() - self.counters.panics.value());
             if self.phase.get() > Phase::Running && self.busy.get() == 0 {
                 return;
             }

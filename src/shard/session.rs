@@ -64,6 +64,7 @@ async fn serve(mut record: Record, client: Socket) {
         })
         .await;
         if outcome == Outcome::Reset(Side::Backend) && relay.is_untouched() && tries.may_retry(&shard) {
+            tries.failed(CloseReason::BackendReset);
             continue;
         }
         let cut = relay.holds_bytes();
@@ -125,7 +126,8 @@ impl Record {
         let Some(backend) = self.backend else { return };
         let shard = &self.busy.0;
         let upstream = shard.listeners[self.listener.index()].upstream;
-        let (listener, backend) = (shard.counters.listener(self.listener), shard.counters.backend(upstream, backend));
+        let (listener, backend) =
+            (shard.counters.listener(self.listener), shard.counters.backend(upstream, backend));
         let to_backend = relay.bytes_to_backend() - self.bytes_to_backend;
         if to_backend > 0 {
             self.bytes_to_backend += to_backend;

@@ -97,8 +97,6 @@ pub struct ShardCounters {
     backends: Box<[Box<[CachePadded<BackendCounters>]>]>,
     /// Tries of another backend after a failed one.
     pub retries: Counter,
-    /// Tasks that ended in a panic.
-    pub panics: Counter,
 }
 
 impl ShardCounters {
@@ -112,7 +110,6 @@ impl ShardCounters {
             listeners: row(listeners),
             backends: backends.into_iter().map(row).collect(),
             retries: Counter::default(),
-            panics: Counter::default(),
         })
     }
 

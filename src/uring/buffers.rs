@@ -173,9 +173,8 @@ impl Buffers {
         self.free_low = self.free_low.min(self.free.len());
         // SAFETY: the tail is an aligned u16 inside the mapping that the kernel reads concurrently; only this
         // thread writes it. Release publishes the entries above.
-        let tail = unsafe {
-            AtomicU16::from_ptr(BufRingEntry::tail(self.entries.base.as_ptr().cast()).cast_mut())
-        };
+        let tail =
+            unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.entries.base.as_ptr().cast()).cast_mut()) };
         tail.store(self.tail, Ordering::Release);
     }
 

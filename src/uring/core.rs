@@ -22,6 +22,9 @@ pub(super) const COMPLETION_ENTRIES: u32 = 8192;
 const MULTISHOT_BYTES: u32 = 64 * 1024;
 /// Most buffers gathered into one send.
 pub(super) const SEND_PIECES: usize = 16;
+/// Accepted connections that wait for the shard before accepting pauses; the kernel's backlog holds the others. What
+/// one enter brings may go beyond.
+const ACCEPTED_WAITING: usize = 64;
 /// `IORING_ENTER_GETEVENTS`, io_uring_enter(2): run deferred completions also when not waiting.
 const GETEVENTS: u32 = 1;
 /// Position of `optlen` in an entry, linux/io_uring.h: the total a multishot receive may bring (Linux 6.18).
@@ -166,6 +169,13 @@ impl Core {
         }
     }
 
+    /// Throws away what was received.
+    pub(super) fn discard_received(&mut self, key: Key) {
+        let receive = &mut self.slots.of(key).receive;
+        self.buffers.release(&mut receive.queue);
+        receive.spilled = None;
+    }
+
     /// Sends what the slot holds. The first try does not wait, so that we learn whether the peer takes it.
     fn queue_send(&mut self, key: Key) {
         let slot = self.slots.of(key);
@@ -176,7 +186,11 @@ impl Core {
             let rest = &bytes.0[bytes.1..];
             one = Some((rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX)));
         } else if slot.send.chain.count == 1 {
-            one = self.buffers.pieces(&slot.send.chain).next().map(|(start, length)| (start.cast_const(), length));
+            one = self
+                .buffers
+                .pieces(&slot.send.chain)
+                .next()
+                .map(|(start, length)| (start.cast_const(), length));
         }
         let entry = match one {
             Some((start, length)) => opcode::Send::new(fd, start, length).flags(flags).build(),
@@ -188,7 +202,9 @@ impl Core {
                 let gather = &mut self.gathers[self.gathers_used];
                 self.gathers_used += 1;
                 let mut count = 0;
-                for (piece, (start, length)) in gather.pieces.iter_mut().zip(self.buffers.pieces(&slot.send.chain)) {
+                for (piece, (start, length)) in
+                    gather.pieces.iter_mut().zip(self.buffers.pieces(&slot.send.chain))
+                {
                     *piece = libc::iovec { iov_base: start.cast(), iov_len: length as usize };
                     count += 1;
                 }
@@ -204,13 +220,15 @@ impl Core {
     pub(super) fn arm_accept(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if !slot.is_in_flight(Op::Accept) {
+            slot.accept_cancelled = false;
             let entry = opcode::AcceptMulti::new(Fd(slot.fd)).flags(libc::SOCK_CLOEXEC).build();
             self.start(key, Op::Accept, entry);
         }
     }
 
     pub(super) fn cancel_accept(&mut self, key: Key) {
-        if self.slots.of(key).is_in_flight(Op::Accept) {
+        let slot = self.slots.of(key);
+        if slot.is_in_flight(Op::Accept) && !std::mem::replace(&mut slot.accept_cancelled, true) {
             self.push(opcode::AsyncCancel::new(key.user_data(Op::Accept)).build().user_data(NOBODY));
         }
     }
@@ -352,7 +370,10 @@ impl Core {
             Op::Send => self.sent(key, entry.result()),
             Op::Accept => self.accepted(key, entry.result()),
             Op::Connect => slot.connected = Some(-entry.result()),
-            Op::Watch => slot.dead |= entry.result() > 0 && entry.result() & i32::from(libc::POLLERR | libc::POLLHUP) != 0,
+            Op::Watch => {
+                slot.dead |=
+                    entry.result() > 0 && entry.result() & i32::from(libc::POLLERR | libc::POLLHUP) != 0
+            }
             Op::Count => {}
         }
         let slot = self.slots.of(key);
@@ -445,7 +466,12 @@ impl Core {
             return;
         }
         match &mut slot.extra {
-            Extra::Accepted(queue) => queue.push_back(connection),
+            Extra::Accepted(queue) => {
+                queue.push_back(connection);
+                if queue.len() >= ACCEPTED_WAITING {
+                    self.cancel_accept(key);
+                }
+            }
             extra => *extra = Extra::Accepted(Box::new(VecDeque::from([connection]))),
         }
     }

@@ -23,10 +23,14 @@ pub struct Features {
 #[derive(Debug, thiserror::Error)]
 pub enum Missing {
     /// The system call is not there.
-    #[error("this kernel has no io_uring, or the sandbox hides it; run Linux 6.1 or later and allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile")]
+    #[error(
+        "this kernel has no io_uring, or the sandbox hides it; run Linux 6.1 or later and allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
+    )]
     NoSystemCall,
     /// The system call is forbidden.
-    #[error("io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0 (or add this user's group to kernel.io_uring_group), and allow io_uring_setup in the seccomp profile of the container")]
+    #[error(
+        "io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0 (or add this user's group to kernel.io_uring_group), and allow io_uring_setup in the seccomp profile of the container"
+    )]
     Forbidden,
     /// The kernel does not know what Ringway asks for.
     #[error("io_uring of this kernel is too old: {what} is missing; run Linux 6.1 or later")]
@@ -35,7 +39,9 @@ pub enum Missing {
         what: &'static str,
     },
     /// The kernel accounts ring memory to the locked memory of the user.
-    #[error("too little memory may be locked for io_uring (limit {limit} bytes, 524288 needed for each process); raise it with `ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit")]
+    #[error(
+        "too little memory may be locked for io_uring (limit {limit} bytes, 524288 needed for each process); raise it with `ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit"
+    )]
     LockedMemory {
         /// The limit, bytes.
         limit: u64,
@@ -50,7 +56,9 @@ impl Missing {
         match error.raw_os_error() {
             Some(libc::ENOSYS) => Self::NoSystemCall,
             Some(libc::EPERM | libc::EACCES) => Self::Forbidden,
-            Some(libc::EINVAL) => Self::TooOld { what: "a ring for a single thread with deferred completions" },
+            Some(libc::EINVAL) => {
+                Self::TooOld { what: "a ring for a single thread with deferred completions" }
+            }
             Some(libc::ENOMEM) => Self::LockedMemory { limit: locked_memory_limit() },
             _ => Self::Other(error),
         }
@@ -84,7 +92,10 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
         .build(SUBMISSION_ENTRIES)
         .map_err(Missing::from_setup)?;
     let parameters = ring.params();
-    if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() || !parameters.is_feature_submit_stable() {
+    if !parameters.is_feature_ext_arg()
+        || !parameters.is_feature_nodrop()
+        || !parameters.is_feature_submit_stable()
+    {
         return Err(Missing::TooOld { what: "a wait with a timeout" });
     }
     let mut known = Probe::new();

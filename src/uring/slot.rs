@@ -116,6 +116,8 @@ pub(super) struct Slot {
     pub(super) in_flight: u8,
     /// The handle is gone: what completes is thrown away, and the last completion closes.
     pub(super) orphan: bool,
+    /// A cancel of the accept in flight is on its way.
+    pub(super) accept_cancelled: bool,
     /// Close with a reset.
     pub(super) reset: bool,
     /// The watch found the connection dead.
@@ -135,6 +137,7 @@ impl Slot {
             generation,
             in_flight: 0,
             orphan: false,
+            accept_cancelled: false,
             reset: false,
             dead: false,
             waker: None,

@@ -134,6 +134,11 @@ impl Socket {
         self.core().spill_received(self.key);
     }
 
+    /// Throws away what was received.
+    pub fn discard_received(&self) {
+        self.core().discard_received(self.key);
+    }
+
     /// Sends what this socket has received, or a part of it, on `to`. Whether there was anything.
     ///
     /// The last send on `to` must have been reported as done.

@@ -1,6 +1,6 @@
 //! The one way to start a task on a shard.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
@@ -9,6 +9,8 @@ use super::Ring;
 /// Counts polls for the driver and catches panics for everybody.
 struct Task<F> {
     ring: Ring,
+    /// The shard is nothing without it: a panic is not caught.
+    vital: bool,
     future: F,
 }
 
@@ -17,8 +19,17 @@ impl Ring {
     ///
     /// A panic ends this task alone: it is logged and counted, and the future is dropped.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        self.start(future, false);
+    }
+
+    /// Starts a task without which the shard must not go on: a panic in it ends the executor.
+    pub fn spawn_vital(&self, future: impl Future<Output = ()> + 'static) {
+        self.start(future, true);
+    }
+
+    fn start(&self, future: impl Future<Output = ()> + 'static, vital: bool) {
         self.0.tasks.set(self.0.tasks.get() + 1);
-        let task = Task { ring: self.clone(), future };
+        let task = Task { ring: self.clone(), vital, future };
         #[expect(clippy::disallowed_methods, reason = "this is the wrapper that all others use")]
         glommio::spawn_local(task).detach();
     }
@@ -43,13 +54,16 @@ impl<F: Future<Output = ()>> Future for Task<F> {
     #[expect(unsafe_code, reason = "pin projection to the only field that is polled")]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         // SAFETY: `future` is pinned with `self`, is never moved out, and `Task` has no `Drop` that moves it.
-        let (ring, mut future) = unsafe {
+        let (ring, vital, mut future) = unsafe {
             let this = self.get_unchecked_mut();
-            (&this.ring, Pin::new_unchecked(&mut this.future))
+            (&this.ring, this.vital, Pin::new_unchecked(&mut this.future))
         };
         ring.0.polls.set(ring.0.polls.get() + 1);
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| pin!(future.as_mut()).poll(context)));
-        polled.unwrap_or_else(|_| {
+        polled.unwrap_or_else(|panic| {
+            if vital {
+                resume_unwind(panic);
+            }
             // The panic hook has logged message and place.
             ring.0.panics.set(ring.0.panics.get() + 1);
             Poll::Ready(())

@@ -1,4 +1,4 @@
-//! Every bound of the program, named once. A queue, buffer, retry or loop elsewhere refers to a name here.
+//! Bounds that several modules share, or that an operator meets. A bound of one module stands in that module.
 
 use std::time::Duration;
 

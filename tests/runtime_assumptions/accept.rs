@@ -36,7 +36,8 @@ fn connections_in_the_backlog_survive_the_stop_of_their_listener() {
         let acceptor = ring.accept_from(OwnedFd::from(listener));
         let mut clients: Vec<_> = (0..20).map(|_| TcpStream::connect(address).expect("listening")).collect();
         // One is taken, so that the multishot is armed and brings the others; more come behind its back.
-        let first = std::future::poll_fn(|context| acceptor.poll_accept(context)).await.expect("a connection");
+        let first =
+            std::future::poll_fn(|context| acceptor.poll_accept(context)).await.expect("a connection");
         clients.extend((0..20).map(|_| TcpStream::connect(address).expect("listening")));
         let rest = acceptor.stop().await;
         assert_eq!(rest.len(), 39);

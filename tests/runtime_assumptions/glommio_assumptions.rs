@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::task::Poll;
 
 fn on_executor<T>(future: impl Future<Output = T>) -> T {
-    let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(64 << 10).ring_depth(8);
+    let builder =
+        glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(64 << 10).ring_depth(8);
     builder.make().expect("glommio runs here").run(future)
 }
 

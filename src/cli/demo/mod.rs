@@ -87,7 +87,8 @@ fn configuration(listen: SocketAddr, backends: &[SocketAddr]) -> anyhow::Result<
          backends:\n"
     );
     for (address, weight) in backends.iter().zip(WEIGHTS) {
-        let entry = format!("  - {{address: {}, port: {}, weight: {weight}}}\n", address.ip(), address.port());
+        let entry =
+            format!("  - {{address: {}, port: {}, weight: {weight}}}\n", address.ip(), address.port());
         text.push_str(&entry);
     }
     Ok(config::parse("demo.yaml", text.as_bytes())?.config)

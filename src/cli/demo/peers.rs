@@ -20,6 +20,8 @@ pub(super) const CLIENTS: usize = 64;
 /// Messages of a session.
 const MESSAGES: usize = 16;
 const MESSAGE_BYTES: usize = 1024;
+/// The backends speak first.
+const GREETING: &[u8; 6] = b"hello\n";
 
 /// What the clients have seen.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +44,10 @@ struct Counts {
 enum Act {
     Wait,
     /// Clients connect to this address; one backend is stopped, or not.
-    Connect { to: SocketAddr, one_stopped: bool },
+    Connect {
+        to: SocketAddr,
+        one_stopped: bool,
+    },
     End,
 }
 
@@ -56,13 +61,15 @@ pub(super) struct Peers {
 impl Peers {
     /// Starts the backends.
     pub(super) fn start() -> anyhow::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build().context("no event loop to be had")?;
+        let runtime =
+            Builder::new_current_thread().enable_all().build().context("no event loop to be had")?;
         let bind = |_| -> io::Result<(TcpListener, SocketAddr)> {
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
             let address = listener.local_addr()?;
             Ok((listener, address))
         };
-        let bound: Vec<_> = (0..WEIGHTS.len()).map(bind).collect::<Result<_, _>>().context("no port is free")?;
+        let bound: Vec<_> =
+            (0..WEIGHTS.len()).map(bind).collect::<Result<_, _>>().context("no port is free")?;
         let addresses = bound.iter().map(|(_, address)| *address).collect();
         let (act, acts) = watch::channel(Act::Wait);
         let counts = Arc::<Counts>::default();
@@ -161,7 +168,10 @@ fn listen_again(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(1024)
 }
 
+/// Greets, then echoes. Until the greeting, a connection that dies with its backend is replaced by another one.
 async fn echo(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.write_all(GREETING).await?;
     let mut buffer = vec![0; MESSAGE_BYTES];
     loop {
         let count = stream.read(&mut buffer).await?;
@@ -194,6 +204,11 @@ async fn visit(mut acts: watch::Receiver<Act>, counts: Arc<Counts>) {
 async fn session(to: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
+    let mut greeting = [0; GREETING.len()];
+    stream.read_exact(&mut greeting).await?;
+    if greeting != *GREETING {
+        return Err(io::Error::other("not the greeting of a backend"));
+    }
     let mut answer = vec![0; MESSAGE_BYTES];
     for _ in 0..MESSAGES {
         let message: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(MESSAGE_BYTES).collect();

@@ -92,7 +92,10 @@ impl UpstreamTable {
             }
         }
         let backend = inner.algorithm.pick(&inner.sums, tried)?;
-        debug_assert!(inner.candidates.iter().any(|candidate| candidate.id == backend), "{backend:?} is not eligible");
+        debug_assert!(
+            inner.candidates.iter().any(|candidate| candidate.id == backend),
+            "{backend:?} is not eligible"
+        );
         debug_assert!(!tried.contains(backend), "{backend:?} was tried");
         let own = self.loads.own(self.place.shard, backend.index());
         self.loads.set(self.place.shard, backend.index(), own + 1);

@@ -37,12 +37,12 @@ const AS_FILTERED: usize = usize::MAX;
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The target cannot be opened.
-    #[error("cannot open the log file {path}: {source}")]
+    #[error("cannot open the log file {path}: {error}")]
     Open {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The standard error stream is closed.
     #[error("cannot log to the standard error stream: {0}")]
@@ -164,11 +164,15 @@ impl LogHandle {
     /// thing before the process ends, with a bound: the target may be blocked for good.
     #[must_use]
     pub fn flush(&self, within: Duration) -> bool {
-        let begin = Instant::now();
-        let (reply, done) = bounded(1);
-        self.queue.send_timeout(Message::Flush(reply), within).is_ok()
-            && done.recv_timeout(within.saturating_sub(begin.elapsed())).is_ok()
+        flush(&self.queue, within)
     }
+}
+
+fn flush(queue: &Sender<Message>, within: Duration) -> bool {
+    let begin = Instant::now();
+    let (reply, done) = bounded(1);
+    queue.send_timeout(Message::Flush(reply), within).is_ok()
+        && done.recv_timeout(within.saturating_sub(begin.elapsed())).is_ok()
 }
 
 /// The `log` facade's end of the queue.
@@ -212,8 +216,10 @@ impl Log for Logger {
         }
     }
 
-    /// Does nothing: no caller waits for the target. See [`LogHandle::flush`].
-    fn flush(&self) {}
+    /// Waits a second at most; for a thread that is about to end the process.
+    fn flush(&self) {
+        let _ = flush(&self.queue, Duration::from_secs(1));
+    }
 }
 
 /// Formats a text of at most `limits::LOG_RECORD_BYTES`, marked where it was cut.

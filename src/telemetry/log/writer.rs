@@ -53,7 +53,7 @@ impl Writer {
                 File::from(io::stderr().as_fd().try_clone_to_owned().map_err(LogError::Stderr)?)
             }
             LogTarget::File(path) => {
-                open(path).map_err(|source| LogError::Open { path: path.clone(), source })?
+                open(path).map_err(|error| LogError::Open { path: path.clone(), error })?
             }
         };
         let style = match logging.format {
