@@ -116,11 +116,7 @@ fn single_bytes_do_not_hold_a_buffer_each() {
             std::future::poll_fn(|context| {
                 socket.register(context.waker());
                 socket.receive(true);
-                if socket.received() == expected {
-                    std::task::Poll::Ready(())
-                } else {
-                    std::task::Poll::Pending
-                }
+                if socket.received() == expected { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
             })
             .await;
             go_on.send(()).expect("the writer lives");
@@ -158,8 +154,7 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
     let (source, mut writer) = tcp_pair();
     let (sink, mut reader) = tcp_pair();
     let settings = BufferSettings { bytes: 16 << 10, count: 64 };
-    let bytes: Vec<u8> =
-        (0..24_000_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let bytes: Vec<u8> = (0..24_000_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let expected = bytes.clone();
     let feeder = std::thread::spawn(move || {
         writer.write_all(&bytes).expect("the ring reads");
@@ -175,11 +170,8 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
     on_ring(settings, |ring| async move {
         use ringway::relay::{Outcome, Relay, RelayTimeouts};
         let (source, sink) = (ring.socket(source), ring.socket(sink));
-        let timeouts = RelayTimeouts {
-            client_idle: None,
-            backend_idle: None,
-            half_close: std::time::Duration::from_secs(60),
-        };
+        let timeouts =
+            RelayTimeouts { client_idle: None, backend_idle: None, half_close: std::time::Duration::from_secs(60) };
         let mut relay = Relay::new(&source, &sink, &timeouts, None);
         // Goes on until both socket buffers are full and nothing moves any more.
         let mut still = 0;
