@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{Backend, Client, PATIENCE, Reserved, V4, holds_within};
+use super::{Backend, Client, PATIENCE, Reserved, V4, eventually, holds_within};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 
@@ -197,6 +197,18 @@ impl Process {
     pub fn descriptors(&self) -> Vec<u64> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();
         entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+    }
+
+    /// Waits until it opens and closes nothing more: the sockets of ended sessions go a moment after their last bytes.
+    #[track_caller]
+    pub fn await_rest(&self) {
+        let (mut last, mut looks) = (Vec::new(), 0);
+        eventually("descriptors stay as they are", || {
+            let now = self.descriptors();
+            looks = if now == last { looks + 1 } else { 0 };
+            last = now;
+            looks == 100
+        });
     }
 
     /// Leaves it so many free descriptors; `None` for as many as before.
