@@ -209,7 +209,7 @@ fn version(program: &Path) -> String {
 }
 
 fn ringway(ports: [u16; 4], backend: [u16; 4]) -> String {
-    let mut text = format!("runtime: {{cores: \"{BALANCER_CORE}\"}}\nlogging: {{level: warn}}\nlisteners:\n");
+    let mut text = format!("runtime: {{cores: \"{BALANCER_CORE}-{BALANCER_CORE}\"}}\nlogging: {{level: warn}}\nlisteners:\n");
     for (name, port) in SERVICES.iter().zip(ports) {
         text += &format!("  - {{name: {name}, address: \"127.0.0.1:{port}\", upstream: {name}}}\n");
     }

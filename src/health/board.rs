@@ -1,6 +1,6 @@
 //! The states of all backends as the tasks of the health thread share them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -16,6 +16,8 @@ pub(super) struct Board {
     upstreams: Vec<RefCell<Vec<BackendState>>>,
     /// Whether an upstream's backends are checked; those of the others are up once they have an address.
     checked: Vec<bool>,
+    /// Whether something changed since the publisher looked last.
+    is_changed: Cell<bool>,
     /// Rung for the publisher at every change.
     changed: Notify,
     /// Rung for a backend's checker when the addresses of the backend change.
@@ -29,6 +31,7 @@ impl Board {
         Self {
             upstreams: sizes().map(|size| RefCell::new(vec![unknown.clone(); size])).collect(),
             checked: config.upstreams.iter().map(|upstream| upstream.healthcheck.is_some()).collect(),
+            is_changed: Cell::new(true),
             changed: Notify::new(),
             moved: sizes().map(|size| std::iter::repeat_with(Notify::new).take(size).collect()).collect(),
         }
@@ -49,7 +52,7 @@ impl Board {
                     state.health = Health::Up;
                 }
                 self.moved[index][backend].notify_one();
-                self.changed.notify_one();
+                self.mark_changed();
             }
         }
     }
@@ -62,7 +65,7 @@ impl Board {
     /// Takes over what the checks say of a backend.
     pub(super) fn set_health(&self, which: Which, health: Health) {
         self.upstreams[which.upstream.index()].borrow_mut()[which.backend.index()].health = health;
-        self.changed.notify_one();
+        self.mark_changed();
     }
 
     /// How many backends of an upstream are up, and how many there are.
@@ -76,9 +79,16 @@ impl Board {
         self.upstreams.iter().map(|upstream| upstream.borrow().clone()).collect()
     }
 
-    /// Returns once something changed since it returned last.
+    /// Returns once something changed since it returned last; the first time at once.
     pub(super) async fn changed(&self) {
-        self.changed.notified().await;
+        while !self.is_changed.replace(false) {
+            self.changed.notified().await;
+        }
+    }
+
+    fn mark_changed(&self) {
+        self.is_changed.set(true);
+        self.changed.notify_one();
     }
 
     /// Returns the addresses of a backend once they are others than `known`.

@@ -161,8 +161,8 @@ async fn check_all(
 /// Publishes the first state, then each new one. Whatever changes in one turn of the thread goes out together.
 async fn publish_changes(board: Rc<Board>, mut publish: Publish) {
     for version in 1.. {
-        publish(Arc::new(UpstreamStates { version, upstreams: board.states() }));
         board.changed().await;
+        publish(Arc::new(UpstreamStates { version, upstreams: board.states() }));
     }
 }
 

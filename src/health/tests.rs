@@ -90,23 +90,29 @@ impl Connect for Scripted {
 }
 
 /// What was published, in order.
-struct Published(UnboundedReceiver<Arc<UpstreamStates>>, u64);
+struct Published {
+    channel: UnboundedReceiver<Arc<UpstreamStates>>,
+    last: Option<Arc<UpstreamStates>>,
+}
 
 impl Published {
     async fn next(&mut self) -> Arc<UpstreamStates> {
-        let states = self.0.recv().await.expect("the checks go on");
-        assert!(states.version > self.1, "version {} after {}", states.version, self.1);
-        self.1 = states.version;
+        let states = self.channel.recv().await.expect("the checks go on");
+        let before = self.last.as_ref().map_or(0, |last| last.version);
+        assert!(states.version > before, "version {} after {before}", states.version);
+        self.last = Some(Arc::clone(&states));
         states
     }
 
-    /// The next states in which the first upstream's backends are just these.
+    /// The last states, or the next ones, in which the first upstream's backends are just these.
     async fn until(&mut self, expected: &[Health]) -> Arc<UpstreamStates> {
         loop {
-            let states = self.next().await;
-            if states.upstreams[0].iter().map(|backend| backend.health).eq(expected.iter().copied()) {
-                return states;
+            if let Some(states) = &self.last
+                && states.upstreams[0].iter().map(|backend| backend.health).eq(expected.iter().copied())
+            {
+                return Arc::clone(states);
             }
+            self.next().await;
         }
     }
 
@@ -144,12 +150,14 @@ async fn play(
     let publish = Box::new(move |states| publish.send(states).expect("the scene is watched"));
     let counters = Arc::new(HealthCounters::new(&config));
     let checks = check_all(&config, addresses, publish, Arc::clone(&counters), Scripted(Rc::clone(world)));
-    let mut published = Published(published, 0);
+    let mut published = Published { channel: published, last: None };
     LocalSet::new()
         .run_until(async {
             tokio::select! {
                 () = checks => unreachable!("checks never end"),
                 () = scene(&mut published, &sender, &counters) => {}
+                // A scene that waits for what never comes would run through the paused clock for ever.
+                () = time::sleep(Duration::from_secs(24 * 3600)) => panic!("the scene hangs"),
             }
         })
         .await;

@@ -82,18 +82,18 @@ pub struct Relay<'a> {
     /// The side whose reset was seen first.
     reset: Option<Side>,
     /// End of the session.
-    session_deadline: Option<Tick>,
+    session_deadline: Tick,
     timer: Timer,
 }
 
 impl<'a> Relay<'a> {
-    /// A relay that begins now.
+    /// A relay that begins now and ends at `session_deadline` at the latest.
     #[must_use]
     pub fn new(
         client: &'a Socket,
         backend: &'a Socket,
         timeouts: &'a RelayTimeouts,
-        session_deadline: Option<Tick>,
+        session_deadline: Tick,
     ) -> Self {
         let now = client.ring().now();
         let mut relay = Self {
@@ -209,14 +209,14 @@ impl<'a> Relay<'a> {
 
     fn next_deadline(&self) -> Tick {
         let silence = self.silence().map(|(limit, _)| self.last_moved().after(limit));
-        [silence, self.session_deadline].into_iter().flatten().min().unwrap_or(Tick(u64::MAX))
+        silence.unwrap_or(Tick::NEVER).min(self.session_deadline)
     }
 
     /// The timer is set for the earliest end there can be; bytes that moved since only postpone it, when it fires.
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
-        while self.timer.deadline() != Tick(u64::MAX) && self.timer.poll_due(context).is_ready() {
+        while self.timer.deadline() != Tick::NEVER && self.timer.poll_due(context).is_ready() {
             let now = self.ring().now();
-            if self.session_deadline.is_some_and(|deadline| now >= deadline) {
+            if now >= self.session_deadline {
                 return Poll::Ready(Outcome::TooLong);
             }
             if let Some((limit, outcome)) = self.silence()

@@ -78,6 +78,7 @@ impl Server {
     /// What is missing, in one sentence with its cure. Nothing keeps running then.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         uring::probe()?;
+        net::prepare();
         let cores = cores::choose(&config.runtime.cores)?;
         let sessions = budget::sessions(&config, cores.len(), net::raise_descriptor_limit()?)?;
         let sockets = bind_all(&config, cores.len())?;

@@ -26,7 +26,7 @@ pub(super) struct Tries {
     upstream: UpstreamId,
     tried: Tried,
     /// End of all tries together.
-    deadline: Option<Tick>,
+    deadline: Tick,
     /// What to report when no other backend is left.
     failure: CloseReason,
 }
@@ -40,12 +40,14 @@ enum Failure {
 }
 
 impl Tries {
-    pub(super) fn new(shard: &Shard, upstream: UpstreamId) -> Self {
+    /// No try, and no time for one after `session_deadline`.
+    pub(super) fn new(shard: &Shard, upstream: UpstreamId, session_deadline: Tick) -> Self {
         let establish = shard.config.upstreams[upstream.index()].timeouts.establish;
+        let establish = establish.map_or(Tick::NEVER, |limit| shard.ring.now().after(limit));
         Self {
             upstream,
             tried: Tried::default(),
-            deadline: establish.map(|limit| shard.ring.now().after(limit)),
+            deadline: establish.min(session_deadline),
             failure: CloseReason::NoBackend,
         }
     }
@@ -89,7 +91,7 @@ impl Tries {
     async fn connect(&self, shard: &Shard, client: &Socket, addresses: &[Address]) -> Result<Socket, Failure> {
         let upstream = &shard.config.upstreams[self.upstream.index()];
         let all = shard.ring.now().after(upstream.timeouts.connect);
-        let all = self.deadline.map_or(all, |deadline| deadline.min(all));
+        let all = self.deadline.min(all);
         let mut failure = Failure::Session(CloseReason::Internal);
         for (index, address) in addresses.iter().enumerate() {
             // One address that does not answer leaves the others their share of the time.
@@ -101,10 +103,14 @@ impl Tries {
                 deadline: shard.ring.timer(now.after(all.since(now) / left)),
                 client_left: false,
             };
-            let (fd, address) = net::socket_for(address, &upstream.tcp).map_err(local_or_backend)?;
+            let (fd, target) = net::socket_for(address, &upstream.tcp).map_err(local_or_backend)?;
             let backend = shard.ring.socket(fd);
-            backend.start_connect(address);
+            backend.start_connect(target);
             match std::future::poll_fn(|context| attempt.poll(&backend, context)).await {
+                Ok(()) if backend.with(|socket| net::is_self_connected(socket, address)) => {
+                    backend.reset_on_close();
+                    failure = Failure::Backend(CloseReason::ConnectFailed, io::ErrorKind::ConnectionRefused.into());
+                }
                 Ok(()) => return Ok(backend),
                 Err(session @ Failure::Session(_)) => return Err(session),
                 Err(backend @ Failure::Backend(..)) => failure = backend,

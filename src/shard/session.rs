@@ -40,8 +40,8 @@ async fn serve(mut record: Record, client: Socket) {
     let shard = Rc::clone(record.shard());
     let rules = &shard.listeners[record.listener.index()];
     let session = shard.config.listeners[record.listener.index()].timeouts.session;
-    let deadline = session.map(|limit| record.begun.after(limit));
-    let mut tries = Box::new(Tries::new(&shard, rules.upstream));
+    let deadline = session.map_or(Tick::NEVER, |limit| record.begun.after(limit));
+    let mut tries = Box::new(Tries::new(&shard, rules.upstream, deadline));
     record.reason = loop {
         // Boxed, so that an idle session does not carry the state of its beginning.
         let established = Box::pin(tries.establish(&shard, &client)).await;
@@ -162,5 +162,20 @@ impl Drop for Record {
                 down = self.bytes_to_client,
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<F: Future>(_: impl FnOnce(Record, Socket) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn idle_session_is_small() {
+        let bytes = future_bytes(serve);
+        assert!(bytes <= 384, "the future of a session takes {bytes} bytes");
     }
 }

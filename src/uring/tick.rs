@@ -7,6 +7,9 @@ use std::time::Duration;
 pub struct Tick(pub u64);
 
 impl Tick {
+    /// A moment that does not come.
+    pub const NEVER: Self = Self(u64::MAX);
+
     /// The moment `duration` later, rounded up to a whole millisecond, so that a timer never fires early.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {

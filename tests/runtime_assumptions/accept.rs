@@ -1,1 +1,77 @@
-//! accept
+//! Rule 7, and rule 5 for accepts.
+
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+
+use crate::support::{PATIENCE, SMALL, on_ring};
+
+#[test]
+fn every_connection_is_accepted_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    let clients = std::thread::spawn(move || {
+        for _ in 0..500 {
+            let mut stream = TcpStream::connect(address).expect("listening");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a positive time");
+            // Ours drops it at once: FIN.
+            assert_eq!(stream.read(&mut [0; 1]).expect("a clean end"), 0);
+        }
+    });
+    on_ring(SMALL, move |ring| async move {
+        let acceptor = ring.accept_from(OwnedFd::from(listener));
+        for _ in 0..500 {
+            let accepted = std::future::poll_fn(|context| acceptor.poll_accept(context)).await;
+            drop(ring.socket(accepted.expect("a connection")));
+        }
+    });
+    clients.join().expect("no assertion failed");
+}
+
+#[test]
+fn connections_in_the_backlog_survive_the_stop_of_their_listener() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    on_ring(SMALL, move |ring| async move {
+        let acceptor = ring.accept_from(OwnedFd::from(listener));
+        let mut clients: Vec<_> = (0..20).map(|_| TcpStream::connect(address).expect("listening")).collect();
+        // One is taken, so that the multishot is armed and brings the others; more come behind its back.
+        let first = std::future::poll_fn(|context| acceptor.poll_accept(context)).await.expect("a connection");
+        clients.extend((0..20).map(|_| TcpStream::connect(address).expect("listening")));
+        let rest = acceptor.stop().await;
+        assert_eq!(rest.len(), 39);
+        let sockets: Vec<_> = std::iter::once(first).chain(rest).map(|fd| ring.socket(fd)).collect();
+        while ring.descriptors() > sockets.len() {
+            ring.next_turn().await;
+        }
+        assert!(TcpStream::connect(address).is_err(), "the listener is closed");
+        drop(sockets);
+        for mut client in clients {
+            client.set_read_timeout(Some(PATIENCE)).expect("a positive time");
+            assert_eq!(client.read(&mut [0; 1]).expect("a clean end, no reset"), 0);
+        }
+    });
+}
+
+#[test]
+fn connections_accepted_for_a_dropped_listener_are_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    on_ring(SMALL, move |ring| async move {
+        let acceptor = ring.accept_from(OwnedFd::from(listener));
+        std::future::poll_fn(|context| {
+            assert!(acceptor.poll_accept(context).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        ring.next_turn().await;
+        let mut client = TcpStream::connect(address).expect("listening");
+        drop(acceptor);
+        while ring.descriptors() > 0 {
+            ring.next_turn().await;
+        }
+        client.set_read_timeout(Some(PATIENCE)).expect("a positive time");
+        // Closed by FIN or, where it was still in the backlog, by reset.
+        assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0);
+    });
+}

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::rc::Rc;
 
-use ringway::uring::{BufferSettings, End};
+use ringway::uring::{BufferSettings, End, Tick};
 
 use crate::support::{SMALL, on_ring, tcp_pair};
 
@@ -172,7 +172,7 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
         let (source, sink) = (ring.socket(source), ring.socket(sink));
         let timeouts =
             RelayTimeouts { client_idle: None, backend_idle: None, half_close: std::time::Duration::from_secs(60) };
-        let mut relay = Relay::new(&source, &sink, &timeouts, None);
+        let mut relay = Relay::new(&source, &sink, &timeouts, Tick::NEVER);
         // Goes on until both socket buffers are full and nothing moves any more.
         let mut still = 0;
         let mut last = 0;

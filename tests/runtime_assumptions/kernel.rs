@@ -1,1 +1,36 @@
-//! kernel
+//! What the kernel says of itself, and that we hear it right.
+
+use ringway::uring::{Ring, probe};
+
+use crate::support::{SMALL, on_ring};
+
+/// The running kernel as (major, minor).
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().expect("major"), numbers.next().expect("minor"))
+}
+
+#[test]
+fn kernel_is_one_that_is_supported() {
+    assert!(kernel() >= (6, 1), "{:?}", kernel());
+    probe().expect("everything a shard needs");
+}
+
+#[test]
+fn bounded_multishot_receive_is_found_where_it_is_and_only_there() {
+    let features = probe().expect("everything a shard needs");
+    println!("kernel {:?}: {features:?}", kernel());
+    if kernel() <= (6, 12) {
+        assert!(!features.bounded_multishot, "not before Linux 6.17 or so");
+    }
+    if kernel() >= (6, 18) {
+        assert!(features.bounded_multishot);
+    }
+}
+
+#[test]
+fn ring_of_a_shard_has_the_features_the_probe_found() {
+    let features = on_ring(SMALL, |ring: Ring| async move { ring.features() });
+    assert_eq!(features, probe().expect("everything a shard needs"));
+}

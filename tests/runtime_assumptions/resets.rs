@@ -1,1 +1,96 @@
-//! resets
+//! Rule 6: resets.
+
+use std::io::{ErrorKind, Read, Write};
+use std::task::Poll;
+
+use ringway::uring::{End, Sent};
+
+use crate::support::{SMALL, on_ring, reset, tcp_pair};
+
+#[test]
+fn reset_is_seen_by_a_receive_and_never_as_a_clean_end() {
+    on_ring(SMALL, |ring| async move {
+        for _ in 0..50 {
+            let (ours, mut peer) = tcp_pair();
+            let socket = ring.socket(ours);
+            peer.write_all(b"last words").expect("connected");
+            reset(peer);
+            let mut got = Vec::new();
+            let end = loop {
+                let end = socket.readable().await;
+                got.extend(socket.take_received());
+                if let Some(end) = end {
+                    break end;
+                }
+            };
+            assert_eq!((got.as_slice(), end), (b"last words".as_slice(), End::Failed(libc::ECONNRESET)));
+        }
+    });
+}
+
+#[test]
+fn send_that_sees_the_reset_first_leaves_the_data_and_a_clean_end_to_the_receive() {
+    // The assumption behind the sticky "dead" of a socket.
+    on_ring(SMALL, |ring| async move {
+        let (ours, mut peer) = tcp_pair();
+        let socket = ring.socket(ours);
+        peer.write_all(b"last words").expect("connected");
+        reset(peer);
+        socket.send(b"too late".to_vec());
+        let sent = loop {
+            match socket.sent() {
+                Sent::Busy { .. } => ring.next_turn().await,
+                sent => break sent,
+            }
+        };
+        assert!(matches!(sent, Sent::Failed { bytes: 0, error: libc::ECONNRESET | libc::EPIPE }), "{sent:?}");
+        let mut got = Vec::new();
+        let end = loop {
+            let end = socket.readable().await;
+            got.extend(socket.take_received());
+            if let Some(end) = end {
+                break end;
+            }
+        };
+        assert_eq!((got.as_slice(), end), (b"last words".as_slice(), End::Clean));
+    });
+}
+
+#[test]
+fn reset_on_close_sends_a_reset_also_with_a_receive_in_flight() {
+    on_ring(SMALL, |ring| async move {
+        let (ours, mut peer) = tcp_pair();
+        let socket = ring.socket(ours);
+        socket.receive(true);
+        ring.next_turn().await;
+        socket.reset_on_close();
+        drop(socket);
+        while ring.descriptors() > 0 {
+            ring.next_turn().await;
+        }
+        let error = peer.read(&mut [0; 8]).expect_err("a reset");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn watch_sees_a_reset_after_the_peer_has_ended_its_stream_and_nothing_before() {
+    on_ring(SMALL, |ring| async move {
+        let (ours, peer) = tcp_pair();
+        let socket = ring.socket(ours);
+        peer.shutdown(std::net::Shutdown::Write).expect("connected");
+        assert_eq!(socket.readable().await, Some(End::Clean));
+        socket.watch();
+        // The FIN itself is reported at once by the ring's poll, and is no death.
+        for _ in 0..20 {
+            ring.next_turn().await;
+        }
+        assert!(!socket.is_dead());
+        reset(peer);
+        std::future::poll_fn(|context| {
+            socket.register(context.waker());
+            if socket.is_dead() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    });
+}

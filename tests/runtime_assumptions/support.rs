@@ -8,13 +8,13 @@ use std::time::Duration;
 use ringway::uring::{BufferSettings, Ring};
 
 /// Longer than anything here takes on a loaded machine, emulation included; a shard that hangs is found by it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Buffers of the rings in these tests: few and small, so that they can be used up.
-pub const SMALL: BufferSettings = BufferSettings { bytes: 4096, count: 64 };
+pub(crate) const SMALL: BufferSettings = BufferSettings { bytes: 4096, count: 64 };
 
 /// Runs `body` as a task on a fresh ring and waits for its result and for the end of the ring.
-pub fn on_ring<T, F>(buffers: BufferSettings, body: impl FnOnce(Ring) -> F + Send + 'static) -> T
+pub(crate) fn on_ring<T, F>(buffers: BufferSettings, body: impl FnOnce(Ring) -> F + Send + 'static) -> T
 where
     T: Send + 'static,
     F: Future<Output = T> + 'static,
@@ -45,7 +45,7 @@ where
 }
 
 /// Two ends of one TCP connection over loopback: ours for a ring, the peer's for plain blocking calls.
-pub fn tcp_pair() -> (OwnedFd, TcpStream) {
+pub(crate) fn tcp_pair() -> (OwnedFd, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
     peer.set_read_timeout(Some(PATIENCE)).expect("a positive time");
@@ -55,6 +55,6 @@ pub fn tcp_pair() -> (OwnedFd, TcpStream) {
 }
 
 /// Makes the next close of this end a reset.
-pub fn reset(stream: TcpStream) {
+pub(crate) fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
 }

@@ -61,7 +61,7 @@ pub struct UpstreamStates {
 }
 
 impl UpstreamStates {
-    /// Whether every backend had its first verdict.
+    /// Whether every backend had its first verdict. One whose name does not resolve never has: bound the wait.
     #[must_use]
     pub fn all_decided(&self) -> bool {
         self.upstreams.iter().flatten().all(|backend| backend.health != Health::Checking)

@@ -9,6 +9,7 @@
 mod format;
 mod writer;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io;
@@ -88,12 +89,19 @@ fn start(logging: &Logging, spec: Option<&str>) -> Result<(Logger, LogHandle), L
     Ok((Logger { filter: builder.build(), queue, shared }, handle))
 }
 
-/// Makes a panic one record of level `error` instead of lines on the standard error stream, where a full pipe
-/// would block the thread that panicked.
+/// Makes a panic a record of level `error` instead of lines on the standard error stream, where a full pipe
+/// would block the thread that panicked; with a backtrace where `RUST_BACKTRACE` asks for one. Whoever ends the
+/// process because of a panic calls [`LogHandle::flush`] first.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|info| {
         let thread = thread::current();
-        log::error!("thread {} panicked: {info}", thread.name().unwrap_or("without name"));
+        let backtrace = Backtrace::capture();
+        let name = thread.name().unwrap_or("without name");
+        // `info` reads: panicked at FILE:LINE:COLUMN, and the message.
+        match backtrace.status() {
+            BacktraceStatus::Captured => log::error!("thread {name} {info}\n{backtrace}"),
+            _ => log::error!("thread {name} {info}"),
+        }
     }));
 }
 
@@ -156,9 +164,10 @@ impl LogHandle {
     /// thing before the process ends, with a bound: the target may be blocked for good.
     #[must_use]
     pub fn flush(&self, within: Duration) -> bool {
-        let deadline = Instant::now() + within;
+        let begin = Instant::now();
         let (reply, done) = bounded(1);
-        self.queue.send_timeout(Message::Flush(reply), within).is_ok() && done.recv_deadline(deadline).is_ok()
+        self.queue.send_timeout(Message::Flush(reply), within).is_ok()
+            && done.recv_timeout(within.saturating_sub(begin.elapsed())).is_ok()
     }
 }
 

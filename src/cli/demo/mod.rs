@@ -1,0 +1,99 @@
+//! `ringway demo`: the main job without any set-up. Real sockets, real sessions, the real server: three echo backends
+//! of weights 1, 1 and 2, clients that compare every echoed byte, and a live table. In the middle the third backend is
+//! stopped for a while.
+
+mod peers;
+mod table;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crossbeam_channel::{Receiver, after, never, select, tick};
+use signal_hook::consts::signal::{SIGINT, SIGQUIT, SIGTERM};
+
+use crate::rules::config::{self, Config};
+use crate::server::{self, Server};
+use peers::Peers;
+use table::Table;
+
+const WEIGHTS: [u32; 3] = [1, 1, 2];
+/// The backend that is stopped for a while.
+const STOPPED: usize = 2;
+const TABLE_INTERVAL: Duration = Duration::from_millis(500);
+/// For the first check of all backends, and for the end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs the demo until `duration` is over or a signal comes. The exit status tells whether every client got what it
+/// should.
+///
+/// # Errors
+///
+/// The server does not start, or no port is free.
+pub fn demo(duration: Option<Duration>) -> anyhow::Result<ExitCode> {
+    let signals = server::signals().context("signals cannot be received")?;
+    let peers = Peers::start()?;
+    let listen = free_address()?;
+    let server = Server::start(Arc::new(configuration(listen, peers.addresses())?))?;
+    anyhow::ensure!(server.wait_checked(PATIENCE), "the backends were not checked within {PATIENCE:?}");
+    println!(
+        "{listen} -> {} echo backends, {} clients at a time, on CPU {}",
+        WEIGHTS.len(),
+        peers::CLIENTS,
+        server.cpus().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    );
+    let begin = Instant::now();
+    peers.begin(listen);
+    watch(&server, &peers, &signals, duration);
+    let elapsed = begin.elapsed();
+    let tally = peers.finish();
+    server.drain();
+    let drained = server.wait_ended(PATIENCE);
+    table::summary(&server, &tally, elapsed);
+    let good = drained && tally.errors == 0 && tally.sessions > 0;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints the table until the end; stops and starts a backend on the way.
+fn watch(server: &Server, peers: &Peers, signals: &Receiver<i32>, duration: Option<Duration>) {
+    let begin = Instant::now();
+    // The second third of the time; without an end, seconds 4 to 6 of every ten.
+    let is_stopped = |at: Duration| match duration {
+        Some(all) => at > all / 3 && at < all * 2 / 3,
+        None => (4..7).contains(&(at.as_secs() % 10)),
+    };
+    let (tables, end) = (tick(TABLE_INTERVAL), duration.map_or_else(never, after));
+    let mut table = Table::new();
+    loop {
+        select! {
+            recv(end) -> _ => return,
+            recv(signals) -> signal => if let Ok(SIGINT | SIGTERM | SIGQUIT) | Err(_) = signal { return },
+            recv(tables) -> _ => {
+                let stopped = is_stopped(begin.elapsed());
+                peers.stop_one(stopped);
+                table.print(server, stopped, &peers.tally());
+            }
+        }
+    }
+}
+
+/// A configuration as an operator would write it.
+fn configuration(listen: SocketAddr, backends: &[SocketAddr]) -> anyhow::Result<Config> {
+    let mut text = format!(
+        "loadbalancer: {{listen_address: \"{listen}\", algorithm: round_robin}}\n\
+         healthcheck: {{interval: 200ms, fast_interval: 50ms, timeout: 200ms, fall: 2}}\n\
+         backends:\n"
+    );
+    for (address, weight) in backends.iter().zip(WEIGHTS) {
+        let entry = format!("  - {{address: {}, port: {}, weight: {weight}}}\n", address.ip(), address.port());
+        text.push_str(&entry);
+    }
+    Ok(config::parse("demo.yaml", text.as_bytes())?.config)
+}
+
+fn free_address() -> anyhow::Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no port is free on 127.0.0.1")?;
+    Ok(listener.local_addr()?)
+}
