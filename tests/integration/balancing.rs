@@ -1,0 +1,144 @@
+//! Set-up: several live backends, two shards. Claim: each backend gets its share of the sessions, by weight where there
+//! are weights; `least_connections` decides on the counts of the whole process, not of one shard.
+
+use ringway::words::CloseReason;
+
+use crate::support::{
+    Backend, Balancer, Reserved, V4, await_in_flight, backend, balancer, eventually, shards,
+};
+
+fn echoes(count: usize) -> Vec<Backend> {
+    (0..count).map(|_| backend().echo().start()).collect()
+}
+
+/// Each shard counts round on its own, so a share may miss as many sessions as there are shards.
+#[track_caller]
+fn assert_even(shares: &[u64], each: u64) {
+    let slack = shards() as u64;
+    assert!(shares.iter().all(|share| share.abs_diff(each) <= slack), "{each} each: {shares:?}");
+}
+
+#[test]
+fn short_form_with_three_backends_splits_evenly() {
+    let backends = echoes(3);
+    let port = Reserved::at(V4);
+    // The original program's file, with the addresses of this test.
+    let entries: String = backends
+        .iter()
+        .map(|backend| format!("  - address: \"127.0.0.1\"\n    port: {}\n", backend.address().port()))
+        .collect();
+    let yaml = format!(
+        "loadbalancer:\n  listen_address: \"{}\"\n  algorithm: \"round_robin\"\nbackends:\n{entries}\
+         healthcheck:\n  interval: 30s\n  timeout: 5s\n",
+        port.address()
+    );
+    let balancer = Balancer::of(&yaml, Some(port), true);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..750).for_each(|_| balancer.echoing_client().finish().unwrap()));
+        }
+    });
+    balancer.await_closed(CloseReason::Normal, 3_000);
+    // The file says nothing of cores: every CPU has a shard.
+    let slack = balancer.server().cpus().len() as u64;
+    assert!(balancer.shares().iter().all(|share| share.abs_diff(1_000) <= slack), "{:?}", balancer.shares());
+    let served: Vec<_> = backends.iter().map(Backend::received).collect();
+    assert_eq!(served, balancer.shares().iter().map(|share| share * 5).collect::<Vec<_>>());
+}
+
+#[test]
+fn stopped_backend_gets_no_session_and_its_share_again_after_its_return() {
+    let mut backends = echoes(3);
+    let balancer = balancer().backends(&backends).quick_checks().start();
+    backends[1].stop();
+    balancer.await_health(1, ringway::rules::upstream::Health::Down);
+    // "On every shard within 100 ms of the verdict" is in `health`; here the shards have taken it over.
+    eventually("the shards know it", || {
+        let before = balancer.connect_failures(1);
+        (0..12).for_each(|_| balancer.echoing_client().finish().unwrap());
+        balancer.connect_failures(1) == before
+    });
+    let (before, failures) = (balancer.shares(), balancer.connect_failures(1));
+    (0..600).for_each(|_| balancer.echoing_client().finish().unwrap());
+    let gained: Vec<_> = balancer.shares().iter().zip(&before).map(|(now, then)| now - then).collect();
+    assert_even(&[gained[0], gained[2]], 300);
+    assert_eq!((gained[1], balancer.connect_failures(1)), (0, failures));
+
+    backends[1].restart();
+    balancer.await_health(1, ringway::rules::upstream::Health::Up);
+    eventually("the shards know it", || {
+        balancer.echoing_client().finish().unwrap();
+        balancer.shares()[1] > before[1] + 2
+    });
+    let before = balancer.shares();
+    (0..600).for_each(|_| balancer.echoing_client().finish().unwrap());
+    let gained: Vec<_> = balancer.shares().iter().zip(&before).map(|(now, then)| now - then).collect();
+    assert_even(&gained, 200);
+}
+
+#[test]
+fn weights_are_shares() {
+    let backends = echoes(3);
+    let mut builder = balancer().one_shard();
+    for (backend, weight) in backends.iter().zip([1, 2, 5]) {
+        builder = builder.entry(&format!("{}, weight: {weight}", backend.entry()));
+    }
+    let balancer = builder.start();
+    (0..80).for_each(|_| balancer.echoing_client().finish().unwrap());
+    assert_eq!(balancer.shares(), [10, 20, 50]);
+}
+
+#[test]
+fn weight_of_zero_gets_no_session() {
+    let backends = echoes(2);
+    let balancer =
+        balancer().entry(&format!("{}, weight: 0", backends[0].entry())).entry(&backends[1].entry()).start();
+    (0..20).for_each(|_| balancer.echoing_client().finish().unwrap());
+    assert_eq!((balancer.shares(), backends[0].connections()), (vec![0, 20], 0));
+}
+
+/// Long sessions, opened one after the other, land on two shards by the kernel's hash. Whatever it does, the counts of
+/// the backends never differ by more than one, which local counts could not bring about.
+#[test]
+fn least_connections_decides_on_the_counts_of_the_process() {
+    let backends = echoes(4);
+    let balancer = balancer().backends(&backends).upstream("algorithm: least_connections").start();
+    let mut clients = Vec::new();
+    for opened in 1..=60_u32 {
+        clients.push(balancer.echoing_client());
+        // Counts of other shards may be a millisecond old, by design: this one gives them the time.
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        let in_flight = balancer.in_flight();
+        assert_eq!(in_flight.iter().sum::<u32>(), opened);
+        let (least, most) = (in_flight.iter().min().unwrap(), in_flight.iter().max().unwrap());
+        assert!(most - least <= 1, "{in_flight:?} after {opened}");
+    }
+    if shards() > 1 {
+        let accepted = balancer.accepted_by_shard();
+        assert!(accepted.iter().all(|count| *count > 0), "both shards have sessions: {accepted:?}");
+    }
+    // Those of one backend leave: the next ones go there.
+    drop(clients);
+    await_in_flight(&balancer, &[0; 4]);
+}
+
+#[test]
+fn least_connections_fills_the_emptier_backend() {
+    let backends = echoes(2);
+    let balancer = balancer().backends(&backends).upstream("algorithm: least_connections").start();
+    let mut clients: Vec<_> = (0..20).map(|_| balancer.echoing_client()).collect();
+    // Every second one leaves; whichever backend those were on, the next ten even it out.
+    clients.retain({
+        let mut keep = false;
+        move |_| {
+            keep = !keep;
+            keep
+        }
+    });
+    eventually("ten sessions are left", || balancer.in_flight().iter().sum::<u32>() == 10);
+    for _ in 0..10 {
+        clients.push(balancer.echoing_client());
+        std::thread::sleep(std::time::Duration::from_millis(3));
+    }
+    assert_eq!(balancer.in_flight(), [10, 10]);
+}

@@ -1,0 +1,141 @@
+//! Set-up: the binary and a file. Claim: exit status and last line are as promised, in each way of asking; nothing that
+//! is no valid file hangs or panics. The problems themselves are tested in `rules::config`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::support::run_to_end;
+
+const RUN: &str = env!("CARGO_BIN_EXE_ringway");
+const VALID: &str = "loadbalancer:\n  listen_address: \":8080\"\n  algorithm: \"round_robin\"\nbackends:\n  - address: \
+                     \"localhost\"\n    port: 8081\nhealthcheck:\n  interval: 30s\n  timeout: 5s\n";
+/// An unknown key, a port too large, and a name twice.
+const THREE_ERRORS: &str = "loadbalancer:\n  listen_adress: \":8080\"\n  listen_address: \":8080\"\nbackends:\n  - {name: a, \
+                            address: 127.0.0.1, port: 70000}\n  - {name: b, address: 127.0.0.1, port: 81}\n  - {name: \
+                            b, address: 127.0.0.1, port: 82}\n";
+
+fn file(text: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("f.yaml");
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+fn ringway(arguments: &[&str], path: &Path) -> Output {
+    run_to_end(Command::new(RUN).args(arguments).arg(path))
+}
+
+fn last_line(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn every_way_to_check_a_valid_file_says_so() {
+    let (_folder, path) = file(VALID);
+    let ways: [&[&str]; 6] = [
+        &["check", "-f"],
+        &["check", "--config"],
+        &["-t", "-f"],
+        &["--check", "-f"],
+        &["-t", "-config"],
+        &["run", "-t", "-f"],
+    ];
+    for way in ways {
+        let output = ringway(way, &path);
+        assert_eq!(output.status.code(), Some(0), "{way:?}: {output:?}");
+        assert_eq!(last_line(&output), format!("{}: configuration is valid", path.display()), "{way:?}");
+    }
+}
+
+#[test]
+fn all_problems_come_in_one_run_with_place_path_and_suggestion() {
+    let (_folder, path) = file(THREE_ERRORS);
+    let output = ringway(&["check", "-f"], &path);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(last_line(&output), format!("{}: 3 errors", path.display()), "{text}");
+    for place in [":2:3: ", ":5:", ":7:"] {
+        assert!(text.contains(&format!("{}{place}", path.display())), "{place} in {text}");
+    }
+    for words in ["listen_adress", "listen_address`", "backends[0].port", "70000", "^"] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+}
+
+#[test]
+fn run_with_an_invalid_file_ends_with_1() {
+    let (_folder, path) = file(THREE_ERRORS);
+    let output = ringway(&["-f"], &path);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("3 errors"), "{said}");
+}
+
+#[test]
+fn hostile_files_are_refused_without_a_panic() {
+    let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
+                d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e]\n";
+    let files: [&[u8]; 8] = [
+        b"",
+        b"\0\0\0",
+        b"\xff\xfe\x00",
+        b"a: 1\n---\nb: 2\n",
+        b"\tloadbalancer: 1\n",
+        bomb.as_bytes(),
+        &b"[".repeat(100_000),
+        &b"x".repeat(2 << 20),
+    ];
+    for text in files {
+        let (_folder, path) = file(text);
+        let output = ringway(&["check", "-f"], &path);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{output:?}");
+        assert!(output.stdout.len() < 1 << 20, "{} bytes said", output.stdout.len());
+    }
+}
+
+#[test]
+fn what_is_no_file_is_refused() {
+    for path in ["/nonexistent/f.yaml", "/", "/dev/zero"] {
+        let output = ringway(&["check", "-f"], Path::new(path));
+        assert_eq!(output.status.code(), Some(1), "{path}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains(path), "{path}: {output:?}");
+    }
+}
+
+#[test]
+fn byte_order_mark_and_windows_line_ends_are_fine() {
+    let (_folder, path) = file(format!("\u{feff}{}", VALID.replace('\n', "\r\n")));
+    let output = ringway(&["check", "-f"], &path);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn printed_configuration_is_valid_and_prints_the_same() {
+    let (_folder, path) = file(VALID);
+    let printed = ringway(&["config", "-f"], &path);
+    assert_eq!(printed.status.code(), Some(0), "{printed:?}");
+    let (_again, path) = file(&printed.stdout);
+    assert_eq!(ringway(&["check", "-f"], &path).status.code(), Some(0));
+    let again = ringway(&["config", "-f"], &path);
+    assert_eq!(String::from_utf8_lossy(&again.stdout), String::from_utf8_lossy(&printed.stdout));
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    for arguments in [["--no-such-option"].as_slice(), &["no-such-command"], &["check", "--seconds", "1"]] {
+        let output = run_to_end(Command::new(RUN).args(arguments));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+    }
+}
+
+#[test]
+fn version_and_help_end_with_0() {
+    for argument in ["--version", "--help"] {
+        let output = run_to_end(Command::new(RUN).arg(argument));
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("ringway"), "{output:?}");
+    }
+}

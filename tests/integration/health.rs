@@ -1,0 +1,139 @@
+//! Set-up: TCP checks every few milliseconds, backends that stop, return, flap or hang. Claim: a verdict reaches every
+//! shard within 100 ms; `rise` and `fall` hold; open sessions stay; a hanging check delays nobody.
+
+use std::time::{Duration, Instant};
+
+use ringway::rules::upstream::Health;
+use ringway::words::CloseReason;
+
+use crate::support::{Client, backend, balancer, eventually, expect_reset, holds_within, timed};
+
+/// DESIGN 5 and the issue: from the verdict to the last shard.
+const SPREAD: Duration = Duration::from_millis(100);
+
+#[test]
+fn verdict_stops_sessions_to_a_backend_on_every_shard_within_100_ms() {
+    let (mut falling, steady) = (backend().echo().start(), backend().echo().start());
+    let balancer = balancer().backends([&falling, &steady]).upstream("retries: 0").quick_checks().start();
+    (0..20).for_each(|_| balancer.echoing_client().finish().unwrap());
+    falling.stop();
+    balancer.await_health(0, Health::Down);
+    let verdict = Instant::now();
+    // Without retries each session that still goes there is a client that sees an error.
+    while verdict.elapsed() < SPREAD {
+        let _ = Client::connect(balancer.address()).map(|client| client.echo(b"early"));
+    }
+    let failures = balancer.connect_failures(0);
+    (0..200).for_each(|_| balancer.echoing_client().finish().unwrap());
+    assert_eq!(balancer.connect_failures(0), failures, "nobody is sent there after {SPREAD:?}");
+}
+
+#[test]
+fn no_client_sees_an_error_while_a_backend_stops_and_returns() {
+    let (mut falling, steady) = (backend().echo().start(), backend().echo().start());
+    let balancer = balancer().backends([&falling, &steady]).quick_checks().start();
+    let mut round = |clients: u32| {
+        for _ in 0..clients {
+            balancer.echoing_client().finish().unwrap();
+        }
+    };
+    round(20);
+    // Refuses from one moment to the next: before the verdict it is the retry that spares the clients.
+    falling.refuse();
+    while balancer.health()[0] != Health::Down {
+        round(5);
+    }
+    round(50);
+    falling.restart();
+    while balancer.health()[0] != Health::Up {
+        round(5);
+    }
+    round(50);
+    let totals = balancer.finish();
+    assert_eq!(totals.closed_with(CloseReason::Normal), totals.accepted, "{totals:?}");
+}
+
+#[test]
+fn sessions_of_a_backend_that_goes_down_are_kept() {
+    let (mut falling, steady) = (backend().echo().start(), backend().echo().start());
+    let balancer = balancer().backends([&falling, &steady]).quick_checks().start();
+    let clients: Vec<_> = (0..10).map(|_| balancer.echoing_client()).collect();
+    falling.refuse();
+    balancer.await_health(0, Health::Down);
+    for client in clients {
+        client.echo(b"still here").unwrap();
+        client.finish().unwrap();
+    }
+    balancer.await_closed(CloseReason::Normal, 10);
+}
+
+#[test]
+fn rise_and_fall_hold() {
+    let mut only = backend().echo().start();
+    let balancer = balancer()
+        .backends([&only])
+        .check("interval: 30ms, fast_interval: 30ms, timeout: 5s, rise: 5, fall: 5")
+        .start();
+    // Jitter shortens an interval by a tenth at most: five results are at least four intervals apart.
+    let least = Duration::from_millis(4 * 26);
+    only.stop();
+    let took = timed(|| balancer.await_health(0, Health::Down));
+    assert!(took >= least, "down after {took:?}");
+    only.restart();
+    let took = timed(|| balancer.await_health(0, Health::Up));
+    assert!(took >= least, "up after {took:?}");
+}
+
+/// Down for less than `fall` results: no transition is ever seen.
+#[test]
+fn short_outage_is_no_transition() {
+    let (mut flapping, steady) = (backend().echo().start(), backend().echo().start());
+    let balancer = balancer()
+        .backends([&flapping, &steady])
+        .check("interval: 200ms, fast_interval: 200ms, timeout: 5s, rise: 2, fall: 3")
+        .start();
+    for _ in 0..5 {
+        flapping.refuse();
+        // Longer than no check, shorter than three: one or two see it.
+        let seen = holds_within(Duration::from_millis(250), || balancer.health()[0] != Health::Up);
+        assert!(!seen, "it is still up");
+        flapping.restart();
+        let before = flapping.connections();
+        eventually("a check succeeds", || flapping.connections() > before);
+    }
+    assert_eq!(balancer.health(), [Health::Up, Health::Up]);
+}
+
+#[test]
+fn first_result_alone_decides() {
+    let (dead, live) = (backend().stopped().start(), backend().echo().start());
+    let balancer = balancer().backends([&dead, &live]).check("interval: 60s, rise: 10, fall: 10").start();
+    assert_eq!(balancer.health(), [Health::Down, Health::Up]);
+    (0..20).for_each(|_| balancer.echoing_client().finish().unwrap());
+    assert_eq!((balancer.connect_failures(0), balancer.shares()), (0, vec![0, 20]));
+}
+
+#[test]
+fn upstream_without_an_up_backend_denies_no_one_for_good() {
+    let mut only = backend().echo().stopped().start();
+    let balancer = balancer().backends([&only]).quick_checks().start();
+    expect_reset(balancer.address());
+    balancer.await_closed(CloseReason::NoBackend, 1);
+    only.restart();
+    balancer.await_health(0, Health::Up);
+    eventually("it serves", || {
+        Client::connect(balancer.address()).is_ok_and(|client| client.echo(b"x").is_ok())
+    });
+}
+
+/// A check is a connection that is made and closed: to a backend no more than that.
+#[test]
+fn checks_do_not_pile_up() {
+    let only = backend().sink().start();
+    let balancer = balancer().backends([&only]).quick_checks().start();
+    eventually("many checks were made", || only.connections() > 20);
+    assert!(only.open() <= 1, "{} at the same time", only.open());
+    drop(balancer);
+    eventually("all are closed", || only.open() == 0);
+    assert_eq!(only.failed(), 0, "a check ends cleanly");
+}

@@ -1,0 +1,130 @@
+//! Set-up: a limit on sessions, or far fewer buffers than sessions. Claim: the limit is exact over all shards and what is
+//! above it is reset and counted as denied; without buffers it gets slower and nothing is lost.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ringway::words::CloseReason;
+
+use crate::support::{Client, Stream, backend, balancer, eventually, expect_reset};
+
+#[test]
+fn session_above_the_limit_is_reset_and_counted_as_denied() {
+    let only = backend().echo().start();
+    let balancer = balancer().runtime("max_connections: 10").backends([&only]).start();
+    let clients: Vec<_> = (0..10).map(|_| balancer.echoing_client()).collect();
+    for _ in 0..5 {
+        expect_reset(balancer.address());
+    }
+    eventually("five are denied", || balancer.totals().denied == 5);
+    for client in &clients {
+        client.echo(b"unharmed").unwrap();
+    }
+    // A place that is given back is there for the next one.
+    clients.into_iter().for_each(|client| client.finish().unwrap());
+    balancer.await_closed(CloseReason::Normal, 10);
+    balancer.echoing_client().finish().unwrap();
+    let totals = balancer.finish();
+    assert_eq!((totals.accepted, totals.denied), (16, 5));
+}
+
+/// Many threads race for the last places, on two shards: never is one too many admitted.
+#[test]
+fn limit_is_exact_while_shards_race() {
+    const LIMIT: u64 = 20;
+    let only = backend().echo().start();
+    let balancer = balancer().runtime("max_connections: 20").backends([&only]).start();
+    let (served, most) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let burst: Vec<_> =
+                        (0..6).filter_map(|_| Client::connect(balancer.address()).ok()).collect();
+                    for client in burst {
+                        if client.echo(b"x").is_ok() {
+                            served.fetch_add(1, Ordering::Relaxed);
+                        }
+                        most.fetch_max(only.open(), Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    // A connection that has ended at the balancer may not have ended at the backend's thread yet.
+    let totals = balancer.finish();
+    assert!(served.load(Ordering::Relaxed) > 0 && totals.denied > 0, "{totals:?}");
+    assert!(most.load(Ordering::Relaxed) <= 2 * LIMIT, "{most:?} at once");
+}
+
+/// At rest the limit can be looked at: of 50 that stay, exactly 20 are served.
+#[test]
+fn exactly_the_limit_is_served_of_a_crowd_that_stays() {
+    let only = backend().echo().start();
+    let balancer = balancer().runtime("max_connections: 20").backends([&only]).start();
+    let crowd: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..50)
+            .map(|_| {
+                scope.spawn(|| {
+                    let client = Client::connect(balancer.address()).ok()?;
+                    client.echo(b"x").is_ok().then_some(client)
+                })
+            })
+            .collect();
+        threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!((crowd.len(), balancer.totals().denied, only.open()), (20, 30, 20));
+    assert_eq!(balancer.in_flight(), [20]);
+}
+
+/// 64 buffers of 1 KiB for 200 busy sessions.
+#[test]
+fn sessions_without_buffers_are_slower_and_lose_nothing() {
+    const LENGTH: usize = 40_000;
+    let only = backend().echo().start();
+    let balancer = balancer()
+        .one_shard()
+        .runtime("relay: {buffer_size: 1KiB, buffers_per_core: 64}")
+        .backends([&only])
+        .start();
+    std::thread::scope(|scope| {
+        for seed in 0..200 {
+            let client = balancer.client();
+            scope.spawn(move || {
+                let bytes = Stream::new(seed).head(LENGTH);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| client.send(&bytes).and_then(|()| client.end()).unwrap());
+                    let (received, end) = client.receive_all();
+                    end.unwrap();
+                    assert!(received == bytes, "{} of {LENGTH} bytes", received.len());
+                });
+            });
+        }
+    });
+    balancer.await_closed(CloseReason::Normal, 200);
+    assert_eq!(only.received(), 200 * LENGTH as u64);
+}
+
+/// Descriptors are used again at once while sends and receives of their last owners are still being cancelled.
+#[test]
+fn descriptors_used_again_at_once_carry_no_bytes_of_others() {
+    let only = backend().echo().start();
+    let balancer = balancer().backends([&only]).start();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let balancer = &balancer;
+            scope.spawn(move || {
+                let stream = Stream::new(thread);
+                for round in 0..150_usize {
+                    let doomed = balancer.client();
+                    doomed.send(&stream.head(60_000)).unwrap();
+                    doomed.reset();
+                    let client = balancer.client();
+                    client.echo(&stream.head(1 + round * 311 % 30_000)).unwrap();
+                    client.finish().unwrap();
+                }
+            });
+        }
+    });
+    eventually("no session is left", || balancer.server().active_sessions() == 0);
+    assert!(balancer.closed(CloseReason::Normal) == 600, "{:?}", balancer.totals());
+}

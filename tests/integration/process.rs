@@ -1,0 +1,192 @@
+//! Set-up: the binary in a process of its own, with open sessions, and a signal, a stopped process, or a log that takes
+//! nothing. Claim: sessions go on for as long as they may, the exit status is as promised, a restart serves within 1 s.
+
+use std::fs::{File, OpenOptions};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{Client, backend, eventually, is_reset, process, timed};
+
+#[test]
+fn term_under_load_serves_open_sessions_and_exits_with_0() {
+    let only = backend().echo().start();
+    let mut process = process().backends([&only]).start();
+    let clients: Vec<_> = (0..30).map(|_| process.echoing_client()).collect();
+    process.signal(libc::SIGTERM);
+    eventually("it accepts no more", || Client::connect(process.address()).is_err());
+    for client in clients {
+        client.echo(b"served to the end").unwrap();
+        client.finish().unwrap();
+    }
+    assert_eq!(process.exit().code(), Some(0), "{}", process.log());
+    assert!(process.log().contains("draining: 30 open sessions"), "{}", process.log());
+}
+
+#[test]
+fn int_and_quit_stop_like_term() {
+    for signal in [libc::SIGINT, libc::SIGQUIT] {
+        let only = backend().echo().start();
+        let mut process =
+            process().backends([&only]).section("runtime: {cores: 1, shutdown_delay: 1h}").start();
+        process.echoing_client().finish().unwrap();
+        // They skip the delay.
+        process.signal(signal);
+        assert_eq!(process.exit().code(), Some(0), "{}", process.log());
+    }
+}
+
+#[test]
+fn shutdown_delay_goes_on_accepting_after_term() {
+    let only = backend().echo().start();
+    let mut process = process().backends([&only]).section("runtime: {cores: 1, shutdown_delay: 1h}").start();
+    process.signal(libc::SIGTERM);
+    eventually("it has heard", || process.log().contains("stopping"));
+    process.echoing_client().finish().unwrap();
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.exit().code(), Some(0), "{}", process.log());
+}
+
+#[test]
+fn sessions_open_at_the_deadline_are_closed_and_the_exit_status_is_0() {
+    let only = backend().echo().start();
+    let mut process =
+        process().backends([&only]).section("runtime: {cores: 1, shutdown_timeout: 300ms}").start();
+    let client = process.echoing_client();
+    process.signal(libc::SIGTERM);
+    let (received, end) = client.receive_all();
+    assert!(received.is_empty() && end.as_ref().is_err_and(is_reset), "{end:?}");
+    assert_eq!(process.exit().code(), Some(0), "{}", process.log());
+    assert!(process.log().contains("closing 1 open sessions"), "{}", process.log());
+}
+
+#[test]
+fn second_term_stops_at_once() {
+    let only = backend().echo().start();
+    let mut process = process().backends([&only]).start();
+    let client = process.echoing_client();
+    process.signal(libc::SIGTERM);
+    eventually("it drains", || process.log().contains("draining"));
+    client.echo(b"still served").unwrap();
+    process.signal(libc::SIGTERM);
+    let took = timed(|| assert_eq!(process.exit().code(), Some(0)));
+    assert!(took < Duration::from_secs(3), "{took:?}: {}", process.log());
+    assert!(client.receive_all().1.is_err());
+}
+
+#[test]
+fn killed_process_serves_within_a_second_after_its_restart() {
+    let only = backend().echo().start();
+    let mut process = process().backends([&only]).start();
+    for _ in 0..3 {
+        // Open sessions leave their connections behind, in states that hold the port.
+        let clients: Vec<_> = (0..20).map(|_| process.echoing_client()).collect();
+        let took = process.kill_and_restart();
+        assert!(took < Duration::from_secs(1), "{took:?}: {}", process.log());
+        drop(clients);
+    }
+}
+
+/// A stop of the whole process is nobody's fault: not the sessions', and not the backends'.
+#[test]
+fn stopped_process_goes_on_without_a_false_verdict() {
+    let backends = [backend().echo().start(), backend().echo().start()];
+    let process = process()
+        .backends(&backends)
+        .check("interval: 100ms, fast_interval: 50ms, timeout: 1s, fall: 1")
+        .start();
+    let clients: Vec<_> = (0..20).map(|_| process.echoing_client()).collect();
+    eventually("both are up", || process.log().matches("is up").count() == 2);
+    process.signal(libc::SIGSTOP);
+    // What is said meanwhile waits in the kernel.
+    clients.iter().for_each(|client| client.send(b"meanwhile").unwrap());
+    let late = process.client();
+    late.send(b"late").unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    process.signal(libc::SIGCONT);
+    for client in clients {
+        assert_eq!(client.receive_exact(9).unwrap(), b"meanwhile");
+        client.finish().unwrap();
+    }
+    assert_eq!(late.receive_exact(4).unwrap(), b"late");
+    let checks = backends[0].connections();
+    eventually("checks go on", || backends[0].connections() > checks + 5);
+    assert!(!process.log().contains("is down"), "{}", process.log());
+}
+
+#[test]
+fn hup_and_usr1_do_not_end_it() {
+    let only = backend().echo().start();
+    let mut process = process().backends([&only]).start();
+    for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
+        process.signal(signal);
+        process.echoing_client().finish().unwrap();
+    }
+    assert!(process.is_running());
+}
+
+#[test]
+fn pid_file_lives_as_long_as_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pid");
+    let only = backend().echo().start();
+    let mut process =
+        process().backends([&only]).argument("--pid-file").argument(path.to_str().unwrap()).start();
+    assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), process.id().to_string());
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.exit().code(), Some(0));
+    assert!(!path.exists());
+}
+
+/// So many sessions that their records at level `trace` are more than any queue or pipe holds.
+fn many_sessions(process: &crate::support::Process) {
+    for _ in 0..300 {
+        process.echoing_client().finish().unwrap();
+    }
+}
+
+#[test]
+fn log_to_a_full_disk_leaves_sessions_alone() {
+    let only = backend().echo().start();
+    let mut process =
+        process().backends([&only]).section("logging: {level: trace, target: /dev/full}").start();
+    many_sessions(&process);
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.exit().code(), Some(0));
+}
+
+#[test]
+fn log_to_a_pipe_that_nobody_reads_leaves_sessions_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let section = format!("logging: {{level: trace, target: {}}}", path.display());
+    let only = backend().echo().start();
+    let mut process = process().backends([&only]).section(&section).start();
+    // For both, so that the open does not wait, fifo(7).
+    let _open: File = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    many_sessions(&process);
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.exit().code(), Some(0));
+}
+
+#[test]
+fn blocked_standard_error_leaves_sessions_alone() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let only = backend().echo().start();
+    let mut process = process().backends([&only]).section("logging: {level: trace}").stderr(writer).start();
+    many_sessions(&process);
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.exit().code(), Some(0));
+    drop(reader);
+}
+
+#[test]
+fn broken_standard_error_leaves_sessions_alone() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let only = backend().echo().start();
+    let mut process = process().backends([&only]).section("logging: {level: trace}").stderr(writer).start();
+    many_sessions(&process);
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.exit().code(), Some(0));
+}

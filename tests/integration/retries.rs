@@ -1,0 +1,146 @@
+//! Set-up: a first backend that fails before a byte, a second one that is well. Claim: a failure before the first byte
+//! costs the client nothing; a clean end, or a failure after a byte, is the session's own and is passed on.
+
+use std::time::Duration;
+
+use ringway::words::CloseReason;
+
+use crate::support::{Client, backend, balancer, eventually, expect_reset, is_reset, timed};
+
+#[test]
+fn refused_connection_is_retried_on_another_backend() {
+    let (dead, live) = (backend().stopped().start(), backend().echo().start());
+    let balancer = balancer().backends([&dead, &live]).start();
+    for _ in 0..40 {
+        balancer.echoing_client().finish().unwrap();
+    }
+    balancer.await_closed(CloseReason::Normal, 40);
+    assert_eq!((live.connections(), balancer.shares()), (40, vec![0, 40]));
+    assert!(balancer.retries() > 0 && balancer.retries() == balancer.connect_failures(0));
+}
+
+#[test]
+fn reset_before_a_byte_is_retried_on_another_backend() {
+    // Nobody writes before the reset has come: the first word comes from the backend that is well.
+    let (resetting, greeting) = (backend().reset_on_accept().start(), backend().greet(b"hello").start());
+    let balancer = balancer().backends([&resetting, &greeting]).start();
+    for _ in 0..40 {
+        let client = balancer.client();
+        assert_eq!(client.receive_exact(5).unwrap(), b"hello");
+        client.finish().unwrap();
+    }
+    balancer.await_closed(CloseReason::Normal, 40);
+    assert!(resetting.connections() > 0 && balancer.retries() == resetting.connections());
+}
+
+#[test]
+fn clean_end_before_a_byte_is_passed_on() {
+    let (closing, live) = (backend().close_on_accept().start(), backend().greet(b"hello").start());
+    let balancer = balancer().one_shard().backends([&closing, &live]).start();
+    let mut ended = 0;
+    for _ in 0..20 {
+        let client = balancer.client();
+        let mut word = [0; 5];
+        if client.receive(&mut word).unwrap() == 0 {
+            ended += 1;
+        }
+        client.end().unwrap();
+        client.receive_all().1.unwrap();
+    }
+    assert_eq!((ended, balancer.retries()), (10, 0));
+    balancer.await_closed(CloseReason::Normal, 20);
+}
+
+#[test]
+fn failure_after_a_byte_is_not_retried() {
+    let resetting = backend()
+        .serve(|connection| {
+            connection.receive_exact(7)?;
+            connection.reset();
+            Ok(())
+        })
+        .start();
+    let live = backend().echo().start();
+    let balancer = balancer().one_shard().backends([&resetting, &live]).start();
+    let mut resets = 0;
+    for _ in 0..20 {
+        let client = balancer.client();
+        client.send(b"request").unwrap();
+        match client.receive_exact(7) {
+            Ok(_) => client.finish().unwrap(),
+            Err(error) => {
+                assert!(is_reset(&error), "{error}");
+                resets += 1;
+            }
+        }
+    }
+    assert_eq!((resets, balancer.retries()), (10, 0));
+    balancer.await_closed(CloseReason::BackendReset, 10);
+    balancer.await_closed(CloseReason::Normal, 10);
+    assert_eq!((resetting.connections(), live.connections()), (10, 10), "no byte went to a second backend");
+}
+
+#[test]
+fn each_backend_is_tried_once_and_then_the_client_is_reset() {
+    let backends: Vec<_> = (0..3).map(|_| backend().stopped().start()).collect();
+    let balancer = balancer().backends(&backends).upstream("retries: 10").start();
+    for _ in 0..10 {
+        expect_reset(balancer.address());
+    }
+    balancer.await_closed(CloseReason::ConnectFailed, 10);
+    assert_eq!([0, 1, 2].map(|index| balancer.connect_failures(index)), [10, 10, 10]);
+    assert_eq!(balancer.retries(), 20);
+}
+
+#[test]
+fn retries_are_bounded() {
+    let backends: Vec<_> = (0..4).map(|_| backend().stopped().start()).collect();
+    let balancer = balancer().backends(&backends).upstream("retries: 1").start();
+    for _ in 0..6 {
+        expect_reset(balancer.address());
+    }
+    balancer.await_closed(CloseReason::ConnectFailed, 6);
+    let failures: u64 = (0..4).map(|index| balancer.connect_failures(index)).sum();
+    assert_eq!((failures, balancer.retries()), (12, 6));
+}
+
+#[test]
+fn zero_retries_give_up_after_the_first_backend() {
+    let (dead, live) = (backend().stopped().start(), backend().echo().start());
+    let balancer = balancer().one_shard().backends([&dead, &live]).upstream("retries: 0").start();
+    let served = (0..10)
+        .filter(|_| Client::connect(balancer.address()).is_ok_and(|client| client.echo(b"x").is_ok()))
+        .count();
+    assert_eq!((served, balancer.retries()), (5, 0));
+    balancer.await_closed(CloseReason::ConnectFailed, 5);
+}
+
+/// With bytes of the client already on their way in, the retry must deliver them to the second backend, once.
+#[test]
+fn bytes_sent_while_connecting_reach_the_backend_that_answers() {
+    let (dead, live) = (backend().stopped().start(), backend().echo().start());
+    let balancer = balancer().backends([&dead, &live]).start();
+    for _ in 0..40 {
+        let client = balancer.client();
+        client.echo(&[b'x'; 40_000]).unwrap();
+        client.finish().unwrap();
+    }
+    balancer.await_closed(CloseReason::Normal, 40);
+    assert_eq!(live.received(), 40 * 40_000);
+}
+
+#[test]
+fn all_backends_down_closes_the_client_now_and_keeps_the_listener() {
+    let mut only = backend().echo().stopped().start();
+    let balancer = balancer().backends([&only]).quick_checks().start();
+    for _ in 0..20 {
+        let took = timed(|| expect_reset(balancer.address()));
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+    balancer.await_closed(CloseReason::NoBackend, 20);
+    assert_eq!((balancer.retries(), balancer.connect_failures(0)), (0, 0), "nobody is tried");
+    only.restart();
+    eventually("sessions are served again", || {
+        Client::connect(balancer.address()).is_ok_and(|client| client.echo(b"back").is_ok())
+    });
+}

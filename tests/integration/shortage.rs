@@ -1,0 +1,61 @@
+//! Set-up: the binary in a process of its own, whose limit on descriptors is lowered while it runs. Claim: without a
+//! descriptor nothing spins and no listener ends; open sessions go on; once there are descriptors it serves again.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{backend, eventually, holds_within, is_reset, process};
+
+/// How long the processor time of the starving process is looked at.
+const LOOK: Duration = Duration::from_millis(600);
+
+#[test]
+fn accepting_without_descriptors_does_not_spin_and_recovers() {
+    let only = backend().echo().start();
+    let process = process().backends([&only]).start();
+    let open: Vec<_> = (0..5).map(|_| process.echoing_client()).collect();
+    eventually("nothing else is open", || only.open() == 5);
+    process.await_rest();
+    process.limit_descriptors(Some(0));
+    let waiting: Vec<_> = (0..20).map(|_| process.client()).collect();
+    waiting.iter().for_each(|client| client.send(b"hello").unwrap());
+
+    let (before, begin) = (process.processor_time(), Instant::now());
+    while begin.elapsed() < LOOK {
+        open.iter().for_each(|client| client.echo(b"open sessions go on").unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let used = process.processor_time() - before;
+    assert!(used < LOOK / 3, "{used:?} of processor time in {:?}", begin.elapsed());
+
+    process.limit_descriptors(None);
+    for client in waiting {
+        assert_eq!(client.receive_exact(5).unwrap(), b"hello", "who waited is served");
+        client.finish().unwrap();
+    }
+    open.into_iter().for_each(|client| client.finish().unwrap());
+    process.echoing_client().finish().unwrap();
+    let log = process.log();
+    assert!(log.matches("accepting failed").count() == 1, "said once, not for each try: {log}");
+}
+
+#[test]
+fn connecting_without_a_descriptor_ends_that_session_alone() {
+    let only = backend().echo().start();
+    let process = process().backends([&only]).start();
+    let open = process.echoing_client();
+    eventually("nothing else is open", || only.open() == 1);
+    process.await_rest();
+    // One for the client of the next session, none for its backend.
+    process.limit_descriptors(Some(1));
+    for _ in 0..3 {
+        let (received, end) = process.client().receive_all();
+        assert!(received.is_empty() && end.as_ref().is_err_and(is_reset), "{end:?}");
+        open.echo(b"unharmed").unwrap();
+    }
+    process.limit_descriptors(None);
+    let served = holds_within(Duration::from_secs(5), || {
+        crate::support::Client::connect(process.address()).is_ok_and(|client| client.echo(b"back").is_ok())
+    });
+    assert!(served, "{}", process.log());
+    open.finish().unwrap();
+}

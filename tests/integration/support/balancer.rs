@@ -1,0 +1,305 @@
+//! A balancer in this process.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway::rules::config;
+use ringway::rules::upstream::Health;
+use ringway::server::Server;
+use ringway::telemetry::counters::ListenerTotals;
+use ringway::words::{BackendId, CloseReason, ListenerId, UpstreamId};
+
+use super::{Backend, Client, PATIENCE, Reserved, V4, eventually, holds_within};
+
+const LISTENER: ListenerId = ListenerId(0);
+const UPSTREAM: UpstreamId = UpstreamId(0);
+
+/// What a balancer will be: one listener, one upstream.
+pub struct Builder {
+    listen: Listen,
+    backends: Vec<String>,
+    runtime: Vec<String>,
+    listener: Vec<String>,
+    upstream: Vec<String>,
+    checked: bool,
+    await_checks: bool,
+}
+
+enum Listen {
+    Ip(IpAddr),
+    Unix(PathBuf),
+}
+
+/// A balancer on 127.0.0.1 with two shards, without checks: its backends get the sessions of the test and nothing else.
+pub fn balancer() -> Builder {
+    Builder {
+        listen: Listen::Ip(V4),
+        backends: Vec::new(),
+        runtime: vec![format!("cores: {}", shards())],
+        listener: Vec::new(),
+        upstream: Vec::new(),
+        checked: false,
+        await_checks: true,
+    }
+}
+
+/// Two, where there are two CPUs.
+pub fn shards() -> usize {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2))
+}
+
+impl Builder {
+    pub fn backends<'a>(mut self, backends: impl IntoIterator<Item = &'a Backend>) -> Self {
+        self.backends.extend(backends.into_iter().map(Backend::entry));
+        self
+    }
+
+    /// A backend as the configuration writes it.
+    pub fn entry(mut self, entry: &str) -> Self {
+        self.backends.push(entry.to_owned());
+        self
+    }
+
+    /// A line of the listener.
+    pub fn listener(mut self, line: &str) -> Self {
+        self.listener.push(line.to_owned());
+        self
+    }
+
+    /// A line of the upstream.
+    pub fn upstream(mut self, line: &str) -> Self {
+        self.upstream.push(line.to_owned());
+        self
+    }
+
+    /// A line of the runtime.
+    pub fn runtime(mut self, line: &str) -> Self {
+        self.runtime.push(line.to_owned());
+        self
+    }
+
+    /// One shard instead of two.
+    pub fn one_shard(mut self) -> Self {
+        self.runtime[0] = "cores: 1".to_owned();
+        self
+    }
+
+    /// Checks with these settings.
+    pub fn check(mut self, settings: &str) -> Self {
+        self.upstream.push(format!("healthcheck: {{{settings}}}"));
+        self.checked = true;
+        self
+    }
+
+    /// Quick checks, and verdicts after two results.
+    pub fn quick_checks(self) -> Self {
+        self.check("interval: 40ms, fast_interval: 20ms, timeout: 5s, rise: 2, fall: 2")
+    }
+
+    /// Starts without waiting for the first verdicts.
+    pub fn unready(mut self) -> Self {
+        self.await_checks = false;
+        self
+    }
+
+    /// Listens on this address instead.
+    pub fn on(mut self, ip: IpAddr) -> Self {
+        self.listen = Listen::Ip(ip);
+        self
+    }
+
+    /// Listens on `":PORT"`.
+    pub fn on_any(self) -> Self {
+        self.on(Ipv6Addr::UNSPECIFIED.into())
+    }
+
+    /// Listens on a socket file instead.
+    pub fn on_unix(mut self, path: PathBuf) -> Self {
+        self.listen = Listen::Unix(path);
+        self
+    }
+
+    /// The configuration, and the port that is reserved for it.
+    fn yaml(mut self) -> (String, Option<Reserved>) {
+        let (written, port) = match &self.listen {
+            Listen::Unix(path) => (format!("unix:{}", path.display()), None),
+            Listen::Ip(ip) => {
+                let port = Reserved::at(*ip);
+                let address = port.address();
+                (
+                    if ip.is_unspecified() { format!(":{}", address.port()) } else { address.to_string() },
+                    Some(port),
+                )
+            }
+        };
+        if !self.checked {
+            self.upstream.push("healthcheck: off".to_owned());
+        }
+        let lines =
+            |indent: &str, lines: &[String]| lines.iter().map(|line| format!("{indent}{line}\n")).collect();
+        let (runtime, listener, upstream): (String, String, String) =
+            (lines("  ", &self.runtime), lines("    ", &self.listener), lines("    ", &self.upstream));
+        let backends: String = self.backends.iter().map(|entry| format!("      - {{{entry}}}\n")).collect();
+        let yaml = format!(
+            "runtime:\n{runtime}listeners:\n  - name: l\n    address: \"{written}\"\n    upstream: u\n{listener}\
+             upstreams:\n  - name: u\n{upstream}    backends:\n{backends}"
+        );
+        (yaml, port)
+    }
+
+    /// Starts it, and waits for the first verdicts.
+    #[track_caller]
+    pub fn start(self) -> Balancer {
+        let wait = self.await_checks;
+        let (yaml, port) = self.yaml();
+        Balancer::of(&yaml, port, wait)
+    }
+}
+
+/// A running balancer. Its drop is the end of every test: the counters must add up, and nothing may be left.
+pub struct Balancer {
+    server: Option<Server>,
+    port: Option<Reserved>,
+}
+
+impl Balancer {
+    /// From a whole file; `port` is the one it listens on.
+    #[track_caller]
+    pub fn of(yaml: &str, port: Option<Reserved>, wait: bool) -> Self {
+        let parsed =
+            config::parse("test.yaml", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}\n{yaml}"));
+        let server = Server::start(Arc::new(parsed.config)).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+        if wait {
+            assert!(server.wait_checked(PATIENCE), "every backend gets a first verdict");
+        }
+        Self { server: Some(server), port }
+    }
+
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    /// Where clients on this machine reach it.
+    pub fn address(&self) -> SocketAddr {
+        let address = self.port.as_ref().expect("a TCP listener").address();
+        let ip = if address.ip().is_unspecified() { V4 } else { address.ip() };
+        SocketAddr::new(ip, address.port())
+    }
+
+    #[track_caller]
+    pub fn client(&self) -> Client {
+        Client::connect(self.address()).unwrap()
+    }
+
+    /// A client whose session stands: it got an echo.
+    #[track_caller]
+    pub fn echoing_client(&self) -> Client {
+        let client = self.client();
+        client.echo(b"hello").unwrap();
+        client
+    }
+
+    pub fn totals(&self) -> ListenerTotals {
+        self.server().totals(LISTENER)
+    }
+
+    /// Sessions that ended with this reason.
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.totals().closed_with(reason)
+    }
+
+    /// Waits until so many sessions ended with this reason.
+    #[track_caller]
+    pub fn await_closed(&self, reason: CloseReason, count: u64) {
+        let done = holds_within(PATIENCE, || self.closed(reason) >= count);
+        assert!(done && self.closed(reason) == count, "{count} x {reason:?}: {:?}", self.totals());
+    }
+
+    /// Sessions of each backend so far.
+    pub fn shares(&self) -> Vec<u64> {
+        self.server().backend_sessions(UPSTREAM)
+    }
+
+    pub fn in_flight(&self) -> Vec<u32> {
+        self.server().in_flight(UPSTREAM)
+    }
+
+    pub fn retries(&self) -> u64 {
+        self.server().shard_counters().iter().map(|shard| shard.retries.value()).sum()
+    }
+
+    pub fn connect_failures(&self, backend: u16) -> u64 {
+        let shards = self.server().shard_counters().iter();
+        shards.map(|shard| shard.backend(UPSTREAM, BackendId(backend)).connect_failures.value()).sum()
+    }
+
+    /// Accepted connections of each shard.
+    pub fn accepted_by_shard(&self) -> Vec<u64> {
+        self.server().shard_counters().iter().map(|shard| shard.listener(LISTENER).accepted.value()).collect()
+    }
+
+    pub fn health(&self) -> Vec<Health> {
+        self.server().health(UPSTREAM)
+    }
+
+    /// Waits for a verdict.
+    #[track_caller]
+    pub fn await_health(&self, backend: usize, health: Health) {
+        let seen =
+            self.server().wait_states(PATIENCE, |states| states.upstreams[0][backend].health == health);
+        assert!(seen, "backend {backend} becomes {health:?}");
+    }
+
+    /// Waits until no session is left, and closes it after the last check.
+    #[track_caller]
+    pub fn finish(mut self) -> ListenerTotals {
+        self.check()
+    }
+
+    #[track_caller]
+    fn check(&mut self) -> ListenerTotals {
+        let server = self.server.take().expect("checked once");
+        let listeners = || (0..server.config().listeners.len()).map(|index| ListenerId(index as u16));
+        if !holds_within(PATIENCE, || server.active_sessions() == 0) {
+            panic!("sessions are left: {:?}", server.totals(LISTENER));
+        }
+        for id in listeners() {
+            let totals = server.totals(id);
+            assert!(totals.is_conserved(), "accepted = denied + closed + active: {totals:?}");
+            assert_eq!(totals.closed_with(CloseReason::Internal), 0, "no session ends for an unknown reason");
+        }
+        for index in 0..server.config().upstreams.len() {
+            let in_flight = server.in_flight(UpstreamId(index as u16));
+            assert!(in_flight.iter().all(|count| *count == 0), "in flight without a session: {in_flight:?}");
+        }
+        let panics: u64 = server.shard_counters().iter().map(|shard| shard.panics.value()).sum();
+        assert_eq!(panics, 0, "no task panics");
+        let totals = server.totals(LISTENER);
+        server.drain();
+        assert!(server.wait_ended(PATIENCE), "shards without sessions end when they drain");
+        totals
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        if self.server.is_some() && !std::thread::panicking() {
+            self.check();
+        }
+    }
+}
+
+/// Runs two clients' worth of work against a deadline: how long `work` took.
+pub fn timed(work: impl FnOnce()) -> Duration {
+    let begin = std::time::Instant::now();
+    work();
+    begin.elapsed()
+}
+
+/// Waits until the in-flight count of each backend is this.
+#[track_caller]
+pub fn await_in_flight(balancer: &Balancer, wanted: &[u32]) {
+    eventually("the counts in flight", || balancer.in_flight() == wanted);
+}

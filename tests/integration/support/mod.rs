@@ -1,0 +1,132 @@
+//! What every test here is made of: backends, a balancer in this process or in one of its own, clients.
+//!
+//! All ports come from the system and stay reserved while they are used, so tests run beside each other and beside
+//! other runs. Nothing sleeps to let something happen: [`eventually`] waits for the thing itself.
+
+mod backend;
+mod balancer;
+mod client;
+mod process;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+pub use backend::{Backend, Connection, backend, exchange};
+pub use balancer::{Balancer, Builder as BalancerBuilder, await_in_flight, balancer, shards, timed};
+pub use client::{Client, expect_reset, is_reset};
+pub use process::{Process, process, run_to_end, write_config};
+
+/// Longer than anything here takes on a loaded machine; what has not happened by then does not happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Waits until a condition holds, and says whether it does.
+pub fn holds_within(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Waits until a condition holds.
+#[track_caller]
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(holds_within(PATIENCE, condition), "not within {PATIENCE:?}: {what}");
+}
+
+/// A port that nobody else gets: a socket is bound to it and never listens.
+///
+/// Listeners with SO_REUSEPORT bind beside it, and the check for a stale process, with SO_REUSEADDR alone, does not
+/// mind a socket that does not listen. Without a listener the kernel refuses connections to it.
+pub struct Reserved {
+    socket: Socket,
+}
+
+impl Reserved {
+    pub fn at(ip: IpAddr) -> Self {
+        let address = SocketAddr::from((ip, 0));
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        if address.is_ipv6() {
+            // As `":PORT"` takes both families, its reservation has to.
+            socket.set_only_v6(!ip.is_unspecified()).unwrap();
+        }
+        socket.bind(&SockAddr::from(address)).unwrap();
+        Self { socket }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    /// A listening socket on the reserved port.
+    pub fn listen(&self, backlog: i32) -> Socket {
+        let address = self.address();
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        if address.is_ipv6() {
+            socket.set_only_v6(true).unwrap();
+        }
+        socket.bind(&SockAddr::from(address)).unwrap();
+        socket.listen(backlog).unwrap();
+        socket
+    }
+}
+
+pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// Bytes of the stream that all tests send; a prime number, so that no power of two of lost or doubled bytes looks right.
+const PERIOD: usize = 1_000_003;
+
+/// The one stream that all tests send: byte `n` of it is always the same, and no two pieces of a megabyte are.
+pub struct Stream(Vec<u8>);
+
+impl Stream {
+    /// Different seeds, different streams.
+    pub fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bytes = vec![0; PERIOD];
+        random.fill(&mut bytes);
+        Self(bytes)
+    }
+
+    /// At least one and at most `most` bytes from this place on.
+    pub fn piece(&self, offset: u64, most: usize) -> &[u8] {
+        let begin = (offset % PERIOD as u64) as usize;
+        &self.0[begin..PERIOD.min(begin + most)]
+    }
+
+    /// Whether these are the bytes from this place on.
+    pub fn matches(&self, mut offset: u64, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let piece = self.piece(offset, bytes.len());
+            if piece != &bytes[..piece.len()] {
+                return false;
+            }
+            offset += piece.len() as u64;
+            bytes = &bytes[piece.len()..];
+        }
+        true
+    }
+
+    /// The first `length` bytes.
+    pub fn head(&self, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            bytes.extend_from_slice(self.piece(bytes.len() as u64, length - bytes.len()));
+        }
+        bytes
+    }
+}

@@ -1,0 +1,269 @@
+//! A balancer in a process of its own: the binary as an operator runs it.
+
+#![expect(unsafe_code, reason = "kill(2) and prlimit(2) have no safe wrapper in the crates we use")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::{Backend, Client, PATIENCE, Reserved, V4, eventually, holds_within};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
+
+/// What a process will be: one listener on 127.0.0.1, one upstream.
+pub struct Builder {
+    backends: Vec<String>,
+    sections: String,
+    upstream: Vec<String>,
+    arguments: Vec<String>,
+    stderr: Option<Stdio>,
+}
+
+/// A process with one shard and without checks.
+pub fn process() -> Builder {
+    Builder {
+        backends: Vec::new(),
+        sections: String::new(),
+        upstream: vec!["healthcheck: off".into()],
+        arguments: Vec::new(),
+        stderr: None,
+    }
+}
+
+impl Builder {
+    pub fn backends<'a>(mut self, backends: impl IntoIterator<Item = &'a Backend>) -> Self {
+        self.backends.extend(backends.into_iter().map(Backend::entry));
+        self
+    }
+
+    /// Whole sections, such as `logging: {level: debug}`.
+    pub fn section(mut self, section: &str) -> Self {
+        self.sections.push_str(section);
+        self.sections.push('\n');
+        self
+    }
+
+    /// Checks with these settings.
+    pub fn check(mut self, settings: &str) -> Self {
+        self.upstream[0] = format!("healthcheck: {{{settings}}}");
+        self
+    }
+
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Where its standard error goes, instead of a file that [`Process::log`] reads.
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
+    /// Starts it, and waits until a session gets through.
+    #[track_caller]
+    pub fn start(self) -> Process {
+        let folder = tempfile::tempdir().unwrap();
+        let port = Reserved::at(V4);
+        let runtime = if self.sections.contains("runtime:") { "" } else { "runtime: {cores: 1}\n" };
+        let backends: String = self.backends.iter().map(|entry| format!("      - {{{entry}}}\n")).collect();
+        let yaml = format!(
+            "{runtime}{}listeners:\n  - {{name: l, address: \"{}\", upstream: u}}\nupstreams:\n  - name: u\n    {}\n    \
+             backends:\n{backends}",
+            self.sections,
+            port.address(),
+            self.upstream.join("\n    "),
+        );
+        let config = folder.path().join("ringway.yaml");
+        std::fs::write(&config, &yaml).unwrap();
+        let log = folder.path().join("log");
+        let stderr = self.stderr.unwrap_or_else(|| std::fs::File::create(&log).unwrap().into());
+        let mut process =
+            Process { child: None, folder, port, arguments: self.arguments, stderr_file: log, yaml };
+        process.spawn(stderr);
+        process.await_service();
+        process
+    }
+}
+
+/// A running process; killed on drop.
+pub struct Process {
+    child: Option<Child>,
+    folder: TempDir,
+    port: Reserved,
+    arguments: Vec<String>,
+    stderr_file: PathBuf,
+    yaml: String,
+}
+
+impl Process {
+    fn spawn(&mut self, stderr: Stdio) {
+        let mut command = Command::new(BINARY);
+        command.arg("-f").arg(self.folder.path().join("ringway.yaml")).args(&self.arguments);
+        command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// Waits until a session gets through: before the first verdict there is no backend for one.
+    #[track_caller]
+    fn await_service(&mut self) {
+        let served = holds_within(PATIENCE, || {
+            assert!(self.child().try_wait().unwrap().is_none(), "it ended: {}\n{}", self.log(), self.yaml);
+            Client::connect(self.address()).is_ok_and(|client| client.echo(b"ready?").is_ok())
+        });
+        assert!(served, "it serves: {}\n{}", self.log(), self.yaml);
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.child.as_mut().unwrap()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What it wrote to standard error.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.stderr_file).unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub fn client(&self) -> Client {
+        Client::connect(self.address()).unwrap()
+    }
+
+    #[track_caller]
+    pub fn echoing_client(&self) -> Client {
+        let client = self.client();
+        client.echo(b"hello").unwrap();
+        client
+    }
+
+    pub fn signal(&self, signal: i32) {
+        let id = self.id() as i32;
+        // SAFETY: a system call on numbers; the child is ours and was not waited for, so the number is still its own.
+        assert_eq!(unsafe { libc::kill(id, signal) }, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    /// Waits for the end.
+    #[track_caller]
+    pub fn exit(&mut self) -> ExitStatus {
+        let mut status = None;
+        let ended = holds_within(PATIENCE, || {
+            status = self.child().try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(ended, "it ends: {}", self.log());
+        status.unwrap()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child().try_wait().unwrap().is_none()
+    }
+
+    /// Kills it, starts it again, and says how long it took until a session got through.
+    pub fn kill_and_restart(&mut self) -> Duration {
+        self.child().kill().unwrap();
+        self.child().wait().unwrap();
+        let begin = Instant::now();
+        let log = std::fs::File::options().append(true).create(true).open(&self.stderr_file).unwrap();
+        self.spawn(log.into());
+        self.await_service();
+        begin.elapsed()
+    }
+
+    /// Processor time so far.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        // Fields are counted behind the name, which stands in parentheses; utime and stime are 14 and 15, proc(5).
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        // USER_HZ is 100 on every architecture we run on.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Numbers of its open descriptors.
+    pub fn descriptors(&self) -> Vec<u64> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+    }
+
+    /// Waits until it opens and closes nothing more: the sockets of ended sessions go a moment after their last bytes.
+    #[track_caller]
+    pub fn await_rest(&self) {
+        let (mut last, mut looks) = (Vec::new(), 0);
+        eventually("descriptors stay as they are", || {
+            let now = self.descriptors();
+            looks = if now == last { looks + 1 } else { 0 };
+            last = now;
+            looks == 100
+        });
+    }
+
+    /// Leaves it so many free descriptors; `None` for as many as before.
+    pub fn limit_descriptors(&self, free: Option<u64>) {
+        let limit = free.map_or(10_000, |free| {
+            let taken = self.descriptors();
+            (0..)
+                .scan(0, |found, number| {
+                    *found += u64::from(!taken.contains(&number));
+                    Some((*found, number))
+                })
+                // The limit is one more than the highest number, getrlimit(2).
+                .find(|(found, _)| *found > free)
+                .map(|(_, number)| number)
+                .unwrap()
+        });
+        let limit = libc::rlimit { rlim_cur: limit, rlim_max: 10_000 };
+        let id = self.id() as i32;
+        // SAFETY: the kernel reads the struct, which outlives the call, and writes nothing.
+        let result =
+            unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Runs the binary, or a shell line in which `$RINGWAY` is it, to its end.
+#[track_caller]
+pub fn run_to_end(command: &mut Command) -> Output {
+    command.env("RINGWAY", BINARY).env_remove("RUST_LOG").stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    if !holds_within(PATIENCE, || child.try_wait().unwrap().is_some()) {
+        child.kill().unwrap();
+        panic!("it ends: {:?}", child.wait_with_output().unwrap());
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// A configuration file in a folder of its own: short form, one backend that nobody needs, on this address.
+pub fn write_config(runtime: &str, port: u16) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ringway.yaml");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let yaml = format!(
+        "runtime: {{{runtime}}}\nloadbalancer: {{listen_address: \"{address}\"}}\n\
+         backends: [{{address: 127.0.0.1, port: 1}}]\n"
+    );
+    std::fs::write(&path, yaml).unwrap();
+    (folder, path)
+}
