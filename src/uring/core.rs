@@ -44,6 +44,10 @@ pub(super) struct Core {
     pub(super) buffers: Buffers,
     features: Features,
     overflow: VecDeque<squeue::Entry>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a queued entry names the address of its gather; growing must not move it"
+    )]
     gathers: Vec<Box<Gather>>,
     gathers_used: usize,
     /// Receives that found no buffer, first come first served.

@@ -74,6 +74,7 @@ pub(super) enum Extra {
     /// The address of a connect; only the kernel reads it.
     Address(#[expect(dead_code, reason = "kept for the kernel")] Box<socket2::SockAddr>),
     /// Accepted connections that nobody took yet.
+    #[expect(clippy::box_collection, reason = "every slot pays for the largest variant")]
     Accepted(Box<VecDeque<io::Result<OwnedFd>>>),
     /// Bytes to send that are not in provided buffers, and how many of them are gone.
     Bytes(Box<(Vec<u8>, usize)>),
@@ -86,6 +87,7 @@ pub(super) struct Receive {
     /// Received and not yet taken.
     pub(super) queue: Chain,
     /// Received before everything in `queue`, moved out of the provided buffers.
+    #[expect(clippy::box_collection, reason = "every slot pays for it, hardly any uses it")]
     pub(super) spilled: Option<Box<Vec<u8>>>,
     pub(super) end: Option<End>,
     /// The receive in flight is a multishot.

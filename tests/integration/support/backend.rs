@@ -115,12 +115,6 @@ impl Builder {
         self
     }
 
-    /// Listens on a port that is reserved already.
-    pub fn at(mut self, port: Reserved) -> Self {
-        self.place = Place::Reserved(port);
-        self
-    }
-
     /// Listens on a socket file; it needs a name then.
     pub fn on_unix(mut self, path: PathBuf) -> Self {
         self.place = Place::Unix(path);
@@ -159,7 +153,6 @@ struct Shared {
     connections: AtomicU64,
     open: AtomicU64,
     received: AtomicU64,
-    sent: AtomicU64,
     /// Connections that ended with an error.
     failed: AtomicU64,
 }
@@ -195,11 +188,6 @@ impl Backend {
     /// Bytes of all connections.
     pub fn received(&self) -> u64 {
         self.shared.received.load(Ordering::SeqCst)
-    }
-
-    /// Bytes to all connections.
-    pub fn sent(&self) -> u64 {
-        self.shared.sent.load(Ordering::SeqCst)
     }
 
     /// Connections that ended with an error.
@@ -351,10 +339,7 @@ impl Connection {
     pub fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match (&*self.socket).write(bytes) {
-                Ok(count) => {
-                    self.shared.sent.fetch_add(count as u64, Ordering::SeqCst);
-                    bytes = &bytes[count..];
-                }
+                Ok(count) => bytes = &bytes[count..],
                 Err(error)
                     if error.kind() == io::ErrorKind::WouldBlock && !self.stop.load(Ordering::SeqCst) => {}
                 Err(error) => return Err(error),
@@ -371,11 +356,6 @@ impl Connection {
     /// The close of this connection will be a reset.
     pub fn reset(&self) {
         self.socket.set_linger(Some(Duration::ZERO)).unwrap();
-    }
-
-    /// A small receive buffer, so that few bytes fill it.
-    pub fn small_buffer(&self) {
-        self.socket.set_recv_buffer_size(4_096).unwrap();
     }
 
     /// Does nothing until the backend is stopped.

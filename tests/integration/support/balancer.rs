@@ -274,8 +274,6 @@ impl Balancer {
             let in_flight = server.in_flight(UpstreamId(index as u16));
             assert!(in_flight.iter().all(|count| *count == 0), "in flight without a session: {in_flight:?}");
         }
-        let panics: u64 = server.shard_counters().iter().map(|shard| shard.panics.value()).sum();
-        assert_eq!(panics, 0, "no task panics");
         let totals = server.totals(LISTENER);
         server.drain();
         assert!(server.wait_ended(PATIENCE), "shards without sessions end when they drain");

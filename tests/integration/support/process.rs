@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "kill(2) and prlimit(2) have no safe wrapper in the crates we use")]
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -127,10 +127,6 @@ impl Process {
 
     pub fn address(&self) -> SocketAddr {
         self.port.address()
-    }
-
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// What it wrote to standard error.
