@@ -1,6 +1,6 @@
 //! Moves the bytes of one session both ways until it ends.
 //!
-//! A [`Direction`] goes from one side to the other; the two run independently (full duplex) and meet only in what
+//! A direction goes from one side to the other; the two run independently (full duplex) and meet only in what
 //! they know of a side: a reset, once seen, stays seen, whichever call saw it, because a later call on the same
 //! socket reports a clean end (the error is consumed by the first, tcp(7)).
 //!

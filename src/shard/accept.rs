@@ -26,7 +26,7 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
                 let kind = AcceptError::of(&error);
                 shard.counters.listener(listener).accept_errors[kind as usize].add(1);
                 let now = shard.ring.now();
-                if shard.warnings.is_due(now) {
+                if shard.accept_warnings.is_due(now) {
                     let name = &shard.config.listeners[listener.index()].name;
                     log::warn!("listener {name}: accepting failed, going on: {error}");
                 }

@@ -57,7 +57,7 @@ impl Tries {
         self.failure = reason;
     }
 
-    /// Whether another backend may be tried after the last one failed.
+    /// Whether one more backend may be tried.
     pub(super) fn may_retry(&self, shard: &Shard) -> bool {
         self.tried.len() <= shard.config.upstreams[self.upstream.index()].retries as usize
     }
@@ -69,11 +69,8 @@ impl Tries {
         client: &Socket,
     ) -> Result<Established, CloseReason> {
         loop {
-            if !self.tried.is_empty() {
-                if !self.may_retry(shard) {
-                    return Err(self.failure);
-                }
-                shard.counters.retries.add(1);
+            if !self.may_retry(shard) {
+                return Err(self.failure);
             }
             if shard.ring.now() >= self.deadline {
                 return Err(CloseReason::ConnectTimeout);
@@ -83,6 +80,9 @@ impl Tries {
                 return Err(self.failure);
             };
             let id = in_flight.backend();
+            if !self.tried.is_empty() {
+                shard.counters.retries.add(1);
+            }
             self.tried.insert(id);
             let counters = shard.counters.backend(self.upstream, id);
             match self.connect(shard, client, &table.addresses(id)).await {
@@ -143,7 +143,7 @@ impl Tries {
 
 fn local_or_backend(shard: &Shard, error: io::Error) -> Failure {
     if net::is_local_failure(&error) {
-        if shard.warnings.is_due(shard.ring.now()) {
+        if shard.connect_warnings.is_due(shard.ring.now()) {
             log::warn!("no connection to a backend can be made, for want of something of our own: {error}");
         }
         Failure::Session(CloseReason::Resource)

@@ -65,8 +65,10 @@ struct Shard {
     phase: Cell<Phase>,
     /// Accept loops and sessions that have not ended.
     busy: Cell<usize>,
-    /// Of what is the fault of this process and would fill the log.
-    warnings: WarningLimit,
+    /// Warnings of failed accepts.
+    accept_warnings: WarningLimit,
+    /// Warnings of connects that failed for want of something of our own.
+    connect_warnings: WarningLimit,
 }
 
 /// Lets one warning through in so long.
@@ -136,7 +138,8 @@ fn start(ring: &Ring, parts: ShardParts) {
         letterbox,
         phase: Cell::new(Phase::Running),
         busy: Cell::new(0),
-        warnings: WarningLimit::default(),
+        accept_warnings: WarningLimit::default(),
+        connect_warnings: WarningLimit::default(),
         config,
     });
     let answer = ring.answer(parts.doorbell);

@@ -24,8 +24,12 @@ fn assert_healthy(client: &Client, rounds: usize) {
 }
 
 /// One shard with 256 buffers of 16 KiB: far fewer than a thousand sessions could hold.
+///
+/// `half_close` bounds the delivery of what a client sent before it reset. On loopback that can hang for half a minute:
+/// a full receive queue drops segments (TcpExtTCPRcvQDrop), and their retransmission backs off.
 fn narrow(backends: [&crate::support::Backend; 1]) -> Balancer {
-    balancer().one_shard().runtime("relay: {buffers_per_core: 256}").backends(backends).start()
+    let builder = balancer().one_shard().runtime("relay: {buffers_per_core: 256}");
+    builder.listener("timeouts: {half_close: 2s}").backends(backends).start()
 }
 
 /// Clients that send much and never read what comes back: the echo fills every buffer on the way.
