@@ -44,7 +44,13 @@ pub(crate) fn config(upstreams: &[(Option<HealthCheck>, Option<Duration>, &[Back
             max_connections: None,
             shutdown_delay: None,
             shutdown_timeout: None,
-            relay: Relay { buffer_bytes: 16 << 10, buffers_per_core: 64 },
+            relay: Relay {
+                buffer_bytes: 16 << 10,
+                buffers_per_core: 64,
+                splice: false,
+                pipe_bytes: 1 << 20,
+                pipes_per_core: None,
+            },
         },
         logging: Logging {
             level: log::LevelFilter::Info,

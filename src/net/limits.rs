@@ -1,6 +1,9 @@
-//! The limit on open descriptors.
+//! Limits of the system: open descriptors, pages in pipes.
 
-#![expect(unsafe_code, reason = "getrlimit(2) and setrlimit(2) have no safe wrapper in the crates we use")]
+#![expect(
+    unsafe_code,
+    reason = "getrlimit(2), setrlimit(2) and sysconf(3) have no safe wrapper in the crates we use"
+)]
 
 use std::io;
 
@@ -21,4 +24,22 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(limit.rlim_cur)
+}
+
+/// Bits of `CapEff` in /proc/PID/status: `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`, whose owners the quota does not bind.
+const EXEMPT: u64 = 1 << 21 | 1 << 24;
+
+/// Bytes that all pipes of this user may hold before the kernel refuses larger ones, pipe(7); `None` without a bound.
+#[must_use]
+pub fn pipe_quota() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = capabilities.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
+    let pages = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft");
+    // 16,384 pages are the default of the kernel; 0 is no bound.
+    let pages = pages.ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(16_384);
+    // SAFETY: sysconf(3) takes a number and touches no memory of ours.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let page = u64::try_from(page).unwrap_or(4_096);
+    (capabilities & EXEMPT == 0 && pages > 0).then_some(pages * page)
 }

@@ -6,5 +6,5 @@ mod listen;
 mod options;
 
 pub use connect::{is_local_failure, is_self_connected, prepare, socket_for};
-pub use limits::raise_descriptor_limit;
+pub use limits::{pipe_quota, raise_descriptor_limit};
 pub use listen::{ListenError, bind, check_unused};

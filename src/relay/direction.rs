@@ -1,6 +1,22 @@
-//! One direction of a relay, by copying through provided buffers.
+//! One direction of a relay: small messages by copying through provided buffers, bulk by splicing through a pipe.
+//!
+//! A direction begins with copying. Once [`BULK_BYTES`] came in a row, that is, each time either before the bytes before
+//! them were gone or at least [`BULK_PIECE`] at once, it goes over to splicing: no receive is armed any more, what the
+//! one in flight still brings is delivered, and then the socket belongs to splice(2). After [`SMALL_TURNS`] turns in a
+//! row that brought less than [`SMALL_PIECE`] it goes back, which it does with an empty pipe only. Where there is no
+//! pipe to be had, it copies. So at any moment one of both alone reads the source, and one alone writes the destination.
 
-use crate::uring::{End, Sent, Socket, Tick};
+use super::splice::{Pipe, Pipes};
+use crate::uring::{End, Sent, Socket};
+
+/// Bytes in a row after which a direction is bulk.
+const BULK_BYTES: u32 = 256 << 10;
+/// Bytes at once that count as bulk though the source had run dry before them.
+const BULK_PIECE: u32 = 32 << 10;
+/// Fewer bytes in a turn than this are not worth the two calls of splicing.
+const SMALL_PIECE: u32 = 16 << 10;
+/// Turns with a small piece, in a row, after which a direction copies again.
+const SMALL_TURNS: u8 = 8;
 
 /// Where a direction stands; the module `relay` has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,36 +27,74 @@ pub(super) enum Flow {
     Broken,
 }
 
+/// How bytes go from one socket to the other.
+enum Way<'a> {
+    Copy {
+        /// Bytes that came in a row.
+        in_row: u32,
+        /// The source had nothing more when the last bytes were gone.
+        dry: bool,
+    },
+    Splice {
+        /// What the destination did not take at once; boxed, so that idle sessions stay small.
+        pipe: Option<Box<Pipe<'a>>>,
+        /// Turns in a row that brought little.
+        small_turns: u8,
+    },
+}
+
+impl Way<'_> {
+    const COPY: Self = Self::Copy { in_row: 0, dry: true };
+}
+
 /// Bytes from one socket to the other.
-pub(super) struct Direction {
+pub(super) struct Direction<'a> {
     /// Delivered.
     pub(super) bytes: u64,
-    /// When a byte last moved.
-    pub(super) moved: Tick,
+    /// A byte has moved since this was last looked at.
+    pub(super) moved: bool,
     pub(super) flow: Flow,
     sending: bool,
     /// Another destination could take this one's place before the first byte.
     replaceable: bool,
     /// The destination did not take the last bytes at once; until it does, the source gets one buffer at a time.
     blocked: bool,
+    way: Way<'a>,
 }
 
-impl Direction {
-    pub(super) fn new(now: Tick, replaceable: bool) -> Self {
-        Self { bytes: 0, moved: now, flow: Flow::Open, sending: false, replaceable, blocked: false }
+impl<'a> Direction<'a> {
+    pub(super) fn new(replaceable: bool) -> Self {
+        Self {
+            bytes: 0,
+            moved: false,
+            flow: Flow::Open,
+            sending: false,
+            replaceable,
+            blocked: false,
+            way: Way::COPY,
+        }
     }
 
     /// Whether bytes are on their way out.
     pub(super) fn is_sending(&self) -> bool {
-        self.sending
+        self.sending || matches!(self.way, Way::Splice { pipe: Some(_), .. })
     }
 
-    /// Moves what can be moved now. The caller's task is woken when there may be more.
-    pub(super) fn advance(&mut self, from: &Socket, to: &Socket) {
-        if self.flow == Flow::Broken {
-            self.discard(from);
+    /// Moves what can be moved now. The caller's task is woken when there may be more. Without `pipes` it copies.
+    pub(super) fn advance(&mut self, from: &Socket, to: &Socket, pipes: Option<&'a Pipes>) {
+        if matches!(from.ended(), Some(End::Failed(_))) {
+            from.mark_dead();
         }
-        if self.flow != Flow::Open || !self.finish_send(from, to) {
+        match (self.flow, &self.way) {
+            (Flow::Broken, _) => self.discard(from),
+            (Flow::Open, Way::Copy { .. }) => self.copy(from, to, pipes),
+            (Flow::Open, Way::Splice { .. }) => self.splice(from, to, pipes),
+            (Flow::Finished | Flow::Aborted, _) => {}
+        }
+    }
+
+    fn copy(&mut self, from: &Socket, to: &Socket, pipes: Option<&'a Pipes>) {
+        if !self.finish_send(from, to) {
             return;
         }
         if matches!(to.ended(), Some(End::Failed(_))) {
@@ -48,25 +102,102 @@ impl Direction {
             // received here may still go to another backend.
             return;
         }
-        if from.forward(to) {
+        let bytes = from.forward(to);
+        let bulk = self.note(bytes) && pipes.is_some();
+        if bytes > 0 {
             self.sending = true;
-            self.moved = from.ring().now();
-            if from.received() == 0 {
+            self.moved = true;
+            if from.received() == 0 && !bulk {
                 // More may come while this is sent; one buffer of it where the destination is slow.
                 from.receive(!self.blocked);
             }
             return;
         }
         match from.ended() {
-            None => from.receive(!self.blocked),
-            Some(End::Failed(_)) => {
-                from.mark_dead();
-                self.flow = Flow::Aborted;
+            None if bulk && !from.is_receiving() => {
+                self.way = Way::Splice { pipe: None, small_turns: 0 };
+                self.splice(from, to, pipes);
             }
-            // A send to the source has failed before: what looks like a clean end is the rest of a reset.
-            Some(End::Clean) if from.is_dead() => self.flow = Flow::Aborted,
-            Some(End::Clean) => self.finish(from, to),
+            None => from.receive(!self.blocked),
+            Some(end) => self.end(from, to, end),
         }
+    }
+
+    /// Notes how many bytes were found when the destination was ready for more. Whether the direction is bulk.
+    fn note(&mut self, bytes: u32) -> bool {
+        let Way::Copy { in_row, dry } = &mut self.way else { return true };
+        if bytes > 0 {
+            *in_row = if *dry && bytes < BULK_PIECE { 0 } else { in_row.saturating_add(bytes) };
+        }
+        *dry = bytes == 0;
+        *in_row >= BULK_BYTES
+    }
+
+    /// One turn of splicing: what the destination left last time, then at most a pipe full, so that others have theirs.
+    ///
+    /// Both polls tell of what is there already, not only of what comes, so nothing is missed between two turns.
+    fn splice(&mut self, from: &Socket, to: &Socket, pipes: Option<&'a Pipes>) {
+        let waiting = from.is_waiting_readable() || to.is_waiting_writable();
+        let Way::Splice { pipe, .. } = &mut self.way else { return };
+        if waiting || matches!(to.ended(), Some(End::Failed(_))) {
+            return;
+        }
+        if let Some(pipe) = pipe.take()
+            && !self.drain(*pipe, from, to)
+        {
+            return;
+        }
+        if from.ended().is_none() {
+            let now = from.ring().now();
+            let Some(mut pipe) = pipes.and_then(|pipes| pipes.take(now)) else {
+                return self.copy_again(from);
+            };
+            let filled = pipe.fill(from);
+            self.note_turn(filled.bytes);
+            if let Some(end) = filled.end {
+                from.set_ended(end);
+            }
+            if !self.drain(pipe, from, to) {
+                return;
+            }
+        }
+        match (from.ended(), &self.way) {
+            (Some(end), _) => self.end(from, to, end),
+            (None, Way::Splice { small_turns: SMALL_TURNS, .. }) => self.copy_again(from),
+            (None, _) => from.wait_readable(),
+        }
+    }
+
+    fn note_turn(&mut self, bytes: u32) {
+        let Way::Splice { small_turns, .. } = &mut self.way else { return };
+        *small_turns = if bytes < SMALL_PIECE { *small_turns + 1 } else { 0 };
+        self.moved |= bytes > 0;
+    }
+
+    /// Sends what is in the pipe. Whether all of it went out; the rest is kept until the destination takes more.
+    fn drain(&mut self, mut pipe: Pipe<'a>, from: &Socket, to: &Socket) -> bool {
+        let (bytes, error) = pipe.drain(to, !self.replaceable);
+        self.account(bytes);
+        if error.is_some() {
+            self.way = Way::COPY;
+            self.destination_failed(from, to);
+            return false;
+        }
+        if pipe.is_empty() {
+            return true;
+        }
+        if let Way::Splice { pipe: kept, .. } = &mut self.way {
+            *kept = Some(Box::new(pipe));
+        }
+        to.wait_writable();
+        from.watch();
+        false
+    }
+
+    fn copy_again(&mut self, from: &Socket) {
+        self.way = Way::COPY;
+        self.blocked = false;
+        from.receive(true);
     }
 
     /// Accounts what went out. Whether the destination is ready for more.
@@ -76,14 +207,16 @@ impl Direction {
             Sent::Done { bytes, blocked } => {
                 self.sending = false;
                 self.blocked = blocked;
-                self.account(bytes, from);
+                self.account(bytes);
                 true
             }
             Sent::Busy { bytes, blocked } => {
-                self.account(bytes, from);
+                self.account(bytes);
                 if blocked {
                     self.blocked = true;
                     from.pause_receive();
+                    // A receive that waits for its bytes to be taken does not tell of a reset.
+                    from.watch();
                     if to.ring().buffers_scarce() {
                         from.spill_received();
                     }
@@ -92,17 +225,21 @@ impl Direction {
             }
             Sent::Failed { bytes, .. } => {
                 self.sending = false;
-                self.account(bytes, from);
-                to.mark_dead();
-                self.flow = Flow::Broken;
+                self.account(bytes);
                 if self.bytes == 0 {
                     // Nothing reached the destination: another one may get it.
                     from.reclaim(to);
                 }
-                self.discard(from);
+                self.destination_failed(from, to);
                 false
             }
         }
+    }
+
+    fn destination_failed(&mut self, from: &Socket, to: &Socket) {
+        to.mark_dead();
+        self.flow = Flow::Broken;
+        self.discard(from);
     }
 
     /// Takes what nobody will get, so that a source which writes before it reads comes to read what it is still
@@ -116,10 +253,21 @@ impl Direction {
         }
     }
 
-    fn account(&mut self, bytes: u32, from: &Socket) {
-        if bytes > 0 {
-            self.bytes += u64::from(bytes);
-            self.moved = from.ring().now();
+    fn account(&mut self, bytes: u32) {
+        self.bytes += u64::from(bytes);
+        self.moved |= bytes > 0;
+    }
+
+    /// The source has ended, and everything before its end was delivered.
+    fn end(&mut self, from: &Socket, to: &Socket, end: End) {
+        match end {
+            End::Failed(_) => {
+                from.mark_dead();
+                self.flow = Flow::Aborted;
+            }
+            // A send to the source has failed before: what looks like a clean end is the rest of a reset.
+            End::Clean if from.is_dead() => self.flow = Flow::Aborted,
+            End::Clean => self.finish(from, to),
         }
     }
 

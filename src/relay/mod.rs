@@ -30,12 +30,15 @@
 //! Bytes received = bytes sent + bytes held, for each direction; the two `Socket`s hold them.
 
 mod direction;
+mod splice;
 
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::uring::{Ring, Socket, Tick, Timer};
 use direction::{Direction, Flow};
+pub use splice::{Moved, Pipes};
 
 /// One of the two peers of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,15 +49,17 @@ pub enum Side {
     Backend,
 }
 
-/// Limits on the time of a relay.
-#[derive(Clone, Copy, Debug)]
-pub struct RelayTimeouts {
+/// What the relays of a listener have in common.
+#[derive(Clone)]
+pub struct RelayRules {
     /// Longest time in which no byte moves on the client's socket.
     pub client_idle: Option<Duration>,
     /// Longest time in which no byte moves on the backend's socket.
     pub backend_idle: Option<Duration>,
     /// Longest silence once one side has ended its stream.
     pub half_close: Duration,
+    /// Pipes for splicing; none where it is off.
+    pub pipes: Option<Rc<Pipes>>,
 }
 
 /// Why a relay ended.
@@ -78,9 +83,11 @@ pub enum Outcome {
 pub struct Relay<'a> {
     client: &'a Socket,
     backend: &'a Socket,
-    timeouts: &'a RelayTimeouts,
-    to_backend: Direction,
-    to_client: Direction,
+    rules: &'a RelayRules,
+    to_backend: Direction<'a>,
+    to_client: Direction<'a>,
+    /// When a byte last moved.
+    moved: Tick,
     /// The side whose reset was seen first.
     reset: Option<Side>,
     /// End of the session.
@@ -94,16 +101,17 @@ impl<'a> Relay<'a> {
     pub fn new(
         client: &'a Socket,
         backend: &'a Socket,
-        timeouts: &'a RelayTimeouts,
+        rules: &'a RelayRules,
         session_deadline: Tick,
     ) -> Self {
         let now = client.ring().now();
         let mut relay = Self {
             client,
             backend,
-            timeouts,
-            to_backend: Direction::new(now, true),
-            to_client: Direction::new(now, false),
+            rules,
+            to_backend: Direction::new(true),
+            to_client: Direction::new(false),
+            moved: now,
             reset: None,
             session_deadline,
             timer: client.ring().timer(now),
@@ -160,8 +168,12 @@ impl<'a> Relay<'a> {
     }
 
     fn advance(&mut self) {
-        self.to_backend.advance(self.client, self.backend);
-        self.to_client.advance(self.backend, self.client);
+        let pipes = self.rules.pipes.as_deref();
+        self.to_backend.advance(self.client, self.backend, pipes);
+        self.to_client.advance(self.backend, self.client, pipes);
+        if std::mem::take(&mut self.to_backend.moved) | std::mem::take(&mut self.to_client.moved) {
+            self.moved = self.ring().now();
+        }
         // Reset seen by a receive, by a send, or by the watch that replaces the receive after FIN.
         if self.to_backend.flow == Flow::Aborted
             || self.to_client.flow == Flow::Broken
@@ -187,8 +199,12 @@ impl<'a> Relay<'a> {
             (Finished, Broken) => Some(Outcome::Reset(Side::Client)),
             (Broken, Broken) => self.reset.map(Outcome::Reset),
             // Nothing more is to come from a side that has sent FIN, and nothing reaches it: dead is dead.
-            (Finished, Open) if self.client.is_dead() => Some(Outcome::Reset(Side::Client)),
-            (Open, Finished) if self.backend.is_dead() => Some(Outcome::Reset(Side::Backend)),
+            (Finished, Open) if self.client.is_dead() || self.client.is_hung_up() => {
+                Some(Outcome::Reset(Side::Client))
+            }
+            (Open, Finished) if self.backend.is_dead() || self.backend.is_hung_up() => {
+                Some(Outcome::Reset(Side::Backend))
+            }
             (Open | Finished | Broken, Open) | (Open, Finished | Broken) => None,
         }
     }
@@ -202,10 +218,6 @@ impl<'a> Relay<'a> {
         (self.is_half_closed(), self.reset)
     }
 
-    fn last_moved(&self) -> Tick {
-        self.to_backend.moved.max(self.to_client.moved)
-    }
-
     /// The limit on silence that applies now, with what exceeding it means.
     ///
     /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can; so one
@@ -213,19 +225,19 @@ impl<'a> Relay<'a> {
     fn silence(&self) -> Option<(Duration, Outcome)> {
         if let Some(side) = self.reset {
             // Only the last bytes of that side are still to be delivered.
-            return Some((self.timeouts.half_close, Outcome::Reset(side)));
+            return Some((self.rules.half_close, Outcome::Reset(side)));
         }
         if self.is_half_closed() {
             let silent = if self.to_backend.flow == Flow::Finished { Side::Backend } else { Side::Client };
-            return Some((self.timeouts.half_close, Outcome::HalfClose(silent)));
+            return Some((self.rules.half_close, Outcome::HalfClose(silent)));
         }
-        let client = self.timeouts.client_idle.map(|idle| (idle, Outcome::Idle(Side::Client)));
-        let backend = self.timeouts.backend_idle.map(|idle| (idle, Outcome::Idle(Side::Backend)));
+        let client = self.rules.client_idle.map(|idle| (idle, Outcome::Idle(Side::Client)));
+        let backend = self.rules.backend_idle.map(|idle| (idle, Outcome::Idle(Side::Backend)));
         [client, backend].into_iter().flatten().min_by_key(|(idle, _)| *idle)
     }
 
     fn next_deadline(&self) -> Tick {
-        let silence = self.silence().map(|(limit, _)| self.last_moved().after(limit));
+        let silence = self.silence().map(|(limit, _)| self.moved.after(limit));
         silence.unwrap_or(Tick::NEVER).min(self.session_deadline)
     }
 
@@ -237,7 +249,7 @@ impl<'a> Relay<'a> {
                 return Poll::Ready(Outcome::TooLong);
             }
             if let Some((limit, outcome)) = self.silence()
-                && now >= self.last_moved().after(limit)
+                && now >= self.moved.after(limit)
             {
                 return Poll::Ready(outcome);
             }

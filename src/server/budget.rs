@@ -1,20 +1,38 @@
-//! What the process may use, added up in one place and checked at start: descriptors, line by line.
+//! What the process may use, added up in one place and checked at start: descriptors, line by line, and pipes.
 
 use std::num::NonZeroU32;
 
-use crate::rules::config::Config;
+use crate::rules::config::{Config, Relay};
 use crate::words::limits;
 
 /// Descriptors of a session: the client's and the backend's.
 const PER_SESSION: u64 = 2;
 /// A shard: its ring, its doorbell (two ends), and the executor's three rings and three eventfds.
 const PER_SHARD: u64 = 9;
+/// A pipe: its two ends.
+const PER_PIPE: u64 = 2;
 /// One check in flight.
 const PER_CHECK: u64 = 1;
 /// Standard streams, log file, the runtimes of the health and control threads.
 const PROCESS: u64 = 32;
 /// Accepted connections of a shard that wait for their denial while all places are taken.
 const WAITING: u64 = 64;
+
+/// Pipes of a core where neither the configuration nor a quota says less. A pipe is held for a turn, and longer only while
+/// its destination is slow.
+const PIPES_PER_CORE: u64 = 32;
+
+/// Pipes that each shard may have; none where splicing is off. `quota` is what the user's pipes may hold, bytes.
+pub(super) fn pipes(relay: &Relay, shards: usize, quota: Option<u64>) -> u32 {
+    if !relay.splice {
+        return 0;
+    }
+    let pipe_bytes = u64::from(relay.pipe_bytes.next_power_of_two());
+    let share = quota.map_or(PIPES_PER_CORE, |quota| quota / pipe_bytes / shards as u64);
+    // Even a quota that is too small leaves one: whether it is to be had shows when it is made.
+    let auto = share.clamp(1, PIPES_PER_CORE) as u32;
+    relay.pipes_per_core.map_or(auto, NonZeroU32::get)
+}
 
 /// The descriptors do not suffice.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +51,22 @@ pub struct TooFewDescriptors {
 /// # Errors
 ///
 /// `runtime.max_connections` needs more descriptors than the process may open, or there are not enough for one session.
-pub(super) fn sessions(config: &Config, shards: usize, limit: u64) -> Result<u32, TooFewDescriptors> {
+pub(super) fn sessions(
+    config: &Config,
+    shards: usize,
+    pipes: u32,
+    limit: u64,
+) -> Result<u32, TooFewDescriptors> {
     let shards = shards as u64;
     let backends: u64 = config.upstreams.iter().map(|upstream| upstream.backends.len() as u64).sum();
     let checks = backends.min(limits::PROBES as u64) * PER_CHECK;
     let listeners = shards * (config.listeners.len() as u64 + WAITING);
     // A look-up holds a socket to a name server.
-    let fixed = shards * PER_SHARD + listeners + checks + limits::LOOKUPS as u64 + PROCESS;
+    let fixed = shards * (PER_SHARD + u64::from(pipes) * PER_PIPE)
+        + listeners
+        + checks
+        + limits::LOOKUPS as u64
+        + PROCESS;
     let possible = limit.saturating_sub(fixed) / PER_SESSION;
     let sessions =
         config.runtime.max_connections.map_or(possible.max(1), |sessions| u64::from(sessions.get()));

@@ -83,7 +83,8 @@ impl Server {
         uring::probe()?;
         net::prepare();
         let cores = cores::choose(&config.runtime.cores)?;
-        let sessions = budget::sessions(&config, cores.len(), net::raise_descriptor_limit()?)?;
+        let pipes = budget::pipes(&config.runtime.relay, cores.len(), net::pipe_quota());
+        let sessions = budget::sessions(&config, cores.len(), pipes, net::raise_descriptor_limit()?)?;
         let sockets = bind_all(&config, cores.len())?;
         let limit = SessionLimit::new(sessions);
         let loads: Vec<_> = config
@@ -109,6 +110,7 @@ impl Server {
                 cpu: *cpu,
                 config: Arc::clone(&config),
                 listeners,
+                pipes,
                 loads: loads.clone(),
                 counters: shard_counters,
                 limit: Arc::clone(&limit),

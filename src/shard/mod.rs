@@ -12,13 +12,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::relay::RelayTimeouts;
+use crate::relay::{Pipes, RelayRules};
 use crate::rules::admission::SessionLimit;
 use crate::rules::config::Config;
 use crate::rules::upstream::{Loads, ShardPlace, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
-use crate::words::{ListenerId, UpstreamId};
+use crate::words::ListenerId;
 
 use mailbox::Message;
 pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
@@ -33,6 +33,8 @@ pub struct ShardParts {
     pub config: Arc<Config>,
     /// Listening sockets of this shard, in the order of the configuration.
     pub listeners: Vec<OwnedFd>,
+    /// Most pipes for splicing; 0 where that is off.
+    pub pipes: u32,
     /// In-flight counts of all shards, one table for each upstream.
     pub loads: Vec<Arc<Loads>>,
     /// Counters of this shard.
@@ -47,18 +49,15 @@ pub struct ShardParts {
     pub doorbell: OwnedFd,
 }
 
-/// A listener's limits, in the shape its sessions use.
-struct ListenerRules {
-    upstream: UpstreamId,
-    relay: RelayTimeouts,
-}
-
 /// The state of a running shard.
 struct Shard {
     ring: Ring,
     config: Arc<Config>,
-    listeners: Vec<ListenerRules>,
+    /// For the sessions of each listener.
+    relay_rules: Vec<RelayRules>,
     upstreams: Vec<Rc<UpstreamTable>>,
+    /// None where splicing is off.
+    pipes: Option<Rc<Pipes>>,
     counters: Arc<ShardCounters>,
     limit: Arc<SessionLimit>,
     letterbox: Letterbox,
@@ -116,23 +115,23 @@ pub fn run(parts: ShardParts) -> Result<(), Missing> {
 }
 
 fn start(ring: &Ring, parts: ShardParts) {
-    let ShardParts { place, config, loads, counters, limit, letterbox, mailbox, .. } = parts;
+    let ShardParts { place, config, pipes, loads, counters, limit, letterbox, mailbox, .. } = parts;
     let upstreams = config.upstreams.iter().zip(loads).map(|(upstream, loads)| {
         let weights = upstream.backends.iter().map(|backend| backend.weight).collect();
         UpstreamTable::new(upstream.algorithm, weights, loads, place)
     });
-    let listeners = config.listeners.iter().map(|listener| ListenerRules {
-        upstream: listener.upstream,
-        relay: RelayTimeouts {
-            client_idle: listener.timeouts.client_idle,
-            backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
-            half_close: listener.timeouts.half_close,
-        },
+    let pipes = (pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, pipes)));
+    let relay_rules = config.listeners.iter().map(|listener| RelayRules {
+        client_idle: listener.timeouts.client_idle,
+        backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
+        half_close: listener.timeouts.half_close,
+        pipes: pipes.clone(),
     });
     let shard = Rc::new(Shard {
         ring: ring.clone(),
-        listeners: listeners.collect(),
+        relay_rules: relay_rules.collect(),
         upstreams: upstreams.collect(),
+        pipes: pipes.clone(),
         counters,
         limit,
         letterbox,

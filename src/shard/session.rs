@@ -9,7 +9,7 @@ use super::{Busy, Shard};
 use crate::relay::{Outcome, Relay, Side};
 use crate::rules::admission::Permit;
 use crate::uring::{Socket, Tick};
-use crate::words::{BackendId, CloseReason, ListenerId};
+use crate::words::{BackendId, CloseReason, ListenerId, UpstreamId};
 
 /// Admits a new connection and serves it in a task of its own.
 pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd) {
@@ -38,10 +38,7 @@ pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd
 /// The way of a session, top to bottom.
 async fn serve(mut record: Record, client: Socket) {
     let shard = Rc::clone(record.shard());
-    let rules = &shard.listeners[record.listener.index()];
-    let session = shard.config.listeners[record.listener.index()].timeouts.session;
-    let deadline = session.map_or(Tick::NEVER, |limit| record.begun.after(limit));
-    let mut tries = Box::new(Tries::new(&shard, rules.upstream, deadline));
+    let mut tries = Box::new(Tries::new(&shard, record.upstream(), record.deadline()));
     record.reason = loop {
         // Boxed, so that an idle session does not carry the state of its beginning.
         let established = Box::pin(tries.establish(&shard, &client)).await;
@@ -53,7 +50,8 @@ async fn serve(mut record: Record, client: Socket) {
             }
         };
         record.backend = Some(in_flight.backend());
-        let mut relay = Relay::new(&client, &backend, &rules.relay, deadline);
+        let rules = &shard.relay_rules[record.listener.index()];
+        let mut relay = Relay::new(&client, &backend, rules, record.deadline());
         let outcome = std::future::poll_fn(|context| {
             if shard.is_closing() {
                 return Poll::Ready(Outcome::Stopped);
@@ -121,13 +119,22 @@ impl Record {
         &self.busy.0
     }
 
+    fn upstream(&self) -> UpstreamId {
+        self.shard().config.listeners[self.listener.index()].upstream
+    }
+
+    /// When the session has to end.
+    fn deadline(&self) -> Tick {
+        let limit = self.shard().config.listeners[self.listener.index()].timeouts.session;
+        limit.map_or(Tick::NEVER, |limit| self.begun.after(limit))
+    }
+
     /// Counts the bytes that a relay has delivered since the last call.
     fn account(&mut self, relay: &Relay<'_>) {
         let Some(backend) = self.backend else { return };
         let shard = &self.busy.0;
-        let upstream = shard.listeners[self.listener.index()].upstream;
         let (listener, backend) =
-            (shard.counters.listener(self.listener), shard.counters.backend(upstream, backend));
+            (shard.counters.listener(self.listener), shard.counters.backend(self.upstream(), backend));
         let to_backend = relay.bytes_to_backend() - self.bytes_to_backend;
         if to_backend > 0 {
             self.bytes_to_backend += to_backend;
@@ -139,6 +146,11 @@ impl Record {
             self.bytes_to_client += to_client;
             listener.bytes_to_client.add(to_client);
             backend.bytes_to_client.add(to_client);
+        }
+        if let Some(pipes) = &shard.pipes {
+            let spliced = pipes.take_moved();
+            shard.counters.spliced_to_backend.add(spliced.to_backend);
+            shard.counters.spliced_to_client.add(spliced.to_client);
         }
     }
 }

@@ -97,6 +97,10 @@ pub struct ShardCounters {
     backends: Box<[Box<[CachePadded<BackendCounters>]>]>,
     /// Tries of another backend after a failed one.
     pub retries: Counter,
+    /// Bytes delivered to backends by splicing; they are among `bytes_to_backend`.
+    pub spliced_to_backend: Counter,
+    /// Bytes delivered to clients by splicing; they are among `bytes_to_client`.
+    pub spliced_to_client: Counter,
 }
 
 impl ShardCounters {
@@ -110,6 +114,8 @@ impl ShardCounters {
             listeners: row(listeners),
             backends: backends.into_iter().map(row).collect(),
             retries: Counter::default(),
+            spliced_to_backend: Counter::default(),
+            spliced_to_client: Counter::default(),
         })
     }
 

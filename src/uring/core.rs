@@ -119,24 +119,26 @@ impl Core {
         }
     }
 
-    /// Moves received bytes of `from`, at most [`SEND_PIECES`] buffers, into a send on `to`. Whether there were any.
-    pub(super) fn forward(&mut self, from: Key, to: Key) -> bool {
+    /// Moves received bytes of `from`, at most [`SEND_PIECES`] buffers, into a send on `to`. How many.
+    pub(super) fn forward(&mut self, from: Key, to: Key) -> u32 {
         let receive = &mut self.slots.of(from).receive;
         if let Some(bytes) = receive.spilled.take() {
+            let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             self.start_bytes(to, *bytes);
-            return true;
+            return count;
         }
         let chain = self.buffers.split(&mut receive.queue, SEND_PIECES as u16);
         if chain.is_empty() {
-            return false;
+            return 0;
         }
+        let bytes = chain.bytes;
         let send = &mut self.slots.of(to).send;
         debug_assert!(!send.busy, "a send before the last one was reported");
         send.busy = true;
         send.blocked = false;
         send.chain = chain;
         self.queue_send(to);
-        true
+        bytes
     }
 
     /// Sends bytes of our own.
@@ -253,6 +255,16 @@ impl Core {
             // and would end a single poll at once; a multishot goes on to the next event.
             let entry = opcode::PollAdd::new(Fd(slot.fd), 0).multi(true).build();
             self.start(key, Op::Watch, entry);
+        }
+    }
+
+    /// Polls once, for something to read or for room to write; what is there already counts.
+    pub(super) fn arm_poll(&mut self, key: Key, op: Op) {
+        let slot = self.slots.of(key);
+        if !slot.is_in_flight(op) {
+            let events = if op == Op::Writable { libc::POLLOUT } else { libc::POLLIN };
+            let entry = opcode::PollAdd::new(Fd(slot.fd), events as u32).build();
+            self.start(key, op, entry);
         }
     }
 
@@ -374,11 +386,12 @@ impl Core {
             Op::Send => self.sent(key, entry.result()),
             Op::Accept => self.accepted(key, entry.result()),
             Op::Connect => slot.connected = Some(-entry.result()),
-            Op::Watch => {
-                slot.dead |=
-                    entry.result() > 0 && entry.result() & i32::from(libc::POLLERR | libc::POLLHUP) != 0
+            Op::Watch if entry.result() > 0 => {
+                slot.dead |= entry.result() & i32::from(libc::POLLERR) != 0;
+                slot.hung_up |= entry.result() & i32::from(libc::POLLHUP) != 0;
             }
-            Op::Count => {}
+            Op::Watch => {}
+            Op::Count | Op::Readable | Op::Writable => {}
         }
         let slot = self.slots.of(key);
         if !slot.orphan {

@@ -24,10 +24,23 @@ pub(super) enum Op {
     Watch,
     /// A read of eight bytes from an eventfd.
     Count,
+    /// A poll for something to read.
+    Readable,
+    /// A poll for room to write.
+    Writable,
 }
 
 impl Op {
-    const ALL: [Self; 6] = [Self::Recv, Self::Send, Self::Accept, Self::Connect, Self::Watch, Self::Count];
+    const ALL: [Self; 8] = [
+        Self::Recv,
+        Self::Send,
+        Self::Accept,
+        Self::Connect,
+        Self::Watch,
+        Self::Count,
+        Self::Readable,
+        Self::Writable,
+    ];
 
     pub(super) fn bit(self) -> u8 {
         1 << self as u8
@@ -122,8 +135,10 @@ pub(super) struct Slot {
     pub(super) accept_cancelled: bool,
     /// Close with a reset.
     pub(super) reset: bool,
-    /// The watch found the connection dead.
+    /// A call or the watch found the connection dead.
     pub(super) dead: bool,
+    /// The watch found both streams of the connection ended.
+    pub(super) hung_up: bool,
     pub(super) waker: Option<Waker>,
     pub(super) receive: Receive,
     pub(super) send: Send,
@@ -142,6 +157,7 @@ impl Slot {
             accept_cancelled: false,
             reset: false,
             dead: false,
+            hung_up: false,
             waker: None,
             receive: Receive {
                 queue: Chain::EMPTY,

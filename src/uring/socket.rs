@@ -139,10 +139,10 @@ impl Socket {
         self.core().discard_received(self.key);
     }
 
-    /// Sends what this socket has received, or a part of it, on `to`. Whether there was anything.
+    /// Sends what this socket has received, or a part of it, on `to`. How many bytes.
     ///
     /// The last send on `to` must have been reported as done.
-    pub fn forward(&self, to: &Self) -> bool {
+    pub fn forward(&self, to: &Self) -> u32 {
         self.core().forward(self.key, to.key)
     }
 
@@ -175,7 +175,34 @@ impl Socket {
         }
     }
 
-    /// Has the task woken when the connection dies; for a side whose stream has ended.
+    /// Has the task woken when there is something to read, be it the end of the stream; at once if there is already.
+    pub fn wait_readable(&self) {
+        self.core().arm_poll(self.key, Op::Readable);
+    }
+
+    /// Whether the event of [`Self::wait_readable`] has not come yet.
+    #[must_use]
+    pub fn is_waiting_readable(&self) -> bool {
+        self.core().slots.of(self.key).is_in_flight(Op::Readable)
+    }
+
+    /// Has the task woken when the peer takes more bytes, or never will; at once if that is so already.
+    pub fn wait_writable(&self) {
+        self.core().arm_poll(self.key, Op::Writable);
+    }
+
+    /// Whether the event of [`Self::wait_writable`] has not come yet.
+    #[must_use]
+    pub fn is_waiting_writable(&self) -> bool {
+        self.core().slots.of(self.key).is_in_flight(Op::Writable)
+    }
+
+    /// Notes the end of the stream, for a caller that reads it beside the ring.
+    pub fn set_ended(&self, end: End) {
+        self.core().slots.of(self.key).receive.end = Some(end);
+    }
+
+    /// Has the task woken when the connection dies; for a side that is not received from.
     pub fn watch(&self) {
         self.core().arm_watch(self.key);
     }
@@ -189,6 +216,13 @@ impl Socket {
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.core().slots.of(self.key).dead
+    }
+
+    /// Whether [`Self::watch`] saw both streams of the connection ended: a clean end where both sides have sent FIN, and
+    /// the end of everything where only one has.
+    #[must_use]
+    pub fn is_hung_up(&self) -> bool {
+        self.core().slots.of(self.key).hung_up
     }
 
     /// Makes the close of this socket send RST instead of FIN.

@@ -50,6 +50,10 @@ pub const BACKLOG: u32 = 1 << 20;
 pub const BUFFER_BYTES: std::ops::RangeInclusive<u32> = (1 << 10)..=(1 << 20);
 /// Fewest and most provided buffers of a core; the kernel's rings hold at most 32,768.
 pub const BUFFERS_PER_CORE: std::ops::RangeInclusive<u32> = 64..=32_768;
+/// Smallest and largest pipe that splicing uses, bytes. A smaller one moves too little at once to be worth its calls.
+pub const PIPE_BYTES: std::ops::RangeInclusive<u32> = (64 << 10)..=(16 << 20);
+/// Most pipes of a core.
+pub const PIPES_PER_CORE: u32 = 4_096;
 /// Log records waiting for the writer thread; further ones are dropped and counted.
 pub const LOG_QUEUE: usize = 8_192;
 /// Length of one log record, bytes; the rest is cut off and marked.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ringway::words::CloseReason;
 
-use crate::support::{Client, Stream, backend, balancer, exchange};
+use crate::support::{Client, Stream, backend, balancer, eventually, exchange};
 
 /// Bytes of a bulk stream, each way.
 const BULK: u64 = 300 << 20;
@@ -47,6 +47,7 @@ fn half_close_from_client_reaches_backend_and_the_rest_is_delivered() {
     end.unwrap();
     assert!(received == answer, "{} bytes of {}", received.len(), answer.len());
     balancer.await_closed(CloseReason::Normal, 1);
+    eventually("the backend has read to the end", || backend.open() == 0);
     assert_eq!(backend.failed(), 0);
 }
 
@@ -73,6 +74,8 @@ fn half_close_from_backend_reaches_client_and_the_rest_is_delivered() {
     client.send(&stream.head(length)).unwrap();
     client.end().unwrap();
     balancer.await_closed(CloseReason::Normal, 1);
+    // The kernel still holds some of it when the session is closed.
+    eventually("the backend has read to the end", || backend.open() == 0);
     assert_eq!((backend.failed(), backend.received()), (0, length as u64));
 }
 
@@ -156,6 +159,7 @@ fn bulk_both_ways_at_once_is_byte_exact() {
     balancer.await_closed(CloseReason::Normal, 1);
     let totals = balancer.finish();
     assert_eq!((totals.bytes_to_backend, totals.bytes_to_client), (BULK, BULK));
+    eventually("the backend has read to the end", || backend.open() == 0);
     assert_eq!((backend.failed(), backend.received()), (0, BULK));
 }
 
@@ -184,6 +188,7 @@ fn many_streams_at_once_do_not_mix() {
         }
     });
     balancer.await_closed(CloseReason::Normal, 20);
+    eventually("the backend has read to the end", || backend.open() == 0);
     assert_eq!(backend.failed(), 0);
 }
 

@@ -173,14 +173,15 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
         assert!(got == expected, "{} of {} bytes, or not the same", got.len(), expected.len());
     });
     on_ring(settings, |ring| async move {
-        use ringway::relay::{Outcome, Relay, RelayTimeouts};
+        use ringway::relay::{Outcome, Relay, RelayRules};
         let (source, sink) = (ring.socket(source), ring.socket(sink));
-        let timeouts = RelayTimeouts {
+        let rules = RelayRules {
             client_idle: None,
             backend_idle: None,
             half_close: std::time::Duration::from_secs(60),
+            pipes: None,
         };
-        let mut relay = Relay::new(&source, &sink, &timeouts, Tick::NEVER);
+        let mut relay = Relay::new(&source, &sink, &rules, Tick::NEVER);
         // Goes on until both socket buffers are full and nothing moves any more.
         let mut still = 0;
         let mut last = 0;

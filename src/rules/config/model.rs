@@ -41,7 +41,7 @@ pub struct Runtime {
     /// How long open sessions are served after accepting stopped; `None` is as long as it takes.
     #[serde(serialize_with = "resolved::duration_or_off")]
     pub shutdown_timeout: Option<Duration>,
-    /// Buffers of the relay.
+    /// Buffers and pipes of the relay.
     pub relay: Relay,
 }
 
@@ -56,7 +56,7 @@ pub enum Cores {
     List(Vec<u32>),
 }
 
-/// `runtime.relay:` buffers of the relay.
+/// `runtime.relay:` buffers and pipes of the relay.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Relay {
@@ -65,6 +65,15 @@ pub struct Relay {
     pub buffer_bytes: u32,
     /// Number of provided buffers of a core: a power of two within `limits::BUFFERS_PER_CORE`.
     pub buffers_per_core: u32,
+    /// Whether bulk is spliced through a pipe.
+    #[serde(serialize_with = "resolved::auto_or_off")]
+    pub splice: bool,
+    /// Size of one pipe, bytes, within `limits::PIPE_BYTES`; the kernel rounds it up to a power of two.
+    #[serde(rename = "pipe_size", serialize_with = "resolved::size")]
+    pub pipe_bytes: u32,
+    /// Most pipes of a core; `None` is the user's pipe quota divided by the cores.
+    #[serde(serialize_with = "resolved::number_or_auto")]
+    pub pipes_per_core: Option<NonZeroU32>,
 }
 
 /// `logging:`

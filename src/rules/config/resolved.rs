@@ -14,6 +14,7 @@ use super::values::{FORMATS, cores_text, duration_text, size_text};
 use crate::rules::balance::Registered;
 
 const OFF: &str = "off";
+const AUTO: &str = "auto";
 
 impl Config {
     /// The long form as YAML. [`super::parse`] reads it as the same configuration.
@@ -69,6 +70,17 @@ pub(super) fn size<S: Serializer>(bytes: &u32, serializer: S) -> Done<S> {
 
 pub(super) fn limit<S: Serializer>(value: &Option<NonZeroU32>, serializer: S) -> Done<S> {
     serializer.serialize_u32(value.map_or(0, NonZeroU32::get))
+}
+
+pub(super) fn auto_or_off<S: Serializer>(on: &bool, serializer: S) -> Done<S> {
+    serializer.serialize_str(if *on { AUTO } else { OFF })
+}
+
+pub(super) fn number_or_auto<S: Serializer>(value: &Option<NonZeroU32>, serializer: S) -> Done<S> {
+    match value {
+        Some(number) => serializer.serialize_u32(number.get()),
+        None => serializer.serialize_str(AUTO),
+    }
 }
 
 pub(super) fn percent<S: Serializer>(fraction: &f64, serializer: S) -> Done<S> {

@@ -1,6 +1,7 @@
 //! Every key of the file: its name, its default, how its value is read. A new key is one line here, one
 //! field of the model and one line of `resolved`.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::model::{
 use super::relations::{self, Names};
 use super::section::Section;
 use super::values::{
-    FORMATS, LEVELS, algorithm, boolean, buffers, cores, count, duration, duration_within, fraction,
+    FORMATS, LEVELS, algorithm, auto_or, boolean, buffers, cores, count, duration, duration_within, fraction,
     keepalive, limit, log_target, name, number, off_or, one_of, port, size, text,
 };
 use crate::rules::balance::{self, Registered};
@@ -42,6 +43,11 @@ fn runtime(s: &mut Section<'_>) -> Runtime {
         relay: s.section("relay", |s| Relay {
             buffer_bytes: s.value("buffer_size", 16 << 10, size(limits::BUFFER_BYTES)),
             buffers_per_core: s.value("buffers_per_core", 4_096, buffers),
+            splice: s.value("splice", Some(()), off_or(one_of(&[("auto", ())]))).is_some(),
+            pipe_bytes: s.value("pipe_size", 1 << 20, size(limits::PIPE_BYTES)),
+            pipes_per_core: s
+                .value("pipes_per_core", None, auto_or(number(1..=limits::PIPES_PER_CORE)))
+                .and_then(NonZeroU32::new),
         }),
     }
 }

@@ -80,6 +80,16 @@ pub(super) fn limit(node: &Node) -> Read<Option<NonZeroU32>> {
     count(0..=u32::MAX)(node).map(NonZeroU32::new)
 }
 
+/// Reads with `read`, or `auto` as `None`.
+pub(super) fn auto_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
+    move |node| {
+        if text(node)? == "auto" {
+            return Ok(None);
+        }
+        read(node).map(Some).map_err(|message| format!("{message}, or `auto`"))
+    }
+}
+
 /// A power of two within `limits::BUFFERS_PER_CORE`.
 pub(super) fn buffers(node: &Node) -> Read<u32> {
     let count = number(limits::BUFFERS_PER_CORE)(node)?;

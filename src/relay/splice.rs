@@ -1,0 +1,244 @@
+//! Pipes through which bulk moves from one socket to the other inside the kernel, splice(2).
+//!
+//! A pipe is held only while it holds bytes: a direction takes one at the start of a turn and gives it back at the end,
+//! unless the destination did not take everything. So a few pipes serve a core. A pipe that holds bytes when its
+//! session ends is closed, never given to another session.
+//!
+//! `IORING_OP_SPLICE` always goes to a thread of the kernel's; the plain call does not, and moves what is there
+//! without waiting. A socket is in blocking mode for the ring, and splice(2) has no flag that stands for
+//! `MSG_DONTWAIT`, so it is put into non-blocking mode for the time of the call. The ring does not see this: its
+//! operations are issued and resumed in `io_uring_enter` only, by this same thread.
+
+#![expect(unsafe_code, reason = "splice(2), pipe2(2) and fcntl(2) have no safe wrapper in the crates we use")]
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use crate::uring::{End, Socket, Tick};
+
+/// No pipe is made for so long after one could not be made.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The pipes of one shard.
+pub struct Pipes {
+    /// Size of one, bytes.
+    size: u32,
+    /// Most that exist at a time.
+    limit: u32,
+    made: Cell<u32>,
+    free: RefCell<Vec<Ends>>,
+    /// None is made before this moment.
+    paused_until: Cell<Tick>,
+    warned: Cell<bool>,
+    moved: Cell<Moved>,
+}
+
+/// Bytes that went through the pipes of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes to backends.
+    pub to_backend: u64,
+    /// Bytes to clients.
+    pub to_client: u64,
+}
+
+/// Both ends of a pipe.
+struct Ends {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+/// A pipe in use by one direction.
+pub(super) struct Pipe<'a> {
+    pipes: &'a Pipes,
+    /// Taken by `drop` alone.
+    ends: Option<Ends>,
+    /// Bytes in it.
+    held: u32,
+}
+
+/// What came into a pipe.
+pub(super) struct Filled {
+    pub(super) bytes: u32,
+    pub(super) end: Option<End>,
+}
+
+impl Pipes {
+    /// At most `limit` pipes of `size` bytes; none is made before it is needed.
+    #[must_use]
+    pub fn new(size: u32, limit: u32) -> Self {
+        Self {
+            size,
+            limit,
+            made: Cell::new(0),
+            free: RefCell::default(),
+            paused_until: Cell::new(Tick(0)),
+            warned: Cell::new(false),
+            moved: Cell::default(),
+        }
+    }
+
+    /// Pipes that exist, and those of them that nobody uses.
+    #[must_use]
+    pub fn count(&self) -> (u32, usize) {
+        (self.made.get(), self.free.borrow().len())
+    }
+
+    /// What went out of the pipes since the last call.
+    #[must_use]
+    pub fn take_moved(&self) -> Moved {
+        self.moved.take()
+    }
+
+    /// An empty pipe, the one used last if possible; `None` where no more can be had.
+    pub(super) fn take(&self, now: Tick) -> Option<Pipe<'_>> {
+        let free = self.free.borrow_mut().pop();
+        let ends = free.or_else(|| self.make(now))?;
+        Some(Pipe { pipes: self, ends: Some(ends), held: 0 })
+    }
+
+    fn make(&self, now: Tick) -> Option<Ends> {
+        if self.made.get() == self.limit || now < self.paused_until.get() {
+            return None;
+        }
+        match Ends::new(self.size) {
+            Ok(ends) => {
+                self.made.set(self.made.get() + 1);
+                Some(ends)
+            }
+            Err(error) => {
+                self.paused_until.set(now.after(PAUSE));
+                if !self.warned.replace(true) {
+                    log::warn!(
+                        "no pipe of {} bytes for splicing, copying instead: {error}; see fs.pipe-max-size and \
+                         fs.pipe-user-pages-soft, or set runtime.relay.splice to off",
+                        self.size
+                    );
+                }
+                None
+            }
+        }
+    }
+}
+
+impl Ends {
+    fn new(size: u32) -> io::Result<Self> {
+        let mut ends: [RawFd; 2] = [-1; 2];
+        // SAFETY: the kernel writes two descriptors into the array, which outlives the call.
+        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptors are new and nobody else knows them.
+        let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+        // SAFETY: the call takes numbers only, and the descriptor is open.
+        if unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, size) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { read, write })
+    }
+}
+
+impl Pipe<'_> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Moves what `from` has received into the pipe, as much as fits.
+    pub(super) fn fill(&mut self, from: &Socket) -> Filled {
+        let before = self.held;
+        let end = from.with(|socket| {
+            let source = NonBlocking::new(socket.as_raw_fd());
+            while self.held < self.pipes.size {
+                match splice(source.0, self.ends().write.as_raw_fd(), self.pipes.size - self.held) {
+                    Ok(0) => return Some(End::Clean),
+                    Ok(bytes) => self.held += bytes,
+                    // Nothing more there, or so many small pieces that the pipe has no place for another.
+                    Err(libc::EAGAIN) => return None,
+                    Err(error) => return Some(End::Failed(error)),
+                }
+            }
+            None
+        });
+        Filled { bytes: self.held - before, end }
+    }
+
+    /// Moves what is in the pipe to `to`, as much as it takes: the bytes, and the error number of a failed connection.
+    pub(super) fn drain(&mut self, to: &Socket, to_client: bool) -> (u32, Option<i32>) {
+        let before = self.held;
+        let error = to.with(|socket| {
+            let destination = NonBlocking::new(socket.as_raw_fd());
+            while self.held > 0 {
+                match splice(self.ends().read.as_raw_fd(), destination.0, self.held) {
+                    // Nothing moved though there is something: the socket takes no more.
+                    Ok(0) | Err(libc::EAGAIN) => return None,
+                    Ok(bytes) => self.held -= bytes,
+                    Err(error) => return Some(error),
+                }
+            }
+            None
+        });
+        let bytes = before - self.held;
+        let mut moved = self.pipes.moved.get();
+        *if to_client { &mut moved.to_client } else { &mut moved.to_backend } += u64::from(bytes);
+        self.pipes.moved.set(moved);
+        (bytes, error)
+    }
+
+    fn ends(&self) -> &Ends {
+        self.ends.as_ref().expect("taken by drop alone")
+    }
+}
+
+impl Drop for Pipe<'_> {
+    fn drop(&mut self) {
+        let Some(ends) = self.ends.take() else { return };
+        if self.held == 0 {
+            self.pipes.free.borrow_mut().push(ends);
+        } else {
+            self.pipes.made.set(self.pipes.made.get() - 1);
+        }
+    }
+}
+
+/// Moves bytes without waiting for them: how many, or the error number.
+fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, i32> {
+    loop {
+        // SAFETY: no memory is passed, and the callers keep both descriptors open.
+        let moved = unsafe {
+            let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
+            libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), bytes as usize, flags)
+        };
+        if let Ok(moved) = u32::try_from(moved) {
+            return Ok(moved);
+        }
+        match io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) {
+            libc::EINTR => {}
+            error => return Err(error),
+        }
+    }
+}
+
+/// A socket in non-blocking mode until it is dropped.
+struct NonBlocking(RawFd);
+
+impl NonBlocking {
+    fn new(fd: RawFd) -> Self {
+        set_flags(fd, libc::O_NONBLOCK);
+        Self(fd)
+    }
+}
+
+impl Drop for NonBlocking {
+    fn drop(&mut self) {
+        set_flags(self.0, 0);
+    }
+}
+
+/// Of the flags that `F_SETFL` changes, the sockets of a session have none but this one.
+fn set_flags(fd: RawFd, flags: i32) {
+    // SAFETY: the call takes numbers only; on an open descriptor it cannot fail, fcntl(2).
+    let result = unsafe { libc::fcntl(fd, libc::F_SETFL, flags) };
+    debug_assert_eq!(result, 0, "F_SETFL on a socket");
+}
