@@ -17,6 +17,7 @@ mod process;
 mod resets;
 mod retries;
 mod shortage;
+mod splicing;
 mod start;
 mod streams;
 mod support;

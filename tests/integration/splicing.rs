@@ -1,0 +1,338 @@
+//! Set-up: sessions that become bulk and cease to be, on shards with many, few or no pipes. Claim: bulk is spliced and
+//! small messages are not; whichever way bytes go, and across each change of it, they come whole, in order, to their
+//! own session, and a session ends as it would without splicing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ringway::words::CloseReason;
+
+use crate::support::{
+    Balancer, BalancerBuilder, Client, Stream, backend, balancer, eventually, exchange, holds_within,
+    is_reset, process,
+};
+
+/// Enough for a direction to become bulk many times over.
+const BULK: usize = 8 << 20;
+
+/// Both ways of relaying, to show a property of each.
+fn both_ways() -> [BalancerBuilder; 2] {
+    ["auto", "off"].map(|splice| balancer().one_shard().runtime(&format!("relay: {{splice: {splice}}}")))
+}
+
+/// Bytes spliced to the backends and to the clients.
+fn spliced(balancer: &Balancer) -> (u64, u64) {
+    let shards = balancer.server().shard_counters().iter();
+    let both = shards.map(|shard| (shard.spliced_to_backend.value(), shard.spliced_to_client.value()));
+    both.fold((0, 0), |sum, both| (sum.0 + both.0, sum.1 + both.1))
+}
+
+/// Sends the stream and gets it back, both at once.
+fn echo_bulk(client: &Client, stream: &Stream, length: usize) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| client.send(&stream.head(length)).unwrap());
+        let received = client.receive_exact(length).unwrap();
+        assert!(stream.matches(0, &received));
+    });
+}
+
+#[test]
+fn bulk_is_spliced_and_can_be_switched_off() {
+    for (builder, splices) in both_ways().into_iter().zip([true, false]) {
+        let backend = backend()
+            .serve(|connection| {
+                let length = 64 << 20;
+                exchange(connection, (&Stream::new(2), length), (&Stream::new(1), length))
+            })
+            .start();
+        let balancer = builder.backends([&backend]).start();
+        let client = balancer.client();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                client.send(&Stream::new(1).head(64 << 20)).unwrap();
+                client.end().unwrap();
+            });
+            let (received, end) = client.receive_all();
+            end.unwrap();
+            assert!(received.len() == 64 << 20 && Stream::new(2).matches(0, &received));
+        });
+        balancer.await_closed(CloseReason::Normal, 1);
+        eventually("the backend has read to the end", || backend.open() == 0);
+        assert_eq!((backend.failed(), backend.received()), (0, 64 << 20));
+        let (to_backend, to_client) = spliced(&balancer);
+        if splices {
+            assert!(to_backend > 16 << 20 && to_client > 16 << 20, "{to_backend} and {to_client} bytes");
+        } else {
+            assert_eq!((to_backend, to_client), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn messages_of_up_to_a_buffer_are_copied() {
+    let backend = backend().echo().start();
+    let balancer = balancer().one_shard().backends([&backend]).start();
+    let client = balancer.client();
+    let stream = Stream::new(3);
+    for length in [1, 64, 4 << 10, 16 << 10] {
+        (0..200).for_each(|_| client.echo(&stream.head(length)).unwrap());
+    }
+    assert_eq!(spliced(&balancer), (0, 0));
+    client.finish().unwrap();
+}
+
+#[test]
+fn session_that_changes_between_bulk_and_messages_is_exact() {
+    let backend = backend().echo().start();
+    let balancer = balancer().one_shard().backends([&backend]).start();
+    let client = balancer.client();
+    let stream = Stream::new(4);
+    let mut before = (0, 0);
+    let mut changes = 0;
+    for round in 0..60 {
+        echo_bulk(&client, &stream, (1 << 20) + round * 997);
+        let now = spliced(&balancer);
+        changes += usize::from(now.0 > before.0) + usize::from(now.1 > before.1);
+        // More than the small turns after which a direction copies again.
+        for length in 1..40 {
+            client.echo(&stream.head(length * 13)).unwrap();
+        }
+        let calm = spliced(&balancer);
+        client.echo(&stream.head(100)).unwrap();
+        assert_eq!(spliced(&balancer), calm, "round {round}: messages are copied again");
+        before = calm;
+    }
+    assert!(changes > 20, "bulk was spliced {changes} times");
+    client.finish().unwrap();
+    balancer.await_closed(CloseReason::Normal, 1);
+}
+
+#[test]
+fn end_behind_bulk_comes_behind_the_last_byte() {
+    let stream = Stream::new(5);
+    for builder in both_ways() {
+        let backend = backend().source(stream.head(BULK)).start();
+        let balancer = builder.backends([&backend]).start();
+        for extra in [0, 1, 4_096, 100_000] {
+            let client = balancer.client();
+            client.send(&stream.head(BULK + extra)).unwrap();
+            client.end().unwrap();
+            let (received, end) = client.receive_all();
+            end.unwrap();
+            assert!(received.len() == BULK && stream.matches(0, &received), "{} bytes", received.len());
+        }
+        balancer.await_closed(CloseReason::Normal, 4);
+    }
+}
+
+#[test]
+fn reset_in_mid_bulk_reaches_the_other_side() {
+    for builder in both_ways() {
+        let saw = Arc::new(AtomicBool::new(true));
+        let seen = Arc::clone(&saw);
+        let backend = backend()
+            .serve(move |connection| {
+                let mut buffer = vec![0; 64 << 10];
+                let end = loop {
+                    match connection.receive(&mut buffer) {
+                        Ok(0) => break false,
+                        Ok(_) => {}
+                        Err(error) => break is_reset(&error),
+                    }
+                };
+                seen.fetch_and(end, Ordering::SeqCst);
+                Ok(())
+            })
+            .start();
+        let balancer = builder.backends([&backend]).start();
+        for _ in 0..20 {
+            let client = balancer.client();
+            client.send(&Stream::new(6).head(BULK)).unwrap();
+            client.reset();
+        }
+        balancer.await_closed(CloseReason::ClientReset, 20);
+        eventually("the backend's connections end", || backend.connections() == 20 && backend.open() == 0);
+        assert!(saw.load(Ordering::SeqCst), "every connection ended with a reset");
+    }
+}
+
+#[test]
+fn last_bytes_of_bulk_come_before_the_reset() {
+    for builder in both_ways() {
+        let stream = Arc::new(Stream::new(7));
+        let theirs = Arc::clone(&stream);
+        // Its client has read all but the end when the reset comes: that is in the client's receive queue by then.
+        let backend = backend()
+            .serve(move |connection| {
+                connection.send(&theirs.head(BULK))?;
+                connection.receive_exact(1)?;
+                connection.send(&theirs.head(20_000))?;
+                connection.reset();
+                Ok(())
+            })
+            .start();
+        let balancer = builder.backends([&backend]).start();
+        for _ in 0..20 {
+            let client = balancer.client();
+            let received = client.receive_exact(BULK).unwrap();
+            assert!(stream.matches(0, &received));
+            client.send(b"x").unwrap();
+            let (received, end) = client.receive_all();
+            assert!(received.len() == 20_000 && stream.matches(0, &received), "{} bytes", received.len());
+            assert!(end.as_ref().is_err_and(is_reset), "a reset, not a clean end: {end:?}");
+        }
+        balancer.await_closed(CloseReason::BackendReset, 20);
+    }
+}
+
+/// Row 14: pipes for two of forty, and readers that stall first.
+#[test]
+fn without_a_free_pipe_copying_goes_on() {
+    let backend = backend().source(Stream::new(8).head(BULK)).start();
+    let balancer = balancer().one_shard().runtime("relay: {pipes_per_core: 2}").backends([&backend]).start();
+    let clients: Vec<_> = (0..40).map(|_| Client::connect_small(balancer.address()).unwrap()).collect();
+    eventually("every session has stalled", || {
+        let before = balancer.totals().bytes_to_client;
+        before > 0 && !holds_within(Duration::from_millis(50), || balancer.totals().bytes_to_client > before)
+    });
+    std::thread::scope(|scope| {
+        for client in clients {
+            scope.spawn(move || {
+                let (received, end) = client.receive_all();
+                end.unwrap();
+                assert!(received.len() == BULK && Stream::new(8).matches(0, &received));
+                client.finish().unwrap();
+            });
+        }
+    });
+    balancer.await_closed(CloseReason::Normal, 40);
+    let (_, to_client) = spliced(&balancer);
+    assert!(to_client > 0 && to_client < 40 * BULK as u64, "{to_client} bytes were spliced");
+}
+
+/// Row 14 again: the kernel refuses pipes of this size to everybody, or descriptors.
+#[test]
+fn where_no_pipe_can_be_made_copying_goes_on() {
+    let backend = backend().echo().start();
+    let process = process().backends([&backend]).start();
+    let client = process.echoing_client();
+    process.await_rest();
+    process.limit_descriptors(Some(1));
+    let stream = Stream::new(9);
+    echo_bulk(&client, &stream, BULK);
+    process.limit_descriptors(None);
+    client.finish().unwrap();
+    let log = process.log();
+    assert_eq!(log.matches("for splicing").count(), 1, "said once: {log}");
+}
+
+/// Row 13: a pipe of sixteen places, in each of which a single byte may sit, and a reader that stalls.
+#[test]
+fn small_segments_that_fill_a_pipe_are_no_deadlock() {
+    let stream = Arc::new(Stream::new(10));
+    let expected = Arc::clone(&stream);
+    let go = Arc::new(AtomicBool::new(false));
+    let gone = Arc::clone(&go);
+    let length = (4 << 20) + 3_000;
+    let backend = backend()
+        .serve(move |connection| {
+            let mut received = connection.receive_exact(1 << 20)?;
+            while !gone.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            received.extend(connection.receive_exact(length - (1 << 20))?);
+            assert!(expected.matches(0, &received));
+            connection.send(b"all")
+        })
+        .start();
+    let balancer = balancer().one_shard().runtime("relay: {pipe_size: 64KiB}").backends([&backend]).start();
+    let client = balancer.client();
+    let bytes = stream.head(length);
+    client.send(&bytes[..4 << 20]).unwrap();
+    eventually("bulk is spliced", || spliced(&balancer).0 > 0);
+    bytes[4 << 20..].iter().for_each(|byte| client.send(&[*byte]).unwrap());
+    go.store(true, Ordering::SeqCst);
+    assert_eq!(client.receive_exact(3).unwrap(), b"all");
+    assert_eq!(backend.failed(), 0);
+}
+
+/// Row 29: sessions die with bytes in their pipes; none of those bytes may reach the next session.
+#[test]
+fn bytes_of_a_dead_session_reach_nobody() {
+    let backend = backend()
+        .serve(|connection| {
+            let seed = u64::from(connection.receive_exact(1)?[0]);
+            connection.send(&Stream::new(seed).head(BULK))
+        })
+        .start();
+    let balancer = balancer().one_shard().runtime("relay: {pipes_per_core: 4}").backends([&backend]).start();
+    for round in 0..40_u8 {
+        let deaf: Vec<_> = (0..3_u8)
+            .map(|number| {
+                let client = Client::connect_small(balancer.address()).unwrap();
+                client.send(&[100 + number]).unwrap();
+                client.receive_exact(1 << 20).unwrap();
+                client
+            })
+            .collect();
+        deaf.into_iter().for_each(Client::reset);
+        let client = balancer.client();
+        client.send(&[round]).unwrap();
+        let received = client.receive_exact(BULK).unwrap();
+        assert!(Stream::new(round.into()).matches(0, &received), "round {round}");
+    }
+    assert!(spliced(&balancer).1 > 0);
+}
+
+/// Row 15, both ways: the client's window is closed, and stays so.
+#[test]
+fn peer_that_takes_nothing_more_ends_by_the_idle_timeout() {
+    for builder in both_ways() {
+        let backend = backend().source(Stream::new(11).head(64 << 20)).start();
+        let timeouts = "timeouts: {client_idle: 300ms, half_close: 300ms}";
+        let balancer = builder.listener(timeouts).backends([&backend]).start();
+        let client = Client::connect_small(balancer.address()).unwrap();
+        client.receive_exact(2 << 20).unwrap();
+        balancer.await_closed(CloseReason::ClientIdle, 1);
+        eventually("the backend's connection ends", || backend.open() == 0);
+    }
+}
+
+/// The source is not read while its destination takes nothing, so only the watch can tell of its reset.
+#[test]
+fn reset_of_a_client_whose_backend_takes_nothing_ends_the_session() {
+    for builder in both_ways() {
+        let mut backend = backend().never_reads().start();
+        let balancer = builder.listener("timeouts: {half_close: 300ms}").backends([&backend]).start();
+        let client = balancer.client();
+        client.send_until_full(Duration::from_millis(50));
+        client.reset();
+        balancer.await_closed(CloseReason::ClientReset, 1);
+        backend.stop();
+    }
+}
+
+#[test]
+fn pipes_are_bounded_and_used_again() {
+    let backend = backend().echo().start();
+    let runtime = "runtime: {cores: 1, relay: {pipes_per_core: 3}}";
+    let process = process().section(runtime).backends([&backend]).start();
+    process.await_rest();
+    let before = process.descriptors().len();
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for _ in 0..20 {
+                scope.spawn(|| {
+                    let client = process.client();
+                    echo_bulk(&client, &Stream::new(12), BULK);
+                    client.finish().unwrap();
+                });
+            }
+        });
+    }
+    eventually("every session has ended", || backend.open() == 0);
+    process.await_rest();
+    let left = process.descriptors().len() - before;
+    assert!((2..=6).contains(&left), "{left} descriptors are left, of at most three pipes");
+}
