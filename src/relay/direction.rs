@@ -5,8 +5,13 @@
 //! one in flight still brings is delivered, and then the socket belongs to splice(2). After [`SMALL_TURNS`] turns in a
 //! row that brought less than [`SMALL_PIECE`] it goes back, which it does with an empty pipe only. Where there is no
 //! pipe to be had, it copies. So at any moment one of both alone reads the source, and one alone writes the destination.
+//!
+//! After [`LONG_TURNS`] large turns it is patient: it is woken for [`PATIENT_BYTES`] (`SO_RCVLOWAT`), or looks after
+//! [`PATIENCE`] what has come, because fewer and larger pieces cost less on both sides. Finding nothing ends that.
 
-use super::splice::{Pipe, Pipes};
+use std::time::Duration;
+
+use super::splice::{self, Pipe, Pipes};
 use crate::uring::{End, Sent, Socket};
 
 /// Bytes in a row after which a direction is bulk.
@@ -15,6 +20,14 @@ const BULK_BYTES: u32 = 256 << 10;
 const BULK_PIECE: u32 = 32 << 10;
 /// Fewer bytes in a turn than this are not worth the two calls of splicing.
 const SMALL_PIECE: u32 = 16 << 10;
+/// A turn with so many bytes is a large one.
+const LARGE_PIECE: u32 = 64 << 10;
+/// Large turns after which a direction is patient: at least 4 MiB, so that waiting once for the rest is lost in it.
+const LONG_TURNS: u8 = 64;
+/// What is worth a turn of a patient direction, unless it has waited for [`PATIENCE`].
+const PATIENT_BYTES: u32 = 512 << 10;
+/// Longest wait for [`PATIENT_BYTES`].
+const PATIENCE: Duration = Duration::from_millis(1);
 /// Turns with a small piece, in a row, after which a direction copies again.
 const SMALL_TURNS: u8 = 8;
 
@@ -40,11 +53,16 @@ enum Way<'a> {
         pipe: Option<Box<Pipe<'a>>>,
         /// Turns in a row that brought little.
         small_turns: u8,
+        /// Turns that brought much, since one that brought nothing; up to [`LONG_TURNS`].
+        large_turns: u8,
+        /// The millisecond, cut to 32 bits, in which a patient direction looks what has come; 0 for none.
+        look_at: u32,
     },
 }
 
 impl Way<'_> {
     const COPY: Self = Self::Copy { in_row: 0, dry: true };
+    const SPLICE: Self = Self::Splice { pipe: None, small_turns: 0, large_turns: 0, look_at: 0 };
 }
 
 /// Bytes from one socket to the other.
@@ -115,7 +133,7 @@ impl<'a> Direction<'a> {
         }
         match from.ended() {
             None if bulk && !from.is_receiving() => {
-                self.way = Way::Splice { pipe: None, small_turns: 0 };
+                self.way = Way::SPLICE;
                 self.splice(from, to, pipes);
             }
             None => from.receive(!self.blocked),
@@ -137,10 +155,15 @@ impl<'a> Direction<'a> {
     ///
     /// Both polls tell of what is there already, not only of what comes, so nothing is missed between two turns.
     fn splice(&mut self, from: &Socket, to: &Socket, pipes: Option<&'a Pipes>) {
-        let waiting = from.is_waiting_readable() || to.is_waiting_writable();
-        let Way::Splice { pipe, .. } = &mut self.way else { return };
+        let Way::Splice { pipe, look_at, .. } = &mut self.way else { return };
+        let now = from.ring().now();
+        let looks = *look_at != 0 && now.0 as u32 >= *look_at;
+        let waiting = (from.is_waiting_readable() && !looks) || to.is_waiting_writable();
         if waiting || matches!(to.ended(), Some(End::Failed(_))) {
             return;
+        }
+        if looks {
+            *look_at = 0;
         }
         if let Some(pipe) = pipe.take()
             && !self.drain(*pipe, from, to)
@@ -148,12 +171,11 @@ impl<'a> Direction<'a> {
             return;
         }
         if from.ended().is_none() {
-            let now = from.ring().now();
             let Some(mut pipe) = pipes.and_then(|pipes| pipes.take(now)) else {
                 return self.copy_again(from);
             };
             let filled = pipe.fill(from);
-            self.note_turn(filled.bytes);
+            self.note_turn(filled.bytes, from);
             if let Some(end) = filled.end {
                 from.set_ended(end);
             }
@@ -161,17 +183,34 @@ impl<'a> Direction<'a> {
                 return;
             }
         }
-        match (from.ended(), &self.way) {
+        match (from.ended(), &mut self.way) {
             (Some(end), _) => self.end(from, to, end),
             (None, Way::Splice { small_turns: SMALL_TURNS, .. }) => self.copy_again(from),
+            (None, Way::Splice { large_turns: LONG_TURNS, look_at, .. }) => {
+                from.wait_readable();
+                if *look_at == 0 {
+                    let then = now.after(PATIENCE);
+                    *look_at = (then.0 as u32).max(1);
+                    from.wake_at(then);
+                }
+            }
             (None, _) => from.wait_readable(),
         }
     }
 
-    fn note_turn(&mut self, bytes: u32) {
-        let Way::Splice { small_turns, .. } = &mut self.way else { return };
+    fn note_turn(&mut self, bytes: u32, from: &Socket) {
+        let Way::Splice { small_turns, large_turns, .. } = &mut self.way else { return };
         *small_turns = if bytes < SMALL_PIECE { *small_turns + 1 } else { 0 };
         self.moved |= bytes > 0;
+        if bytes == 0 && *large_turns == LONG_TURNS {
+            *large_turns = 0;
+            splice::set_least(from, 1);
+        } else if bytes >= LARGE_PIECE && *large_turns < LONG_TURNS {
+            *large_turns += 1;
+            if *large_turns == LONG_TURNS {
+                splice::set_least(from, PATIENT_BYTES);
+            }
+        }
     }
 
     /// Sends what is in the pipe. Whether all of it went out; the rest is kept until the destination takes more.
@@ -179,7 +218,7 @@ impl<'a> Direction<'a> {
         let (bytes, error) = pipe.drain(to, !self.replaceable);
         self.account(bytes);
         if error.is_some() {
-            self.way = Way::COPY;
+            self.leave_splicing(from);
             self.destination_failed(from, to);
             return false;
         }
@@ -195,9 +234,16 @@ impl<'a> Direction<'a> {
     }
 
     fn copy_again(&mut self, from: &Socket) {
-        self.way = Way::COPY;
+        self.leave_splicing(from);
         self.blocked = false;
         from.receive(true);
+    }
+
+    fn leave_splicing(&mut self, from: &Socket) {
+        if matches!(self.way, Way::Splice { large_turns: LONG_TURNS, .. }) {
+            splice::set_least(from, 1);
+        }
+        self.way = Way::COPY;
     }
 
     /// Accounts what went out. Whether the destination is ready for more.

@@ -145,13 +145,15 @@ impl Pipe<'_> {
         self.held == 0
     }
 
-    /// Moves what `from` has received into the pipe, as much as fits.
+    /// Moves what `from` has received into the pipe, as much as fits, and at most twice the size of the pipe.
     pub(super) fn fill(&mut self, from: &Socket) -> Filled {
         let before = self.held;
         let end = from.with(|socket| {
             let source = NonBlocking::new(socket.as_raw_fd());
-            while self.held < self.pipes.size {
-                match splice(source.0, self.ends().write.as_raw_fd(), self.pipes.size - self.held) {
+            // A place of the pipe may hold more than a page, so more than its nominal size may fit.
+            let most = self.pipes.size.saturating_mul(2);
+            while self.held < most {
+                match splice(source.0, self.ends().write.as_raw_fd(), most - self.held) {
                     Ok(0) => return Some(End::Clean),
                     Ok(bytes) => self.held += bytes,
                     // Nothing more there, or so many small pieces that the pipe has no place for another.
@@ -218,6 +220,18 @@ fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, i32> {
             error => return Err(error),
         }
     }
+}
+
+/// Sets how many bytes make `socket` readable, `SO_RCVLOWAT`, tcp(7); its end and a nearly full window do in any case.
+pub(super) fn set_least(socket: &Socket, bytes: u32) {
+    // The kernel takes what it cannot grant as less, and a socket that stays as it was is only woken earlier.
+    let _ = socket.with(|socket| {
+        // SAFETY: the kernel reads four bytes of the number, which outlives the call.
+        unsafe {
+            let (value, length) = ((&raw const bytes).cast(), size_of::<u32>() as libc::socklen_t);
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length)
+        }
+    });
 }
 
 /// A socket in non-blocking mode until it is dropped.

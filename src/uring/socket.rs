@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
 use super::slot::{End, Key, Op};
-use super::{Ring, core};
+use super::{Ring, Tick, core};
 
 /// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last completion.
 ///
@@ -195,6 +195,13 @@ impl Socket {
     #[must_use]
     pub fn is_waiting_writable(&self) -> bool {
         self.core().slots.of(self.key).is_in_flight(Op::Writable)
+    }
+
+    /// Has the task woken at a moment, once, whatever else happens.
+    pub fn wake_at(&self, deadline: Tick) {
+        if let Some(waker) = self.core().slots.of(self.key).waker.clone() {
+            self.ring.0.wheel.borrow_mut().arm(deadline, waker);
+        }
     }
 
     /// Notes the end of the stream, for a caller that reads it beside the ring.
