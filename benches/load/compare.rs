@@ -199,7 +199,7 @@ impl Bench {
                 } else {
                     let measured = self.generate(workload, subject, plan.seconds).map_err(in_context)?;
                     unit = measured.unit;
-                    row.rounds.push(figure(&measured));
+                    row.rounds.push(figure(workload, &measured));
                     measured.latencies.iter().for_each(|latencies| distribution.merge(latencies));
                 }
                 progress.ran();
@@ -275,12 +275,13 @@ impl Bench {
     }
 }
 
-fn figure(measured: &Measurement) -> Figure {
+fn figure(workload: &Workload, measured: &Measurement) -> Figure {
     let per = match measured.unit {
+        // Of work of two kinds, nobody knows which part of the CPU is whose.
+        _ if workload.beside.is_some() => None,
+        Unit::Client | Unit::IdleSession => None,
         Unit::Gigabyte => Some(1.0),
         Unit::Message | Unit::Session => Some(1e3),
-        // The open sessions' messages are work too.
-        Unit::Client | Unit::IdleSession => None,
     };
     let cpu = measured.usage.and_then(|usage| usage.balancer);
     let cpu_ms = cpu.zip(per).map(|(seconds, per)| seconds * 1e3 * per / measured.count);

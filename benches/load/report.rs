@@ -16,8 +16,8 @@ const UNFAIR: &[&str] = &[
      sender's CPU.",
     "With two cores, generator and backend share one. Then no balancer can be seen faster than that core allows, \
      however cheap it is: rows where it, or one of the two threads, was busy for 95 % of the time say \
-     \"generator\" under `limit`, and only their CPU columns compare balancers. The direct row is such a row \
-     wherever it has no balancer to wait for.",
+     \"generator\" under `limit`, and only their CPU columns compare balancers: neither their rates nor, at a \
+     fixed rate, the tails of their latencies. The direct row is such a row wherever it has no balancer to wait for.",
     "One core for each balancer: nothing is said of how they scale over cores.",
     "The peers are Debian's packages, not their newest versions, and built for any machine; Ringway is built from \
      this tree with link-time optimisation.",

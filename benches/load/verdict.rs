@@ -9,6 +9,9 @@ use crate::workloads::{
     TO_CLIENT_1, TO_CLIENT_16, WORKLOADS,
 };
 
+use Bound::{Above, AtLeast, AtMost};
+use Measure::{Cpu, P99, Rate};
+
 /// The subjects a target speaks of.
 #[derive(Clone, Copy)]
 enum Against {
@@ -30,9 +33,9 @@ enum Bound {
 impl Bound {
     fn holds(self, value: f64) -> bool {
         match self {
-            Bound::AtLeast(bound) => value >= bound,
-            Bound::AtMost(bound) => value <= bound,
-            Bound::Above(bound) => value > bound,
+            AtLeast(bound) => value >= bound,
+            AtMost(bound) => value <= bound,
+            Above(bound) => value > bound,
         }
     }
 }
@@ -54,9 +57,6 @@ const BOTH: Against = Against::Each(&["haproxy", "haproxy tuned", "nginx", "ngin
 const fn target(workload: &'static str, against: Against, measure: Measure, bound: Bound) -> Target {
     Target { workload, against, measure, bound, if_generator_is_the_limit: None }
 }
-
-use Bound::{Above, AtLeast, AtMost};
-use Measure::{Cpu, P99, Rate};
 
 const TARGETS: &[Target] = &[
     target(ECHO_64, HAPROXY, Rate, AtLeast(1.25)),
