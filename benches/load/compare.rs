@@ -145,7 +145,7 @@ impl Bench {
         let mut found = Vec::new();
         for workload in &CALIBRATION {
             let measured =
-                self.generate(workload, direct, seconds).map_err(|error| format!("direct: {error}"))?;
+                self.generate(workload, direct, seconds, None).map_err(|error| format!("direct: {error}"))?;
             let (Some(usage), Some(latencies)) = (measured.usage, measured.latencies) else {
                 return Err("the generator tells no CPU time".to_owned());
             };
@@ -197,9 +197,9 @@ impl Bench {
                 if workload.is_idle() {
                     row.rounds.push(self.idle(workload, subject).map_err(in_context)?);
                 } else {
-                    let measured = self.generate(workload, subject, plan.seconds).map_err(in_context)?;
+                    let (figure, measured) = self.run(workload, subject, plan.seconds).map_err(in_context)?;
                     unit = measured.unit;
-                    row.rounds.push(figure(workload, &measured));
+                    row.rounds.push(figure);
                     measured.latencies.iter().for_each(|latencies| distribution.merge(latencies));
                 }
                 progress.ran();
@@ -214,25 +214,58 @@ impl Bench {
         Ok(outcome)
     }
 
-    /// One run of a generator.
-    fn generate(&self, workload: &Workload, subject: &Subject, seconds: f64) -> Result<Measurement, String> {
+    /// One run of a workload, with nothing left to do from the one before.
+    fn run(
+        &self,
+        workload: &Workload,
+        subject: &Subject,
+        seconds: f64,
+    ) -> Result<(Figure, Measurement), String> {
         let pids: Vec<u32> = subject.pid().into_iter().chain([self.backend.pid()]).collect();
         settle(&pids);
-        let mut beside = None;
-        if let Some(other) = &workload.beside {
-            // Longer than the run, and ended with it.
-            let mut command = self.generator(other.arguments, subject, other.service);
-            command.args(["--seconds", &(seconds + 10.0).to_string()]).stdout(Stdio::null());
-            beside = Some(Process::from(command.spawn().map_err(|error| error.to_string())?));
-        }
+        let Some(other) = &workload.beside else {
+            let measured = self.generate(workload, subject, seconds, None)?;
+            return Ok((figure(&measured), measured));
+        };
+        // Longer than the run, and ended with it.
+        let mut child = self
+            .generator(other.arguments, subject, other.service)
+            .args(["--seconds", &(seconds + 60.0).to_string(), "--until-stdin-ends"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let measured = self.generate(workload, subject, seconds, Some(child.id()));
+        drop(child.stdin.take());
+        let output = child.wait_with_output().map_err(|error| error.to_string())?;
+        let beside: Measurement =
+            serde_json::from_slice(&output.stdout).map_err(|error| format!("beside: {error}"))?;
+        let measured = measured?;
+        let figure = Figure {
+            // Of work of two kinds, nobody knows which part of the CPU is whose.
+            cpu_ms: None,
+            errors: measured.errors + beside.errors,
+            beside_gbit_per_second: Some(beside.rate),
+            ..figure(&measured)
+        };
+        Ok((figure, measured))
+    }
+
+    /// One run of a generator; `beside` is another one that works meanwhile.
+    fn generate(
+        &self,
+        workload: &Workload,
+        subject: &Subject,
+        seconds: f64,
+        beside: Option<u32>,
+    ) -> Result<Measurement, String> {
         let output = self
             .generator(workload.arguments, subject, workload.service)
             .args(["--seconds", &seconds.to_string(), "--backend", &self.backend.pid().to_string()])
             .args(["--balancer", &subject.pid().unwrap_or(0).to_string()])
-            .args(["--beside", &beside.as_ref().map_or(0, Process::pid).to_string()])
+            .args(["--beside", &beside.unwrap_or(0).to_string()])
             .output()
             .map_err(|error| format!("cannot start the generator: {error}"))?;
-        drop(beside);
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
@@ -262,6 +295,7 @@ impl Bench {
             cpu_ms: None,
             latencies_us: None,
             errors: 0,
+            beside_gbit_per_second: None,
             usage: None,
             generator_is_the_limit: false,
         })
@@ -275,10 +309,9 @@ impl Bench {
     }
 }
 
-fn figure(workload: &Workload, measured: &Measurement) -> Figure {
+fn figure(measured: &Measurement) -> Figure {
     let per = match measured.unit {
-        // Of work of two kinds, nobody knows which part of the CPU is whose.
-        _ if workload.beside.is_some() => None,
+        // The open sessions' messages are work too.
         Unit::Client | Unit::IdleSession => None,
         Unit::Gigabyte => Some(1.0),
         Unit::Message | Unit::Session => Some(1e3),
@@ -296,6 +329,7 @@ fn figure(workload: &Workload, measured: &Measurement) -> Figure {
         cpu_ms: cpu_ms.filter(|cpu| cpu.is_finite()),
         latencies_us: latencies,
         errors: measured.errors,
+        beside_gbit_per_second: None,
         usage: measured.usage,
         generator_is_the_limit: measured.usage.is_some_and(|usage| usage.generator_is_the_limit()),
     }

@@ -31,6 +31,8 @@ pub(crate) struct Figure {
     /// In microseconds; none for bulk.
     pub(crate) latencies_us: Option<Latencies>,
     pub(crate) errors: u64,
+    /// What the bulk session beside got, where there was one.
+    pub(crate) beside_gbit_per_second: Option<f64>,
     pub(crate) usage: Option<Usage>,
     /// Whether the generator or the backend could not have done more.
     pub(crate) generator_is_the_limit: bool,
@@ -65,6 +67,8 @@ pub(crate) enum Measure {
     P99,
     P999,
     Max,
+    /// Gbit/s of the bulk session beside.
+    Beside,
 }
 
 impl Measure {
@@ -77,6 +81,7 @@ impl Measure {
             Measure::P99 => latency(|latencies| latencies.p99),
             Measure::P999 => latency(|latencies| latencies.p999),
             Measure::Max => latency(|latencies| latencies.max),
+            Measure::Beside => figure.beside_gbit_per_second,
         }
     }
 }
@@ -110,6 +115,7 @@ pub(crate) struct Summary {
     p99_us: Option<Spread>,
     p999_us: Option<Spread>,
     max_us: Option<Spread>,
+    beside_gbit_per_second: Option<Spread>,
     ringway_to_this_rate: Option<Spread>,
     ringway_to_this_cpu: Option<Spread>,
     ringway_to_this_p99: Option<Spread>,
@@ -183,6 +189,7 @@ impl Outcome {
             p99_us: row.spread(Measure::P99),
             p999_us: row.spread(Measure::P999),
             max_us: row.spread(Measure::Max),
+            beside_gbit_per_second: row.spread(Measure::Beside),
             ringway_to_this_rate: ratio(Measure::Rate),
             ringway_to_this_cpu: ratio(Measure::Cpu),
             ringway_to_this_p99: ratio(Measure::P99),

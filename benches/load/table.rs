@@ -43,6 +43,7 @@ pub(crate) fn table(outcome: &Outcome) -> String {
         return text;
     }
     speeds(&mut text, outcome);
+    beside(&mut text, outcome);
     ratios(&mut text, outcome);
     text
 }
@@ -96,6 +97,18 @@ fn speeds(text: &mut String, outcome: &Outcome) {
             row.errors(),
             limit(row)
         );
+    }
+}
+
+/// What the bulk session beside got: little latency is worth less if it was starved.
+fn beside(text: &mut String, outcome: &Outcome) {
+    let cells: Vec<String> = outcome
+        .rows
+        .iter()
+        .filter_map(|row| Some(format!("{} {:.1}", row.subject, row.median(Measure::Beside)?)))
+        .collect();
+    if !cells.is_empty() {
+        let _ = writeln!(text, "  Gbit/s of the bulk session beside: {}", cells.join(", "));
     }
 }
 

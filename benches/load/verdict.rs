@@ -189,6 +189,7 @@ fn target_text(measure: Measure, bound: Bound) -> String {
         P99 => "p99",
         Measure::P999 => "p99.9",
         Measure::Max => "max",
+        Measure::Beside => "Gbit/s beside",
     };
     match bound {
         AtLeast(bound) => format!("{name} >= {bound:.2} x"),

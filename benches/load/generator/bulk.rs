@@ -13,6 +13,9 @@ use crate::Options;
 use crate::backend::write_some;
 use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE};
 
+/// The token of stdin; those of the sessions count from 0.
+const STDIN: usize = usize::MAX;
+
 struct Bulk {
     stream: TcpStream,
     sent: u64,
@@ -28,11 +31,12 @@ pub(super) fn run(mut options: Options) -> Result<Measurement, String> {
         "both" => BOTH,
         other => return Err(format!("no direction '{other}'")),
     };
+    let stop_with_stdin = options.flag("--until-stdin-ends");
     let work = work.with_address(options)?;
-    transfer(&work, interest).map_err(|error| error.to_string())
+    transfer(&work, interest, stop_with_stdin).map_err(|error| error.to_string())
 }
 
-fn transfer(work: &Work, interest: Interest) -> io::Result<Measurement> {
+fn transfer(work: &Work, interest: Interest, stop_with_stdin: bool) -> io::Result<Measurement> {
     let mut epoll = Epoll::new()?;
     let mut sessions = Vec::new();
     let pattern = Pattern::new();
@@ -44,10 +48,17 @@ fn transfer(work: &Work, interest: Interest) -> io::Result<Measurement> {
         epoll.add(&stream, token, interest)?;
         sessions.push(Bulk { stream, sent: 0, received: 0 });
     }
-    let until = Instant::now() + Duration::from_secs_f64(work.seconds);
+    if stop_with_stdin {
+        epoll.add(io::stdin(), STDIN, READ)?;
+    }
+    let mut until = Instant::now() + Duration::from_secs_f64(work.seconds);
     while Instant::now() < until {
         for index in 0..epoll.wait(TURN)? {
             let (token, ready) = epoll.event(index);
+            if token == STDIN {
+                until = Instant::now();
+                break;
+            }
             if sessions[token].turn(ready, interest, &pattern, &mut buffer).is_err() {
                 tally.errors += 1;
                 // Not heard of again; its bytes still count.
