@@ -7,12 +7,18 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 use crate::Options;
 use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE};
 use crate::generator::Pattern;
+
+/// New connections that are taken before the open ones are looked at again, so that a crowd of clients does not
+/// hold up the sessions that are measured.
+const ACCEPTS_A_TURN: usize = 16;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Service {
@@ -51,8 +57,7 @@ fn serve(ports: &[(Service, u16)]) -> io::Result<()> {
     let mut epoll = Epoll::new()?;
     let mut listeners = Vec::new();
     for (token, (service, port)) in ports.iter().enumerate() {
-        let listener = TcpListener::bind(("127.0.0.1", *port))?;
-        listener.set_nonblocking(true)?;
+        let listener = listen(*port)?;
         epoll.add(&listener, token, READ)?;
         listeners.push((*service, listener));
     }
@@ -65,7 +70,8 @@ fn serve(ports: &[(Service, u16)]) -> io::Result<()> {
         for index in 0..count {
             let (token, ready) = epoll.event(index);
             if let Some((service, listener)) = listeners.get(token) {
-                while let Ok((stream, _)) = listener.accept() {
+                for _ in 0..ACCEPTS_A_TURN {
+                    let Ok((stream, _)) = listener.accept() else { break };
                     sessions.insert(next_token, open(&epoll, next_token, stream, *service)?);
                     next_token += 1;
                 }
@@ -77,6 +83,17 @@ fn serve(ports: &[(Service, u16)]) -> io::Result<()> {
             }
         }
     }
+}
+
+/// A listener whose queue takes thousands at once: the one of std holds 128, and a client that finds it full
+/// comes again a second later.
+fn listen(port: u16) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
 }
 
 fn open(epoll: &Epoll, token: usize, stream: TcpStream, service: Service) -> io::Result<Session> {

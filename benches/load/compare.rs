@@ -1,143 +1,338 @@
 //! The comparison: every subject does every workload in every round, one after the other (A B C A B C ..), and
-//! what is reported are medians and the ratios of figures of the same round. Ratios say more than
-//! figures: on a shared machine one binary's own rate wanders by a third.
+//! what is reported are medians and the ratios of figures of the same round.
 //!
-//! Unfair, and known: load generator and backend are one thread each on the other cores; where there is only one
-//! such core they take turns, and no balancer can be seen faster than the `direct` row of the same table, however
-//! cheap it is (both ends of an echo cost that core about as much as the balancer costs its own). The CPU columns
-//! are not bounded so: they decide.
+//! Before it, the generator is tried against the backend alone: a comparison whose generator does not work, or
+//! cannot keep its pace, says so before it takes half an hour.
 
-use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::{Value, json};
-
 use crate::Options;
-use crate::peers::{BALANCER_CORE, Process, Subject, free_ports, start_all};
+use crate::figures::{Figure, Latencies, Outcome, Row};
+use crate::generator::{Measurement, Unit};
+use crate::histogram::Histogram;
+use crate::machine::Machine;
+use crate::peers::{BALANCER_CORE, Subject, free_ports, start_all};
+use crate::plots;
+use crate::process::{Process, settle};
+use crate::progress::Progress;
+use crate::report::{Calibration, Report};
+use crate::table::table;
+use crate::workloads::{CALIBRATION, IDLE_SESSIONS, WORKLOADS, Workload};
 
-/// What a generator is asked to do, and which service of the backend it needs.
-struct Workload {
-    name: &'static str,
-    service: usize,
-    arguments: &'static [&'static str],
-    /// Part of `--quick`.
+/// Where reports and plots go.
+const DIRECTORY: &str = "target/bench";
+
+/// What the command line asks for.
+struct Plan {
     quick: bool,
-    /// Another generator that works beside, and the service it needs.
-    beside: Option<(usize, &'static [&'static str])>,
+    rounds: usize,
+    seconds: f64,
+    workloads: Vec<&'static Workload>,
+    /// Plots for the README go here, if anywhere.
+    figures: Option<PathBuf>,
+    /// A report to print and plot again, instead of measuring.
+    from: Option<PathBuf>,
 }
 
-const fn echo(name: &'static str, quick: bool, arguments: &'static [&'static str]) -> Workload {
-    Workload { name, service: 0, arguments, quick, beside: None }
-}
-
-/// Sessions of the idle workload.
-const IDLE_SESSIONS: f64 = 4000.0;
-
-const WORKLOADS: &[Workload] = &[
-    // First, while the balancers' memory is fresh.
-    echo("4000 idle sessions", true, &["idle", "--sessions", "4000"]),
-    echo("echo 64 B, 1 session", false, &["echo", "--bytes", "64", "--sessions", "1"]),
-    echo("echo 64 B, 64 sessions", true, &["echo", "--bytes", "64", "--sessions", "64"]),
-    echo("echo 64 B, 1000 sessions", true, &["echo", "--bytes", "64", "--sessions", "1000"]),
-    echo("echo 4 KiB, 64 sessions", false, &["echo", "--bytes", "4096", "--sessions", "64"]),
-    echo("echo 16 KiB, 64 sessions", false, &["echo", "--bytes", "16384", "--sessions", "64"]),
-    echo(
-        "30000/s of 64 B, 64 sessions",
-        true,
-        &["echo", "--bytes", "64", "--sessions", "64", "--rate", "30000"],
-    ),
-    echo(
-        "30000/s of 64 B, 1000 sessions",
-        false,
-        &["echo", "--bytes", "64", "--sessions", "1000", "--rate", "30000"],
-    ),
-    echo("connect, 64 B, close; 64 at a time", true, &["connect", "--bytes", "64", "--sessions", "64"]),
-    bulk("bulk to backend, 1 session", 1, false, &["bulk", "--direction", "to-backend", "--sessions", "1"]),
-    bulk("bulk to backend, 16 sessions", 1, true, &["bulk", "--direction", "to-backend", "--sessions", "16"]),
-    bulk("bulk to client, 1 session", 2, false, &["bulk", "--direction", "to-client", "--sessions", "1"]),
-    bulk("bulk to client, 16 sessions", 2, true, &["bulk", "--direction", "to-client", "--sessions", "16"]),
-    bulk("bulk both ways, 16 sessions", 3, false, &["bulk", "--direction", "both", "--sessions", "16"]),
-    Workload {
-        name: "mixed: echo 64 B, 1000 sessions, beside 1 bulk session",
-        service: 0,
-        arguments: &["echo", "--bytes", "64", "--sessions", "1000"],
-        quick: false,
-        beside: Some((1, &["bulk", "--direction", "to-backend", "--sessions", "1"])),
-    },
-];
-
-const fn bulk(
-    name: &'static str,
-    service: usize,
-    quick: bool,
-    arguments: &'static [&'static str],
-) -> Workload {
-    Workload { name, service, arguments, quick, beside: None }
-}
-
-/// One run of one workload over one subject.
-struct Figure {
-    rate: f64,
-    unit: String,
-    /// Milliseconds of CPU per 1,000 messages, 1,000 sessions or GB; none for direct.
-    cpu: Option<f64>,
-    /// p50, p99 and p99.9 in microseconds; none for bulk.
-    latencies: Option<[f64; 3]>,
-    errors: u64,
-}
-
-/// All rounds of one workload over one subject.
-struct Row {
-    subject: &'static str,
-    figures: Vec<Figure>,
-}
-
-/// Where the balancers' peers run: every core but the balancer's.
-fn other_cores() -> Result<String, String> {
-    match std::thread::available_parallelism().map_or(1, usize::from) {
-        1 => Err("two cores are needed: one for the balancer, the rest for its peers".to_owned()),
-        count => Ok(format!("{}-{}", BALANCER_CORE + 1, count - 1)),
+impl Plan {
+    fn take(mut options: Options) -> Result<Plan, String> {
+        let quick = options.flag("--quick");
+        let only = options.take_all("--only")?;
+        let wanted = |workload: &&Workload| {
+            only.is_empty() || only.iter().any(|text| workload.name.contains(text.as_str()))
+        };
+        let plan = Plan {
+            quick,
+            rounds: options.take("--rounds", Some(if quick { 2 } else { 9 }))?,
+            seconds: options.take("--seconds", Some(if quick { 0.1 } else { 1.5 }))?,
+            workloads: WORKLOADS.iter().filter(wanted).collect(),
+            figures: options.take_all("--figures")?.pop().map(PathBuf::from),
+            from: options.take_all("--from")?.pop().map(PathBuf::from),
+        };
+        options.rest(0)?;
+        if plan.rounds == 0 || plan.seconds <= 0.0 {
+            return Err("nothing to do".to_owned());
+        }
+        Ok(plan)
     }
+
+    /// What a session leaves in memory shows the first time only.
+    fn rounds_of(&self, workload: &Workload) -> usize {
+        if workload.is_idle() { 1 } else { self.rounds }
+    }
+}
+
+/// The processes of a comparison, and where each runs.
+struct Bench {
+    program: PathBuf,
+    /// Every core but the balancer's.
+    cores: String,
+    backend: Process,
+    subjects: Vec<Subject>,
+    /// Takes configurations and logs, and goes last.
+    _directory: Directory,
 }
 
 /// `cargo bench`.
-pub(crate) fn run(mut options: Options) -> Result<(), String> {
-    let quick = options.flag("--quick");
-    let rounds: usize = options.take("--rounds", Some(if quick { 3 } else { 9 }))?;
-    let seconds: f64 = options.take("--seconds", Some(if quick { 0.4 } else { 1.5 }))?;
-    let only = options.take_all("--only")?;
-    options.rest(0)?;
-    let chosen: Vec<&Workload> = WORKLOADS
-        .iter()
-        .filter(|workload| !only.is_empty() || workload.quick || !quick)
-        .filter(|workload| only.is_empty() || only.iter().any(|text| workload.name.contains(text.as_str())))
-        .collect();
-    if chosen.is_empty() || rounds == 0 || seconds <= 0.0 {
-        return Err("nothing to do".to_owned());
+pub(crate) fn run(options: Options) -> Result<(), String> {
+    let plan = Plan::take(options)?;
+    let report = match &plan.from {
+        Some(file) => {
+            let report = Report::read(file)?;
+            println!("{}\n", report.head());
+            report.workloads.iter().for_each(|outcome| println!("{}", table(outcome)));
+            report
+        }
+        None if plan.workloads.is_empty() => {
+            eprintln!("load: no workload has such a name");
+            return Ok(());
+        }
+        None => measure_all(&plan)?,
+    };
+    println!("{}", report.tail());
+    std::fs::create_dir_all(DIRECTORY).map_err(|error| format!("{DIRECTORY}: {error}"))?;
+    let base = Path::new(DIRECTORY).join(&report.machine.date);
+    if plan.from.is_none() {
+        let file = base.with_extension("json");
+        report.write(&file)?;
+        println!("written: {}", file.display());
+    }
+    let prefix = format!("{}-", report.machine.date);
+    let mut figures = plots::draw(&report, Path::new(DIRECTORY), &prefix)?;
+    if let Some(directory) = &plan.figures {
+        figures.extend(plots::draw(&report, directory, "")?);
+    }
+    figures.iter().for_each(|figure| println!("written: {}", figure.display()));
+    Ok(())
+}
+
+fn measure_all(plan: &Plan) -> Result<Report, String> {
+    let bench = Bench::start()?;
+    let mut report = Report::new(Machine::describe(&bench.subjects), plan.quick, plan.rounds, plan.seconds);
+    println!("{}; balancer on core {BALANCER_CORE}, the rest on {}", report.head(), bench.cores);
+    report.calibration = bench.calibrate(plan.seconds)?;
+    let runs: usize = plan.workloads.iter().map(|workload| plan.rounds_of(workload)).sum();
+    let progress = Progress::new(runs * bench.subjects.len());
+    for workload in &plan.workloads {
+        progress.begin(workload.name);
+        let outcome = bench.measure(workload, plan, &progress)?;
+        progress.print(&table(&outcome));
+        report.workloads.push(outcome);
+    }
+    progress.end();
+    Ok(report)
+}
+
+impl Bench {
+    fn start() -> Result<Bench, String> {
+        let directory = Directory::new()?;
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let cores = match std::thread::available_parallelism().map_or(1, usize::from) {
+            1 => return Err("two cores are needed: one for the balancer, the rest for its peers".to_owned()),
+            count => format!("{}-{}", BALANCER_CORE + 1, count - 1),
+        };
+        let (backend, ports) = start_backend(&directory.0, &program, &cores)?;
+        let subjects = start_all(&directory.0, ports)?;
+        Ok(Bench { program, cores, backend, subjects, _directory: directory })
     }
 
-    let directory = Directory::new()?;
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let cores = other_cores()?;
-    let (_backend, ports) = start_backend(&directory.0, &program, &cores)?;
-    let subjects = start_all(&directory.0, ports)?;
-    let machine = machine(&subjects);
-    println!("{} rounds of {seconds} s; balancer on core {BALANCER_CORE}, the rest on {cores}", rounds);
-    let mut report = Vec::new();
-    for workload in chosen {
-        eprint!("{} ", workload.name);
-        let rows = measure(workload, &subjects, &program, &cores, rounds, seconds)?;
-        println!("\n{}", table(workload.name, &rows));
-        report.push(json!({"workload": workload.name, "rows": rows.iter().map(as_json).collect::<Vec<_>>()}));
+    /// The generator against the backend alone: does it work, what can it do, does it keep its pace?
+    fn calibrate(&self, seconds: f64) -> Result<Vec<Calibration>, String> {
+        let direct = &self.subjects[0];
+        let mut found = Vec::new();
+        for workload in &CALIBRATION {
+            let measured =
+                self.generate(workload, direct, seconds, None).map_err(|error| format!("direct: {error}"))?;
+            let (Some(usage), Some(latencies)) = (measured.usage, measured.latencies) else {
+                return Err("the generator tells no CPU time".to_owned());
+            };
+            if measured.errors > 0 || measured.count == 0.0 {
+                return Err(format!("the generator fails without a balancer: {} errors", measured.errors));
+            }
+            let p99_us = latencies.quantile_micros(0.99);
+            println!(
+                "generator alone, {}: {:.0} messages/s, p99 {p99_us:.0} us; {:.0} % of a core for the generator and \
+                 {:.0} % for the backend",
+                workload.name,
+                measured.rate,
+                100.0 * usage.generator / usage.seconds,
+                100.0 * usage.backend.unwrap_or(0.0) / usage.seconds,
+            );
+            found.push(Calibration {
+                name: workload.name.to_owned(),
+                messages_per_second: measured.rate,
+                p99_us,
+                usage,
+            });
+        }
+        if found.last().is_some_and(|paced| paced.messages_per_second < 0.99 * 30_000.0) {
+            println!(
+                "WARNING: the generator does not keep the pace of 30,000/s by itself; rows at that pace say little"
+            );
+        }
+        println!();
+        Ok(found)
     }
-    let file = write_report(
-        &json!({"machine": machine, "rounds": rounds, "seconds": seconds, "workloads": report}),
-    )?;
-    println!("written: {}", file.display());
-    Ok(())
+
+    fn measure(&self, workload: &Workload, plan: &Plan, progress: &Progress) -> Result<Outcome, String> {
+        let mut rows: Vec<(Row, Histogram)> = Vec::new();
+        for subject in &self.subjects {
+            let row =
+                Row { subject: subject.name.to_owned(), rounds: vec![], distribution: vec![], summary: None };
+            rows.push((row, Histogram::new()));
+        }
+        let mut unit = Unit::IdleSession;
+        for round in 0..plan.rounds_of(workload) {
+            progress.round();
+            // Each round begins with another subject, so that none always follows the same one.
+            for turn in 0..self.subjects.len() {
+                let index = (round + turn) % self.subjects.len();
+                let subject = &self.subjects[index];
+                progress.run(workload.name, subject.name);
+                let in_context = |error| format!("{} over {}: {error}", workload.name, subject.name);
+                let (row, distribution) = &mut rows[index];
+                if workload.is_idle() {
+                    row.rounds.push(self.idle(workload, subject).map_err(in_context)?);
+                } else {
+                    let (figure, measured) = self.run(workload, subject, plan.seconds).map_err(in_context)?;
+                    unit = measured.unit;
+                    row.rounds.push(figure);
+                    measured.latencies.iter().for_each(|latencies| distribution.merge(latencies));
+                }
+                progress.ran();
+            }
+        }
+        let rows = rows
+            .into_iter()
+            .map(|(row, distribution)| Row { distribution: distribution.curve(), ..row })
+            .collect();
+        let mut outcome = Outcome { workload: workload.name.to_owned(), unit, rows };
+        outcome.summarize();
+        Ok(outcome)
+    }
+
+    /// One run of a workload, with nothing left to do from the one before.
+    fn run(
+        &self,
+        workload: &Workload,
+        subject: &Subject,
+        seconds: f64,
+    ) -> Result<(Figure, Measurement), String> {
+        let pids: Vec<u32> = subject.pid().into_iter().chain([self.backend.pid()]).collect();
+        settle(&pids);
+        let Some(other) = &workload.beside else {
+            let measured = self.generate(workload, subject, seconds, None)?;
+            return Ok((figure(&measured), measured));
+        };
+        // Longer than the run, and ended with it.
+        let mut child = self
+            .generator(other.arguments, subject, other.service)
+            .args(["--seconds", &(seconds + 60.0).to_string(), "--until-stdin-ends"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let measured = self.generate(workload, subject, seconds, Some(child.id()));
+        drop(child.stdin.take());
+        let output = child.wait_with_output().map_err(|error| error.to_string())?;
+        let beside: Measurement =
+            serde_json::from_slice(&output.stdout).map_err(|error| format!("beside: {error}"))?;
+        let measured = measured?;
+        let figure = Figure {
+            // Of work of two kinds, nobody knows which part of the CPU is whose.
+            cpu_ms: None,
+            errors: measured.errors + beside.errors,
+            beside_gbit_per_second: Some(beside.rate),
+            ..figure(&measured)
+        };
+        Ok((figure, measured))
+    }
+
+    /// One run of a generator; `beside` is another one that works meanwhile.
+    fn generate(
+        &self,
+        workload: &Workload,
+        subject: &Subject,
+        seconds: f64,
+        beside: Option<u32>,
+    ) -> Result<Measurement, String> {
+        let output = self
+            .generator(workload.arguments, subject, workload.service)
+            .args(["--seconds", &seconds.to_string(), "--backend", &self.backend.pid().to_string()])
+            .args(["--balancer", &subject.pid().unwrap_or(0).to_string()])
+            .args(["--beside", &beside.unwrap_or(0).to_string()])
+            .output()
+            .map_err(|error| format!("cannot start the generator: {error}"))?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
+    }
+
+    /// Resident memory of the balancer for each session that once sent a message and is idle since.
+    fn idle(&self, workload: &Workload, subject: &Subject) -> Result<Figure, String> {
+        let before = subject.resident_bytes();
+        let mut child = self
+            .generator(workload.arguments, subject, workload.service)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let mut line = String::new();
+        let read = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
+        let after = subject.resident_bytes();
+        // The end of its stdin ends it.
+        drop(child.stdin.take());
+        let status = child.wait().map_err(|error| error.to_string())?;
+        if !status.success() || !matches!(read, Some(Ok(count)) if count > 0) {
+            return Err("the sessions did not open".to_owned());
+        }
+        Ok(Figure {
+            rate: after.zip(before).map(|(after, before)| (after - before) / IDLE_SESSIONS),
+            cpu_ms: None,
+            latencies_us: None,
+            errors: 0,
+            beside_gbit_per_second: None,
+            usage: None,
+            generator_is_the_limit: false,
+        })
+    }
+
+    fn generator(&self, arguments: &[&str], subject: &Subject, service: usize) -> Command {
+        let mut command = Command::new("taskset");
+        command.args(["-c", &self.cores]).arg(&self.program).args(arguments);
+        command.arg(format!("127.0.0.1:{}", subject.ports[service]));
+        command
+    }
+}
+
+fn figure(measured: &Measurement) -> Figure {
+    let per = match measured.unit {
+        // The open sessions' messages are work too.
+        Unit::Client | Unit::IdleSession => None,
+        Unit::Gigabyte => Some(1.0),
+        Unit::Message | Unit::Session => Some(1e3),
+    };
+    let cpu = measured.usage.and_then(|usage| usage.balancer);
+    let cpu_ms = cpu.zip(per).map(|(seconds, per)| seconds * 1e3 * per / measured.count);
+    let latencies = measured.latencies.as_ref().map(|latencies| Latencies {
+        p50: latencies.quantile_micros(0.5),
+        p99: latencies.quantile_micros(0.99),
+        p999: latencies.quantile_micros(0.999),
+        max: latencies.max_micros(),
+    });
+    Figure {
+        rate: Some(measured.rate).filter(|rate| rate.is_finite()),
+        cpu_ms: cpu_ms.filter(|cpu| cpu.is_finite()),
+        latencies_us: latencies,
+        errors: measured.errors,
+        beside_gbit_per_second: None,
+        usage: measured.usage,
+        generator_is_the_limit: measured.usage.is_some_and(|usage| usage.generator_is_the_limit()),
+    }
 }
 
 /// A directory that goes with the run.
@@ -166,219 +361,6 @@ fn start_backend(directory: &Path, program: &Path, cores: &str) -> Result<(Proce
         arguments.extend([(*name).to_owned(), port.to_string()]);
     }
     let process = Process::start(cores, program, &arguments, &directory.join("backend.log"))?;
-    let direct = Subject::direct(ports);
-    direct.wait_until_it_serves()?;
+    Subject::direct(ports).wait_until_it_serves()?;
     Ok((process, ports))
-}
-
-fn measure(
-    workload: &Workload,
-    subjects: &[Subject],
-    program: &Path,
-    cores: &str,
-    rounds: usize,
-    seconds: f64,
-) -> Result<Vec<Row>, String> {
-    let mut rows: Vec<Row> =
-        subjects.iter().map(|subject| Row { subject: subject.name, figures: Vec::new() }).collect();
-    // What a session leaves in memory shows the first time only.
-    let rounds = if workload.is_idle() { 1 } else { rounds };
-    for round in 0..rounds {
-        eprint!(".");
-        // Each round begins with another subject, so that none always follows the same one.
-        for turn in 0..subjects.len() {
-            let index = (round + turn) % subjects.len();
-            let subject = &subjects[index];
-            let figure = if workload.is_idle() {
-                idle_run(workload, subject, program, cores)
-            } else {
-                one_run(workload, subject, program, cores, seconds)
-            };
-            let figure =
-                figure.map_err(|error| format!("{} over {}: {error}", workload.name, subject.name))?;
-            rows[index].figures.push(figure);
-        }
-    }
-    eprintln!();
-    Ok(rows)
-}
-
-fn one_run(
-    workload: &Workload,
-    subject: &Subject,
-    program: &Path,
-    cores: &str,
-    seconds: f64,
-) -> Result<Figure, String> {
-    let generator = |service: usize, arguments: &[&str], seconds: f64| {
-        let mut command = generator(program, cores, arguments);
-        command
-            .args(["--seconds", &seconds.to_string()])
-            .arg(format!("127.0.0.1:{}", subject.ports[service]));
-        command
-    };
-    let mut beside = None;
-    if let Some((service, arguments)) = workload.beside {
-        // Longer than the run, and ended with it.
-        let mut command = generator(service, arguments, seconds + 10.0);
-        beside =
-            Some(Process::from(command.stdout(Stdio::null()).spawn().map_err(|error| error.to_string())?));
-    }
-    let before = subject.cpu_seconds();
-    let output = generator(workload.service, workload.arguments, seconds)
-        .output()
-        .map_err(|error| format!("cannot start the generator: {error}"))?;
-    let after = subject.cpu_seconds();
-    drop(beside);
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    let result: Value = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
-    let number = |key: &str| result[key].as_f64();
-    let unit = result["unit"].as_str().unwrap_or_default().to_owned();
-    let units = number("count").unwrap_or(0.0) / if unit == "GB" { 1.0 } else { 1e3 };
-    let latencies = number("p50_us").zip(number("p99_us")).zip(number("p999_us"));
-    Ok(Figure {
-        rate: number("gbit_per_second").or(number("per_second")).ok_or("no rate")?,
-        cpu: after.zip(before).map(|(after, before)| (after - before) * 1e3 / units),
-        latencies: latencies.map(|((p50, p99), p999)| [p50, p99, p999]),
-        errors: result["errors"].as_u64().ok_or("no errors")?,
-        unit,
-    })
-}
-
-/// Resident memory of the balancer for each session that once sent a message and is idle since.
-fn idle_run(workload: &Workload, subject: &Subject, program: &Path, cores: &str) -> Result<Figure, String> {
-    let before = subject.resident_bytes();
-    let mut child = generator(program, cores, workload.arguments)
-        .arg(format!("127.0.0.1:{}", subject.ports[workload.service]))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let mut line = String::new();
-    let read = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
-    let after = subject.resident_bytes();
-    // The end of its stdin ends it.
-    drop(child.stdin.take());
-    let status = child.wait().map_err(|error| error.to_string())?;
-    if !status.success() || !matches!(read, Some(Ok(count)) if count > 0) {
-        return Err("the sessions did not open".to_owned());
-    }
-    let rate = after.zip(before).map_or(f64::NAN, |(after, before)| (after - before) / IDLE_SESSIONS);
-    Ok(Figure { rate, unit: "idle session".to_owned(), cpu: None, latencies: None, errors: 0 })
-}
-
-fn generator(program: &Path, cores: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", cores]).arg(program).args(arguments);
-    command
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
-    }
-}
-
-impl Workload {
-    fn is_idle(&self) -> bool {
-        self.arguments[0] == "idle"
-    }
-}
-
-impl Row {
-    fn median(&self, of: impl Fn(&Figure) -> Option<f64>) -> Option<f64> {
-        median(self.figures.iter().filter_map(of).collect())
-    }
-
-    /// The median of this row's figures, each divided by that of the same round of `base`.
-    fn ratio(&self, base: &Row, of: impl Fn(&Figure) -> Option<f64>) -> Option<f64> {
-        let pairs = self.figures.iter().zip(&base.figures);
-        median(
-            pairs
-                .filter_map(|(own, base)| Some(of(own)? / of(base)?))
-                .filter(|ratio| ratio.is_finite())
-                .collect(),
-        )
-    }
-
-    fn errors(&self) -> u64 {
-        self.figures.iter().map(|figure| figure.errors).sum()
-    }
-}
-
-fn table(name: &str, rows: &[Row]) -> String {
-    let base = rows.iter().find(|row| row.subject == "ringway");
-    let unit = rows.first().and_then(|row| row.figures.first()).map_or("", |figure| figure.unit.as_str());
-    let (rate, cpu) = match unit {
-        "GB" => ("Gbit/s".to_owned(), "CPU ms/GB".to_owned()),
-        "idle session" => ("bytes/session".to_owned(), String::new()),
-        other => (format!("{other}s/s"), format!("CPU ms/1000 {other}s")),
-    };
-    let mut text = format!("{name}\n{:<14} {rate:>14} {:>9} {cpu:>22} {:>9}", "", "/ringway", "/ringway");
-    let _ = writeln!(text, " {:>9} {:>9} {:>9} {:>6}", "p50 us", "p99 us", "p99.9 us", "errors");
-    for row in rows {
-        let cell = |value: Option<f64>, digits: usize| {
-            value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
-        };
-        let ratio = |of: &dyn Fn(&Figure) -> Option<f64>| cell(base.and_then(|base| row.ratio(base, of)), 2);
-        let digits = if unit == "GB" { 1 } else { 0 };
-        let _ = write!(
-            text,
-            "{:<14} {:>14} {:>9} {:>22} {:>9}",
-            row.subject,
-            cell(row.median(|figure| Some(figure.rate).filter(|rate| rate.is_finite())), digits),
-            ratio(&|figure| Some(figure.rate)),
-            cell(row.median(|figure| figure.cpu), if unit == "GB" { 0 } else { 2 }),
-            ratio(&|figure| figure.cpu),
-        );
-        for quantile in 0..3 {
-            let value = row.median(|figure| figure.latencies.map(|latencies| latencies[quantile]));
-            let _ = write!(text, " {:>9}", cell(value, 0));
-        }
-        let _ = writeln!(text, " {:>6}", row.errors());
-    }
-    text
-}
-
-fn as_json(row: &Row) -> Value {
-    let rounds: Vec<Value> = row
-        .figures
-        .iter()
-        .map(|figure| {
-            json!({"rate": figure.rate, "unit": figure.unit, "cpu_ms": figure.cpu,
-                "p50_p99_p999_us": figure.latencies, "errors": figure.errors})
-        })
-        .collect();
-    json!({"subject": row.subject, "rate_median": row.median(|figure| Some(figure.rate)),
-        "cpu_ms_median": row.median(|figure| figure.cpu), "errors": row.errors(), "rounds": rounds})
-}
-
-/// What figures cannot be read without.
-fn machine(subjects: &[Subject]) -> Value {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let versions: Vec<Value> =
-        subjects.iter().map(|subject| json!({"name": subject.name, "version": subject.version})).collect();
-    json!({"kernel": read("/proc/sys/kernel/osrelease"), "cpu": model.trim_start_matches([' ', '\t', ':']),
-        "cores": std::thread::available_parallelism().map_or(1, usize::from), "load": read("/proc/loadavg"),
-        "subjects": versions})
-}
-
-fn write_report(report: &Value) -> Result<PathBuf, String> {
-    let date =
-        Command::new("date").args(["-u", "+%Y-%m-%dT%H%M%SZ"]).output().map_err(|error| error.to_string())?;
-    let date = String::from_utf8_lossy(&date.stdout).trim().to_owned();
-    let directory = Path::new("target/bench");
-    let file = directory.join(format!("{date}.json"));
-    std::fs::create_dir_all(directory)
-        .and_then(|()| std::fs::write(&file, format!("{report:#}\n")))
-        .map_err(|error| format!("{}: {error}", file.display()))?;
-    Ok(file)
 }

@@ -2,24 +2,37 @@
 //! same work in the same run. The same program is load generator and backend; the comparison starts it so.
 //!
 //! ```text
-//! cargo bench [-- [--quick] [--rounds N] [--seconds S] [--only TEXT]...]
+//! cargo bench [-- [--quick] [--rounds N] [--seconds S] [--only TEXT]... [--figures DIRECTORY]]
+//! cargo bench --bench load -- --from FILE.json [--figures DIRECTORY]    a report of before, printed and drawn again
 //! load compare ...                                        the same
 //! load backend --echo PORT --sink PORT --source PORT --both PORT
 //! load echo    --sessions N --bytes N --seconds S [--rate PER_SECOND] ADDRESS
 //! load connect --sessions N --bytes N --seconds S ADDRESS
-//! load bulk    --sessions N --seconds S --direction to-backend|to-client|both ADDRESS
+//! load storm   --sessions N --bytes N --seconds S --clients N ADDRESS
+//! load bulk    --sessions N --seconds S --direction to-backend|to-client|both [--until-stdin-ends] ADDRESS
 //! load idle    --sessions N ADDRESS                       until its stdin ends
 //! ```
 //!
-//! Each generator prints one line of JSON. One thread with epoll does all of it: the balancer is what is
-//! measured, so its peers must be cheap, and every echoed byte is compared with the byte sent.
+//! Each generator prints one line of JSON, and watches the CPU of `--balancer PID` and `--backend PID`. One thread with
+//! epoll does all of it: the balancer is what is measured, so its peers must be cheap, and every echoed byte
+//! is compared with the byte sent.
 
 mod backend;
+mod clock;
 mod compare;
 mod epoll;
+mod figures;
 mod generator;
 mod histogram;
+mod machine;
 mod peers;
+mod plots;
+mod process;
+mod progress;
+mod report;
+mod table;
+mod verdict;
+mod workloads;
 
 use std::process::ExitCode;
 
@@ -75,7 +88,9 @@ fn main() -> ExitCode {
     let command = if options.flag("--bench") {
         "compare".to_owned()
     } else if options.words.is_empty() {
-        eprintln!("usage: cargo bench -- [--quick] [--rounds N] [--seconds S] [--only TEXT]");
+        eprintln!(
+            "usage: cargo bench -- [--quick] [--rounds N] [--seconds S] [--only TEXT] [--figures DIRECTORY]"
+        );
         return ExitCode::from(2);
     } else {
         options.words.remove(0)
@@ -83,11 +98,7 @@ fn main() -> ExitCode {
     let done = match command.as_str() {
         "compare" => compare::run(options),
         "backend" => backend::run(options),
-        "echo" => generator::echo(options),
-        "connect" => generator::connect(options),
-        "bulk" => generator::bulk(options),
-        "idle" => generator::idle(options),
-        other => Err(format!("no command '{other}'")),
+        other => generator::run(other, options).unwrap_or_else(|| Err(format!("no command '{other}'"))),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,76 +5,19 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
+
+use crate::process::Process;
 
 /// The services of the backend, in the order of every `ports` array here.
 const SERVICES: [&str; 4] = ["echo", "sink", "source", "both"];
-
-/// Clock ticks a second in /proc, the same on every Linux that Ringway runs on.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// nginx's stream module as Debian installs it.
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// The core of the balancer.
 pub(crate) const BALANCER_CORE: usize = 0;
-
-/// A process that ends with its owner.
-pub(crate) struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended already; then there is nothing to do.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-impl From<Child> for Process {
-    fn from(child: Child) -> Process {
-        Process(child)
-    }
-}
-
-impl Process {
-    /// Starts a program on these cores, its output in a file.
-    pub(crate) fn start(
-        cores: &str,
-        program: &Path,
-        arguments: &[String],
-        log: &Path,
-    ) -> Result<Process, String> {
-        let output = std::fs::File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
-        let errors = output.try_clone().map_err(|error| error.to_string())?;
-        Command::new("taskset")
-            .arg("-c")
-            .arg(cores)
-            .arg(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .map(Process)
-            .map_err(|error| format!("cannot start {}: {error}", program.display()))
-    }
-
-    /// Its resident memory.
-    fn resident_bytes(&self) -> Option<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok().map(|kib| kib * 1024.0)
-    }
-
-    /// User and system time of all its threads so far, in seconds.
-    fn cpu_seconds(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
-        // Behind the name, which may hold blanks, the state is the first word, and the times the 12th and 13th.
-        let words = stat.rsplit_once(')').map_or("", |(_, behind)| behind).split_whitespace();
-        words.skip(11).take(2).filter_map(|word| word.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
-    }
-}
 
 /// One row of the comparison.
 pub(crate) struct Subject {
@@ -90,8 +33,9 @@ impl Subject {
         Subject { name: "direct", version: String::new(), ports, process: None }
     }
 
-    pub(crate) fn cpu_seconds(&self) -> Option<f64> {
-        self.process.as_ref().map(Process::cpu_seconds)
+    /// Its process; none for direct.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
     }
 
     pub(crate) fn resident_bytes(&self) -> Option<f64> {
@@ -224,11 +168,11 @@ fn ringway(ports: [u16; 4], backend: [u16; 4]) -> String {
 }
 
 fn haproxy(ports: [u16; 4], backend: [u16; 4], tuned: bool) -> String {
-    let mut text = "global\n  nbthread 1\n  maxconn 5000\n".to_owned();
+    let mut text = "global\n  nbthread 1\n  maxconn 6000\n".to_owned();
     if tuned {
         text += "  tune.pipesize 1048576\n  tune.bufsize 65536\n";
     }
-    text += "defaults\n  mode tcp\n  maxconn 5000\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
+    text += "defaults\n  mode tcp\n  maxconn 6000\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
     text += "  option splice-request\n  option splice-response\n";
     for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
         text += &format!("listen {name}\n  bind 127.0.0.1:{port}\n  server one 127.0.0.1:{backend}\n");

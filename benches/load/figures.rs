@@ -1,0 +1,200 @@
+//! The figures of a comparison: runs, rows of runs, and what is told of them.
+//!
+//! Ratios are formed within a round and then summed up: on a shared machine one binary's own rate wanders by a
+//! third from minute to minute, but two runs that follow each other meet the same weather.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Usage;
+use crate::generator::Unit;
+use crate::histogram::Point;
+
+/// The subject whose ratios are told.
+pub(crate) const OWN: &str = "ringway";
+
+/// Latencies of one run, in microseconds.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Latencies {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
+}
+
+/// One run of one workload over one subject.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Figure {
+    /// Units a second, Gbit/s for bulk, resident bytes a session for idle ones.
+    pub(crate) rate: Option<f64>,
+    /// Milliseconds of the balancer's CPU for 1,000 messages or sessions, or for a GB; none for direct.
+    pub(crate) cpu_ms: Option<f64>,
+    /// In microseconds; none for bulk.
+    pub(crate) latencies_us: Option<Latencies>,
+    pub(crate) errors: u64,
+    /// What the bulk session beside got, where there was one.
+    pub(crate) beside_gbit_per_second: Option<f64>,
+    pub(crate) usage: Option<Usage>,
+    /// Whether the generator or the backend could not have done more.
+    pub(crate) generator_is_the_limit: bool,
+}
+
+/// All rounds of one workload over one subject.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) subject: String,
+    pub(crate) rounds: Vec<Figure>,
+    /// The latencies of all rounds together.
+    pub(crate) distribution: Vec<Point>,
+    /// For readers of the file; computed anew when it is read back.
+    #[serde(skip_deserializing)]
+    pub(crate) summary: Option<Summary>,
+}
+
+/// All rows of one workload.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) workload: String,
+    pub(crate) unit: Unit,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// What of a figure is looked at.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Measure {
+    Rate,
+    Cpu,
+    P50,
+    P99,
+    P999,
+    Max,
+    /// Gbit/s of the bulk session beside.
+    Beside,
+}
+
+impl Measure {
+    fn of(self, figure: &Figure) -> Option<f64> {
+        let latency = |of: fn(&Latencies) -> f64| figure.latencies_us.as_ref().map(of);
+        match self {
+            Measure::Rate => figure.rate,
+            Measure::Cpu => figure.cpu_ms,
+            Measure::P50 => latency(|latencies| latencies.p50),
+            Measure::P99 => latency(|latencies| latencies.p99),
+            Measure::P999 => latency(|latencies| latencies.p999),
+            Measure::Max => latency(|latencies| latencies.max),
+            Measure::Beside => figure.beside_gbit_per_second,
+        }
+    }
+}
+
+/// Several values: the middle one and the extremes.
+#[derive(Clone, Copy, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
+        let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
+        values.sort_by(f64::total_cmp);
+        let (&min, &max) = (values.first()?, values.last()?);
+        let middle = values.len() / 2;
+        let median =
+            if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
+        Some(Spread { median, min, max })
+    }
+}
+
+/// Medians of a row, and the ratios of Ringway to it.
+#[derive(Serialize)]
+pub(crate) struct Summary {
+    rate: Option<Spread>,
+    cpu_ms: Option<Spread>,
+    p50_us: Option<Spread>,
+    p99_us: Option<Spread>,
+    p999_us: Option<Spread>,
+    max_us: Option<Spread>,
+    beside_gbit_per_second: Option<Spread>,
+    ringway_to_this_rate: Option<Spread>,
+    ringway_to_this_cpu: Option<Spread>,
+    ringway_to_this_p99: Option<Spread>,
+    rounds_limited_by_generator: usize,
+    errors: u64,
+}
+
+impl Row {
+    pub(crate) fn spread(&self, measure: Measure) -> Option<Spread> {
+        Spread::of(self.rounds.iter().filter_map(|figure| measure.of(figure)))
+    }
+
+    pub(crate) fn median(&self, measure: Measure) -> Option<f64> {
+        self.spread(measure).map(|spread| spread.median)
+    }
+
+    pub(crate) fn errors(&self) -> u64 {
+        self.rounds.iter().map(|figure| figure.errors).sum()
+    }
+
+    /// The median over the rounds of something about CPU.
+    pub(crate) fn usage(&self, of: impl Fn(&Usage) -> Option<f64>) -> Option<f64> {
+        Spread::of(self.rounds.iter().filter_map(|figure| of(figure.usage.as_ref()?)))
+            .map(|spread| spread.median)
+    }
+
+    pub(crate) fn rounds_limited_by_generator(&self) -> usize {
+        self.rounds.iter().filter(|figure| figure.generator_is_the_limit).count()
+    }
+
+    /// Whether the generator was the limit in most rounds.
+    pub(crate) fn generator_is_the_limit(&self) -> bool {
+        2 * self.rounds_limited_by_generator() > self.rounds.len()
+    }
+}
+
+impl Outcome {
+    pub(crate) fn row(&self, subject: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.subject == subject)
+    }
+
+    /// Ringway divided by another subject, round by round.
+    pub(crate) fn ratio(&self, to: &str, measure: Measure) -> Option<Spread> {
+        let (own, other) = (self.row(OWN)?, self.row(to)?);
+        let pairs = own.rounds.iter().zip(&other.rounds);
+        Spread::of(pairs.filter_map(|(own, other)| Some(measure.of(own)? / measure.of(other)?)))
+    }
+
+    /// Of two subjects, the one whose median is the lower.
+    pub(crate) fn lower<'a>(&self, subjects: [&'a str; 2], measure: Measure) -> Option<&'a str> {
+        let median = |subject| self.row(subject).and_then(|row| row.median(measure));
+        let known = subjects.into_iter().filter_map(|subject| Some((subject, median(subject)?)));
+        known.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(subject, _)| subject)
+    }
+
+    /// Fills in what readers of the file want.
+    pub(crate) fn summarize(&mut self) {
+        let summaries: Vec<Summary> = self.rows.iter().map(|row| self.summary(row)).collect();
+        for (row, summary) in self.rows.iter_mut().zip(summaries) {
+            row.summary = Some(summary);
+        }
+    }
+
+    fn summary(&self, row: &Row) -> Summary {
+        let ratio =
+            |measure| Some(&row.subject).filter(|to| *to != OWN).and_then(|to| self.ratio(to, measure));
+        Summary {
+            rate: row.spread(Measure::Rate),
+            cpu_ms: row.spread(Measure::Cpu),
+            p50_us: row.spread(Measure::P50),
+            p99_us: row.spread(Measure::P99),
+            p999_us: row.spread(Measure::P999),
+            max_us: row.spread(Measure::Max),
+            beside_gbit_per_second: row.spread(Measure::Beside),
+            ringway_to_this_rate: ratio(Measure::Rate),
+            ringway_to_this_cpu: ratio(Measure::Cpu),
+            ringway_to_this_p99: ratio(Measure::P99),
+            rounds_limited_by_generator: row.rounds_limited_by_generator(),
+            errors: row.errors(),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The table of one workload.
+
+use std::fmt::Write as _;
+
+use crate::clock::{SATURATED, Usage};
+use crate::figures::{Measure, OWN, Outcome, Row, Spread};
+use crate::generator::Unit;
+
+impl Unit {
+    pub(crate) fn rate_label(self) -> &'static str {
+        match self {
+            Unit::Message => "messages/s",
+            Unit::Session => "sessions/s",
+            Unit::Client => "clients/s",
+            Unit::Gigabyte => "Gbit/s",
+            Unit::IdleSession => "bytes/session",
+        }
+    }
+
+    pub(crate) fn cpu_label(self) -> &'static str {
+        match self {
+            // The same number as milliseconds for a thousand.
+            Unit::Message => "CPU s/1M messages",
+            Unit::Session => "CPU ms/1000 sessions",
+            Unit::Gigabyte => "CPU ms/GB",
+            Unit::Client | Unit::IdleSession => "",
+        }
+    }
+
+    fn rate_digits(self) -> usize {
+        if self == Unit::Gigabyte { 1 } else { 0 }
+    }
+
+    fn cpu_digits(self) -> usize {
+        if self == Unit::Gigabyte { 0 } else { 2 }
+    }
+}
+
+pub(crate) fn table(outcome: &Outcome) -> String {
+    let mut text = format!("{}\n", outcome.workload);
+    if outcome.unit == Unit::IdleSession {
+        memory(&mut text, outcome);
+        return text;
+    }
+    speeds(&mut text, outcome);
+    beside(&mut text, outcome);
+    ratios(&mut text, outcome);
+    text
+}
+
+fn memory(text: &mut String, outcome: &Outcome) {
+    let _ = writeln!(text, "  {:<14} {:>13}", "", outcome.unit.rate_label());
+    for row in &outcome.rows {
+        let _ = writeln!(text, "  {:<14} {:>13}", row.subject, cell(row.median(Measure::Rate), 0));
+    }
+}
+
+/// Medians over the rounds, and who was busy meanwhile.
+fn speeds(text: &mut String, outcome: &Outcome) {
+    let unit = outcome.unit;
+    let _ = writeln!(
+        text,
+        "  {:<14} {:>13} {:>21} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9} {:>8} {:>6} {:>9} {:>6}  limit",
+        "",
+        unit.rate_label(),
+        unit.cpu_label(),
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "max us",
+        "balancer",
+        "generator",
+        "backend",
+        "cores",
+        "strangers",
+        "errors"
+    );
+    for row in &outcome.rows {
+        let _ = write!(
+            text,
+            "  {:<14} {:>13} {:>21}",
+            row.subject,
+            cell(row.median(Measure::Rate), unit.rate_digits()),
+            cell(row.median(Measure::Cpu), unit.cpu_digits())
+        );
+        for measure in [Measure::P50, Measure::P99, Measure::P999, Measure::Max] {
+            let _ = write!(text, " {:>8}", cell(row.median(measure), 0));
+        }
+        let _ = writeln!(
+            text,
+            " {:>9} {:>9} {:>8} {:>6} {:>9} {:>6}  {}",
+            percent(row.usage(Usage::balancer_share)),
+            percent(row.usage(|usage| Some(usage.generator / usage.seconds))),
+            percent(row.usage(|usage| Some(usage.backend? / usage.seconds))),
+            percent(row.usage(|usage| usage.other_cores_busy)),
+            percent(row.usage(|usage| usage.strangers)),
+            row.errors(),
+            limit(row)
+        );
+    }
+}
+
+/// What the bulk session beside got: little latency is worth less if it was starved.
+fn beside(text: &mut String, outcome: &Outcome) {
+    let cells: Vec<String> = outcome
+        .rows
+        .iter()
+        .filter_map(|row| Some(format!("{} {:.1}", row.subject, row.median(Measure::Beside)?)))
+        .collect();
+    if !cells.is_empty() {
+        let _ = writeln!(text, "  Gbit/s of the bulk session beside: {}", cells.join(", "));
+    }
+}
+
+/// Who could not have done more.
+fn limit(row: &Row) -> String {
+    let balancer = row.usage(Usage::balancer_share).is_some_and(|share| share >= SATURATED);
+    let generator = format!("generator in {} of {}", row.rounds_limited_by_generator(), row.rounds.len());
+    match (row.rounds_limited_by_generator() > 0, balancer) {
+        (true, true) => format!("balancer, {generator}"),
+        (true, false) => generator,
+        (false, true) => "balancer".to_owned(),
+        (false, false) => "-".to_owned(),
+    }
+}
+
+/// Ringway divided by each other subject.
+fn ratios(text: &mut String, outcome: &Outcome) {
+    if outcome.row(OWN).is_none() {
+        return;
+    }
+    let _ = writeln!(text, "  {:<14} {:<22} {:<22} {:<22}", "ringway to", "rate", "CPU", "p99");
+    for row in outcome.rows.iter().filter(|row| row.subject != OWN) {
+        let ratio = |measure| ratio_cell(outcome.ratio(&row.subject, measure));
+        let _ = writeln!(
+            text,
+            "  {:<14} {:<22} {:<22} {}",
+            row.subject,
+            ratio(Measure::Rate),
+            ratio(Measure::Cpu),
+            ratio(Measure::P99)
+        );
+    }
+}
+
+/// A median with its extremes.
+pub(crate) fn ratio_cell(ratio: Option<Spread>) -> String {
+    ratio
+        .map_or("-".to_owned(), |ratio| format!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max))
+}
+
+fn cell(value: Option<f64>, digits: usize) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_owned(), |share| format!("{:.0} %", share * 100.0))
+}

@@ -1,0 +1,199 @@
+//! What Ringway is meant to reach, and whether it did.
+
+use std::fmt::Write as _;
+
+use crate::figures::{Measure, OWN, Outcome, Spread};
+use crate::table::ratio_cell;
+use crate::workloads::{
+    CONNECT, ECHO_16K, ECHO_64, ECHO_1000, IDLE, MIXED, PACED_64, STORM, TO_BACKEND_1, TO_BACKEND_16,
+    TO_CLIENT_1, TO_CLIENT_16, WORKLOADS,
+};
+
+use Bound::{Above, AtLeast, AtMost};
+use Measure::{Cpu, P99, Rate};
+
+/// The subjects a target speaks of.
+#[derive(Clone, Copy)]
+enum Against {
+    /// Each of these; the default and the tuned row are judged apart.
+    Each(&'static [&'static str]),
+    /// That of the two tuned rows which uses less CPU.
+    BetterTuned,
+    /// The figure itself.
+    Nobody,
+}
+
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+    Above(f64),
+}
+
+impl Bound {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            AtLeast(bound) => value >= bound,
+            AtMost(bound) => value <= bound,
+            Above(bound) => value > bound,
+        }
+    }
+}
+
+struct Target {
+    workload: &'static str,
+    against: Against,
+    measure: Measure,
+    bound: Bound,
+    /// Where the generator was the limit of Ringway's own row, this decides instead.
+    if_generator_is_the_limit: Option<(Measure, Bound)>,
+}
+
+const HAPROXY: Against = Against::Each(&["haproxy", "haproxy tuned"]);
+const HAPROXY_DEFAULT: Against = Against::Each(&["haproxy"]);
+const NGINX: Against = Against::Each(&["nginx", "nginx tuned"]);
+const BOTH: Against = Against::Each(&["haproxy", "haproxy tuned", "nginx", "nginx tuned"]);
+
+const fn target(workload: &'static str, against: Against, measure: Measure, bound: Bound) -> Target {
+    Target { workload, against, measure, bound, if_generator_is_the_limit: None }
+}
+
+const TARGETS: &[Target] = &[
+    target(ECHO_64, HAPROXY, Rate, AtLeast(1.25)),
+    target(ECHO_64, NGINX, Rate, AtLeast(1.05)),
+    target(ECHO_1000, BOTH, Rate, AtLeast(1.20)),
+    target(ECHO_16K, BOTH, Rate, AtLeast(1.05)),
+    target(PACED_64, HAPROXY, Cpu, AtMost(0.85)),
+    target(PACED_64, NGINX, Cpu, AtMost(0.95)),
+    target(STORM, HAPROXY, P99, AtMost(1.0)),
+    target(CONNECT, HAPROXY, Rate, AtLeast(1.15)),
+    target(CONNECT, HAPROXY, Cpu, AtMost(0.85)),
+    Target {
+        if_generator_is_the_limit: Some((Cpu, AtMost(0.92))),
+        ..target(CONNECT, NGINX, Rate, AtLeast(1.05))
+    },
+    target(TO_BACKEND_16, HAPROXY_DEFAULT, Cpu, AtMost(0.40)),
+    target(TO_BACKEND_16, Against::BetterTuned, Cpu, AtMost(0.90)),
+    target(TO_CLIENT_16, HAPROXY_DEFAULT, Cpu, AtMost(0.40)),
+    target(TO_CLIENT_16, Against::BetterTuned, Cpu, AtMost(0.90)),
+    target(TO_BACKEND_1, HAPROXY_DEFAULT, Cpu, AtMost(0.55)),
+    target(TO_BACKEND_1, HAPROXY_DEFAULT, Rate, Above(1.0)),
+    target(TO_BACKEND_1, Against::BetterTuned, Cpu, AtMost(1.0)),
+    target(TO_CLIENT_1, HAPROXY_DEFAULT, Cpu, AtMost(0.55)),
+    target(TO_CLIENT_1, HAPROXY_DEFAULT, Rate, Above(1.0)),
+    target(TO_CLIENT_1, Against::BetterTuned, Cpu, AtMost(1.0)),
+    target(IDLE, Against::Nobody, Rate, AtMost(512.0)),
+    target(MIXED, HAPROXY, P99, AtMost(1.0)),
+];
+
+/// A target against one subject, judged.
+struct Verdict {
+    workload: &'static str,
+    against: String,
+    target: String,
+    measured: String,
+    verdict: &'static str,
+    remark: &'static str,
+}
+
+/// The table of all targets.
+pub(crate) fn verdicts(outcomes: &[Outcome]) -> String {
+    let verdicts: Vec<Verdict> = TARGETS.iter().flat_map(|target| target.judge(outcomes)).collect();
+    let count = |verdict: &str| verdicts.iter().filter(|judged| judged.verdict == verdict).count();
+    let mut text = format!(
+        "Targets: {} reached, {} missed, {} not measured. Measured is the median of Ringway's ratios to the other \
+         subject, each within one round, and (min to max).\n",
+        count(REACHED),
+        count(MISSED),
+        count(UNKNOWN)
+    );
+    let _ =
+        writeln!(text, "  {:<48} {:<30} {:<24} {:<24} verdict", "workload", "against", "target", "measured");
+    for judged in &verdicts {
+        let _ = writeln!(
+            text,
+            "  {:<48} {:<30} {:<24} {:<24} {}{}",
+            judged.workload, judged.against, judged.target, judged.measured, judged.verdict, judged.remark
+        );
+    }
+    text
+}
+
+const REACHED: &str = "reached";
+const MISSED: &str = "MISSED";
+const UNKNOWN: &str = "not measured";
+
+impl Target {
+    fn judge(&self, outcomes: &[Outcome]) -> Vec<Verdict> {
+        debug_assert!(WORKLOADS.iter().any(|workload| workload.name == self.workload), "{}", self.workload);
+        let outcome = outcomes.iter().find(|outcome| outcome.workload == self.workload);
+        match self.against {
+            Against::Nobody => vec![self.judge_figure(outcome)],
+            Against::Each(subjects) => subjects
+                .iter()
+                .map(|subject| self.judge_ratio(outcome, Some(*subject), (*subject).to_owned()))
+                .collect(),
+            Against::BetterTuned => {
+                let better =
+                    outcome.and_then(|outcome| outcome.lower(["haproxy tuned", "nginx tuned"], self.measure));
+                let name = format!("better tuned: {}", better.unwrap_or("none"));
+                vec![self.judge_ratio(outcome, better, name)]
+            }
+        }
+    }
+
+    fn judge_ratio(&self, outcome: Option<&Outcome>, subject: Option<&str>, against: String) -> Verdict {
+        let limited =
+            outcome.and_then(|outcome| outcome.row(OWN)).is_some_and(|row| row.generator_is_the_limit());
+        let (measure, bound) =
+            self.if_generator_is_the_limit.filter(|_| limited).unwrap_or((self.measure, self.bound));
+        let ratio = outcome.zip(subject).and_then(|(outcome, subject)| outcome.ratio(subject, measure));
+        let missed_by_rate = ratio.is_some_and(|ratio| !bound.holds(ratio.median)) && measure == Rate;
+        Verdict {
+            workload: self.workload,
+            against,
+            target: target_text(measure, bound),
+            measured: ratio_cell(ratio),
+            verdict: verdict(ratio, bound),
+            remark: if limited && missed_by_rate { " (the generator was the limit)" } else { "" },
+        }
+    }
+
+    fn judge_figure(&self, outcome: Option<&Outcome>) -> Verdict {
+        let figure = outcome.and_then(|outcome| outcome.row(OWN)).and_then(|row| row.spread(self.measure));
+        let (AtMost(bound) | AtLeast(bound) | Above(bound)) = self.bound;
+        Verdict {
+            workload: self.workload,
+            against: "-".to_owned(),
+            target: format!("resident bytes <= {bound:.0}"),
+            measured: figure.map_or("-".to_owned(), |figure| format!("{:.0}", figure.median)),
+            verdict: verdict(figure, self.bound),
+            remark: "",
+        }
+    }
+}
+
+fn verdict(measured: Option<Spread>, bound: Bound) -> &'static str {
+    match measured {
+        None => UNKNOWN,
+        Some(measured) if bound.holds(measured.median) => REACHED,
+        Some(_) => MISSED,
+    }
+}
+
+fn target_text(measure: Measure, bound: Bound) -> String {
+    let name = match measure {
+        Rate => "rate",
+        Cpu => "CPU",
+        Measure::P50 => "p50",
+        P99 => "p99",
+        Measure::P999 => "p99.9",
+        Measure::Max => "max",
+        Measure::Beside => "Gbit/s beside",
+    };
+    match bound {
+        AtLeast(bound) => format!("{name} >= {bound:.2} x"),
+        AtMost(bound) => format!("{name} <= {bound:.2} x"),
+        Above(bound) => format!("{name} > {bound:.2} x"),
+    }
+}

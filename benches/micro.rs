@@ -1,0 +1,189 @@
+//! Micro-benchmarks of the pure rules, with criterion: a pick by every registered algorithm, a pick in the table of a
+//! shard among many, and the parsing of a configuration.
+//!
+//! ```text
+//! cargo bench                                    after the comparison of benches/load
+//! cargo bench -- --quick                         both, as a smoke run
+//! cargo bench -- --only TEXT                     of both, what has the text in its name
+//! cargo bench --bench micro -- [OPTION]...       with criterion's own options, such as --save-baseline
+//! ```
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion};
+use ringway::rules::balance::{self, Candidate, Registered, Start, Tried};
+use ringway::rules::config;
+use ringway::rules::upstream::{Address, BackendState, Health, InFlight, Loads, ShardPlace, UpstreamTable};
+use ringway::words::{BackendId, ShardId};
+
+/// Sizes of the upstream.
+const BACKENDS: [u16; 3] = [10, 100, 1000];
+
+/// Shards of the process that least connections adds up.
+const SHARDS: u16 = 64;
+
+/// Every algorithm of the registry, by its own name.
+fn algorithms() -> impl Iterator<Item = &'static Registered> {
+    balance::names().filter_map(|name| balance::find(name).filter(|found| found.name == name))
+}
+
+/// Weights that are not all the same.
+fn weight(backend: u16) -> u32 {
+    u32::from(backend % 3) + 1
+}
+
+/// A pick alone: all backends are candidates, with some sessions each.
+fn picks(criterion: &mut Criterion) {
+    for algorithm in algorithms() {
+        let mut group = criterion.benchmark_group(format!("pick/{}", algorithm.name));
+        for backends in BACKENDS {
+            let mut instance = (algorithm.build)(Start { shard: 0, shards: 1 });
+            let candidates: Vec<Candidate> = (0..backends)
+                .map(|backend| Candidate { id: BackendId(backend), weight: weight(backend) })
+                .collect();
+            instance.update(&candidates);
+            let loads: Vec<u32> = (0..u32::from(backends)).map(|backend| 7 + backend * 31 % 5).collect();
+            let tried = Tried::default();
+            group.bench_function(BenchmarkId::from_parameter(backends), |bencher| {
+                bencher.iter(|| instance.pick(black_box(&loads), black_box(&tried)));
+            });
+        }
+        group.finish();
+    }
+}
+
+/// A pick as a session has it, on one of many shards that all hold sessions: with the counts of the other shards
+/// at hand, and with them added up anew, which happens at the first pick of a millisecond.
+fn picks_in_a_table(criterion: &mut Criterion) {
+    for algorithm in algorithms() {
+        let mut group = criterion.benchmark_group(format!("table of {SHARDS} shards/{}", algorithm.name));
+        for backends in BACKENDS {
+            let tables = Shards::new(algorithm, backends);
+            let table = &tables.tables[0];
+            let tried = Tried::default();
+            group.bench_function(BenchmarkId::new("same millisecond", backends), |bencher| {
+                bencher.iter(|| table.pick(black_box(1), &tried));
+            });
+            let mut now = 1;
+            group.bench_function(BenchmarkId::new("next millisecond", backends), |bencher| {
+                bencher.iter(|| {
+                    now += 1;
+                    table.pick(black_box(now), &tried)
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+/// The tables of all shards, and sessions on each of them.
+struct Shards {
+    tables: Vec<std::rc::Rc<UpstreamTable>>,
+    _sessions: Vec<InFlight>,
+}
+
+impl Shards {
+    fn new(algorithm: &Registered, backends: u16) -> Shards {
+        let loads = Loads::new(usize::from(SHARDS), usize::from(backends));
+        let address: Arc<[Address]> = Arc::from([Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)))]);
+        let states = vec![BackendState { health: Health::Up, addresses: address }; usize::from(backends)];
+        let table = |shard| {
+            let place = ShardPlace { shard: ShardId(shard), shards: usize::from(SHARDS) };
+            let weights = (0..backends).map(weight).collect();
+            let table = UpstreamTable::new(algorithm, weights, loads.clone(), place);
+            table.apply(&states);
+            table
+        };
+        let tables: Vec<_> = (0..SHARDS).map(table).collect();
+        let tried = Tried::default();
+        let sessions =
+            tables.iter().flat_map(|table| (0..64).filter_map(|_| table.pick(0, &tried))).collect();
+        Shards { tables, _sessions: sessions }
+    }
+}
+
+/// From the text of a file to the configuration that runs.
+fn configurations(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("parse configuration");
+    let mut many = "upstreams:\n  - name: many\n    backends:\n".to_owned();
+    for backend in 0..1000 {
+        let _ = writeln!(many, "      - {{address: 10.0.{}.{}, port: 80}}", backend / 250, backend % 250 + 1);
+    }
+    many += "listeners:\n  - {name: many, address: \":8080\", upstream: many}\n";
+    let texts = [
+        ("short form", include_str!("../configs/config.yaml")),
+        ("commented example", include_str!("../configs/example.yaml")),
+        ("1000 backends", many.as_str()),
+    ];
+    for (name, text) in texts {
+        assert!(config::parse(name, text.as_bytes()).is_ok(), "{name} is valid");
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| config::parse(name, black_box(text.as_bytes())));
+        });
+    }
+    group.finish();
+}
+
+/// The options of the comparison that have a value. `cargo bench` hands its options to both programs.
+const OPTIONS_OF_LOAD: [&str; 5] = ["--only", "--rounds", "--seconds", "--figures", "--from"];
+
+/// Criterion as the command line wants it.
+///
+/// Options of the comparison are unknown to criterion, and would end it: where one is given, only what both understand
+/// is taken from the command line.
+fn criterions() -> Vec<Criterion> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let is_for_load = |word: &String| OPTIONS_OF_LOAD.contains(&word.as_str());
+    if !words.iter().any(is_for_load) {
+        return vec![Criterion::default().configure_from_args()];
+    }
+    // To print a report again, nothing is measured.
+    if words.iter().any(|word| word == "--from") {
+        return Vec::new();
+    }
+    let quick = words.iter().any(|word| word == "--quick");
+    let only: Vec<&String> =
+        words.windows(2).filter(|pair| pair[0] == "--only").map(|pair| &pair[1]).collect();
+    let configured = |filter: Option<&String>| {
+        let mut criterion = Criterion::default();
+        if quick {
+            criterion = criterion
+                .sample_size(10)
+                .warm_up_time(Duration::from_millis(50))
+                .measurement_time(Duration::from_millis(100));
+        }
+        match filter {
+            // What is matched is a regular expression; the text is meant as it is.
+            Some(text) => criterion.with_filter(escaped(text)),
+            None => criterion,
+        }
+    };
+    if only.is_empty() {
+        return vec![configured(None)];
+    }
+    only.into_iter().map(|text| configured(Some(text))).collect()
+}
+
+/// A regular expression that matches this text alone.
+fn escaped(text: &str) -> String {
+    text.chars()
+        .flat_map(|letter| {
+            let special = !letter.is_alphanumeric() && letter.is_ascii() && letter != ' ';
+            special.then_some('\\').into_iter().chain([letter])
+        })
+        .collect()
+}
+
+fn main() {
+    for criterion in criterions() {
+        let mut criterion = criterion.without_plots();
+        picks(&mut criterion);
+        picks_in_a_table(&mut criterion);
+        configurations(&mut criterion);
+        criterion.final_summary();
+    }
+}
