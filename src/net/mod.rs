@@ -7,4 +7,4 @@ mod options;
 
 pub use connect::{is_local_failure, is_self_connected, prepare, socket_for};
 pub use limits::raise_descriptor_limit;
-pub use listen::{ListenError, bind, check_unused};
+pub use listen::{ListenError, Listening, SocketFile, listen};

@@ -111,6 +111,25 @@ fn socket_file_that_somebody_listens_on_is_refused_and_a_stale_one_is_not() {
     drop(balancer);
 }
 
+/// As of a stopped process: nobody accepts, and a connect that waited for a place would wait for ever.
+#[test]
+fn socket_file_with_a_full_backlog_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, socket) = (folder.path().join("ringway.yaml"), folder.path().join("front"));
+    let yaml = format!(
+        "loadbalancer: {{listen_address: \"unix:{}\"}}\nbackends: [{{address: 127.0.0.1, port: 1}}]\n",
+        socket.display()
+    );
+    std::fs::write(&config, yaml).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    // listen(2) again shortens the backlog.
+    socket2::SockRef::from(&listener).listen(0).unwrap();
+    let _waiting = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let output = run_to_end(Command::new(RUN).arg("-f").arg(&config));
+    assert_refused(&output, &["in use", "front"]);
+    assert!(socket.exists(), "it belongs to the other process");
+}
+
 #[test]
 fn forbidden_io_uring_is_refused() {
     for (errno, words) in [(libc::EPERM, "kernel.io_uring_disabled"), (libc::ENOSYS, "Linux 6.1")] {
