@@ -3,13 +3,18 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::establish::{Established, Tries};
 use super::{Busy, Shard};
+use crate::net;
 use crate::relay::{Outcome, Relay, Side};
 use crate::rules::admission::Permit;
 use crate::uring::{Socket, Tick};
 use crate::words::{BackendId, CloseReason, ListenerId};
+
+/// Shortest and longest pause between two looks at what a peer has taken.
+const DELIVERY_LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// Admits a new connection and serves it in a task of its own.
 pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd) {
@@ -69,9 +74,36 @@ async fn serve(mut record: Record, client: Socket) {
         }
         let cut = relay.holds_bytes();
         drop(relay);
+        if let Outcome::Reset(side) = outcome {
+            let other = if side == Side::Client { &backend } else { &client };
+            // Boxed, as an idle session does not carry the state of its end either.
+            Box::pin(await_delivery(&shard, other, rules.relay.half_close, deadline)).await;
+        }
         close(outcome, cut, &client, &backend);
         break close_reason(outcome);
     };
+}
+
+/// Waits until a peer has everything that was sent to it, before its connection is reset: the reset would throw away
+/// what the kernel still holds. Ends when the peer takes nothing for `silence`, has gone itself, or at `deadline`.
+async fn await_delivery(shard: &Shard, peer: &Socket, silence: Duration, deadline: Tick) {
+    let mut left = peer.with(net::unacknowledged);
+    if left == 0 || peer.is_dead() {
+        return;
+    }
+    // No receive is there any more to tell that the peer has gone.
+    peer.watch();
+    let mut limit = shard.ring.now().after(silence).min(deadline);
+    let mut pause = DELIVERY_LOOK.0;
+    while left > 0 && !peer.is_dead() && !shard.is_closing() && shard.ring.now() < limit {
+        shard.ring.sleep_until(shard.ring.now().after(pause).min(limit)).await;
+        pause = (pause * 2).min(DELIVERY_LOOK.1);
+        let now_left = peer.with(net::unacknowledged);
+        if now_left < left {
+            limit = shard.ring.now().after(silence).min(deadline);
+        }
+        left = now_left;
+    }
 }
 
 /// Chooses FIN or RST for each side. A stream that is cut must not look like one that has ended.
