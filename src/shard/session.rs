@@ -18,16 +18,23 @@ const DELIVERY_LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration:
 
 /// Admits a new connection and serves it in a task of its own.
 pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd) {
+    let client = shard.ring.socket(connection);
+    match admit(shard, listener) {
+        Some(record) => shard.ring.spawn(serve(record, client)),
+        None => client.reset_on_close(),
+    }
+}
+
+/// Counts a connection, and admits it if there is a place for one more session.
+fn admit(shard: &Rc<Shard>, listener: ListenerId) -> Option<Record> {
     let counters = shard.counters.listener(listener);
     counters.accepted.add(1);
-    let client = shard.ring.socket(connection);
     let Some(permit) = shard.limit.admit() else {
         counters.denied.add(1);
-        client.reset_on_close();
-        return;
+        return None;
     };
     counters.active.add(1);
-    let record = Record {
+    Some(Record {
         busy: shard.busy(),
         _permit: permit,
         listener,
@@ -36,8 +43,7 @@ pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd
         bytes_to_backend: 0,
         bytes_to_client: 0,
         reason: CloseReason::Internal,
-    };
-    shard.ring.spawn(serve(record, client));
+    })
 }
 
 /// The way of a session, top to bottom.
@@ -201,10 +207,70 @@ impl Drop for Record {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use super::super::{ListenerRules, Phase, WarningLimit, mailbox};
     use super::*;
+    use crate::relay::RelayTimeouts;
+    use crate::rules::admission::SessionLimit;
+    use crate::rules::config;
+    use crate::telemetry::counters::{ListenerTotals, ShardCounters};
+    use crate::uring::{BufferSettings, Doorbell, Ring};
+    use crate::words::UpstreamId;
 
     fn future_bytes<F: Future>(_: impl FnOnce(Record, Socket) -> F) -> usize {
         size_of::<F>()
+    }
+
+    /// A shard with one listener that nobody listens on.
+    fn shard(ring: &Ring) -> Rc<Shard> {
+        let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 1}]\n";
+        let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
+        let half_close = config.listeners[0].timeouts.half_close;
+        let relay = RelayTimeouts { client_idle: None, backend_idle: None, half_close };
+        Rc::new(Shard {
+            ring: ring.clone(),
+            listeners: vec![ListenerRules { upstream: UpstreamId(0), relay }],
+            upstreams: Vec::new(),
+            counters: ShardCounters::new(1, [1]),
+            limit: SessionLimit::new(1),
+            letterbox: mailbox(Doorbell::new().expect("an eventfd").0).0,
+            phase: Cell::new(Phase::Running),
+            busy: Cell::new(0),
+            accept_warnings: WarningLimit::default(),
+            connect_warnings: WarningLimit::default(),
+            config: Arc::new(config),
+        })
+    }
+
+    #[test]
+    fn session_that_panics_is_counted_as_internal_and_gives_everything_back() {
+        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
+            .io_memory(64 << 10)
+            .ring_depth(8)
+            .make()
+            .expect("glommio runs here");
+        executor.run(async {
+            let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+            let shard = shard(&ring);
+            for first_poll in [true, false] {
+                let record = admit(&shard, ListenerId(0)).expect("below the limit");
+                let timer = ring.clone();
+                ring.spawn(async move {
+                    let _record = record;
+                    if !first_poll {
+                        timer.next_turn().await;
+                    }
+                    panic!("wanted by the test");
+                });
+            }
+            ring.drive().await;
+            let mut totals = ListenerTotals::default();
+            totals.add(shard.counters.listener(ListenerId(0)));
+            assert_eq!((totals.closed_with(CloseReason::Internal), ring.panics()), (2, 2));
+            assert_eq!((totals.active, shard.limit.taken(), shard.busy.get()), (0, 0, 0));
+        });
     }
 
     #[test]
