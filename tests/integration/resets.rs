@@ -137,6 +137,7 @@ fn client_that_never_reads_the_last_bytes_does_not_hold_the_session() {
         .start();
     for (half_close, leaves) in [("300ms", false), ("1h", true)] {
         let balancer = balancer()
+            .one_shard()
             .backends([&backend])
             .listener(&format!("timeouts: {{half_close: {half_close}}}"))
             .start();
@@ -146,7 +147,12 @@ fn client_that_never_reads_the_last_bytes_does_not_hold_the_session() {
         client.send(b"x").unwrap();
         eventually("the backend's connection ends", || backend.open() == 0);
         if leaves {
+            // What came before this word, the shard has seen.
+            let next = balancer.client();
+            next.send(b"x").unwrap();
+            next.receive_exact(1).unwrap();
             client.reset();
+            next.reset();
         }
         balancer.await_closed(CloseReason::BackendReset, 1);
     }
