@@ -216,10 +216,7 @@ impl Server {
     /// Waits until every backend has had its first verdict, at most so long. Whether that is so.
     #[must_use]
     pub fn wait_checked(&self, patience: Duration) -> bool {
-        self.wait_states(patience, |states| {
-            !states.upstreams.is_empty()
-                && states.upstreams.iter().flatten().all(|backend| backend.health != Health::Checking)
-        })
+        self.wait_states(patience, |states| !states.upstreams.is_empty() && states.all_decided())
     }
 
     /// Waits until the published states are as wanted, at most so long. Whether they are.
