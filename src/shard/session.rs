@@ -10,7 +10,7 @@ use super::{Busy, Shard};
 use crate::net;
 use crate::relay::{Outcome, Relay, Side};
 use crate::rules::admission::Permit;
-use crate::uring::{Socket, Tick};
+use crate::uring::{End, Socket, Tick};
 use crate::words::{BackendId, CloseReason, ListenerId};
 
 /// Shortest and longest pause between two looks at what a peer has taken.
@@ -93,23 +93,40 @@ async fn serve(mut record: Record, client: Socket) {
 /// Waits until a peer has everything that was sent to it, before its connection is reset: the reset would throw away
 /// what the kernel still holds. Ends when the peer takes nothing for `silence`, has gone itself, or at `deadline`.
 async fn await_delivery(shard: &Shard, peer: &Socket, silence: Duration, deadline: Tick) {
+    let now = || shard.ring.now();
     let mut left = peer.with(net::unacknowledged);
     if left == 0 || peer.is_dead() {
         return;
     }
-    // No receive is there any more to tell that the peer has gone.
-    peer.watch();
-    let mut limit = shard.ring.now().after(silence).min(deadline);
+    let mut limit = now().after(silence).min(deadline);
     let mut pause = DELIVERY_LOOK.0;
-    while left > 0 && !peer.is_dead() && !shard.is_closing() && shard.ring.now() < limit {
-        shard.ring.sleep_until(shard.ring.now().after(pause).min(limit)).await;
-        pause = (pause * 2).min(DELIVERY_LOOK.1);
-        let now_left = peer.with(net::unacknowledged);
-        if now_left < left {
-            limit = shard.ring.now().after(silence).min(deadline);
+    let mut look = shard.ring.timer(now().after(pause));
+    std::future::poll_fn(|context| {
+        peer.register(context.waker());
+        // Nobody will get what it says. A peer that writes before it reads comes to read so, and the receive, or
+        // after its FIN the watch, tells when it has gone.
+        peer.discard_received();
+        peer.receive(false);
+        peer.watch();
+        let has_gone = peer.is_dead() || matches!(peer.ended(), Some(End::Failed(_)));
+        if has_gone || shard.is_closing() {
+            return Poll::Ready(());
         }
-        left = now_left;
-    }
+        while look.poll_due(context).is_ready() {
+            let now_left = peer.with(net::unacknowledged);
+            if now_left < left {
+                limit = now().after(silence).min(deadline);
+            }
+            if now_left == 0 || now() >= limit {
+                return Poll::Ready(());
+            }
+            left = now_left;
+            pause = (pause * 2).min(DELIVERY_LOOK.1);
+            look.set(now().after(pause).min(limit));
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Chooses FIN or RST for each side. A stream that is cut must not look like one that has ended.
