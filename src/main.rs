@@ -1,5 +1,6 @@
 //! The `ringway` binary: see `ringway --help`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -16,7 +17,8 @@ fn main() -> ExitCode {
         None => run_or_check(&arguments.run),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("{error:#}");
+        // Where standard error takes nothing the exit status has to do; `eprintln` would panic.
+        let _ = writeln!(std::io::stderr().lock(), "{error:#}");
         ExitCode::FAILURE
     })
 }

@@ -29,7 +29,8 @@ struct Reserved {
 
 const RESERVED: [Reserved; 4] = [
     Reserved { name: "glommio", allowed: &["shard", "uring"] },
-    Reserved { name: "tokio", allowed: &["health", "control", "server"] },
+    // Of the command line, only the demo's own backends and clients.
+    Reserved { name: "tokio", allowed: &["health", "control", "server", "cli"] },
     Reserved { name: "io_uring", allowed: &["uring"] },
     // The wall clock may jump; only log records carry it.
     Reserved { name: "SystemTime", allowed: &["telemetry"] },

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use crossbeam_channel::Receiver;
 
 use super::args::RunArguments;
-use crate::rules::config::{Config, Parsed};
+use crate::rules::config::{Config, LogTarget, Parsed};
 use crate::server::{self, Server};
-use crate::telemetry::log as logging;
+use crate::telemetry::log::{self as logging, LogHandle};
 
 /// How long the last log records may take.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -33,18 +34,34 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
         log::warn!("{}: {}", path.display(), problem.headline());
     }
     let signals = server::signals().context("signals cannot be received")?;
-    let _pid_file = arguments.pid_file.as_deref().map(PidFile::write).transpose()?;
-    let result = Server::start(Arc::clone(&config)).map(|server| {
-        announce(&server, &path);
-        server::supervise(&server, &signals, &log);
-        drop(server);
-    });
+    let result = serve(&config, &path, arguments.pid_file.as_deref(), &signals, &log);
     if let Err(error) = &result {
-        log::error!("{error}");
+        log::error!("{error:#}");
     }
     // A target that takes nothing must not keep the process.
     let _ = log.flush(FLUSH);
-    Ok(if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match result {
+        // Who started it looks at the terminal first, or at the journal.
+        Err(error) if config.logging.target != LogTarget::Stderr => Err(error),
+        Err(_) => Ok(ExitCode::FAILURE),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn serve(
+    config: &Arc<Config>,
+    path: &Path,
+    pid_file: Option<&Path>,
+    signals: &Receiver<i32>,
+    log: &LogHandle,
+) -> anyhow::Result<()> {
+    let server = Server::start(Arc::clone(config))?;
+    // Not before: a start that is refused because another instance runs must leave the file of that one alone.
+    let _pid_file = pid_file.map(PidFile::write).transpose()?;
+    announce(&server, path);
+    server::supervise(&server, signals, log);
+    drop(server);
+    Ok(())
 }
 
 fn announce(server: &Server, path: &Path) {
@@ -82,7 +99,7 @@ fn warn_of_backlog(config: &Config) {
     }
 }
 
-/// The file with the process number; removed on drop.
+/// The file with the process number; removed on drop, unless a successor has written its own there.
 struct PidFile(PathBuf);
 
 impl PidFile {
@@ -95,7 +112,10 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Gone already is as good.
-        let _ = std::fs::remove_file(&self.0);
+        let ours = std::process::id().to_string();
+        if std::fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == ours) {
+            // Gone already is as good.
+            let _ = std::fs::remove_file(&self.0);
+        }
     }
 }

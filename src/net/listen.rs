@@ -3,9 +3,8 @@
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -65,21 +64,26 @@ impl ListenError {
     }
 }
 
-/// Makes sure that nobody listens on an address: with SO_REUSEPORT the kernel would share the connections
-/// between a stale process and this one, and say nothing.
+/// Listening sockets of one address, one for each of `count` shards.
+///
+/// They are in blocking mode, as the ring needs it. A process that has just ended is waited for.
 ///
 /// # Errors
 ///
 /// The address is in use, forbidden or not of this machine.
-pub fn check_unused(address: &ListenAddress) -> Result<(), ListenError> {
+pub fn listen(
+    address: &ListenAddress,
+    backlog: u32,
+    tcp: &TcpOptions,
+    count: usize,
+) -> Result<Listening, ListenError> {
+    let listen = || match address {
+        ListenAddress::Unix(path) => listen_on_file(path, backlog, count),
+        _ => listen_on_port(address, backlog, tcp, count),
+    };
     let deadline = Instant::now() + STALE_PATIENCE;
     loop {
-        let tried = match address {
-            ListenAddress::Unix(path) => remove_stale_file(path),
-            // Without SO_REUSEPORT, bind(2) refuses an address that somebody listens on.
-            _ => tcp_socket(address).map(drop),
-        };
-        match tried {
+        match listen() {
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && Instant::now() < deadline => {
                 std::thread::sleep(STALE_STEP);
             }
@@ -88,39 +92,89 @@ pub fn check_unused(address: &ListenAddress) -> Result<(), ListenError> {
     }
 }
 
-/// Binds and listens; sockets for several shards share a TCP address.
-///
-/// The socket is in blocking mode, as the ring needs it.
-///
-/// # Errors
-///
-/// The address is in use, forbidden or not of this machine.
-pub fn bind(address: &ListenAddress, backlog: u32, tcp: &TcpOptions) -> Result<OwnedFd, ListenError> {
-    let bind = || {
-        let socket = match address {
-            ListenAddress::Unix(path) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.bind(&SockAddr::unix(path)?)?;
-                socket
-            }
-            _ => {
-                let socket = new_tcp_socket(address)?;
-                socket.set_reuse_port(true)?;
-                options::apply(SockRef::from(&socket), tcp)?;
-                socket.bind(&SockAddr::from(socket_address(address)))?;
-                socket
-            }
-        };
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        Ok(socket.into())
-    };
-    bind().map_err(|error| ListenError::new(address, error))
+/// What [`listen`] makes.
+#[derive(Debug)]
+pub struct Listening {
+    /// One for each shard.
+    pub sockets: Vec<OwnedFd>,
+    /// The file of a `unix:` address.
+    pub file: Option<SocketFile>,
 }
 
-fn tcp_socket(address: &ListenAddress) -> io::Result<Socket> {
-    let socket = new_tcp_socket(address)?;
-    socket.bind(&SockAddr::from(socket_address(address)))?;
-    Ok(socket)
+/// The file of a listening socket; removed on drop, unless another process has put its own there meanwhile.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+            // A file that is left behind is removed by the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Sockets that share a port.
+///
+/// With SO_REUSEPORT the kernel would share the connections between a stale process, or one that starts at the same
+/// moment, and this one, and say nothing. So the first socket listens without it, which listen(2) grants to one
+/// process alone, and sets it then, for the others to join.
+fn listen_on_port(
+    address: &ListenAddress,
+    backlog: u32,
+    tcp: &TcpOptions,
+    count: usize,
+) -> io::Result<Listening> {
+    let socket = |joins: bool| -> io::Result<Socket> {
+        let socket = new_tcp_socket(address)?;
+        if joins {
+            socket.set_reuse_port(true)?;
+        }
+        options::apply(SockRef::from(&socket), tcp)?;
+        socket.bind(&SockAddr::from(socket_address(address)))?;
+        socket.listen(backlog_number(backlog))?;
+        Ok(socket)
+    };
+    let first = socket(false)?;
+    first.set_reuse_port(true)?;
+    let mut sockets = vec![first.into()];
+    for _ in 1..count {
+        sockets.push(socket(true)?.into());
+    }
+    Ok(Listening { sockets, file: None })
+}
+
+/// SO_REUSEPORT does not exist for socket files: one socket, shared.
+fn listen_on_file(path: &Path, backlog: u32, count: usize) -> io::Result<Listening> {
+    remove_stale_file(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile::new(path)?;
+    socket.listen(backlog_number(backlog))?;
+    let mut sockets = vec![OwnedFd::from(socket)];
+    for _ in 1..count {
+        sockets.push(sockets[0].try_clone()?);
+    }
+    Ok(Listening { sockets, file: Some(file) })
+}
+
+fn backlog_number(backlog: u32) -> i32 {
+    i32::try_from(backlog).unwrap_or(i32::MAX)
 }
 
 fn new_tcp_socket(address: &ListenAddress) -> io::Result<Socket> {
@@ -159,9 +213,48 @@ fn remove_stale_file(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::other("the path exists and is no socket; remove it or choose another"));
     }
-    match UnixStream::connect(path) {
+    // In blocking mode connect(2) would wait for as long as the backlog of whoever listens there is full.
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         _ => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    /// Two that start at once must not both find the port unused: the kernel would share the connections.
+    #[test]
+    fn of_two_that_listen_at_once_not_both_are_let() {
+        let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };
+        // Holds the port for this test, and does not listen.
+        let reserved = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        reserved.set_reuse_address(true).unwrap();
+        reserved.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
+        let address = ListenAddress::Tcp(reserved.local_addr().unwrap().as_socket().unwrap());
+        let begin = Barrier::new(2);
+        for _ in 0..500 {
+            let both = std::thread::scope(|scope| {
+                let listen = || {
+                    begin.wait();
+                    listen_on_port(&address, 16, &tcp, 1)
+                };
+                // Who listens does so until the other one has tried.
+                [scope.spawn(listen), scope.spawn(listen)].map(|thread| thread.join().unwrap())
+            });
+            let errors = both.iter().filter_map(|one| one.as_ref().err()?.raw_os_error());
+            let errors: Vec<_> = errors.collect();
+            // Now and then each sees the other one in the way; `listen` tries again then.
+            assert!(
+                !errors.is_empty() && errors.iter().all(|error| *error == libc::EADDRINUSE),
+                "{errors:?}"
+            );
+        }
     }
 }

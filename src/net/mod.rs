@@ -4,7 +4,9 @@ mod connect;
 mod limits;
 mod listen;
 mod options;
+mod queue;
 
 pub use connect::{is_local_failure, is_self_connected, prepare, socket_for};
 pub use limits::{pipe_quota, raise_descriptor_limit};
-pub use listen::{ListenError, bind, check_unused};
+pub use listen::{ListenError, Listening, SocketFile, listen};
+pub use queue::unacknowledged;

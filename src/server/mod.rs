@@ -13,9 +13,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::control::Control;
 use crate::health::HealthThread;
-use crate::net::{self, ListenError};
+use crate::net::{self, ListenError, SocketFile};
 use crate::rules::admission::SessionLimit;
-use crate::rules::config::{Config, ListenAddress};
+use crate::rules::config::Config;
 use crate::rules::upstream::{Health, Loads, ShardPlace, UpstreamStates};
 use crate::shard::{self, Letterbox, Mailbox, Phase, ShardParts};
 use crate::telemetry::counters::{ListenerTotals, ShardCounters};
@@ -66,6 +66,8 @@ pub struct Server {
     latest: Latest,
     cpus: Vec<usize>,
     sessions: u32,
+    /// Removed with the server.
+    _files: Vec<SocketFile>,
     /// Disconnected when the last shard has ended.
     shards_ended: Receiver<()>,
 }
@@ -85,7 +87,7 @@ impl Server {
         let cores = cores::choose(&config.runtime.cores)?;
         let pipes = budget::pipes(&config.runtime.relay, cores.len(), net::pipe_quota());
         let sessions = budget::sessions(&config, cores.len(), pipes, net::raise_descriptor_limit()?)?;
-        let sockets = bind_all(&config, cores.len())?;
+        let (sockets, files) = listen_all(&config, cores.len())?;
         let limit = SessionLimit::new(sessions);
         let loads: Vec<_> = config
             .upstreams
@@ -142,6 +144,7 @@ impl Server {
             latest,
             cpus,
             sessions,
+            _files: files,
             shards_ended,
         };
         let spawned = parts.into_iter().try_for_each(|part| spawn_shard(part, ended.clone()));
@@ -215,10 +218,7 @@ impl Server {
     /// Waits until every backend has had its first verdict, at most so long. Whether that is so.
     #[must_use]
     pub fn wait_checked(&self, patience: Duration) -> bool {
-        self.wait_states(patience, |states| {
-            !states.upstreams.is_empty()
-                && states.upstreams.iter().flatten().all(|backend| backend.health != Health::Checking)
-        })
+        self.wait_states(patience, |states| !states.upstreams.is_empty() && states.all_decided())
     }
 
     /// Waits until the published states are as wanted, at most so long. Whether they are.
@@ -272,38 +272,20 @@ impl Drop for Server {
         if let Some(health) = self.health.take() {
             health.stop();
         }
-        for listener in &self.config.listeners {
-            if let ListenAddress::Unix(path) = &listener.address {
-                // A file that is left behind is removed by the next start.
-                let _ = std::fs::remove_file(path);
-            }
-        }
     }
 }
 
-/// Binds every listener for every shard, after making sure that none of the addresses is in use.
-fn bind_all(config: &Config, shards: usize) -> Result<Vec<Vec<OwnedFd>>, StartError> {
+/// The sockets of every listener for every shard, by shard, and the files of those that have one.
+fn listen_all(config: &Config, shards: usize) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketFile>), StartError> {
     let mut sockets: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
+    let mut files = Vec::new();
     for listener in &config.listeners {
-        let fail = |error| StartError::Listen { name: listener.name.clone(), error };
-        net::check_unused(&listener.address).map_err(fail)?;
-        let bind = || net::bind(&listener.address, listener.backlog, &listener.tcp).map_err(fail);
-        match &listener.address {
-            // SO_REUSEPORT does not exist for socket files: one socket, shared.
-            ListenAddress::Unix(_) => {
-                let socket = bind()?;
-                for shard in &mut sockets {
-                    shard.push(socket.try_clone()?);
-                }
-            }
-            _ => {
-                for shard in &mut sockets {
-                    shard.push(bind()?);
-                }
-            }
-        }
+        let listening = net::listen(&listener.address, listener.backlog, &listener.tcp, shards)
+            .map_err(|error| StartError::Listen { name: listener.name.clone(), error })?;
+        sockets.iter_mut().zip(listening.sockets).for_each(|(shard, socket)| shard.push(socket));
+        files.extend(listening.file);
     }
-    Ok(sockets)
+    Ok((sockets, files))
 }
 
 /// A dead shard would keep its listener open, and the kernel would go on sending it connections: so it takes the

@@ -177,6 +177,7 @@ impl Attempt<'_> {
         // One buffer of what the client says meanwhile; it waits for the backend.
         self.client.register(context.waker());
         match self.client.ended() {
+            _ if self.client.is_dead() => return Poll::Ready(Err(Failure::Session(CloseReason::ClientLeft))),
             Some(End::Failed(_)) => return Poll::Ready(Err(Failure::Session(CloseReason::ClientLeft))),
             Some(End::Clean) if self.client.received() == 0 && !self.client_left => {
                 self.client_left = true;
@@ -184,7 +185,8 @@ impl Attempt<'_> {
                 self.deadline.set(grace.min(self.deadline.deadline()));
             }
             None if self.client.received() == 0 => self.client.receive(false),
-            _ => {}
+            // There is no receive to tell of a reset.
+            _ => self.client.watch(),
         }
         if self.deadline.poll_due(context).is_pending() {
             return Poll::Pending;

@@ -3,26 +3,38 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::establish::{Established, Tries};
 use super::{Busy, Shard};
+use crate::net;
 use crate::relay::{Outcome, Relay, Side};
 use crate::rules::admission::Permit;
-use crate::uring::{Socket, Tick};
+use crate::uring::{End, Socket, Tick};
 use crate::words::{BackendId, CloseReason, ListenerId, UpstreamId};
+
+/// Shortest and longest pause between two looks at what a peer has taken.
+const DELIVERY_LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// Admits a new connection and serves it in a task of its own.
 pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd) {
+    let client = shard.ring.socket(connection);
+    match admit(shard, listener) {
+        Some(record) => shard.ring.spawn(serve(record, client)),
+        None => client.reset_on_close(),
+    }
+}
+
+/// Counts a connection, and admits it if there is a place for one more session.
+fn admit(shard: &Rc<Shard>, listener: ListenerId) -> Option<Record> {
     let counters = shard.counters.listener(listener);
     counters.accepted.add(1);
-    let client = shard.ring.socket(connection);
     let Some(permit) = shard.limit.admit() else {
         counters.denied.add(1);
-        client.reset_on_close();
-        return;
+        return None;
     };
     counters.active.add(1);
-    let record = Record {
+    Some(Record {
         busy: shard.busy(),
         _permit: permit,
         listener,
@@ -31,8 +43,7 @@ pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd
         bytes_to_backend: 0,
         bytes_to_client: 0,
         reason: CloseReason::Internal,
-    };
-    shard.ring.spawn(serve(record, client));
+    })
 }
 
 /// The way of a session, top to bottom.
@@ -67,9 +78,53 @@ async fn serve(mut record: Record, client: Socket) {
         }
         let cut = relay.holds_bytes();
         drop(relay);
+        if let Outcome::Reset(side) = outcome {
+            let other = if side == Side::Client { &backend } else { &client };
+            // Boxed, as an idle session does not carry the state of its end either.
+            Box::pin(await_delivery(&shard, other, rules.half_close, record.deadline())).await;
+        }
         close(outcome, cut, &client, &backend);
         break close_reason(outcome);
     };
+}
+
+/// Waits until a peer has everything that was sent to it, before its connection is reset: the reset would throw away
+/// what the kernel still holds. Ends when the peer takes nothing for `silence`, has gone itself, or at `deadline`.
+async fn await_delivery(shard: &Shard, peer: &Socket, silence: Duration, deadline: Tick) {
+    let now = || shard.ring.now();
+    let mut left = peer.with(net::unacknowledged);
+    if left == 0 || peer.is_dead() {
+        return;
+    }
+    let mut limit = now().after(silence).min(deadline);
+    let mut pause = DELIVERY_LOOK.0;
+    let mut look = shard.ring.timer(now().after(pause));
+    std::future::poll_fn(|context| {
+        peer.register(context.waker());
+        // Nobody will get what it says. A peer that writes before it reads comes to read so, and the receive, or
+        // after its FIN the watch, tells when it has gone.
+        peer.discard_received();
+        peer.receive(false);
+        peer.watch();
+        let has_gone = peer.is_dead() || matches!(peer.ended(), Some(End::Failed(_)));
+        if has_gone || shard.is_closing() {
+            return Poll::Ready(());
+        }
+        while look.poll_due(context).is_ready() {
+            let now_left = peer.with(net::unacknowledged);
+            if now_left < left {
+                limit = now().after(silence).min(deadline);
+            }
+            if now_left == 0 || now() >= limit {
+                return Poll::Ready(());
+            }
+            left = now_left;
+            pause = (pause * 2).min(DELIVERY_LOOK.1);
+            look.set(now().after(pause).min(limit));
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Chooses FIN or RST for each side. A stream that is cut must not look like one that has ended.
@@ -181,10 +236,70 @@ impl Drop for Record {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use super::super::{Phase, WarningLimit, mailbox};
     use super::*;
+    use crate::relay::RelayRules;
+    use crate::rules::admission::SessionLimit;
+    use crate::rules::config;
+    use crate::telemetry::counters::{ListenerTotals, ShardCounters};
+    use crate::uring::{BufferSettings, Doorbell, Ring};
 
     fn future_bytes<F: Future>(_: impl FnOnce(Record, Socket) -> F) -> usize {
         size_of::<F>()
+    }
+
+    /// A shard with one listener that nobody listens on.
+    fn shard(ring: &Ring) -> Rc<Shard> {
+        let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 1}]\n";
+        let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
+        let half_close = config.listeners[0].timeouts.half_close;
+        let rules = RelayRules { client_idle: None, backend_idle: None, half_close, pipes: None };
+        Rc::new(Shard {
+            ring: ring.clone(),
+            relay_rules: vec![rules],
+            pipes: None,
+            upstreams: Vec::new(),
+            counters: ShardCounters::new(1, [1]),
+            limit: SessionLimit::new(1),
+            letterbox: mailbox(Doorbell::new().expect("an eventfd").0).0,
+            phase: Cell::new(Phase::Running),
+            busy: Cell::new(0),
+            accept_warnings: WarningLimit::default(),
+            connect_warnings: WarningLimit::default(),
+            config: Arc::new(config),
+        })
+    }
+
+    #[test]
+    fn session_that_panics_is_counted_as_internal_and_gives_everything_back() {
+        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
+            .io_memory(64 << 10)
+            .ring_depth(8)
+            .make()
+            .expect("glommio runs here");
+        executor.run(async {
+            let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+            let shard = shard(&ring);
+            for first_poll in [true, false] {
+                let record = admit(&shard, ListenerId(0)).expect("below the limit");
+                let timer = ring.clone();
+                ring.spawn(async move {
+                    let _record = record;
+                    if !first_poll {
+                        timer.next_turn().await;
+                    }
+                    panic!("wanted by the test");
+                });
+            }
+            ring.drive().await;
+            let mut totals = ListenerTotals::default();
+            totals.add(shard.counters.listener(ListenerId(0)));
+            assert_eq!((totals.closed_with(CloseReason::Internal), ring.panics()), (2, 2));
+            assert_eq!((totals.active, shard.limit.taken(), shard.busy.get()), (0, 0, 0));
+        });
     }
 
     #[test]

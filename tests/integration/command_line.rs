@@ -139,3 +139,11 @@ fn version_and_help_end_with_0() {
         assert!(String::from_utf8_lossy(&output.stdout).contains("ringway"), "{output:?}");
     }
 }
+
+/// `/dev/full` takes no byte. Status 101, and a dump of the stack, would be those of a panic.
+#[test]
+fn output_that_takes_nothing_does_not_change_the_exit_status() {
+    let line = |line: &str| run_to_end(Command::new("sh").arg("-c").arg(line)).status.code();
+    assert_eq!(line("exec \"$RINGWAY\" -f /nonexistent 2>/dev/full"), Some(1));
+    assert_eq!(line("exec \"$RINGWAY\" demo --seconds 1 >/dev/full 2>/dev/full"), Some(0));
+}

@@ -82,3 +82,25 @@ fn closing_ends_sessions_that_are_still_connecting() {
     let totals = balancer.finish();
     assert_eq!(totals.closed_with(CloseReason::Shutdown), 5);
 }
+
+/// A successor starts on the same file while the predecessor still serves its last session.
+#[test]
+fn end_of_a_drained_server_leaves_the_socket_file_of_its_successor() {
+    let folder = tempfile::tempdir().unwrap();
+    let front = folder.path().join("front");
+    let only = backend().echo().name("b").start();
+    let old = balancer().on_unix(front.clone()).backends([&only]).start();
+    let last = Client::connect_unix(&front).unwrap();
+    last.echo(b"hello").unwrap();
+    old.server().drain();
+    eventually("nobody is accepted any more", || Client::connect_unix(&front).is_err());
+
+    let new = balancer().on_unix(front.clone()).backends([&only]).start();
+    last.finish().unwrap();
+    drop(old);
+    let client = Client::connect_unix(&front).expect("the file of the successor is there");
+    client.echo(b"hello").unwrap();
+    client.finish().unwrap();
+    drop(new);
+    assert!(!front.exists(), "its own file goes with it");
+}

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Client, backend, eventually, is_reset, process, timed};
+use crate::support::{Client, backend, eventually, is_reset, process, run_to_end, timed};
 
 #[test]
 fn term_under_load_serves_open_sessions_and_exits_with_0() {
@@ -13,13 +13,14 @@ fn term_under_load_serves_open_sessions_and_exits_with_0() {
     let mut process = process().backends([&only]).start();
     let clients: Vec<_> = (0..30).map(|_| process.echoing_client()).collect();
     process.signal(libc::SIGTERM);
+    // Its count comes before the drain, and our own attempts to connect below are not in it.
+    eventually("it drains", || process.log().contains("draining: 30 open sessions"));
     eventually("it accepts no more", || Client::connect(process.address()).is_err());
     for client in clients {
         client.echo(b"served to the end").unwrap();
         client.finish().unwrap();
     }
     assert_eq!(process.exit().code(), Some(0), "{}", process.log());
-    assert!(process.log().contains("draining: 30 open sessions"), "{}", process.log());
 }
 
 #[test]
@@ -135,6 +136,17 @@ fn pid_file_lives_as_long_as_the_process() {
     process.signal(libc::SIGTERM);
     assert_eq!(process.exit().code(), Some(0));
     assert!(!path.exists());
+}
+
+#[test]
+fn second_instance_that_is_refused_leaves_the_pid_file_of_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pid");
+    let only = backend().echo().start();
+    let process = process().backends([&only]).argument("--pid-file").argument(path.to_str().unwrap()).start();
+    let output = run_to_end(&mut process.second());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), process.id().to_string());
 }
 
 /// So many sessions that their records at level `trace` are more than any queue or pipe holds.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringway::words::CloseReason;
 
-use crate::support::{Stream, backend, balancer, eventually, is_reset};
+use crate::support::{Client, Stream, backend, balancer, eventually, is_reset};
 
 #[test]
 fn reset_of_the_client_resets_the_backend() {
@@ -88,6 +88,74 @@ fn last_bytes_of_a_backend_that_resets_come_before_the_reset() {
         assert!(end.as_ref().is_err_and(is_reset), "a reset, not a clean end: {end:?}");
     }
     balancer.await_closed(CloseReason::BackendReset, 100);
+}
+
+/// All of it went out of the shard, and lies in the kernel's queue for a client that reads slowly: closing with a reset
+/// would throw it away.
+#[test]
+fn last_bytes_of_a_backend_that_resets_reach_a_client_that_reads_late() {
+    const LENGTH: usize = 400_000;
+    let told = Arc::new(AtomicBool::new(false));
+    let may_reset = Arc::clone(&told);
+    let backend = backend()
+        .serve(move |connection| {
+            connection.receive_exact(1)?;
+            connection.send(&Stream::new(5).head(LENGTH))?;
+            eventually("the test lets it", || may_reset.load(Ordering::SeqCst));
+            connection.reset();
+            Ok(())
+        })
+        .start();
+    let balancer = balancer().backends([&backend]).start();
+    let clients: Vec<_> = (0..10).map(|_| Client::connect_small(balancer.address()).unwrap()).collect();
+    clients.iter().for_each(|client| client.send(b"x").unwrap());
+    eventually("the shards sent all of it", || {
+        balancer.totals().bytes_to_client == (clients.len() * LENGTH) as u64
+    });
+    told.store(true, Ordering::SeqCst);
+    eventually("the backend's connections end", || backend.open() == 0);
+    for client in clients {
+        let (received, end) = client.receive_all();
+        assert!(received.len() == LENGTH && Stream::new(5).matches(0, &received), "{} bytes", received.len());
+        assert!(end.as_ref().is_err_and(is_reset), "a reset, not a clean end: {end:?}");
+    }
+    balancer.await_closed(CloseReason::BackendReset, 10);
+}
+
+/// The same with a client that never reads: `half_close` bounds the wait. And with one that leaves meanwhile.
+#[test]
+fn client_that_never_reads_the_last_bytes_does_not_hold_the_session() {
+    const LENGTH: usize = 400_000;
+    let backend = backend()
+        .serve(|connection| {
+            connection.receive_exact(1)?;
+            connection.send(&Stream::new(6).head(LENGTH))?;
+            connection.receive_exact(1)?;
+            connection.reset();
+            Ok(())
+        })
+        .start();
+    for (half_close, leaves) in [("300ms", false), ("1h", true)] {
+        let balancer = balancer()
+            .one_shard()
+            .backends([&backend])
+            .listener(&format!("timeouts: {{half_close: {half_close}}}"))
+            .start();
+        let client = Client::connect_small(balancer.address()).unwrap();
+        client.send(b"x").unwrap();
+        eventually("the shard sent all of it", || balancer.totals().bytes_to_client == LENGTH as u64);
+        client.send(b"x").unwrap();
+        eventually("the backend's connection ends", || backend.open() == 0);
+        if leaves {
+            // What came before this word, the shard has seen.
+            let next = balancer.client();
+            next.send(b"x").unwrap();
+            next.receive_exact(1).unwrap();
+            client.reset();
+            next.reset();
+        }
+        balancer.await_closed(CloseReason::BackendReset, 1);
+    }
 }
 
 /// The client goes on sending, so that here a send to the dead backend sees the error first.

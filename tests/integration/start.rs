@@ -79,6 +79,22 @@ fn port_that_somebody_listens_on_is_refused() {
     assert_refused(&output, &["in use", &port.address().to_string(), "ss -ltnp"]);
 }
 
+/// An operator at a terminal does not look into the log file first.
+#[test]
+fn refusal_is_said_on_standard_error_though_the_log_is_a_file() {
+    let port = Reserved::at(V4);
+    let _stale = port.listen(16);
+    let (folder, config) = write_config("cores: 1", port.address().port());
+    let log = folder.path().join("log");
+    let yaml = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{yaml}logging: {{target: \"{}\"}}\n", log.display())).unwrap();
+    let output = run_to_end(Command::new(RUN).arg("-f").arg(config));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("in use") && said.lines().count() == 1, "{said}");
+    assert!(std::fs::read_to_string(&log).unwrap().contains("in use"), "and in the log");
+}
+
 #[test]
 fn address_of_another_machine_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -109,6 +125,25 @@ fn socket_file_that_somebody_listens_on_is_refused_and_a_stale_one_is_not() {
     let balancer = crate::support::balancer().on_unix(socket.clone()).backends([&backend]).start();
     crate::support::Client::connect_unix(&socket).unwrap().echo(b"hello").unwrap();
     drop(balancer);
+}
+
+/// As of a stopped process: nobody accepts, and a connect that waited for a place would wait for ever.
+#[test]
+fn socket_file_with_a_full_backlog_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, socket) = (folder.path().join("ringway.yaml"), folder.path().join("front"));
+    let yaml = format!(
+        "loadbalancer: {{listen_address: \"unix:{}\"}}\nbackends: [{{address: 127.0.0.1, port: 1}}]\n",
+        socket.display()
+    );
+    std::fs::write(&config, yaml).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    // listen(2) again shortens the backlog.
+    socket2::SockRef::from(&listener).listen(0).unwrap();
+    let _waiting = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let output = run_to_end(Command::new(RUN).arg("-f").arg(&config));
+    assert_refused(&output, &["in use", "front"]);
+    assert!(socket.exists(), "it belongs to the other process");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ringway::words::CloseReason;
 
-use crate::support::{Client, Stream, backend, balancer, eventually, exchange};
+use crate::support::{Backend, Client, Stream, backend, balancer, eventually, exchange};
 
 /// Bytes of a bulk stream, each way.
 const BULK: u64 = 300 << 20;
@@ -47,7 +47,7 @@ fn half_close_from_client_reaches_backend_and_the_rest_is_delivered() {
     end.unwrap();
     assert!(received == answer, "{} bytes of {}", received.len(), answer.len());
     balancer.await_closed(CloseReason::Normal, 1);
-    eventually("the backend has read to the end", || backend.open() == 0);
+    await_end(&backend);
     assert_eq!(backend.failed(), 0);
 }
 
@@ -74,8 +74,7 @@ fn half_close_from_backend_reaches_client_and_the_rest_is_delivered() {
     client.send(&stream.head(length)).unwrap();
     client.end().unwrap();
     balancer.await_closed(CloseReason::Normal, 1);
-    // The kernel still holds some of it when the session is closed.
-    eventually("the backend has read to the end", || backend.open() == 0);
+    await_end(&backend);
     assert_eq!((backend.failed(), backend.received()), (0, length as u64));
 }
 
@@ -159,7 +158,7 @@ fn bulk_both_ways_at_once_is_byte_exact() {
     balancer.await_closed(CloseReason::Normal, 1);
     let totals = balancer.finish();
     assert_eq!((totals.bytes_to_backend, totals.bytes_to_client), (BULK, BULK));
-    eventually("the backend has read to the end", || backend.open() == 0);
+    await_end(&backend);
     assert_eq!((backend.failed(), backend.received()), (0, BULK));
 }
 
@@ -188,7 +187,7 @@ fn many_streams_at_once_do_not_mix() {
         }
     });
     balancer.await_closed(CloseReason::Normal, 20);
-    eventually("the backend has read to the end", || backend.open() == 0);
+    await_end(&backend);
     assert_eq!(backend.failed(), 0);
 }
 
@@ -207,6 +206,11 @@ fn sockets_of_files_are_served_like_ports() {
     balancer.await_closed(CloseReason::Normal, 20);
     drop(balancer);
     assert!(!front.exists(), "the socket file goes with its listener");
+}
+
+/// The session has ended once the kernel has the last bytes; the backend may still be reading them.
+fn await_end(backend: &Backend) {
+    eventually("the backend has read everything", || backend.open() == 0);
 }
 
 fn send_stream(client: &Client, stream: &Stream, length: u64) -> io::Result<()> {

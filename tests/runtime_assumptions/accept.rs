@@ -1,8 +1,11 @@
 //! Rule 7, and rule 5 for accepts.
 
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+
+use ringway::net;
+use ringway::rules::config::ListenAddress;
 
 use crate::support::{PATIENCE, SMALL, on_ring};
 
@@ -52,6 +55,31 @@ fn connections_in_the_backlog_survive_the_stop_of_their_listener() {
             assert_eq!(client.read(&mut [0; 1]).expect("a clean end, no reset"), 0);
         }
     });
+}
+
+/// The first socket of a port listens alone and sets SO_REUSEPORT only then; those that join later get their part.
+#[test]
+fn sockets_of_one_port_share_its_connections() {
+    let yaml = "loadbalancer: {listen_address: \":1\"}\nbackends: [{address: 127.0.0.1, port: 1}]\n";
+    let config = ringway::rules::config::parse("test.yaml", yaml.as_bytes()).expect("valid").config;
+    let reserved =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    reserved.set_reuse_address(true).expect("a new socket");
+    reserved.set_reuse_port(true).expect("a new socket");
+    reserved.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("loopback");
+    let address = reserved.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
+
+    let listening =
+        net::listen(&ListenAddress::Tcp(address), 256, &config.listeners[0].tcp, 3).expect("free");
+    let _clients: Vec<_> = (0..200).map(|_| TcpStream::connect(address).expect("listening")).collect();
+    let accepted = listening.sockets.into_iter().map(TcpListener::from).map(|listener| {
+        listener.set_nonblocking(true).expect("a socket");
+        std::iter::from_fn(|| listener.accept().ok()).count()
+    });
+    let accepted: Vec<_> = accepted.collect();
+    assert_eq!(accepted.iter().sum::<usize>(), 200);
+    // By hash: with three sockets, none gets fewer than ten of 200 but once in 10^15 times.
+    assert!(accepted.iter().all(|count| *count > 10), "{accepted:?}");
 }
 
 #[test]

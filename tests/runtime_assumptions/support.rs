@@ -13,6 +13,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Buffers of the rings in these tests: few and small, so that they can be used up.
 pub(crate) const SMALL: BufferSettings = BufferSettings { bytes: 4096, count: 64 };
 
+/// An executor as `shard::run` makes it.
+pub(crate) fn executor() -> glommio::LocalExecutor {
+    let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
+    builder.io_memory(64 << 10).ring_depth(8).make().expect("glommio runs here")
+}
+
 /// Runs `body` as a task on a fresh ring and waits for its result and for the end of the ring.
 pub(crate) fn on_ring<T, F>(buffers: BufferSettings, body: impl FnOnce(Ring) -> F + Send + 'static) -> T
 where
@@ -21,12 +27,7 @@ where
 {
     let (sender, result) = mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
-            .io_memory(64 << 10)
-            .ring_depth(8)
-            .make()
-            .expect("glommio runs here");
-        executor.run(async move {
+        executor().run(async move {
             let ring = Ring::new(buffers).expect("this kernel has what a ring needs");
             let future = body(ring.clone());
             ring.spawn(async move {

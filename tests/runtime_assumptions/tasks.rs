@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::support::{SMALL, on_ring};
+use ringway::uring::Ring;
+
+use crate::support::{SMALL, executor, on_ring};
 
 struct SetOnDrop(Rc<Cell<bool>>);
 
@@ -44,6 +46,27 @@ fn panic_in_a_later_poll_ends_that_task_alone() {
         assert!(dropped.get(), "the guards of the task were dropped");
         assert_eq!(ring.panics(), 1);
     });
+}
+
+/// The thread of a shard sees it, and takes the process down (`server::spawn_shard`).
+#[test]
+fn panic_in_a_vital_task_ends_the_executor_in_any_poll() {
+    for first_poll in [true, false] {
+        let shard = std::thread::spawn(move || {
+            executor().run(async move {
+                let ring = Ring::new(SMALL).expect("this kernel has what a ring needs");
+                let timer = ring.clone();
+                ring.spawn_vital(async move {
+                    if !first_poll {
+                        timer.sleep_until(timer.now().after(Duration::from_millis(2))).await;
+                    }
+                    panic!("wanted by the test");
+                });
+                ring.drive().await;
+            });
+        });
+        assert!(shard.join().is_err(), "first poll: {first_poll}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod peers;
 mod table;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -38,7 +39,9 @@ pub fn demo(duration: Option<Duration>) -> anyhow::Result<ExitCode> {
     let listen = free_address()?;
     let server = Server::start(Arc::new(configuration(listen, peers.addresses())?))?;
     anyhow::ensure!(server.wait_checked(PATIENCE), "the backends were not checked within {PATIENCE:?}");
-    println!(
+    // A closed standard output ends the show, not the balancing; `println` would panic.
+    let _ = writeln!(
+        std::io::stdout().lock(),
         "{listen} -> {} echo backends, {} clients at a time, on CPU {}",
         WEIGHTS.len(),
         peers::CLIENTS,

@@ -1,6 +1,7 @@
 //! The backends and the clients of the demo, on a thread of their own.
 
-use std::io;
+use std::fmt;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -154,11 +155,16 @@ async fn serve(mut listener: TcpListener, address: SocketAddr, index: usize, mut
                 }
                 listener = match listen_again(address) {
                     Ok(again) => again,
-                    Err(error) => return eprintln!("backend {} does not come back: {error}", index + 1),
+                    Err(error) => return complain(format_args!("backend {} does not come back: {error}", index + 1)),
                 };
             }
         }
     }
+}
+
+/// Where standard error takes nothing, the counts have to do.
+fn complain(what: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{what}");
 }
 
 fn listen_again(address: SocketAddr) -> io::Result<TcpListener> {
@@ -194,7 +200,7 @@ async fn visit(mut acts: watch::Receiver<Act>, counts: Arc<Counts>) {
             }
             Err(error) => {
                 if counts.errors.fetch_add(1, Ordering::Relaxed) == 0 {
-                    eprintln!("a client saw an error: {error}");
+                    complain(format_args!("a client saw an error: {error}"));
                 }
             }
         }

@@ -100,9 +100,15 @@ pub struct Process {
 }
 
 impl Process {
-    fn spawn(&mut self, stderr: Stdio) {
+    /// The command that started it, for a second one.
+    pub fn second(&self) -> Command {
         let mut command = Command::new(BINARY);
         command.arg("-f").arg(self.folder.path().join("ringway.yaml")).args(&self.arguments);
+        command
+    }
+
+    fn spawn(&mut self, stderr: Stdio) {
+        let mut command = self.second();
         command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         self.child = Some(command.spawn().unwrap());
     }
@@ -112,7 +118,9 @@ impl Process {
     fn await_service(&mut self) {
         let served = holds_within(PATIENCE, || {
             assert!(self.child().try_wait().unwrap().is_none(), "it ended: {}\n{}", self.log(), self.yaml);
-            Client::connect(self.address()).is_ok_and(|client| client.echo(b"ready?").is_ok())
+            // To its end, so that no session is left of it: the one shard has ended it before it serves the next one.
+            Client::connect(self.address())
+                .is_ok_and(|client| client.echo(b"ready?").is_ok() && client.finish().is_ok())
         });
         assert!(served, "it serves: {}\n{}", self.log(), self.yaml);
     }
