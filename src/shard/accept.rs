@@ -41,7 +41,7 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
             shard.ring.next_turn().await;
         }
     }
-    for (index, connection) in acceptor.stop().await.into_iter().enumerate() {
+    for (index, connection) in acceptor.stop().into_iter().enumerate() {
         session::start(&shard, listener, connection);
         if index % PER_TURN == PER_TURN - 1 {
             shard.ring.next_turn().await;

@@ -108,13 +108,13 @@ pub fn run(parts: ShardParts) -> Result<(), Missing> {
     executor.run(async {
         let relay = &parts.config.runtime.relay;
         let ring = Ring::new(BufferSettings { bytes: relay.buffer_bytes, count: relay.buffers_per_core })?;
-        start(&ring, parts);
+        start(&ring, parts)?;
         ring.drive().await;
         Ok(())
     })
 }
 
-fn start(ring: &Ring, parts: ShardParts) {
+fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
     let ShardParts { place, config, pipes, loads, counters, limit, letterbox, mailbox, .. } = parts;
     let upstreams = config.upstreams.iter().zip(loads).map(|(upstream, loads)| {
         let weights = upstream.backends.iter().map(|backend| backend.weight).collect();
@@ -144,9 +144,11 @@ fn start(ring: &Ring, parts: ShardParts) {
     let answer = ring.answer(parts.doorbell);
     ring.spawn_vital(Rc::clone(&shard).read_mail(answer, mailbox));
     for (index, socket) in parts.listeners.into_iter().enumerate() {
+        let acceptor = ring.accept_from(socket)?;
         let id = ListenerId(u16::try_from(index).expect("limits::LISTENERS fits"));
-        ring.spawn_vital(accept::run(Rc::clone(&shard), id, ring.accept_from(socket)));
+        ring.spawn_vital(accept::run(Rc::clone(&shard), id, acceptor));
     }
+    Ok(())
 }
 
 impl Shard {

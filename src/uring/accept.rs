@@ -1,24 +1,28 @@
-//! Accepting on the ring.
+//! Accepting, woken by the ring.
+//!
+//! Not by the ring's own accept: a multishot one takes the whole backlog in one enter, 4,000 connections at once in
+//! 130 ms, while open sessions wait (`docs/PERFORMANCE.md`). A poll and accept4(2) take as many as the caller wants, cost
+//! one more call a batch, and leave the rest in the backlog.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
-use super::Ring;
-use super::slot::{Extra, Key, Op};
+use super::{Ring, Socket};
 
-/// A listening socket of this shard, accepted from by one multishot operation.
-pub struct Acceptor {
-    ring: Ring,
-    key: Key,
-}
+/// A listening socket of this shard.
+pub struct Acceptor(Socket);
 
 impl Ring {
     /// Takes over a listening socket.
-    #[must_use]
-    pub fn accept_from(&self, fd: OwnedFd) -> Acceptor {
-        let key = self.0.core.borrow_mut().insert(fd);
-        Acceptor { ring: self.clone(), key }
+    ///
+    /// # Errors
+    ///
+    /// fcntl(2): the descriptor cannot be put into non-blocking mode, which an open one can.
+    pub fn accept_from(&self, fd: OwnedFd) -> io::Result<Acceptor> {
+        let socket = self.socket(fd);
+        socket.with(|listener| listener.set_nonblocking(true))?;
+        Ok(Acceptor(socket))
     }
 }
 
@@ -29,57 +33,28 @@ impl Acceptor {
     ///
     /// accept(2). Accepting goes on with the next call; where descriptors are short the caller waits a moment.
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
-        let mut core = self.ring.0.core.borrow_mut();
-        let slot = core.slots.of(self.key);
-        if let Extra::Accepted(queue) = &mut slot.extra
-            && let Some(connection) = queue.pop_front()
-        {
-            return Poll::Ready(connection);
+        self.0.register(context.waker());
+        if self.0.is_waiting_readable() {
+            return Poll::Pending;
         }
-        slot.waker = Some(context.waker().clone());
-        core.arm_accept(self.key);
-        Poll::Pending
-    }
-
-    /// Stops accepting and hands over every connection that the kernel has completed already, so that none of those
-    /// is reset when the socket closes.
-    ///
-    /// # Cancel safety
-    ///
-    /// Connections are lost when the future is dropped before its end.
-    pub async fn stop(self) -> Vec<OwnedFd> {
-        self.ring.0.core.borrow_mut().cancel_accept(self.key);
-        let mut connections = std::future::poll_fn(|context| {
-            let mut core = self.ring.0.core.borrow_mut();
-            let slot = core.slots.of(self.key);
-            slot.waker = Some(context.waker().clone());
-            if slot.is_in_flight(Op::Accept) {
-                return Poll::Pending;
+        match self.accept() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.0.wait_readable();
+                Poll::Pending
             }
-            let Extra::Accepted(queue) = &mut slot.extra else { return Poll::Ready(Vec::new()) };
-            Poll::Ready(queue.drain(..).filter_map(Result::ok).collect())
-        })
-        .await;
-        connections.extend(self.backlog());
-        connections
-    }
-
-    /// What waits in the kernel's queue.
-    #[expect(unsafe_code, reason = "the descriptor is borrowed from the slot")]
-    fn backlog(&self) -> Vec<OwnedFd> {
-        let fd = self.ring.0.core.borrow_mut().fd(self.key);
-        // SAFETY: the slot keeps the descriptor open for as long as `self` lives.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let listener = socket2::SockRef::from(&fd);
-        if listener.set_nonblocking(true).is_err() {
-            return Vec::new();
+            accepted => Poll::Ready(accepted),
         }
-        std::iter::from_fn(|| listener.accept().ok()).map(|(connection, _)| connection.into()).collect()
     }
-}
 
-impl Drop for Acceptor {
-    fn drop(&mut self) {
-        self.ring.0.core.borrow_mut().release(self.key);
+    /// Stops listening, and hands over every connection that the kernel has completed already, so that none of those is
+    /// reset when the socket closes.
+    #[must_use]
+    pub fn stop(self) -> Vec<OwnedFd> {
+        std::iter::from_fn(|| self.accept().ok()).collect()
+    }
+
+    /// A connection of the backlog; it is in blocking mode, whatever the listener's is.
+    fn accept(&self) -> io::Result<OwnedFd> {
+        self.0.with(|listener| listener.accept()).map(|(connection, _)| connection.into())
     }
 }

@@ -22,9 +22,6 @@ pub(super) const COMPLETION_ENTRIES: u32 = 8192;
 const MULTISHOT_BYTES: u32 = 64 * 1024;
 /// Most buffers gathered into one send.
 pub(super) const SEND_PIECES: usize = 16;
-/// Accepted connections that wait for the shard before accepting pauses; the kernel's backlog holds the others. What
-/// one enter brings may go beyond.
-const ACCEPTED_WAITING: usize = 64;
 /// `IORING_ENTER_GETEVENTS`, io_uring_enter(2): run deferred completions also when not waiting.
 const GETEVENTS: u32 = 1;
 /// Position of `optlen` in an entry, linux/io_uring.h: the total a multishot receive may bring (Linux 6.18).
@@ -222,23 +219,6 @@ impl Core {
         self.start(key, Op::Send, entry);
     }
 
-    /// Accepts connections until told otherwise.
-    pub(super) fn arm_accept(&mut self, key: Key) {
-        let slot = self.slots.of(key);
-        if !slot.is_in_flight(Op::Accept) {
-            slot.accept_cancelled = false;
-            let entry = opcode::AcceptMulti::new(Fd(slot.fd)).flags(libc::SOCK_CLOEXEC).build();
-            self.start(key, Op::Accept, entry);
-        }
-    }
-
-    pub(super) fn cancel_accept(&mut self, key: Key) {
-        let slot = self.slots.of(key);
-        if slot.is_in_flight(Op::Accept) && !std::mem::replace(&mut slot.accept_cancelled, true) {
-            self.push(opcode::AsyncCancel::new(key.user_data(Op::Accept)).build().user_data(NOBODY));
-        }
-    }
-
     pub(super) fn start_connect(&mut self, key: Key, address: socket2::SockAddr) {
         let slot = self.slots.of(key);
         let address = Box::new(address);
@@ -384,7 +364,6 @@ impl Core {
         match op {
             Op::Recv => self.received(key, entry.result(), cqueue::buffer_select(entry.flags()), last),
             Op::Send => self.sent(key, entry.result()),
-            Op::Accept => self.accepted(key, entry.result()),
             Op::Connect => slot.connected = Some(-entry.result()),
             Op::Watch if entry.result() > 0 => {
                 slot.dead |= entry.result() & i32::from(libc::POLLERR) != 0;
@@ -467,30 +446,6 @@ impl Core {
             slot.extra = Extra::Bytes(Box::new((bytes, 0)));
         }
         self.queue_send(key);
-    }
-
-    fn accepted(&mut self, key: Key, result: i32) {
-        let connection = if result >= 0 {
-            // SAFETY: the kernel gave this new descriptor to us, and nobody else knows it.
-            Ok(unsafe { OwnedFd::from_raw_fd(result) })
-        } else if -result == libc::ECANCELED {
-            return;
-        } else {
-            Err(io::Error::from_raw_os_error(-result))
-        };
-        let slot = self.slots.of(key);
-        if slot.orphan {
-            return;
-        }
-        match &mut slot.extra {
-            Extra::Accepted(queue) => {
-                queue.push_back(connection);
-                if queue.len() >= ACCEPTED_WAITING {
-                    self.cancel_accept(key);
-                }
-            }
-            extra => *extra = Extra::Accepted(Box::new(VecDeque::from([connection]))),
-        }
     }
 }
 

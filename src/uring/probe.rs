@@ -104,7 +104,6 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
         (opcode::Recv::CODE, "recv"),
         (opcode::Send::CODE, "send"),
         (opcode::SendMsg::CODE, "sendmsg"),
-        (opcode::Accept::CODE, "accept"),
         (opcode::Connect::CODE, "connect"),
         (opcode::PollAdd::CODE, "poll"),
         (opcode::Read::CODE, "read"),

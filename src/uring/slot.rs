@@ -5,9 +5,7 @@
 //! entry is submitted later: a queued send of a closed session would reach whoever got its number), and the
 //! memory an operation uses belongs to the slot, not to a future that may be dropped.
 
-use std::collections::VecDeque;
-use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::task::Waker;
 
 use super::buffers::Chain;
@@ -18,7 +16,6 @@ use super::buffers::Chain;
 pub(super) enum Op {
     Recv,
     Send,
-    Accept,
     Connect,
     /// A poll for the end of both directions.
     Watch,
@@ -31,16 +28,8 @@ pub(super) enum Op {
 }
 
 impl Op {
-    const ALL: [Self; 8] = [
-        Self::Recv,
-        Self::Send,
-        Self::Accept,
-        Self::Connect,
-        Self::Watch,
-        Self::Count,
-        Self::Readable,
-        Self::Writable,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Recv, Self::Send, Self::Connect, Self::Watch, Self::Count, Self::Readable, Self::Writable];
 
     pub(super) fn bit(self) -> u8 {
         1 << self as u8
@@ -86,9 +75,6 @@ pub(super) enum Extra {
     None,
     /// The address of a connect; only the kernel reads it.
     Address(#[expect(dead_code, reason = "kept for the kernel")] Box<socket2::SockAddr>),
-    /// Accepted connections that nobody took yet.
-    #[expect(clippy::box_collection, reason = "every slot pays for the largest variant")]
-    Accepted(Box<VecDeque<io::Result<OwnedFd>>>),
     /// Bytes to send that are not in provided buffers, and how many of them are gone.
     Bytes(Box<(Vec<u8>, usize)>),
     /// The counter read from an eventfd.
@@ -131,8 +117,6 @@ pub(super) struct Slot {
     pub(super) in_flight: u8,
     /// The handle is gone: what completes is thrown away, and the last completion closes.
     pub(super) orphan: bool,
-    /// A cancel of the accept in flight is on its way.
-    pub(super) accept_cancelled: bool,
     /// Close with a reset.
     pub(super) reset: bool,
     /// A call or the watch found the connection dead.
@@ -154,7 +138,6 @@ impl Slot {
             generation,
             in_flight: 0,
             orphan: false,
-            accept_cancelled: false,
             reset: false,
             dead: false,
             hung_up: false,

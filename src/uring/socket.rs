@@ -56,6 +56,10 @@ impl Ring {
 }
 
 impl Socket {
+    fn is_in_flight(&self, op: Op) -> bool {
+        self.core().slots.of(self.key).is_in_flight(op)
+    }
+
     fn core(&self) -> std::cell::RefMut<'_, core::Core> {
         self.ring.0.core.borrow_mut()
     }
@@ -183,7 +187,7 @@ impl Socket {
     /// Whether the event of [`Self::wait_readable`] has not come yet.
     #[must_use]
     pub fn is_waiting_readable(&self) -> bool {
-        self.core().slots.of(self.key).is_in_flight(Op::Readable)
+        self.is_in_flight(Op::Readable)
     }
 
     /// Has the task woken when the peer takes more bytes, or never will; at once if that is so already.
@@ -194,7 +198,7 @@ impl Socket {
     /// Whether the event of [`Self::wait_writable`] has not come yet.
     #[must_use]
     pub fn is_waiting_writable(&self) -> bool {
-        self.core().slots.of(self.key).is_in_flight(Op::Writable)
+        self.is_in_flight(Op::Writable)
     }
 
     /// Has the task woken at a moment, once, whatever else happens.

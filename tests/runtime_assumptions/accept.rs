@@ -22,7 +22,7 @@ fn every_connection_is_accepted_once() {
         }
     });
     on_ring(SMALL, move |ring| async move {
-        let acceptor = ring.accept_from(OwnedFd::from(listener));
+        let acceptor = ring.accept_from(OwnedFd::from(listener)).expect("an open socket");
         for _ in 0..500 {
             let accepted = std::future::poll_fn(|context| acceptor.poll_accept(context)).await;
             drop(ring.socket(accepted.expect("a connection")));
@@ -36,13 +36,13 @@ fn connections_in_the_backlog_survive_the_stop_of_their_listener() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let address = listener.local_addr().expect("bound");
     on_ring(SMALL, move |ring| async move {
-        let acceptor = ring.accept_from(OwnedFd::from(listener));
+        let acceptor = ring.accept_from(OwnedFd::from(listener)).expect("an open socket");
         let mut clients: Vec<_> = (0..20).map(|_| TcpStream::connect(address).expect("listening")).collect();
-        // One is taken, so that the multishot is armed and brings the others; more come behind its back.
+        // One is taken; more come behind.
         let first =
             std::future::poll_fn(|context| acceptor.poll_accept(context)).await.expect("a connection");
         clients.extend((0..20).map(|_| TcpStream::connect(address).expect("listening")));
-        let rest = acceptor.stop().await;
+        let rest = acceptor.stop();
         assert_eq!(rest.len(), 39);
         let sockets: Vec<_> = std::iter::once(first).chain(rest).map(|fd| ring.socket(fd)).collect();
         while ring.descriptors() > sockets.len() {
@@ -87,7 +87,7 @@ fn connections_accepted_for_a_dropped_listener_are_closed() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let address = listener.local_addr().expect("bound");
     on_ring(SMALL, move |ring| async move {
-        let acceptor = ring.accept_from(OwnedFd::from(listener));
+        let acceptor = ring.accept_from(OwnedFd::from(listener)).expect("an open socket");
         std::future::poll_fn(|context| {
             assert!(acceptor.poll_accept(context).is_pending());
             std::task::Poll::Ready(())

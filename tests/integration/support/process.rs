@@ -236,19 +236,6 @@ impl Process {
             unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     }
-
-    /// Has accepting armed again under the limit of now: an accept keeps the one that held when the ring took its
-    /// entry (`io_accept_prep` of Linux), and of what can be done from outside only a crowd in one turn ends it. For
-    /// a process without a free descriptor, whose next accept fails.
-    #[track_caller]
-    pub fn arm_accept_again(&self) {
-        self.signal(libc::SIGSTOP);
-        let crowd: Vec<_> = (0..500).filter_map(|_| Client::connect(self.address()).ok()).collect();
-        self.signal(libc::SIGCONT);
-        eventually("accepting fails", || self.log().contains("accepting failed"));
-        // Some of them were reset for want of a descriptor for their backend, the others wait to be accepted.
-        drop(crowd);
-    }
 }
 
 impl Drop for Process {
