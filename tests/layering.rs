@@ -29,7 +29,8 @@ struct Reserved {
 
 const RESERVED: [Reserved; 4] = [
     Reserved { name: "glommio", allowed: &["shard", "uring"] },
-    Reserved { name: "tokio", allowed: &["health", "control", "server"] },
+    // `cli`: the backends and clients of the demo.
+    Reserved { name: "tokio", allowed: &["health", "control", "server", "cli"] },
     Reserved { name: "io_uring", allowed: &["uring"] },
     // The wall clock may jump; only log records carry it.
     Reserved { name: "SystemTime", allowed: &["telemetry"] },
