@@ -29,7 +29,7 @@ struct Reserved {
 
 const RESERVED: [Reserved; 4] = [
     Reserved { name: "glommio", allowed: &["shard", "uring"] },
-    // Of the command line, only the demo's own backends and clients.
+    // `cli`: the backends and clients of the demo.
     Reserved { name: "tokio", allowed: &["health", "control", "server", "cli"] },
     Reserved { name: "io_uring", allowed: &["uring"] },
     // The wall clock may jump; only log records carry it.

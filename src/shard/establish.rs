@@ -15,6 +15,9 @@ use crate::words::{CloseReason, UpstreamId};
 /// a client that only reads (`nc -N` to a daytime server) looks the same, and a backend that is well answers sooner.
 const LEFT_GRACE: Duration = Duration::from_secs(1);
 
+/// Nothing more is received from a client that has said so much, bytes, before it has a backend.
+const SAID_BEFORE: usize = 16 << 10;
+
 /// A backend connection before its first byte.
 pub(super) struct Established {
     pub(super) backend: Socket,
@@ -174,19 +177,18 @@ impl Attempt<'_> {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(local_or_backend(self.shard, error))),
             Poll::Pending => {}
         }
-        // One buffer of what the client says meanwhile; it waits for the backend.
+        // What the client says meanwhile waits for the backend.
         self.client.register(context.waker());
         match self.client.ended() {
-            _ if self.client.is_dead() => return Poll::Ready(Err(Failure::Session(CloseReason::ClientLeft))),
             Some(End::Failed(_)) => return Poll::Ready(Err(Failure::Session(CloseReason::ClientLeft))),
             Some(End::Clean) if self.client.received() == 0 && !self.client_left => {
                 self.client_left = true;
                 let grace = self.shard.ring.now().after(LEFT_GRACE);
                 self.deadline.set(grace.min(self.deadline.deadline()));
             }
-            None if self.client.received() == 0 => self.client.receive(false),
-            // There is no receive to tell of a reset.
-            _ => self.client.watch(),
+            // Also behind its first words, or nothing would tell of a reset.
+            None if self.client.received() < SAID_BEFORE => self.client.receive(false),
+            _ => {}
         }
         if self.deadline.poll_due(context).is_pending() {
             return Poll::Pending;
