@@ -115,9 +115,7 @@ impl<'a> Direction<'a> {
         if !self.finish_send(from, to) {
             return;
         }
-        if matches!(to.ended(), Some(End::Failed(_))) {
-            // The destination was reset: what it sent before is the other direction's business, and what is
-            // received here may still go to another backend.
+        if self.is_hopeless(from, to) {
             return;
         }
         let bytes = from.forward(to);
@@ -141,6 +139,16 @@ impl<'a> Direction<'a> {
         }
     }
 
+    /// Whether the destination was reset: then what it sent before is the other direction's business, and what is
+    /// received here may still go to another backend. Where the source was reset too, nothing more is to be done.
+    fn is_hopeless(&mut self, from: &Socket, to: &Socket) -> bool {
+        let failed = |socket: &Socket| matches!(socket.ended(), Some(End::Failed(_)));
+        if failed(to) && failed(from) {
+            self.flow = Flow::Aborted;
+        }
+        failed(to)
+    }
+
     /// Notes how many bytes were found when the destination was ready for more. Whether the direction is bulk.
     fn note(&mut self, bytes: u32) -> bool {
         let Way::Copy { in_row, dry } = &mut self.way else { return true };
@@ -155,13 +163,14 @@ impl<'a> Direction<'a> {
     ///
     /// Both polls tell of what is there already, not only of what comes, so nothing is missed between two turns.
     fn splice(&mut self, from: &Socket, to: &Socket, pipes: Option<&'a Pipes>) {
-        let Way::Splice { pipe, look_at, .. } = &mut self.way else { return };
         let now = from.ring().now();
+        let Way::Splice { look_at, .. } = &self.way else { return };
         let looks = *look_at != 0 && now.0 as u32 >= *look_at;
         let waiting = (from.is_waiting_readable() && !looks) || to.is_waiting_writable();
-        if waiting || matches!(to.ended(), Some(End::Failed(_))) {
+        if waiting || self.is_hopeless(from, to) {
             return;
         }
+        let Way::Splice { pipe, look_at, .. } = &mut self.way else { return };
         if looks {
             *look_at = 0;
         }

@@ -245,21 +245,6 @@ impl Buffers {
         first
     }
 
-    /// Puts `first` before the bytes of `chain`, whose first buffer is untouched.
-    pub(super) fn prepend(&mut self, mut first: Chain, chain: &mut Chain) {
-        debug_assert_eq!(chain.consumed, 0, "bytes before consumed ones");
-        if first.is_empty() {
-            return;
-        }
-        if !chain.is_empty() {
-            self.meta[usize::from(first.tail)].next = chain.head;
-            first.tail = chain.tail;
-            first.count += chain.count;
-            first.bytes += chain.bytes;
-        }
-        *chain = first;
-    }
-
     /// Drops the first `bytes` of a chain and frees the buffers they filled.
     pub(super) fn consume(&mut self, chain: &mut Chain, mut bytes: u32) {
         debug_assert!(bytes <= chain.bytes, "{bytes} of {} bytes", chain.bytes);

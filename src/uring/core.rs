@@ -151,15 +151,21 @@ impl Core {
     /// Gives bytes of a failed send that never left back to where they were received.
     pub(super) fn reclaim(&mut self, from: Key, to: Key) {
         let slot = self.slots.of(to);
-        let chain = slot.send.chain.take();
+        let mut chain = slot.send.chain.take();
         let bytes = std::mem::replace(&mut slot.extra, Extra::None);
         slot.send.error = None;
-        let receive = &mut self.slots.of(from).receive;
-        self.buffers.prepend(chain, &mut receive.queue);
-        if let Extra::Bytes(bytes) = bytes {
-            debug_assert_eq!(bytes.1, 0, "bytes that left were taken back");
-            receive.spilled = Some(Box::new(bytes.0));
-        }
+        let mut bytes = match bytes {
+            Extra::Bytes(bytes) => {
+                debug_assert_eq!(bytes.1, 0, "bytes that left were taken back");
+                bytes.0
+            }
+            _ => self.buffers.copy(&chain),
+        };
+        self.buffers.release(&mut chain);
+        // What is spilled comes before the queue, and what was received since may have been spilled.
+        let spilled = &mut self.slots.of(from).receive.spilled;
+        bytes.extend_from_slice(spilled.take().as_deref().map_or(&[], Vec::as_slice));
+        *spilled = (!bytes.is_empty()).then(|| Box::new(bytes));
     }
 
     /// Moves received bytes out of the provided buffers, so that others can use those.
