@@ -75,6 +75,8 @@ pub(super) struct Direction<'a> {
     sending: bool,
     /// Another destination could take this one's place before the first byte.
     replaceable: bool,
+    /// A FIN is to be passed on.
+    end_due: bool,
     /// The destination did not take the last bytes at once; until it does, the source gets one buffer at a time.
     blocked: bool,
     way: Way<'a>,
@@ -88,6 +90,7 @@ impl<'a> Direction<'a> {
             flow: Flow::Open,
             sending: false,
             replaceable,
+            end_due: false,
             blocked: false,
             way: Way::COPY,
         }
@@ -135,7 +138,7 @@ impl<'a> Direction<'a> {
                 self.splice(from, to, pipes);
             }
             None => from.receive(!self.blocked),
-            Some(end) => self.end(from, to, end),
+            Some(end) => self.end(from, end),
         }
     }
 
@@ -193,7 +196,7 @@ impl<'a> Direction<'a> {
             }
         }
         match (from.ended(), &mut self.way) {
-            (Some(end), _) => self.end(from, to, end),
+            (Some(end), _) => self.end(from, end),
             (None, Way::Splice { small_turns: SMALL_TURNS, .. }) => self.copy_again(from),
             (None, Way::Splice { large_turns: LONG_TURNS, look_at, .. }) => {
                 from.wait_readable();
@@ -314,7 +317,7 @@ impl<'a> Direction<'a> {
     }
 
     /// The source has ended, and everything before its end was delivered.
-    fn end(&mut self, from: &Socket, to: &Socket, end: End) {
+    fn end(&mut self, from: &Socket, end: End) {
         match end {
             End::Failed(_) => {
                 from.mark_dead();
@@ -322,17 +325,22 @@ impl<'a> Direction<'a> {
             }
             // A send to the source has failed before: what looks like a clean end is the rest of a reset.
             End::Clean if from.is_dead() => self.flow = Flow::Aborted,
-            End::Clean => self.finish(from, to),
+            End::Clean => {
+                self.flow = Flow::Finished;
+                self.end_due = true;
+            }
         }
     }
 
-    /// The source has sent FIN and everything before it was delivered.
-    fn finish(&mut self, from: &Socket, to: &Socket) {
-        self.flow = match to.shutdown_write() {
-            Ok(()) => Flow::Finished,
+    /// Passes on the FIN of a source, once, when everything before it was delivered.
+    pub(super) fn pass_on_end(&mut self, from: &Socket, to: &Socket) {
+        if !std::mem::take(&mut self.end_due) {
+            return;
+        }
+        if to.shutdown_write().is_err() {
             // ENOTCONN: the destination was reset, which its own direction will report.
-            Err(_) => Flow::Broken,
-        };
+            self.flow = Flow::Broken;
+        }
         // The receive that would notice a reset of this side has ended with its stream.
         from.watch();
     }

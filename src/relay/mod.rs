@@ -36,9 +36,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::net;
 use crate::uring::{Ring, Socket, Tick, Timer};
 use direction::{Direction, Flow};
 pub use splice::{Moved, Pipes};
+
+/// Sessions that end sooner get no keepalive. Not more than the shortest keepalive, of one second.
+const YOUTH: Duration = Duration::from_millis(500);
 
 /// One of the two peers of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,10 @@ pub struct RelayRules {
     pub backend_idle: Option<Duration>,
     /// Longest silence once one side has ended its stream.
     pub half_close: Duration,
+    /// Silence after which the kernel probes the client.
+    pub client_keepalive: Option<Duration>,
+    /// Silence after which the kernel probes the backend.
+    pub backend_keepalive: Option<Duration>,
     /// Pipes for splicing; none where it is off.
     pub pipes: Option<Rc<Pipes>>,
 }
@@ -88,6 +96,8 @@ pub struct Relay<'a> {
     to_client: Direction<'a>,
     /// When a byte last moved.
     moved: Tick,
+    /// Keepalive is still to be set on both sockets.
+    young: bool,
     /// The side whose reset was seen first.
     reset: Option<Side>,
     /// End of the session.
@@ -112,11 +122,12 @@ impl<'a> Relay<'a> {
             to_backend: Direction::new(true),
             to_client: Direction::new(false),
             moved: now,
+            young: true,
             reset: None,
             session_deadline,
             timer: client.ring().timer(now),
         };
-        relay.timer.set(relay.next_deadline());
+        relay.timer.set(relay.next_deadline().min(now.after(YOUTH)));
         relay
     }
 
@@ -171,6 +182,11 @@ impl<'a> Relay<'a> {
         let pipes = self.rules.pipes.as_deref();
         self.to_backend.advance(self.client, self.backend, pipes);
         self.to_client.advance(self.backend, self.client, pipes);
+        if !(self.to_backend.flow == Flow::Finished && self.to_client.flow == Flow::Finished) {
+            // Where both streams have ended, the close of both sockets passes the ends on.
+            self.to_backend.pass_on_end(self.client, self.backend);
+            self.to_client.pass_on_end(self.backend, self.client);
+        }
         if std::mem::take(&mut self.to_backend.moved) | std::mem::take(&mut self.to_client.moved) {
             self.moved = self.ring().now();
         }
@@ -245,6 +261,9 @@ impl<'a> Relay<'a> {
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         while self.timer.deadline() != Tick::NEVER && self.timer.poll_due(context).is_ready() {
             let now = self.ring().now();
+            if std::mem::take(&mut self.young) {
+                self.keep_alive();
+            }
             if now >= self.session_deadline {
                 return Poll::Ready(Outcome::TooLong);
             }
@@ -256,6 +275,15 @@ impl<'a> Relay<'a> {
             self.timer.set(self.next_deadline());
         }
         Poll::Pending
+    }
+
+    fn keep_alive(&self) {
+        let both = [(self.client, self.rules.client_keepalive), (self.backend, self.rules.backend_keepalive)];
+        for (socket, idle) in both {
+            if let Some(idle) = idle {
+                socket.with(|socket| net::keep_alive(socket, idle));
+            }
+        }
     }
 
     fn ring(&self) -> &Ring {

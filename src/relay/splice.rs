@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use crate::uring::{End, Socket, Tick};
+use crate::uring::{End, Errno, Socket, Tick};
 
 /// No pipe is made for so long after one could not be made.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -157,7 +157,7 @@ impl Pipe<'_> {
                     Ok(0) => return Some(End::Clean),
                     Ok(bytes) => self.held += bytes,
                     // Nothing more there, or so many small pieces that the pipe has no place for another.
-                    Err(libc::EAGAIN) => return None,
+                    Err(error) if is_again(error) => return None,
                     Err(error) => return Some(End::Failed(error)),
                 }
             }
@@ -167,14 +167,15 @@ impl Pipe<'_> {
     }
 
     /// Moves what is in the pipe to `to`, as much as it takes: the bytes, and the error number of a failed connection.
-    pub(super) fn drain(&mut self, to: &Socket, to_client: bool) -> (u32, Option<i32>) {
+    pub(super) fn drain(&mut self, to: &Socket, to_client: bool) -> (u32, Option<Errno>) {
         let before = self.held;
         let error = to.with(|socket| {
             let destination = NonBlocking::new(socket.as_raw_fd());
             while self.held > 0 {
                 match splice(self.ends().read.as_raw_fd(), destination.0, self.held) {
                     // Nothing moved though there is something: the socket takes no more.
-                    Ok(0) | Err(libc::EAGAIN) => return None,
+                    Ok(0) => return None,
+                    Err(error) if is_again(error) => return None,
                     Ok(bytes) => self.held -= bytes,
                     Err(error) => return Some(error),
                 }
@@ -204,8 +205,12 @@ impl Drop for Pipe<'_> {
     }
 }
 
+fn is_again(error: Errno) -> bool {
+    i32::from(error.get()) == libc::EAGAIN
+}
+
 /// Moves bytes without waiting for them: how many, or the error number.
-fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, i32> {
+fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, Errno> {
     loop {
         // SAFETY: no memory is passed, and the callers keep both descriptors open.
         let moved = unsafe {
@@ -215,9 +220,10 @@ fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, i32> {
         if let Ok(moved) = u32::try_from(moved) {
             return Ok(moved);
         }
-        match io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) {
-            libc::EINTR => {}
-            error => return Err(error),
+        let error = io::Error::last_os_error().raw_os_error().and_then(|error| u16::try_from(error).ok());
+        match error.and_then(Errno::new) {
+            Some(error) if i32::from(error.get()) == libc::EINTR => {}
+            error => return Err(error.unwrap_or(Errno::MAX)),
         }
     }
 }

@@ -125,6 +125,8 @@ fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
         client_idle: listener.timeouts.client_idle,
         backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
         half_close: listener.timeouts.half_close,
+        client_keepalive: listener.tcp.keepalive,
+        backend_keepalive: config.upstreams[listener.upstream.index()].tcp.keepalive,
         pipes: pipes.clone(),
     });
     let shard = Rc::new(Shard {

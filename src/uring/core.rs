@@ -7,12 +7,12 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::buffers::{Buffers, GROUP};
 use super::probe::Features;
-use super::slot::{End, Extra, Key, NOBODY, Op, Slots};
+use super::slot::{End, Extra, Key, NOBODY, Op, Slots, errno};
 
 /// Entries of the submission queue; what does not fit waits in `overflow`.
 pub(super) const SUBMISSION_ENTRIES: u32 = 1024;
@@ -144,7 +144,7 @@ impl Core {
         debug_assert!(!slot.send.busy, "a send before the last one was reported");
         slot.send.busy = true;
         slot.send.blocked = false;
-        slot.extra = Extra::Bytes(Box::new((bytes, 0)));
+        slot.extra = Some(Box::new(Extra::Bytes(bytes, 0)));
         self.queue_send(to);
     }
 
@@ -152,12 +152,11 @@ impl Core {
     pub(super) fn reclaim(&mut self, from: Key, to: Key) {
         let slot = self.slots.of(to);
         let mut chain = slot.send.chain.take();
-        let bytes = std::mem::replace(&mut slot.extra, Extra::None);
         slot.send.error = None;
-        let mut bytes = match bytes {
-            Extra::Bytes(bytes) => {
-                debug_assert_eq!(bytes.1, 0, "bytes that left were taken back");
-                bytes.0
+        let mut bytes = match slot.extra.take().map(|extra| *extra) {
+            Some(Extra::Bytes(bytes, sent)) => {
+                debug_assert_eq!(sent, 0, "bytes that left were taken back");
+                bytes
             }
             _ => self.buffers.copy(&chain),
         };
@@ -191,8 +190,8 @@ impl Core {
         let flags = libc::MSG_NOSIGNAL | if slot.send.blocked { 0 } else { libc::MSG_DONTWAIT };
         let fd = Fd(slot.fd);
         let mut one = None;
-        if let Extra::Bytes(bytes) = &slot.extra {
-            let rest = &bytes.0[bytes.1..];
+        if let Some(Extra::Bytes(bytes, sent)) = slot.extra.as_deref() {
+            let rest = &bytes[*sent..];
             one = Some((rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX)));
         } else if slot.send.chain.count == 1 {
             one = self
@@ -227,9 +226,10 @@ impl Core {
 
     pub(super) fn start_connect(&mut self, key: Key, address: socket2::SockAddr) {
         let slot = self.slots.of(key);
-        let address = Box::new(address);
+        slot.send.error = None;
+        let extra = slot.extra.insert(Box::new(Extra::Address(address)));
+        let Extra::Address(address) = &**extra else { unreachable!("inserted just now") };
         let entry = opcode::Connect::new(Fd(slot.fd), address.as_ptr().cast(), address.len()).build();
-        slot.extra = Extra::Address(address);
         self.start(key, Op::Connect, entry);
     }
 
@@ -256,9 +256,9 @@ impl Core {
 
     pub(super) fn arm_count(&mut self, key: Key) {
         let slot = self.slots.of(key);
-        let mut counter = Box::new(0_u64);
+        let extra = slot.extra.insert(Box::new(Extra::Count(0)));
+        let Extra::Count(counter) = &mut **extra else { unreachable!("inserted just now") };
         let entry = opcode::Read::new(Fd(slot.fd), (&raw mut *counter).cast(), 8).build();
-        slot.extra = Extra::Count(counter);
         self.start(key, Op::Count, entry);
     }
 
@@ -271,8 +271,11 @@ impl Core {
         if slot.in_flight == 0 {
             self.close(key);
         } else {
-            let builder = CancelBuilder::fd(Fd(slot.fd)).all();
-            self.push(opcode::AsyncCancel2::new(builder).build().user_data(NOBODY));
+            // One by one: a cancel of all that names a descriptor looks at every request of the ring.
+            let in_flight = slot.in_flight;
+            for op in Op::ALL.into_iter().filter(|op| in_flight & op.bit() != 0) {
+                self.push(opcode::AsyncCancel::new(key.user_data(op)).build().user_data(NOBODY));
+            }
         }
     }
 
@@ -370,7 +373,10 @@ impl Core {
         match op {
             Op::Recv => self.received(key, entry.result(), cqueue::buffer_select(entry.flags()), last),
             Op::Send => self.sent(key, entry.result()),
-            Op::Connect => slot.connected = Some(-entry.result()),
+            Op::Connect => {
+                slot.extra = None;
+                slot.send.error = (entry.result() < 0).then(|| errno(entry.result()));
+            }
             Op::Watch if entry.result() > 0 => {
                 slot.dead |= entry.result() & i32::from(libc::POLLERR) != 0;
                 slot.hung_up |= entry.result() & i32::from(libc::POLLHUP) != 0;
@@ -410,7 +416,7 @@ impl Core {
                 }
                 // Paused, or interrupted: whoever wants more arms it again.
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
-                error => slot.receive.end = Some(End::Failed(error)),
+                _ => slot.receive.end = Some(End::Failed(errno(result))),
             },
         }
         debug_assert!(last || result > 0, "a multishot receive went on after {result}");
@@ -421,12 +427,12 @@ impl Core {
         let left = if result >= 0 {
             let bytes = result as u32;
             slot.send.sent += bytes;
-            match &mut slot.extra {
-                Extra::Bytes(owned) => {
-                    owned.1 += bytes as usize;
-                    let left = owned.1 < owned.0.len();
+            match slot.extra.as_deref_mut() {
+                Some(Extra::Bytes(owned, sent)) => {
+                    *sent += bytes as usize;
+                    let left = *sent < owned.len();
                     if !left {
-                        slot.extra = Extra::None;
+                        slot.extra = None;
                     }
                     left
                 }
@@ -438,7 +444,7 @@ impl Core {
         } else if matches!(-result, libc::EAGAIN | libc::EINTR) {
             true
         } else {
-            slot.send.error = Some(-result);
+            slot.send.error = Some(errno(result));
             false
         };
         if !left || slot.orphan {
@@ -449,7 +455,7 @@ impl Core {
         if self.buffers.scarce() && !slot.send.chain.is_empty() {
             let bytes = self.buffers.copy(&slot.send.chain);
             self.buffers.release(&mut slot.send.chain);
-            slot.extra = Extra::Bytes(Box::new((bytes, 0)));
+            slot.extra = Some(Box::new(Extra::Bytes(bytes, 0)));
         }
         self.queue_send(key);
     }

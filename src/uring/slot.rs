@@ -28,7 +28,7 @@ pub(super) enum Op {
 }
 
 impl Op {
-    const ALL: [Self; 7] =
+    pub(super) const ALL: [Self; 7] =
         [Self::Recv, Self::Send, Self::Connect, Self::Watch, Self::Count, Self::Readable, Self::Writable];
 
     pub(super) fn bit(self) -> u8 {
@@ -61,24 +61,32 @@ impl Key {
     }
 }
 
+/// An error number, errno(3): positive, and small enough to be kept in two bytes of every slot.
+pub type Errno = std::num::NonZeroU16;
+
+/// The error number of a negative result.
+pub(super) fn errno(result: i32) -> Errno {
+    // The kernel's numbers end at 4,095 (MAX_ERRNO in linux/err.h).
+    u16::try_from(-result).ok().and_then(Errno::new).unwrap_or(Errno::MAX)
+}
+
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The peer sent FIN; everything before it was received.
     Clean,
     /// The connection failed with this error number.
-    Failed(i32),
+    Failed(Errno),
 }
 
 /// Memory that one kind of operation needs, owned by the slot for as long as the kernel may touch it.
 pub(super) enum Extra {
-    None,
     /// The address of a connect; only the kernel reads it.
-    Address(#[expect(dead_code, reason = "kept for the kernel")] Box<socket2::SockAddr>),
+    Address(socket2::SockAddr),
     /// Bytes to send that are not in provided buffers, and how many of them are gone.
-    Bytes(Box<(Vec<u8>, usize)>),
+    Bytes(Vec<u8>, usize),
     /// The counter read from an eventfd.
-    Count(Box<u64>),
+    Count(u64),
 }
 
 /// Receiving half of a slot.
@@ -103,7 +111,8 @@ pub(super) struct Send {
     pub(super) chain: Chain,
     /// Bytes sent and not yet reported.
     pub(super) sent: u32,
-    pub(super) error: Option<i32>,
+    /// Of a send or of the connect.
+    pub(super) error: Option<Errno>,
     /// Something was started and its end is not yet reported.
     pub(super) busy: bool,
     /// The last send did not complete at once.
@@ -126,9 +135,7 @@ pub(super) struct Slot {
     pub(super) waker: Option<Waker>,
     pub(super) receive: Receive,
     pub(super) send: Send,
-    /// Result of a connect: 0 or an error number.
-    pub(super) connected: Option<i32>,
-    pub(super) extra: Extra,
+    pub(super) extra: Option<Box<Extra>>,
 }
 
 impl Slot {
@@ -151,8 +158,7 @@ impl Slot {
                 starved: false,
             },
             send: Send { chain: Chain::EMPTY, sent: 0, error: None, busy: false, blocked: false },
-            connected: None,
-            extra: Extra::None,
+            extra: None,
         }
     }
 

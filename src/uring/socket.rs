@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
-use super::slot::{End, Key, Op};
+use super::slot::{End, Errno, Key, Op};
 use super::{Ring, Tick, core};
 
 /// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last completion.
@@ -42,7 +42,7 @@ pub enum Sent {
         /// Bytes that went out since the last report.
         bytes: u32,
         /// errno(3).
-        error: i32,
+        error: Errno,
     },
 }
 
@@ -85,11 +85,15 @@ impl Socket {
     /// connect(2).
     pub fn poll_connected(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.register(context.waker());
-        match self.core().slots.of(self.key).connected {
-            None => Poll::Pending,
-            Some(0) => Poll::Ready(Ok(())),
-            Some(error) => Poll::Ready(Err(io::Error::from_raw_os_error(error))),
+        let mut core = self.core();
+        let slot = core.slots.of(self.key);
+        if slot.is_in_flight(Op::Connect) {
+            return Poll::Pending;
         }
+        Poll::Ready(match slot.send.error {
+            None => Ok(()),
+            Some(error) => Err(io::Error::from_raw_os_error(error.get().into())),
+        })
     }
 
     /// Starts to receive, unless it goes on already or the stream has ended: one buffer, or, as `many`, several

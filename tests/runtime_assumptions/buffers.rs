@@ -179,6 +179,8 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
             client_idle: None,
             backend_idle: None,
             half_close: std::time::Duration::from_secs(60),
+            client_keepalive: None,
+            backend_keepalive: None,
             pipes: None,
         };
         let mut relay = Relay::new(&source, &sink, &rules, Tick::NEVER);
