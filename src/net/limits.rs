@@ -2,10 +2,11 @@
 
 #![expect(
     unsafe_code,
-    reason = "getrlimit(2), setrlimit(2) and sysconf(3) have no safe wrapper in the crates we use"
+    reason = "getrlimit(2), setrlimit(2), fcntl(2) and sysconf(3) have no safe wrapper in the crates we use"
 )]
 
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Raises the soft limit on open descriptors to the hard one, and returns it.
 ///
@@ -24,6 +25,30 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(limit.rlim_cur)
+}
+
+/// Descriptors whose table is made at start: 2 MiB of it.
+const RESERVED: u64 = 1 << 18;
+
+/// Makes the table of descriptors as large as `limit` needs, up to a bound.
+///
+/// The table doubles when it is full, and in a process with threads the kernel waits for an RCU grace period each time
+/// (`expand_fdtable`): the first crowd of 4,000 clients cost the open sessions 150 ms (docs/PERFORMANCE.md).
+///
+/// # Errors
+///
+/// fcntl(2): no memory for the table.
+pub fn reserve_descriptors(limit: u64) -> io::Result<()> {
+    let highest = limit.min(RESERVED).saturating_sub(1);
+    let any = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    // SAFETY: the call takes numbers only, and the descriptor is open.
+    let copy = unsafe { libc::fcntl(any.as_raw_fd(), libc::F_DUPFD_CLOEXEC, highest) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else knows it; dropping it closes it, and the table stays.
+    drop(unsafe { OwnedFd::from_raw_fd(copy) });
+    Ok(())
 }
 
 /// Bits of `CapEff` in /proc/PID/status: `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`, whose owners the quota does not bind.

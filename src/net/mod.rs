@@ -7,7 +7,7 @@ mod options;
 mod queue;
 
 pub use connect::{is_local_failure, is_self_connected, prepare, socket_for};
-pub use limits::{pipe_quota, raise_descriptor_limit};
+pub use limits::{pipe_quota, raise_descriptor_limit, reserve_descriptors};
 pub use listen::{ListenError, Listening, SocketFile, listen};
 pub use options::keep_alive;
 pub use queue::unacknowledged;

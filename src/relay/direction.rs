@@ -7,12 +7,14 @@
 //! pipe to be had, it copies. So at any moment one of both alone reads the source, and one alone writes the destination.
 //!
 //! After [`LONG_TURNS`] large turns it is patient: it is woken for [`PATIENT_BYTES`] (`SO_RCVLOWAT`), or looks after
-//! [`PATIENCE`] what has come, because fewer and larger pieces cost less on both sides. Finding nothing ends that.
+//! [`PATIENCE`] what has come, because fewer and larger pieces cost less on both sides. Finding less ends that.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::Side;
 use super::splice::{self, Pipe, Pipes};
-use crate::uring::{End, Sent, Socket};
+use crate::uring::{End, Sent, Socket, Tick};
 
 /// Bytes in a row after which a direction is bulk.
 const BULK_BYTES: u32 = 256 << 10;
@@ -53,16 +55,34 @@ enum Way<'a> {
         pipe: Option<Box<Pipe<'a>>>,
         /// Turns in a row that brought little.
         small_turns: u8,
-        /// Turns that brought much, since one that brought nothing; up to [`LONG_TURNS`].
+        /// Turns that brought much, since patience was last in vain; up to [`LONG_TURNS`].
         large_turns: u8,
-        /// The millisecond, cut to 32 bits, in which a patient direction looks what has come; 0 for none.
-        look_at: u32,
+        /// When a patient direction looks what has come.
+        look_at: Option<ShortTick>,
     },
 }
 
 impl Way<'_> {
     const COPY: Self = Self::Copy { in_row: 0, dry: true };
-    const SPLICE: Self = Self::Splice { pipe: None, small_turns: 0, large_turns: 0, look_at: 0 };
+    const SPLICE: Self = Self::Splice { pipe: None, small_turns: 0, large_turns: 0, look_at: None };
+}
+
+/// A moment within the next days, in four bytes: idle sessions are to be small.
+#[derive(Clone, Copy)]
+struct ShortTick(NonZeroU32);
+
+impl From<Tick> for ShortTick {
+    fn from(tick: Tick) -> Self {
+        // A millisecond more once in 49 days.
+        Self(NonZeroU32::new(tick.0 as u32).unwrap_or(NonZeroU32::MIN))
+    }
+}
+
+impl ShortTick {
+    /// Whether it is now or past, by at most 24 days.
+    fn has_come(self, now: Tick) -> bool {
+        (now.0 as u32).wrapping_sub(self.0.get()) < 1 << 31
+    }
 }
 
 /// Bytes from one socket to the other.
@@ -73,8 +93,7 @@ pub(super) struct Direction<'a> {
     pub(super) moved: bool,
     pub(super) flow: Flow,
     sending: bool,
-    /// Another destination could take this one's place before the first byte.
-    replaceable: bool,
+    to: Side,
     /// A FIN is to be passed on.
     end_due: bool,
     /// The destination did not take the last bytes at once; until it does, the source gets one buffer at a time.
@@ -83,13 +102,13 @@ pub(super) struct Direction<'a> {
 }
 
 impl<'a> Direction<'a> {
-    pub(super) fn new(replaceable: bool) -> Self {
+    pub(super) fn new(to: Side) -> Self {
         Self {
             bytes: 0,
             moved: false,
             flow: Flow::Open,
             sending: false,
-            replaceable,
+            to,
             end_due: false,
             blocked: false,
             way: Way::COPY,
@@ -162,62 +181,69 @@ impl<'a> Direction<'a> {
         *in_row >= BULK_BYTES
     }
 
-    /// One turn of splicing: what the destination left last time, then at most a pipe full, so that others have theirs.
+    /// One turn of splicing: what the destination left last time, then what the source has, about a pipe full.
     ///
-    /// Both polls tell of what is there already, not only of what comes, so nothing is missed between two turns.
+    /// The poll for something to read tells of what is there already, not only of what comes, so nothing is missed
+    /// between two turns. The end of the source is not judged here but by the receive of copying: splice(2) returns 0 at
+    /// an urgent mark too, tcp(7), and an error it reports is reported no second time.
     fn splice(&mut self, from: &Socket, to: &Socket, pipes: Option<&'a Pipes>) {
-        let now = from.ring().now();
-        let Way::Splice { look_at, .. } = &self.way else { return };
-        let looks = *look_at != 0 && now.0 as u32 >= *look_at;
-        let waiting = (from.is_waiting_readable() && !looks) || to.is_waiting_writable();
+        let (now, Way::Splice { pipe, look_at, .. }) = (from.ring().now(), &self.way) else { return };
+        let looks = look_at.is_some_and(|tick| tick.has_come(now));
+        let waiting =
+            if pipe.is_some() { to.is_waiting_writable() } else { from.is_waiting_readable() && !looks };
         if waiting || self.is_hopeless(from, to) {
             return;
         }
         let Way::Splice { pipe, look_at, .. } = &mut self.way else { return };
         if looks {
-            *look_at = 0;
+            *look_at = None;
         }
         if let Some(pipe) = pipe.take()
             && !self.drain(*pipe, from, to)
         {
             return;
         }
-        if from.ended().is_none() {
-            let Some(mut pipe) = pipes.and_then(|pipes| pipes.take(now)) else {
-                return self.copy_again(from);
-            };
-            let filled = pipe.fill(from);
-            self.note_turn(filled.bytes, from);
-            if let Some(end) = filled.end {
-                from.set_ended(end);
-            }
-            if !self.drain(pipe, from, to) {
-                return;
-            }
+        let Some(pipes) = pipes else { return self.copy_again(from) };
+        if !pipes.has_budget(from.ring().turn()) {
+            // Others have their turn first.
+            return from.wake_at(now);
         }
-        match (from.ended(), &mut self.way) {
-            (Some(end), _) => self.end(from, end),
-            (None, Way::Splice { small_turns: SMALL_TURNS, .. }) => self.copy_again(from),
-            (None, Way::Splice { large_turns: LONG_TURNS, look_at, .. }) => {
-                from.wait_readable();
-                if *look_at == 0 {
-                    let then = now.after(PATIENCE);
-                    *look_at = (then.0 as u32).max(1);
-                    from.wake_at(then);
-                }
-            }
-            (None, _) => from.wait_readable(),
+        let Some(mut pipe) = pipes.take(now) else { return self.copy_again(from) };
+        let filled = pipe.fill(from);
+        self.note_turn(filled.bytes, looks, from);
+        if filled.failed {
+            from.mark_dead();
+        }
+        let over = filled.ended || self.is_small();
+        if !self.drain(pipe, from, to) {
+            return;
+        }
+        if over {
+            return self.copy_again(from);
+        }
+        from.wait_readable();
+        if let Way::Splice { large_turns: LONG_TURNS, look_at: look_at @ None, .. } = &mut self.way {
+            let then = now.after(PATIENCE);
+            *look_at = Some(ShortTick::from(then));
+            from.wake_at(then);
         }
     }
 
-    fn note_turn(&mut self, bytes: u32, from: &Socket) {
+    fn is_small(&self) -> bool {
+        matches!(self.way, Way::Splice { small_turns: SMALL_TURNS.., .. })
+    }
+
+    fn note_turn(&mut self, bytes: u32, looked: bool, from: &Socket) {
         let Way::Splice { small_turns, large_turns, .. } = &mut self.way else { return };
-        *small_turns = if bytes < SMALL_PIECE { *small_turns + 1 } else { 0 };
+        *small_turns = if bytes < SMALL_PIECE { small_turns.saturating_add(1) } else { 0 };
         self.moved |= bytes > 0;
-        if bytes == 0 && *large_turns == LONG_TURNS {
-            *large_turns = 0;
-            splice::set_least(from, 1);
-        } else if bytes >= LARGE_PIECE && *large_turns < LONG_TURNS {
+        if *large_turns == LONG_TURNS {
+            if looked && bytes < PATIENT_BYTES {
+                // The wait was in vain: whoever sends this waits for an answer, or is not that fast.
+                *large_turns = 0;
+                splice::set_least(from, 1);
+            }
+        } else if bytes >= LARGE_PIECE {
             *large_turns += 1;
             if *large_turns == LONG_TURNS {
                 splice::set_least(from, PATIENT_BYTES);
@@ -227,7 +253,7 @@ impl<'a> Direction<'a> {
 
     /// Sends what is in the pipe. Whether all of it went out; the rest is kept until the destination takes more.
     fn drain(&mut self, mut pipe: Pipe<'a>, from: &Socket, to: &Socket) -> bool {
-        let (bytes, error) = pipe.drain(to, !self.replaceable);
+        let (bytes, error) = pipe.drain(to, self.to);
         self.account(bytes);
         if error.is_some() {
             self.leave_splicing(from);
@@ -303,7 +329,8 @@ impl<'a> Direction<'a> {
     /// Takes what nobody will get, so that a source which writes before it reads comes to read what it is still
     /// owed. What another destination may get is kept.
     fn discard(&self, from: &Socket) {
-        if self.bytes > 0 || !self.replaceable {
+        // Before the first byte, another backend could take the place of this one.
+        if self.bytes > 0 || self.to == Side::Client {
             from.discard_received();
             from.receive(false);
         } else {

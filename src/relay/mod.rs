@@ -119,8 +119,8 @@ impl<'a> Relay<'a> {
             client,
             backend,
             rules,
-            to_backend: Direction::new(true),
-            to_client: Direction::new(false),
+            to_backend: Direction::new(Side::Backend),
+            to_client: Direction::new(Side::Client),
             moved: now,
             young: true,
             reset: None,
@@ -153,6 +153,15 @@ impl<'a> Relay<'a> {
             && self.backend.received() == 0
     }
 
+    /// Whether a byte was delivered, or one came from the backend: no other backend can take the place of this one.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.to_backend.bytes > 0
+            || self.to_client.bytes > 0
+            || self.backend.received() > 0
+            || self.to_client.is_sending()
+    }
+
     /// Whether bytes were received that were not delivered.
     #[must_use]
     pub fn holds_bytes(&self) -> bool {
@@ -173,7 +182,8 @@ impl<'a> Relay<'a> {
         }
         if self.stage() != before {
             // The silence that counts from now on is another, mostly shorter one.
-            self.timer.set(self.next_deadline());
+            let young = if self.young { self.timer.deadline() } else { Tick::NEVER };
+            self.timer.set(self.next_deadline().min(young));
         }
         self.poll_timer(context)
     }

@@ -16,10 +16,14 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use crate::uring::{End, Errno, Socket, Tick};
+use super::Side;
+use crate::uring::{Errno, Socket, Tick};
 
 /// No pipe is made for so long after one could not be made.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Bytes after which no other direction of the shard begins to splice in the same turn of its ring: a millisecond's work.
+const TURN_BYTES: u32 = 4 << 20;
 
 /// The pipes of one shard.
 pub struct Pipes {
@@ -33,6 +37,8 @@ pub struct Pipes {
     paused_until: Cell<Tick>,
     warned: Cell<bool>,
     moved: Cell<Moved>,
+    /// The turn of the ring that bytes were last moved in, and how many of them.
+    spent: Cell<(u64, u32)>,
 }
 
 /// Bytes that went through the pipes of a shard.
@@ -62,7 +68,10 @@ pub(super) struct Pipe<'a> {
 /// What came into a pipe.
 pub(super) struct Filled {
     pub(super) bytes: u32,
-    pub(super) end: Option<End>,
+    /// Nothing more is to be had in this way: an end, an urgent mark, or a failure.
+    pub(super) ended: bool,
+    /// The connection failed.
+    pub(super) failed: bool,
 }
 
 impl Pipes {
@@ -77,6 +86,7 @@ impl Pipes {
             paused_until: Cell::new(Tick(0)),
             warned: Cell::new(false),
             moved: Cell::default(),
+            spent: Cell::default(),
         }
     }
 
@@ -90,6 +100,17 @@ impl Pipes {
     #[must_use]
     pub fn take_moved(&self) -> Moved {
         self.moved.take()
+    }
+
+    /// Whether more may be moved in this turn of the ring; else others have theirs first.
+    pub(super) fn has_budget(&self, turn: u64) -> bool {
+        let (last, bytes) = self.spent.get();
+        last != turn || bytes < TURN_BYTES
+    }
+
+    fn spend(&self, turn: u64, bytes: u32) {
+        let (last, before) = self.spent.get();
+        self.spent.set((turn, bytes.saturating_add(if last == turn { before } else { 0 })));
     }
 
     /// An empty pipe, the one used last if possible; `None` where no more can be had.
@@ -148,27 +169,32 @@ impl Pipe<'_> {
     /// Moves what `from` has received into the pipe, as much as fits, and at most twice the size of the pipe.
     pub(super) fn fill(&mut self, from: &Socket) -> Filled {
         let before = self.held;
-        let end = from.with(|socket| {
+        let (mut ended, mut failed) = (false, false);
+        from.with(|socket| {
             let source = NonBlocking::new(socket.as_raw_fd());
             // A place of the pipe may hold more than a page, so more than its nominal size may fit.
             let most = self.pipes.size.saturating_mul(2);
-            while self.held < most {
+            while self.held < most && !ended {
                 match splice(source.0, self.ends().write.as_raw_fd(), most - self.held) {
-                    Ok(0) => return Some(End::Clean),
+                    Ok(0) => ended = true,
                     Ok(bytes) => self.held += bytes,
                     // Nothing more there, or so many small pieces that the pipe has no place for another.
-                    Err(error) if is_again(error) => return None,
-                    Err(error) => return Some(End::Failed(error)),
+                    Err(error) if is_again(error) => return,
+                    Err(_) => (ended, failed) = (true, true),
                 }
             }
-            None
         });
-        Filled { bytes: self.held - before, end }
+        let bytes = self.held - before;
+        self.pipes.spend(from.ring().turn(), bytes);
+        Filled { bytes, ended, failed }
     }
 
     /// Moves what is in the pipe to `to`, as much as it takes: the bytes, and the error number of a failed connection.
-    pub(super) fn drain(&mut self, to: &Socket, to_client: bool) -> (u32, Option<Errno>) {
+    pub(super) fn drain(&mut self, to: &Socket, side: Side) -> (u32, Option<Errno>) {
         let before = self.held;
+        if before == 0 {
+            return (0, None);
+        }
         let error = to.with(|socket| {
             let destination = NonBlocking::new(socket.as_raw_fd());
             while self.held > 0 {
@@ -184,7 +210,10 @@ impl Pipe<'_> {
         });
         let bytes = before - self.held;
         let mut moved = self.pipes.moved.get();
-        *if to_client { &mut moved.to_client } else { &mut moved.to_backend } += u64::from(bytes);
+        match side {
+            Side::Client => moved.to_client += u64::from(bytes),
+            Side::Backend => moved.to_backend += u64::from(bytes),
+        }
         self.pipes.moved.set(moved);
         (bytes, error)
     }
@@ -212,7 +241,8 @@ fn is_again(error: Errno) -> bool {
 /// Moves bytes without waiting for them: how many, or the error number.
 fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, Errno> {
     loop {
-        // SAFETY: no memory is passed, and the callers keep both descriptors open.
+        // SAFETY: no memory is passed, and the callers keep both descriptors open. To a dead socket it would raise SIGPIPE,
+        // which the runtime of Rust ignores from the start of the process.
         let moved = unsafe {
             let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
             libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), bytes as usize, flags)

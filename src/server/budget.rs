@@ -15,8 +15,9 @@ const PER_PIPE: u64 = 2;
 const PER_CHECK: u64 = 1;
 /// Standard streams, log file, the runtimes of the health and control threads.
 const PROCESS: u64 = 32;
-/// Accepted connections of a shard that wait for their denial while all places are taken.
-const WAITING: u64 = 64;
+/// Sessions that a listener may start in a turn while as many that have ended still hold their two descriptors, which
+/// close a turn later (`shard::accept`).
+const OVERLAP: u64 = 16 * PER_SESSION;
 
 /// Pipes of a core where neither the configuration nor a quota says less. A pipe is held for a turn, and longer only while
 /// its destination is slow.
@@ -60,7 +61,7 @@ pub(super) fn sessions(
     let shards = shards as u64;
     let backends: u64 = config.upstreams.iter().map(|upstream| upstream.backends.len() as u64).sum();
     let checks = backends.min(limits::PROBES as u64) * PER_CHECK;
-    let listeners = shards * (config.listeners.len() as u64 + WAITING);
+    let listeners = shards * config.listeners.len() as u64 * (1 + OVERLAP);
     // A look-up holds a socket to a name server.
     let fixed = shards * (PER_SHARD + u64::from(pipes) * PER_PIPE)
         + listeners

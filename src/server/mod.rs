@@ -86,7 +86,9 @@ impl Server {
         net::prepare();
         let cores = cores::choose(&config.runtime.cores)?;
         let pipes = budget::pipes(&config.runtime.relay, cores.len(), net::pipe_quota());
-        let sessions = budget::sessions(&config, cores.len(), pipes, net::raise_descriptor_limit()?)?;
+        let descriptors = net::raise_descriptor_limit()?;
+        let sessions = budget::sessions(&config, cores.len(), pipes, descriptors)?;
+        net::reserve_descriptors(descriptors)?;
         let (sockets, files) = listen_all(&config, cores.len())?;
         let limit = SessionLimit::new(sessions);
         let loads: Vec<_> = config

@@ -73,13 +73,14 @@ fn serve(mut record: Record, client: Socket) -> impl Future<Output = ()> {
                 }
                 let polled = relay.poll(context);
                 record.account(&relay);
-                if tries.is_some() && !relay.is_untouched() {
+                if tries.is_some() && relay.has_begun() {
                     tries = None;
                 }
                 polled
             })
             .await;
             if outcome == Outcome::Reset(Side::Backend)
+                && relay.is_untouched()
                 && let Some(tries) = &mut tries
                 && tries.may_retry(&shard)
             {

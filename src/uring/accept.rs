@@ -1,8 +1,8 @@
 //! Accepting, woken by the ring.
 //!
 //! Not by the ring's own accept: a multishot one takes the whole backlog in one enter, 4,000 connections at once in
-//! 130 ms, while open sessions wait (`docs/PERFORMANCE.md`). A poll and accept4(2) take as many as the caller wants, cost
-//! one more call a batch, and leave the rest in the backlog.
+//! 130 ms, while open sessions wait (`docs/PERFORMANCE.md`). A poll and accept4(2), a call for each connection, take as
+//! many as the caller wants and leave the rest in the backlog.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -37,20 +37,34 @@ impl Acceptor {
         if self.0.is_waiting_readable() {
             return Poll::Pending;
         }
+        let accepted = self.accept_now();
+        if accepted.is_none() {
+            self.0.wait_readable_alone();
+        }
+        accepted.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// A connection that the kernel has completed already; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// accept(2).
+    pub fn accept_now(&self) -> Option<io::Result<OwnedFd>> {
         match self.accept() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.0.wait_readable();
-                Poll::Pending
-            }
-            accepted => Poll::Ready(accepted),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            accepted => Some(accepted),
         }
     }
 
-    /// Stops listening, and hands over every connection that the kernel has completed already, so that none of those is
-    /// reset when the socket closes.
-    #[must_use]
-    pub fn stop(self) -> Vec<OwnedFd> {
-        std::iter::from_fn(|| self.accept().ok()).collect()
+    /// Waits for no more connections. Nothing of the listener is in flight afterwards, so a drop closes it at once: a
+    /// caller that drops it when [`Self::accept_now`] finds none resets nobody.
+    pub async fn disarm(&self) {
+        self.0.cancel_wait();
+        std::future::poll_fn(|context| {
+            self.0.register(context.waker());
+            if self.0.is_waiting_readable() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
     }
 
     /// A connection of the backlog; it is in blocking mode, whatever the listener's is.

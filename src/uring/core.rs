@@ -112,7 +112,7 @@ impl Core {
         let receive = self.slots.of(key);
         if receive.is_in_flight(Op::Recv) && receive.receive.multi && !receive.receive.cancelled {
             receive.receive.cancelled = true;
-            self.push(opcode::AsyncCancel::new(key.user_data(Op::Recv)).build().user_data(NOBODY));
+            self.cancel(key, Op::Recv);
         }
     }
 
@@ -184,10 +184,10 @@ impl Core {
         receive.spilled = None;
     }
 
-    /// Sends what the slot holds. The first try does not wait, so that we learn whether the peer takes it.
+    /// Sends what the slot holds, as much as the peer takes at once.
     fn queue_send(&mut self, key: Key) {
         let slot = self.slots.of(key);
-        let flags = libc::MSG_NOSIGNAL | if slot.send.blocked { 0 } else { libc::MSG_DONTWAIT };
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         let fd = Fd(slot.fd);
         let mut one = None;
         if let Some(Extra::Bytes(bytes, sent)) = slot.extra.as_deref() {
@@ -244,13 +244,28 @@ impl Core {
         }
     }
 
-    /// Polls once, for something to read or for room to write; what is there already counts.
-    pub(super) fn arm_poll(&mut self, key: Key, op: Op) {
+    /// Polls once for something to read; what is there already counts. Of several rings that poll one socket
+    /// `exclusive`, one is woken.
+    pub(super) fn arm_readable(&mut self, key: Key, exclusive: bool) {
         let slot = self.slots.of(key);
-        if !slot.is_in_flight(op) {
-            let events = if op == Op::Writable { libc::POLLOUT } else { libc::POLLIN };
-            let entry = opcode::PollAdd::new(Fd(slot.fd), events as u32).build();
-            self.start(key, op, entry);
+        if !slot.is_in_flight(Op::Readable) {
+            let events = libc::POLLIN as u32 | if exclusive { libc::EPOLLEXCLUSIVE as u32 } else { 0 };
+            let entry = opcode::PollAdd::new(Fd(slot.fd), events).build();
+            self.start(key, Op::Readable, entry);
+        }
+    }
+
+    /// Notes that the peer takes no more, and polls for room to write.
+    ///
+    /// A single poll would not do: the ring adds `POLLRDHUP` to every poll, which is true from the peer's FIN on, and a
+    /// single poll ends at once then. A multishot goes on to the next event, and one comes after each call that found no
+    /// room, as with edge-triggered epoll(7). So it is armed once and left.
+    pub(super) fn wait_writable(&mut self, key: Key) {
+        let slot = self.slots.of(key);
+        slot.full = true;
+        if !slot.is_in_flight(Op::Writable) {
+            let entry = opcode::PollAdd::new(Fd(slot.fd), libc::POLLOUT as u32).multi(true).build();
+            self.start(key, Op::Writable, entry);
         }
     }
 
@@ -260,6 +275,12 @@ impl Core {
         let Extra::Count(counter) = &mut **extra else { unreachable!("inserted just now") };
         let entry = opcode::Read::new(Fd(slot.fd), (&raw mut *counter).cast(), 8).build();
         self.start(key, Op::Count, entry);
+    }
+
+    pub(super) fn cancel(&mut self, key: Key, op: Op) {
+        if self.slots.of(key).is_in_flight(op) {
+            self.push(opcode::AsyncCancel::new(key.user_data(op)).build().user_data(NOBODY));
+        }
     }
 
     /// The handle of a slot is gone: cancel what is in flight, close after the last completion.
@@ -272,10 +293,7 @@ impl Core {
             self.close(key);
         } else {
             // One by one: a cancel of all that names a descriptor looks at every request of the ring.
-            let in_flight = slot.in_flight;
-            for op in Op::ALL.into_iter().filter(|op| in_flight & op.bit() != 0) {
-                self.push(opcode::AsyncCancel::new(key.user_data(op)).build().user_data(NOBODY));
-            }
+            Op::ALL.into_iter().for_each(|op| self.cancel(key, op));
         }
     }
 
@@ -381,15 +399,21 @@ impl Core {
                 slot.dead |= entry.result() & i32::from(libc::POLLERR) != 0;
                 slot.hung_up |= entry.result() & i32::from(libc::POLLHUP) != 0;
             }
-            Op::Watch => {}
-            Op::Count | Op::Readable | Op::Writable => {}
+            Op::Writable if !slot.orphan => {
+                // A FIN is no room; and where the poll itself has ended, trying again arms it again.
+                let room = i32::from(libc::POLLOUT | libc::POLLERR | libc::POLLHUP);
+                let waited = (last || entry.result() & room != 0) && std::mem::take(&mut slot.full);
+                return match waited {
+                    true if slot.send.busy => self.queue_send(key),
+                    true => slot.wake(),
+                    false => {}
+                };
+            }
+            Op::Watch | Op::Count | Op::Readable | Op::Writable => {}
         }
         let slot = self.slots.of(key);
         if !slot.orphan {
-            // A send that goes on by itself is no news.
-            if op != Op::Send || !slot.is_in_flight(Op::Send) {
-                slot.wake();
-            }
+            slot.wake();
         } else if slot.in_flight == 0 {
             self.close(key);
         }
@@ -441,7 +465,9 @@ impl Core {
                     !slot.send.chain.is_empty()
                 }
             }
-        } else if matches!(-result, libc::EAGAIN | libc::EINTR) {
+        } else if -result == libc::EINTR {
+            return self.queue_send(key);
+        } else if -result == libc::EAGAIN {
             true
         } else {
             slot.send.error = Some(errno(result));
@@ -450,14 +476,15 @@ impl Core {
         if !left || slot.orphan {
             return;
         }
-        // The peer does not take more now: wait for it, without provided buffers where those are scarce.
+        // The peer does not take more now: wait for it, without provided buffers where those are scarce. Not in a send that
+        // waits: to a peer that has sent FIN its poll is always ready, see `wait_writable`, and it ends on a kernel thread.
         slot.send.blocked = true;
         if self.buffers.scarce() && !slot.send.chain.is_empty() {
             let bytes = self.buffers.copy(&slot.send.chain);
             self.buffers.release(&mut slot.send.chain);
             slot.extra = Some(Box::new(Extra::Bytes(bytes, 0)));
         }
-        self.queue_send(key);
+        self.wait_writable(key);
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) enum Op {
     Count,
     /// A poll for something to read.
     Readable,
-    /// A poll for room to write.
+    /// A lasting poll for room to write.
     Writable,
 }
 
@@ -132,6 +132,8 @@ pub(super) struct Slot {
     pub(super) dead: bool,
     /// The watch found both streams of the connection ended.
     pub(super) hung_up: bool,
+    /// The peer took less than it was sent, and has not said since that it takes more.
+    pub(super) full: bool,
     pub(super) waker: Option<Waker>,
     pub(super) receive: Receive,
     pub(super) send: Send,
@@ -148,6 +150,7 @@ impl Slot {
             reset: false,
             dead: false,
             hung_up: false,
+            full: false,
             waker: None,
             receive: Receive {
                 queue: Chain::EMPTY,

@@ -11,8 +11,8 @@ use super::{Ring, Tick, core};
 
 /// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last completion.
 ///
-/// The socket must be in blocking mode: the ring completes operations on a non-blocking one with EAGAIN instead of
-/// waiting.
+/// To be received from or connected it must be in blocking mode: the ring completes operations on a non-blocking one with
+/// EAGAIN instead of waiting.
 pub struct Socket {
     ring: Ring,
     key: Key,
@@ -56,10 +56,6 @@ impl Ring {
 }
 
 impl Socket {
-    fn is_in_flight(&self, op: Op) -> bool {
-        self.core().slots.of(self.key).is_in_flight(op)
-    }
-
     fn core(&self) -> std::cell::RefMut<'_, core::Core> {
         self.ring.0.core.borrow_mut()
     }
@@ -173,7 +169,7 @@ impl Socket {
             return Sent::Nothing;
         }
         let bytes = std::mem::take(&mut slot.send.sent);
-        if slot.is_in_flight(Op::Send) {
+        if slot.is_in_flight(Op::Send) || slot.full {
             return Sent::Busy { bytes, blocked: slot.send.blocked };
         }
         slot.send.busy = false;
@@ -185,24 +181,34 @@ impl Socket {
 
     /// Has the task woken when there is something to read, be it the end of the stream; at once if there is already.
     pub fn wait_readable(&self) {
-        self.core().arm_poll(self.key, Op::Readable);
+        self.core().arm_readable(self.key, false);
     }
 
     /// Whether the event of [`Self::wait_readable`] has not come yet.
     #[must_use]
     pub fn is_waiting_readable(&self) -> bool {
-        self.is_in_flight(Op::Readable)
+        self.core().slots.of(self.key).is_in_flight(Op::Readable)
     }
 
-    /// Has the task woken when the peer takes more bytes, or never will; at once if that is so already.
+    /// Ends the wait of [`Self::wait_readable`].
+    pub(super) fn cancel_wait(&self) {
+        self.core().cancel(self.key, Op::Readable);
+    }
+
+    /// The same where several rings wait for one socket: one of them is woken.
+    pub(super) fn wait_readable_alone(&self) {
+        self.core().arm_readable(self.key, true);
+    }
+
+    /// Has the task woken when the peer takes more bytes, or never will; for after a call that found no room.
     pub fn wait_writable(&self) {
-        self.core().arm_poll(self.key, Op::Writable);
+        self.core().wait_writable(self.key);
     }
 
     /// Whether the event of [`Self::wait_writable`] has not come yet.
     #[must_use]
     pub fn is_waiting_writable(&self) -> bool {
-        self.is_in_flight(Op::Writable)
+        self.core().slots.of(self.key).full
     }
 
     /// Has the task woken at a moment, once, whatever else happens.
@@ -210,11 +216,6 @@ impl Socket {
         if let Some(waker) = self.core().slots.of(self.key).waker.clone() {
             self.ring.0.wheel.borrow_mut().arm(deadline, waker);
         }
-    }
-
-    /// Notes the end of the stream, for a caller that reads it beside the ring.
-    pub fn set_ended(&self, end: End) {
-        self.core().slots.of(self.key).receive.end = Some(end);
     }
 
     /// Has the task woken when the connection dies; for a side that is not received from.
