@@ -27,7 +27,7 @@ const LARGE_PIECE: u32 = 64 << 10;
 /// Large turns after which a direction is patient: at least 4 MiB, so that waiting once for the rest is lost in it.
 const LONG_TURNS: u8 = 64;
 /// What is worth a turn of a patient direction, unless it has waited for [`PATIENCE`].
-const PATIENT_BYTES: u32 = 512 << 10;
+const PATIENT_BYTES: u32 = 1 << 20;
 /// Longest wait for [`PATIENT_BYTES`].
 const PATIENCE: Duration = Duration::from_millis(1);
 /// Turns with a small piece, in a row, after which a direction copies again.
