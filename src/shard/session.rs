@@ -38,7 +38,7 @@ pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd
 /// The way of a session, top to bottom.
 async fn serve(mut record: Record, client: Socket) {
     let shard = Rc::clone(record.shard());
-    let mut tries = Box::new(Tries::new(&shard, record.upstream(), record.deadline()));
+    let mut tries = Box::new(Tries::new(&shard, record.upstream(), &client, record.deadline()));
     record.reason = loop {
         // Boxed, so that an idle session does not carry the state of its beginning.
         let established = Box::pin(tries.establish(&shard, &client)).await;
@@ -53,11 +53,12 @@ async fn serve(mut record: Record, client: Socket) {
         let rules = &shard.relay_rules[record.listener.index()];
         let mut relay = Relay::new(&client, &backend, rules, record.deadline());
         let outcome = std::future::poll_fn(|context| {
-            if shard.is_closing() {
+            if record.shard().is_closing() {
                 return Poll::Ready(Outcome::Stopped);
             }
             let polled = relay.poll(context);
             record.account(&relay);
+            tries.note_progress(record.shard(), &relay);
             polled
         })
         .await;
