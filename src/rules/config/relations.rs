@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Backend, BackendAddress, HealthCheck, ListenAddress, Listener, UpstreamTimeouts};
+use super::model::{
+    Backend, BackendAddress, HashKey, HealthCheck, ListenAddress, Listener, UpstreamTimeouts,
+};
 use super::report::{Place, quote};
 use super::section::{Section, nearest};
 use super::values::duration_text;
@@ -89,8 +91,8 @@ pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
     }
 }
 
-pub(super) fn hash_key_of_use(s: &Section<'_>, algorithm: &Registered) {
-    if s.has("hash_key") && !algorithm.wants.key {
+pub(super) fn hash_key_of_use(s: &Section<'_>, key: HashKey, algorithm: &Registered) {
+    if key != HashKey::Source && !algorithm.wants.key {
         s.warn_at("hash_key", format!("`hash_key` means nothing to `{}`", algorithm.name));
     }
 }

@@ -209,7 +209,7 @@ fn upstream(s: &mut Section<'_>, name: String, backends: Vec<Backend>) -> Upstre
 fn balancing(s: &mut Section<'_>) -> (&'static Registered, HashKey) {
     let algorithm = s.value("algorithm", default_algorithm(), algorithm);
     let hash_key = s.value("hash_key", HashKey::Source, one_of(HASH_KEYS));
-    relations::hash_key_of_use(s, algorithm);
+    relations::hash_key_of_use(s, hash_key, algorithm);
     (algorithm, hash_key)
 }
 
