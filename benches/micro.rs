@@ -15,9 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
-use ringway::rules::balance::{self, Candidate, Registered, Start, Tried};
+use ringway::rules::balance::{self, Candidate, Demand, Registered, Start, Tried};
 use ringway::rules::config;
-use ringway::rules::upstream::{Address, BackendState, Health, InFlight, Loads, ShardPlace, UpstreamTable};
+use ringway::rules::upstream::{
+    Address, BackendState, Health, InFlight, Loads, ShardPlace, Share, UpstreamTable,
+};
 use ringway::words::{BackendId, ShardId};
 
 /// Sizes of the upstream.
@@ -25,6 +27,9 @@ const BACKENDS: [u16; 3] = [10, 100, 1000];
 
 /// Shards of the process that least connections adds up.
 const SHARDS: u16 = 64;
+
+/// The only shard.
+const START: Start = Start { shard: 0, shards: 1, seed: 1 };
 
 /// Every algorithm of the registry, by its own name.
 fn algorithms() -> impl Iterator<Item = &'static Registered> {
@@ -36,20 +41,51 @@ fn weight(backend: u16) -> u32 {
     u32::from(backend % 3) + 1
 }
 
+fn name_hash(backend: u16) -> u64 {
+    balance::hash(format!("10.0.0.1:{backend}").as_bytes())
+}
+
+fn candidates(backends: u16, weight: fn(u16) -> u32) -> Vec<Candidate> {
+    let candidate = |backend| Candidate {
+        id: BackendId(backend),
+        weight: weight(backend),
+        name_hash: name_hash(backend),
+    };
+    (0..backends).map(candidate).collect()
+}
+
 /// A pick alone: all backends are candidates, with some sessions each.
 fn picks(criterion: &mut Criterion) {
+    for (weights, weight) in [("equal weights", (|_| 1) as fn(u16) -> u32), ("different weights", weight)] {
+        for algorithm in algorithms() {
+            let mut group = criterion.benchmark_group(format!("pick, {weights}/{}", algorithm.name));
+            for backends in BACKENDS {
+                let mut instance = (algorithm.build)(START);
+                instance.update(&candidates(backends, weight));
+                let loads: Vec<u32> = (0..u32::from(backends)).map(|backend| 7 + backend * 31 % 5).collect();
+                let (tried, mut key) = (Tried::default(), 0_u64);
+                group.bench_function(BenchmarkId::from_parameter(backends), |bencher| {
+                    bencher.iter(|| {
+                        key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                        let demand = Demand { loads: &loads, tried: &tried, key, now_millis: 1 };
+                        instance.pick(black_box(&demand))
+                    });
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+/// What a change of the candidates costs: the table of maglev is built anew.
+fn updates(criterion: &mut Criterion) {
     for algorithm in algorithms() {
-        let mut group = criterion.benchmark_group(format!("pick/{}", algorithm.name));
+        let mut group = criterion.benchmark_group(format!("update/{}", algorithm.name));
         for backends in BACKENDS {
-            let mut instance = (algorithm.build)(Start { shard: 0, shards: 1 });
-            let candidates: Vec<Candidate> = (0..backends)
-                .map(|backend| Candidate { id: BackendId(backend), weight: weight(backend) })
-                .collect();
-            instance.update(&candidates);
-            let loads: Vec<u32> = (0..u32::from(backends)).map(|backend| 7 + backend * 31 % 5).collect();
-            let tried = Tried::default();
+            let mut instance = (algorithm.build)(START);
+            let candidates = candidates(backends, weight);
             group.bench_function(BenchmarkId::from_parameter(backends), |bencher| {
-                bencher.iter(|| instance.pick(black_box(&loads), black_box(&tried)));
+                bencher.iter(|| instance.update(black_box(&candidates)));
             });
         }
         group.finish();
@@ -66,13 +102,13 @@ fn picks_in_a_table(criterion: &mut Criterion) {
             let table = &tables.tables[0];
             let tried = Tried::default();
             group.bench_function(BenchmarkId::new("same millisecond", backends), |bencher| {
-                bencher.iter(|| table.pick(black_box(1), &tried));
+                bencher.iter(|| table.pick(black_box(1), &tried, 7));
             });
             let mut now = 1;
             group.bench_function(BenchmarkId::new("next millisecond", backends), |bencher| {
                 bencher.iter(|| {
                     now += 1;
-                    table.pick(black_box(now), &tried)
+                    table.pick(black_box(now), &tried, 7)
                 });
             });
         }
@@ -92,16 +128,18 @@ impl Shards {
         let address: Arc<[Address]> = Arc::from([Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)))]);
         let states = vec![BackendState { health: Health::Up, addresses: address }; usize::from(backends)];
         let table = |shard| {
-            let place = ShardPlace { shard: ShardId(shard), shards: usize::from(SHARDS) };
-            let weights = (0..backends).map(weight).collect();
-            let table = UpstreamTable::new(algorithm, weights, loads.clone(), place);
+            let place = ShardPlace { shard: ShardId(shard), shards: usize::from(SHARDS), seed: 1 };
+            let share =
+                |backend| Share { weight: weight(backend), backup: false, name_hash: name_hash(backend) };
+            let shares = (0..backends).map(share).collect();
+            let table = UpstreamTable::new(algorithm, shares, loads.clone(), place);
             table.apply(&states);
             table
         };
         let tables: Vec<_> = (0..SHARDS).map(table).collect();
         let tried = Tried::default();
         let sessions =
-            tables.iter().flat_map(|table| (0..64).filter_map(|_| table.pick(0, &tried))).collect();
+            tables.iter().flat_map(|table| (0..64).filter_map(|_| table.pick(0, &tried, 7))).collect();
         Shards { tables, _sessions: sessions }
     }
 }
@@ -182,6 +220,7 @@ fn main() {
     for criterion in criterions() {
         let mut criterion = criterion.without_plots();
         picks(&mut criterion);
+        updates(&mut criterion);
         picks_in_a_table(&mut criterion);
         configurations(&mut criterion);
         criterion.final_summary();

@@ -30,8 +30,10 @@ pub(crate) fn config(upstreams: &[(Option<HealthCheck>, Option<Duration>, &[Back
                     name: format!("backend{number}"),
                     address: address.clone(),
                     weight: 1,
+                    backup: false,
                 })
                 .collect(),
+            hash_key: HashKey::Source,
             healthcheck: healthcheck.clone(),
             retries: 2,
             resolve: *resolve,

@@ -97,6 +97,7 @@ impl Server {
             .map(|upstream| Loads::new(cores.len(), upstream.backends.len()))
             .collect();
 
+        let seed = fastrand::u64(..);
         let (ended, shards_ended) = bounded(0);
         let (mut letterboxes, mut counters, mut parts) = (Vec::new(), Vec::new(), Vec::new());
         for ((index, cpu), listeners) in cores.iter().enumerate().zip(sockets) {
@@ -110,6 +111,7 @@ impl Server {
                 place: ShardPlace {
                     shard: ShardId(u16::try_from(index).expect("limits::SHARDS fits")),
                     shards: cores.len(),
+                    seed,
                 },
                 cpu: *cpu,
                 config: Arc::clone(&config),

@@ -1,15 +1,18 @@
 //! From a pick to a connected backend: tries one backend after the other, within the limits on time and number.
 
 use std::io;
+use std::net::IpAddr;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Shard;
 use crate::net;
-use crate::rules::balance::Tried;
+use crate::relay::Relay;
+use crate::rules::balance::{self, Tried};
+use crate::rules::config::HashKey;
 use crate::rules::upstream::{Address, InFlight};
 use crate::uring::{End, Socket, Tick, Timer};
-use crate::words::{CloseReason, UpstreamId};
+use crate::words::{BackendId, CloseReason, UpstreamId};
 
 /// How long an attempt may still take once the client has sent FIN without a byte before it: mostly it has left, but
 /// a client that only reads (`nc -N` to a daytime server) looks the same, and a backend that is well answers sooner.
@@ -28,10 +31,22 @@ pub(super) struct Established {
 pub(super) struct Tries {
     upstream: UpstreamId,
     tried: Tried,
+    /// Hash of the client, where the algorithm wants it.
+    key: u64,
+    /// Whose first byte is awaited, where the algorithm wants latencies.
+    awaited: Option<Awaited>,
     /// End of all tries together.
     deadline: Tick,
     /// What to report when no other backend is left.
     failure: CloseReason,
+}
+
+/// A backend whose first byte is awaited.
+struct Awaited {
+    backend: BackendId,
+    since: Instant,
+    /// It was sent a byte.
+    asked: bool,
 }
 
 /// How one attempt failed.
@@ -44,12 +59,14 @@ enum Failure {
 
 impl Tries {
     /// No try, and no time for one after `session_deadline`.
-    pub(super) fn new(shard: &Shard, upstream: UpstreamId, session_deadline: Tick) -> Self {
+    pub(super) fn new(shard: &Shard, upstream: UpstreamId, client: &Socket, session_deadline: Tick) -> Self {
         let establish = shard.config.upstreams[upstream.index()].timeouts.establish;
         let establish = establish.map_or(Tick::NEVER, |limit| shard.ring.now().after(limit));
         Self {
             upstream,
             tried: Tried::default(),
+            key: if shard.upstreams[upstream.index()].wants().key { key(shard, upstream, client) } else { 0 },
+            awaited: None,
             deadline: establish.min(session_deadline),
             failure: CloseReason::NoBackend,
         }
@@ -63,6 +80,21 @@ impl Tries {
     /// Whether one more backend may be tried.
     pub(super) fn may_retry(&self, shard: &Shard) -> bool {
         self.tried.len() <= shard.config.upstreams[self.upstream.index()].retries as usize
+    }
+
+    /// Tells the algorithm, where it wants to know, how long the backend took for its first byte: from the connect, or
+    /// from the first byte to it where that came later. Whether there is nothing more to try or to tell.
+    pub(super) fn note_progress(&mut self, shard: &Shard, relay: &Relay<'_>) -> bool {
+        let Some(awaited) = &mut self.awaited else { return relay.has_begun() };
+        if relay.bytes_to_client() > 0 {
+            let table = &shard.upstreams[self.upstream.index()];
+            table.observe(awaited.backend, awaited.since.elapsed(), shard.ring.now().0);
+            return true;
+        }
+        if relay.bytes_to_backend() > 0 && !std::mem::replace(&mut awaited.asked, true) {
+            awaited.since = Instant::now();
+        }
+        false
     }
 
     /// The next backend that takes a connection.
@@ -79,7 +111,7 @@ impl Tries {
                 return Err(CloseReason::ConnectTimeout);
             }
             let table = &shard.upstreams[self.upstream.index()];
-            let Some(in_flight) = table.pick(shard.ring.now().0, &self.tried) else {
+            let Some(in_flight) = table.pick(shard.ring.now().0, &self.tried, self.key) else {
                 return Err(self.failure);
             };
             let id = in_flight.backend();
@@ -88,9 +120,14 @@ impl Tries {
             }
             self.tried.insert(id);
             let counters = shard.counters.backend(self.upstream, id);
+            let begun = table.wants().latency.then(Instant::now);
             match self.connect(shard, client, &table.addresses(id)).await {
                 Ok(backend) => {
                     counters.sessions.add(1);
+                    if let Some(begun) = begun {
+                        table.observe(id, begun.elapsed(), shard.ring.now().0);
+                        self.awaited = Some(Awaited { backend: id, since: Instant::now(), asked: false });
+                    }
                     return Ok(Established { backend, in_flight });
                 }
                 Err(Failure::Session(reason)) => return Err(reason),
@@ -142,6 +179,22 @@ impl Tries {
         }
         Err(failure)
     }
+}
+
+/// Hash of the part of a client that decides where it goes.
+fn key(shard: &Shard, upstream: UpstreamId, client: &Socket) -> u64 {
+    let Some(peer) = client.with(|socket| socket.peer_addr().ok().and_then(|peer| peer.as_socket())) else {
+        return 0;
+    };
+    // An IPv4 client of a dual-stack listener is the IPv4 client it is elsewhere.
+    let mut bytes = match peer.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    if shard.config.upstreams[upstream.index()].hash_key == HashKey::SourcePort {
+        bytes.extend(peer.port().to_be_bytes());
+    }
+    balance::hash(&bytes)
 }
 
 fn local_or_backend(shard: &Shard, error: io::Error) -> Failure {

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use crate::relay::{Pipes, RelayRules};
 use crate::rules::admission::SessionLimit;
+use crate::rules::balance;
 use crate::rules::config::Config;
-use crate::rules::upstream::{Loads, ShardPlace, UpstreamTable};
+use crate::rules::upstream::{Loads, ShardPlace, Share, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
 use crate::words::ListenerId;
@@ -117,8 +118,12 @@ pub fn run(parts: ShardParts) -> Result<(), Missing> {
 fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
     let ShardParts { place, config, pipes, loads, counters, limit, letterbox, mailbox, .. } = parts;
     let upstreams = config.upstreams.iter().zip(loads).map(|(upstream, loads)| {
-        let weights = upstream.backends.iter().map(|backend| backend.weight).collect();
-        UpstreamTable::new(upstream.algorithm, weights, loads, place)
+        let shares = upstream.backends.iter().map(|backend| Share {
+            weight: backend.weight,
+            backup: backend.backup,
+            name_hash: balance::hash(backend.name.as_bytes()),
+        });
+        UpstreamTable::new(upstream.algorithm, shares.collect(), loads, place)
     });
     let pipes = (pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, pipes)));
     let relay_rules = config.listeners.iter().map(|listener| RelayRules {

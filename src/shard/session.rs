@@ -51,7 +51,8 @@ fn admit(shard: &Rc<Shard>, listener: ListenerId) -> Option<Record> {
 fn serve(mut record: Record, client: Socket) -> impl Future<Output = ()> {
     async move {
         // There until a byte was relayed: from then on no other backend can take the place of this one.
-        let mut tries = Some(Box::new(Tries::new(record.shard(), record.upstream(), record.deadline())));
+        let mut tries =
+            Some(Box::new(Tries::new(record.shard(), record.upstream(), &client, record.deadline())));
         record.reason = loop {
             let Some(trying) = &mut tries else { break CloseReason::Internal };
             // Boxed, so that an idle session does not carry the state of its beginning.
@@ -73,9 +74,7 @@ fn serve(mut record: Record, client: Socket) -> impl Future<Output = ()> {
                 }
                 let polled = relay.poll(context);
                 record.account(&relay);
-                if tries.is_some() && relay.has_begun() {
-                    tries = None;
-                }
+                tries.take_if(|tries| tries.note_progress(record.shard(), &relay));
                 polled
             })
             .await;

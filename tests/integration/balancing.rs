@@ -1,10 +1,11 @@
 //! Set-up: several live backends, two shards. Claim: each backend gets its share of the sessions, by weight where there
 //! are weights; `least_connections` decides on the counts of the whole process, not of one shard.
 
+use ringway::rules::upstream::Health;
 use ringway::words::CloseReason;
 
 use crate::support::{
-    Backend, Balancer, Reserved, V4, await_in_flight, backend, balancer, eventually, shards,
+    Backend, Balancer, Client, Reserved, V4, await_in_flight, backend, balancer, eventually, shards,
 };
 
 fn echoes(count: usize) -> Vec<Backend> {
@@ -141,4 +142,66 @@ fn least_connections_fills_the_emptier_backend() {
         std::thread::sleep(std::time::Duration::from_millis(3));
     }
     assert_eq!(balancer.in_flight(), [10, 10]);
+}
+
+#[test]
+fn hashing_sends_a_client_to_the_same_backend_on_every_shard_and_in_every_process() {
+    for algorithm in ["maglev", "source_hash"] {
+        let backends: Vec<_> = (0..5).map(|_| backend().echo().start()).collect();
+        let mut homes = Vec::new();
+        for _ in 0..2 {
+            let balancer =
+                balancer().backends(&backends).upstream(&format!("algorithm: {algorithm}")).start();
+            (0..100).for_each(|_| balancer.echoing_client().finish().unwrap());
+            homes.push(balancer.shares());
+        }
+        assert_eq!(homes[0].iter().filter(|share| **share == 100).count(), 1, "{algorithm}: {homes:?}");
+        assert_eq!(homes[0], homes[1], "{algorithm}");
+    }
+}
+
+#[test]
+fn hashing_with_the_port_spreads_the_sessions_of_a_client() {
+    let backends: Vec<_> = (0..4).map(|_| backend().echo().start()).collect();
+    let builder = balancer().backends(&backends);
+    let balancer = builder.upstream("algorithm: maglev").upstream("hash_key: source_port").start();
+    (0..400).for_each(|_| balancer.echoing_client().finish().unwrap());
+    let shares = balancer.shares();
+    // Four standard deviations are 35.
+    assert!(shares.iter().all(|share| share.abs_diff(100) < 50), "{shares:?}");
+}
+
+#[test]
+fn backups_serve_only_while_no_other_backend_can() {
+    let (mut primary, backup) = (backend().echo().start(), backend().echo().start());
+    let balancer = balancer()
+        .backends([&primary])
+        .entry(&format!("{}, backup: true", backup.entry()))
+        .quick_checks()
+        .start();
+    (0..20).for_each(|_| balancer.echoing_client().finish().unwrap());
+    assert_eq!(balancer.shares(), [20, 0]);
+    primary.refuse();
+    balancer.await_health(0, Health::Down);
+    eventually("the backup serves", || {
+        Client::connect(balancer.address()).is_ok_and(|client| client.echo(b"?").is_ok())
+    });
+    primary.restart();
+    balancer.await_health(0, Health::Up);
+    let before = balancer.shares()[0];
+    eventually("the primary serves again", || {
+        balancer.echoing_client().finish().unwrap();
+        balancer.shares()[0] > before
+    });
+}
+
+#[test]
+fn every_algorithm_serves_and_avoids_a_backend_that_refuses() {
+    for algorithm in ["random", "source_hash", "maglev", "peak_ewma", "first", "least_connections"] {
+        let (dead, live) = (backend().stopped().start(), backend().echo().start());
+        let balancer =
+            balancer().backends([&dead, &live]).upstream(&format!("algorithm: {algorithm}")).start();
+        (0..30).for_each(|_| balancer.echoing_client().finish().unwrap());
+        assert_eq!(balancer.shares(), [0, 30], "{algorithm}");
+    }
 }

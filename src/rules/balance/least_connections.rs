@@ -5,12 +5,13 @@
 //! choose the same.
 
 use super::rotation::Rotation;
-use super::{Algorithm, Candidate, Registered, Start, Tried};
+use super::{Algorithm, Candidate, Demand, Registered, Start, Wants};
 use crate::words::BackendId;
 
 pub(super) const REGISTERED: Registered = Registered {
     name: "least_connections",
     aliases: &[],
+    wants: Wants { loads: true, key: false, latency: false },
     build: |start| Box::new(LeastConnections::new(start)),
 };
 
@@ -27,46 +28,42 @@ impl LeastConnections {
 
 /// How full a backend would be with one more session.
 #[derive(Clone, Copy)]
-struct Fill {
+pub(super) struct Fill {
     sessions: u64,
     weight: u64,
 }
 
 impl Fill {
-    fn of(candidate: &Candidate, loads: &[u32]) -> Self {
+    pub(super) fn of(candidate: &Candidate, loads: &[u32]) -> Self {
         // A backend the caller has no load of yet has none.
         let load = loads.get(candidate.id.index()).copied().unwrap_or(0);
         Self { sessions: u64::from(load) + 1, weight: u64::from(candidate.weight) }
     }
 
     /// `self.sessions / self.weight < other.sessions / other.weight`, exact: at most 2^32 times 2^32.
-    fn is_below(self, other: Self) -> bool {
+    pub(super) fn is_below(self, other: Self) -> bool {
         self.sessions * other.weight < other.sessions * self.weight
     }
 }
 
 impl Algorithm for LeastConnections {
-    fn uses_loads(&self) -> bool {
-        true
-    }
-
     fn update(&mut self, candidates: &[Candidate]) {
         self.candidates.clear();
         self.candidates.extend_from_slice(candidates);
         self.rotation.update(candidates);
     }
 
-    fn pick(&mut self, loads: &[u32], tried: &Tried) -> Option<BackendId> {
+    fn pick(&mut self, demand: &Demand<'_>) -> Option<BackendId> {
         let mut least: Option<(usize, Fill)> = None;
         // From the one whose turn it is, so that it comes before its equals.
         let (before, after) = self.candidates.split_at(self.rotation.next());
         let in_turn = (before.len()..).zip(after).chain(before.iter().enumerate());
         for (index, candidate) in in_turn {
-            let fill = Fill::of(candidate, loads);
+            let fill = Fill::of(candidate, demand.loads);
             if least.is_some_and(|(_, lowest)| !fill.is_below(lowest)) {
                 continue;
             }
-            if !tried.contains(candidate.id) {
+            if !demand.tried.contains(candidate.id) {
                 least = Some((index, fill));
             }
         }
@@ -80,6 +77,7 @@ impl Algorithm for LeastConnections {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Tried;
     use super::super::testing::*;
     use super::*;
 
@@ -93,7 +91,7 @@ mod tests {
     #[test]
     fn shards_with_the_same_loads_choose_apart() {
         let first = |shard| {
-            let mut algorithm = LeastConnections::new(Start { shard, shards: 3 });
+            let mut algorithm = LeastConnections::new(Start { shard, shards: 3, seed: 0 });
             algorithm.update(&weights(&[1, 1, 1]));
             picks(&mut algorithm, 1)[0]
         };
@@ -106,7 +104,7 @@ mod tests {
         algorithm.update(&weights(&[1000, 999]));
         // (u32::MAX + 1) / 1000 against (u32::MAX - 4294966) / 999: the second is lower by less than 1e-5 of it.
         let loads = [u32::MAX, u32::MAX - 4_294_968];
-        assert_eq!(algorithm.pick(&loads, &Tried::default()), Some(BackendId(1)));
+        assert_eq!(algorithm.pick(&demand(&loads, &Tried::default())), Some(BackendId(1)));
     }
 
     proptest! {
@@ -118,7 +116,7 @@ mod tests {
             algorithm.update(&weights(&set));
             let mut loads = vec![0u32; set.len()];
             for _ in 0..turns * set.iter().sum::<u32>() {
-                let id = algorithm.pick(&loads, &Tried::default()).expect("untried");
+                let id = algorithm.pick(&demand(&loads, &Tried::default())).expect("untried");
                 loads[id.index()] += 1;
             }
             let full: Vec<u32> = set.iter().map(|weight| turns * weight).collect();
@@ -133,7 +131,7 @@ mod tests {
         ) {
             let mut algorithm = LeastConnections::new(FIRST);
             algorithm.update(&candidates);
-            let Some(id) = algorithm.pick(&loads, &tried) else { return Ok(()) };
+            let Some(id) = algorithm.pick(&demand(&loads, &tried)) else { return Ok(()) };
             let fill = |id: BackendId| u128::from(loads[id.index()]) + 1;
             let picked = candidates.iter().find(|candidate| candidate.id == id).expect("a candidate");
             for other in candidates.iter().filter(|other| !tried.contains(other.id)) {
@@ -141,11 +139,6 @@ mod tests {
                     fill(id) * u128::from(other.weight) <= fill(other.id) * u128::from(picked.weight)
                 );
             }
-        }
-
-        #[test]
-        fn a_pick_is_an_untried_candidate_or_none_without_one(steps in any_steps()) {
-            picks_are_untried_candidates(&mut LeastConnections::new(FIRST), &steps)?;
         }
     }
 }

@@ -3,16 +3,34 @@
 //! An algorithm is pure: the same calls with the same arguments give the same picks. Each shard has its own
 //! instance for each upstream.
 
+mod first;
+mod hash;
 mod least_connections;
+mod maglev;
+mod peak_ewma;
+mod random;
 mod rotation;
 mod round_robin;
+mod source_hash;
 #[cfg(test)]
 mod testing;
+
+use std::time::Duration;
 
 use crate::words::BackendId;
 
 /// Every algorithm. A new one is a file in this folder and a line here.
-static REGISTRY: &[Registered] = &[round_robin::REGISTERED, least_connections::REGISTERED];
+static REGISTRY: &[Registered] = &[
+    round_robin::REGISTERED,
+    least_connections::REGISTERED,
+    random::REGISTERED,
+    source_hash::REGISTERED,
+    maglev::REGISTERED,
+    peak_ewma::REGISTERED,
+    first::REGISTERED,
+];
+
+pub use hash::hash;
 
 /// The algorithm that goes by this name or alias in the configuration.
 #[must_use]
@@ -34,8 +52,21 @@ pub struct Registered {
     pub name: &'static str,
     /// Other names it goes by in the configuration.
     pub aliases: &'static [&'static str],
+    /// What it wants to know of a session.
+    pub wants: Wants,
     /// Makes the instance of one shard.
     pub build: fn(Start) -> Box<dyn Algorithm>,
+}
+
+/// What an algorithm looks at; what it does not look at need not be found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// [`Demand::loads`]; where it is not wanted, the caller may pass zeros.
+    pub loads: bool,
+    /// [`Demand::key`].
+    pub key: bool,
+    /// [`Algorithm::observe`].
+    pub latency: bool,
 }
 
 /// Where the instance of one shard begins, so that the shards do not all send their first session to the
@@ -46,6 +77,8 @@ pub struct Start {
     pub shard: usize,
     /// All shards, at least 1.
     pub shards: usize,
+    /// Seed of what is left to chance; another one for each process, so that two of them do not choose alike.
+    pub seed: u64,
 }
 
 /// An eligible backend with a positive weight.
@@ -55,6 +88,8 @@ pub struct Candidate {
     pub id: BackendId,
     /// Its weight, 1 to `limits::WEIGHT`.
     pub weight: u32,
+    /// [`hash`] of its name: the same in every process that has a backend of this name.
+    pub name_hash: u64,
 }
 
 /// The backends one session has tried already; they are not picked again.
@@ -86,25 +121,40 @@ impl Tried {
     }
 }
 
+/// A session that wants a backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand<'a> {
+    /// Sessions in flight of the whole process, indexed by `BackendId`.
+    pub loads: &'a [u32],
+    /// Backends that are not picked again.
+    pub tried: &'a Tried,
+    /// [`hash`] of the part of the client that decides where it goes; any number where it is not wanted.
+    pub key: u64,
+    /// Now, milliseconds since a moment that stays the same.
+    pub now_millis: u64,
+}
+
 /// A rule for choosing a backend.
 pub trait Algorithm {
-    /// Whether a pick looks at `loads`; where it does not, the caller may pass zeros.
-    fn uses_loads(&self) -> bool;
-
     /// Takes the new whole set of candidates, in the order of the configuration, each at most once: their
     /// identifiers strictly increase. What is known of the backends from before is kept, so that one that
     /// comes and goes does not skew the shares of the others.
     fn update(&mut self, candidates: &[Candidate]);
 
     /// The next backend: a candidate that was not tried, or `None` if and only if there is none.
-    ///
-    /// `loads` holds the sessions in flight of the whole process, indexed by `BackendId`.
-    fn pick(&mut self, loads: &[u32], tried: &Tried) -> Option<BackendId>;
+    fn pick(&mut self, demand: &Demand<'_>) -> Option<BackendId>;
+
+    /// Learns how long a backend took: for a connection, or from it to the first byte.
+    fn observe(&mut self, backend: BackendId, latency: Duration, now_millis: u64) {
+        let _ = (backend, latency, now_millis);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -122,5 +172,16 @@ mod tests {
     #[test]
     fn weighted_round_robin_is_round_robin() {
         assert_eq!(find("weighted_round_robin").map(|found| found.name), Some("round_robin"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_pick_is_an_untried_candidate_or_none_without_one(steps in testing::any_steps(), seed: u64) {
+            for registered in REGISTRY {
+                let mut algorithm = (registered.build)(Start { shard: 1, shards: 3, seed });
+                testing::picks_are_untried_candidates(&mut *algorithm, &steps)?;
+            }
+        }
     }
 }

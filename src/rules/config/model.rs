@@ -181,6 +181,9 @@ pub struct Upstream {
     /// How a backend is picked.
     #[serde(serialize_with = "resolved::algorithm")]
     pub algorithm: &'static Registered,
+    /// What of a client decides where a hashing algorithm sends it.
+    #[serde(serialize_with = "resolved::hash_key")]
+    pub hash_key: HashKey,
     /// At least one; names are unique.
     pub backends: Vec<Backend>,
     /// How the backends are checked; `None` takes every backend as up.
@@ -195,6 +198,15 @@ pub struct Upstream {
     pub timeouts: UpstreamTimeouts,
     /// Options of backend sockets.
     pub tcp: TcpOptions,
+}
+
+/// What of a client is hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    /// Its IP address; the clients of a `unix:` listener are all one.
+    Source,
+    /// Its IP address and port, so that each session goes its own way.
+    SourcePort,
 }
 
 /// `timeouts:` of an upstream.
@@ -223,6 +235,8 @@ pub struct Backend {
     pub address: BackendAddress,
     /// Share of new sessions; 0 takes none.
     pub weight: u32,
+    /// Serves only while no other backend can.
+    pub backup: bool,
 }
 
 /// Where a backend listens.

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Backend, BackendAddress, HealthCheck, ListenAddress, Listener, UpstreamTimeouts};
+use super::model::{
+    Backend, BackendAddress, HashKey, HealthCheck, ListenAddress, Listener, UpstreamTimeouts,
+};
 use super::report::{Place, quote};
 use super::section::{Section, nearest};
 use super::values::duration_text;
+use crate::rules::balance::Registered;
 use crate::words::UpstreamId;
 
 /// The names of one list, in which each is unique.
@@ -85,6 +88,12 @@ pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
             "backends",
             "every weight is 0, so no session could be served; give one backend at least 1",
         );
+    }
+}
+
+pub(super) fn hash_key_of_use(s: &Section<'_>, key: HashKey, algorithm: &Registered) {
+    if key != HashKey::Source && !algorithm.wants.key {
+        s.warn_at("hash_key", format!("`hash_key` means nothing to `{}`", algorithm.name));
     }
 }
 

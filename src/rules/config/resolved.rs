@@ -8,9 +8,10 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::model::{
-    BackendAddress, Config, Cores, HealthCheck, Listener, LogFormat, LogTarget, Logging, Runtime, Upstream,
+    BackendAddress, Config, Cores, HashKey, HealthCheck, Listener, LogFormat, LogTarget, Logging, Runtime,
+    Upstream,
 };
-use super::values::{FORMATS, cores_text, duration_text, size_text};
+use super::values::{FORMATS, HASH_KEYS, cores_text, duration_text, size_text};
 use crate::rules::balance::Registered;
 
 const OFF: &str = "off";
@@ -113,6 +114,11 @@ pub(super) fn log_target<S: Serializer>(value: &LogTarget, serializer: S) -> Don
 
 pub(super) fn algorithm<S: Serializer>(value: &&'static Registered, serializer: S) -> Done<S> {
     serializer.serialize_str(value.name)
+}
+
+pub(super) fn hash_key<S: Serializer>(value: &HashKey, serializer: S) -> Done<S> {
+    let word = HASH_KEYS.iter().find(|(_, key)| key == value).map_or("source", |(word, _)| word);
+    serializer.serialize_str(word)
 }
 
 pub(super) fn healthcheck<S: Serializer>(value: &Option<HealthCheck>, serializer: S) -> Done<S> {

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::address;
 use super::model::{
-    Backend, BackendAddress, Config, Cores, HealthCheck, ListenAddress, Listener, ListenerTimeouts,
+    Backend, BackendAddress, Config, Cores, HashKey, HealthCheck, ListenAddress, Listener, ListenerTimeouts,
     LogFormat, LogTarget, Logging, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::relations::{self, Names};
 use super::section::Section;
 use super::values::{
-    FORMATS, LEVELS, algorithm, auto_or, boolean, buffers, cores, count, duration, duration_within, fraction,
-    keepalive, limit, log_target, name, number, off_or, one_of, port, size, text,
+    FORMATS, HASH_KEYS, LEVELS, algorithm, auto_or, boolean, buffers, cores, count, duration,
+    duration_within, fraction, keepalive, limit, log_target, name, number, off_or, one_of, port, size, text,
 };
 use crate::rules::balance::{self, Registered};
 use crate::words::{UpstreamId, limits};
@@ -61,7 +61,7 @@ fn logging(s: &mut Section<'_>) -> Logging {
 }
 
 fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
-    let mut picked = default_algorithm();
+    let mut picked = (default_algorithm(), HashKey::Source);
     let written = root.has("loadbalancer");
     if !written {
         root.error("`loadbalancer` is missing; add it, or `listeners` and `upstreams` of the long form");
@@ -71,13 +71,14 @@ fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
             s.forbid(key, "the short form has one listener and one upstream, both called `default`");
         }
         let address = if written { s.required("listen_address", address::listen) } else { None };
-        picked = s.value("algorithm", default_algorithm(), algorithm);
+        picked = balancing(s);
         listener(s, DEFAULT_NAME.to_owned(), address.unwrap_or_else(nowhere), UpstreamId(0))
     });
     let backends = backends(root);
     let upstream = Upstream {
         name: DEFAULT_NAME.to_owned(),
-        algorithm: picked,
+        algorithm: picked.0,
+        hash_key: picked.1,
         healthcheck: healthcheck(root, &backends),
         retries: retries(root),
         resolve: resolve(root),
@@ -191,9 +192,11 @@ fn tcp(s: &mut Section<'_>) -> TcpOptions {
 }
 
 fn upstream(s: &mut Section<'_>, name: String, backends: Vec<Backend>) -> Upstream {
+    let (algorithm, hash_key) = balancing(s);
     Upstream {
         name,
-        algorithm: s.value("algorithm", default_algorithm(), algorithm),
+        algorithm,
+        hash_key,
         healthcheck: healthcheck(s, &backends),
         retries: retries(s),
         resolve: resolve(s),
@@ -201,6 +204,13 @@ fn upstream(s: &mut Section<'_>, name: String, backends: Vec<Backend>) -> Upstre
         tcp: s.section("tcp", tcp),
         backends,
     }
+}
+
+fn balancing(s: &mut Section<'_>) -> (&'static Registered, HashKey) {
+    let algorithm = s.value("algorithm", default_algorithm(), algorithm);
+    let hash_key = s.value("hash_key", HashKey::Source, one_of(HASH_KEYS));
+    relations::hash_key_of_use(s, hash_key, algorithm);
+    (algorithm, hash_key)
 }
 
 fn default_algorithm() -> &'static Registered {
@@ -246,6 +256,7 @@ fn backends(s: &mut Section<'_>) -> Vec<Backend> {
 fn backend(s: &mut Section<'_>) -> Option<Backend> {
     let name = s.optional("name", name);
     let weight = s.value("weight", 1, number(0..=limits::WEIGHT));
+    let backup = s.value("backup", false, boolean);
     let port = s.optional("port", port);
     let port_unfit = s.has("port") && port.is_none();
     // Without its port the address can be read, not judged.
@@ -262,7 +273,7 @@ fn backend(s: &mut Section<'_>) -> Option<Backend> {
         }
         (None, address) => address.to_string(),
     };
-    Some(Backend { name, address, weight })
+    Some(Backend { name, address, weight, backup })
 }
 
 fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<HealthCheck> {

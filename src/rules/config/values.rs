@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{Cores, LogFormat, LogTarget};
+use super::model::{Cores, HashKey, LogFormat, LogTarget};
 use super::report::quote;
 use super::section::{Read, nearest};
 use super::tree::{Node, Value};
@@ -230,6 +230,10 @@ pub(super) const LEVELS: &[(&str, log::LevelFilter)] = &[
     ("debug", log::LevelFilter::Debug),
     ("trace", log::LevelFilter::Trace),
 ];
+
+/// Words of `hash_key`.
+pub(super) const HASH_KEYS: &[(&str, HashKey)] =
+    &[("source", HashKey::Source), ("source_port", HashKey::SourcePort)];
 
 /// Words of `logging.format`.
 pub(super) const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];

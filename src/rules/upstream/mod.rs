@@ -8,4 +8,4 @@ mod table;
 pub use health_rules::{HealthRules, Transition, Verdict};
 pub use loads::Loads;
 pub use state::{Address, Addresses, BackendState, Health, UpstreamStates};
-pub use table::{InFlight, ShardPlace, UpstreamTable};
+pub use table::{InFlight, ShardPlace, Share, UpstreamTable};

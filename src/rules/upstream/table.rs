@@ -6,10 +6,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::loads::Loads;
 use super::state::{Address, BackendState, Health};
-use crate::rules::balance::{Algorithm, Candidate, Registered, Start, Tried};
+use crate::rules::balance::{Algorithm, Candidate, Demand, Registered, Start, Tried, Wants};
 use crate::words::{BackendId, ShardId};
 
 /// Which shard of how many.
@@ -19,12 +20,26 @@ pub struct ShardPlace {
     pub shard: ShardId,
     /// How many there are.
     pub shards: usize,
+    /// Seed of the process for what is left to chance.
+    pub seed: u64,
+}
+
+/// What the configuration says of a backend's part in balancing.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// 0 for no sessions.
+    pub weight: u32,
+    /// Serves only while no other backend can.
+    pub backup: bool,
+    /// [`hash`](crate::rules::balance::hash) of its name.
+    pub name_hash: u64,
 }
 
 /// The backends of one upstream, on one shard.
 pub struct UpstreamTable {
     place: ShardPlace,
-    weights: Vec<u32>,
+    wants: Wants,
+    shares: Vec<Share>,
     loads: Arc<Loads>,
     inner: RefCell<Inner>,
 }
@@ -33,65 +48,81 @@ struct Inner {
     algorithm: Box<dyn Algorithm>,
     states: Vec<BackendState>,
     candidates: Vec<Candidate>,
-    /// Of the other shards, as of `others_at`.
-    others: Vec<u32>,
-    others_at: Option<u64>,
-    /// Scratch of a pick: own and others' together.
+    /// Sessions of all shards: this one's exact, the others' as of `others_at`. Kept only where they are wanted.
     sums: Vec<u32>,
+    others_at: Option<u64>,
 }
 
 impl UpstreamTable {
     /// A table in which no backend is eligible yet.
     #[must_use]
-    pub fn new(algorithm: &Registered, weights: Vec<u32>, loads: Arc<Loads>, place: ShardPlace) -> Rc<Self> {
-        let backends = weights.len();
+    pub fn new(algorithm: &Registered, shares: Vec<Share>, loads: Arc<Loads>, place: ShardPlace) -> Rc<Self> {
+        let backends = shares.len();
+        let start = Start { shard: place.shard.index(), shards: place.shards, seed: place.seed };
         let unknown = BackendState { health: Health::Checking, addresses: Arc::from([]) };
         Rc::new(Self {
             place,
-            weights,
+            wants: algorithm.wants,
+            shares,
             loads,
             inner: RefCell::new(Inner {
-                algorithm: (algorithm.build)(Start { shard: place.shard.index(), shards: place.shards }),
+                algorithm: (algorithm.build)(start),
                 states: vec![unknown; backends],
                 candidates: Vec::new(),
-                others: vec![0; backends],
-                others_at: None,
                 sums: vec![0; backends],
+                others_at: None,
             }),
         })
     }
 
     /// Takes the new states of all backends, in the order of the configuration.
     pub fn apply(&self, states: &[BackendState]) {
-        assert_eq!(states.len(), self.weights.len(), "states of another configuration");
+        assert_eq!(states.len(), self.shares.len(), "states of another configuration");
         let inner = &mut *self.inner.borrow_mut();
         inner.states.clear();
         inner.states.extend_from_slice(states);
-        let eligible = states.iter().zip(&self.weights).enumerate().filter(|(_, (state, weight))| {
-            state.health == Health::Up && !state.addresses.is_empty() && **weight > 0
-        });
-        let candidates: Vec<_> = eligible
-            .map(|(index, (_, weight))| Candidate { id: backend_id(index), weight: *weight })
-            .collect();
+        let eligible = |backup: bool| -> Vec<Candidate> {
+            let all = states.iter().zip(&self.shares).enumerate().filter(|(_, (state, share))| {
+                let up = state.health == Health::Up && !state.addresses.is_empty();
+                up && share.weight > 0 && share.backup == backup
+            });
+            let candidate = |(index, (_, share)): (_, (_, &Share))| Candidate {
+                id: backend_id(index),
+                weight: share.weight,
+                name_hash: share.name_hash,
+            };
+            all.map(candidate).collect()
+        };
+        let mut candidates = eligible(false);
+        if candidates.is_empty() {
+            candidates = eligible(true);
+        }
         if candidates != inner.candidates {
             inner.algorithm.update(&candidates);
             inner.candidates = candidates;
         }
     }
 
-    /// Picks an eligible backend that was not tried; `now_millis` decides how old the other shards' counts may be.
-    pub fn pick(self: &Rc<Self>, now_millis: u64, tried: &Tried) -> Option<InFlight> {
+    /// What the algorithm wants to know of a session.
+    #[must_use]
+    pub fn wants(&self) -> Wants {
+        self.wants
+    }
+
+    /// Tells the algorithm how long a backend took; of use where it [wants](Self::wants) to know.
+    pub fn observe(&self, backend: BackendId, latency: Duration, now_millis: u64) {
+        self.inner.borrow_mut().algorithm.observe(backend, latency, now_millis);
+    }
+
+    /// Picks an eligible backend that was not tried. `key` is of use where it is [wanted](Self::wants), and `now_millis`
+    /// decides how old the other shards' counts may be.
+    pub fn pick(self: &Rc<Self>, now_millis: u64, tried: &Tried, key: u64) -> Option<InFlight> {
         let inner = &mut *self.inner.borrow_mut();
-        if inner.algorithm.uses_loads() {
-            if inner.others_at != Some(now_millis) {
-                inner.others_at = Some(now_millis);
-                self.loads.others(self.place.shard, &mut inner.others);
-            }
-            for (index, sum) in inner.sums.iter_mut().enumerate() {
-                *sum = inner.others[index] + self.loads.own(self.place.shard, index);
-            }
+        if self.wants.loads && inner.others_at != Some(now_millis) {
+            inner.others_at = Some(now_millis);
+            self.loads.sum_into(&mut inner.sums);
         }
-        let backend = inner.algorithm.pick(&inner.sums, tried)?;
+        let backend = inner.algorithm.pick(&Demand { loads: &inner.sums, tried, key, now_millis })?;
         debug_assert!(
             inner.candidates.iter().any(|candidate| candidate.id == backend),
             "{backend:?} is not eligible"
@@ -99,6 +130,7 @@ impl UpstreamTable {
         debug_assert!(!tried.contains(backend), "{backend:?} was tried");
         let own = self.loads.own(self.place.shard, backend.index());
         self.loads.set(self.place.shard, backend.index(), own + 1);
+        inner.sums[backend.index()] += 1;
         Some(InFlight { table: self.clone(), backend })
     }
 
@@ -133,5 +165,7 @@ impl Drop for InFlight {
         let own = self.table.loads.own(shard, self.backend.index());
         debug_assert!(own > 0, "more guards dropped than made");
         self.table.loads.set(shard, self.backend.index(), own.saturating_sub(1));
+        let sum = &mut self.table.inner.borrow_mut().sums[self.backend.index()];
+        *sum = sum.saturating_sub(1);
     }
 }
