@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, after, bounded, never, select, tick};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
 
 use super::Server;
 use crate::telemetry::log::LogHandle;
@@ -80,7 +81,10 @@ fn wait_for_stop(
             }
         };
         match signal {
-            SIGTERM | SIGINT | SIGQUIT => return Some(signal),
+            SIGTERM | SIGINT | SIGQUIT => {
+                log::info!("{} received", signal_name(signal).unwrap_or("a signal"));
+                return Some(signal);
+            }
             SIGUSR1 => log.reopen(),
             SIGHUP => log::warn!("HUP does nothing yet; restart to load a changed configuration"),
             _ => log::warn!("USR2 does nothing yet; restart to run another binary"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringway::words::CloseReason;
 
-use crate::support::{Client, Stream, backend, balancer, eventually, is_reset};
+use crate::support::{Client, Stream, backend, balancer, eventually, is_reset, process};
 
 #[test]
 fn reset_of_the_client_resets_the_backend() {
@@ -286,4 +286,35 @@ fn clients_that_connect_and_go_at_once_leave_nothing() {
     let totals = balancer.finish();
     // The kernel may drop a connection that was reset in its backlog, or hand it out: both are right.
     assert!((501..=1_001).contains(&totals.accepted), "{totals:?}");
+}
+
+/// Both resets are found in one turn; neither direction may leave the end of the session to the other one.
+#[test]
+fn resets_of_both_sides_at_once_end_the_session() {
+    let go = Arc::new(AtomicBool::new(false));
+    let gone = Arc::clone(&go);
+    let backend = backend()
+        .serve(move |connection| {
+            let mut buffer = [0; 64];
+            let count = connection.receive(&mut buffer)?;
+            connection.send(&buffer[..count])?;
+            if &buffer[..count] == b"hello" {
+                while !gone.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                connection.reset();
+            }
+            Ok(())
+        })
+        .start();
+    let process = process().backends([&backend]).start();
+    process.await_rest();
+    let before = process.descriptors().len();
+    let clients: Vec<_> = (0..10).map(|_| process.echoing_client()).collect();
+    process.signal(libc::SIGSTOP);
+    go.store(true, Ordering::SeqCst);
+    eventually("the backend has reset all", || backend.open() == 0);
+    clients.into_iter().for_each(Client::reset);
+    process.signal(libc::SIGCONT);
+    eventually("every session has ended", || process.descriptors().len() == before);
 }

@@ -336,3 +336,117 @@ fn pipes_are_bounded_and_used_again() {
     let left = process.descriptors().len() - before;
     assert!((2..=6).contains(&left), "{left} descriptors are left, of at most three pipes");
 }
+
+/// The reader has sent FIN, which makes every poll of the ring ready; and it stalls.
+#[test]
+fn half_closed_reader_that_stalls_costs_nothing_and_gets_everything() {
+    for splice in ["auto", "off"] {
+        let backend = backend()
+            .serve(|connection| {
+                let request = connection.receive_exact(6)?;
+                if request == b"ready?" {
+                    return connection.send(&request);
+                }
+                connection.send(&Stream::new(13).head(64 << 20))
+            })
+            .start();
+        let runtime = format!("runtime: {{cores: 1, relay: {{splice: {splice}}}}}");
+        let process = process().section(&runtime).backends([&backend]).start();
+        let client = Client::connect_small(process.address()).unwrap();
+        client.send(b"please").unwrap();
+        client.end().unwrap();
+        client.receive_exact(1 << 20).unwrap();
+        process.await_rest();
+        let (before, begin) = (process.processor_time(), std::time::Instant::now());
+        std::thread::sleep(Duration::from_millis(600));
+        let used = process.processor_time() - before;
+        assert!(used < begin.elapsed() / 4, "splice {splice}: {used:?} in {:?}", begin.elapsed());
+        assert!(!process.threads().iter().any(|name| name.starts_with("iou-wrk")), "{:?}", process.threads());
+        let (received, end) = client.receive_all();
+        end.unwrap();
+        assert!(received.len() == 63 << 20 && Stream::new(13).matches(1 << 20, &received));
+    }
+}
+
+/// The last part of a burst is less than a patient direction waits for, and comes while the reader stalls.
+#[test]
+fn tail_of_a_burst_comes_though_nothing_follows() {
+    let (first, second) = (16 << 20, (9 << 20) + 300_000);
+    let backend = backend()
+        .serve(move |connection| {
+            connection.send(&Stream::new(14).head(first))?;
+            connection.receive_exact(1)?;
+            connection.send(&Stream::new(15).head(second))?;
+            connection.receive_exact(1).map(drop)
+        })
+        .start();
+    let balancer = balancer().one_shard().backends([&backend]).start();
+    let client = Client::connect_small(balancer.address()).unwrap();
+    assert!(Stream::new(14).matches(0, &client.receive_exact(first).unwrap()));
+    client.send(b"x").unwrap();
+    eventually("the session has stalled", || {
+        let before = balancer.totals().bytes_to_client;
+        before > first as u64
+            && !holds_within(Duration::from_millis(50), || balancer.totals().bytes_to_client > before)
+    });
+    assert!(Stream::new(15).matches(0, &client.receive_exact(second).unwrap()));
+    client.send(b"x").unwrap();
+    client.finish().unwrap();
+}
+
+/// splice(2) stops at an urgent mark as it does at the end. The urgent byte itself is not relayed, tcp(7).
+#[test]
+fn bytes_behind_an_urgent_mark_arrive() {
+    let backend = backend().serve(|connection| {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match connection.receive(&mut buffer)? {
+                0 => return Ok(()),
+                6 if &buffer[..6] == b"ready?" => return connection.send(b"ready?"),
+                _ => {}
+            }
+        }
+    });
+    let backend = backend.start();
+    let process = process().backends([&backend]).start();
+    let before = backend.received();
+    let client = process.client();
+    client.send(&Stream::new(16).head(BULK)).unwrap();
+    eventually("bulk has arrived", || backend.received() - before == BULK as u64);
+    process.signal(libc::SIGSTOP);
+    client.send(&[b'a'; 1_000]).unwrap();
+    client.send_urgent(b'!').unwrap();
+    client.send(&[b'b'; 1_000]).unwrap();
+    client.end().unwrap();
+    process.signal(libc::SIGCONT);
+    let (_, end) = client.receive_all();
+    end.unwrap();
+    assert_eq!(backend.received() - before, BULK as u64 + 2_000);
+}
+
+#[test]
+fn bulk_over_socket_files_is_exact() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = backend().echo().name("b").on_unix(folder.path().join("backend")).start();
+    let front = folder.path().join("front");
+    let balancer = balancer().one_shard().on_unix(front.clone()).backends([&backend]).start();
+    for _ in 0..3 {
+        let client = Client::connect_unix(&front).unwrap();
+        echo_bulk(&client, &Stream::new(17), BULK);
+        client.finish().unwrap();
+    }
+    balancer.await_closed(CloseReason::Normal, 3);
+}
+
+/// After a long burst the socket must be readable again for a single byte.
+#[test]
+fn messages_behind_a_long_burst_come_at_once() {
+    let backend = backend().echo().start();
+    let balancer = balancer().one_shard().backends([&backend]).start();
+    let client = balancer.client();
+    echo_bulk(&client, &Stream::new(18), 64 << 20);
+    let begin = std::time::Instant::now();
+    (1..200).for_each(|length| client.echo(&Stream::new(19).head(length)).unwrap());
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?} for 199 messages", begin.elapsed());
+    client.finish().unwrap();
+}

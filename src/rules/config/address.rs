@@ -161,4 +161,29 @@ impl ListenAddress {
             }
         }
     }
+
+    /// Whether a connection from this machine to a backend of this address would come back here. Of the machine's own
+    /// addresses only the loopback ones are known to be its own.
+    #[must_use]
+    pub fn is_reached_by(&self, backend: &BackendAddress) -> bool {
+        let local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+        match (self, backend) {
+            (Self::Unix(one), BackendAddress::Unix(two)) => one == two,
+            (Self::Any { port }, BackendAddress::Ip(address)) => {
+                *port == address.port() && local(address.ip().to_canonical())
+            }
+            (Self::Any { port }, BackendAddress::Host { name, port: other }) => {
+                port == other && name == "localhost"
+            }
+            (Self::Tcp(listener), BackendAddress::Ip(backend)) => {
+                let same_family = listener.is_ipv4() == backend.is_ipv4();
+                let any = listener.ip().is_unspecified() && same_family && local(backend.ip());
+                listener == backend || (any && listener.port() == backend.port())
+            }
+            (Self::Tcp(listener), BackendAddress::Host { name, port }) => {
+                listener.port() == *port && name == "localhost" && local(listener.ip())
+            }
+            (Self::Unix(_), _) | (_, BackendAddress::Unix(_)) => false,
+        }
+    }
 }

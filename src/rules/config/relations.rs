@@ -82,6 +82,17 @@ pub(super) fn overlap(s: &Section<'_>, address: &ListenAddress, others: &[Listen
     }
 }
 
+/// A listener whose sessions come back to it would open connections until there are no descriptors left.
+pub(super) fn circle(s: &Section<'_>, key: &str, address: &ListenAddress, backends: &[Backend]) {
+    if let Some(backend) = backends.iter().find(|backend| address.is_reached_by(&backend.address)) {
+        let (listener, name) = (quote(&address.to_string()), quote(&backend.name));
+        s.error_at(
+            key,
+            format!("the backend {name} is the listener {listener} itself; its sessions would go in a circle"),
+        );
+    }
+}
+
 pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
     if !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
         s.error_at(

@@ -75,6 +75,7 @@ fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
         listener(s, DEFAULT_NAME.to_owned(), address.unwrap_or_else(nowhere), UpstreamId(0))
     });
     let backends = backends(root);
+    relations::circle(root, "backends", &listener.address, &backends);
     let upstream = Upstream {
         name: DEFAULT_NAME.to_owned(),
         algorithm: picked.0,
@@ -107,14 +108,19 @@ fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
         upstreams.push(upstream(&mut s, called.unwrap_or_default(), backends));
         s.finish();
     }
-    let listeners = listeners(root, &listener_defaults, &mut names);
+    let listeners = listeners(root, &listener_defaults, &mut names, &upstreams);
     if root.has("listeners") {
         names.warn_unused(root);
     }
     (listeners, upstreams)
 }
 
-fn listeners<'a>(root: &mut Section<'a>, defaults: &Section<'a>, upstreams: &mut Names) -> Vec<Listener> {
+fn listeners<'a>(
+    root: &mut Section<'a>,
+    defaults: &Section<'a>,
+    upstreams: &mut Names,
+    known: &[Upstream],
+) -> Vec<Listener> {
     let mut names = Names::default();
     let mut listeners: Vec<Listener> = Vec::new();
     for mut s in root.entries("listeners", limits::LISTENERS, Some(defaults)) {
@@ -128,6 +134,11 @@ fn listeners<'a>(root: &mut Section<'a>, defaults: &Section<'a>, upstreams: &mut
             relations::overlap(&s, address, &listeners);
         }
         let upstream = upstream.map(|name| upstreams.take(&s, &name));
+        if let (Some(address), Some(id)) = (&address, upstream)
+            && let Some(upstream) = known.get(id.index())
+        {
+            relations::circle(&s, "upstream", address, &upstream.backends);
+        }
         // What is missing was reported; the rest of the entry is read all the same.
         let address = address.unwrap_or_else(nowhere);
         let listener =

@@ -316,6 +316,32 @@ upstreams:
     }
 
     #[test]
+    fn a_listener_is_no_backend_of_its_own() {
+        for (listener, backend, circle) in [
+            (":80", "address: localhost, port: 80", true),
+            (":80", "address: '::1', port: 80", true),
+            (":80", "address: 127.0.0.1, port: 81", false),
+            (":80", "address: 10.0.0.1, port: 80", false),
+            ("10.0.0.1:80", "address: 10.0.0.1, port: 80", true),
+            ("10.0.0.1:80", "address: localhost, port: 80", false),
+            ("0.0.0.0:80", "address: 127.0.0.1, port: 80", true),
+            ("unix:/run/x", "name: x, address: 'unix:/run/x'", true),
+        ] {
+            for text in [
+                format!("loadbalancer: {{listen_address: '{listener}'}}\nbackends: [{{{backend}}}]\n"),
+                format!(
+                    "listeners: [{{name: l, address: '{listener}', upstream: u}}]\n\
+                     upstreams: [{{name: u, backends: [{{{backend}}}]}}]\n"
+                ),
+            ] {
+                let found = problems(&text);
+                assert_eq!(found.len(), usize::from(circle), "{text}{found:?}");
+                assert!(found.iter().all(|problem| problem.contains("go in a circle")), "{text}{found:?}");
+            }
+        }
+    }
+
+    #[test]
     fn addresses_of_listeners() {
         for (address, words) in [
             ("8080", "has no port"),

@@ -49,6 +49,11 @@ impl Client {
         (&self.socket).write_all(bytes)
     }
 
+    /// Sends one byte as urgent data, tcp(7).
+    pub fn send_urgent(&self, byte: u8) -> io::Result<()> {
+        self.socket.send_out_of_band(&[byte]).map(drop)
+    }
+
     /// Sends as much as goes at once, until nothing goes for `silence`; returns how much.
     pub fn send_until_full(&self, silence: Duration) -> usize {
         self.socket.set_write_timeout(Some(silence)).unwrap();

@@ -203,6 +203,12 @@ impl Process {
         entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
     }
 
+    /// Names of its threads, those that the kernel made for it included.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok()).collect()
+    }
+
     /// Waits until it opens and closes nothing more: the sockets of ended sessions go a moment after their last bytes.
     #[track_caller]
     pub fn await_rest(&self) {
