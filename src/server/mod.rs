@@ -88,7 +88,7 @@ impl Server {
         let pipes = budget::pipes(&config.runtime.relay, cores.len(), net::pipe_quota());
         let descriptors = net::raise_descriptor_limit()?;
         let sessions = budget::sessions(&config, cores.len(), pipes, descriptors)?;
-        net::reserve_descriptors(descriptors)?;
+        net::reserve_descriptors(descriptors);
         let (sockets, files) = listen_all(&config, cores.len())?;
         let limit = SessionLimit::new(sessions);
         let loads: Vec<_> = config

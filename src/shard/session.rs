@@ -265,7 +265,7 @@ mod tests {
 
     /// A shard with one listener that nobody listens on.
     fn shard(ring: &Ring) -> Rc<Shard> {
-        let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 1}]\n";
+        let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
         let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
         let half_close = config.listeners[0].timeouts.half_close;
         let rules = RelayRules {

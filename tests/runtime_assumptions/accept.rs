@@ -64,7 +64,7 @@ fn connections_in_the_backlog_survive_the_stop_of_their_listener() {
 /// The first socket of a port listens alone and sets SO_REUSEPORT only then; those that join later get their part.
 #[test]
 fn sockets_of_one_port_share_its_connections() {
-    let yaml = "loadbalancer: {listen_address: \":1\"}\nbackends: [{address: 127.0.0.1, port: 1}]\n";
+    let yaml = "loadbalancer: {listen_address: \":1\"}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
     let config = ringway::rules::config::parse("test.yaml", yaml.as_bytes()).expect("valid").config;
     let reserved =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");

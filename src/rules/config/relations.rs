@@ -88,7 +88,9 @@ pub(super) fn circle(s: &Section<'_>, key: &str, address: &ListenAddress, backen
         let (listener, name) = (quote(&address.to_string()), quote(&backend.name));
         s.error_at(
             key,
-            format!("the backend {name} is the listener {listener} itself; its sessions would go in a circle"),
+            format!(
+                "the backend {name} is the listener {listener} itself; its sessions would go in a circle"
+            ),
         );
     }
 }

@@ -154,7 +154,7 @@ upstreams:
     #[test]
     fn addresses_of_backends_in_every_form() {
         let address = |entry: &str| {
-            let config = valid(&format!("loadbalancer: {{listen_address: ':80'}}\nbackends: [{entry}]\n"));
+            let config = valid(&format!("loadbalancer: {{listen_address: ':8080'}}\nbackends: [{entry}]\n"));
             let backend = &config.upstreams[0].backends[0];
             (backend.name.clone(), backend.address.to_string())
         };
@@ -673,7 +673,7 @@ mod properties {
         let or_off = prop::sample::select(vec!["off", "false", "1ms", "61s", "8784h"]);
         let keepalive = prop::sample::select(vec!["off", "1s", "32767s"]);
         let listen =
-            prop::sample::select(vec![":1", "1.2.3.4:65535", "'[::1]:80'", "'[fe80::1%3]:80'", "unix:/a b"]);
+            prop::sample::select(vec![":3", "1.2.3.4:65535", "'[::1]:80'", "'[fe80::1%3]:80'", "unix:/a b"]);
         let backend = prop::sample::select(vec![
             "address: a.b, port: 1",
             "address: '::1', port: 65535",
