@@ -222,7 +222,12 @@ impl<'a> Direction<'a> {
             return self.copy_again(from);
         }
         from.wait_readable();
-        if let Way::Splice { large_turns: LONG_TURNS, look_at: look_at @ None, .. } = &mut self.way {
+        // A look leaves a poll in flight that waits for much. What did not fit into the pipe is not new to it, so there is
+        // another look, until one finds nothing.
+        let looks_again = looks && filled.bytes > 0;
+        if let Way::Splice { large_turns, look_at: look_at @ None, .. } = &mut self.way
+            && (*large_turns == LONG_TURNS || looks_again)
+        {
             let then = now.after(PATIENCE);
             *look_at = Some(ShortTick::from(then));
             from.wake_at(then);
