@@ -34,7 +34,7 @@ usage() {
 
 # Sets what the command line chooses: the checks, and how long the runs last.
 parse_arguments() {
-    SECONDS_EACH=10 FILE_MIB=512 PGBENCH_SCALE=5 STREAM_GB=10
+    SECONDS_EACH=10 FILE_MIB=512 PGBENCH_SCALE=5
     CHECKS=()
     local argument
     for argument in "$@"; do
@@ -381,23 +381,6 @@ run_iperf3() {
     detail "$summary"
 }
 
-# One stream of STREAM_GB arrives whole.
-check_one_whole_stream() {
-    local out=$WORK/iperf3.whole summary
-    wait_for 10 "iperf3 to be free" iperf3_ready
-    client 120 iperf3 -c 127.0.0.1 -p "${VIA[iperf3]}" -n "${STREAM_GB}000000000" -J >"$out" || fail "iperf3"
-    summary=$(python3 - "$out" "$STREAM_GB" <<'PYTHON'
-import json, sys
-end, wanted = json.load(open(sys.argv[1]))["end"], int(sys.argv[2]) * 10**9
-sent, received = end["sum_sent"]["bytes"], end["sum_received"]["bytes"]
-if not wanted <= sent == received:
-    sys.exit(f"{received} of {sent} bytes arrived, {wanted} wanted")
-print(f"{received} bytes")
-PYTHON
-    )
-    detail "$summary"
-}
-
 iperf3_ready() {
     client 10 iperf3 -c 127.0.0.1 -p "${VIA[iperf3]}" -n 1
 }
@@ -652,7 +635,6 @@ run_checks() {
             check iperf3-upload run_iperf3 1
             check iperf3-download run_iperf3 1 -R
             check iperf3-bidir run_iperf3 2 --bidir
-            check iperf3-whole check_one_whole_stream
             ;;
         mariadb)
             check mariadb-select check_mariadb_select
