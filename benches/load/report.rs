@@ -63,6 +63,12 @@ impl Report {
         Report { machine, quick, rounds, seconds, unfair, calibration: Vec::new(), workloads: Vec::new() }
     }
 
+    /// The outcomes of these workloads, as far as they were measured.
+    pub(crate) fn outcomes(&self, workloads: &[&str]) -> Vec<&Outcome> {
+        let find = |name: &&str| self.workloads.iter().find(|outcome| outcome.workload == **name);
+        workloads.iter().filter_map(find).collect()
+    }
+
     pub(crate) fn read(file: &Path) -> Result<Report, String> {
         let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
         serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))

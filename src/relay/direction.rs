@@ -122,9 +122,6 @@ impl<'a> Direction<'a> {
 
     /// Moves what can be moved now. The caller's task is woken when there may be more. Without `pipes` it copies.
     pub(super) fn advance(&mut self, from: &Socket, to: &Socket, pipes: Option<&'a Pipes>) {
-        if matches!(from.ended(), Some(End::Failed(_))) {
-            from.mark_dead();
-        }
         match (self.flow, &self.way) {
             (Flow::Broken, _) => self.discard(from),
             (Flow::Open, Way::Copy { .. }) => self.copy(from, to, pipes),
@@ -164,11 +161,11 @@ impl<'a> Direction<'a> {
     /// Whether the destination was reset: then what it sent before is the other direction's business, and what is
     /// received here may still go to another backend. Where the source was reset too, nothing more is to be done.
     fn is_hopeless(&mut self, from: &Socket, to: &Socket) -> bool {
-        let failed = |socket: &Socket| matches!(socket.ended(), Some(End::Failed(_)));
-        if failed(to) && failed(from) {
+        let hopeless = to.has_failed();
+        if hopeless && from.has_failed() {
             self.flow = Flow::Aborted;
         }
-        failed(to)
+        hopeless
     }
 
     /// Notes how many bytes were found when the destination was ready for more. Whether the direction is bulk.
@@ -351,10 +348,7 @@ impl<'a> Direction<'a> {
     /// The source has ended, and everything before its end was delivered.
     fn end(&mut self, from: &Socket, end: End) {
         match end {
-            End::Failed(_) => {
-                from.mark_dead();
-                self.flow = Flow::Aborted;
-            }
+            End::Failed(_) => self.flow = Flow::Aborted,
             // A send to the source has failed before: what looks like a clean end is the rest of a reset.
             End::Clean if from.is_dead() => self.flow = Flow::Aborted,
             End::Clean => {

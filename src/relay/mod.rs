@@ -146,11 +146,7 @@ impl<'a> Relay<'a> {
     /// Whether another backend could still take the backend's place: no byte was written to it, none came from it.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
-        self.to_backend.bytes == 0
-            && !self.to_backend.is_sending()
-            && self.to_client.bytes == 0
-            && !self.to_client.is_sending()
-            && self.backend.received() == 0
+        !self.has_begun() && !self.to_backend.is_sending()
     }
 
     /// Whether a byte was delivered, or one came from the backend: no other backend can take the place of this one.

@@ -90,16 +90,11 @@ impl Pipes {
         }
     }
 
-    /// Pipes that exist, and those of them that nobody uses.
+    /// What went out of the pipes since the last call, if anything did.
     #[must_use]
-    pub fn count(&self) -> (u32, usize) {
-        (self.made.get(), self.free.borrow().len())
-    }
-
-    /// What went out of the pipes since the last call.
-    #[must_use]
-    pub fn take_moved(&self) -> Moved {
-        self.moved.take()
+    pub fn take_moved(&self) -> Option<Moved> {
+        let moved = self.moved.take();
+        (moved != Moved::default()).then_some(moved)
     }
 
     /// Whether more may be moved in this turn of the ring; else others have theirs first.

@@ -17,7 +17,7 @@ const PER_CHECK: u64 = 1;
 const PROCESS: u64 = 32;
 /// Sessions that a listener may start in a turn while as many that have ended still hold their two descriptors, which
 /// close a turn later (`shard::accept`).
-const OVERLAP: u64 = 16 * PER_SESSION;
+const OVERLAP: u64 = limits::SESSIONS_PER_TURN as u64 * PER_SESSION;
 
 /// Pipes of a core where neither the configuration nor a quota says less. A pipe is held for a turn, and longer only while
 /// its destination is slow.

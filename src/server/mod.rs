@@ -208,7 +208,7 @@ impl Server {
     /// Sessions in flight on each backend of an upstream.
     #[must_use]
     pub fn in_flight(&self, upstream: UpstreamId) -> Vec<u32> {
-        self.loads[upstream.index()].totals().collect()
+        self.loads[upstream.index()].totals()
     }
 
     /// What the checks say of each backend of an upstream; empty before the first result.

@@ -8,10 +8,8 @@ use std::time::Duration;
 use super::{Shard, session};
 use crate::telemetry::counters::AcceptError;
 use crate::uring::Acceptor;
-use crate::words::ListenerId;
+use crate::words::{ListenerId, limits};
 
-/// New sessions of a listener in one turn, so that open sessions have theirs while a crowd comes.
-const PER_TURN: usize = 16;
 /// Pause after a failed accept: for want of descriptors or memory, trying again at once fails at once. A connection that
 /// its client has given up already is no reason for one.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -48,7 +46,7 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
             }
         }
         started += 1;
-        if started == PER_TURN {
+        if started == limits::SESSIONS_PER_TURN {
             started = 0;
             shard.ring.next_turn().await;
         }

@@ -10,7 +10,7 @@ use super::{Busy, Shard};
 use crate::net;
 use crate::relay::{Outcome, Relay, Side};
 use crate::rules::admission::Permit;
-use crate::uring::{End, Socket, Tick};
+use crate::uring::{Socket, Tick};
 use crate::words::{BackendId, CloseReason, ListenerId, UpstreamId};
 
 /// Shortest and longest pause between two looks at what a peer has taken.
@@ -118,8 +118,7 @@ async fn await_delivery(shard: &Shard, peer: &Socket, silence: Duration, deadlin
         peer.discard_received();
         peer.receive(false);
         peer.watch();
-        let has_gone = peer.is_dead() || matches!(peer.ended(), Some(End::Failed(_)));
-        if has_gone || shard.is_closing() {
+        if peer.is_dead() || shard.is_closing() {
             return Poll::Ready(());
         }
         while look.poll_due(context).is_ready() {
@@ -214,8 +213,7 @@ impl Record {
             listener.bytes_to_client.add(to_client);
             backend.bytes_to_client.add(to_client);
         }
-        if let Some(pipes) = &shard.pipes {
-            let spliced = pipes.take_moved();
+        if let Some(spliced) = shard.pipes.as_ref().and_then(|pipes| pipes.take_moved()) {
             shard.counters.spliced_to_backend.add(spliced.to_backend);
             shard.counters.spliced_to_client.add(spliced.to_client);
         }

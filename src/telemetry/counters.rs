@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_this_process_lacks_pauses_accepting_and_the_failure_of_one_connection_does_not() {
+    fn what_this_process_lacks_is_told_from_the_failure_of_one_connection() {
         let of = |errno| AcceptError::of(&std::io::Error::from_raw_os_error(errno));
         assert_eq!([libc::EMFILE, libc::ENFILE].map(of), [AcceptError::Descriptors; 2]);
         assert_eq!([libc::ENOBUFS, libc::ENOMEM].map(of), [AcceptError::Memory; 2]);

@@ -440,7 +440,10 @@ impl Core {
                 }
                 // Paused, or interrupted: whoever wants more arms it again.
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
-                _ => slot.receive.end = Some(End::Failed(errno(result))),
+                _ => {
+                    slot.dead = true;
+                    slot.receive.end = Some(End::Failed(errno(result)));
+                }
             },
         }
         debug_assert!(last || result > 0, "a multishot receive went on after {result}");

@@ -117,6 +117,12 @@ impl Socket {
         self.core().slots.of(self.key).receive.end
     }
 
+    /// Whether a receive found the connection failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        matches!(self.ended(), Some(End::Failed(_)))
+    }
+
     /// Bytes received and not taken yet.
     #[must_use]
     pub fn received(&self) -> usize {

@@ -38,6 +38,8 @@ pub const ADDRESSES_PER_BACKEND: usize = 16;
 pub const LOOKUPS: usize = 64;
 /// Health checks that run at the same time, each with one descriptor.
 pub const PROBES: usize = 1_024;
+/// New sessions of a listener in one turn of a shard, so that open sessions have theirs while a crowd comes.
+pub const SESSIONS_PER_TURN: u32 = 16;
 /// Most retries of one session.
 pub const RETRIES: u32 = 100;
 /// Longest configurable duration.

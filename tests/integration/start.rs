@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use crate::support::{Reserved, V4, run_to_end, write_config};
@@ -107,15 +108,21 @@ fn address_of_another_machine_is_refused() {
     assert_refused(&output, &["192.0.2.1:8080", "not an address of this machine"]);
 }
 
-#[test]
-fn socket_file_that_somebody_listens_on_is_refused_and_a_stale_one_is_not() {
-    let folder = tempfile::tempdir().unwrap();
+/// A configuration that listens on a file of this folder, and that file.
+fn config_of_a_socket_file(folder: &tempfile::TempDir) -> (PathBuf, PathBuf) {
     let (config, socket) = (folder.path().join("ringway.yaml"), folder.path().join("front"));
     let yaml = format!(
         "loadbalancer: {{listen_address: \"unix:{}\"}}\nbackends: [{{address: 127.0.0.1, port: 1}}]\n",
         socket.display()
     );
     std::fs::write(&config, yaml).unwrap();
+    (config, socket)
+}
+
+#[test]
+fn socket_file_that_somebody_listens_on_is_refused_and_a_stale_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, socket) = config_of_a_socket_file(&folder);
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let output = run_to_end(Command::new(RUN).arg("-f").arg(&config));
     assert_refused(&output, &["in use", "front"]);
@@ -131,12 +138,7 @@ fn socket_file_that_somebody_listens_on_is_refused_and_a_stale_one_is_not() {
 #[test]
 fn socket_file_with_a_full_backlog_is_in_use() {
     let folder = tempfile::tempdir().unwrap();
-    let (config, socket) = (folder.path().join("ringway.yaml"), folder.path().join("front"));
-    let yaml = format!(
-        "loadbalancer: {{listen_address: \"unix:{}\"}}\nbackends: [{{address: 127.0.0.1, port: 1}}]\n",
-        socket.display()
-    );
-    std::fs::write(&config, yaml).unwrap();
+    let (config, socket) = config_of_a_socket_file(&folder);
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     // listen(2) again shortens the backlog.
     socket2::SockRef::from(&listener).listen(0).unwrap();

@@ -21,8 +21,7 @@ const NAMES: i32 = 112;
 const VALUES: i32 = 96;
 
 pub(super) fn draw(report: &Report, bars: &Bars, file: &Path) -> Result<(), String> {
-    let find = |name: &&str| report.workloads.iter().find(|outcome| outcome.workload == **name);
-    let panels: Vec<&Outcome> = bars.workloads.iter().filter_map(find).collect();
+    let panels = report.outcomes(bars.workloads);
     let subjects = panels.iter().map(|outcome| shown(outcome, bars.measure).count()).max().unwrap_or(0);
     let panel_height = PANEL_HEAD + BAR * subjects as i32 + PANEL_GAP;
     let height = HEAD + panel_height * panels.len().div_ceil(COLUMNS) as i32 + FOOT;

@@ -24,8 +24,7 @@ const BOTTOM: i32 = 48;
 const LEGEND: i32 = 30;
 
 pub(super) fn draw(report: &Report, workloads: &[&str], file: &Path) -> Result<(), String> {
-    let find = |name: &&str| report.workloads.iter().find(|outcome| outcome.workload == **name);
-    let panels: Vec<&Outcome> = workloads.iter().filter_map(find).collect();
+    let panels = report.outcomes(workloads);
     let height = HEAD + LEGEND + PANEL_HEIGHT * panels.len().div_ceil(COLUMNS) as i32 + FOOT;
     let canvas = Canvas::new(file, height)?;
     if let Some(outcome) = panels.first() {

@@ -38,18 +38,19 @@ struct Average {
 impl Average {
     /// The average now: without samples it falls, so that a backend that was slow once gets another chance.
     fn at(self, now_millis: u64) -> f64 {
+        self.micros * self.kept(now_millis)
+    }
+
+    /// The part of the average that is left.
+    fn kept(self, now_millis: u64) -> f64 {
         let age = now_millis.saturating_sub(self.at_millis) as f64;
-        self.micros * (-age / DECAY.as_millis() as f64).exp()
+        (-age / DECAY.as_millis() as f64).exp()
     }
 
     fn add(&mut self, sample_micros: f64, now_millis: u64) {
-        let age = now_millis.saturating_sub(self.at_millis) as f64;
-        let kept = (-age / DECAY.as_millis() as f64).exp();
-        self.micros = if sample_micros > self.at(now_millis) {
-            sample_micros
-        } else {
-            self.micros * kept + sample_micros * (1.0 - kept)
-        };
+        let kept = self.kept(now_millis);
+        let left = self.micros * kept;
+        self.micros = if sample_micros > left { sample_micros } else { left + sample_micros * (1.0 - kept) };
         self.at_millis = now_millis;
     }
 }

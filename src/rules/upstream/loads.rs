@@ -28,9 +28,11 @@ impl Loads {
     }
 
     /// Sessions in flight of the whole process for each backend.
-    pub fn totals(&self) -> impl Iterator<Item = u32> {
-        (0..self.backends)
-            .map(|backend| self.rows.iter().map(|row| cell(row, backend).load(Ordering::Relaxed)).sum())
+    #[must_use]
+    pub fn totals(&self) -> Vec<u32> {
+        let mut sums = vec![0; self.backends];
+        self.sum_into(&mut sums);
+        sums
     }
 
     /// Adds up the counts of all shards, a row after the other: 64 rows of 100 backends take 1.6 to 3.4 microseconds.
