@@ -19,7 +19,7 @@ use crate::rules::config::Config;
 use crate::rules::upstream::{Loads, ShardPlace, Share, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
-use crate::words::ListenerId;
+use crate::words::{BackendId, ListenerId};
 
 use mailbox::Message;
 pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
@@ -116,40 +116,9 @@ pub fn run(parts: ShardParts) -> Result<(), Missing> {
 }
 
 fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
-    let ShardParts { place, config, pipes, loads, counters, limit, letterbox, mailbox, .. } = parts;
-    let upstreams = config.upstreams.iter().zip(loads).map(|(upstream, loads)| {
-        let shares = upstream.backends.iter().map(|backend| Share {
-            weight: backend.weight,
-            backup: backend.backup,
-            name_hash: balance::hash(backend.name.as_bytes()),
-        });
-        UpstreamTable::new(upstream.algorithm, shares.collect(), loads, place)
-    });
-    let pipes = (pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, pipes)));
-    let relay_rules = config.listeners.iter().map(|listener| RelayRules {
-        client_idle: listener.timeouts.client_idle,
-        backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
-        half_close: listener.timeouts.half_close,
-        client_keepalive: listener.tcp.keepalive,
-        backend_keepalive: config.upstreams[listener.upstream.index()].tcp.keepalive,
-        pipes: pipes.clone(),
-    });
-    let shard = Rc::new(Shard {
-        ring: ring.clone(),
-        relay_rules: relay_rules.collect(),
-        upstreams: upstreams.collect(),
-        pipes: pipes.clone(),
-        counters,
-        limit,
-        letterbox,
-        phase: Cell::new(Phase::Running),
-        busy: Cell::new(0),
-        accept_warnings: WarningLimit::default(),
-        connect_warnings: WarningLimit::default(),
-        config,
-    });
+    let shard = Rc::new(Shard::new(ring, &parts));
     let answer = ring.answer(parts.doorbell);
-    ring.spawn_vital(Rc::clone(&shard).read_mail(answer, mailbox));
+    ring.spawn_vital(Rc::clone(&shard).read_mail(answer, parts.mailbox));
     for (index, socket) in parts.listeners.into_iter().enumerate() {
         let acceptor = ring.accept_from(socket)?;
         let id = ListenerId(u16::try_from(index).expect("limits::LISTENERS fits"));
@@ -159,6 +128,42 @@ fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
 }
 
 impl Shard {
+    fn new(ring: &Ring, parts: &ShardParts) -> Self {
+        let config = Arc::clone(&parts.config);
+        let upstreams = config.upstreams.iter().zip(&parts.loads).map(|(upstream, loads)| {
+            let shares = upstream.backends.iter().map(|backend| Share {
+                weight: backend.weight,
+                backup: backend.backup,
+                name_hash: balance::hash(backend.name.as_bytes()),
+            });
+            UpstreamTable::new(upstream.algorithm, shares.collect(), Arc::clone(loads), parts.place)
+        });
+        let pipes =
+            (parts.pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, parts.pipes)));
+        let relay_rules = config.listeners.iter().map(|listener| RelayRules {
+            client_idle: listener.timeouts.client_idle,
+            backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
+            half_close: listener.timeouts.half_close,
+            client_keepalive: listener.tcp.keepalive,
+            backend_keepalive: config.upstreams[listener.upstream.index()].tcp.keepalive,
+            pipes: pipes.clone(),
+        });
+        Self {
+            ring: ring.clone(),
+            relay_rules: relay_rules.collect(),
+            upstreams: upstreams.collect(),
+            pipes: pipes.clone(),
+            counters: Arc::clone(&parts.counters),
+            limit: Arc::clone(&parts.limit),
+            letterbox: parts.letterbox.clone(),
+            phase: Cell::new(Phase::Running),
+            busy: Cell::new(0),
+            accept_warnings: WarningLimit::default(),
+            connect_warnings: WarningLimit::default(),
+            config,
+        }
+    }
+
     /// Takes what other threads say, until nothing is left to do.
     async fn read_mail(self: Rc<Self>, mut answer: Answer, mailbox: Mailbox) {
         loop {
@@ -180,6 +185,25 @@ impl Shard {
                 return;
             }
             answer.rung().await;
+        }
+    }
+
+    /// Counts bytes that a relay has delivered.
+    fn account(&self, listener: ListenerId, backend: BackendId, to_backend: u64, to_client: u64) {
+        let upstream = self.config.listeners[listener.index()].upstream;
+        let (listener, backend) =
+            (self.counters.listener(listener), self.counters.backend(upstream, backend));
+        if to_backend > 0 {
+            listener.bytes_to_backend.add(to_backend);
+            backend.bytes_to_backend.add(to_backend);
+        }
+        if to_client > 0 {
+            listener.bytes_to_client.add(to_client);
+            backend.bytes_to_client.add(to_client);
+        }
+        if let Some(spliced) = self.pipes.as_ref().and_then(|pipes| pipes.take_moved()) {
+            self.counters.spliced_to_backend.add(spliced.to_backend);
+            self.counters.spliced_to_client.add(spliced.to_client);
         }
     }
 
