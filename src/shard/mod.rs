@@ -42,8 +42,8 @@ pub struct ShardParts {
     pub counters: Arc<ShardCounters>,
     /// The limit on sessions of the process.
     pub limit: Arc<SessionLimit>,
-    /// Where other threads write to.
-    pub letterbox: Letterbox,
+    /// Where other threads write to: one letterbox for each shard, this one's too.
+    pub letterboxes: Arc<[Letterbox]>,
     /// Where this shard reads.
     pub mailbox: Mailbox,
     /// The descriptor behind the doorbell of the letterbox.
@@ -61,7 +61,8 @@ struct Shard {
     pipes: Option<Rc<Pipes>>,
     counters: Arc<ShardCounters>,
     limit: Arc<SessionLimit>,
-    letterbox: Letterbox,
+    place: ShardPlace,
+    letterboxes: Arc<[Letterbox]>,
     phase: Cell<Phase>,
     /// Accept loops and sessions that have not ended.
     busy: Cell<usize>,
@@ -155,7 +156,8 @@ impl Shard {
             pipes: pipes.clone(),
             counters: Arc::clone(&parts.counters),
             limit: Arc::clone(&parts.limit),
-            letterbox: parts.letterbox.clone(),
+            place: parts.place,
+            letterboxes: Arc::clone(&parts.letterboxes),
             phase: Cell::new(Phase::Running),
             busy: Cell::new(0),
             accept_warnings: WarningLimit::default(),
@@ -229,7 +231,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get() - 1);
         if self.0.busy.get() == 0 && !self.0.is_running() {
-            self.0.letterbox.ring();
+            self.0.letterboxes[self.0.place.shard.index()].ring();
         }
     }
 }

@@ -310,7 +310,7 @@ mod tests {
                 loads: vec![Loads::new(1, 1)],
                 counters: ShardCounters::new(1, [1]),
                 limit: SessionLimit::new(1),
-                letterbox,
+                letterboxes: Arc::from([letterbox]),
                 mailbox,
                 doorbell: answers,
             },
