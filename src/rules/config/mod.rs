@@ -10,6 +10,7 @@
 //! Left out: files (the caller reads them), and whatever depends on the machine, such as its cores.
 
 mod address;
+mod check;
 mod model;
 mod relations;
 mod report;
