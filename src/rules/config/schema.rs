@@ -1,5 +1,5 @@
-//! Every key of the file: its name, its default, how its value is read. A new key is one line here, one
-//! field of the model and one line of `resolved`.
+//! Every key of the file, but for those of `healthcheck` (`check`): its name, its default, how its value is read. A new key
+//! is one line here, one field of the model and one line of `resolved`.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
