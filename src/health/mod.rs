@@ -32,7 +32,7 @@ use crate::words::{BackendId, UpstreamId, limits};
 
 use board::Board;
 use checker::Checker;
-use probe::{Connect, Sockets};
+use probe::{Connect, Question, Sockets};
 
 pub use counters::{BackendCounters, HealthCounters};
 
@@ -139,6 +139,7 @@ async fn check_all(
                 upstream: upstream.name.clone(),
                 backend: entry.name.clone(),
                 check: check.clone(),
+                question: Question::new(check, &entry.address),
                 board: Rc::clone(&board),
                 counters: Arc::clone(&counters),
                 slots: Rc::clone(&slots),
