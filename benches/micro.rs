@@ -11,6 +11,7 @@
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use criterion::{BenchmarkId, Criterion};
 use ringway::rules::balance::{self, Candidate, Demand, Registered, Start, Tried};
 use ringway::rules::config;
 use ringway::rules::upstream::{
-    Address, BackendState, Health, InFlight, Loads, ShardPlace, Share, UpstreamTable,
+    Address, BackendState, Health, InFlight, Pick, ShardPlace, Share, Shared, UpstreamTable,
 };
 use ringway::words::{BackendId, ShardId};
 
@@ -118,13 +119,13 @@ fn picks_in_a_table(criterion: &mut Criterion) {
 
 /// The tables of all shards, and sessions on each of them.
 struct Shards {
-    tables: Vec<std::rc::Rc<UpstreamTable>>,
+    tables: Vec<Rc<UpstreamTable>>,
     _sessions: Vec<InFlight>,
 }
 
 impl Shards {
     fn new(algorithm: &Registered, backends: u16) -> Shards {
-        let loads = Loads::new(usize::from(SHARDS), usize::from(backends));
+        let shared = Shared::unlimited(usize::from(backends), usize::from(SHARDS));
         let address: Arc<[Address]> = Arc::from([Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)))]);
         let states = vec![BackendState { health: Health::Up, addresses: address }; usize::from(backends)];
         let table = |shard| {
@@ -132,14 +133,17 @@ impl Shards {
             let share =
                 |backend| Share { weight: weight(backend), backup: false, name_hash: name_hash(backend) };
             let shares = (0..backends).map(share).collect();
-            let table = UpstreamTable::new(algorithm, shares, loads.clone(), place);
+            let table = UpstreamTable::new(algorithm, shares, shared.clone(), place, Box::new(|_, _| {}));
             table.apply(&states);
             table
         };
         let tables: Vec<_> = (0..SHARDS).map(table).collect();
         let tried = Tried::default();
-        let sessions =
-            tables.iter().flat_map(|table| (0..64).filter_map(|_| table.pick(0, &tried, 7))).collect();
+        let picked = |table: &Rc<UpstreamTable>| match table.pick(0, &tried, 7) {
+            Pick::Backend(in_flight) => Some(in_flight),
+            Pick::Full | Pick::Nobody => None,
+        };
+        let sessions = tables.iter().flat_map(|table| (0..64).filter_map(|_| picked(table))).collect();
         Shards { tables, _sessions: sessions }
     }
 }

@@ -1,6 +1,7 @@
 //! Sockets for backend connections.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
@@ -11,18 +12,29 @@ use super::options;
 use crate::rules::config::TcpOptions;
 use crate::rules::upstream::Address;
 
-/// A new socket for a connection to a backend, and the address to connect it to.
+/// A new socket for a connection to a backend, and the address to connect it to. With `source` the connection comes
+/// from that local address, and the port is chosen by the connect: bound before, each port of the address would serve
+/// one connection, whatever its destination (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
 ///
 /// It is in blocking mode, as the ring needs it.
 ///
 /// # Errors
 ///
-/// socket(2), setsockopt(2); a path that does not fit into `sun_path` (107 bytes, unix(7)).
-pub fn socket_for(address: &Address, tcp: &TcpOptions) -> io::Result<(OwnedFd, SockAddr)> {
+/// socket(2), setsockopt(2), bind(2): `EADDRNOTAVAIL` for a `source` that is not of this machine; a path that does not
+/// fit into `sun_path` (107 bytes, unix(7)).
+pub fn socket_for(
+    address: &Address,
+    tcp: &TcpOptions,
+    source: Option<IpAddr>,
+) -> io::Result<(OwnedFd, SockAddr)> {
     match address {
         Address::Tcp(address) => {
             let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
             options::apply(SockRef::from(&socket), tcp)?;
+            if let Some(source) = source {
+                options::bind_without_port(SockRef::from(&socket))?;
+                socket.bind(&SocketAddr::new(source, 0).into())?;
+            }
             Ok((socket.into(), SockAddr::from(*address)))
         }
         Address::Unix(path) => {
@@ -68,4 +80,34 @@ pub fn is_local_failure(error: &io::Error) -> bool {
                 | libc::EADDRINUSE
         )
     )
+}
+
+/// Whether another local address may do where this one did not: it is not of this machine, or has no port left for the
+/// destination.
+#[must_use]
+pub fn is_source_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    /// A port that bind(2) chose would serve one connection, whatever its destination.
+    #[test]
+    fn port_of_a_source_is_chosen_by_the_connect() {
+        let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };
+        for ip in ["127.0.0.1", "::1"] {
+            let ip: IpAddr = ip.parse().expect("an address");
+            let listener = std::net::TcpListener::bind((ip, 0)).expect("loopback");
+            let address = Address::Tcp(listener.local_addr().expect("bound"));
+            let (socket, target) = socket_for(&address, &tcp, Some(ip)).expect("a local address");
+            let local = || SockRef::from(&socket).local_addr().expect("bound").as_socket().expect("TCP");
+            assert_eq!(local(), SocketAddr::new(ip, 0));
+            SockRef::from(&socket).connect(&target).expect("it listens");
+            assert!(local().ip() == ip && local().port() > 0);
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! Options of TCP sockets.
 
+#![expect(unsafe_code, reason = "the crates we use have no setter for IP_BIND_ADDRESS_NO_PORT")]
+
 use std::io;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -17,6 +20,22 @@ pub(super) fn apply(socket: SockRef<'_>, options: &TcpOptions) -> io::Result<()>
         socket.set_tcp_user_timeout(Some(timeout))?;
     }
     Ok(())
+}
+
+/// Has bind(2) to port 0 leave the port to connect(2), ip(7). IPv6 sockets take the option of IPv4 too.
+pub(super) fn bind_without_port(socket: SockRef<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads an int, which outlives the call, and the descriptor is open.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Has the kernel probe a silent peer after `idle` (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, tcp(7)).

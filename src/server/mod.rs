@@ -14,9 +14,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::control::Control;
 use crate::health::HealthThread;
 use crate::net::{self, ListenError, SocketFile};
-use crate::rules::admission::SessionLimit;
+use crate::rules::admission::Limit;
 use crate::rules::config::Config;
-use crate::rules::upstream::{Health, Loads, ShardPlace, UpstreamStates};
+use crate::rules::upstream::{Health, ShardPlace, Shared, UpstreamStates};
 use crate::shard::{self, Letterbox, Mailbox, Phase, ShardParts};
 use crate::telemetry::counters::{ListenerTotals, ShardCounters};
 use crate::uring::{self, Doorbell, Missing};
@@ -58,7 +58,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Server {
     config: Arc<Config>,
     counters: Vec<Arc<ShardCounters>>,
-    loads: Vec<Arc<Loads>>,
+    upstreams: Vec<Arc<Shared>>,
     letterboxes: Arc<[Letterbox]>,
     /// Stopped in `drop`.
     health: Option<HealthThread>,
@@ -90,12 +90,9 @@ impl Server {
         let sessions = budget::sessions(&config, cores.len(), pipes, descriptors)?;
         net::reserve_descriptors(descriptors);
         let (sockets, files) = listen_all(&config, cores.len())?;
-        let limit = SessionLimit::new(sessions);
-        let loads: Vec<_> = config
-            .upstreams
-            .iter()
-            .map(|upstream| Loads::new(cores.len(), upstream.backends.len()))
-            .collect();
+        let limit = Arc::new(Limit::new(sessions));
+        let upstreams: Vec<_> =
+            config.upstreams.iter().map(|upstream| Shared::new(upstream, cores.len())).collect();
 
         let seed = fastrand::u64(..);
         let (ended, shards_ended) = bounded(0);
@@ -124,7 +121,7 @@ impl Server {
                 config: Arc::clone(&config),
                 listeners,
                 pipes,
-                loads: loads.clone(),
+                upstreams: upstreams.clone(),
                 counters: shard_counters,
                 limit: Arc::clone(&limit),
                 letterboxes: Arc::clone(&letterboxes),
@@ -148,7 +145,7 @@ impl Server {
         let server = Self {
             config,
             counters,
-            loads,
+            upstreams,
             letterboxes,
             health,
             control,
@@ -215,7 +212,13 @@ impl Server {
     /// Sessions in flight on each backend of an upstream.
     #[must_use]
     pub fn in_flight(&self, upstream: UpstreamId) -> Vec<u32> {
-        self.loads[upstream.index()].totals()
+        self.upstreams[upstream.index()].loads.totals()
+    }
+
+    /// Clients of an upstream that wait for a backend below its limit.
+    #[must_use]
+    pub fn queue_length(&self, upstream: UpstreamId) -> usize {
+        self.upstreams[upstream.index()].queue_length()
     }
 
     /// What the checks say of each backend of an upstream; empty before the first result.

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::Shard;
+use super::{Shard, queue};
 use crate::net;
 use crate::relay::{Relay, Sides};
 use crate::rules::balance::{self, Tried};
-use crate::rules::config::HashKey;
-use crate::rules::upstream::{Address, InFlight};
+use crate::rules::config::{HashKey, TcpOptions};
+use crate::rules::upstream::{Address, InFlight, Pick};
 use crate::uring::{End, Socket, Tick, Timer};
 use crate::words::{BackendId, CloseReason, UpstreamId};
 
@@ -53,6 +53,8 @@ struct Awaited {
 enum Failure {
     /// Another backend may do.
     Backend(CloseReason, io::Error),
+    /// For want of something of our own; no backend will do.
+    Local(io::Error),
     /// No backend will do.
     Session(CloseReason),
 }
@@ -111,13 +113,22 @@ impl Tries {
                 return Err(CloseReason::ConnectTimeout);
             }
             let table = &shard.upstreams[self.upstream.index()];
-            let Some(in_flight) = table.pick(shard.ring.now().0, &self.tried, self.key) else {
-                return Err(self.failure);
+            if self.tried.is_empty() {
+                table.note_session(shard.ring.now().0);
+            }
+            let in_flight = match table.pick(shard.ring.now().0, &self.tried, self.key) {
+                Pick::Backend(in_flight) => in_flight,
+                Pick::Full => queue::wait(shard, self.upstream, &self.tried, client, self.deadline).await?,
+                Pick::Nobody => return Err(self.failure),
             };
-            let id = in_flight.backend();
             if !self.tried.is_empty() {
+                if !table.take_retry(shard.ring.now().0) {
+                    shard.counters.retries_over_budget.add(1);
+                    return Err(self.failure);
+                }
                 shard.counters.retries.add(1);
             }
+            let id = in_flight.backend();
             self.tried.insert(id);
             let counters = shard.counters.backend(self.upstream, id);
             let begun = table.wants().latency.then(Instant::now);
@@ -131,6 +142,14 @@ impl Tries {
                     return Ok(Established { backend, in_flight });
                 }
                 Err(Failure::Session(reason)) => return Err(reason),
+                Err(Failure::Local(error)) => {
+                    if shard.connect_warnings.is_due(shard.ring.now()) {
+                        log::warn!(
+                            "no connection to a backend can be made, for want of something of our own: {error}"
+                        );
+                    }
+                    return Err(CloseReason::Resource);
+                }
                 Err(Failure::Backend(reason, error)) => {
                     counters.connect_failures.add(1);
                     let name = &shard.config.upstreams[self.upstream.index()].backends[id.index()].name;
@@ -151,30 +170,26 @@ impl Tries {
         let upstream = &shard.config.upstreams[self.upstream.index()];
         let all = shard.ring.now().after(upstream.timeouts.connect);
         let all = self.deadline.min(all);
-        let mut failure = Failure::Session(CloseReason::Internal);
+        let mut failure = Failure::Local(io::ErrorKind::AddrNotAvailable.into());
         for (index, address) in addresses.iter().enumerate() {
             // One address that does not answer leaves the others their share of the time.
             let now = shard.ring.now();
             let left = (addresses.len() - index) as u32;
-            let mut attempt = Attempt {
-                shard,
-                client,
-                deadline: shard.ring.timer(now.after(all.since(now) / left)),
-                client_left: false,
-            };
-            let (fd, target) =
-                net::socket_for(address, &upstream.tcp).map_err(|error| local_or_backend(shard, error))?;
-            let backend = shard.ring.socket(fd);
-            backend.start_connect(target);
-            match std::future::poll_fn(|context| attempt.poll(&backend, context)).await {
-                Ok(()) if backend.with(|socket| net::is_self_connected(socket, address)) => {
-                    backend.reset_on_close();
-                    failure =
-                        Failure::Backend(CloseReason::ConnectFailed, io::ErrorKind::ConnectionRefused.into());
+            let deadline = now.after(all.since(now) / left);
+            for source in shard.sources[self.upstream.index()].in_turn(address) {
+                let attempt = Wait::until(shard, client, deadline);
+                match attempt.connect(address, &upstream.tcp, source).await {
+                    Ok(backend) => return Ok(backend),
+                    Err(Failure::Local(error)) if source.is_some() && net::is_source_exhausted(&error) => {
+                        shard.counters.sources_exhausted.add(1);
+                        failure = Failure::Local(error);
+                    }
+                    Err(backend @ Failure::Backend(..)) => {
+                        failure = backend;
+                        break;
+                    }
+                    Err(other) => return Err(other),
                 }
-                Ok(()) => return Ok(backend),
-                Err(session @ Failure::Session(_)) => return Err(session),
-                Err(backend @ Failure::Backend(..)) => failure = backend,
             }
         }
         Err(failure)
@@ -197,43 +212,35 @@ fn key(shard: &Shard, upstream: UpstreamId, client: &Socket) -> u64 {
     balance::hash(&bytes)
 }
 
-fn local_or_backend(shard: &Shard, error: io::Error) -> Failure {
-    if net::is_local_failure(&error) {
-        if shard.connect_warnings.is_due(shard.ring.now()) {
-            log::warn!("no connection to a backend can be made, for want of something of our own: {error}");
-        }
-        Failure::Session(CloseReason::Resource)
-    } else {
-        Failure::Backend(CloseReason::ConnectFailed, error)
-    }
-}
-
-/// One connect in progress, with an eye on the client.
-struct Attempt<'a> {
+/// A wait of a client that has no backend yet: with an eye on the client, on the clock and on the end of the shard.
+pub(super) struct Wait<'a> {
     shard: &'a Shard,
     client: &'a Socket,
     deadline: Timer,
     client_left: bool,
 }
 
-impl Attempt<'_> {
-    fn poll(&mut self, backend: &Socket, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+/// Why a wait is in vain.
+pub(super) enum Over {
+    Closing,
+    ClientLeft,
+    TimeUp,
+}
+
+impl<'a> Wait<'a> {
+    pub(super) fn until(shard: &'a Shard, client: &'a Socket, deadline: Tick) -> Self {
+        Self { shard, client, deadline: shard.ring.timer(deadline), client_left: false }
+    }
+
+    /// Ready when there is no use in waiting any longer.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Over> {
         if self.shard.is_closing() {
-            return Poll::Ready(Err(Failure::Session(CloseReason::Shutdown)));
-        }
-        match backend.poll_connected(context) {
-            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-            Poll::Ready(Err(error)) if self.client_left => {
-                log::debug!("connection failed and the client has left: {error}");
-                return Poll::Ready(Err(Failure::Session(CloseReason::ClientLeft)));
-            }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(local_or_backend(self.shard, error))),
-            Poll::Pending => {}
+            return Poll::Ready(Over::Closing);
         }
         // What the client says meanwhile waits for the backend.
         self.client.register(context.waker());
         match self.client.ended() {
-            Some(End::Failed(_)) => return Poll::Ready(Err(Failure::Session(CloseReason::ClientLeft))),
+            Some(End::Failed(_)) => return Poll::Ready(Over::ClientLeft),
             Some(End::Clean) if self.client.received() == 0 && !self.client_left => {
                 self.client_left = true;
                 let grace = self.shard.ring.now().after(LEFT_GRACE);
@@ -243,13 +250,55 @@ impl Attempt<'_> {
             None if self.client.received() < SAID_BEFORE => self.client.receive(false),
             _ => {}
         }
-        if self.deadline.poll_due(context).is_pending() {
-            return Poll::Pending;
+        let over = if self.client_left { Over::ClientLeft } else { Over::TimeUp };
+        self.deadline.poll_due(context).map(|()| over)
+    }
+
+    /// One connect.
+    async fn connect(
+        mut self,
+        address: &Address,
+        tcp: &TcpOptions,
+        source: Option<IpAddr>,
+    ) -> Result<Socket, Failure> {
+        let (fd, target) = net::socket_for(address, tcp, source).map_err(local_or_backend)?;
+        let backend = self.shard.ring.socket(fd);
+        backend.start_connect(target);
+        std::future::poll_fn(|context| self.poll_connect(&backend, context)).await?;
+        if backend.with(|socket| net::is_self_connected(socket, address)) {
+            backend.reset_on_close();
+            let refused = io::ErrorKind::ConnectionRefused.into();
+            return Err(Failure::Backend(CloseReason::ConnectFailed, refused));
         }
-        Poll::Ready(Err(if self.client_left {
-            Failure::Session(CloseReason::ClientLeft)
-        } else {
-            Failure::Backend(CloseReason::ConnectTimeout, io::ErrorKind::TimedOut.into())
-        }))
+        Ok(backend)
+    }
+
+    fn poll_connect(&mut self, backend: &Socket, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        if !self.shard.is_closing()
+            && let Poll::Ready(connected) = backend.poll_connected(context)
+        {
+            return Poll::Ready(connected.map_err(|error| match self.client_left {
+                true => {
+                    log::debug!("connection failed and the client has left: {error}");
+                    Failure::Session(CloseReason::ClientLeft)
+                }
+                false => local_or_backend(error),
+            }));
+        }
+        self.poll(context).map(|over| {
+            Err(match over {
+                Over::Closing => Failure::Session(CloseReason::Shutdown),
+                Over::ClientLeft => Failure::Session(CloseReason::ClientLeft),
+                Over::TimeUp => Failure::Backend(CloseReason::ConnectTimeout, io::ErrorKind::TimedOut.into()),
+            })
+        })
+    }
+}
+
+fn local_or_backend(error: io::Error) -> Failure {
+    if net::is_local_failure(&error) {
+        Failure::Local(error)
+    } else {
+        Failure::Backend(CloseReason::ConnectFailed, error)
     }
 }

@@ -1,11 +1,12 @@
-//! What other threads tell a shard: always the whole state, and the newest wins.
+//! What other threads tell a shard: the whole state, and the newest wins; and places for those who wait for one.
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
 use crate::rules::upstream::UpstreamStates;
 use crate::uring::Doorbell;
+use crate::words::{BackendId, UpstreamId};
 
 /// What a shard does with new and with open sessions; only ever later in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +24,15 @@ pub enum Phase {
 pub(super) enum Message {
     States(Arc<UpstreamStates>),
     Phase(Phase),
+    Grant(Grant),
+}
+
+/// A place at a backend for a client of this shard that waits for one; the only message that is a change and no state.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grant {
+    pub(super) upstream: UpstreamId,
+    pub(super) ticket: u64,
+    pub(super) backend: BackendId,
 }
 
 /// The other threads' end: one for each shard, clones write to the same one.
@@ -30,6 +40,8 @@ pub(super) enum Message {
 pub struct Letterbox {
     states: Slot<Arc<UpstreamStates>>,
     phase: Slot<Phase>,
+    /// Holds at most one for each client that waits, whose number `limits::QUEUE` bounds.
+    grants: Sender<Grant>,
     doorbell: Doorbell,
 }
 
@@ -37,6 +49,7 @@ pub struct Letterbox {
 pub struct Mailbox {
     states: Receiver<Arc<UpstreamStates>>,
     phase: Receiver<Phase>,
+    grants: Receiver<Grant>,
 }
 
 /// A channel of one place in which the newest message replaces an older one.
@@ -67,7 +80,9 @@ impl<T> Slot<T> {
 pub fn mailbox(doorbell: Doorbell) -> (Letterbox, Mailbox) {
     let (states, states_receiver) = Slot::new();
     let (phase, phase_receiver) = Slot::new();
-    (Letterbox { states, phase, doorbell }, Mailbox { states: states_receiver, phase: phase_receiver })
+    let (grants, grants_receiver) = unbounded();
+    let mailbox = Mailbox { states: states_receiver, phase: phase_receiver, grants: grants_receiver };
+    (Letterbox { states, phase, grants, doorbell }, mailbox)
 }
 
 impl Letterbox {
@@ -83,6 +98,13 @@ impl Letterbox {
         self.doorbell.ring();
     }
 
+    /// Tells the shard that a client of it has a place at a backend.
+    pub(super) fn post_grant(&self, grant: Grant) {
+        // A shard that has ended has no clients.
+        let _ = self.grants.send(grant);
+        self.doorbell.ring();
+    }
+
     /// Has the shard look at its own state.
     pub(super) fn ring(&self) {
         self.doorbell.ring();
@@ -92,6 +114,8 @@ impl Letterbox {
 impl Mailbox {
     pub(super) fn take(&self) -> Option<Message> {
         let states = self.states.try_recv().ok().map(Message::States);
-        states.or_else(|| self.phase.try_recv().ok().map(Message::Phase))
+        let phase = || self.phase.try_recv().ok().map(Message::Phase);
+        let grant = || self.grants.try_recv().ok().map(Message::Grant);
+        states.or_else(phase).or_else(grant)
     }
 }

@@ -4,6 +4,7 @@
 mod accept;
 mod establish;
 mod mailbox;
+mod queue;
 mod session;
 
 use std::cell::Cell;
@@ -13,16 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::relay::{Pipes, RelayRules};
-use crate::rules::admission::SessionLimit;
+use crate::rules::admission::{Limit, Ticket};
 use crate::rules::balance;
 use crate::rules::config::Config;
-use crate::rules::upstream::{Loads, ShardPlace, Share, UpstreamTable};
+use crate::rules::upstream::{ShardPlace, Share, Shared, Sources, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
-use crate::words::{BackendId, ListenerId};
+use crate::words::{BackendId, ListenerId, UpstreamId};
 
-use mailbox::Message;
+use mailbox::{Grant, Message};
 pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
+use queue::Waiters;
 
 /// What a shard is made of.
 pub struct ShardParts {
@@ -36,12 +38,12 @@ pub struct ShardParts {
     pub listeners: Vec<OwnedFd>,
     /// Most pipes for splicing; 0 where that is off.
     pub pipes: u32,
-    /// In-flight counts of all shards, one table for each upstream.
-    pub loads: Vec<Arc<Loads>>,
+    /// What all shards share of each upstream.
+    pub upstreams: Vec<Arc<Shared>>,
     /// Counters of this shard.
     pub counters: Arc<ShardCounters>,
     /// The limit on sessions of the process.
-    pub limit: Arc<SessionLimit>,
+    pub limit: Arc<Limit>,
     /// Where other threads write to: one letterbox for each shard, this one's too.
     pub letterboxes: Arc<[Letterbox]>,
     /// Where this shard reads.
@@ -57,10 +59,14 @@ struct Shard {
     /// For the sessions of each listener.
     relay_rules: Vec<RelayRules>,
     upstreams: Vec<Rc<UpstreamTable>>,
+    /// Local addresses of backend connections, for each upstream.
+    sources: Vec<Sources>,
+    /// Clients that wait for a place at a backend.
+    waiters: Waiters,
     /// None where splicing is off.
     pipes: Option<Rc<Pipes>>,
     counters: Arc<ShardCounters>,
-    limit: Arc<SessionLimit>,
+    limit: Arc<Limit>,
     place: ShardPlace,
     letterboxes: Arc<[Letterbox]>,
     phase: Cell<Phase>,
@@ -131,14 +137,23 @@ fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
 impl Shard {
     fn new(ring: &Ring, parts: &ShardParts) -> Self {
         let config = Arc::clone(&parts.config);
-        let upstreams = config.upstreams.iter().zip(&parts.loads).map(|(upstream, loads)| {
+        let upstreams = (0..).map(UpstreamId).zip(config.upstreams.iter().zip(&parts.upstreams));
+        let upstreams = upstreams.map(|(id, (upstream, shared))| {
+            let letterboxes = Arc::clone(&parts.letterboxes);
+            let deliver = Box::new(move |ticket: Ticket, backend| {
+                let grant = Grant { upstream: id, ticket: ticket.number, backend };
+                letterboxes[ticket.shard.index()].post_grant(grant);
+            });
             let shares = upstream.backends.iter().map(|backend| Share {
                 weight: backend.weight,
                 backup: backend.backup,
                 name_hash: balance::hash(backend.name.as_bytes()),
             });
-            UpstreamTable::new(upstream.algorithm, shares.collect(), Arc::clone(loads), parts.place)
+            let shared = Arc::clone(shared);
+            UpstreamTable::new(upstream.algorithm, shares.collect(), shared, parts.place, deliver)
         });
+        let sources =
+            config.upstreams.iter().map(|upstream| Sources::new(&upstream.source, parts.place.shard));
         let pipes =
             (parts.pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, parts.pipes)));
         let relay_rules = config.listeners.iter().map(|listener| RelayRules {
@@ -153,6 +168,8 @@ impl Shard {
             ring: ring.clone(),
             relay_rules: relay_rules.collect(),
             upstreams: upstreams.collect(),
+            sources: sources.collect(),
+            waiters: Waiters::default(),
             pipes: pipes.clone(),
             counters: Arc::clone(&parts.counters),
             limit: Arc::clone(&parts.limit),
@@ -175,7 +192,10 @@ impl Shard {
                         for (table, states) in self.upstreams.iter().zip(&states.upstreams) {
                             table.apply(states);
                         }
+                        // There may be nobody left to wait for.
+                        self.waiters.wake_all();
                     }
+                    Message::Grant(grant) => self.waiters.grant(&self, grant),
                     Message::Phase(phase) if phase > self.phase.get() => {
                         self.phase.set(phase);
                         self.ring.wake_all();

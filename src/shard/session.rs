@@ -282,9 +282,9 @@ mod tests {
 
     use super::super::{ShardParts, mailbox};
     use super::*;
-    use crate::rules::admission::SessionLimit;
+    use crate::rules::admission::Limit;
     use crate::rules::config;
-    use crate::rules::upstream::{Loads, ShardPlace};
+    use crate::rules::upstream::{ShardPlace, Shared};
     use crate::telemetry::counters::{ListenerTotals, ShardCounters};
     use crate::uring::{BufferSettings, Doorbell, Ring};
     use crate::words::ShardId;
@@ -307,9 +307,9 @@ mod tests {
                 config: Arc::new(config),
                 listeners: Vec::new(),
                 pipes: 0,
-                loads: vec![Loads::new(1, 1)],
+                upstreams: vec![Shared::unlimited(1, 1)],
                 counters: ShardCounters::new(1, [1]),
-                limit: SessionLimit::new(1),
+                limit: Arc::new(Limit::new(1)),
                 letterboxes: Arc::from([letterbox]),
                 mailbox,
                 doorbell: answers,

@@ -97,6 +97,12 @@ pub struct ShardCounters {
     backends: Box<[Box<[CachePadded<BackendCounters>]>]>,
     /// Tries of another backend after a failed one.
     pub retries: Counter,
+    /// Retries that `retry_budget` did not allow.
+    pub retries_over_budget: Counter,
+    /// Sessions that had to wait for a place at a backend.
+    pub queued: Counter,
+    /// Connections that could not be made from one of several local addresses, for want of a port or of the address.
+    pub sources_exhausted: Counter,
     /// Bytes delivered to backends by splicing; they are among `bytes_to_backend`.
     pub spliced_to_backend: Counter,
     /// Bytes delivered to clients by splicing; they are among `bytes_to_client`.
@@ -114,6 +120,9 @@ impl ShardCounters {
             listeners: row(listeners),
             backends: backends.into_iter().map(row).collect(),
             retries: Counter::default(),
+            retries_over_budget: Counter::default(),
+            queued: Counter::default(),
+            sources_exhausted: Counter::default(),
             spliced_to_backend: Counter::default(),
             spliced_to_client: Counter::default(),
         })

@@ -33,7 +33,7 @@ impl Ring {
             ring: self,
             polls_seen: self.0.polls.get().wrapping_sub(1),
             passed: false,
-            housekeeping: Tick(0).after(HOUSEKEEPING),
+            housekeeping: self.now().after(HOUSEKEEPING),
         };
         std::future::poll_fn(|context| driver.pass(context)).await;
     }
@@ -66,7 +66,7 @@ impl Driver<'_> {
         let timeout = wait.then(|| self.sleep_time()).flatten();
         let mut core = inner.core.borrow_mut();
         core.enter(wait, timeout).expect("the kernel takes the entries of a sound ring");
-        inner.now.set(Tick(u64::try_from(inner.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)));
+        inner.now.set(Tick::read_clock());
         inner.turn.set(inner.turn.get() + 1);
         core.reap();
         if inner.now.get() >= self.housekeeping {
@@ -85,6 +85,6 @@ impl Driver<'_> {
         let housekeeping = inner.core.borrow().buffers.can_shrink().then_some(self.housekeeping);
         let first = [timer, housekeeping].into_iter().flatten().min()?;
         // Only here is the clock read twice a turn: the tick is as old as the work of the last turn.
-        Some(Duration::from_millis(first.0).saturating_sub(inner.epoch.elapsed()))
+        Some(first.time_left())
     }
 }

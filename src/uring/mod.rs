@@ -29,7 +29,6 @@ mod wheel;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Instant;
 
 pub use accept::Acceptor;
 pub use doorbell::{Answer, Doorbell};
@@ -47,7 +46,6 @@ struct Inner {
     core: RefCell<core::Core>,
     wheel: RefCell<wheel::Wheel>,
     features: Features,
-    epoch: Instant,
     /// As of the last turn.
     now: Cell<Tick>,
     /// Turns of the driver so far.
@@ -78,13 +76,13 @@ impl Ring {
     /// What the kernel lacks or forbids.
     pub fn new(buffers: BufferSettings) -> Result<Self, Missing> {
         let (ring, features) = probe::set_up()?;
+        let now = Tick::read_clock();
         let core = core::Core::new(ring, features, buffers.bytes, buffers.count)?;
         Ok(Self(Rc::new(Inner {
             core: RefCell::new(core),
-            wheel: RefCell::new(wheel::Wheel::new(Tick(0))),
+            wheel: RefCell::new(wheel::Wheel::new(now)),
             features,
-            epoch: Instant::now(),
-            now: Cell::new(Tick(0)),
+            now: Cell::new(now),
             turn: Cell::new(0),
             polls: Cell::new(0),
             tasks: Cell::new(0),

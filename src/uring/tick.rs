@@ -1,14 +1,28 @@
-//! Monotonic time of a ring in whole milliseconds.
+//! Monotonic time in whole milliseconds, the same on all rings of the process.
 
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
-/// A moment: milliseconds of `CLOCK_MONOTONIC` since the ring was made. The wall clock does not touch it.
+/// Where all ticks count from.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// A moment: milliseconds of `CLOCK_MONOTONIC` since the process made its first ring. The wall clock does not touch it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(pub u64);
 
 impl Tick {
     /// A moment that does not come.
     pub const NEVER: Self = Self(u64::MAX);
+
+    /// Now: a clock call.
+    pub(super) fn read_clock() -> Self {
+        Self(u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Time until then: a clock call.
+    pub(super) fn time_left(self) -> Duration {
+        Duration::from_millis(self.0).saturating_sub(EPOCH.elapsed())
+    }
 
     /// The moment `duration` later, rounded up to a whole millisecond, so that a timer never fires early.
     #[must_use]

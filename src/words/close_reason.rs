@@ -18,6 +18,10 @@ pub enum CloseReason {
     ConnectTimeout,
     /// No backend was eligible.
     NoBackend,
+    /// Every backend was full, and the queue too.
+    QueueFull,
+    /// Every backend stayed full for as long as a client may wait.
+    QueueTimeout,
     /// No byte moved on the client's socket for `client_idle`.
     ClientIdle,
     /// No byte moved on the backend's socket for `backend_idle`.
@@ -41,7 +45,7 @@ impl CloseReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, in the order of its discriminant.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Normal,
         Self::ClientLeft,
         Self::ClientReset,
@@ -49,6 +53,8 @@ impl CloseReason {
         Self::ConnectFailed,
         Self::ConnectTimeout,
         Self::NoBackend,
+        Self::QueueFull,
+        Self::QueueTimeout,
         Self::ClientIdle,
         Self::BackendIdle,
         Self::HalfCloseClient,
@@ -76,6 +82,8 @@ impl CloseReason {
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::NoBackend => "no_backend",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
             Self::ClientIdle => "client_idle",
             Self::BackendIdle => "backend_idle",
             Self::HalfCloseClient | Self::HalfCloseBackend => "half_close",
@@ -96,6 +104,8 @@ impl CloseReason {
             Self::BackendReset => "SD",
             Self::ConnectFailed | Self::NoBackend => "SC",
             Self::ConnectTimeout => "sC",
+            Self::QueueFull => "PQ",
+            Self::QueueTimeout => "sQ",
             Self::ClientIdle | Self::HalfCloseClient => "cD",
             Self::BackendIdle | Self::HalfCloseBackend => "sD",
             Self::SessionTimeout => "PD",

@@ -54,6 +54,12 @@ pub const CHECK_STATUS_RANGES: usize = 32;
 pub const SESSIONS_PER_TURN: u32 = 16;
 /// Most retries of one session.
 pub const RETRIES: u32 = 100;
+/// Retries of an upstream in a second that its `retry_budget` always leaves.
+pub const RETRIES_PER_SECOND: u64 = 10;
+/// Most clients of an upstream that wait for a place.
+pub const QUEUE: u32 = 65_535;
+/// Most local addresses of an upstream.
+pub const SOURCES: usize = 256;
 /// Longest configurable duration.
 pub const DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Shortest configurable duration.

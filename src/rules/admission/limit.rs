@@ -1,41 +1,52 @@
 //! A limit that is exact for the process while shards race for the last place.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use crossbeam_utils::CachePadded;
 
-/// Counts sessions of the process up to a maximum.
+/// Counts up to a maximum.
 #[derive(Debug)]
-pub struct SessionLimit {
+pub struct Limit {
     maximum: u32,
     taken: CachePadded<AtomicU32>,
 }
 
 /// A place; given back on drop.
 #[derive(Debug)]
-pub struct Permit(Arc<SessionLimit>);
+pub struct Permit(Arc<Limit>);
 
-impl SessionLimit {
+// Sequentially consistent: whoever gives a place back looks for waiters then, and who begins to wait looks for a place
+// then (`queue`). One of both has to see the other. On x86-64 it costs what relaxed operations cost.
+impl Limit {
     /// A limit with all places free.
     #[must_use]
-    pub fn new(maximum: u32) -> Arc<Self> {
-        Arc::new(Self { maximum, taken: CachePadded::default() })
+    pub fn new(maximum: u32) -> Self {
+        Self { maximum, taken: CachePadded::default() }
     }
 
-    /// A place, unless all are taken.
+    /// Takes a place, unless all are taken; it is to be given back.
+    #[must_use]
+    pub fn take(&self) -> bool {
+        self.taken.fetch_update(SeqCst, SeqCst, |taken| (taken < self.maximum).then_some(taken + 1)).is_ok()
+    }
+
+    /// Gives back a place that was taken.
+    pub fn give_back(&self) {
+        let before = self.taken.fetch_sub(1, SeqCst);
+        debug_assert!(before > 0, "more places given back than taken");
+    }
+
+    /// A place as a guard, unless all are taken.
     #[must_use]
     pub fn admit(self: &Arc<Self>) -> Option<Permit> {
-        // Relaxed: the number alone is shared, no other memory depends on it.
-        let admit = |taken| (taken < self.maximum).then_some(taken + 1);
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, admit).ok()?;
-        Some(Permit(Arc::clone(self)))
+        self.take().then(|| Permit(Arc::clone(self)))
     }
 
     /// Places taken now.
     #[must_use]
     pub fn taken(&self) -> u32 {
-        self.taken.load(Ordering::Relaxed)
+        self.taken.load(SeqCst)
     }
 
     /// All places.
@@ -47,8 +58,7 @@ impl SessionLimit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let before = self.0.taken.fetch_sub(1, Ordering::Relaxed);
-        debug_assert!(before > 0, "more permits given back than taken");
+        self.0.give_back();
     }
 }
 
@@ -58,7 +68,7 @@ mod tests {
 
     #[test]
     fn last_place_is_taken_once_while_threads_race() {
-        let limit = SessionLimit::new(7);
+        let limit = Arc::new(Limit::new(7));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {

@@ -1,5 +1,9 @@
-//! Who may have a session.
+//! Who may have a session, who waits for a place, and how often a failed one is tried again.
 
 mod limit;
+mod queue;
+mod retry_budget;
 
-pub use limit::{Permit, SessionLimit};
+pub use limit::{Limit, Permit};
+pub use queue::{Queue, Ticket};
+pub use retry_budget::RetryBudget;

@@ -1,7 +1,7 @@
 //! What runs: units converted, names resolved to positions, every value within its bound. Immutable.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -194,6 +194,14 @@ pub struct Upstream {
     pub healthcheck: Option<HealthCheck>,
     /// Other backends tried before the client is given up.
     pub retries: u32,
+    /// Retries there may be, as a fraction of the sessions of the last ten seconds; `None` is no limit.
+    #[serde(serialize_with = "resolved::percent_or_off")]
+    pub retry_budget: Option<f64>,
+    /// Clients that wait for a backend below its `max_connections`.
+    pub queue: QueueRules,
+    /// Local addresses of backend connections, used in turn; without one the kernel chooses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source: Vec<IpAddr>,
     /// Time between two look-ups of a host name; `None` looks up once.
     #[serde(serialize_with = "resolved::duration_or_off")]
     pub resolve: Option<Duration>,
@@ -201,6 +209,17 @@ pub struct Upstream {
     pub timeouts: UpstreamTimeouts,
     /// Options of backend sockets.
     pub tcp: TcpOptions,
+}
+
+/// `queue:` of an upstream.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct QueueRules {
+    /// Most clients that wait; 0 for none.
+    pub max: u32,
+    /// Longest wait of one.
+    #[serde(serialize_with = "resolved::duration")]
+    pub timeout: Duration,
 }
 
 /// What of a client is hashed.
@@ -238,6 +257,9 @@ pub struct Backend {
     pub address: BackendAddress,
     /// Share of new sessions; 0 takes none.
     pub weight: u32,
+    /// Most connections at a time, of the whole process; `None` is no limit.
+    #[serde(serialize_with = "resolved::limit")]
+    pub max_connections: Option<NonZeroU32>,
     /// Serves only while no other backend can.
     pub backup: bool,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::model::{
-    Backend, BackendAddress, HashKey, HealthCheck, ListenAddress, Listener, UpstreamTimeouts,
+    Backend, BackendAddress, HashKey, HealthCheck, ListenAddress, Listener, Upstream, UpstreamTimeouts,
 };
 use super::report::{Place, quote};
 use super::section::{Section, nearest};
@@ -107,6 +107,35 @@ pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
 pub(super) fn hash_key_of_use(s: &Section<'_>, key: HashKey, algorithm: &Registered) {
     if key != HashKey::Source && !algorithm.wants.key {
         s.warn_at("hash_key", format!("`hash_key` means nothing to `{}`", algorithm.name));
+    }
+}
+
+/// A queue that no backend can fill is a mistake, mostly of a forgotten `max_connections`.
+pub(super) fn queue_of_use(s: &Section<'_>, upstream: &Upstream) {
+    let unlimited = |backend: &&Backend| backend.max_connections.is_none() && backend.weight > 0;
+    if upstream.queue.max > 0
+        && let Some(backend) = upstream.backends.iter().find(unlimited)
+    {
+        s.warn_at(
+            "queue",
+            format!("nobody waits while {} is up: it has no `max_connections`", quote(&backend.name)),
+        );
+    }
+}
+
+/// A backend is reached from addresses of its own family only.
+pub(super) fn sources_of_use(s: &Section<'_>, upstream: &Upstream) {
+    for backend in &upstream.backends {
+        if let BackendAddress::Ip(address) = &backend.address
+            && !upstream.source.is_empty()
+            && !upstream.source.iter().any(|source| source.is_ipv4() == address.is_ipv4())
+        {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            s.error_at(
+                "source",
+                format!("no address here is {family}, as {} is; add one", quote(&backend.name)),
+            );
+        }
     }
 }
 

@@ -89,6 +89,10 @@ pub(super) fn percent<S: Serializer>(fraction: &f64, serializer: S) -> Done<S> {
     serializer.serialize_str(&if percent > 0.0 { format!("{percent}%") } else { OFF.to_owned() })
 }
 
+pub(super) fn percent_or_off<S: Serializer>(fraction: &Option<f64>, serializer: S) -> Done<S> {
+    percent(&fraction.unwrap_or(0.0), serializer)
+}
+
 pub(super) fn cores<S: Serializer>(value: &Cores, serializer: S) -> Done<S> {
     match value {
         Cores::Count(count) => serializer.serialize_u32(count.get()),

@@ -9,13 +9,14 @@ use super::address;
 use super::check::healthcheck;
 use super::model::{
     Backend, BackendAddress, Config, Cores, HashKey, ListenAddress, Listener, ListenerTimeouts, LogFormat,
-    LogTarget, Logging, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
+    LogTarget, Logging, QueueRules, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::relations::{self, Names};
 use super::section::Section;
 use super::values::{
     FORMATS, HASH_KEYS, LEVELS, algorithm, auto_or, boolean, buffers, cores, count, duration,
-    duration_within, keepalive, limit, log_target, name, number, off_or, one_of, port, size, text,
+    duration_within, fraction, ip, keepalive, limit, list, log_target, name, number, off_or, one_of, port,
+    size, text,
 };
 use crate::rules::balance::{self, Registered};
 use crate::words::{UpstreamId, limits};
@@ -23,7 +24,8 @@ use crate::words::{UpstreamId, limits};
 /// Name of the one listener and the one upstream of the short form.
 const DEFAULT_NAME: &str = "default";
 
-const SHORT_KEYS: [&str; 5] = ["loadbalancer", "backends", "healthcheck", "retries", "resolve"];
+const SHORT_KEYS: [&str; 8] =
+    ["loadbalancer", "backends", "healthcheck", "retries", "retry_budget", "queue", "source", "resolve"];
 const LONG_KEYS: [&str; 3] = ["listeners", "upstreams", "defaults"];
 
 /// Reads a whole file. What it returns is of use only if no error was reported.
@@ -77,17 +79,8 @@ fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
     });
     let backends = backends(root);
     relations::circle(root, "backends", &listener.address, &backends);
-    let upstream = Upstream {
-        name: DEFAULT_NAME.to_owned(),
-        algorithm: picked.0,
-        hash_key: picked.1,
-        healthcheck: healthcheck(root, &backends),
-        retries: retries(root),
-        resolve: resolve(root),
-        timeouts: upstream_timeouts(&mut root.absent()),
-        tcp: tcp(&mut root.absent()),
-        backends,
-    };
+    let connecting = (upstream_timeouts(&mut root.absent()), tcp(&mut root.absent()));
+    let upstream = upstream(root, DEFAULT_NAME.to_owned(), picked, connecting, backends);
     (vec![listener], vec![upstream])
 }
 
@@ -106,7 +99,7 @@ fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
             names.claim(&s, called);
         }
         let backends = backends(&mut s);
-        upstreams.push(upstream(&mut s, called.unwrap_or_default(), backends));
+        upstreams.push(long_upstream(&mut s, called.unwrap_or_default(), backends));
         s.finish();
     }
     let listeners = listeners(root, &listener_defaults, &mut names, &upstreams);
@@ -170,7 +163,7 @@ fn defaults<'a>(s: &mut Section<'a>) -> (Section<'a>, Section<'a>) {
     for key in ["name", "backends"] {
         own.forbid(key, "each upstream has its own");
     }
-    upstream(&mut own, String::new(), Vec::new());
+    long_upstream(&mut own, String::new(), Vec::new());
     let upstream_defaults = own.clone();
     own.finish();
     (listener_defaults, upstream_defaults)
@@ -203,19 +196,40 @@ fn tcp(s: &mut Section<'_>) -> TcpOptions {
     }
 }
 
-fn upstream(s: &mut Section<'_>, name: String, backends: Vec<Backend>) -> Upstream {
-    let (algorithm, hash_key) = balancing(s);
-    Upstream {
+fn long_upstream(s: &mut Section<'_>, name: String, backends: Vec<Backend>) -> Upstream {
+    let balancing = balancing(s);
+    let connecting = (s.section("timeouts", upstream_timeouts), s.section("tcp", tcp));
+    upstream(s, name, balancing, connecting, backends)
+}
+
+/// The keys that stand in an entry of `upstreams`, and in the short form at the top.
+fn upstream(
+    s: &mut Section<'_>,
+    name: String,
+    (algorithm, hash_key): (&'static Registered, HashKey),
+    (timeouts, tcp): (UpstreamTimeouts, TcpOptions),
+    backends: Vec<Backend>,
+) -> Upstream {
+    let upstream = Upstream {
         name,
         algorithm,
         hash_key,
         healthcheck: healthcheck(s, &backends),
-        retries: retries(s),
-        resolve: resolve(s),
-        timeouts: s.section("timeouts", upstream_timeouts),
-        tcp: s.section("tcp", tcp),
+        retries: s.value("retries", 2, count(0..=limits::RETRIES)),
+        retry_budget: s.value("retry_budget", Some(0.2), off_or(fraction)),
+        queue: s.section("queue", |s| QueueRules {
+            max: s.value("max", 0, count(0..=limits::QUEUE)),
+            timeout: s.value("timeout", Duration::from_secs(5), duration),
+        }),
+        source: s.value("source", Vec::new(), list("source", limits::SOURCES, ip)),
+        resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
+        timeouts,
+        tcp,
         backends,
-    }
+    };
+    relations::queue_of_use(s, &upstream);
+    relations::sources_of_use(s, &upstream);
+    upstream
 }
 
 fn balancing(s: &mut Section<'_>) -> (&'static Registered, HashKey) {
@@ -227,14 +241,6 @@ fn balancing(s: &mut Section<'_>) -> (&'static Registered, HashKey) {
 
 fn default_algorithm() -> &'static Registered {
     balance::find("round_robin").expect("round_robin is in the registry, as a test shows")
-}
-
-fn retries(s: &mut Section<'_>) -> u32 {
-    s.value("retries", 2, count(0..=limits::RETRIES))
-}
-
-fn resolve(s: &mut Section<'_>) -> Option<Duration> {
-    s.value("resolve", Some(Duration::from_secs(30)), off_or(duration))
 }
 
 fn upstream_timeouts(s: &mut Section<'_>) -> UpstreamTimeouts {
@@ -268,6 +274,7 @@ fn backends(s: &mut Section<'_>) -> Vec<Backend> {
 fn backend(s: &mut Section<'_>) -> Option<Backend> {
     let name = s.optional("name", name);
     let weight = s.value("weight", 1, number(0..=limits::WEIGHT));
+    let max_connections = s.value("max_connections", None, limit);
     let backup = s.value("backup", false, boolean);
     let port = s.optional("port", port);
     let port_unfit = s.has("port") && port.is_none();
@@ -285,5 +292,5 @@ fn backend(s: &mut Section<'_>) -> Option<Backend> {
         }
         (None, address) => address.to_string(),
     };
-    Some(Backend { name, address, weight, backup })
+    Some(Backend { name, address, weight, max_connections, backup })
 }

@@ -100,8 +100,9 @@ upstreams:
         let types = ["http, host: a", "tls, host: a", "send_expect, steps: [{send: a, expect: b}]"];
         let of_types =
             types.map(|kind| valid(&short(&format!("healthcheck: {{type: {kind}, port: 1}}\n"))).to_yaml());
-        let all = [valid(EXAMPLE).to_yaml(), of_types.concat()].concat();
-        for line in all.lines() {
+        let without_default = valid(&short("source: [10.0.0.1, 10.0.0.2]\n")).to_yaml();
+        let all = [valid(EXAMPLE).to_yaml(), of_types.concat(), without_default].concat();
+        for line in all.lines().filter(|line| line.contains(':')) {
             let key = line.trim_start_matches(['-', ' ']).split(':').next().unwrap_or_default();
             assert!(EXAMPLE.contains(&format!("{key}:")), "{key}");
             let shown = ["`", "."].map(|before| format!("{before}{key}"));
@@ -264,7 +265,7 @@ unknown: 1
                 "9:13: `30` has no unit; write a duration such as `250ms`, `30s`, `5m` or `1h`",
                 "10:12: `-5s` is not a duration; write one such as `250ms`, `30s`, `5m` or `1h`",
                 "11:1: unknown key `unknown`; known here: runtime, logging, loadbalancer, backends, \
-                 healthcheck, retries, resolve",
+                 healthcheck, retries, retry_budget, queue, source, resolve",
             ]
         );
     }
@@ -301,12 +302,32 @@ upstreams:
         assert!(shown.contains("f:4:12: warning: no listener uses the upstream `v`"), "{shown}");
     }
 
+    #[test]
+    fn queue_that_nobody_waits_in_and_sources_of_another_family() {
+        let backends = "backends: [{address: 10.0.0.9, port: 1, max_connections: 2}, {address: a, port: 1}]";
+        assert_eq!(
+            problems(upstream(&format!("queue: {{max: 9}}\n{backends}"))),
+            ["5:12: warning: nobody waits while `a:1` is up: it has no `max_connections`"]
+        );
+        assert_eq!(
+            problems(upstream(&format!("source: ['fd00::1']\n{backends}"))),
+            ["5:13: no address here is IPv4, as `10.0.0.9:1` is; add one"]
+        );
+    }
+
     /// Each is refused with one problem, at this place and with these words.
     #[test]
     fn single_values() {
         for (line, place, words) in [
             ("retries: 101", "3:10", "from 0 to 100"),
             ("retries: 0x10", "3:10", "not a whole number"),
+            ("retry_budget: 101%", "3:15", "not a percentage"),
+            ("retry_budget: 20", "3:15", "not a percentage; write `1%` to `100%`, or `off`"),
+            ("queue: {max: 65536}", "3:14", "from 0 to 65535"),
+            ("queue: {timeout: off}", "3:18", "not possible here; write a duration"),
+            ("queue: 5", "3:8", "not a section"),
+            ("source: 10.0.0.1", "3:9", "`source` is a list; write `[...]`, or `off`"),
+            ("source: [10.0.0.1, a.b]", "3:9", "`a.b` is not an IP address"),
             ("retries: 010", "3:10", "not a whole number"),
             ("retries: [1]", "3:10", "a list where a single value belongs"),
             ("retries:", "3:1", "no value"),
@@ -716,7 +737,7 @@ mod properties {
             "address: a.b, port: 1",
             "address: '::1', port: 65535",
             "address: 'fe80::1%7', port: 9",
-            "name: s, address: 'unix:/off'",
+            "name: s, address: 'unix:/off', max_connections: 7",
             "name: 'off', address: '127.0.0.1:1', weight: 1000",
             "name: '0x1', address: localhost, port: 1",
         ]);
@@ -734,29 +755,33 @@ mod properties {
         ]);
         let cores = prop::sample::select(vec!["auto", "7", "'1,2,3,9'", "5-5"]);
         let target = prop::sample::select(vec!["stderr", "/a/b: c #", "'no'", "\"~\"", "'12'"]);
-        ((duration, or_off, keepalive, listen), (backend, check, cores, target), (0..=100_u32, 0..=1_000_u32))
-            .prop_map(
-                |(
-                    (duration, or_off, keepalive, listen),
-                    (backend, check, cores, target),
-                    (retries, limit),
-                )| {
-                    let target = if target.contains(':') { format!("'{target}'") } else { target.to_owned() };
-                    format!(
-                        "runtime: {{cores: {cores}, max_connections: {limit}, shutdown_timeout: {or_off}}}
+        let budget = prop::sample::select(vec!["off", "1%", "100%"]);
+        let numbers = (0..=100_u32, 0..=1_000_u32, budget);
+        ((duration, or_off, keepalive, listen), (backend, check, cores, target), numbers).prop_map(
+            |(
+                (duration, or_off, keepalive, listen),
+                (backend, check, cores, target),
+                (retries, limit, budget),
+            )| {
+                let target = if target.contains(':') { format!("'{target}'") } else { target.to_owned() };
+                format!(
+                    "runtime: {{cores: {cores}, max_connections: {limit}, shutdown_timeout: {or_off}}}
 logging: {{target: {target}, format: json, level: warn}}
 listeners: [{{name: '1', address: {listen}, upstream: 'true', timeouts: {{half_close: {duration}}}}}]
 upstreams:
   - name: 'true'
     retries: {retries}
+    retry_budget: {budget}
+    queue: {{max: {limit}, timeout: {duration}}}
+    source: [10.0.0.1, '::1', \"10.0.0.2\"]
     resolve: {or_off}
     healthcheck: {check}
     tcp: {{keepalive: {keepalive}}}
     backends: [{{{backend}}}]
 "
-                    )
-                },
-            )
+                )
+            },
+        )
     }
 
     proptest! {

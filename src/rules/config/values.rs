@@ -1,6 +1,7 @@
 //! Single values: numbers, durations, sizes, choices, names. Each is read from a node and, where its text
 //! is not obvious, written again in the same syntax.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -249,6 +250,28 @@ pub(super) fn log_target(node: &Node) -> Read<LogTarget> {
             Err(format!("{} is not a path; write `stderr` or the path of a file", quote(text)))
         }
         text => Ok(LogTarget::File(PathBuf::from(text))),
+    }
+}
+
+/// An IP address.
+pub(super) fn ip(node: &Node) -> Read<IpAddr> {
+    let text = text(node)?;
+    text.parse().map_err(|_| format!("{} is not an IP address", quote(text)))
+}
+
+/// A list of at most `most` values, each read with `read`.
+pub(super) fn list<T>(
+    key: &'static str,
+    most: usize,
+    read: impl Fn(&Node) -> Read<T>,
+) -> impl Fn(&Node) -> Read<Vec<T>> {
+    move |node| match &node.value {
+        _ if node.is_off() => Ok(Vec::new()),
+        Value::List(nodes) if nodes.len() > most => {
+            Err(format!("{} entries in `{key}`; at most {most} fit", nodes.len()))
+        }
+        Value::List(nodes) => nodes.iter().map(|node| read(node)).collect(),
+        _ => Err(format!("`{key}` is a list; write `[...]`, or `off`")),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Sessions in flight: counted by each shard for itself, readable by all.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::words::ShardId;
@@ -21,10 +20,10 @@ pub struct Loads {
 impl Loads {
     /// Zero everywhere.
     #[must_use]
-    pub fn new(shards: usize, backends: usize) -> Arc<Self> {
+    pub(super) fn new(shards: usize, backends: usize) -> Self {
         let line = || Line(std::array::from_fn(|_| AtomicU32::new(0)));
         let row = || (0..backends.div_ceil(32)).map(|_| line()).collect();
-        Arc::new(Self { backends, rows: (0..shards).map(|_| row()).collect() })
+        Self { backends, rows: (0..shards).map(|_| row()).collect() }
     }
 
     /// Sessions in flight of the whole process for each backend.

@@ -2,10 +2,14 @@
 
 mod health_rules;
 mod loads;
+mod shared;
+mod sources;
 mod state;
 mod table;
 
 pub use health_rules::{HealthRules, Transition, Verdict};
 pub use loads::Loads;
+pub use shared::Shared;
+pub use sources::Sources;
 pub use state::{Address, Addresses, BackendState, Health, UpstreamStates};
-pub use table::{InFlight, ShardPlace, Share, UpstreamTable};
+pub use table::{Deliver, InFlight, Pick, ShardPlace, Share, UpstreamTable};

@@ -348,6 +348,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Where it comes from.
+    pub fn peer(&self) -> SocketAddr {
+        self.socket.peer_addr().unwrap().as_socket().unwrap()
+    }
+
     /// Sends FIN.
     pub fn end(&self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)

@@ -1,0 +1,117 @@
+//! Clients of this shard that wait for a backend below its `max_connections`.
+//!
+//! Who is next is decided by the queue of the upstream, which all shards share (`rules::admission::Queue`); here is
+//! whom to wake. A place that was given to a waiter is on its way as a message until the waiter takes it; when the
+//! waiter has left meanwhile, the place goes to the next.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::task::{Context, Poll, Waker};
+
+use super::Shard;
+use super::establish::{Over, Wait};
+use super::mailbox::Grant;
+use crate::rules::admission::Ticket;
+use crate::rules::balance::Tried;
+use crate::rules::upstream::InFlight;
+use crate::uring::{Socket, Tick};
+use crate::words::{BackendId, CloseReason, UpstreamId};
+
+/// Those who wait, by upstream and number of their ticket.
+#[derive(Default)]
+pub(super) struct Waiters(RefCell<BTreeMap<(UpstreamId, u64), Waiter>>);
+
+#[derive(Default)]
+struct Waiter {
+    waker: Option<Waker>,
+    /// The place it got.
+    granted: Option<BackendId>,
+}
+
+impl Waiters {
+    /// Takes a place that came for a waiter.
+    pub(super) fn grant(&self, shard: &Shard, grant: Grant) {
+        if let Some(waiter) = self.0.borrow_mut().get_mut(&(grant.upstream, grant.ticket)) {
+            waiter.granted = Some(grant.backend);
+            waiter.wake();
+            return;
+        }
+        shard.upstreams[grant.upstream.index()].refuse(grant.backend);
+    }
+
+    /// Has everybody look whether there is still somebody to wait for.
+    pub(super) fn wake_all(&self) {
+        self.0.borrow().values().for_each(Waiter::wake);
+    }
+}
+
+impl Waiter {
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// A place in the queue until it is dropped.
+struct Place<'a> {
+    shard: &'a Shard,
+    upstream: UpstreamId,
+    ticket: Ticket,
+}
+
+/// Waits for a place at a backend that was not tried, at most for the `timeout` of the queue and until `deadline`.
+pub(super) async fn wait(
+    shard: &Shard,
+    upstream: UpstreamId,
+    tried: &Tried,
+    client: &Socket,
+    deadline: Tick,
+) -> Result<InFlight, CloseReason> {
+    let table = &shard.upstreams[upstream.index()];
+    let ticket = table.join(tried).ok_or(CloseReason::QueueFull)?;
+    shard.waiters.0.borrow_mut().insert((upstream, ticket.number), Waiter::default());
+    shard.counters.queued.add(1);
+    let place = Place { shard, upstream, ticket };
+    let timeout = shard.config.upstreams[upstream.index()].queue.timeout;
+    let mut wait = Wait::until(shard, client, shard.ring.now().after(timeout).min(deadline));
+    std::future::poll_fn(|context| {
+        if let Some(backend) = place.poll_granted(context) {
+            return Poll::Ready(Ok(table.accept(backend)));
+        }
+        if !table.has_untried(tried) {
+            return Poll::Ready(Err(CloseReason::NoBackend));
+        }
+        wait.poll(context).map(|over| {
+            Err(match over {
+                Over::Closing => CloseReason::Shutdown,
+                Over::ClientLeft => CloseReason::ClientLeft,
+                Over::TimeUp => CloseReason::QueueTimeout,
+            })
+        })
+    })
+    .await
+}
+
+impl Place<'_> {
+    /// The place it got, which is its own from now on; else its task is woken when it gets one.
+    fn poll_granted(&self, context: &mut Context<'_>) -> Option<BackendId> {
+        let mut waiters = self.shard.waiters.0.borrow_mut();
+        let waiter = waiters.get_mut(&(self.upstream, self.ticket.number))?;
+        if !waiter.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            waiter.waker = Some(context.waker().clone());
+        }
+        waiter.granted.take()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let table = &self.shard.upstreams[self.upstream.index()];
+        let waiter = self.shard.waiters.0.borrow_mut().remove(&(self.upstream, self.ticket.number));
+        table.leave(self.ticket);
+        if let Some(backend) = waiter.and_then(|waiter| waiter.granted) {
+            table.refuse(backend);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Set-up: backends with `max_connections`, two shards. Claim: the limit is exact for the process, whoever waits is served in
+//! order and once, and a place that comes free is never lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ringway::rules::upstream::Health;
+use ringway::words::{CloseReason, UpstreamId};
+
+use crate::support::{
+    Backend, Balancer, Client, backend, balancer, eventually, expect_reset, is_reset, timed,
+};
+
+const UPSTREAM: UpstreamId = UpstreamId(0);
+
+/// The entry of a backend with a limit.
+fn limited(backend: &Backend, most: u32) -> String {
+    format!("{}, max_connections: {most}", backend.entry())
+}
+
+#[track_caller]
+fn await_queue(balancer: &Balancer, length: usize) {
+    eventually(&format!("{length} wait"), || balancer.server().queue_length(UPSTREAM) == length);
+}
+
+/// A client that has a session and keeps it, and an answer that only a session brings.
+fn holder(balancer: &Balancer) -> Client {
+    let client = balancer.client();
+    assert_eq!(client.receive_exact(5).unwrap(), b"hello");
+    client
+}
+
+/// A backend that notes how many connections it had at most.
+fn counting() -> (Backend, Arc<AtomicU64>) {
+    let (open, peak) = (AtomicU64::new(0), Arc::new(AtomicU64::new(0)));
+    let highest = Arc::clone(&peak);
+    let backend = backend()
+        .serve(move |connection| {
+            highest.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let word = connection.receive_exact(5)?;
+            // Before the client can know: the balancer sees the end after it.
+            open.fetch_sub(1, Ordering::SeqCst);
+            connection.send(&word)?;
+            connection.end()
+        })
+        .start();
+    (backend, peak)
+}
+
+#[test]
+fn limit_of_a_backend_holds_while_shards_race_and_everybody_who_waits_is_served() {
+    let (backend, peak) = counting();
+    let upstream = "queue: {max: 1000, timeout: 20s}";
+    let balancer = balancer().entry(&limited(&backend, 3)).upstream(upstream).start();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for _ in 0..40 {
+                    let client = balancer.client();
+                    client.echo(b"hello").unwrap();
+                    client.finish().unwrap();
+                }
+            });
+        }
+    });
+    balancer.await_closed(CloseReason::Normal, 640);
+    assert!(peak.load(Ordering::SeqCst) <= 3, "{peak:?} connections at a time");
+    let queued: u64 = balancer.server().shard_counters().iter().map(|shard| shard.queued.value()).sum();
+    assert!(queued > 0, "16 clients with 3 places never wait");
+    await_queue(&balancer, 0);
+}
+
+#[test]
+fn whoever_waits_is_served_in_the_order_of_coming() {
+    let backend = backend().greet(b"hello").start();
+    let balancer = balancer().entry(&limited(&backend, 1)).upstream("queue: {max: 9, timeout: 20s}").start();
+    let mut served = holder(&balancer);
+    let waiting: Vec<_> = (1..=6)
+        .map(|length| {
+            let client = balancer.client();
+            await_queue(&balancer, length);
+            client
+        })
+        .collect();
+    for (left, client) in (0..6).rev().zip(waiting) {
+        served.finish().unwrap();
+        assert_eq!(client.receive_exact(5).unwrap(), b"hello");
+        assert_eq!((balancer.server().queue_length(UPSTREAM), backend.open()), (left, 1));
+        served = client;
+    }
+    served.finish().unwrap();
+    balancer.await_closed(CloseReason::Normal, 7);
+}
+
+#[test]
+fn full_queue_refuses_at_once_and_a_wait_has_its_end() {
+    let backend = backend().greet(b"hello").start();
+    let balancer =
+        balancer().entry(&limited(&backend, 1)).upstream("queue: {max: 1, timeout: 300ms}").start();
+    let served = holder(&balancer);
+    let waiting = balancer.client();
+    await_queue(&balancer, 1);
+    assert!(timed(|| expect_reset(balancer.address())) < Duration::from_millis(250));
+    balancer.await_closed(CloseReason::QueueFull, 1);
+    assert!(waiting.receive_all().1.is_err_and(|error| is_reset(&error)));
+    balancer.await_closed(CloseReason::QueueTimeout, 1);
+    await_queue(&balancer, 0);
+    served.finish().unwrap();
+}
+
+#[test]
+fn without_a_queue_a_full_backend_is_passed_over_and_nobody_waits() {
+    let (small, large) = (backend().greet(b"hello").start(), backend().greet(b"hello").start());
+    let balancer = balancer().entry(&limited(&small, 1)).entry(&limited(&large, 3)).start();
+    let held: Vec<_> = (0..4).map(|_| holder(&balancer)).collect();
+    assert_eq!((small.open(), large.open()), (1, 3));
+    expect_reset(balancer.address());
+    balancer.await_closed(CloseReason::QueueFull, 1);
+    held.into_iter().for_each(|client| client.finish().unwrap());
+}
+
+#[test]
+fn client_that_leaves_the_queue_frees_its_place() {
+    let backend = backend().greet(b"hello").start();
+    let balancer = balancer().entry(&limited(&backend, 1)).upstream("queue: {max: 1, timeout: 20s}").start();
+    let served = holder(&balancer);
+    let leaving = balancer.client();
+    await_queue(&balancer, 1);
+    leaving.reset();
+    balancer.await_closed(CloseReason::ClientLeft, 1);
+    let waiting = balancer.client();
+    await_queue(&balancer, 1);
+    served.finish().unwrap();
+    assert_eq!(waiting.receive_exact(5).unwrap(), b"hello");
+    waiting.finish().unwrap();
+    assert_eq!(backend.connections(), 2, "nobody connected for the one who left");
+}
+
+#[test]
+fn what_a_waiting_client_says_reaches_the_backend_that_serves_it() {
+    let backend = backend().echo().start();
+    let balancer = balancer().entry(&limited(&backend, 1)).upstream("queue: {max: 9, timeout: 20s}").start();
+    let served = balancer.echoing_client();
+    let waiting = balancer.client();
+    waiting.send(b"early").unwrap();
+    await_queue(&balancer, 1);
+    served.finish().unwrap();
+    assert_eq!(waiting.receive_exact(5).unwrap(), b"early");
+    waiting.finish().unwrap();
+}
+
+#[test]
+fn backend_that_comes_up_serves_those_who_wait_and_the_last_one_that_goes_down_ends_their_wait() {
+    let (mut first, mut second) =
+        (backend().greet(b"hello").start(), backend().greet(b"hello").stopped().start());
+    let balancer = balancer()
+        .entry(&limited(&first, 2))
+        .entry(&limited(&second, 1))
+        .quick_checks()
+        .upstream("queue: {max: 9, timeout: 20s}")
+        .start();
+    let held = [holder(&balancer), holder(&balancer)];
+    let waiting = balancer.client();
+    await_queue(&balancer, 1);
+    second.restart();
+    assert_eq!(waiting.receive_exact(5).unwrap(), b"hello");
+    assert_eq!(balancer.shares(), [2, 1]);
+    let in_vain = balancer.client();
+    await_queue(&balancer, 1);
+    first.refuse();
+    second.refuse();
+    balancer.await_health(0, Health::Down);
+    balancer.await_health(1, Health::Down);
+    assert!(in_vain.receive_all().1.is_err_and(|error| is_reset(&error)));
+    balancer.await_closed(CloseReason::NoBackend, 1);
+    held.into_iter().chain([waiting]).for_each(|client| client.finish().unwrap());
+}
+
+/// A waiter whose first backend refused it must not be given that backend again.
+#[test]
+fn whoever_was_refused_by_a_backend_waits_for_another() {
+    let (mut refusing, busy) = (backend().greet(b"hello").start(), backend().greet(b"hello").start());
+    let balancer = balancer()
+        .entry(&limited(&refusing, 5))
+        .entry(&limited(&busy, 1))
+        .upstream("queue: {max: 9, timeout: 20s}")
+        .start();
+    refusing.refuse();
+    let served = holder(&balancer);
+    let waiting = balancer.client();
+    await_queue(&balancer, 1);
+    // Finds the first backend free, is refused, and waits behind the other.
+    let second = balancer.client();
+    await_queue(&balancer, 2);
+    served.finish().unwrap();
+    assert_eq!(waiting.receive_exact(5).unwrap(), b"hello");
+    waiting.finish().unwrap();
+    assert_eq!(second.receive_exact(5).unwrap(), b"hello");
+    second.finish().unwrap();
+    balancer.await_closed(CloseReason::Normal, 3);
+}
+
+#[test]
+fn retries_stay_within_their_budget() {
+    let backends = [backend().stopped().start(), backend().stopped().start()];
+    let balancer = balancer().backends(&backends).upstream("retries: 1").upstream("retry_budget: 1%").start();
+    let took = timed(|| (0..300).for_each(|_| expect_reset(balancer.address())));
+    balancer.await_closed(CloseReason::ConnectFailed, 300);
+    let windows = 1 + took.as_secs() / 10;
+    let over: u64 =
+        balancer.server().shard_counters().iter().map(|shard| shard.retries_over_budget.value()).sum();
+    // Ten a second, of ten seconds.
+    assert!((100..=100 * windows).contains(&balancer.retries()), "{} in {took:?}", balancer.retries());
+    assert_eq!(balancer.retries() + over, 300);
+}
