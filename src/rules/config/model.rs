@@ -189,6 +189,19 @@ pub struct Upstream {
     /// How the backends are checked; `None` takes every backend as up.
     #[serde(serialize_with = "resolved::healthcheck")]
     pub healthcheck: Option<HealthCheck>,
+    /// What of sessions takes a backend out for a while; `None` is nothing.
+    #[serde(serialize_with = "resolved::outlier")]
+    pub outlier: Option<Outlier>,
+    /// With a smaller part of the primaries eligible, per cent, and no backup, checks and ejections are ignored.
+    #[serde(serialize_with = "resolved::percent_or_off")]
+    pub panic_threshold: Option<u32>,
+    /// Time in which a backend that comes back gets its whole share again; `None` is at once.
+    #[serde(serialize_with = "resolved::duration_or_off")]
+    pub slow_start: Option<Duration>,
+    /// What becomes of the sessions of a backend that goes down.
+    pub on_down: OpenSessions,
+    /// What becomes of the sessions of backups when a primary is back.
+    pub on_up: OpenSessions,
     /// Other backends tried before the client is given up.
     pub retries: u32,
     /// Time between two look-ups of a host name; `None` looks up once.
@@ -198,6 +211,30 @@ pub struct Upstream {
     pub timeouts: UpstreamTimeouts,
     /// Options of backend sockets.
     pub tcp: TcpOptions,
+}
+
+/// `outlier:` when failures of sessions eject a backend.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Outlier {
+    /// Failures in a row that eject it.
+    pub consecutive_failures: u32,
+    /// How long the first time; longer each further time.
+    #[serde(serialize_with = "resolved::duration")]
+    pub ejection_time: Duration,
+    /// Most backends that are ejected at a time, per cent of the primaries and of the backups, 1 to 100.
+    #[serde(serialize_with = "resolved::percent")]
+    pub max_ejected: u32,
+}
+
+/// What becomes of open sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpenSessions {
+    /// They go on.
+    Keep,
+    /// They are reset.
+    Close,
 }
 
 /// What of a client is hashed.
@@ -274,7 +311,7 @@ pub struct HealthCheck {
     /// Failures in a row that take a backend down.
     pub fall: u32,
     /// Random change of each interval, as a fraction of it, at most 1.
-    #[serde(serialize_with = "resolved::percent")]
+    #[serde(serialize_with = "resolved::fraction")]
     pub jitter: f64,
     /// Port that is checked instead of the backend's; a `unix:` backend is checked at its own path.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -8,13 +8,15 @@ use std::time::Duration;
 use super::address;
 use super::model::{
     Backend, BackendAddress, Config, Cores, HashKey, HealthCheck, ListenAddress, Listener, ListenerTimeouts,
-    LogFormat, LogTarget, Logging, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
+    LogFormat, LogTarget, Logging, OpenSessions, Outlier, Relay, Runtime, TcpOptions, Upstream,
+    UpstreamTimeouts,
 };
 use super::relations::{self, Names};
 use super::section::Section;
 use super::values::{
-    FORMATS, HASH_KEYS, LEVELS, algorithm, auto_or, boolean, buffers, cores, count, duration,
-    duration_within, fraction, keepalive, limit, log_target, name, number, off_or, one_of, port, size, text,
+    FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean, buffers, cores, count, duration,
+    duration_within, fraction, keepalive, limit, log_target, name, number, off_or, one_of, percent, port,
+    size, text,
 };
 use crate::rules::balance::{self, Registered};
 use crate::words::{UpstreamId, limits};
@@ -22,7 +24,18 @@ use crate::words::{UpstreamId, limits};
 /// Name of the one listener and the one upstream of the short form.
 const DEFAULT_NAME: &str = "default";
 
-const SHORT_KEYS: [&str; 5] = ["loadbalancer", "backends", "healthcheck", "retries", "resolve"];
+const SHORT_KEYS: [&str; 10] = [
+    "loadbalancer",
+    "backends",
+    "healthcheck",
+    "outlier",
+    "panic_threshold",
+    "slow_start",
+    "on_down",
+    "on_up",
+    "retries",
+    "resolve",
+];
 const LONG_KEYS: [&str; 3] = ["listeners", "upstreams", "defaults"];
 
 /// Reads a whole file. What it returns is of use only if no error was reported.
@@ -81,6 +94,11 @@ fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
         algorithm: picked.0,
         hash_key: picked.1,
         healthcheck: healthcheck(root, &backends),
+        outlier: outlier(root, &backends),
+        panic_threshold: root.value("panic_threshold", None, off_or(percent)),
+        slow_start: slow_start(root, picked.0),
+        on_down: open_sessions(root, "on_down"),
+        on_up: open_sessions(root, "on_up"),
         retries: retries(root),
         resolve: resolve(root),
         timeouts: upstream_timeouts(&mut root.absent()),
@@ -209,6 +227,11 @@ fn upstream(s: &mut Section<'_>, name: String, backends: Vec<Backend>) -> Upstre
         algorithm,
         hash_key,
         healthcheck: healthcheck(s, &backends),
+        outlier: outlier(s, &backends),
+        panic_threshold: s.value("panic_threshold", None, off_or(percent)),
+        slow_start: slow_start(s, algorithm),
+        on_down: open_sessions(s, "on_down"),
+        on_up: open_sessions(s, "on_up"),
         retries: retries(s),
         resolve: resolve(s),
         timeouts: s.section("timeouts", upstream_timeouts),
@@ -226,6 +249,36 @@ fn balancing(s: &mut Section<'_>) -> (&'static Registered, HashKey) {
 
 fn default_algorithm() -> &'static Registered {
     balance::find("round_robin").expect("round_robin is in the registry, as a test shows")
+}
+
+fn slow_start(s: &mut Section<'_>, algorithm: &Registered) -> Option<Duration> {
+    let slow_start = s.value("slow_start", None, off_or(duration));
+    if slow_start.is_some() {
+        relations::slow_start_of_use(s, algorithm);
+    }
+    slow_start
+}
+
+fn open_sessions(s: &mut Section<'_>, key: &'static str) -> OpenSessions {
+    s.value(key, OpenSessions::Keep, one_of(OPEN_SESSIONS))
+}
+
+fn outlier(s: &mut Section<'_>, backends: &[Backend]) -> Option<Outlier> {
+    if s.is_off("outlier") || !s.has("outlier") {
+        return None;
+    }
+    s.section("outlier", |s| {
+        let max_ejected = s.optional("max_ejected", percent);
+        let outlier = Outlier {
+            consecutive_failures: s.value("consecutive_failures", 5, number(1..=limits::FAILURES_IN_A_ROW)),
+            ejection_time: s.value("ejection_time", Duration::from_secs(30), duration),
+            max_ejected: max_ejected.unwrap_or(50),
+        };
+        if max_ejected.is_some() || !s.has("max_ejected") {
+            relations::some_ejection(s, &outlier, backends);
+        }
+        Some(outlier)
+    })
 }
 
 fn retries(s: &mut Section<'_>) -> u32 {
