@@ -17,9 +17,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion};
 use ringway::rules::balance::{self, Candidate, Demand, Registered, Start, Tried};
 use ringway::rules::config;
-use ringway::rules::upstream::{
-    Address, BackendState, Health, InFlight, Loads, ShardPlace, Share, UpstreamTable,
-};
+use ringway::rules::upstream::{Address, BackendState, Health, InFlight, Loads, ShardPlace, UpstreamTable};
 use ringway::words::{BackendId, ShardId};
 
 /// Sizes of the upstream.
@@ -124,15 +122,24 @@ struct Shards {
 
 impl Shards {
     fn new(algorithm: &Registered, backends: u16) -> Shards {
+        let mut yaml =
+            "listeners: [{name: l, address: ':1', upstream: u}]\nupstreams:\n  - name: u\n".to_owned();
+        let _ = writeln!(yaml, "    algorithm: {}\n    backends:", algorithm.name);
+        for backend in 0..backends {
+            let weight = weight(backend);
+            let _ = writeln!(
+                yaml,
+                "      - {{name: b{backend}, address: 127.0.0.1, port: 80, weight: {weight}}}"
+            );
+        }
+        let config = config::parse("bench.yaml", yaml.as_bytes()).expect("a valid configuration").config;
         let loads = Loads::new(usize::from(SHARDS), usize::from(backends));
-        let address: Arc<[Address]> = Arc::from([Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)))]);
-        let states = vec![BackendState { health: Health::Up, addresses: address }; usize::from(backends)];
+        let addresses: Arc<[Address]> = Arc::from([Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)))]);
+        let up = BackendState { health: Health::Up, addresses, ..BackendState::unknown() };
+        let states = vec![up; usize::from(backends)];
         let table = |shard| {
             let place = ShardPlace { shard: ShardId(shard), shards: usize::from(SHARDS), seed: 1 };
-            let share =
-                |backend| Share { weight: weight(backend), backup: false, name_hash: name_hash(backend) };
-            let shares = (0..backends).map(share).collect();
-            let table = UpstreamTable::new(algorithm, shares, loads.clone(), place);
+            let table = UpstreamTable::new(&config.upstreams[0], loads.clone(), None, place);
             table.apply(&states);
             table
         };

@@ -97,6 +97,8 @@ impl Server {
             .map(|upstream| Loads::new(cores.len(), upstream.backends.len()))
             .collect();
 
+        let (failures, reports) = crate::health::failures(&config);
+
         let seed = fastrand::u64(..);
         let (ended, shards_ended) = bounded(0);
         let (mut letterboxes, mut counters, mut parts) = (Vec::new(), Vec::new(), Vec::new());
@@ -118,6 +120,7 @@ impl Server {
                 listeners,
                 pipes,
                 loads: loads.clone(),
+                failures: failures.clone(),
                 counters: shard_counters,
                 limit: Arc::clone(&limit),
                 letterbox,
@@ -135,7 +138,8 @@ impl Server {
             boxes.iter().for_each(|letterbox| letterbox.post_states(Arc::clone(&states)));
             latest_sender.send_replace(states);
         };
-        let health = crate::health::spawn(Arc::clone(&config), control.addresses(), Box::new(publish))?;
+        let health =
+            crate::health::spawn(Arc::clone(&config), control.addresses(), reports, Box::new(publish))?;
         let cpus = cores.iter().map(|core| core.id).collect();
         let health = Some(health);
         let server = Self {

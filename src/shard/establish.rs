@@ -21,6 +21,9 @@ const LEFT_GRACE: Duration = Duration::from_secs(1);
 /// Nothing more is received from a client that has said so much, bytes, before it has a backend.
 const SAID_BEFORE: usize = 16 << 10;
 
+/// A time-out that is noticed this much later is not the backend's: the process was stopped, or is starved.
+const LATE: Duration = Duration::from_millis(250);
+
 /// A backend connection before its first byte.
 pub(super) struct Established {
     pub(super) backend: Socket,
@@ -51,8 +54,8 @@ struct Awaited {
 
 /// How one attempt failed.
 enum Failure {
-    /// Another backend may do.
-    Backend(CloseReason, io::Error),
+    /// Another backend may do. `blamed` unless this one may be well all the same.
+    Backend { reason: CloseReason, error: io::Error, blamed: bool },
     /// No backend will do.
     Session(CloseReason),
 }
@@ -131,7 +134,10 @@ impl Tries {
                     return Ok(Established { backend, in_flight });
                 }
                 Err(Failure::Session(reason)) => return Err(reason),
-                Err(Failure::Backend(reason, error)) => {
+                Err(Failure::Backend { reason, error, blamed }) => {
+                    if blamed {
+                        in_flight.failed();
+                    }
                     counters.connect_failures.add(1);
                     let name = &shard.config.upstreams[self.upstream.index()].backends[id.index()].name;
                     log::debug!("backend {name}: connection failed: {error}");
@@ -149,8 +155,8 @@ impl Tries {
         addresses: &[Address],
     ) -> Result<Socket, Failure> {
         let upstream = &shard.config.upstreams[self.upstream.index()];
-        let all = shard.ring.now().after(upstream.timeouts.connect);
-        let all = self.deadline.min(all);
+        let whole = shard.ring.now().after(upstream.timeouts.connect);
+        let all = self.deadline.min(whole);
         let mut failure = Failure::Session(CloseReason::Internal);
         for (index, address) in addresses.iter().enumerate() {
             // One address that does not answer leaves the others their share of the time.
@@ -160,6 +166,7 @@ impl Tries {
                 shard,
                 client,
                 deadline: shard.ring.timer(now.after(all.since(now) / left)),
+                is_whole: all == whole,
                 client_left: false,
             };
             let (fd, target) =
@@ -169,12 +176,11 @@ impl Tries {
             match std::future::poll_fn(|context| attempt.poll(&backend, context)).await {
                 Ok(()) if backend.with(|socket| net::is_self_connected(socket, address)) => {
                     backend.reset_on_close();
-                    failure =
-                        Failure::Backend(CloseReason::ConnectFailed, io::ErrorKind::ConnectionRefused.into());
+                    failure = refused(io::ErrorKind::ConnectionRefused.into());
                 }
                 Ok(()) => return Ok(backend),
                 Err(session @ Failure::Session(_)) => return Err(session),
-                Err(backend @ Failure::Backend(..)) => failure = backend,
+                Err(backend @ Failure::Backend { .. }) => failure = backend,
             }
         }
         Err(failure)
@@ -204,8 +210,12 @@ fn local_or_backend(shard: &Shard, error: io::Error) -> Failure {
         }
         Failure::Session(CloseReason::Resource)
     } else {
-        Failure::Backend(CloseReason::ConnectFailed, error)
+        refused(error)
     }
+}
+
+fn refused(error: io::Error) -> Failure {
+    Failure::Backend { reason: CloseReason::ConnectFailed, error, blamed: true }
 }
 
 /// One connect in progress, with an eye on the client.
@@ -213,6 +223,8 @@ struct Attempt<'a> {
     shard: &'a Shard,
     client: &'a Socket,
     deadline: Timer,
+    /// It has all its time, not only what the tries before it left.
+    is_whole: bool,
     client_left: bool,
 }
 
@@ -249,7 +261,13 @@ impl Attempt<'_> {
         Poll::Ready(Err(if self.client_left {
             Failure::Session(CloseReason::ClientLeft)
         } else {
-            Failure::Backend(CloseReason::ConnectTimeout, io::ErrorKind::TimedOut.into())
+            // If the shard did not run when the time was over, the answer may not have been taken yet.
+            let is_late = self.shard.ring.now() > self.deadline.deadline().after(LATE);
+            Failure::Backend {
+                reason: CloseReason::ConnectTimeout,
+                error: io::ErrorKind::TimedOut.into(),
+                blamed: self.is_whole && !is_late,
+            }
         }))
     }
 }

@@ -14,9 +14,8 @@ use std::time::Duration;
 
 use crate::relay::{Pipes, RelayRules};
 use crate::rules::admission::SessionLimit;
-use crate::rules::balance;
 use crate::rules::config::Config;
-use crate::rules::upstream::{Loads, ShardPlace, Share, UpstreamTable};
+use crate::rules::upstream::{Failures, Loads, ShardPlace, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
 use crate::words::ListenerId;
@@ -38,6 +37,8 @@ pub struct ShardParts {
     pub pipes: u32,
     /// In-flight counts of all shards, one table for each upstream.
     pub loads: Vec<Arc<Loads>>,
+    /// Counts of failures of all shards, one table for each upstream that ejects backends.
+    pub failures: Vec<Option<Arc<Failures>>>,
     /// Counters of this shard.
     pub counters: Arc<ShardCounters>,
     /// The limit on sessions of the process.
@@ -116,15 +117,10 @@ pub fn run(parts: ShardParts) -> Result<(), Missing> {
 }
 
 fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
-    let ShardParts { place, config, pipes, loads, counters, limit, letterbox, mailbox, .. } = parts;
-    let upstreams = config.upstreams.iter().zip(loads).map(|(upstream, loads)| {
-        let shares = upstream.backends.iter().map(|backend| Share {
-            weight: backend.weight,
-            backup: backend.backup,
-            name_hash: balance::hash(backend.name.as_bytes()),
-        });
-        UpstreamTable::new(upstream.algorithm, shares.collect(), loads, place)
-    });
+    let ShardParts { place, config, pipes, loads, failures, counters, limit, letterbox, mailbox, .. } = parts;
+    let tables = config.upstreams.iter().zip(loads.into_iter().zip(failures));
+    let upstreams =
+        tables.map(|(upstream, (loads, failures))| UpstreamTable::new(upstream, loads, failures, place));
     let pipes = (pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, pipes)));
     let relay_rules = config.listeners.iter().map(|listener| RelayRules {
         client_idle: listener.timeouts.client_idle,
@@ -165,8 +161,10 @@ impl Shard {
             while let Some(message) = mailbox.take() {
                 match message {
                     Message::States(states) => {
-                        for (table, states) in self.upstreams.iter().zip(&states.upstreams) {
-                            table.apply(states);
+                        let tables = self.upstreams.iter().zip(&states.upstreams);
+                        let cuts = tables.filter(|(table, states)| table.apply(states)).count();
+                        if cuts > 0 {
+                            self.ring.wake_all();
                         }
                     }
                     Message::Phase(phase) if phase > self.phase.get() => {

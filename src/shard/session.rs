@@ -10,8 +10,9 @@ use super::{Busy, Shard};
 use crate::net;
 use crate::relay::{Outcome, Relay, Side};
 use crate::rules::admission::Permit;
+use crate::rules::upstream::InFlight;
 use crate::uring::{Socket, Tick};
-use crate::words::{BackendId, CloseReason, ListenerId, UpstreamId};
+use crate::words::{CloseReason, ListenerId, UpstreamId};
 
 /// Shortest and longest pause between two looks at what a peer has taken.
 const DELIVERY_LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -38,7 +39,7 @@ fn admit(shard: &Rc<Shard>, listener: ListenerId) -> Option<Record> {
         busy: shard.busy(),
         _permit: permit,
         listener,
-        backend: None,
+        in_flight: None,
         begun: shard.ring.now(),
         bytes_to_backend: 0,
         bytes_to_client: 0,
@@ -64,12 +65,12 @@ fn serve(mut record: Record, client: Socket) -> impl Future<Output = ()> {
                     break reason;
                 }
             };
-            record.backend = Some(in_flight.backend());
+            record.in_flight = Some(in_flight);
             let shard = Rc::clone(record.shard());
             let rules = &shard.relay_rules[record.listener.index()];
             let mut relay = Relay::new(&client, &backend, rules, record.deadline());
             let outcome = std::future::poll_fn(|context| {
-                if record.shard().is_closing() {
+                if record.order_to_end().is_some() {
                     return Poll::Ready(Outcome::Stopped);
                 }
                 let polled = relay.poll(context);
@@ -78,12 +79,14 @@ fn serve(mut record: Record, client: Socket) -> impl Future<Output = ()> {
                 polled
             })
             .await;
+            record.judge(outcome, &relay, &client);
             if outcome == Outcome::Reset(Side::Backend)
                 && relay.is_untouched()
                 && let Some(tries) = &mut tries
                 && tries.may_retry(&shard)
             {
                 tries.failed(CloseReason::BackendReset);
+                record.in_flight = None;
                 continue;
             }
             let cut = relay.holds_bytes();
@@ -94,7 +97,10 @@ fn serve(mut record: Record, client: Socket) -> impl Future<Output = ()> {
                 Box::pin(await_delivery(&shard, other, rules.half_close, record.deadline())).await;
             }
             close(outcome, cut, &client, &backend);
-            break close_reason(outcome);
+            break record
+                .order_to_end()
+                .filter(|_| outcome == Outcome::Stopped)
+                .unwrap_or(close_reason(outcome));
         };
         drop(record);
     }
@@ -172,7 +178,8 @@ struct Record {
     busy: Busy,
     _permit: Permit,
     listener: ListenerId,
-    backend: Option<BackendId>,
+    /// The backend it is on.
+    in_flight: Option<InFlight>,
     begun: Tick,
     bytes_to_backend: u64,
     bytes_to_client: u64,
@@ -195,12 +202,36 @@ impl Record {
         limit.map_or(Tick::NEVER, |limit| self.begun.after(limit))
     }
 
+    /// Why it has to end now, if someone says so.
+    fn order_to_end(&self) -> Option<CloseReason> {
+        if self.shard().is_closing() {
+            return Some(CloseReason::Shutdown);
+        }
+        self.in_flight.as_ref().and_then(InFlight::cut)
+    }
+
+    /// Notes what the end of a relay says of the backend; its first byte said that it is well. A reset after bytes went to
+    /// it says nothing: it may be what they deserved, and no client shall be able to have a backend ejected. Nor does
+    /// anything that comes after the client's own end, if that came before a byte.
+    fn judge(&self, outcome: Outcome, relay: &Relay<'_>, client: &Socket) {
+        let Some(in_flight) = &self.in_flight else { return };
+        if outcome != Outcome::Reset(Side::Backend) {
+            if relay.bytes_to_backend() > 0 && relay.bytes_to_client() == 0 {
+                in_flight.succeeded();
+            }
+        } else if relay.is_untouched() && client.ended().is_none() {
+            in_flight.failed();
+        }
+    }
+
     /// Counts the bytes that a relay has delivered since the last call.
     fn account(&mut self, relay: &Relay<'_>) {
-        let Some(backend) = self.backend else { return };
+        let Some(in_flight) = &self.in_flight else { return };
         let shard = &self.busy.0;
-        let (listener, backend) =
-            (shard.counters.listener(self.listener), shard.counters.backend(self.upstream(), backend));
+        let (listener, backend) = (
+            shard.counters.listener(self.listener),
+            shard.counters.backend(self.upstream(), in_flight.backend()),
+        );
         let to_backend = relay.bytes_to_backend() - self.bytes_to_backend;
         if to_backend > 0 {
             self.bytes_to_backend += to_backend;
@@ -209,6 +240,9 @@ impl Record {
         }
         let to_client = relay.bytes_to_client() - self.bytes_to_client;
         if to_client > 0 {
+            if self.bytes_to_client == 0 {
+                in_flight.succeeded();
+            }
             self.bytes_to_client += to_client;
             listener.bytes_to_client.add(to_client);
             backend.bytes_to_client.add(to_client);
@@ -222,6 +256,8 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        // Whoever sees the session closed sees it in flight no more.
+        let backend = self.in_flight.take().map(|in_flight| in_flight.backend());
         let shard = self.shard();
         let counters = shard.counters.listener(self.listener);
         counters.active.subtract(1);
@@ -229,7 +265,7 @@ impl Drop for Record {
         if log::log_enabled!(log::Level::Debug) {
             let listener = &shard.config.listeners[self.listener.index()];
             let upstream = &shard.config.upstreams[listener.upstream.index()];
-            let backend = self.backend.map_or("-", |id| upstream.backends[id.index()].name.as_str());
+            let backend = backend.map_or("-", |id| upstream.backends[id.index()].name.as_str());
             log::debug!(
                 "session closed: {reason} ({letters}) listener={listener} backend={backend} seconds={seconds:.3} \
                  to_backend={up} to_client={down}",
