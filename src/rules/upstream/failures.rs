@@ -1,7 +1,8 @@
 //! Failures in a row of the backends of one upstream, counted by all shards together.
 //!
 //! Writers: every shard, and the health thread when a backend comes back. Each count stands alone and orders nothing
-//! else, so all accesses are `Relaxed`; a count is exact because it changes by read-modify-write only.
+//! else, so all accesses are `Relaxed`. Failures are added by read-modify-write, so none is lost; a success at the same
+//! moment comes before or after them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
