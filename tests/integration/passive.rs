@@ -91,14 +91,16 @@ fn success_in_between_ends_the_row() {
     for _ in 0..5 {
         flaky.refuse();
         let failures = balancer.connect_failures(0);
-        while balancer.connect_failures(0) < failures + 2 {
+        eventually("it fails twice", || {
             balancer.echoing_client().finish().unwrap();
-        }
+            balancer.connect_failures(0) >= failures + 2
+        });
         flaky.restart();
         let served = flaky.connections();
-        while flaky.connections() == served {
+        eventually("it serves", || {
             balancer.echoing_client().finish().unwrap();
-        }
+            flaky.connections() > served
+        });
     }
     assert!(!holds_within(Duration::from_millis(50), || balancer.ejected()[0]));
 }
@@ -257,6 +259,8 @@ fn on_down_close_resets_the_sessions_of_a_backend_that_goes_down() {
     let clients: Vec<_> = (0..10).map(|_| balancer.echoing_client()).collect();
     let theirs = u64::from(balancer.in_flight()[0]);
     assert!(theirs > 0);
+    // A session wakes by itself once, for its keepalive; then only this wakes it.
+    std::thread::sleep(Duration::from_millis(600));
     falling.refuse();
     balancer.await_closed(CloseReason::BackendDown, theirs);
     eventually("it sees resets too", || falling.failed() >= theirs);
