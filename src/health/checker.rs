@@ -13,7 +13,7 @@ use crate::rules::upstream::{Address, Health, HealthRules, Transition, Verdict};
 use super::Which;
 use super::board::Board;
 use super::counters::HealthCounters;
-use super::probe::{Connect, LATE, Outcome, probe};
+use super::probe::{Connect, LATE, Outcome, Question, probe};
 
 /// Checks repeated in a row because this process was not running when their time ran out. If it happens
 /// more often, the process is starved rather than stopped, and a backend that hangs must still go down.
@@ -29,6 +29,7 @@ pub(super) struct Checker<C> {
     /// Name of the backend.
     pub(super) backend: String,
     pub(super) check: HealthCheck,
+    pub(super) question: Question,
     pub(super) board: Rc<Board>,
     pub(super) counters: Arc<HealthCounters>,
     /// Bounds the checks of all backends that are under way.
@@ -83,7 +84,7 @@ impl<C: Connect> Checker<C> {
         for _ in 0..FROZEN_REPEATS {
             let outcome = {
                 let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
-                probe(&*self.connect, &addresses, self.check.timeout).await
+                probe(&*self.connect, &addresses, &self.question, self.check.timeout).await
             };
             self.counters.count_check(self.which, &outcome);
             match outcome {

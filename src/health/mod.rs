@@ -34,7 +34,7 @@ use crate::words::{BackendId, UpstreamId, limits};
 use board::Board;
 use checker::Checker;
 use passive::Notes;
-use probe::{Connect, Sockets};
+use probe::{Connect, Question, Sockets};
 
 pub use counters::{BackendCounters, HealthCounters};
 pub use passive::{Reports, failures};
@@ -144,6 +144,7 @@ async fn check_all(
                 upstream: upstream.name.clone(),
                 backend: entry.name.clone(),
                 check: check.clone(),
+                question: Question::new(check, &entry.address),
                 board: Rc::clone(&board),
                 counters: Arc::clone(&counters),
                 slots: Rc::clone(&slots),

@@ -8,6 +8,7 @@ use crate::rules::config::*;
 
 /// Intervals that tell in the log of a paused clock which one applied.
 pub(crate) const CHECK: HealthCheck = HealthCheck {
+    kind: CheckKind::Tcp,
     interval: Duration::from_secs(30),
     fast_interval: Duration::from_secs(2),
     timeout: Duration::from_secs(5),

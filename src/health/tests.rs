@@ -13,6 +13,7 @@ use tokio::time::{self, Instant};
 use crate::rules::config::{BackendAddress, HealthCheck, Outlier};
 use crate::rules::upstream::{Address, Failures, Health};
 
+use super::probe::Connection;
 use super::testing::*;
 use super::*;
 
@@ -77,7 +78,7 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Connect for Scripted {
-    async fn connect(&self, address: &Address) -> io::Result<()> {
+    async fn connect(&self, address: &Address) -> io::Result<Connection> {
         let Address::Tcp(address) = address else { unreachable!("TCP only") };
         let (world, port) = (&*self.0, address.port());
         world.attempts.borrow_mut().push((port, Instant::now()));
@@ -86,7 +87,7 @@ impl Connect for Scripted {
         world.overlapped.set(world.overlapped.get() || world.under_way.borrow()[&port] > 1);
         let acts = world.acts.borrow().get(&port).copied().unwrap_or(Acts::Accepts);
         match acts {
-            Acts::Accepts => Ok(()),
+            Acts::Accepts => Ok(Box::new(tokio::io::empty())),
             Acts::Refuses => Err(io::Error::from_raw_os_error(libc::ECONNREFUSED)),
             Acts::Hangs => std::future::pending().await,
             Acts::LacksDescriptors => Err(io::Error::from_raw_os_error(libc::EMFILE)),

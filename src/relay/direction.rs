@@ -10,6 +10,7 @@
 //! [`PATIENCE`] what has come, because fewer and larger pieces cost less on both sides. Finding less ends that.
 
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::Side;
@@ -43,7 +44,7 @@ pub(super) enum Flow {
 }
 
 /// How bytes go from one socket to the other.
-enum Way<'a> {
+enum Way {
     Copy {
         /// Bytes that came in a row.
         in_row: u32,
@@ -52,7 +53,7 @@ enum Way<'a> {
     },
     Splice {
         /// What the destination did not take at once; boxed, so that idle sessions stay small.
-        pipe: Option<Box<Pipe<'a>>>,
+        pipe: Option<Box<Pipe>>,
         /// Turns in a row that brought little.
         small_turns: u8,
         /// Turns that brought much, since patience was last in vain; up to [`LONG_TURNS`].
@@ -62,7 +63,7 @@ enum Way<'a> {
     },
 }
 
-impl Way<'_> {
+impl Way {
     const COPY: Self = Self::Copy { in_row: 0, dry: true };
     const SPLICE: Self = Self::Splice { pipe: None, small_turns: 0, large_turns: 0, look_at: None };
 }
@@ -86,7 +87,7 @@ impl ShortTick {
 }
 
 /// Bytes from one socket to the other.
-pub(super) struct Direction<'a> {
+pub(super) struct Direction {
     /// Delivered.
     pub(super) bytes: u64,
     /// A byte has moved since this was last looked at.
@@ -98,10 +99,10 @@ pub(super) struct Direction<'a> {
     end_due: bool,
     /// The destination did not take the last bytes at once; until it does, the source gets one buffer at a time.
     blocked: bool,
-    way: Way<'a>,
+    way: Way,
 }
 
-impl<'a> Direction<'a> {
+impl Direction {
     pub(super) fn new(to: Side) -> Self {
         Self {
             bytes: 0,
@@ -121,7 +122,7 @@ impl<'a> Direction<'a> {
     }
 
     /// Moves what can be moved now. The caller's task is woken when there may be more. Without `pipes` it copies.
-    pub(super) fn advance(&mut self, from: &Socket, to: &Socket, pipes: Option<&'a Pipes>) {
+    pub(super) fn advance(&mut self, from: &Socket, to: &Socket, pipes: Option<&Rc<Pipes>>) {
         match (self.flow, &self.way) {
             (Flow::Broken, _) => self.discard(from),
             (Flow::Open, Way::Copy { .. }) => self.copy(from, to, pipes),
@@ -130,7 +131,7 @@ impl<'a> Direction<'a> {
         }
     }
 
-    fn copy(&mut self, from: &Socket, to: &Socket, pipes: Option<&'a Pipes>) {
+    fn copy(&mut self, from: &Socket, to: &Socket, pipes: Option<&Rc<Pipes>>) {
         if !self.finish_send(from, to) {
             return;
         }
@@ -183,7 +184,7 @@ impl<'a> Direction<'a> {
     /// The poll for something to read tells of what is there already, not only of what comes, so nothing is missed
     /// between two turns. The end of the source is not judged here but by the receive of copying: splice(2) returns 0 at
     /// an urgent mark too, tcp(7), and an error it reports is reported no second time.
-    fn splice(&mut self, from: &Socket, to: &Socket, pipes: Option<&'a Pipes>) {
+    fn splice(&mut self, from: &Socket, to: &Socket, pipes: Option<&Rc<Pipes>>) {
         let (now, Way::Splice { pipe, look_at, .. }) = (from.ring().now(), &self.way) else { return };
         let looks = look_at.is_some_and(|tick| tick.has_come(now));
         let waiting =
@@ -254,7 +255,7 @@ impl<'a> Direction<'a> {
     }
 
     /// Sends what is in the pipe. Whether all of it went out; the rest is kept until the destination takes more.
-    fn drain(&mut self, mut pipe: Pipe<'a>, from: &Socket, to: &Socket) -> bool {
+    fn drain(&mut self, mut pipe: Pipe, from: &Socket, to: &Socket) -> bool {
         let (bytes, error) = pipe.drain(to, self.to);
         self.account(bytes);
         if error.is_some() {
@@ -271,6 +272,11 @@ impl<'a> Direction<'a> {
         to.wait_writable();
         from.watch();
         false
+    }
+
+    /// Drops a pipe with what is in it.
+    pub(super) fn stop(&mut self) {
+        self.way = Way::COPY;
     }
 
     fn copy_again(&mut self, from: &Socket) {

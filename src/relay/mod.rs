@@ -37,7 +37,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::net;
-use crate::uring::{Ring, Socket, Tick, Timer};
+use crate::uring::{Socket, Tick, Timer};
 use direction::{Direction, Flow};
 pub use splice::{Moved, Pipes};
 
@@ -87,13 +87,21 @@ pub enum Outcome {
     Stopped,
 }
 
-/// A running relay between two sockets.
-pub struct Relay<'a> {
-    client: &'a Socket,
-    backend: &'a Socket,
-    rules: &'a RelayRules,
-    to_backend: Direction<'a>,
-    to_client: Direction<'a>,
+/// What a relay runs between, and how. Its owner has them; with them, an idle session would have them twice.
+#[derive(Clone, Copy)]
+pub struct Sides<'a> {
+    /// Who connected to us.
+    pub client: &'a Socket,
+    /// Whom we connected to.
+    pub backend: &'a Socket,
+    /// Those of the listener.
+    pub rules: &'a RelayRules,
+}
+
+/// A running relay between two sockets, always the same ones.
+pub struct Relay {
+    to_backend: Direction,
+    to_client: Direction,
     /// When a byte last moved.
     moved: Tick,
     /// Keepalive is still to be set on both sockets.
@@ -105,29 +113,21 @@ pub struct Relay<'a> {
     timer: Timer,
 }
 
-impl<'a> Relay<'a> {
+impl Relay {
     /// A relay that begins now and ends at `session_deadline` at the latest.
     #[must_use]
-    pub fn new(
-        client: &'a Socket,
-        backend: &'a Socket,
-        rules: &'a RelayRules,
-        session_deadline: Tick,
-    ) -> Self {
-        let now = client.ring().now();
+    pub fn new(sides: Sides<'_>, session_deadline: Tick) -> Self {
+        let now = sides.now();
         let mut relay = Self {
-            client,
-            backend,
-            rules,
             to_backend: Direction::new(Side::Backend),
             to_client: Direction::new(Side::Client),
             moved: now,
             young: true,
             reset: None,
             session_deadline,
-            timer: client.ring().timer(now),
+            timer: sides.client.ring().timer(now),
         };
-        relay.timer.set(relay.next_deadline().min(now.after(YOUTH)));
+        relay.timer.set(relay.next_deadline(sides).min(now.after(YOUTH)));
         relay
     }
 
@@ -145,74 +145,76 @@ impl<'a> Relay<'a> {
 
     /// Whether another backend could still take the backend's place: no byte was written to it, none came from it.
     #[must_use]
-    pub fn is_untouched(&self) -> bool {
-        !self.has_begun() && !self.to_backend.is_sending()
+    pub fn is_untouched(&self, sides: Sides<'_>) -> bool {
+        !self.has_begun(sides) && !self.to_backend.is_sending()
     }
 
     /// Whether a byte was delivered, or one came from the backend: no other backend can take the place of this one.
     #[must_use]
-    pub fn has_begun(&self) -> bool {
+    pub fn has_begun(&self, sides: Sides<'_>) -> bool {
         self.to_backend.bytes > 0
             || self.to_client.bytes > 0
-            || self.backend.received() > 0
+            || sides.backend.received() > 0
             || self.to_client.is_sending()
     }
 
     /// Whether bytes were received that were not delivered.
     #[must_use]
-    pub fn holds_bytes(&self) -> bool {
-        self.client.received() > 0
-            || self.backend.received() > 0
+    pub fn holds_bytes(&self, sides: Sides<'_>) -> bool {
+        sides.client.received() > 0
+            || sides.backend.received() > 0
             || self.to_backend.is_sending()
             || self.to_client.is_sending()
     }
 
+    /// Throws away what is still on its way through it. Nothing is relayed any more.
+    pub fn stop(&mut self) {
+        self.to_backend.stop();
+        self.to_client.stop();
+        self.timer.set(Tick::NEVER);
+    }
+
     /// Moves what can be moved. Ready when the session has ended.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
-        self.client.register(context.waker());
-        self.backend.register(context.waker());
+    pub fn poll(&mut self, sides: Sides<'_>, context: &mut Context<'_>) -> Poll<Outcome> {
+        sides.client.register(context.waker());
+        sides.backend.register(context.waker());
         let before = self.stage();
-        self.advance();
-        if let Some(outcome) = self.outcome() {
+        self.advance(sides);
+        if let Some(outcome) = self.outcome(sides) {
             return Poll::Ready(outcome);
         }
         if self.stage() != before {
             // The silence that counts from now on is another, mostly shorter one.
             let young = if self.young { self.timer.deadline() } else { Tick::NEVER };
-            self.timer.set(self.next_deadline().min(young));
+            self.timer.set(self.next_deadline(sides).min(young));
         }
-        self.poll_timer(context)
+        self.poll_timer(sides, context)
     }
 
-    fn advance(&mut self) {
-        let pipes = self.rules.pipes.as_deref();
-        self.to_backend.advance(self.client, self.backend, pipes);
-        self.to_client.advance(self.backend, self.client, pipes);
+    fn advance(&mut self, sides: Sides<'_>) {
+        let Sides { client, backend, rules } = sides;
+        let pipes = rules.pipes.as_ref();
+        self.to_backend.advance(client, backend, pipes);
+        self.to_client.advance(backend, client, pipes);
         if !(self.to_backend.flow == Flow::Finished && self.to_client.flow == Flow::Finished) {
             // Where both streams have ended, the close of both sockets passes the ends on.
-            self.to_backend.pass_on_end(self.client, self.backend);
-            self.to_client.pass_on_end(self.backend, self.client);
+            self.to_backend.pass_on_end(client, backend);
+            self.to_client.pass_on_end(backend, client);
         }
         if std::mem::take(&mut self.to_backend.moved) | std::mem::take(&mut self.to_client.moved) {
-            self.moved = self.ring().now();
+            self.moved = sides.now();
         }
         // Reset seen by a receive, by a send, or by the watch that replaces the receive after FIN.
-        if self.to_backend.flow == Flow::Aborted
-            || self.to_client.flow == Flow::Broken
-            || self.client.is_dead()
-        {
+        if self.to_backend.flow == Flow::Aborted || self.to_client.flow == Flow::Broken || client.is_dead() {
             self.reset.get_or_insert(Side::Client);
         }
-        if self.to_client.flow == Flow::Aborted
-            || self.to_backend.flow == Flow::Broken
-            || self.backend.is_dead()
-        {
+        if self.to_client.flow == Flow::Aborted || self.to_backend.flow == Flow::Broken || backend.is_dead() {
             self.reset.get_or_insert(Side::Backend);
         }
     }
 
     /// The table of the module's page.
-    fn outcome(&self) -> Option<Outcome> {
+    fn outcome(&self, Sides { client, backend, .. }: Sides<'_>) -> Option<Outcome> {
         use Flow::{Aborted, Broken, Finished, Open};
         match (self.to_backend.flow, self.to_client.flow) {
             (Finished, Finished) => Some(Outcome::Normal),
@@ -221,10 +223,8 @@ impl<'a> Relay<'a> {
             (Finished, Broken) => Some(Outcome::Reset(Side::Client)),
             (Broken, Broken) => self.reset.map(Outcome::Reset),
             // Nothing more is to come from a side that has sent FIN, and nothing reaches it: dead is dead.
-            (Finished, Open) if self.client.is_dead() || self.client.is_hung_up() => {
-                Some(Outcome::Reset(Side::Client))
-            }
-            (Open, Finished) if self.backend.is_dead() || self.backend.is_hung_up() => {
+            (Finished, Open) if client.is_dead() || client.is_hung_up() => Some(Outcome::Reset(Side::Client)),
+            (Open, Finished) if backend.is_dead() || backend.is_hung_up() => {
                 Some(Outcome::Reset(Side::Backend))
             }
             (Open | Finished | Broken, Open) | (Open, Finished | Broken) => None,
@@ -244,43 +244,49 @@ impl<'a> Relay<'a> {
     ///
     /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can; so one
     /// moment of last movement serves both sides.
-    fn silence(&self) -> Option<(Duration, Outcome)> {
+    fn silence(&self, Sides { rules, .. }: Sides<'_>) -> Option<(Duration, Outcome)> {
         if let Some(side) = self.reset {
             // Only the last bytes of that side are still to be delivered.
-            return Some((self.rules.half_close, Outcome::Reset(side)));
+            return Some((rules.half_close, Outcome::Reset(side)));
         }
         if self.is_half_closed() {
             let silent = if self.to_backend.flow == Flow::Finished { Side::Backend } else { Side::Client };
-            return Some((self.rules.half_close, Outcome::HalfClose(silent)));
+            return Some((rules.half_close, Outcome::HalfClose(silent)));
         }
-        let client = self.rules.client_idle.map(|idle| (idle, Outcome::Idle(Side::Client)));
-        let backend = self.rules.backend_idle.map(|idle| (idle, Outcome::Idle(Side::Backend)));
+        let client = rules.client_idle.map(|idle| (idle, Outcome::Idle(Side::Client)));
+        let backend = rules.backend_idle.map(|idle| (idle, Outcome::Idle(Side::Backend)));
         [client, backend].into_iter().flatten().min_by_key(|(idle, _)| *idle)
     }
 
-    fn next_deadline(&self) -> Tick {
-        let silence = self.silence().map(|(limit, _)| self.moved.after(limit));
+    fn next_deadline(&self, sides: Sides<'_>) -> Tick {
+        let silence = self.silence(sides).map(|(limit, _)| self.moved.after(limit));
         silence.unwrap_or(Tick::NEVER).min(self.session_deadline)
     }
 
     /// The timer is set for the earliest end there can be; bytes that moved since only postpone it, when it fires.
-    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll_timer(&mut self, sides: Sides<'_>, context: &mut Context<'_>) -> Poll<Outcome> {
         while self.timer.deadline() != Tick::NEVER && self.timer.poll_due(context).is_ready() {
-            let now = self.ring().now();
+            let now = sides.now();
             if std::mem::take(&mut self.young) {
-                self.keep_alive();
+                sides.keep_alive();
             }
             if now >= self.session_deadline {
                 return Poll::Ready(Outcome::TooLong);
             }
-            if let Some((limit, outcome)) = self.silence()
+            if let Some((limit, outcome)) = self.silence(sides)
                 && now >= self.moved.after(limit)
             {
                 return Poll::Ready(outcome);
             }
-            self.timer.set(self.next_deadline());
+            self.timer.set(self.next_deadline(sides));
         }
         Poll::Pending
+    }
+}
+
+impl Sides<'_> {
+    fn now(&self) -> Tick {
+        self.client.ring().now()
     }
 
     fn keep_alive(&self) {
@@ -290,9 +296,5 @@ impl<'a> Relay<'a> {
                 socket.with(|socket| net::keep_alive(socket, idle));
             }
         }
-    }
-
-    fn ring(&self) -> &Ring {
-        self.client.ring()
     }
 }

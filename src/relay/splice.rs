@@ -14,6 +14,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::Side;
@@ -57,8 +58,8 @@ struct Ends {
 }
 
 /// A pipe in use by one direction.
-pub(super) struct Pipe<'a> {
-    pipes: &'a Pipes,
+pub(super) struct Pipe {
+    pipes: Rc<Pipes>,
     /// Taken by `drop` alone.
     ends: Option<Ends>,
     /// Bytes in it.
@@ -109,10 +110,10 @@ impl Pipes {
     }
 
     /// An empty pipe, the one used last if possible; `None` where no more can be had.
-    pub(super) fn take(&self, now: Tick) -> Option<Pipe<'_>> {
+    pub(super) fn take(self: &Rc<Self>, now: Tick) -> Option<Pipe> {
         let free = self.free.borrow_mut().pop();
         let ends = free.or_else(|| self.make(now))?;
-        Some(Pipe { pipes: self, ends: Some(ends), held: 0 })
+        Some(Pipe { pipes: Rc::clone(self), ends: Some(ends), held: 0 })
     }
 
     fn make(&self, now: Tick) -> Option<Ends> {
@@ -156,7 +157,7 @@ impl Ends {
     }
 }
 
-impl Pipe<'_> {
+impl Pipe {
     pub(super) fn is_empty(&self) -> bool {
         self.held == 0
     }
@@ -218,7 +219,7 @@ impl Pipe<'_> {
     }
 }
 
-impl Drop for Pipe<'_> {
+impl Drop for Pipe {
     fn drop(&mut self) {
         let Some(ends) = self.ends.take() else { return };
         if self.held == 0 {

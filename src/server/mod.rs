@@ -59,7 +59,7 @@ pub struct Server {
     config: Arc<Config>,
     counters: Vec<Arc<ShardCounters>>,
     loads: Vec<Arc<Loads>>,
-    letterboxes: Vec<Letterbox>,
+    letterboxes: Arc<[Letterbox]>,
     /// Stopped in `drop`.
     health: Option<HealthThread>,
     control: Control,
@@ -101,13 +101,20 @@ impl Server {
 
         let seed = fastrand::u64(..);
         let (ended, shards_ended) = bounded(0);
-        let (mut letterboxes, mut counters, mut parts) = (Vec::new(), Vec::new(), Vec::new());
-        for ((index, cpu), listeners) in cores.iter().enumerate().zip(sockets) {
+        let (mut letterboxes, mut ends) = (Vec::new(), Vec::new());
+        for _ in &cores {
             let (bell, doorbell) = Doorbell::new()?;
             let (letterbox, mailbox): (Letterbox, Mailbox) = shard::mailbox(bell);
+            letterboxes.push(letterbox);
+            ends.push((mailbox, doorbell));
+        }
+        let letterboxes: Arc<[Letterbox]> = letterboxes.into();
+        let (mut counters, mut parts) = (Vec::new(), Vec::new());
+        for ((index, cpu), (listeners, (mailbox, doorbell))) in
+            cores.iter().enumerate().zip(sockets.into_iter().zip(ends))
+        {
             let backends = config.upstreams.iter().map(|upstream| upstream.backends.len());
             let shard_counters = ShardCounters::new(config.listeners.len(), backends);
-            letterboxes.push(letterbox.clone());
             counters.push(Arc::clone(&shard_counters));
             parts.push(ShardParts {
                 place: ShardPlace {
@@ -123,7 +130,7 @@ impl Server {
                 failures: failures.clone(),
                 counters: shard_counters,
                 limit: Arc::clone(&limit),
-                letterbox,
+                letterboxes: Arc::clone(&letterboxes),
                 mailbox,
                 doorbell,
             });
@@ -133,7 +140,7 @@ impl Server {
         let control = Control::start(&config)?;
         let (latest_sender, latest) =
             tokio::sync::watch::channel(Arc::new(UpstreamStates { version: 0, upstreams: Vec::new() }));
-        let boxes = letterboxes.clone();
+        let boxes = Arc::clone(&letterboxes);
         let publish = move |states: Arc<UpstreamStates>| {
             boxes.iter().for_each(|letterbox| letterbox.post_states(Arc::clone(&states)));
             latest_sender.send_replace(states);

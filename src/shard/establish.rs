@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Shard;
 use crate::net;
-use crate::relay::Relay;
+use crate::relay::{Relay, Sides};
 use crate::rules::balance::{self, Tried};
 use crate::rules::config::HashKey;
 use crate::rules::upstream::{Address, InFlight};
@@ -87,8 +87,8 @@ impl Tries {
 
     /// Tells the algorithm, where it wants to know, how long the backend took for its first byte: from the connect, or
     /// from the first byte to it where that came later. Whether there is nothing more to try or to tell.
-    pub(super) fn note_progress(&mut self, shard: &Shard, relay: &Relay<'_>) -> bool {
-        let Some(awaited) = &mut self.awaited else { return relay.has_begun() };
+    pub(super) fn note_progress(&mut self, shard: &Shard, relay: &Relay, sides: Sides<'_>) -> bool {
+        let Some(awaited) = &mut self.awaited else { return relay.has_begun(sides) };
         if relay.bytes_to_client() > 0 {
             let table = &shard.upstreams[self.upstream.index()];
             table.observe(awaited.backend, awaited.since.elapsed(), shard.ring.now().0);

@@ -18,7 +18,7 @@ use crate::rules::config::Config;
 use crate::rules::upstream::{Failures, Loads, ShardPlace, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
-use crate::words::ListenerId;
+use crate::words::{BackendId, ListenerId};
 
 use mailbox::Message;
 pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
@@ -43,8 +43,8 @@ pub struct ShardParts {
     pub counters: Arc<ShardCounters>,
     /// The limit on sessions of the process.
     pub limit: Arc<SessionLimit>,
-    /// Where other threads write to.
-    pub letterbox: Letterbox,
+    /// Where other threads write to: one letterbox for each shard, this one's too.
+    pub letterboxes: Arc<[Letterbox]>,
     /// Where this shard reads.
     pub mailbox: Mailbox,
     /// The descriptor behind the doorbell of the letterbox.
@@ -62,7 +62,8 @@ struct Shard {
     pipes: Option<Rc<Pipes>>,
     counters: Arc<ShardCounters>,
     limit: Arc<SessionLimit>,
-    letterbox: Letterbox,
+    place: ShardPlace,
+    letterboxes: Arc<[Letterbox]>,
     phase: Cell<Phase>,
     /// Accept loops and sessions that have not ended.
     busy: Cell<usize>,
@@ -117,35 +118,9 @@ pub fn run(parts: ShardParts) -> Result<(), Missing> {
 }
 
 fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
-    let ShardParts { place, config, pipes, loads, failures, counters, limit, letterbox, mailbox, .. } = parts;
-    let tables = config.upstreams.iter().zip(loads.into_iter().zip(failures));
-    let upstreams =
-        tables.map(|(upstream, (loads, failures))| UpstreamTable::new(upstream, loads, failures, place));
-    let pipes = (pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, pipes)));
-    let relay_rules = config.listeners.iter().map(|listener| RelayRules {
-        client_idle: listener.timeouts.client_idle,
-        backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
-        half_close: listener.timeouts.half_close,
-        client_keepalive: listener.tcp.keepalive,
-        backend_keepalive: config.upstreams[listener.upstream.index()].tcp.keepalive,
-        pipes: pipes.clone(),
-    });
-    let shard = Rc::new(Shard {
-        ring: ring.clone(),
-        relay_rules: relay_rules.collect(),
-        upstreams: upstreams.collect(),
-        pipes: pipes.clone(),
-        counters,
-        limit,
-        letterbox,
-        phase: Cell::new(Phase::Running),
-        busy: Cell::new(0),
-        accept_warnings: WarningLimit::default(),
-        connect_warnings: WarningLimit::default(),
-        config,
-    });
+    let shard = Rc::new(Shard::new(ring, &parts));
     let answer = ring.answer(parts.doorbell);
-    ring.spawn_vital(Rc::clone(&shard).read_mail(answer, mailbox));
+    ring.spawn_vital(Rc::clone(&shard).read_mail(answer, parts.mailbox));
     for (index, socket) in parts.listeners.into_iter().enumerate() {
         let acceptor = ring.accept_from(socket)?;
         let id = ListenerId(u16::try_from(index).expect("limits::LISTENERS fits"));
@@ -155,6 +130,39 @@ fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
 }
 
 impl Shard {
+    fn new(ring: &Ring, parts: &ShardParts) -> Self {
+        let config = Arc::clone(&parts.config);
+        let tables = config.upstreams.iter().zip(parts.loads.iter().zip(&parts.failures));
+        let upstreams = tables.map(|(upstream, (loads, failures))| {
+            UpstreamTable::new(upstream, Arc::clone(loads), failures.clone(), parts.place)
+        });
+        let pipes =
+            (parts.pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, parts.pipes)));
+        let relay_rules = config.listeners.iter().map(|listener| RelayRules {
+            client_idle: listener.timeouts.client_idle,
+            backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
+            half_close: listener.timeouts.half_close,
+            client_keepalive: listener.tcp.keepalive,
+            backend_keepalive: config.upstreams[listener.upstream.index()].tcp.keepalive,
+            pipes: pipes.clone(),
+        });
+        Self {
+            ring: ring.clone(),
+            relay_rules: relay_rules.collect(),
+            upstreams: upstreams.collect(),
+            pipes: pipes.clone(),
+            counters: Arc::clone(&parts.counters),
+            limit: Arc::clone(&parts.limit),
+            place: parts.place,
+            letterboxes: Arc::clone(&parts.letterboxes),
+            phase: Cell::new(Phase::Running),
+            busy: Cell::new(0),
+            accept_warnings: WarningLimit::default(),
+            connect_warnings: WarningLimit::default(),
+            config,
+        }
+    }
+
     /// Takes what other threads say, until nothing is left to do.
     async fn read_mail(self: Rc<Self>, mut answer: Answer, mailbox: Mailbox) {
         loop {
@@ -181,6 +189,25 @@ impl Shard {
         }
     }
 
+    /// Counts bytes that a relay has delivered.
+    fn account(&self, listener: ListenerId, backend: BackendId, to_backend: u64, to_client: u64) {
+        let upstream = self.config.listeners[listener.index()].upstream;
+        let (listener, backend) =
+            (self.counters.listener(listener), self.counters.backend(upstream, backend));
+        if to_backend > 0 {
+            listener.bytes_to_backend.add(to_backend);
+            backend.bytes_to_backend.add(to_backend);
+        }
+        if to_client > 0 {
+            listener.bytes_to_client.add(to_client);
+            backend.bytes_to_client.add(to_client);
+        }
+        if let Some(spliced) = self.pipes.as_ref().and_then(|pipes| pipes.take_moved()) {
+            self.counters.spliced_to_backend.add(spliced.to_backend);
+            self.counters.spliced_to_client.add(spliced.to_client);
+        }
+    }
+
     /// Notes an accept loop or a session until the guard is dropped.
     fn busy(self: &Rc<Self>) -> Busy {
         self.busy.set(self.busy.get() + 1);
@@ -203,7 +230,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get() - 1);
         if self.0.busy.get() == 0 && !self.0.is_running() {
-            self.0.letterbox.ring();
+            self.0.letterboxes[self.0.place.shard.index()].ring();
         }
     }
 }

@@ -18,8 +18,8 @@ use io_uring::types::BufRingEntry;
 
 /// The buffer group all receives of a ring select from.
 pub(super) const GROUP: u16 = 0;
-/// Buffers posted at first; sixty-four sessions with a message each in one turn do not run out.
-const FIRST_TARGET: u32 = 128;
+/// Buffers posted at first, and at least.
+const FIRST_TARGET: u32 = 32;
 /// A piece is copied behind another one up to this part of a buffer; larger ones keep their own. So two
 /// neighbours of a chain hold more than this part together.
 const COPY_FRACTION: u32 = 4;
@@ -67,8 +67,10 @@ struct Meta {
     next: u16,
     /// Whether its memory may be resident.
     touched: bool,
-    /// Filled bytes, from the start of the buffer.
+    /// End of the filled bytes.
     filled: u32,
+    /// Bytes from its start that are gone already; of the first buffer of a chain.
+    consumed: u32,
 }
 
 /// Filled buffers in the order of their bytes, linked through [`Buffers`]; no allocation of its own.
@@ -76,25 +78,27 @@ struct Meta {
 /// It is not a guard: whoever holds one gives it back with [`Buffers::release`].
 #[derive(Debug)]
 pub(super) struct Chain {
+    /// [`NIL`] in an empty one.
     head: u16,
     tail: u16,
-    /// Number of buffers.
-    pub(super) count: u16,
-    /// Bytes of the first buffer that are gone already.
-    consumed: u32,
     /// Bytes in all buffers, without the consumed ones.
     pub(super) bytes: u32,
 }
 
 impl Chain {
-    pub(super) const EMPTY: Self = Self { head: NIL, tail: NIL, count: 0, consumed: 0, bytes: 0 };
+    pub(super) const EMPTY: Self = Self { head: NIL, tail: NIL, bytes: 0 };
 
     pub(super) fn take(&mut self) -> Self {
         std::mem::replace(self, Self::EMPTY)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.head == NIL
+    }
+
+    /// Whether all of it lies in one buffer.
+    pub(super) fn is_single(&self) -> bool {
+        !self.is_empty() && self.head == self.tail
     }
 }
 
@@ -137,7 +141,7 @@ impl Buffers {
         Ok(Self {
             memory,
             entries,
-            meta: vec![Meta { next: NIL, touched: false, filled: 0 }; count],
+            meta: vec![Meta { next: NIL, touched: false, filled: 0, consumed: 0 }; count],
             size,
             mask: (count - 1) as u16,
             tail: 0,
@@ -192,7 +196,7 @@ impl Buffers {
         debug_assert!(filled > 0 && filled <= self.size, "{filled} bytes in a buffer of {}", self.size);
         self.posted -= 1;
         chain.bytes += filled;
-        if chain.count > 0 {
+        if !chain.is_empty() {
             let last = usize::from(chain.tail);
             let used = self.meta[last].filled;
             if filled <= self.size / COPY_FRACTION && filled <= self.size - used {
@@ -211,9 +215,9 @@ impl Buffers {
             chain.head = id;
         }
         chain.tail = id;
-        chain.count += 1;
         let meta = &mut self.meta[usize::from(id)];
         meta.filled = filled;
+        meta.consumed = 0;
         meta.next = NIL;
     }
 
@@ -224,24 +228,18 @@ impl Buffers {
     }
 
     /// Splits off the first buffers of a chain, at most `limit` of them.
-    pub(super) fn split(&mut self, chain: &mut Chain, limit: u16) -> Chain {
-        if chain.count <= limit {
+    pub(super) fn split(&mut self, chain: &mut Chain, limit: usize) -> Chain {
+        let (mut bytes, mut last) = (0, NIL);
+        for id in self.ids(chain).take(limit) {
+            bytes += self.left(id);
+            last = id;
+        }
+        if last == chain.tail {
             return chain.take();
         }
-        let (mut bytes, mut last) = (self.filled(chain.head) - chain.consumed, chain.head);
-        for _ in 1..limit {
-            last = self.meta[usize::from(last)].next;
-            bytes += self.filled(last);
-        }
         let rest = std::mem::replace(&mut self.meta[usize::from(last)].next, NIL);
-        let first = Chain { head: chain.head, tail: last, count: limit, consumed: chain.consumed, bytes };
-        *chain = Chain {
-            head: rest,
-            tail: chain.tail,
-            count: chain.count - limit,
-            consumed: 0,
-            bytes: chain.bytes - bytes,
-        };
+        let first = Chain { head: chain.head, tail: last, bytes };
+        *chain = Chain { head: rest, tail: chain.tail, bytes: chain.bytes - bytes };
         first
     }
 
@@ -249,18 +247,15 @@ impl Buffers {
     pub(super) fn consume(&mut self, chain: &mut Chain, mut bytes: u32) {
         debug_assert!(bytes <= chain.bytes, "{bytes} of {} bytes", chain.bytes);
         chain.bytes -= bytes;
-        while chain.count > 0 {
-            let left = self.filled(chain.head) - chain.consumed;
+        while !chain.is_empty() {
+            let left = self.left(chain.head);
             if bytes < left {
-                chain.consumed += bytes;
+                self.meta[usize::from(chain.head)].consumed += bytes;
                 return;
             }
             bytes -= left;
-            chain.consumed = 0;
-            let next = self.meta[usize::from(chain.head)].next;
             self.free.push(chain.head);
-            chain.head = next;
-            chain.count -= 1;
+            chain.head = self.meta[usize::from(chain.head)].next;
         }
         *chain = Chain::EMPTY;
     }
@@ -273,17 +268,15 @@ impl Buffers {
 
     /// Address and length of the unconsumed bytes of each buffer of a chain, first to last.
     pub(super) fn pieces(&self, chain: &Chain) -> impl Iterator<Item = (*mut u8, u32)> {
-        let (mut id, mut skip, mut left) = (chain.head, chain.consumed, chain.count);
-        std::iter::from_fn(move || {
-            if left == 0 {
-                return None;
-            }
-            left -= 1;
-            let piece = (self.address(id).wrapping_add(skip as usize), self.filled(id) - skip);
-            skip = 0;
-            id = self.meta[usize::from(id)].next;
-            Some(piece)
+        self.ids(chain).map(|id| {
+            let consumed = self.meta[usize::from(id)].consumed as usize;
+            (self.address(id).wrapping_add(consumed), self.left(id))
         })
+    }
+
+    fn ids(&self, chain: &Chain) -> impl Iterator<Item = u16> {
+        let buffer = |id: u16| (id != NIL).then_some(id);
+        std::iter::successors(buffer(chain.head), move |&id| buffer(self.meta[usize::from(id)].next))
     }
 
     /// The bytes of a chain, copied.
@@ -342,8 +335,10 @@ impl Buffers {
         }
     }
 
-    fn filled(&self, id: u16) -> u32 {
-        self.meta[usize::from(id)].filled
+    /// Bytes of a filled buffer that are not consumed.
+    fn left(&self, id: u16) -> u32 {
+        let meta = &self.meta[usize::from(id)];
+        meta.filled - meta.consumed
     }
 
     fn address(&self, id: u16) -> *mut u8 {

@@ -12,7 +12,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::buffers::{Buffers, GROUP};
 use super::probe::Features;
-use super::slot::{End, Extra, Key, NOBODY, Op, Slots, errno};
+use super::slot::{End, Extra, Key, Mark, NOBODY, Op, Slot, Slots, errno};
 
 /// Entries of the submission queue; what does not fit waits in `overflow`.
 pub(super) const SUBMISSION_ENTRIES: u32 = 1024;
@@ -90,13 +90,13 @@ impl Core {
     /// Receives into provided buffers: as a multishot with a bound where `multi` and the kernel can, else once.
     pub(super) fn arm_receive(&mut self, key: Key, multi: bool) {
         let slot = self.slots.of(key);
-        if slot.is_in_flight(Op::Recv) || slot.receive.starved || slot.receive.end.is_some() {
+        if slot.is_in_flight(Op::Recv) || slot.is(Mark::Starved) || slot.end.is_some() {
             return;
         }
         let fd = Fd(slot.fd);
-        slot.receive.multi = multi && self.features.bounded_multishot;
-        slot.receive.cancelled = false;
-        let entry = if slot.receive.multi {
+        slot.set(Mark::Multi, multi && self.features.bounded_multishot);
+        slot.set(Mark::Cancelled, false);
+        let entry = if slot.is(Mark::Multi) {
             with_total(opcode::RecvMulti::new(fd, GROUP).build(), MULTISHOT_BYTES)
         } else {
             opcode::Recv::new(fd, std::ptr::null_mut(), 0)
@@ -109,51 +109,52 @@ impl Core {
 
     /// Ends a multishot receive; what it brings until then is kept.
     pub(super) fn pause_receive(&mut self, key: Key) {
-        let receive = self.slots.of(key);
-        if receive.is_in_flight(Op::Recv) && receive.receive.multi && !receive.receive.cancelled {
-            receive.receive.cancelled = true;
+        let slot = self.slots.of(key);
+        if slot.is_in_flight(Op::Recv) && slot.is(Mark::Multi) && !slot.is(Mark::Cancelled) {
+            slot.set(Mark::Cancelled, true);
             self.cancel(key, Op::Recv);
         }
     }
 
     /// Moves received bytes of `from`, at most [`SEND_PIECES`] buffers, into a send on `to`. How many.
     pub(super) fn forward(&mut self, from: Key, to: Key) -> u32 {
-        let receive = &mut self.slots.of(from).receive;
-        if let Some(bytes) = receive.spilled.take() {
-            let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            self.start_bytes(to, *bytes);
+        let source = self.slots.of(from);
+        let spilled = source.take_spilled();
+        if !spilled.is_empty() {
+            let count = u32::try_from(spilled.len()).unwrap_or(u32::MAX);
+            self.start_bytes(to, spilled);
             return count;
         }
-        let chain = self.buffers.split(&mut receive.queue, SEND_PIECES as u16);
+        let chain = self.buffers.split(&mut source.received, SEND_PIECES);
         if chain.is_empty() {
             return 0;
         }
         let bytes = chain.bytes;
-        let send = &mut self.slots.of(to).send;
-        debug_assert!(!send.busy, "a send before the last one was reported");
-        send.busy = true;
-        send.blocked = false;
-        send.chain = chain;
+        self.begin_send(to).unsent = chain;
         self.queue_send(to);
         bytes
     }
 
+    fn begin_send(&mut self, to: Key) -> &mut Slot {
+        let slot = self.slots.of(to);
+        debug_assert!(!slot.is(Mark::Sending), "a send before the last one was reported");
+        slot.set(Mark::Sending, true);
+        slot.set(Mark::Blocked, false);
+        slot
+    }
+
     /// Sends bytes of our own.
     pub(super) fn start_bytes(&mut self, to: Key, bytes: Vec<u8>) {
-        let slot = self.slots.of(to);
-        debug_assert!(!slot.send.busy, "a send before the last one was reported");
-        slot.send.busy = true;
-        slot.send.blocked = false;
-        slot.extra = Some(Box::new(Extra::Bytes(bytes, 0)));
+        self.begin_send(to).put_extra(Extra::Bytes(bytes, 0));
         self.queue_send(to);
     }
 
     /// Gives bytes of a failed send that never left back to where they were received.
     pub(super) fn reclaim(&mut self, from: Key, to: Key) {
         let slot = self.slots.of(to);
-        let mut chain = slot.send.chain.take();
-        slot.send.error = None;
-        let mut bytes = match slot.extra.take().map(|extra| *extra) {
+        let mut chain = slot.unsent.take();
+        slot.error = None;
+        let mut bytes = match slot.take_extra() {
             Some(Extra::Bytes(bytes, sent)) => {
                 debug_assert_eq!(sent, 0, "bytes that left were taken back");
                 bytes
@@ -162,26 +163,25 @@ impl Core {
         };
         self.buffers.release(&mut chain);
         // What is spilled comes before the queue, and what was received since may have been spilled.
-        let spilled = &mut self.slots.of(from).receive.spilled;
-        bytes.extend_from_slice(spilled.take().as_deref().map_or(&[], Vec::as_slice));
-        *spilled = (!bytes.is_empty()).then(|| Box::new(bytes));
+        let source = self.slots.of(from);
+        bytes.extend(source.take_spilled());
+        source.spill(&bytes);
     }
 
     /// Moves received bytes out of the provided buffers, so that others can use those.
     pub(super) fn spill_received(&mut self, key: Key) {
-        let receive = &mut self.slots.of(key).receive;
-        if !receive.queue.is_empty() {
-            let bytes = self.buffers.copy(&receive.queue);
-            self.buffers.release(&mut receive.queue);
-            receive.spilled.get_or_insert_default().extend_from_slice(&bytes);
+        let slot = self.slots.of(key);
+        if !slot.received.is_empty() {
+            slot.spill(&self.buffers.copy(&slot.received));
+            self.buffers.release(&mut slot.received);
         }
     }
 
     /// Throws away what was received.
     pub(super) fn discard_received(&mut self, key: Key) {
-        let receive = &mut self.slots.of(key).receive;
-        self.buffers.release(&mut receive.queue);
-        receive.spilled = None;
+        let slot = self.slots.of(key);
+        self.buffers.release(&mut slot.received);
+        slot.take_spilled();
     }
 
     /// Sends what the slot holds, as much as the peer takes at once.
@@ -190,15 +190,12 @@ impl Core {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         let fd = Fd(slot.fd);
         let mut one = None;
-        if let Some(Extra::Bytes(bytes, sent)) = slot.extra.as_deref() {
+        if let Some(Extra::Bytes(bytes, sent)) = slot.extra() {
             let rest = &bytes[*sent..];
             one = Some((rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX)));
-        } else if slot.send.chain.count == 1 {
-            one = self
-                .buffers
-                .pieces(&slot.send.chain)
-                .next()
-                .map(|(start, length)| (start.cast_const(), length));
+        } else if slot.unsent.is_single() {
+            let piece = self.buffers.pieces(&slot.unsent).next();
+            one = piece.map(|(start, length)| (start.cast_const(), length));
         }
         let entry = match one {
             Some((start, length)) => opcode::Send::new(fd, start, length).flags(flags).build(),
@@ -211,7 +208,7 @@ impl Core {
                 self.gathers_used += 1;
                 let mut count = 0;
                 for (piece, (start, length)) in
-                    gather.pieces.iter_mut().zip(self.buffers.pieces(&slot.send.chain))
+                    gather.pieces.iter_mut().zip(self.buffers.pieces(&slot.unsent))
                 {
                     *piece = libc::iovec { iov_base: start.cast(), iov_len: length as usize };
                     count += 1;
@@ -226,17 +223,19 @@ impl Core {
 
     pub(super) fn start_connect(&mut self, key: Key, address: socket2::SockAddr) {
         let slot = self.slots.of(key);
-        slot.send.error = None;
-        let extra = slot.extra.insert(Box::new(Extra::Address(address)));
-        let Extra::Address(address) = &**extra else { unreachable!("inserted just now") };
-        let entry = opcode::Connect::new(Fd(slot.fd), address.as_ptr().cast(), address.len()).build();
+        slot.error = None;
+        let fd = Fd(slot.fd);
+        let Extra::Address(address) = slot.put_extra(Extra::Address(address)) else {
+            unreachable!("put there just now")
+        };
+        let entry = opcode::Connect::new(fd, address.as_ptr().cast(), address.len()).build();
         self.start(key, Op::Connect, entry);
     }
 
     /// Notices a reset on a side that has ended its stream, where no receive is there to tell.
     pub(super) fn arm_watch(&mut self, key: Key) {
         let slot = self.slots.of(key);
-        if !slot.is_in_flight(Op::Watch) && !slot.dead {
+        if !slot.is_in_flight(Op::Watch) && !slot.is(Mark::Dead) {
             // The ring always reports error, hang-up and, beyond poll(2), the peer's FIN. The last is true already
             // and would end a single poll at once; a multishot goes on to the next event.
             let entry = opcode::PollAdd::new(Fd(slot.fd), 0).multi(true).build();
@@ -262,7 +261,7 @@ impl Core {
     /// room, as with edge-triggered epoll(7). So it is armed once and left.
     pub(super) fn wait_writable(&mut self, key: Key) {
         let slot = self.slots.of(key);
-        slot.full = true;
+        slot.set(Mark::Full, true);
         if !slot.is_in_flight(Op::Writable) {
             let entry = opcode::PollAdd::new(Fd(slot.fd), libc::POLLOUT as u32).multi(true).build();
             self.start(key, Op::Writable, entry);
@@ -271,9 +270,11 @@ impl Core {
 
     pub(super) fn arm_count(&mut self, key: Key) {
         let slot = self.slots.of(key);
-        let extra = slot.extra.insert(Box::new(Extra::Count(0)));
-        let Extra::Count(counter) = &mut **extra else { unreachable!("inserted just now") };
-        let entry = opcode::Read::new(Fd(slot.fd), (&raw mut *counter).cast(), 8).build();
+        let fd = Fd(slot.fd);
+        let Extra::Count(counter) = slot.put_extra(Extra::Count(0)) else {
+            unreachable!("put there just now")
+        };
+        let entry = opcode::Read::new(fd, (&raw mut *counter).cast(), 8).build();
         self.start(key, Op::Count, entry);
     }
 
@@ -286,9 +287,9 @@ impl Core {
     /// The handle of a slot is gone: cancel what is in flight, close after the last completion.
     pub(super) fn release(&mut self, key: Key) {
         let slot = self.slots.of(key);
-        slot.orphan = true;
+        slot.set(Mark::Orphan, true);
         slot.waker = None;
-        self.buffers.release(&mut slot.receive.queue);
+        self.buffers.release(&mut slot.received);
         if slot.in_flight == 0 {
             self.close(key);
         } else {
@@ -300,11 +301,11 @@ impl Core {
     fn close(&mut self, key: Key) {
         let mut slot = self.slots.remove(key);
         debug_assert_eq!(slot.in_flight, 0, "closed while the kernel uses it");
-        self.buffers.release(&mut slot.send.chain);
-        self.buffers.release(&mut slot.receive.queue);
+        self.buffers.release(&mut slot.unsent);
+        self.buffers.release(&mut slot.received);
         // SAFETY: the slot owned the descriptor, is gone now, and no operation names it any more.
         let socket = socket2::Socket::from(unsafe { OwnedFd::from_raw_fd(slot.fd) });
-        if slot.reset {
+        if slot.is(Mark::Reset) {
             // Zero lingering makes close(2) send RST, socket(7). It cannot fail on a TCP socket; on another
             // kind there is no reset to send.
             let _ = socket.set_linger(Some(Duration::ZERO));
@@ -359,10 +360,10 @@ impl Core {
         for _ in 0..self.buffers.posted() {
             let Some(key) = self.starved.pop_front() else { return };
             if let Some(slot) = self.slots.find(key)
-                && std::mem::take(&mut slot.receive.starved)
-                && !slot.orphan
+                && slot.unset(Mark::Starved)
+                && !slot.is(Mark::Orphan)
             {
-                let multi = slot.receive.multi;
+                let multi = slot.is(Mark::Multi);
                 self.arm_receive(key, multi);
             }
         }
@@ -392,19 +393,20 @@ impl Core {
             Op::Recv => self.received(key, entry.result(), cqueue::buffer_select(entry.flags()), last),
             Op::Send => self.sent(key, entry.result()),
             Op::Connect => {
-                slot.extra = None;
-                slot.send.error = (entry.result() < 0).then(|| errno(entry.result()));
+                slot.take_extra();
+                slot.error = (entry.result() < 0).then(|| errno(entry.result()));
             }
             Op::Watch if entry.result() > 0 => {
-                slot.dead |= entry.result() & i32::from(libc::POLLERR) != 0;
-                slot.hung_up |= entry.result() & i32::from(libc::POLLHUP) != 0;
+                let told = |event: i16| entry.result() & i32::from(event) != 0;
+                slot.set(Mark::Dead, slot.is(Mark::Dead) || told(libc::POLLERR));
+                slot.set(Mark::HungUp, slot.is(Mark::HungUp) || told(libc::POLLHUP));
             }
-            Op::Writable if !slot.orphan => {
+            Op::Writable if !slot.is(Mark::Orphan) => {
                 // A FIN is no room; and where the poll itself has ended, trying again arms it again.
                 let room = i32::from(libc::POLLOUT | libc::POLLERR | libc::POLLHUP);
-                let waited = (last || entry.result() & room != 0) && std::mem::take(&mut slot.full);
+                let waited = (last || entry.result() & room != 0) && slot.unset(Mark::Full);
                 return match waited {
-                    true if slot.send.busy => self.queue_send(key),
+                    true if slot.is(Mark::Sending) => self.queue_send(key),
                     true => slot.wake(),
                     false => {}
                 };
@@ -412,7 +414,7 @@ impl Core {
             Op::Watch | Op::Count | Op::Readable | Op::Writable => {}
         }
         let slot = self.slots.of(key);
-        if !slot.orphan {
+        if !slot.is(Mark::Orphan) {
             slot.wake();
         } else if slot.in_flight == 0 {
             self.close(key);
@@ -422,27 +424,27 @@ impl Core {
     fn received(&mut self, key: Key, result: i32, buffer: Option<u16>, last: bool) {
         let slot = self.slots.of(key);
         match (result, buffer) {
-            (1.., Some(id)) if !slot.orphan => {
-                self.buffers.append(&mut slot.receive.queue, id, result as u32);
+            (1.., Some(id)) if !slot.is(Mark::Orphan) => {
+                self.buffers.append(&mut slot.received, id, result as u32);
             }
             (_, Some(id)) => {
                 self.buffers.recycle(id);
                 if result == 0 {
-                    slot.receive.end = Some(End::Clean);
+                    slot.end = Some(End::Clean);
                 }
             }
-            (0, None) => slot.receive.end = Some(End::Clean),
+            (0, None) => slot.end = Some(End::Clean),
             (result, None) => match -result {
                 libc::ENOBUFS => {
                     self.buffers.ran_out();
-                    slot.receive.starved = true;
+                    slot.set(Mark::Starved, true);
                     self.starved.push_back(key);
                 }
                 // Paused, or interrupted: whoever wants more arms it again.
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => {
-                    slot.dead = true;
-                    slot.receive.end = Some(End::Failed(errno(result)));
+                    slot.set(Mark::Dead, true);
+                    slot.end = Some(End::Failed(errno(result)));
                 }
             },
         }
@@ -453,19 +455,19 @@ impl Core {
         let slot = self.slots.of(key);
         let left = if result >= 0 {
             let bytes = result as u32;
-            slot.send.sent += bytes;
-            match slot.extra.as_deref_mut() {
+            slot.sent += bytes;
+            match slot.extra() {
                 Some(Extra::Bytes(owned, sent)) => {
                     *sent += bytes as usize;
                     let left = *sent < owned.len();
                     if !left {
-                        slot.extra = None;
+                        slot.take_extra();
                     }
                     left
                 }
                 _ => {
-                    self.buffers.consume(&mut slot.send.chain, bytes);
-                    !slot.send.chain.is_empty()
+                    self.buffers.consume(&mut slot.unsent, bytes);
+                    !slot.unsent.is_empty()
                 }
             }
         } else if -result == libc::EINTR {
@@ -473,19 +475,19 @@ impl Core {
         } else if -result == libc::EAGAIN {
             true
         } else {
-            slot.send.error = Some(errno(result));
+            slot.error = Some(errno(result));
             false
         };
-        if !left || slot.orphan {
+        if !left || slot.is(Mark::Orphan) {
             return;
         }
         // The peer does not take more now: wait for it, without provided buffers where those are scarce. Not in a send that
         // waits: to a peer that has sent FIN its poll is always ready, see `wait_writable`, and it ends on a kernel thread.
-        slot.send.blocked = true;
-        if self.buffers.scarce() && !slot.send.chain.is_empty() {
-            let bytes = self.buffers.copy(&slot.send.chain);
-            self.buffers.release(&mut slot.send.chain);
-            slot.extra = Some(Box::new(Extra::Bytes(bytes, 0)));
+        slot.set(Mark::Blocked, true);
+        if self.buffers.scarce() && !slot.unsent.is_empty() {
+            let bytes = self.buffers.copy(&slot.unsent);
+            self.buffers.release(&mut slot.unsent);
+            slot.put_extra(Extra::Bytes(bytes, 0));
         }
         self.wait_writable(key);
     }

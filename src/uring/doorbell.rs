@@ -71,7 +71,7 @@ impl Answer {
         if slot.is_in_flight(Op::Count) {
             return Poll::Pending;
         }
-        let rung = matches!(slot.extra.as_deref(), Some(slot::Extra::Count(count)) if *count > 0);
+        let rung = matches!(slot.extra(), Some(slot::Extra::Count(count)) if *count > 0);
         core.arm_count(self.key);
         if rung { Poll::Ready(()) } else { Poll::Pending }
     }

@@ -89,80 +89,129 @@ pub(super) enum Extra {
     Count(u64),
 }
 
-/// Receiving half of a slot.
-pub(super) struct Receive {
-    /// Received and not yet taken.
-    pub(super) queue: Chain,
-    /// Received before everything in `queue`, moved out of the provided buffers.
-    #[expect(clippy::box_collection, reason = "every slot pays for it, hardly any uses it")]
-    pub(super) spilled: Option<Box<Vec<u8>>>,
-    pub(super) end: Option<End>,
+/// What few slots have, and those for a short time.
+#[derive(Default)]
+pub(super) struct Rare {
+    pub(super) extra: Option<Extra>,
+    /// Received before everything in the queue, moved out of the provided buffers.
+    pub(super) spilled: Vec<u8>,
+}
+
+/// What is or is not so of a slot, one bit each.
+#[derive(Clone, Copy, Debug)]
+#[repr(u16)]
+pub(super) enum Mark {
+    /// The handle is gone: what completes is thrown away, and the last completion closes.
+    Orphan = 1 << 0,
+    /// Close with a reset.
+    Reset = 1 << 1,
+    /// A call or the watch found the connection dead.
+    Dead = 1 << 2,
+    /// The watch found both streams of the connection ended.
+    HungUp = 1 << 3,
+    /// The peer took less than it was sent, and has not said since that it takes more.
+    Full = 1 << 4,
     /// The receive in flight is a multishot.
-    pub(super) multi: bool,
+    Multi = 1 << 5,
     /// A cancel of the receive in flight is on its way.
-    pub(super) cancelled: bool,
-    /// Waits for buffers.
-    pub(super) starved: bool,
-}
-
-/// Sending half of a slot.
-pub(super) struct Send {
-    /// Not yet sent, where it is not `Extra::Bytes`.
-    pub(super) chain: Chain,
-    /// Bytes sent and not yet reported.
-    pub(super) sent: u32,
-    /// Of a send or of the connect.
-    pub(super) error: Option<Errno>,
-    /// Something was started and its end is not yet reported.
-    pub(super) busy: bool,
+    Cancelled = 1 << 6,
+    /// The receive waits for buffers.
+    Starved = 1 << 7,
+    /// A send was started, and its end is not yet reported.
+    Sending = 1 << 8,
     /// The last send did not complete at once.
-    pub(super) blocked: bool,
+    Blocked = 1 << 9,
 }
 
+/// One descriptor: a cache line, so that an idle one costs no more.
+#[repr(align(64))]
 pub(super) struct Slot {
+    pub(super) waker: Option<Waker>,
+    rare: Option<Box<Rare>>,
+    /// Received and not yet taken.
+    pub(super) received: Chain,
+    /// Not yet sent, where it is not `Extra::Bytes`.
+    pub(super) unsent: Chain,
     pub(super) fd: RawFd,
     pub(super) generation: u32,
+    /// Bytes sent and not yet reported.
+    pub(super) sent: u32,
+    /// How the stream of the peer ended.
+    pub(super) end: Option<End>,
+    /// Of a send or of the connect.
+    pub(super) error: Option<Errno>,
+    marks: u16,
     /// [`Op::bit`]s of what is in flight.
     pub(super) in_flight: u8,
-    /// The handle is gone: what completes is thrown away, and the last completion closes.
-    pub(super) orphan: bool,
-    /// Close with a reset.
-    pub(super) reset: bool,
-    /// A call or the watch found the connection dead.
-    pub(super) dead: bool,
-    /// The watch found both streams of the connection ended.
-    pub(super) hung_up: bool,
-    /// The peer took less than it was sent, and has not said since that it takes more.
-    pub(super) full: bool,
-    pub(super) waker: Option<Waker>,
-    pub(super) receive: Receive,
-    pub(super) send: Send,
-    pub(super) extra: Option<Box<Extra>>,
 }
+
+const _: () = assert!(size_of::<Slot>() == 64 && size_of::<Entry>() == 64);
 
 impl Slot {
     fn new(fd: RawFd, generation: u32) -> Self {
         Self {
+            waker: None,
+            rare: None,
+            received: Chain::EMPTY,
+            unsent: Chain::EMPTY,
             fd,
             generation,
+            sent: 0,
+            end: None,
+            error: None,
+            marks: 0,
             in_flight: 0,
-            orphan: false,
-            reset: false,
-            dead: false,
-            hung_up: false,
-            full: false,
-            waker: None,
-            receive: Receive {
-                queue: Chain::EMPTY,
-                spilled: None,
-                end: None,
-                multi: false,
-                cancelled: false,
-                starved: false,
-            },
-            send: Send { chain: Chain::EMPTY, sent: 0, error: None, busy: false, blocked: false },
-            extra: None,
         }
+    }
+
+    pub(super) fn is(&self, mark: Mark) -> bool {
+        self.marks & mark as u16 != 0
+    }
+
+    pub(super) fn set(&mut self, mark: Mark, on: bool) {
+        self.marks = if on { self.marks | mark as u16 } else { self.marks & !(mark as u16) };
+    }
+
+    /// Whether it was so; it is not from now on.
+    pub(super) fn unset(&mut self, mark: Mark) -> bool {
+        let before = self.is(mark);
+        self.set(mark, false);
+        before
+    }
+
+    pub(super) fn extra(&mut self) -> Option<&mut Extra> {
+        self.rare.as_mut()?.extra.as_mut()
+    }
+
+    /// Puts memory for an operation into its place, which it keeps until it is taken.
+    pub(super) fn put_extra(&mut self, extra: Extra) -> &mut Extra {
+        self.rare.get_or_insert_default().extra.insert(extra)
+    }
+
+    pub(super) fn take_extra(&mut self) -> Option<Extra> {
+        let extra = self.rare.as_mut()?.extra.take();
+        self.tidy();
+        extra
+    }
+
+    pub(super) fn spilled(&self) -> &[u8] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.spilled)
+    }
+
+    pub(super) fn spill(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.rare.get_or_insert_default().spilled.extend_from_slice(bytes);
+        }
+    }
+
+    pub(super) fn take_spilled(&mut self) -> Vec<u8> {
+        let spilled = self.rare.as_mut().map_or_else(Vec::new, |rare| std::mem::take(&mut rare.spilled));
+        self.tidy();
+        spilled
+    }
+
+    fn tidy(&mut self) {
+        self.rare.take_if(|rare| rare.extra.is_none() && rare.spilled.is_empty());
     }
 
     pub(super) fn is_in_flight(&self, op: Op) -> bool {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
-use super::slot::{End, Errno, Key, Op};
+use super::slot::{End, Errno, Key, Mark, Op};
 use super::{Ring, Tick, core};
 
 /// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last completion.
@@ -86,7 +86,7 @@ impl Socket {
         if slot.is_in_flight(Op::Connect) {
             return Poll::Pending;
         }
-        Poll::Ready(match slot.send.error {
+        Poll::Ready(match slot.error {
             None => Ok(()),
             Some(error) => Err(io::Error::from_raw_os_error(error.get().into())),
         })
@@ -108,13 +108,13 @@ impl Socket {
     pub fn is_receiving(&self) -> bool {
         let mut core = self.core();
         let slot = core.slots.of(self.key);
-        slot.is_in_flight(Op::Recv) || slot.receive.starved
+        slot.is_in_flight(Op::Recv) || slot.is(Mark::Starved)
     }
 
     /// How the stream of the peer ended, once it has and whatever of it is still to be taken.
     #[must_use]
     pub fn ended(&self) -> Option<End> {
-        self.core().slots.of(self.key).receive.end
+        self.core().slots.of(self.key).end
     }
 
     /// Whether a receive found the connection failed.
@@ -127,8 +127,8 @@ impl Socket {
     #[must_use]
     pub fn received(&self) -> usize {
         let mut core = self.core();
-        let receive = &core.slots.of(self.key).receive;
-        receive.queue.bytes as usize + receive.spilled.as_ref().map_or(0, |bytes| bytes.len())
+        let slot = core.slots.of(self.key);
+        slot.received.bytes as usize + slot.spilled().len()
     }
 
     /// Takes what was received, copied out of the buffers.
@@ -136,7 +136,7 @@ impl Socket {
     pub fn take_received(&self) -> Vec<u8> {
         let mut core = self.core();
         core.spill_received(self.key);
-        core.slots.of(self.key).receive.spilled.take().map_or_else(Vec::new, |bytes| *bytes)
+        core.slots.of(self.key).take_spilled()
     }
 
     /// Moves what was received out of the provided buffers; it stays received.
@@ -171,16 +171,16 @@ impl Socket {
     pub fn sent(&self) -> Sent {
         let mut core = self.core();
         let slot = core.slots.of(self.key);
-        if !slot.send.busy {
+        if !slot.is(Mark::Sending) {
             return Sent::Nothing;
         }
-        let bytes = std::mem::take(&mut slot.send.sent);
-        if slot.is_in_flight(Op::Send) || slot.full {
-            return Sent::Busy { bytes, blocked: slot.send.blocked };
+        let bytes = std::mem::take(&mut slot.sent);
+        if slot.is_in_flight(Op::Send) || slot.is(Mark::Full) {
+            return Sent::Busy { bytes, blocked: slot.is(Mark::Blocked) };
         }
-        slot.send.busy = false;
-        match slot.send.error {
-            None => Sent::Done { bytes, blocked: slot.send.blocked },
+        slot.set(Mark::Sending, false);
+        match slot.error {
+            None => Sent::Done { bytes, blocked: slot.is(Mark::Blocked) },
             Some(error) => Sent::Failed { bytes, error },
         }
     }
@@ -214,7 +214,7 @@ impl Socket {
     /// Whether the event of [`Self::wait_writable`] has not come yet.
     #[must_use]
     pub fn is_waiting_writable(&self) -> bool {
-        self.core().slots.of(self.key).full
+        self.core().slots.of(self.key).is(Mark::Full)
     }
 
     /// Has the task woken at a moment, once, whatever else happens.
@@ -231,25 +231,25 @@ impl Socket {
 
     /// Remembers that the connection died; a later call may report a clean end all the same.
     pub fn mark_dead(&self) {
-        self.core().slots.of(self.key).dead = true;
+        self.core().slots.of(self.key).set(Mark::Dead, true);
     }
 
     /// Whether a call, or [`Self::watch`], saw the connection die.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        self.core().slots.of(self.key).dead
+        self.core().slots.of(self.key).is(Mark::Dead)
     }
 
     /// Whether [`Self::watch`] saw both streams of the connection ended: a clean end where both sides have sent FIN, and
     /// the end of everything where only one has.
     #[must_use]
     pub fn is_hung_up(&self) -> bool {
-        self.core().slots.of(self.key).hung_up
+        self.core().slots.of(self.key).is(Mark::HungUp)
     }
 
     /// Makes the close of this socket send RST instead of FIN.
     pub fn reset_on_close(&self) {
-        self.core().slots.of(self.key).reset = true;
+        self.core().slots.of(self.key).set(Mark::Reset, true);
     }
 
     /// Ends our stream: the peer receives FIN after everything sent so far.

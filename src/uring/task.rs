@@ -6,11 +6,9 @@ use std::task::{Context, Poll};
 
 use super::Ring;
 
-/// Counts polls for the driver and catches panics for everybody.
-struct Task<F> {
+/// Counts polls for the driver and catches panics for everybody, except in a task without which the shard is nothing.
+struct Task<F, const VITAL: bool> {
     ring: Ring,
-    /// The shard is nothing without it: a panic is not caught.
-    vital: bool,
     future: F,
 }
 
@@ -19,17 +17,17 @@ impl Ring {
     ///
     /// A panic ends this task alone: it is logged and counted, and the future is dropped.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
-        self.start(future, false);
+        self.start::<false>(future);
     }
 
     /// Starts a task without which the shard must not go on: a panic in it ends the executor.
     pub fn spawn_vital(&self, future: impl Future<Output = ()> + 'static) {
-        self.start(future, true);
+        self.start::<true>(future);
     }
 
-    fn start(&self, future: impl Future<Output = ()> + 'static, vital: bool) {
+    fn start<const VITAL: bool>(&self, future: impl Future<Output = ()> + 'static) {
         self.0.tasks.set(self.0.tasks.get() + 1);
-        let task = Task { ring: self.clone(), vital, future };
+        let task = Task::<_, VITAL> { ring: self.clone(), future };
         #[expect(clippy::disallowed_methods, reason = "this is the wrapper that all others use")]
         glommio::spawn_local(task).detach();
     }
@@ -48,20 +46,20 @@ impl Ring {
     }
 }
 
-impl<F: Future<Output = ()>> Future for Task<F> {
+impl<F: Future<Output = ()>, const VITAL: bool> Future for Task<F, VITAL> {
     type Output = ();
 
     #[expect(unsafe_code, reason = "pin projection to the only field that is polled")]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         // SAFETY: `future` is pinned with `self`, is never moved out, and `Task` has no `Drop` that moves it.
-        let (ring, vital, mut future) = unsafe {
+        let (ring, mut future) = unsafe {
             let this = self.get_unchecked_mut();
-            (&this.ring, this.vital, Pin::new_unchecked(&mut this.future))
+            (&this.ring, Pin::new_unchecked(&mut this.future))
         };
         ring.0.polls.set(ring.0.polls.get() + 1);
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| pin!(future.as_mut()).poll(context)));
         polled.unwrap_or_else(|panic| {
-            if vital {
+            if VITAL {
                 resume_unwind(panic);
             }
             // The panic hook has logged message and place.
@@ -71,7 +69,7 @@ impl<F: Future<Output = ()>> Future for Task<F> {
     }
 }
 
-impl<F> Drop for Task<F> {
+impl<F, const VITAL: bool> Drop for Task<F, VITAL> {
     fn drop(&mut self) {
         self.ring.0.tasks.set(self.ring.0.tasks.get() - 1);
     }

@@ -46,6 +46,18 @@ pub const ADDRESSES_PER_BACKEND: usize = 16;
 pub const LOOKUPS: usize = 64;
 /// Health checks that run at the same time, each with one descriptor.
 pub const PROBES: usize = 1_024;
+/// Most steps of a `send_expect` check.
+pub const CHECK_STEPS: usize = 32;
+/// Most bytes that one step of it sends or expects.
+pub const CHECK_STEP_BYTES: usize = 4 << 10;
+/// Most bytes that it looks through for those it expects; beside `PROBES` this bounds the memory of all checks.
+pub const CHECK_RECEIVED_BYTES: usize = 64 << 10;
+/// Longest path of an `http` check, bytes.
+pub const CHECK_PATH_BYTES: usize = 2 << 10;
+/// Largest head of the response to an `http` check, bytes.
+pub const CHECK_HEAD_BYTES: usize = 16 << 10;
+/// Most statuses and ranges in `expect_status`.
+pub const CHECK_STATUS_RANGES: usize = 32;
 /// New sessions of a listener in one turn of a shard, so that open sessions have theirs while a crowd comes.
 pub const SESSIONS_PER_TURN: u32 = 16;
 /// Most retries of one session.
@@ -73,3 +85,4 @@ const _: () = assert!(LISTENERS <= u16::MAX as usize);
 const _: () = assert!(UPSTREAMS <= u16::MAX as usize);
 const _: () = assert!(BACKENDS_PER_UPSTREAM <= u16::MAX as usize);
 const _: () = assert!(SHARDS <= u16::MAX as usize);
+const _: () = assert!(CHECK_STEP_BYTES < CHECK_RECEIVED_BYTES);

@@ -1,12 +1,15 @@
-//! Set-up: TCP checks every few milliseconds, backends that stop, return, flap or hang. Claim: a verdict reaches every
-//! shard within 100 ms; `rise` and `fall` hold; open sessions stay; a hanging check delays nobody.
+//! Set-up: checks every few milliseconds, backends that stop, return, flap, hang or answer with an error. Claim: a verdict
+//! reaches every shard within 100 ms; `rise` and `fall` hold; open sessions stay; a hanging check delays nobody; an answer
+//! counts as the check says.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use ringway::rules::upstream::Health;
 use ringway::words::CloseReason;
 
-use crate::support::{Client, backend, balancer, eventually, expect_reset, holds_within, timed};
+use crate::support::{Backend, Client, backend, balancer, eventually, expect_reset, holds_within, timed};
 
 /// DESIGN 5 and the issue: from the verdict to the last shard.
 const SPREAD: Duration = Duration::from_millis(100);
@@ -136,4 +139,54 @@ fn checks_do_not_pile_up() {
     drop(balancer);
     eventually("all are closed", || only.open() == 0);
     assert_eq!(only.failed(), 0, "a check ends cleanly");
+}
+
+/// Answers a GET with the status it is told, and echoes everything else.
+fn answering(status: &Arc<AtomicU16>) -> Backend {
+    let status = Arc::clone(status);
+    let serve = backend().serve(move |connection| {
+        let mut buffer = [0; 4 << 10];
+        loop {
+            let count = connection.receive(&mut buffer)?;
+            match &buffer[..count] {
+                [] => return connection.end(),
+                [b'G', b'E', b'T', ..] => {
+                    let status = status.load(Ordering::SeqCst);
+                    let head = format!("HTTP/1.1 {status} Thus\r\nContent-Length: 0\r\n\r\n");
+                    connection.send(head.as_bytes())?;
+                }
+                bytes => connection.send(bytes)?,
+            }
+        }
+    });
+    serve.start()
+}
+
+#[test]
+fn http_check_takes_a_backend_out_while_it_answers_503() {
+    let (changing, good) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicU16::new(204)));
+    let (falling, steady) = (answering(&changing), answering(&good));
+    let balancer = balancer()
+        .backends([&falling, &steady])
+        .check(
+            "type: http, path: /healthz, interval: 40ms, fast_interval: 20ms, timeout: 5s, rise: 2, fall: 2",
+        )
+        .start();
+    let sessions = |clients: u32| {
+        (0..clients).for_each(|_| balancer.echoing_client().finish().unwrap());
+        balancer.shares()[0]
+    };
+    assert!(sessions(20) > 0);
+    changing.store(503, Ordering::SeqCst);
+    balancer.await_health(0, Health::Down);
+    let verdict = Instant::now();
+    while verdict.elapsed() < SPREAD {
+        sessions(1);
+    }
+    assert_eq!(sessions(0), sessions(20), "nobody is sent there, although it takes connections");
+    changing.store(200, Ordering::SeqCst);
+    balancer.await_health(0, Health::Up);
+    let before = sessions(0);
+    eventually("it serves again", || sessions(1) > before);
+    assert_eq!(balancer.health(), [Health::Up, Health::Up]);
 }

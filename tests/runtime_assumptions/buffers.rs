@@ -173,7 +173,7 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
         assert!(got == expected, "{} of {} bytes, or not the same", got.len(), expected.len());
     });
     on_ring(settings, |ring| async move {
-        use ringway::relay::{Outcome, Relay, RelayRules};
+        use ringway::relay::{Outcome, Relay, RelayRules, Sides};
         let (source, sink) = (ring.socket(source), ring.socket(sink));
         let rules = RelayRules {
             client_idle: None,
@@ -183,13 +183,14 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
             backend_keepalive: None,
             pipes: None,
         };
-        let mut relay = Relay::new(&source, &sink, &rules, Tick::NEVER);
+        let sides = Sides { client: &source, backend: &sink, rules: &rules };
+        let mut relay = Relay::new(sides, Tick::NEVER);
         // Goes on until both socket buffers are full and nothing moves any more.
         let mut still = 0;
         let mut last = 0;
         while still < 200 {
             std::future::poll_fn(|context| {
-                let _ = relay.poll(context);
+                let _ = relay.poll(sides, context);
                 std::task::Poll::Ready(())
             })
             .await;
@@ -199,7 +200,7 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
         }
         assert!(ring.buffers_held() <= 24, "{} buffers held by a blocked direction", ring.buffers_held());
         start_reading.send(()).expect("the reader lives");
-        let outcome = std::future::poll_fn(|context| relay.poll(context)).await;
+        let outcome = std::future::poll_fn(|context| relay.poll(sides, context)).await;
         assert_eq!(outcome, Outcome::Normal);
         assert_eq!(ring.buffers_held(), 0);
     });

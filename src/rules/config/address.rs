@@ -1,7 +1,7 @@
 //! Addresses of listeners and backends, as the operator writes them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::model::{BackendAddress, ListenAddress};
@@ -74,6 +74,30 @@ pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> 
         return Err(format!("{shown} is neither an IP address nor a host name"));
     }
     Ok(BackendAddress::Host { name: host.to_owned(), port })
+}
+
+/// The header `Host`: a host name, an IPv4 address or an IPv6 one in brackets, and perhaps a port.
+pub(super) fn host_header(node: &Node) -> Read<String> {
+    let text = text(node)?;
+    let (host, _) = split_port(text)?;
+    let ipv6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_ip = ipv6.map_or(host.parse::<Ipv4Addr>().is_ok(), |ip| ip.parse::<Ipv6Addr>().is_ok());
+    if is_ip || is_host_name(host) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{} is not a host; write one as in `example.com`, `example.com:8080` or `[::1]`",
+        quote(text)
+    ))
+}
+
+/// A name for TLS: a host name, or an IP address, which asks for none.
+pub(super) fn server_name(node: &Node) -> Read<String> {
+    let text = text(node)?;
+    if text.parse::<IpAddr>().is_ok() || is_host_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{} is not a server name; write a host name, or an IP address to send none", quote(text)))
 }
 
 /// Host and port of `HOST`, `HOST:PORT`, `IPV6`, `[IPV6]` or `[IPV6]:PORT`.

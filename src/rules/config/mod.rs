@@ -2,7 +2,7 @@
 //!
 //! One door: [`parse`] turns the text of a file into a [`Config`] or into a [`Report`] of everything that is
 //! wrong with it. On the way the text becomes a tree of nodes with their places (`tree`), which is read key
-//! by key (`section`, `schema`) into values (`values`, `address`) that are then compared (`relations`).
+//! by key (`section`, `schema`, `check`) into values (`values`, `address`) that are then compared (`relations`).
 //! [`Config::to_yaml`] is the way back.
 //!
 //! Invariants: no input panics; time and memory are bounded by `limits::CONFIG_*`; a `Config` holds only
@@ -10,6 +10,7 @@
 //! Left out: files (the caller reads them), and whatever depends on the machine, such as its cores.
 
 mod address;
+mod check;
 mod model;
 mod relations;
 mod report;

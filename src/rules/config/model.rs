@@ -1,8 +1,11 @@
 //! What runs: units converted, names resolved to positions, every value within its bound. Immutable.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -292,11 +295,13 @@ pub enum BackendAddress {
     Unix(PathBuf),
 }
 
-/// `healthcheck:` one connection attempt that has to succeed.
+/// `healthcheck:` what a backend has to do to be up, and how often it is asked.
 #[derive(Clone, Debug, Serialize)]
-#[serde(rename = "tcp", tag = "type")]
 #[non_exhaustive]
 pub struct HealthCheck {
+    /// What it is asked.
+    #[serde(flatten)]
+    pub kind: CheckKind,
     /// Time between the checks of one backend.
     #[serde(serialize_with = "resolved::duration")]
     pub interval: Duration,
@@ -316,4 +321,91 @@ pub struct HealthCheck {
     /// Port that is checked instead of the backend's; a `unix:` backend is checked at its own path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+}
+
+/// `type:` of a check, with the keys that belong to it. Each begins with a connection that has to stand.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CheckKind {
+    /// Nothing more.
+    Tcp,
+    /// A GET of HTTP/1.1 has to be answered.
+    Http(HttpCheck),
+    /// A TLS handshake has to succeed, whatever the certificate says.
+    Tls {
+        /// Server name to ask for; an IP address asks for none. `None` is the backend's host name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+    },
+    /// Bytes are sent and have to come, one step after the other.
+    SendExpect {
+        /// At least one, at most `limits::CHECK_STEPS`.
+        #[serde(serialize_with = "resolved::steps")]
+        steps: Arc<[Step]>,
+    },
+}
+
+/// The keys of `type: http`.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct HttpCheck {
+    /// Path and query, from its `/` on.
+    pub path: String,
+    /// The header `Host`; `None` is the backend's host name or address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// What the status has to be.
+    #[serde(serialize_with = "resolved::text")]
+    pub expect_status: Statuses,
+}
+
+/// A set of HTTP statuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statuses(Vec<RangeInclusive<u16>>);
+
+impl Statuses {
+    /// The statuses in any of these ranges.
+    ///
+    /// # Panics
+    ///
+    /// Without a range, which no status would be in.
+    #[must_use]
+    pub fn new(ranges: Vec<RangeInclusive<u16>>) -> Self {
+        assert!(!ranges.is_empty(), "a status has to be possible");
+        Self(ranges)
+    }
+
+    /// Whether `status` is one of them.
+    #[must_use]
+    pub fn contains(&self, status: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&status))
+    }
+}
+
+impl fmt::Display for Statuses {
+    /// As the file writes it: `200, 204, 300-399`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, range) in self.0.iter().enumerate() {
+            let (first, last) = (range.start(), range.end());
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{first}")?;
+            if first != last {
+                write!(f, "-{last}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One step of `type: send_expect`: at least one of the two, each of 1 to `limits::CHECK_STEP_BYTES` bytes.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Step {
+    /// Sent first.
+    #[serde(serialize_with = "resolved::bytes", skip_serializing_if = "Option::is_none")]
+    pub send: Option<Vec<u8>>,
+    /// Has to come then, at once or after other bytes.
+    #[serde(serialize_with = "resolved::bytes", skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Vec<u8>>,
 }

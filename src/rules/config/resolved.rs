@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::model::{
     BackendAddress, Config, Cores, HashKey, HealthCheck, Listener, LogFormat, LogTarget, Logging, Outlier,
-    Runtime, Upstream,
+    Runtime, Step, Upstream,
 };
 use super::values::{FORMATS, HASH_KEYS, cores_text, duration_text, size_text};
 use crate::rules::balance::Registered;
@@ -144,6 +144,15 @@ pub(super) fn outlier<S: Serializer>(value: &Option<Outlier>, serializer: S) -> 
         Some(outlier) => outlier.serialize(serializer),
         None => serializer.serialize_str(OFF),
     }
+}
+
+pub(super) fn steps<S: Serializer>(value: &[Step], serializer: S) -> Done<S> {
+    serializer.collect_seq(value)
+}
+
+/// Only for bytes that are there; serde leaves out the others before it comes here.
+pub(super) fn bytes<S: Serializer>(value: &Option<Vec<u8>>, serializer: S) -> Done<S> {
+    serializer.collect_str(&value.as_deref().unwrap_or_default().escape_ascii())
 }
 
 impl Serialize for BackendAddress {

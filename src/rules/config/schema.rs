@@ -1,22 +1,21 @@
-//! Every key of the file: its name, its default, how its value is read. A new key is one line here, one
-//! field of the model and one line of `resolved`.
+//! Every key of the file, but for those of `healthcheck` (`check`): its name, its default, how its value is read. A new key
+//! is one line here, one field of the model and one line of `resolved`.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address;
+use super::check::healthcheck;
 use super::model::{
-    Backend, BackendAddress, Config, Cores, HashKey, HealthCheck, ListenAddress, Listener, ListenerTimeouts,
-    LogFormat, LogTarget, Logging, OpenSessions, Outlier, Relay, Runtime, TcpOptions, Upstream,
-    UpstreamTimeouts,
+    Backend, BackendAddress, Config, Cores, HashKey, ListenAddress, Listener, ListenerTimeouts, LogFormat,
+    LogTarget, Logging, OpenSessions, Outlier, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::relations::{self, Names};
 use super::section::Section;
 use super::values::{
     FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean, buffers, cores, count, duration,
-    duration_within, fraction, keepalive, limit, log_target, name, number, off_or, one_of, percent, port,
-    size, text,
+    duration_within, keepalive, limit, log_target, name, number, off_or, one_of, percent, port, size, text,
 };
 use crate::rules::balance::{self, Registered};
 use crate::words::{UpstreamId, limits};
@@ -338,27 +337,4 @@ fn backend(s: &mut Section<'_>) -> Option<Backend> {
         (None, address) => address.to_string(),
     };
     Some(Backend { name, address, weight, backup })
-}
-
-fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<HealthCheck> {
-    if s.is_off("healthcheck") {
-        return None;
-    }
-    s.section("healthcheck", |s| {
-        let on = s.value("type", Some(()), off_or(one_of(&[("tcp", ())])));
-        let interval = s.value("interval", Duration::from_secs(30), duration);
-        let check = HealthCheck {
-            interval,
-            // Checking a changing backend less often than a steady one is never meant.
-            fast_interval: s.value("fast_interval", interval.min(Duration::from_secs(2)), duration),
-            timeout: s.value("timeout", Duration::from_secs(5), duration),
-            rise: s.value("rise", 2, number(1..=limits::CHECKS_IN_A_ROW)),
-            fall: s.value("fall", 3, number(1..=limits::CHECKS_IN_A_ROW)),
-            jitter: s.value("jitter", 0.1, fraction),
-            port: s.optional("port", port),
-        };
-        relations::check_times(s, &check);
-        relations::check_port(s, &check, backends);
-        on.map(|()| check)
-    })
 }

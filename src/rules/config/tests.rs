@@ -97,7 +97,11 @@ upstreams:
 
     #[test]
     fn example_and_reference_have_every_key() {
-        for line in valid(EXAMPLE).to_yaml().lines() {
+        let types = ["http, host: a", "tls, host: a", "send_expect, steps: [{send: a, expect: b}]"];
+        let of_types =
+            types.map(|kind| valid(&short(&format!("healthcheck: {{type: {kind}, port: 1}}\n"))).to_yaml());
+        let all = [valid(EXAMPLE).to_yaml(), of_types.concat()].concat();
+        for line in all.lines() {
             let key = line.trim_start_matches(['-', ' ']).split(':').next().unwrap_or_default();
             assert!(EXAMPLE.contains(&format!("{key}:")), "{key}");
             let shown = ["`", "."].map(|before| format!("{before}{key}"));
@@ -219,6 +223,35 @@ upstreams:
     }
 
     #[test]
+    fn settings_of_a_check_that_is_off_are_kept() {
+        for settings in ["path: /x", "host: a", "steps: [{send: a}]", "expect_status: 200"] {
+            let config = valid(&short(&format!("healthcheck: {{type: off, {settings}}}\n")));
+            assert!(config.upstreams[0].healthcheck.is_none(), "{settings}");
+        }
+    }
+
+    #[test]
+    fn another_type_than_that_of_the_defaults_hides_their_keys() {
+        let text = |own: &str| {
+            format!(
+                "defaults: {{upstream: {{healthcheck: {{type: http, path: /x, host: a, rise: 9}}}}}}\n\
+                 listeners: [{{name: a, address: ':1', upstream: u}}]\n\
+                 upstreams: [{{name: u, healthcheck: {own}, backends: [{{address: a, port: 1}}]}}]\n"
+            )
+        };
+        for (own, kind) in [
+            ("{}", "type: http\n    path: /x\n    host: a\n    expect_status: 200-399\n"),
+            ("{host: b}", "type: http\n    path: /x\n    host: b\n    expect_status: 200-399\n"),
+            ("{type: tls}", "type: tls\n    host: a\n"),
+            ("{type: tcp}", "type: tcp\n"),
+        ] {
+            let yaml = valid(&text(own)).to_yaml();
+            let expected = format!("healthcheck:\n    {kind}    interval: 30s\n");
+            assert!(yaml.contains(&expected) && yaml.contains("rise: 9"), "{own}: {yaml}");
+        }
+    }
+
+    #[test]
     fn every_word_of_the_registry() {
         for name in crate::rules::balance::names() {
             valid(&upstream(&format!("algorithm: {name}\nbackends: [{{address: a, port: 1}}]")));
@@ -308,9 +341,9 @@ upstreams:
             ("healthcheck: 1", "3:14", "not a section"),
             ("healthcheck: {rise: 0}", "3:21", "from 1 to"),
             ("healthcheck: {interval: off}", "3:25", "not possible here"),
-            ("healthcheck: {type: http}", "3:21", "write tcp, or `off`"),
+            ("healthcheck: {type: https}", "3:21", "write tcp or http or tls or send_expect, or `off`"),
             ("healthcheck: {jitter: 0.1}", "3:23", "not a percentage"),
-            ("healthcheck: {path: /}", "3:15", "unknown key"),
+            ("healthcheck: {path: /}", "3:15", "this check is of type tcp"),
             ("outlier: {consecutive_failures: 0, max_ejected: 100%}", "3:33", "from 1 to 1000"),
             ("outlier: {ejection_time: off, max_ejected: 100%}", "3:26", "not possible here"),
             ("outlier: {ejection_time: 5, max_ejected: 100%}", "3:26", "has no unit"),
@@ -706,6 +739,11 @@ mod properties {
         "healthcheck",
         "outlier",
         "slow_start",
+        "type",
+        "http",
+        "send_expect",
+        "steps",
+        "\\x",
         "loadbalancer",
     ];
 
@@ -743,6 +781,12 @@ mod properties {
             "{type: off, rise: 9}",
             "{jitter: off}",
             "{jitter: 7%, port: 9}",
+            "{type: http, path: '/a?b=%20&c=''', host: '[::1]:80', expect_status: '200, 204-599,100'}",
+            "{type: http, path: //, host: 'a.b.', expect_status: 200}",
+            "{type: tls, host: '::1'}",
+            "{type: tls}",
+            r#"{type: send_expect, steps: [{expect: ' # '}, {send: '\r\n\t\0\xfF\\\"'}, {send: 'off', expect: "\r\n"}]}"#,
+            "{type: send_expect, steps: [{send: '~', expect: 'null'}, {send: '-', expect: '1: {'}]}",
         ]);
         let outlier = prop::sample::select(vec![
             "outlier: off",

@@ -60,7 +60,7 @@ pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
 }
 
 /// Digits only, without the leading zero that YAML 1.1 reads as octal.
-fn decimal(text: &str) -> Option<u32> {
+pub(super) fn decimal(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number: &u32| number.to_string() == text)
 }
 

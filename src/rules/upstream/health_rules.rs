@@ -105,8 +105,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rules::config::CheckKind;
 
     const CHECK: HealthCheck = HealthCheck {
+        kind: CheckKind::Tcp,
         interval: Duration::from_secs(30),
         fast_interval: Duration::from_secs(2),
         timeout: Duration::from_secs(5),

@@ -1,0 +1,229 @@
+//! One check of one backend: a connection that is made, an exchange on it, and its end.
+//!
+//! Invariants: all of it takes one `timeout`; what comes from the backend is bounded by `limits::CHECK_*`, and what of
+//! it stands in a cause is escaped and cut.
+
+mod http;
+mod send_expect;
+#[cfg(test)]
+mod testing;
+mod tls;
+
+use std::fmt::{Display, Write};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{self, Instant};
+
+use crate::rules::config::{BackendAddress, CheckKind, HealthCheck, Step};
+use crate::rules::upstream::Address;
+
+use http::Get;
+use send_expect::Dialogue;
+use tls::Handshake;
+
+/// A timer this much later than it was set for was not late by itself: the process was stopped, its machine
+/// was paused, or it is starved of CPU time.
+pub(super) const LATE: Duration = Duration::from_millis(250);
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// One of the addresses took a connection, and did on it what was asked.
+    Success,
+    /// None did; for each that was tried, why.
+    Failure(String),
+    /// None did, and some took too long; for each that was tried, why.
+    Timeout(String),
+    /// This process could not even try; why.
+    Local(String),
+    /// The time ran out while this process was not running: it says nothing.
+    Frozen,
+}
+
+/// What a backend is asked on a connection that stands.
+#[derive(Debug)]
+pub(super) enum Question {
+    /// Nothing: that it stands is enough.
+    Tcp,
+    /// A request of HTTP.
+    Http(Get),
+    /// A handshake of TLS.
+    Tls(Handshake),
+    /// Bytes, step by step.
+    SendExpect(Arc<[Step]>),
+}
+
+impl Question {
+    /// What `check` asks a backend of this address.
+    pub(super) fn new(check: &HealthCheck, backend: &BackendAddress) -> Self {
+        match &check.kind {
+            CheckKind::Tcp => Self::Tcp,
+            CheckKind::Http(http) => Self::Http(Get::new(http, backend, check.port)),
+            CheckKind::Tls { host } => Self::Tls(Handshake::new(host.as_deref(), backend)),
+            CheckKind::SendExpect { steps } => Self::SendExpect(Arc::clone(steps)),
+        }
+    }
+
+    /// Asks and takes the answer. If that is not over at `due`: what was missing.
+    async fn ask(&self, mut connection: Connection, due: Instant) -> Result<Result<(), Fault>, String> {
+        match self {
+            Self::Tcp => Ok(Ok(())),
+            Self::Http(get) => {
+                let asked = time::timeout_at(due, get.run(connection)).await;
+                asked.map_err(|_| "no HTTP response".to_owned())
+            }
+            Self::Tls(handshake) => {
+                let asked = time::timeout_at(due, handshake.run(connection)).await;
+                asked.map_err(|_| "no end of the TLS handshake".to_owned())
+            }
+            Self::SendExpect(steps) => {
+                let mut dialogue = Dialogue::new(steps);
+                let asked = time::timeout_at(due, dialogue.run(&mut connection)).await;
+                asked.map_err(|_| dialogue.missing())
+            }
+        }
+    }
+}
+
+/// Why an exchange failed.
+#[derive(Debug)]
+struct Fault {
+    cause: String,
+    /// For want of something of this process or machine.
+    is_own: bool,
+}
+
+impl Fault {
+    fn of_backend(cause: String) -> Self {
+        Self { cause, is_own: false }
+    }
+
+    fn of_socket(what: &str, error: &io::Error) -> Self {
+        Self { cause: format!("{what}: {error}"), is_own: lacks_something(error) }
+    }
+}
+
+/// A connection to a backend, whatever it is made of.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+/// A connection to a backend; its drop closes it.
+pub(super) type Connection = Box<dyn Stream>;
+
+/// Makes connections; the test seam of the checks.
+pub(super) trait Connect: 'static {
+    /// Returns once the connection stands.
+    fn connect(&self, address: &Address) -> impl Future<Output = io::Result<Connection>>;
+}
+
+/// Real sockets.
+///
+/// A connection ends with a plain close (FIN). A reset would free the local port at once, but the backend's
+/// application would see "connection reset by peer" at every check, which its operators take for trouble
+/// (haproxy/haproxy#560 asks for just this). The price is one port in TIME_WAIT, for this backend's address only,
+/// for 60 s: 60 of some 28,000 at a check a second. (Where the backend's first words came in before the close,
+/// the kernel resets all the same; there is nothing to be gained by waiting for them. So it does with the
+/// rest of an answer, such as a long body of HTTP.)
+pub(super) struct Sockets;
+
+impl Connect for Sockets {
+    async fn connect(&self, address: &Address) -> io::Result<Connection> {
+        match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(*address).await?;
+                // With nobody listening on a port of the ephemeral range, the kernel may choose that very port
+                // as the local one, and the socket connects to itself (RFC 9293, 3.5, simultaneous open).
+                if stream.local_addr()? == *address {
+                    return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
+                }
+                Ok(Box::new(stream))
+            }
+            Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        }
+    }
+}
+
+/// Tries the addresses in order until one takes a connection. They share `timeout`: each gets an equal part of
+/// what is left, so that a black hole in front does not hide a live one behind (as Go's `net.Dialer` does it).
+///
+/// The first that takes a connection is asked, and its answer decides: sessions would go there as well, so no address
+/// behind it could make up for it. The answer has all the time that is left.
+pub(super) async fn probe(
+    connect: &impl Connect,
+    addresses: &[Address],
+    question: &Question,
+    timeout: Duration,
+) -> Outcome {
+    let deadline = Instant::now() + timeout;
+    let mut causes = String::new();
+    let (mut is_timeout, mut is_local) = (false, true);
+    for (index, address) in addresses.iter().enumerate() {
+        let now = Instant::now();
+        let share = (deadline.saturating_duration_since(now)).div_f64((addresses.len() - index) as f64);
+        let due = now + share;
+        let connection = match time::timeout_at(due, connect.connect(address)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                is_local &= is_own_fault(&error, address);
+                add(&mut causes, address, &error);
+                continue;
+            }
+            Err(_) if Instant::now() > due + LATE => return Outcome::Frozen,
+            Err(_) => {
+                (is_timeout, is_local) = (true, false);
+                add(&mut causes, address, &format_args!("no answer in {share:.0?}"));
+                continue;
+            }
+        };
+        match question.ask(connection, deadline).await {
+            Ok(Ok(())) => return Outcome::Success,
+            Ok(Err(fault)) => {
+                (is_timeout, is_local) = (false, fault.is_own);
+                add(&mut causes, address, &fault.cause);
+            }
+            Err(_) if Instant::now() > deadline + LATE => return Outcome::Frozen,
+            Err(missing) => {
+                (is_timeout, is_local) = (true, false);
+                add(&mut causes, address, &format_args!("{missing} in {timeout:?}"));
+            }
+        }
+        break;
+    }
+    if is_timeout {
+        Outcome::Timeout(causes)
+    } else if is_local {
+        Outcome::Local(causes)
+    } else {
+        Outcome::Failure(causes)
+    }
+}
+
+/// Adds the cause of one address to those of the others.
+fn add(causes: &mut String, address: &Address, cause: &dyn Display) {
+    let separator = if causes.is_empty() { "" } else { "; " };
+    // Writing to a string does not fail.
+    let _ = write!(causes, "{separator}{address}: {cause}");
+}
+
+/// Whether a connection was not made for want of something of this process or machine.
+fn is_own_fault(error: &io::Error, address: &Address) -> bool {
+    match error.raw_os_error() {
+        Some(libc::EADDRNOTAVAIL) => true,
+        // No free local port (connect(2)); of a socket file it says that the backend's backlog is full.
+        Some(libc::EAGAIN) => matches!(address, Address::Tcp(_)),
+        _ => lacks_something(error),
+    }
+}
+
+/// Whether a call failed for want of descriptors or memory.
+fn lacks_something(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! Backends on loopback for the tests of the exchanges.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::rules::upstream::Address;
+
+use super::{Outcome, Question, Sockets, probe};
+
+/// Far more than an exchange takes that is meant to end.
+const AMPLE: Duration = Duration::from_secs(30);
+/// The timeout of an exchange that is meant not to end.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Asks a backend that serves each connection like this. What it drops is closed.
+pub(super) async fn ask(question: &Question, serve: impl AsyncFn(TcpStream)) -> Outcome {
+    ask_for(question, AMPLE, serve).await
+}
+
+/// The same with a backend that never comes to an end: the cause of the timeout, without the address.
+pub(super) async fn ask_too_long(question: &Question, serve: impl AsyncFn(TcpStream)) -> String {
+    match ask_for(question, SHORT, serve).await {
+        Outcome::Timeout(cause) => without_address(&cause),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same with a backend that fails: the cause, without the address.
+pub(super) async fn ask_in_vain(question: &Question, serve: impl AsyncFn(TcpStream)) -> String {
+    match ask(question, serve).await {
+        Outcome::Failure(cause) => without_address(&cause),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn without_address(cause: &str) -> String {
+    let begin = cause.strip_prefix("127.0.0.1:").expect("the address comes first");
+    begin.split_once(": ").expect("then the cause").1.to_owned()
+}
+
+/// Repeats what says nothing because the machine is busy, as the checker does.
+async fn ask_for(question: &Question, timeout: Duration, serve: impl AsyncFn(TcpStream)) -> Outcome {
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = [Address::Tcp(listener.local_addr().unwrap())];
+        let serving = async {
+            serve(listener.accept().await.unwrap().0).await;
+            std::future::pending::<()>().await;
+        };
+        let outcome = tokio::select! {
+            outcome = probe(&Sockets, &address, question, timeout) => outcome,
+            () = serving => unreachable!("it waits for ever"),
+        };
+        if outcome != Outcome::Frozen {
+            return outcome;
+        }
+    }
+}
+
+/// Holds a connection without a word.
+pub(super) async fn hang(stream: TcpStream) {
+    std::future::pending::<()>().await;
+    drop(stream);
+}
+
+/// Resets a connection once something came.
+pub(super) async fn reset(stream: TcpStream) {
+    stream.peek(&mut [0]).await.unwrap();
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// What comes up to and with `end`.
+pub(super) async fn read_to(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), end: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(end) {
+        bytes.push(stream.read_u8().await.unwrap());
+    }
+    bytes
+}
