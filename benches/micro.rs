@@ -19,7 +19,7 @@ use criterion::{BenchmarkId, Criterion};
 use ringway::rules::balance::{self, Candidate, Demand, Registered, Start, Tried};
 use ringway::rules::config;
 use ringway::rules::upstream::{
-    Address, BackendState, Health, InFlight, Pick, ShardPlace, Share, Shared, UpstreamTable,
+    Address, BackendState, Health, InFlight, Pick, ShardPlace, Shared, UpstreamTable,
 };
 use ringway::words::{BackendId, ShardId};
 
@@ -125,15 +125,24 @@ struct Shards {
 
 impl Shards {
     fn new(algorithm: &Registered, backends: u16) -> Shards {
-        let shared = Shared::unlimited(usize::from(backends), usize::from(SHARDS));
-        let address: Arc<[Address]> = Arc::from([Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)))]);
-        let states = vec![BackendState { health: Health::Up, addresses: address }; usize::from(backends)];
+        let mut yaml =
+            "listeners: [{name: l, address: ':1', upstream: u}]\nupstreams:\n  - name: u\n".to_owned();
+        let _ = writeln!(yaml, "    algorithm: {}\n    backends:", algorithm.name);
+        for backend in 0..backends {
+            let weight = weight(backend);
+            let _ = writeln!(
+                yaml,
+                "      - {{name: b{backend}, address: 127.0.0.1, port: 80, weight: {weight}}}"
+            );
+        }
+        let config = config::parse("bench.yaml", yaml.as_bytes()).expect("a valid configuration").config;
+        let shared = Shared::new(&config.upstreams[0], usize::from(SHARDS), None);
+        let addresses: Arc<[Address]> = Arc::from([Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)))]);
+        let up = BackendState { health: Health::Up, addresses, ..BackendState::unknown() };
+        let states = vec![up; usize::from(backends)];
         let table = |shard| {
             let place = ShardPlace { shard: ShardId(shard), shards: usize::from(SHARDS), seed: 1 };
-            let share =
-                |backend| Share { weight: weight(backend), backup: false, name_hash: name_hash(backend) };
-            let shares = (0..backends).map(share).collect();
-            let table = UpstreamTable::new(algorithm, shares, shared.clone(), place, Box::new(|_, _| {}));
+            let table = UpstreamTable::new(&config.upstreams[0], shared.clone(), place, Box::new(|_, _| {}));
             table.apply(&states);
             table
         };

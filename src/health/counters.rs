@@ -33,6 +33,8 @@ pub struct BackendCounters {
     pub up: AtomicU64,
     /// Transitions to `Down`, the first verdict included.
     pub down: AtomicU64,
+    /// Ejections for failures of sessions.
+    pub ejections: AtomicU64,
 }
 
 impl HealthCounters {
@@ -58,6 +60,12 @@ impl HealthCounters {
             Outcome::Local(_) | Outcome::Frozen => &backend.local,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_ejection(&self, which: Which) {
+        if let Some(backend) = self.backend(which.upstream, which.backend) {
+            backend.ejections.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn count_transition(&self, which: Which, to: Health) {

@@ -11,6 +11,7 @@
 mod board;
 mod checker;
 mod counters;
+mod passive;
 mod probe;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -32,9 +33,11 @@ use crate::words::{BackendId, UpstreamId, limits};
 
 use board::Board;
 use checker::Checker;
+use passive::Notes;
 use probe::{Connect, Question, Sockets};
 
 pub use counters::{BackendCounters, HealthCounters};
+pub use passive::{Reports, failures};
 
 /// The first checks start spread over this much for each backend, so that a thousand of them are no burst...
 const FIRST_SPREAD_EACH: Duration = Duration::from_millis(1);
@@ -63,6 +66,7 @@ pub struct HealthThread {
 pub fn spawn(
     config: Arc<Config>,
     addresses: watch::Receiver<Arc<Addresses>>,
+    reports: Reports,
     publish: Publish,
 ) -> io::Result<HealthThread> {
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -74,7 +78,7 @@ pub fn spawn(
             tokio::select! {
                 // Asked to stop, or nobody is left who could.
                 _ = stopped => {}
-                () = check_all(&config, addresses, publish, counting, Sockets) => {}
+                () = check_all(&config, addresses, (reports, publish), counting, Sockets) => {}
             }
         }));
     })?;
@@ -116,11 +120,11 @@ struct Which {
 async fn check_all(
     config: &Config,
     mut addresses: watch::Receiver<Arc<Addresses>>,
-    publish: Publish,
+    (reports, publish): (Reports, Publish),
     counters: Arc<HealthCounters>,
     connect: impl Connect,
 ) {
-    let board = Rc::new(Board::new(config));
+    let board = Rc::new(Board::new(config, Notes::new(config, Arc::clone(&counters), &reports)));
     board.set_addresses(&addresses.borrow_and_update());
     let slots = Rc::new(Semaphore::new(limits::PROBES));
     let connect = Rc::new(connect);
@@ -131,6 +135,7 @@ async fn check_all(
     let mut tasks = JoinSet::new();
     tasks.spawn_local(publish_changes(Rc::clone(&board), publish));
     tasks.spawn_local(follow_addresses(Rc::clone(&board), addresses));
+    tasks.spawn_local(passive::follow(Rc::clone(&board), reports));
     for (id, upstream) in (0..).map(UpstreamId).zip(&config.upstreams) {
         let Some(check) = &upstream.healthcheck else { continue };
         for (backend, entry) in (0..).map(BackendId).zip(&upstream.backends) {

@@ -10,8 +10,8 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{self, Instant};
 
-use crate::rules::config::{BackendAddress, HealthCheck};
-use crate::rules::upstream::{Address, Health};
+use crate::rules::config::{BackendAddress, HealthCheck, Outlier};
+use crate::rules::upstream::{Address, Failures, Health};
 
 use super::probe::Connection;
 use super::testing::*;
@@ -35,6 +35,8 @@ struct World {
     attempts: RefCell<Vec<(u16, Instant)>>,
     under_way: RefCell<HashMap<u16, u32>>,
     overlapped: Cell<bool>,
+    /// Where the sessions of the first upstream would count failures.
+    failures: RefCell<Option<Arc<Failures>>>,
 }
 
 impl World {
@@ -44,7 +46,15 @@ impl World {
             attempts: RefCell::default(),
             under_way: RefCell::default(),
             overlapped: Cell::new(false),
+            failures: RefCell::default(),
         })
+    }
+
+    /// So many sessions fail on the first backend, one after the other.
+    fn fail(&self, times: u32) {
+        let failures = self.failures.borrow();
+        let failures = failures.as_ref().expect("the upstream ejects");
+        (0..times).for_each(|_| failures.failed(BackendId(0)));
     }
 
     fn set(&self, port: u16, acts: Acts) {
@@ -150,7 +160,10 @@ async fn play(
     let (publish, published) = unbounded_channel();
     let publish = Box::new(move |states| publish.send(states).expect("the scene is watched"));
     let counters = Arc::new(HealthCounters::new(&config));
-    let checks = check_all(&config, addresses, publish, Arc::clone(&counters), Scripted(Rc::clone(world)));
+    let (failures, reports) = failures(&config);
+    world.failures.replace(failures[0].clone());
+    let checks =
+        check_all(&config, addresses, (reports, publish), Arc::clone(&counters), Scripted(Rc::clone(world)));
     let mut published = Published { channel: published, last: None };
     LocalSet::new()
         .run_until(async {
@@ -319,16 +332,97 @@ async fn the_port_of_the_check_replaces_the_backends() {
     .await;
 }
 
+/// Two backends that nobody checks, and what their sessions do to them.
+fn judged_by_sessions() -> Config {
+    let mut config = config(&[(None, None, &[ip(1), ip(2)])]);
+    let rules = Outlier { consecutive_failures: 3, ejection_time: Duration::from_secs(30), max_ejected: 50 };
+    config.upstreams[0].outlier = Some(rules);
+    config
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_of_sessions_eject_for_the_ejection_time() {
+    let world = World::new(&[]);
+    play(judged_by_sessions(), &world, async |published, _, counters| {
+        published.until(&[Up, Up]).await;
+        for times in [1, 2] {
+            world.fail(2);
+            published.is_quiet_for(Duration::from_millis(1)).await;
+            world.fail(1);
+            let begin = Instant::now();
+            assert!(published.next().await.upstreams[0][0].ejected);
+            assert_eq!(begin.elapsed(), Duration::ZERO);
+            // What fails meanwhile neither lengthens it nor counts later.
+            world.fail(10);
+            assert!(!published.next().await.upstreams[0][0].ejected);
+            let length = Duration::from_secs(30) * times;
+            assert!(begin.elapsed() >= length && begin.elapsed() <= length + Duration::from_millis(2));
+        }
+        let first = counters.backend(UpstreamId(0), BackendId(0)).expect("the first");
+        assert_eq!(first.ejections.load(Ordering::Relaxed), 2);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_comes_back_ramps_in_few_states() {
+    let world = World::new(&[]);
+    let mut config = judged_by_sessions();
+    config.upstreams[0].slow_start = Some(Duration::from_secs(19));
+    play(config, &world, async |published, _, _| {
+        let ramps = |states: &UpstreamStates| {
+            states.upstreams[0].iter().map(|backend| backend.ramp).collect::<Vec<_>>()
+        };
+        assert_eq!(ramps(&*published.until(&[Up, Up]).await), [20, 20], "nobody ramps at the start");
+        world.fail(3);
+        published.next().await;
+        for part in 1..=20 {
+            assert_eq!(ramps(&*published.next().await), [part, 20]);
+        }
+        published.is_quiet_for(Duration::from_secs(600)).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_do_not_hold_up_a_ramp_and_spared_backends_are_not_published() {
+    let world = World::new(&[(1, Acts::Refuses)]);
+    let mut config = config(&[(None, None, &[ip(1), ip(2)]), (Some(CHECK), None, &[ip(1), ip(2)])]);
+    // Half of one primary is none.
+    config.upstreams[0].backends[1].backup = true;
+    config.upstreams[0].outlier = judged_by_sessions().upstreams[0].outlier.clone();
+    config.upstreams[1].slow_start = Some(Duration::from_secs(19));
+    play(config, &world, async |published, _, _| {
+        while published.next().await.upstreams[1][0].health != Down {}
+        world.set(1, Acts::Accepts);
+        while published.next().await.upstreams[1][0].health != Up {}
+        let (begin, mut states) = (Instant::now(), 0);
+        loop {
+            tokio::select! {
+                () = time::sleep(Duration::from_millis(10)) => world.fail(3),
+                now = published.next() => {
+                    states += 1;
+                    if now.upstreams[1][0].ramp == 20 { break }
+                }
+            }
+        }
+        assert!(begin.elapsed() < Duration::from_millis(19_500), "{:?}", begin.elapsed());
+        assert_eq!(states, 19);
+    })
+    .await;
+}
+
 /// The thread on real sockets, with what it published.
 fn start(check: HealthCheck, port: u16) -> (HealthThread, mpsc::Receiver<Arc<UpstreamStates>>) {
     let config = config(&[(Some(check), None, &[ip(port)])]);
     let (_, addresses) = watch::channel(Arc::new(literal(&config)));
+    let reports = failures(&config).1;
     let (sender, published) = mpsc::channel();
     let publish = Box::new(move |states| {
         // The test may be over.
         let _ = sender.send(states);
     });
-    (spawn(Arc::new(config), addresses, publish).expect("a thread"), published)
+    (spawn(Arc::new(config), addresses, reports, publish).expect("a thread"), published)
 }
 
 /// Longer than anything here takes, unless it hangs.

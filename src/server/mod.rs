@@ -91,8 +91,10 @@ impl Server {
         net::reserve_descriptors(descriptors);
         let (sockets, files) = listen_all(&config, cores.len())?;
         let limit = Arc::new(Limit::new(sessions));
+        let (failures, reports) = crate::health::failures(&config);
+        let upstreams = config.upstreams.iter().zip(failures);
         let upstreams: Vec<_> =
-            config.upstreams.iter().map(|upstream| Shared::new(upstream, cores.len())).collect();
+            upstreams.map(|(upstream, failures)| Shared::new(upstream, cores.len(), failures)).collect();
 
         let seed = fastrand::u64(..);
         let (ended, shards_ended) = bounded(0);
@@ -139,7 +141,8 @@ impl Server {
             boxes.iter().for_each(|letterbox| letterbox.post_states(Arc::clone(&states)));
             latest_sender.send_replace(states);
         };
-        let health = crate::health::spawn(Arc::clone(&config), control.addresses(), Box::new(publish))?;
+        let health =
+            crate::health::spawn(Arc::clone(&config), control.addresses(), reports, Box::new(publish))?;
         let cpus = cores.iter().map(|core| core.id).collect();
         let health = Some(health);
         let server = Self {

@@ -21,6 +21,9 @@ const LEFT_GRACE: Duration = Duration::from_secs(1);
 /// Nothing more is received from a client that has said so much, bytes, before it has a backend.
 const SAID_BEFORE: usize = 16 << 10;
 
+/// A time-out that is noticed this much later is not the backend's: the process was stopped, or is starved.
+const LATE: Duration = Duration::from_millis(250);
+
 /// A backend connection before its first byte.
 pub(super) struct Established {
     pub(super) backend: Socket,
@@ -51,8 +54,8 @@ struct Awaited {
 
 /// How one attempt failed.
 enum Failure {
-    /// Another backend may do.
-    Backend(CloseReason, io::Error),
+    /// Another backend may do. `blamed` unless this one may be well all the same.
+    Backend { reason: CloseReason, error: io::Error, blamed: bool },
     /// For want of something of our own; no backend will do.
     Local(io::Error),
     /// No backend will do.
@@ -150,7 +153,10 @@ impl Tries {
                     }
                     return Err(CloseReason::Resource);
                 }
-                Err(Failure::Backend(reason, error)) => {
+                Err(Failure::Backend { reason, error, blamed }) => {
+                    if blamed {
+                        in_flight.failed();
+                    }
                     counters.connect_failures.add(1);
                     let name = &shard.config.upstreams[self.upstream.index()].backends[id.index()].name;
                     log::debug!("backend {name}: connection failed: {error}");
@@ -168,8 +174,8 @@ impl Tries {
         addresses: &[Address],
     ) -> Result<Socket, Failure> {
         let upstream = &shard.config.upstreams[self.upstream.index()];
-        let all = shard.ring.now().after(upstream.timeouts.connect);
-        let all = self.deadline.min(all);
+        let whole = shard.ring.now().after(upstream.timeouts.connect);
+        let all = self.deadline.min(whole);
         let mut failure = Failure::Local(io::ErrorKind::AddrNotAvailable.into());
         for (index, address) in addresses.iter().enumerate() {
             // One address that does not answer leaves the others their share of the time.
@@ -184,8 +190,10 @@ impl Tries {
                         shard.counters.sources_exhausted.add(1);
                         failure = Failure::Local(error);
                     }
-                    Err(backend @ Failure::Backend(..)) => {
-                        failure = backend;
+                    Err(Failure::Backend { reason, error, blamed }) => {
+                        // A time-out says less where the tries before it left less than a whole `connect`.
+                        let blamed = blamed && (reason != CloseReason::ConnectTimeout || all == whole);
+                        failure = Failure::Backend { reason, error, blamed };
                         break;
                     }
                     Err(other) => return Err(other),
@@ -267,8 +275,7 @@ impl<'a> Wait<'a> {
         std::future::poll_fn(|context| self.poll_connect(&backend, context)).await?;
         if backend.with(|socket| net::is_self_connected(socket, address)) {
             backend.reset_on_close();
-            let refused = io::ErrorKind::ConnectionRefused.into();
-            return Err(Failure::Backend(CloseReason::ConnectFailed, refused));
+            return Err(refused(io::ErrorKind::ConnectionRefused.into()));
         }
         Ok(backend)
     }
@@ -289,16 +296,21 @@ impl<'a> Wait<'a> {
             Err(match over {
                 Over::Closing => Failure::Session(CloseReason::Shutdown),
                 Over::ClientLeft => Failure::Session(CloseReason::ClientLeft),
-                Over::TimeUp => Failure::Backend(CloseReason::ConnectTimeout, io::ErrorKind::TimedOut.into()),
+                Over::TimeUp => {
+                    // If the shard did not run when the time was over, the answer may not have been taken yet.
+                    let is_late = self.shard.ring.now() > self.deadline.deadline().after(LATE);
+                    let error = io::ErrorKind::TimedOut.into();
+                    Failure::Backend { reason: CloseReason::ConnectTimeout, error, blamed: !is_late }
+                }
             })
         })
     }
 }
 
 fn local_or_backend(error: io::Error) -> Failure {
-    if net::is_local_failure(&error) {
-        Failure::Local(error)
-    } else {
-        Failure::Backend(CloseReason::ConnectFailed, error)
-    }
+    if net::is_local_failure(&error) { Failure::Local(error) } else { refused(error) }
+}
+
+fn refused(error: io::Error) -> Failure {
+    Failure::Backend { reason: CloseReason::ConnectFailed, error, blamed: true }
 }

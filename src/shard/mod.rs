@@ -15,9 +15,8 @@ use std::time::Duration;
 
 use crate::relay::{Pipes, RelayRules};
 use crate::rules::admission::{Limit, Ticket};
-use crate::rules::balance;
 use crate::rules::config::Config;
-use crate::rules::upstream::{ShardPlace, Share, Shared, Sources, UpstreamTable};
+use crate::rules::upstream::{ShardPlace, Shared, Sources, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
 use crate::words::{BackendId, ListenerId, UpstreamId};
@@ -144,13 +143,7 @@ impl Shard {
                 let grant = Grant { upstream: id, ticket: ticket.number, backend };
                 letterboxes[ticket.shard.index()].post_grant(grant);
             });
-            let shares = upstream.backends.iter().map(|backend| Share {
-                weight: backend.weight,
-                backup: backend.backup,
-                name_hash: balance::hash(backend.name.as_bytes()),
-            });
-            let shared = Arc::clone(shared);
-            UpstreamTable::new(upstream.algorithm, shares.collect(), shared, parts.place, deliver)
+            UpstreamTable::new(upstream, Arc::clone(shared), parts.place, deliver)
         });
         let sources =
             config.upstreams.iter().map(|upstream| Sources::new(&upstream.source, parts.place.shard));
@@ -189,8 +182,10 @@ impl Shard {
             while let Some(message) = mailbox.take() {
                 match message {
                     Message::States(states) => {
-                        for (table, states) in self.upstreams.iter().zip(&states.upstreams) {
-                            table.apply(states);
+                        let tables = self.upstreams.iter().zip(&states.upstreams);
+                        let cuts = tables.filter(|(table, states)| table.apply(states)).count();
+                        if cuts > 0 {
+                            self.ring.wake_all();
                         }
                         // There may be nobody left to wait for.
                         self.waiters.wake_all();

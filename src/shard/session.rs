@@ -61,6 +61,7 @@ fn serve(mut session: Session) -> impl Future<Output = ()> {
                 break reason;
             }
             let outcome = std::future::poll_fn(|context| session.poll(context)).await;
+            session.judge(outcome);
             if outcome == Outcome::Reset(Side::Backend) && session.starts_again() {
                 continue;
             }
@@ -70,7 +71,10 @@ fn serve(mut session: Session) -> impl Future<Output = ()> {
                 Box::pin(session.await_delivery(side)).await;
             }
             session.close(outcome, cut);
-            break close_reason(outcome);
+            break match outcome {
+                Outcome::Stopped => session.order_to_end().unwrap_or(CloseReason::Shutdown),
+                outcome => close_reason(outcome),
+            };
         };
         drop(session);
     }
@@ -165,6 +169,14 @@ impl Session {
         limit.map_or(Tick::NEVER, |limit| self.begun.after(limit))
     }
 
+    /// Why it has to end now, if someone says so.
+    fn order_to_end(&self) -> Option<CloseReason> {
+        if self.shard().is_closing() {
+            return Some(CloseReason::Shutdown);
+        }
+        self.leg.as_ref().and_then(|leg| leg.in_flight.cut())
+    }
+
     /// Finds a backend that takes a connection.
     async fn establish(&mut self) -> Result<(), CloseReason> {
         let (shard, deadline) = (Rc::clone(self.shard()), self.deadline());
@@ -178,21 +190,41 @@ impl Session {
 
     /// Relays, and counts what was delivered.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        if self.order_to_end().is_some() {
+            return Poll::Ready(Outcome::Stopped);
+        }
         let Self { busy: Busy(shard), client, tries, leg: Some(leg), listener, .. } = self else {
             return Poll::Ready(Outcome::Stopped);
         };
-        if shard.is_closing() {
-            return Poll::Ready(Outcome::Stopped);
-        }
         let relay = &mut leg.relay;
         let sides = Sides { client, backend: &leg.backend, rules: &shard.relay_rules[listener.index()] };
         let before = (relay.bytes_to_backend(), relay.bytes_to_client());
         let polled = relay.poll(sides, context);
         let to_backend = relay.bytes_to_backend() - before.0;
         let to_client = relay.bytes_to_client() - before.1;
+        if before.1 == 0 && to_client > 0 {
+            leg.in_flight.succeeded();
+        }
         shard.account(*listener, leg.in_flight.backend(), to_backend, to_client);
         tries.take_if(|tries| tries.note_progress(shard, relay, sides));
         polled
+    }
+
+    /// Notes what the end of a relay says of the backend; its first byte said that it is well. A reset after bytes went to
+    /// it says nothing: it may be what they deserved, and no client shall be able to have a backend ejected. Nor does
+    /// anything that comes after the client's own end, if that came before a byte.
+    fn judge(&self, outcome: Outcome) {
+        let Some(Leg { backend, in_flight, relay }) = &self.leg else { return };
+        let rules = &self.shard().relay_rules[self.listener.index()];
+        if outcome != Outcome::Reset(Side::Backend) {
+            if relay.bytes_to_backend() > 0 && relay.bytes_to_client() == 0 {
+                in_flight.succeeded();
+            }
+        } else if relay.is_untouched(Sides { client: &self.client, backend, rules })
+            && self.client.ended().is_none()
+        {
+            in_flight.failed();
+        }
     }
 
     /// Whether another backend is to be tried, which is so as long as none can tell that there was one before it.
@@ -297,6 +329,7 @@ mod tests {
     fn shard(ring: &Ring) -> Rc<Shard> {
         let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
         let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
+        let upstreams = vec![Shared::new(&config.upstreams[0], 1, None)];
         let (doorbell, answers) = Doorbell::new().expect("an eventfd");
         let (letterbox, mailbox) = mailbox(doorbell);
         Rc::new(Shard::new(
@@ -307,7 +340,7 @@ mod tests {
                 config: Arc::new(config),
                 listeners: Vec::new(),
                 pipes: 0,
-                upstreams: vec![Shared::unlimited(1, 1)],
+                upstreams,
                 counters: ShardCounters::new(1, [1]),
                 limit: Arc::new(Limit::new(1)),
                 letterboxes: Arc::from([letterbox]),

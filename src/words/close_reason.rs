@@ -32,6 +32,10 @@ pub enum CloseReason {
     HalfCloseBackend,
     /// The session reached `timeouts.session`.
     SessionTimeout,
+    /// Its backend went down, and `on_down` closes sessions.
+    BackendDown,
+    /// It was on a backup, a primary came back, and `on_up` closes sessions.
+    PrimaryUp,
     /// This process lacked a descriptor, a local port or memory.
     Resource,
     /// The drain deadline, or a stop at once, ended it.
@@ -45,7 +49,7 @@ impl CloseReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, in the order of its discriminant.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Normal,
         Self::ClientLeft,
         Self::ClientReset,
@@ -60,6 +64,8 @@ impl CloseReason {
         Self::HalfCloseClient,
         Self::HalfCloseBackend,
         Self::SessionTimeout,
+        Self::BackendDown,
+        Self::PrimaryUp,
         Self::Resource,
         Self::Shutdown,
         Self::Internal,
@@ -88,6 +94,8 @@ impl CloseReason {
             Self::BackendIdle => "backend_idle",
             Self::HalfCloseClient | Self::HalfCloseBackend => "half_close",
             Self::SessionTimeout => "session_timeout",
+            Self::BackendDown => "backend_down",
+            Self::PrimaryUp => "primary_up",
             Self::Resource => "resource",
             Self::Shutdown => "shutdown",
             Self::Internal => "internal",
@@ -109,6 +117,8 @@ impl CloseReason {
             Self::ClientIdle | Self::HalfCloseClient => "cD",
             Self::BackendIdle | Self::HalfCloseBackend => "sD",
             Self::SessionTimeout => "PD",
+            Self::BackendDown => "DD",
+            Self::PrimaryUp => "UD",
             Self::Resource => "RC",
             Self::Shutdown => "KD",
             Self::Internal => "ID",

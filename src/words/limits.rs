@@ -18,6 +18,14 @@ pub const SOCKET_PATH_BYTES: usize = 107;
 pub const CPU: u32 = 8_191;
 /// Most results in a row that `rise` and `fall` may ask for.
 pub const CHECKS_IN_A_ROW: u32 = 1_000;
+/// Most failures in a row that `outlier` may ask for.
+pub const FAILURES_IN_A_ROW: u32 = 1_000;
+/// Steps in which `slow_start` raises a share to the whole of it...
+pub const RAMP_STEPS: u32 = 20;
+/// ...and the shortest time between two states that are broadcast for it.
+pub const RAMP_PAUSE: Duration = Duration::from_millis(100);
+/// Longest ejection, in first ones.
+pub const EJECTION_GROWTH: u32 = 10;
 /// Longest `TCP_KEEPIDLE`, tcp(7): the kernel's `MAX_TCP_KEEPIDLE`.
 pub const KEEPALIVE: Duration = Duration::from_secs(32_767);
 /// Longest `TCP_USER_TIMEOUT`: the kernel keeps milliseconds in an `int`.

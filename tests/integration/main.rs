@@ -13,6 +13,7 @@ mod drain;
 mod fairness;
 mod health;
 mod limits;
+mod passive;
 mod process;
 mod queue;
 mod resets;

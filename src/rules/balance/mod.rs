@@ -54,6 +54,8 @@ pub struct Registered {
     pub aliases: &'static [&'static str],
     /// What it wants to know of a session.
     pub wants: Wants,
+    /// Whether it can follow a weight that changes for a while: it goes by weights, and moves no client for it.
+    pub slow_start: bool,
     /// Makes the instance of one shard.
     pub build: fn(Start) -> Box<dyn Algorithm>,
 }
@@ -86,7 +88,7 @@ pub struct Start {
 pub struct Candidate {
     /// Which backend.
     pub id: BackendId,
-    /// Its weight, 1 to `limits::WEIGHT`.
+    /// Its weight, 1 to `limits::WEIGHT`; `limits::RAMP_STEPS` times as much while someone ramps.
     pub weight: u32,
     /// [`hash`] of its name: the same in every process that has a backend of this name.
     pub name_hash: u64,

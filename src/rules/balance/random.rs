@@ -13,6 +13,7 @@ pub(super) const REGISTERED: Registered = Registered {
     name: "random",
     aliases: &[],
     wants: Wants { loads: true, key: false, latency: false },
+    slow_start: true,
     build: |start| Box::new(TwoChoices { draw: Draw::new(start) }),
 };
 
@@ -38,7 +39,7 @@ impl Draw {
         self.candidates.clear();
         self.candidates.extend_from_slice(candidates);
         self.sums.clear();
-        // At most `limits::BACKENDS_PER_UPSTREAM * limits::WEIGHT`, far below 2^32.
+        // At most `limits::BACKENDS_PER_UPSTREAM * limits::WEIGHT * limits::RAMP_STEPS`, far below 2^32.
         self.sums.extend(candidates.iter().scan(0, |sum, candidate| {
             *sum += candidate.weight;
             Some(*sum)

@@ -16,24 +16,33 @@ pub(super) const REGISTERED: Registered = Registered {
     name: "round_robin",
     aliases: &["weighted_round_robin"],
     wants: Wants { loads: false, key: false, latency: false },
+    slow_start: true,
     build: |start| Box::new(RoundRobin::new(start)),
 };
 
 /// Parts of one unit of weight in which credits are counted, so that a credit can be converted to another sum
 /// of weights without a rounding error that adds up.
 const PARTS: i64 = 1 << 16;
+/// Picks after which equal weights go by turns again. What each is owed then, less than one session, is forgotten: a set that
+/// changes all the time skews by no more than one in so many.
+const SETTLING: u32 = 1_024;
 /// Most picks that are played through to give each shard another phase of the weighted cycle: with the most
 /// backends this takes milliseconds, once.
 const PHASE_STEPS: usize = 1_024;
 
+/// Weights are larger than the configured ones while someone ramps.
+const LARGEST_WEIGHT: u32 = limits::WEIGHT * limits::RAMP_STEPS;
+
 // The largest credit is one turn of the most backends with the largest weight; conversion squares it in i128.
-const _: () = assert!((limits::BACKENDS_PER_UPSTREAM as i64 * limits::WEIGHT as i64) < (1 << 46) / PARTS);
+const _: () = assert!((limits::BACKENDS_PER_UPSTREAM as i64 * LARGEST_WEIGHT as i64) < (1 << 46) / PARTS);
 
 struct RoundRobin {
     candidates: Vec<Candidate>,
-    /// Whether turns alone decide: all weights are and always were the same. Once they differed, credits go
-    /// on deciding even between equals, or a set that changes between both ways would skew.
+    /// Whether turns alone decide: all weights are the same, and were for long. Once they differed, credits go on
+    /// deciding between equals for `SETTLING` picks, or a set that changes between both ways would skew.
     equal: bool,
+    /// Picks by credits that are left until turns decide again; `None` while the weights differ.
+    settling: Option<u32>,
     /// Sum of the weights of the candidates.
     total: i64,
     /// Sum of the weights that `credits` are relative to.
@@ -48,6 +57,7 @@ impl RoundRobin {
         Self {
             candidates: Vec::new(),
             equal: true,
+            settling: None,
             total: 0,
             credits_total: 0,
             credits: Vec::new(),
@@ -62,6 +72,16 @@ impl RoundRobin {
         match after.iter().position(untried) {
             Some(index) => Some(before.len() + index),
             None => before.iter().position(untried),
+        }
+    }
+
+    /// Goes over to turns once equal weights have settled.
+    fn settle(&mut self) {
+        let Some(left) = &mut self.settling else { return };
+        *left -= 1;
+        if *left == 0 {
+            self.equal = true;
+            self.credits.fill(0);
         }
     }
 
@@ -113,11 +133,13 @@ impl RoundRobin {
 
 impl Algorithm for RoundRobin {
     fn update(&mut self, candidates: &[Candidate]) {
-        debug_assert!(candidates.iter().all(|candidate| (1..=limits::WEIGHT).contains(&candidate.weight)));
+        debug_assert!(candidates.iter().all(|candidate| (1..=LARGEST_WEIGHT).contains(&candidate.weight)));
         self.candidates.clear();
         self.candidates.extend_from_slice(candidates);
         self.rotation.update(candidates);
-        self.equal &= candidates.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        let same = candidates.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        self.equal &= same;
+        self.settling = same.then_some(SETTLING);
         self.total = candidates.iter().map(|candidate| i64::from(candidate.weight)).sum();
         let known = candidates.last().map_or(0, |last| last.id.index() + 1);
         self.credits.resize(known.max(self.credits.len()), 0);
@@ -132,6 +154,9 @@ impl Algorithm for RoundRobin {
 
     fn pick(&mut self, demand: &Demand<'_>) -> Option<BackendId> {
         let tried = demand.tried;
+        if !self.equal {
+            self.settle();
+        }
         let index = if self.equal { self.pick_equal(tried) } else { self.pick_weighted(tried) }?;
         self.rotation.picked(index, &self.candidates);
         Some(self.candidates[index].id)
@@ -232,6 +257,40 @@ mod tests {
                 assert!(shares[id].abs_diff(fair) <= fair / 3, "{shares:?} of {set:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_share_of_a_backend_that_ramps_grows_as_its_weight_says() {
+        let full = limits::RAMP_STEPS;
+        let mut algorithm = round_robin(FIRST, &weights(&[1, 1, 1]));
+        picks(&mut algorithm, 100);
+        algorithm.update(&weights(&[1, 1]));
+        picks(&mut algorithm, 101);
+        for part in 1..full {
+            algorithm.update(&weights(&[full, full, part]));
+            let mut shares = [0u32; 3];
+            picks(&mut algorithm, (2 * full + part) as usize).into_iter().for_each(|id| shares[id] += 1);
+            let fair = [full, full, part];
+            assert!((0..3).all(|id| shares[id].abs_diff(fair[id]) <= 1), "{shares:?}, fair {fair:?}");
+        }
+    }
+
+    #[test]
+    fn equal_weights_go_by_turns_again_after_a_ramp() {
+        let mut algorithm = round_robin(FIRST, &weights(&[1, 1, 1]));
+        algorithm.update(&weights(&[20, 1, 20]));
+        picks(&mut algorithm, 50);
+        algorithm.update(&weights(&[1, 1, 1]));
+        let mut shares = [0u32; 3];
+        picks(&mut algorithm, SETTLING as usize - 1).into_iter().for_each(|id| shares[id] += 1);
+        assert!(
+            !algorithm.equal && shares.iter().all(|share| share.abs_diff(SETTLING / 3) <= 2),
+            "{shares:?}"
+        );
+        picks(&mut algorithm, 1);
+        assert!(algorithm.equal);
+        let first = picks(&mut algorithm, 1)[0];
+        assert_eq!(picks(&mut algorithm, 3), [(first + 1) % 3, (first + 2) % 3, first]);
     }
 
     proptest! {

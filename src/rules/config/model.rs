@@ -192,11 +192,24 @@ pub struct Upstream {
     /// How the backends are checked; `None` takes every backend as up.
     #[serde(serialize_with = "resolved::healthcheck")]
     pub healthcheck: Option<HealthCheck>,
+    /// What of sessions takes a backend out for a while; `None` is nothing.
+    #[serde(serialize_with = "resolved::outlier")]
+    pub outlier: Option<Outlier>,
+    /// With a smaller part of the primaries eligible, per cent, and no backup, checks and ejections are ignored.
+    #[serde(serialize_with = "resolved::percent_or_off")]
+    pub panic_threshold: Option<u32>,
+    /// Time in which a backend that comes back gets its whole share again; `None` is at once.
+    #[serde(serialize_with = "resolved::duration_or_off")]
+    pub slow_start: Option<Duration>,
+    /// What becomes of the sessions of a backend that goes down.
+    pub on_down: OpenSessions,
+    /// What becomes of the sessions of backups when a primary is back.
+    pub on_up: OpenSessions,
     /// Other backends tried before the client is given up.
     pub retries: u32,
-    /// Retries there may be, as a fraction of the sessions of the last ten seconds; `None` is no limit.
+    /// Retries there may be, per cent of the sessions of the last ten seconds; `None` is no limit.
     #[serde(serialize_with = "resolved::percent_or_off")]
-    pub retry_budget: Option<f64>,
+    pub retry_budget: Option<u32>,
     /// Clients that wait for a backend below its `max_connections`.
     pub queue: QueueRules,
     /// Local addresses of backend connections, used in turn; without one the kernel chooses.
@@ -220,6 +233,30 @@ pub struct QueueRules {
     /// Longest wait of one.
     #[serde(serialize_with = "resolved::duration")]
     pub timeout: Duration,
+}
+
+/// `outlier:` when failures of sessions eject a backend.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Outlier {
+    /// Failures in a row that eject it.
+    pub consecutive_failures: u32,
+    /// How long the first time; longer each further time.
+    #[serde(serialize_with = "resolved::duration")]
+    pub ejection_time: Duration,
+    /// Most backends that are ejected at a time, per cent of the primaries and of the backups, 1 to 100.
+    #[serde(serialize_with = "resolved::percent")]
+    pub max_ejected: u32,
+}
+
+/// What becomes of open sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpenSessions {
+    /// They go on.
+    Keep,
+    /// They are reset.
+    Close,
 }
 
 /// What of a client is hashed.
@@ -301,7 +338,7 @@ pub struct HealthCheck {
     /// Failures in a row that take a backend down.
     pub fall: u32,
     /// Random change of each interval, as a fraction of it, at most 1.
-    #[serde(serialize_with = "resolved::percent")]
+    #[serde(serialize_with = "resolved::fraction")]
     pub jitter: f64,
     /// Port that is checked instead of the backend's; a `unix:` backend is checked at its own path.
     #[serde(skip_serializing_if = "Option::is_none")]

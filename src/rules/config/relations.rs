@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::model::{
-    Backend, BackendAddress, HashKey, HealthCheck, ListenAddress, Listener, Upstream, UpstreamTimeouts,
+    Backend, BackendAddress, HashKey, HealthCheck, ListenAddress, Listener, Outlier, Upstream,
+    UpstreamTimeouts,
 };
 use super::report::{Place, quote};
 use super::section::{Section, nearest};
@@ -107,6 +108,29 @@ pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
 pub(super) fn hash_key_of_use(s: &Section<'_>, key: HashKey, algorithm: &Registered) {
     if key != HashKey::Source && !algorithm.wants.key {
         s.warn_at("hash_key", format!("`hash_key` means nothing to `{}`", algorithm.name));
+    }
+}
+
+pub(super) fn slow_start_of_use(s: &Section<'_>, algorithm: &Registered) {
+    if algorithm.slow_start {
+        return;
+    }
+    let why = if algorithm.wants.key { "would move its clients at each step" } else { "means nothing to it" };
+    let message =
+        format!("`slow_start` {why}: `{}`; leave it out or choose another `algorithm`", algorithm.name);
+    s.error_at("slow_start", message);
+}
+
+/// Percentages round down.
+pub(super) fn some_ejection(s: &Section<'_>, outlier: &Outlier, backends: &[Backend]) {
+    let most = outlier.max_ejected;
+    let all = backends.iter().filter(|backend| !backend.backup && backend.weight > 0).count();
+    if all > 0 && all * most as usize / 100 == 0 {
+        let of = if all == 1 { "the one primary".to_owned() } else { format!("{all} primaries") };
+        s.warn_at(
+            "max_ejected",
+            format!("`max_ejected` is {most}% of {of}, so none of them is ever ejected"),
+        );
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::model::{
-    BackendAddress, Config, Cores, HashKey, HealthCheck, Listener, LogFormat, LogTarget, Logging, Runtime,
-    Step, Upstream,
+    BackendAddress, Config, Cores, HashKey, HealthCheck, Listener, LogFormat, LogTarget, Logging, Outlier,
+    Runtime, Step, Upstream,
 };
 use super::values::{FORMATS, HASH_KEYS, cores_text, duration_text, size_text};
 use crate::rules::balance::Registered;
@@ -84,13 +84,20 @@ pub(super) fn number_or_auto<S: Serializer>(value: &Option<NonZeroU32>, serializ
     }
 }
 
-pub(super) fn percent<S: Serializer>(fraction: &f64, serializer: S) -> Done<S> {
+pub(super) fn fraction<S: Serializer>(fraction: &f64, serializer: S) -> Done<S> {
     let percent = (fraction * 100.0).round();
     serializer.serialize_str(&if percent > 0.0 { format!("{percent}%") } else { OFF.to_owned() })
 }
 
-pub(super) fn percent_or_off<S: Serializer>(fraction: &Option<f64>, serializer: S) -> Done<S> {
-    percent(&fraction.unwrap_or(0.0), serializer)
+pub(super) fn percent<S: Serializer>(percent: &u32, serializer: S) -> Done<S> {
+    serializer.collect_str(&format_args!("{percent}%"))
+}
+
+pub(super) fn percent_or_off<S: Serializer>(value: &Option<u32>, serializer: S) -> Done<S> {
+    match value {
+        Some(value) => percent(value, serializer),
+        None => serializer.serialize_str(OFF),
+    }
 }
 
 pub(super) fn cores<S: Serializer>(value: &Cores, serializer: S) -> Done<S> {
@@ -128,6 +135,13 @@ pub(super) fn hash_key<S: Serializer>(value: &HashKey, serializer: S) -> Done<S>
 pub(super) fn healthcheck<S: Serializer>(value: &Option<HealthCheck>, serializer: S) -> Done<S> {
     match value {
         Some(check) => check.serialize(serializer),
+        None => serializer.serialize_str(OFF),
+    }
+}
+
+pub(super) fn outlier<S: Serializer>(value: &Option<Outlier>, serializer: S) -> Done<S> {
+    match value {
+        Some(outlier) => outlier.serialize(serializer),
         None => serializer.serialize_str(OFF),
     }
 }

@@ -9,13 +9,14 @@ use super::address;
 use super::check::healthcheck;
 use super::model::{
     Backend, BackendAddress, Config, Cores, HashKey, ListenAddress, Listener, ListenerTimeouts, LogFormat,
-    LogTarget, Logging, QueueRules, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
+    LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream,
+    UpstreamTimeouts,
 };
 use super::relations::{self, Names};
 use super::section::Section;
 use super::values::{
-    FORMATS, HASH_KEYS, LEVELS, algorithm, auto_or, boolean, buffers, cores, count, duration,
-    duration_within, fraction, ip, keepalive, limit, list, log_target, name, number, off_or, one_of, port,
+    FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean, buffers, cores, count, duration,
+    duration_within, ip, keepalive, limit, list, log_target, name, number, off_or, one_of, percent, port,
     size, text,
 };
 use crate::rules::balance::{self, Registered};
@@ -24,8 +25,21 @@ use crate::words::{UpstreamId, limits};
 /// Name of the one listener and the one upstream of the short form.
 const DEFAULT_NAME: &str = "default";
 
-const SHORT_KEYS: [&str; 8] =
-    ["loadbalancer", "backends", "healthcheck", "retries", "retry_budget", "queue", "source", "resolve"];
+const SHORT_KEYS: [&str; 13] = [
+    "loadbalancer",
+    "backends",
+    "healthcheck",
+    "outlier",
+    "panic_threshold",
+    "slow_start",
+    "on_down",
+    "on_up",
+    "retries",
+    "retry_budget",
+    "queue",
+    "source",
+    "resolve",
+];
 const LONG_KEYS: [&str; 3] = ["listeners", "upstreams", "defaults"];
 
 /// Reads a whole file. What it returns is of use only if no error was reported.
@@ -215,8 +229,13 @@ fn upstream(
         algorithm,
         hash_key,
         healthcheck: healthcheck(s, &backends),
+        outlier: outlier(s, &backends),
+        panic_threshold: s.value("panic_threshold", None, off_or(percent)),
+        slow_start: slow_start(s, algorithm),
+        on_down: open_sessions(s, "on_down"),
+        on_up: open_sessions(s, "on_up"),
         retries: s.value("retries", 2, count(0..=limits::RETRIES)),
-        retry_budget: s.value("retry_budget", Some(0.2), off_or(fraction)),
+        retry_budget: s.value("retry_budget", Some(20), off_or(percent)),
         queue: s.section("queue", |s| QueueRules {
             max: s.value("max", 0, count(0..=limits::QUEUE)),
             timeout: s.value("timeout", Duration::from_secs(5), duration),
@@ -241,6 +260,36 @@ fn balancing(s: &mut Section<'_>) -> (&'static Registered, HashKey) {
 
 fn default_algorithm() -> &'static Registered {
     balance::find("round_robin").expect("round_robin is in the registry, as a test shows")
+}
+
+fn slow_start(s: &mut Section<'_>, algorithm: &Registered) -> Option<Duration> {
+    let slow_start = s.value("slow_start", None, off_or(duration));
+    if slow_start.is_some() {
+        relations::slow_start_of_use(s, algorithm);
+    }
+    slow_start
+}
+
+fn open_sessions(s: &mut Section<'_>, key: &'static str) -> OpenSessions {
+    s.value(key, OpenSessions::Keep, one_of(OPEN_SESSIONS))
+}
+
+fn outlier(s: &mut Section<'_>, backends: &[Backend]) -> Option<Outlier> {
+    if s.is_off("outlier") || !s.has("outlier") {
+        return None;
+    }
+    s.section("outlier", |s| {
+        let max_ejected = s.optional("max_ejected", percent);
+        let outlier = Outlier {
+            consecutive_failures: s.value("consecutive_failures", 5, number(1..=limits::FAILURES_IN_A_ROW)),
+            ejection_time: s.value("ejection_time", Duration::from_secs(30), duration),
+            max_ejected: max_ejected.unwrap_or(50),
+        };
+        if max_ejected.is_some() || !s.has("max_ejected") {
+            relations::some_ejection(s, &outlier, backends);
+        }
+        Some(outlier)
+    })
 }
 
 fn upstream_timeouts(s: &mut Section<'_>) -> UpstreamTimeouts {

@@ -149,6 +149,30 @@ upstreams:
     }
 
     #[test]
+    fn passive_health_in_both_forms_and_from_the_defaults() {
+        let keys = "{outlier: {max_ejected: 100%}, panic_threshold: 30%, slow_start: 1m, on_down: close, on_up: close";
+        let long = format!(
+            "defaults: {{upstream: {keys}}}}}\nlisteners: [{{name: a, address: ':1', upstream: u}}]\n\
+             upstreams: [{{name: u, outlier: {{ejection_time: 1s}}, backends: [{{address: a, port: 1}}]}}]\n"
+        );
+        let short = "outlier: {max_ejected: 100%, ejection_time: 1s}\npanic_threshold: 30%\nslow_start: 1m\n\
+                     on_down: close\non_up: close\n";
+        for text in [long, self::short(short)] {
+            let upstream = &valid(&text).upstreams[0];
+            let outlier = upstream.outlier.as_ref().expect("outlier is on");
+            assert_eq!((outlier.consecutive_failures, outlier.max_ejected), (5, 100));
+            assert_eq!(outlier.ejection_time, Duration::from_secs(1));
+            assert_eq!(
+                (upstream.panic_threshold, upstream.slow_start),
+                (Some(30), Some(Duration::from_secs(60)))
+            );
+            assert_eq!((upstream.on_down, upstream.on_up), (OpenSessions::Close, OpenSessions::Close));
+        }
+        assert!(valid(&self::short("")).upstreams[0].outlier.is_none());
+        assert!(valid(&self::short("outlier: off")).upstreams[0].outlier.is_none());
+    }
+
+    #[test]
     fn byte_order_mark_carriage_returns_and_aliases_are_fine() {
         valid(&format!("\u{feff}{}", SHORT.replace('\n', "\r\n")));
         valid(&format!("---\n{SHORT}...\n"));
@@ -265,7 +289,7 @@ unknown: 1
                 "9:13: `30` has no unit; write a duration such as `250ms`, `30s`, `5m` or `1h`",
                 "10:12: `-5s` is not a duration; write one such as `250ms`, `30s`, `5m` or `1h`",
                 "11:1: unknown key `unknown`; known here: runtime, logging, loadbalancer, backends, \
-                 healthcheck, retries, retry_budget, queue, source, resolve",
+                 healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, queue, source, resolve",
             ]
         );
     }
@@ -341,6 +365,23 @@ upstreams:
             ("healthcheck: {type: https}", "3:21", "write tcp or http or tls or send_expect, or `off`"),
             ("healthcheck: {jitter: 0.1}", "3:23", "not a percentage"),
             ("healthcheck: {path: /}", "3:15", "this check is of type tcp"),
+            ("outlier: {consecutive_failures: 0, max_ejected: 100%}", "3:33", "from 1 to 1000"),
+            ("outlier: {ejection_time: off, max_ejected: 100%}", "3:26", "not possible here"),
+            ("outlier: {ejection_time: 5, max_ejected: 100%}", "3:26", "has no unit"),
+            ("outlier: {max_ejected: 0%}", "3:24", "write `1%` to `100%`"),
+            ("outlier: {max_ejected: off}", "3:24", "not a percentage; write `1%` to `100%`"),
+            (
+                "outlier: {max_ejected: 50%}",
+                "3:24",
+                "warning: `max_ejected` is 50% of the one primary, so none",
+            ),
+            ("outlier: {}", "3:1", "warning: `max_ejected` is 50% of the one primary"),
+            ("outlier: {failures: 5, max_ejected: 100%}", "3:11", "unknown key"),
+            ("panic_threshold: 50", "3:18", "not a percentage; write `1%` to `100%`, or `off`"),
+            ("panic_threshold: 101%", "3:18", "not a percentage"),
+            ("slow_start: 0s", "3:13", "too short; write at least `1ms`, or `off`"),
+            ("on_down: drop", "3:10", "write keep or close"),
+            ("on_up: off", "3:8", "write keep or close"),
             ("runtime: {cores: 0}", "3:18", "a number of cores from 1"),
             ("runtime: {cores: 3-1}", "3:18", "a range such as `0-3`"),
             ("runtime: {cores: '0-3,2'}", "3:18", "CPU 2 is listed twice"),
@@ -366,6 +407,19 @@ upstreams:
                 .any(|problem| problem.starts_with(&format!("{place}: ")) && problem.contains(words));
             let alone = found.len() == 1 || line.starts_with("listeners");
             assert!(hit && alone, "{line}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn slow_start_needs_an_algorithm_that_follows_weights() {
+        for name in crate::rules::balance::names() {
+            let backends = "backends: [{address: a, port: 1}]";
+            let text = upstream(&format!("slow_start: 30s\nalgorithm: {name}\n{backends}"));
+            let known = crate::rules::balance::find(name).expect("registered");
+            let found = problems(&text);
+            assert_eq!(found.is_empty(), known.slow_start, "{name}: {found:?}");
+            assert!(found.iter().all(|problem| problem.starts_with("5:17: `slow_start`")), "{found:?}");
+            valid(&upstream(&format!("slow_start: off\nalgorithm: {name}\n{backends}")));
         }
     }
 
@@ -704,6 +758,8 @@ mod properties {
         "upstreams",
         "backends",
         "healthcheck",
+        "outlier",
+        "slow_start",
         "type",
         "http",
         "send_expect",
@@ -753,14 +809,20 @@ mod properties {
             r#"{type: send_expect, steps: [{expect: ' # '}, {send: '\r\n\t\0\xfF\\\"'}, {send: 'off', expect: "\r\n"}]}"#,
             "{type: send_expect, steps: [{send: '~', expect: 'null'}, {send: '-', expect: '1: {'}]}",
         ]);
+        let outlier = prop::sample::select(vec![
+            "outlier: off",
+            "outlier: {consecutive_failures: 1000, ejection_time: 90s}\n    panic_threshold: 7%",
+            "outlier: {max_ejected: 100%}\n    slow_start: 1ms\n    on_down: close",
+            "outlier: {}\n    panic_threshold: off\n    on_up: close\n    on_down: keep",
+        ]);
         let cores = prop::sample::select(vec!["auto", "7", "'1,2,3,9'", "5-5"]);
         let target = prop::sample::select(vec!["stderr", "/a/b: c #", "'no'", "\"~\"", "'12'"]);
         let budget = prop::sample::select(vec!["off", "1%", "100%"]);
         let numbers = (0..=100_u32, 0..=1_000_u32, budget);
-        ((duration, or_off, keepalive, listen), (backend, check, cores, target), numbers).prop_map(
+        ((duration, or_off, keepalive, listen), (backend, check, outlier, cores, target), numbers).prop_map(
             |(
                 (duration, or_off, keepalive, listen),
-                (backend, check, cores, target),
+                (backend, check, outlier, cores, target),
                 (retries, limit, budget),
             )| {
                 let target = if target.contains(':') { format!("'{target}'") } else { target.to_owned() };
@@ -777,6 +839,7 @@ upstreams:
     resolve: {or_off}
     healthcheck: {check}
     tcp: {{keepalive: {keepalive}}}
+    {outlier}
     backends: [{{{backend}}}]
 "
                 )

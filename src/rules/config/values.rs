@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{Cores, HashKey, LogFormat, LogTarget};
+use super::model::{Cores, HashKey, LogFormat, LogTarget, OpenSessions};
 use super::report::quote;
 use super::section::{Read, nearest};
 use super::tree::{Node, Value};
@@ -205,10 +205,15 @@ pub(super) fn fraction(node: &Node) -> Read<f64> {
     if node.is_off() {
         return Ok(0.0);
     }
+    let message = |message| format!("{message}, or `off`");
+    percent(node).map(|percent| f64::from(percent) / 100.0).map_err(message)
+}
+
+/// A whole percentage from 1 to 100.
+pub(super) fn percent(node: &Node) -> Read<u32> {
     let text = text(node)?;
     let percent = text.strip_suffix('%').and_then(decimal).filter(|percent| (1..=100).contains(percent));
-    let message = || format!("{} is not a percentage; write `1%` to `100%`, or `off`", quote(text));
-    percent.map(|percent| f64::from(percent) / 100.0).ok_or_else(message)
+    percent.ok_or_else(|| format!("{} is not a percentage; write `1%` to `100%`", quote(text)))
 }
 
 /// One of a few words.
@@ -235,6 +240,10 @@ pub(super) const LEVELS: &[(&str, log::LevelFilter)] = &[
 /// Words of `hash_key`.
 pub(super) const HASH_KEYS: &[(&str, HashKey)] =
     &[("source", HashKey::Source), ("source_port", HashKey::SourcePort)];
+
+/// Words of `on_down` and `on_up`.
+pub(super) const OPEN_SESSIONS: &[(&str, OpenSessions)] =
+    &[("keep", OpenSessions::Keep), ("close", OpenSessions::Close)];
 
 /// Words of `logging.format`.
 pub(super) const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];

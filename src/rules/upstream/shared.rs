@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::Loads;
+use super::{Failures, Loads};
 use crate::rules::admission::{Limit, Queue, RetryBudget};
 use crate::rules::config::Upstream;
 
@@ -16,29 +16,21 @@ pub struct Shared {
     pub(super) queue: Queue,
     /// None where every retry is allowed.
     pub(super) retry_budget: Option<RetryBudget>,
+    /// Where failures of sessions are counted, if they are.
+    pub(super) failures: Option<Arc<Failures>>,
 }
 
 impl Shared {
     /// Nothing taken, nobody waiting.
     #[must_use]
-    pub fn new(upstream: &Upstream, shards: usize) -> Arc<Self> {
+    pub fn new(upstream: &Upstream, shards: usize, failures: Option<Arc<Failures>>) -> Arc<Self> {
         let limits = upstream.backends.iter().map(|backend| backend.max_connections);
         Arc::new(Self {
             loads: Loads::new(shards, upstream.backends.len()),
             limits: limits.map(|most| most.map(NonZeroU32::get).map(Limit::new)).collect(),
             queue: Queue::new(upstream.queue.max),
-            retry_budget: upstream.retry_budget.map(|part| RetryBudget::new(part, shards)),
-        })
-    }
-
-    /// Without a limit on anything.
-    #[must_use]
-    pub fn unlimited(backends: usize, shards: usize) -> Arc<Self> {
-        Arc::new(Self {
-            loads: Loads::new(shards, backends),
-            limits: (0..backends).map(|_| None).collect(),
-            queue: Queue::new(0),
-            retry_budget: None,
+            retry_budget: upstream.retry_budget.map(|part| RetryBudget::new(f64::from(part) / 100.0, shards)),
+            failures,
         })
     }
 

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::words::limits;
+
 /// What the checks say of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -43,12 +45,36 @@ pub struct Addresses {
 }
 
 /// The state of one backend.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendState {
     /// What the checks say.
     pub health: Health,
+    /// Its sessions failed too often: out for a while.
+    pub ejected: bool,
+    /// The part of its weight it gets, 1 to `limits::RAMP_STEPS`, which is all of it.
+    pub ramp: u32,
     /// Tried in this order; empty while its name has never been resolved.
     pub addresses: Arc<[Address]>,
+}
+
+impl BackendState {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { health: Health::Checking, ejected: false, ramp: limits::RAMP_STEPS, addresses: Arc::from([]) }
+    }
+
+    /// Whether it can take sessions but for an ejection.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.health == Health::Up && !self.addresses.is_empty()
+    }
+
+    /// Whether checks and ejections let it take sessions.
+    #[must_use]
+    pub fn is_eligible(&self) -> bool {
+        self.is_up() && !self.ejected
+    }
 }
 
 /// The states of all backends of all upstreams.

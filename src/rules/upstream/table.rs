@@ -3,16 +3,18 @@
 //! Invariants: a pick is nobody if and only if no eligible backend is left to try; the count of a backend is the number
 //! of its live [`InFlight`] guards; with a limit, that many places of it are taken, and those on their way to a waiter.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::serving::{Serving, Share};
 use super::shared::Shared;
-use super::state::{Address, BackendState, Health};
+use super::state::{Address, BackendState};
 use crate::rules::admission::Ticket;
-use crate::rules::balance::{Algorithm, Candidate, Demand, Registered, Start, Tried, Wants};
-use crate::words::{BackendId, ShardId};
+use crate::rules::balance::{Algorithm, Candidate, Demand, Start, Tried, Wants};
+use crate::rules::config::{OpenSessions, Upstream};
+use crate::words::{BackendId, CloseReason, ShardId};
 
 /// Which shard of how many.
 #[derive(Clone, Copy, Debug)]
@@ -25,24 +27,19 @@ pub struct ShardPlace {
     pub seed: u64,
 }
 
-/// What the configuration says of a backend's part in balancing.
-#[derive(Clone, Copy, Debug)]
-pub struct Share {
-    /// 0 for no sessions.
-    pub weight: u32,
-    /// Serves only while no other backend can.
-    pub backup: bool,
-    /// [`hash`](crate::rules::balance::hash) of its name.
-    pub name_hash: u64,
-}
-
 /// The backends of one upstream, on one shard.
 pub struct UpstreamTable {
     place: ShardPlace,
     wants: Wants,
     shares: Vec<Share>,
+    panic_threshold: Option<u32>,
+    /// Of the sessions of a backend that goes down, and of those on backups when a primary is back.
+    on_down: OpenSessions,
+    on_up: OpenSessions,
     shared: Arc<Shared>,
     deliver: Deliver,
+    /// For each backend the last cut of its sessions.
+    cuts: Box<[Cell<Cut>]>,
     inner: RefCell<Inner>,
 }
 
@@ -59,9 +56,18 @@ pub enum Pick {
     Nobody,
 }
 
+/// An end of all sessions that a backend has at that moment.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Cuts so far; a session that was picked at a smaller number has to end.
+    count: u32,
+    reason: CloseReason,
+}
+
 struct Inner {
     algorithm: Box<dyn Algorithm>,
     states: Vec<BackendState>,
+    serving: Serving,
     candidates: Vec<Candidate>,
     /// Sessions of all shards: this one's exact, the others' as of `others_at`. Kept only where they are wanted.
     sums: Vec<u32>,
@@ -71,25 +77,24 @@ struct Inner {
 impl UpstreamTable {
     /// A table in which no backend is eligible yet.
     #[must_use]
-    pub fn new(
-        algorithm: &Registered,
-        shares: Vec<Share>,
-        shared: Arc<Shared>,
-        place: ShardPlace,
-        deliver: Deliver,
-    ) -> Rc<Self> {
-        let backends = shares.len();
+    pub fn new(upstream: &Upstream, shared: Arc<Shared>, place: ShardPlace, deliver: Deliver) -> Rc<Self> {
+        let backends = upstream.backends.len();
         let start = Start { shard: place.shard.index(), shards: place.shards, seed: place.seed };
-        let unknown = BackendState { health: Health::Checking, addresses: Arc::from([]) };
+        let no_cut = Cut { count: 0, reason: CloseReason::BackendDown };
         Rc::new(Self {
             place,
-            wants: algorithm.wants,
-            shares,
+            wants: upstream.algorithm.wants,
+            shares: upstream.backends.iter().map(Share::of).collect(),
+            panic_threshold: upstream.panic_threshold,
+            on_down: upstream.on_down,
+            on_up: upstream.on_up,
             shared,
             deliver,
+            cuts: (0..backends).map(|_| Cell::new(no_cut)).collect(),
             inner: RefCell::new(Inner {
-                algorithm: (algorithm.build)(start),
-                states: vec![unknown; backends],
+                algorithm: (upstream.algorithm.build)(start),
+                states: vec![BackendState::unknown(); backends],
+                serving: Serving::Nobody,
                 candidates: Vec::new(),
                 sums: vec![0; backends],
                 others_at: None,
@@ -97,37 +102,46 @@ impl UpstreamTable {
         })
     }
 
-    /// Takes the new states of all backends, in the order of the configuration.
-    pub fn apply(&self, states: &[BackendState]) {
-        self.set_states(states);
+    /// Takes the new states of all backends, in the order of the configuration. Whether sessions of this shard have to
+    /// end for it: wake them, so that they see it.
+    pub fn apply(&self, states: &[BackendState]) -> bool {
+        let is_cut = self.set_states(states);
         self.serve_all();
+        is_cut
     }
 
-    fn set_states(&self, states: &[BackendState]) {
+    fn set_states(&self, states: &[BackendState]) -> bool {
         assert_eq!(states.len(), self.shares.len(), "states of another configuration");
         let inner = &mut *self.inner.borrow_mut();
+        let serving = Serving::of(states, &self.shares, self.panic_threshold);
+        let primaries_return = serving == Serving::Primaries && inner.serving != Serving::Primaries;
+        // Panic has no faith in the verdicts.
+        let cuts_down = self.on_down == OpenSessions::Close && serving != Serving::Panic;
+        let mut is_cut = false;
+        for (index, (before, now)) in inner.states.iter().zip(states).enumerate() {
+            if cuts_down && before.is_eligible() && !now.is_eligible() {
+                is_cut |= self.cut(index, CloseReason::BackendDown);
+            }
+            if primaries_return && self.shares[index].backup && self.on_up == OpenSessions::Close {
+                is_cut |= self.cut(index, CloseReason::PrimaryUp);
+            }
+        }
+        inner.serving = serving;
         inner.states.clear();
         inner.states.extend_from_slice(states);
-        let eligible = |backup: bool| -> Vec<Candidate> {
-            let all = states.iter().zip(&self.shares).enumerate().filter(|(_, (state, share))| {
-                let up = state.health == Health::Up && !state.addresses.is_empty();
-                up && share.weight > 0 && share.backup == backup
-            });
-            let candidate = |(index, (_, share)): (_, (_, &Share))| Candidate {
-                id: backend_id(index),
-                weight: share.weight,
-                name_hash: share.name_hash,
-            };
-            all.map(candidate).collect()
-        };
-        let mut candidates = eligible(false);
-        if candidates.is_empty() {
-            candidates = eligible(true);
-        }
+        let candidates = serving.candidates(states, &self.shares);
         if candidates != inner.candidates {
             inner.algorithm.update(&candidates);
             inner.candidates = candidates;
         }
+        is_cut
+    }
+
+    /// Has the sessions of a backend end. Whether this shard has such.
+    fn cut(&self, backend: usize, reason: CloseReason) -> bool {
+        let count = self.cuts[backend].get().count.wrapping_add(1);
+        self.cuts[backend].set(Cut { count, reason });
+        self.shared.loads.own(self.place.shard, backend) > 0
     }
 
     /// What the algorithm wants to know of a session.
@@ -186,7 +200,8 @@ impl UpstreamTable {
         let own = self.shared.loads.own(self.place.shard, backend.index());
         self.shared.loads.set(self.place.shard, backend.index(), own + 1);
         inner.sums[backend.index()] += 1;
-        InFlight { table: self.clone(), backend }
+        let cuts = self.cuts[backend.index()].get().count;
+        InFlight { table: self.clone(), backend, cuts }
     }
 
     // The queue of the upstream.
@@ -261,14 +276,12 @@ impl UpstreamTable {
     }
 }
 
-fn backend_id(index: usize) -> BackendId {
-    BackendId(u16::try_from(index).expect("limits::BACKENDS_PER_UPSTREAM fits"))
-}
-
 /// A session between its pick and its close; counted for its backend until it is dropped.
 pub struct InFlight {
     table: Rc<UpstreamTable>,
     backend: BackendId,
+    /// Cuts of its backend before its pick.
+    cuts: u32,
 }
 
 impl InFlight {
@@ -276,6 +289,27 @@ impl InFlight {
     #[must_use]
     pub fn backend(&self) -> BackendId {
         self.backend
+    }
+
+    /// Why the session has to end, if it has to.
+    #[must_use]
+    pub fn cut(&self) -> Option<CloseReason> {
+        let cut = self.table.cuts[self.backend.index()].get();
+        (cut.count != self.cuts).then_some(cut.reason)
+    }
+
+    /// Notes that the backend failed: it took no connection, or reset one before the first byte.
+    pub fn failed(&self) {
+        if let Some(failures) = &self.table.shared.failures {
+            failures.failed(self.backend);
+        }
+    }
+
+    /// Notes that the backend did what it is there for.
+    pub fn succeeded(&self) {
+        if let Some(failures) = &self.table.shared.failures {
+            failures.clear(self.backend);
+        }
     }
 }
 
@@ -290,5 +324,98 @@ impl Drop for InFlight {
             sums[index] = sums[index].saturating_sub(1);
         }
         table.give_back(self.backend);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Health;
+    use super::*;
+    use crate::rules::config;
+
+    /// Two primaries and a backup.
+    fn table(keys: &str) -> Rc<UpstreamTable> {
+        let backend = |port| format!("{{address: 127.0.0.1, port: {port}, backup: {}}}", port == 4);
+        let backends = [2, 3, 4].map(backend).join(", ");
+        let yaml = format!("loadbalancer: {{listen_address: ':1'}}\nbackends: [{backends}]\n{keys}\n");
+        let parsed = config::parse("test", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}"));
+        let place = ShardPlace { shard: ShardId(0), shards: 1, seed: 0 };
+        let upstream = &parsed.config.upstreams[0];
+        UpstreamTable::new(upstream, Shared::new(upstream, 1, None), place, Box::new(|_, _| {}))
+    }
+
+    fn states(up: [bool; 3]) -> Vec<BackendState> {
+        let addresses: Arc<[Address]> = Arc::from([Address::Tcp(([127, 0, 0, 1], 2).into())]);
+        let health = |up| if up { Health::Up } else { Health::Down };
+        let state = |up| BackendState {
+            health: health(up),
+            addresses: Arc::clone(&addresses),
+            ..BackendState::unknown()
+        };
+        up.map(state).to_vec()
+    }
+
+    fn pick(table: &Rc<UpstreamTable>) -> InFlight {
+        match table.pick(0, &Tried::default(), 0) {
+            Pick::Backend(in_flight) => in_flight,
+            Pick::Full | Pick::Nobody => panic!("one is eligible"),
+        }
+    }
+
+    #[test]
+    fn on_down_ends_the_sessions_of_that_backend_alone() {
+        let table = table("on_down: close");
+        assert!(!table.apply(&states([true, true, true])));
+        let sessions = [pick(&table), pick(&table)];
+        assert!(table.apply(&states([false, true, true])));
+        for session in &sessions {
+            let expected = (session.backend() == BackendId(0)).then_some(CloseReason::BackendDown);
+            assert_eq!(session.cut(), expected);
+        }
+        assert!(!table.apply(&states([true, true, true])), "coming up ends nobody");
+        let later = pick(&table);
+        assert_eq!((later.backend(), later.cut()), (BackendId(0), None));
+        let mut ejected = states([true, true, true]);
+        ejected[0].ejected = true;
+        assert!(table.apply(&ejected));
+        assert_eq!(later.cut(), Some(CloseReason::BackendDown));
+    }
+
+    #[test]
+    fn panic_ends_no_sessions() {
+        let table = table("on_down: close\npanic_threshold: 50%");
+        table.apply(&states([true, true, false]));
+        let sessions = [pick(&table), pick(&table)];
+        assert!(!table.apply(&states([false, false, false])));
+        assert!(sessions.iter().all(|session| session.cut().is_none()));
+        let later = pick(&table);
+        assert!(!table.apply(&states([false, true, false])), "it was down before");
+        assert_eq!(later.cut(), None);
+    }
+
+    #[test]
+    fn on_up_ends_the_sessions_on_backups_when_a_primary_is_back() {
+        let table = table("on_up: close");
+        table.apply(&states([true, true, true]));
+        let early = pick(&table);
+        assert!(!table.apply(&states([false, false, true])), "on_down keeps");
+        let waiting = pick(&table);
+        assert_eq!(waiting.backend(), BackendId(2));
+        assert!(table.apply(&states([true, false, true])));
+        assert_eq!((early.cut(), waiting.cut()), (None, Some(CloseReason::PrimaryUp)));
+        drop(waiting);
+        assert!(!table.apply(&states([false, false, true])));
+        assert!(!table.apply(&states([true, false, true])), "there is no session to wake");
+    }
+
+    #[test]
+    fn open_sessions_are_kept_where_nothing_else_is_said() {
+        let table = table("");
+        table.apply(&states([true, false, true]));
+        let session = pick(&table);
+        for up in [[false, false, true], [true, true, true], [false, false, false]] {
+            assert!(!table.apply(&states(up)));
+        }
+        assert_eq!(session.cut(), None);
     }
 }

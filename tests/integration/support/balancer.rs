@@ -252,6 +252,25 @@ impl Balancer {
         assert!(seen, "backend {backend} becomes {health:?}");
     }
 
+    /// Waits until a backend is ejected, or is so no more.
+    #[track_caller]
+    pub fn await_ejected(&self, backend: usize, ejected: bool) {
+        let seen =
+            self.server().wait_states(PATIENCE, |states| states.upstreams[0][backend].ejected == ejected);
+        assert!(seen, "backend {backend} is ejected: {ejected}");
+    }
+
+    /// Which backends are ejected now.
+    pub fn ejected(&self) -> Vec<bool> {
+        let mut ejected = Vec::new();
+        // Seen at once, whatever the states are.
+        let _ = self.server().wait_states(PATIENCE, |states| {
+            ejected = states.upstreams[0].iter().map(|backend| backend.ejected).collect();
+            true
+        });
+        ejected
+    }
+
     /// Waits until no session is left, and closes it after the last check.
     #[track_caller]
     pub fn finish(mut self) -> ListenerTotals {

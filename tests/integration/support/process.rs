@@ -39,6 +39,12 @@ impl Builder {
         self
     }
 
+    /// A backend as the configuration writes it.
+    pub fn entry(mut self, entry: &str) -> Self {
+        self.backends.push(entry.to_owned());
+        self
+    }
+
     /// Whole sections, such as `logging: {level: debug}`.
     pub fn section(mut self, section: &str) -> Self {
         self.sections.push_str(section);
@@ -49,6 +55,12 @@ impl Builder {
     /// Checks with these settings.
     pub fn check(mut self, settings: &str) -> Self {
         self.upstream[0] = format!("healthcheck: {{{settings}}}");
+        self
+    }
+
+    /// A line of the upstream.
+    pub fn upstream(mut self, line: &str) -> Self {
+        self.upstream.push(line.to_owned());
         self
     }
 

@@ -1,0 +1,130 @@
+//! What sessions say of backends: reports of the shards, what is done about them, and the words for it.
+//!
+//! Shards count and say no more than that a backend failed so often in a row. Who is ejected, for how long, and who ramps
+//! is decided here alone, by [`Verdicts`](crate::rules::upstream::Verdicts).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time;
+
+use crate::rules::config::{Config, Outlier};
+use crate::rules::upstream::{Event, Failures, Return, Spared};
+use crate::words::{BackendId, UpstreamId};
+
+use super::Which;
+use super::board::Board;
+use super::counters::HealthCounters;
+
+/// The reports of all shards: at most one for each backend is on its way.
+pub struct Reports {
+    channel: UnboundedReceiver<Which>,
+    failures: Vec<Option<Arc<Failures>>>,
+}
+
+/// Where shards count failures, for each upstream that ejects backends, and where reports of them arrive.
+#[must_use]
+pub fn failures(config: &Config) -> (Vec<Option<Arc<Failures>>>, Reports) {
+    let (sender, channel) = unbounded_channel();
+    let counts = (0..).map(UpstreamId).zip(&config.upstreams).map(|(id, upstream)| {
+        let Outlier { consecutive_failures, .. } = upstream.outlier.as_ref()?;
+        let sender = sender.clone();
+        let report = move |backend| {
+            // The health thread may have ended before the last session.
+            let _ = sender.send(Which { upstream: id, backend });
+        };
+        Some(Failures::new(*consecutive_failures, upstream.backends.len(), Box::new(report)))
+    });
+    let failures: Vec<_> = counts.collect();
+    (failures.clone(), Reports { channel, failures })
+}
+
+/// Takes reports, and settles what time makes due, until dropped.
+pub(super) async fn follow(board: Rc<Board>, mut reports: Reports) {
+    loop {
+        let due = board.next_due();
+        tokio::select! {
+            // Without an upstream that ejects, the channel is closed.
+            Some(which) = reports.channel.recv() => {
+                if let Some(failures) = &reports.failures[which.upstream.index()] {
+                    failures.take_report(which.backend);
+                }
+                board.update(which.upstream, |verdicts, now| verdicts.report(which.backend, now));
+            }
+            () = board.rescheduled() => {}
+            () = sleep_until(due) => board.settle(),
+        }
+    }
+}
+
+async fn sleep_until(due: Option<time::Instant>) {
+    match due {
+        Some(due) => time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Names, counters and counts of failures: what an event touches outside of the verdicts.
+pub(super) struct Notes {
+    upstreams: Vec<Names>,
+    counters: Arc<HealthCounters>,
+    failures: Vec<Option<Arc<Failures>>>,
+}
+
+struct Names {
+    upstream: String,
+    backends: Vec<String>,
+    outlier: Option<Outlier>,
+    panic_threshold: Option<u32>,
+}
+
+impl Notes {
+    pub(super) fn new(config: &Config, counters: Arc<HealthCounters>, reports: &Reports) -> Self {
+        let names = config.upstreams.iter().map(|upstream| Names {
+            upstream: upstream.name.clone(),
+            backends: upstream.backends.iter().map(|backend| backend.name.clone()).collect(),
+            outlier: upstream.outlier.clone(),
+            panic_threshold: upstream.panic_threshold,
+        });
+        Self { upstreams: names.collect(), counters, failures: reports.failures.clone() }
+    }
+
+    /// Counts an event and says it in one line; `primaries` are those that are eligible, and all.
+    pub(super) fn take(&self, id: UpstreamId, event: Event, primaries: (usize, usize)) {
+        let names = &self.upstreams[id.index()];
+        let upstream = &names.upstream;
+        let name = |backend: BackendId| &names.backends[backend.index()];
+        let left = format!("{} of {} primaries of {upstream} eligible", primaries.0, primaries.1);
+        match event {
+            Event::Ejected(backend, length) => {
+                self.counters.count_ejection(Which { upstream: id, backend });
+                let failures = names.outlier.as_ref().map_or(0, |rules| rules.consecutive_failures);
+                log::warn!(
+                    "{upstream}/{backend} is ejected for {length:?}: {failures} consecutive failures (connects that \
+                     failed, resets before the first byte); {left}",
+                    backend = name(backend),
+                );
+            }
+            Event::Returned(Return { backend, early }) => {
+                // What failed meanwhile was not its own choice.
+                if let Some(failures) = &self.failures[id.index()] {
+                    failures.clear(backend);
+                }
+                let why = if early { "before its time, as no other one is up" } else { "its time is over" };
+                log::info!("{upstream}/{} is back from ejection, {why}; {left}", name(backend));
+            }
+            Event::Spared(_, Spared::Out) => {}
+            Event::Spared(backend, spared) => {
+                let why =
+                    if spared == Spared::LastEligible { "no other one is eligible" } else { "max_ejected" };
+                log::debug!("{upstream}/{} fails, and is not ejected ({why}); {left}", name(backend));
+            }
+            Event::PanicBegins => log::warn!(
+                "{upstream} ignores checks and ejections: {left}, panic_threshold is {}%",
+                names.panic_threshold.unwrap_or_default()
+            ),
+            Event::PanicEnds => log::info!("{upstream} heeds checks and ejections again: {left}"),
+        }
+    }
+}

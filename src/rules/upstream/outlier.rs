@@ -1,0 +1,273 @@
+//! Who is ejected, and for how long: a state machine that is told the time, as time since a moment that stays the same.
+//!
+//! The first ejection lasts `ejection_time`, each further one as much longer, up to `limits::EJECTION_GROWTH` times; each
+//! `ejection_time` that a backend is well after one takes a step back (as Envoy does it).
+//!
+//! Invariants: of the primaries, and of the backups, no more than `max_ejected` are ejected, rounded down; while some backend
+//! is up, some backend is up and not ejected.
+
+use std::time::Duration;
+
+use super::serving::Share;
+use crate::rules::config::Outlier;
+use crate::words::{BackendId, limits};
+
+/// The ejections of one upstream.
+#[derive(Debug)]
+pub struct Outliers {
+    ejection_time: Duration,
+    /// Most that are ejected at a time: primaries, backups.
+    most: [usize; 2],
+    backends: Vec<History>,
+}
+
+#[derive(Clone, Debug)]
+struct History {
+    backup: bool,
+    /// End of the ejection that lasts.
+    until: Option<Duration>,
+    /// Ejections, less those that time has healed; the factor of the last one.
+    times: u32,
+    /// When the last ejection ended.
+    returned: Duration,
+}
+
+/// Why a backend that failed too often is not ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spared {
+    /// It takes no sessions anyhow: it is ejected already, or down.
+    Out,
+    /// So many are ejected that one more would be too many.
+    MaxEjected,
+    /// Nobody else could serve.
+    LastEligible,
+}
+
+/// The end of an ejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Return {
+    /// Who is back.
+    pub backend: BackendId,
+    /// Before its time, because nobody else is up.
+    pub early: bool,
+}
+
+impl Outliers {
+    /// Nobody is ejected.
+    ///
+    /// # Panics
+    ///
+    /// If the ejection time is 0, which no valid configuration has.
+    #[must_use]
+    pub fn new(rules: &Outlier, shares: &[Share]) -> Self {
+        assert!(!rules.ejection_time.is_zero(), "an ejection takes time");
+        let most = [false, true].map(|backup| {
+            let all = shares.iter().filter(|share| share.weight > 0 && share.backup == backup).count();
+            all * rules.max_ejected as usize / 100
+        });
+        let unknown =
+            |share: &Share| History { backup: share.backup, until: None, times: 0, returned: Duration::ZERO };
+        Self { ejection_time: rules.ejection_time, most, backends: shares.iter().map(unknown).collect() }
+    }
+
+    /// Whether a backend is ejected.
+    #[must_use]
+    pub fn is_ejected(&self, backend: BackendId) -> bool {
+        self.backends[backend.index()].until.is_some()
+    }
+
+    /// Takes the report of a backend that failed too often, and says for how long it is ejected. `up` tells of each
+    /// backend whether it could take sessions but for an ejection.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not ejected.
+    pub fn report(&mut self, backend: BackendId, up: &[bool], now: Duration) -> Result<Duration, Spared> {
+        let index = backend.index();
+        if !up[index] || self.is_ejected(backend) {
+            return Err(Spared::Out);
+        }
+        let backup = self.backends[index].backup;
+        let ejected = self.backends.iter().filter(|other| other.backup == backup && other.until.is_some());
+        if ejected.count() >= self.most[usize::from(backup)] {
+            return Err(Spared::MaxEjected);
+        }
+        if !(0..up.len()).any(|other| other != index && up[other] && self.backends[other].until.is_none()) {
+            return Err(Spared::LastEligible);
+        }
+        let history = &mut self.backends[index];
+        let well = now.saturating_sub(history.returned).as_nanos() / self.ejection_time.as_nanos();
+        let healed = u32::try_from(well).unwrap_or(u32::MAX);
+        history.times = (history.times.saturating_sub(healed) + 1).min(limits::EJECTION_GROWTH);
+        let length = self.ejection_time * history.times;
+        history.until = Some(now.saturating_add(length));
+        Ok(length)
+    }
+
+    /// Ends the ejections whose time is over, and all of backends that are up when nobody else is.
+    pub fn settle(&mut self, up: &[bool], now: Duration) -> Vec<Return> {
+        let mut returns = Vec::new();
+        self.end(&mut returns, now, false, |_, until| until <= now);
+        if !up.iter().zip(&self.backends).any(|(up, history)| *up && history.until.is_none()) {
+            self.end(&mut returns, now, true, |index, _| up[index]);
+        }
+        returns
+    }
+
+    fn end(
+        &mut self,
+        returns: &mut Vec<Return>,
+        now: Duration,
+        early: bool,
+        ends: impl Fn(usize, Duration) -> bool,
+    ) {
+        for (index, history) in self.backends.iter_mut().enumerate() {
+            if history.until.take_if(|until| ends(index, *until)).is_some() {
+                history.returned = now;
+                let id = u16::try_from(index).expect("limits::BACKENDS_PER_UPSTREAM fits");
+                returns.push(Return { backend: BackendId(id), early });
+            }
+        }
+    }
+
+    /// When the next ejection ends.
+    #[must_use]
+    pub fn next_end(&self) -> Option<Duration> {
+        self.backends.iter().filter_map(|history| history.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TIME: Duration = Duration::from_secs(30);
+
+    fn outliers(max_ejected: u32, backups: &[bool]) -> Outliers {
+        let share = |&backup: &bool| Share { weight: 1, backup, name_hash: 0 };
+        let rules = Outlier { consecutive_failures: 5, ejection_time: TIME, max_ejected };
+        Outliers::new(&rules, &backups.iter().map(share).collect::<Vec<_>>())
+    }
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn max_ejected_rounds_down() {
+        for (backends, percent, expected) in
+            [(1, 50, 0), (2, 50, 1), (3, 50, 1), (3, 66, 1), (3, 67, 2), (3, 100, 2), (100, 29, 29)]
+        {
+            let mut outliers = outliers(percent, &vec![false; backends]);
+            let up = vec![true; backends];
+            let ejected = (0..backends as u16)
+                .filter(|id| outliers.report(BackendId(*id), &up, Duration::ZERO).is_ok())
+                .count();
+            assert_eq!(ejected, expected, "{percent}% of {backends}");
+        }
+    }
+
+    #[test]
+    fn an_ejection_grows_up_to_a_bound_and_heals() {
+        let mut outliers = outliers(50, &[false; 2]);
+        let up = [true; 2];
+        let mut now = Duration::ZERO;
+        for times in (1..=10).chain([10, 10]) {
+            let length = outliers.report(BackendId(0), &up, now).expect("ejected");
+            assert_eq!(length, TIME * times);
+            assert_eq!(outliers.settle(&up, now + length - secs(1)), []);
+            now += length;
+            assert_eq!(outliers.next_end(), Some(now));
+            assert_eq!(outliers.settle(&up, now), [Return { backend: BackendId(0), early: false }]);
+        }
+        now += 4 * TIME;
+        assert_eq!(outliers.report(BackendId(0), &up, now), Ok(TIME * 7));
+        assert_eq!(outliers.settle(&up, now + secs(1_000)).len(), 1);
+        assert_eq!(outliers.report(BackendId(0), &up, now + secs(9_999)), Ok(TIME));
+    }
+
+    #[test]
+    fn the_last_primary_may_go_where_a_backup_is_up() {
+        let mut outliers = outliers(100, &[false, true]);
+        assert_eq!(outliers.report(BackendId(0), &[true, false], secs(1)), Err(Spared::LastEligible));
+        assert_eq!(outliers.report(BackendId(0), &[true, true], secs(1)), Ok(TIME));
+        assert_eq!(outliers.report(BackendId(1), &[true, true], secs(1)), Err(Spared::LastEligible));
+        assert_eq!(outliers.report(BackendId(0), &[true, true], secs(1)), Err(Spared::Out));
+    }
+
+    #[test]
+    fn an_ejection_ends_early_when_nobody_else_is_up() {
+        let mut outliers = outliers(50, &[false; 2]);
+        assert!(outliers.report(BackendId(0), &[true, true], secs(0)).is_ok());
+        assert_eq!(outliers.settle(&[true, true], secs(1)), []);
+        assert_eq!(outliers.settle(&[false, false], secs(1)), [], "it would not serve either");
+        assert_eq!(outliers.settle(&[true, false], secs(1)), [Return { backend: BackendId(0), early: true }]);
+    }
+
+    /// What happens, one after the other.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Reports(usize),
+        Checks(usize, bool),
+        Passes(u64),
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (0usize..6).prop_map(Step::Reports),
+            2 => (0usize..6, any::<bool>()).prop_map(|(index, up)| Step::Checks(index, up)),
+            2 => (0u64..90).prop_map(Step::Passes),
+        ]
+    }
+
+    proptest! {
+        /// The shadow model keeps a list of ejections and looks at all of it.
+        #[test]
+        fn ejections_follow_the_model(
+            steps in prop::collection::vec(any_step(), 1..80),
+            backups in prop::collection::vec(any::<bool>(), 1..6),
+            percent in 1u32..=100,
+        ) {
+            let mut outliers = outliers(percent, &backups);
+            let count = backups.len();
+            let mut up = vec![true; count];
+            let mut now = Duration::ZERO;
+            let mut ends: Vec<Option<Duration>> = vec![None; count];
+            for step in steps {
+                match step {
+                    Step::Reports(index) if index < count => {
+                        let of_kind = |other: &usize| backups[*other] == backups[index];
+                        let all = (0..count).filter(of_kind).count();
+                        let out = (0..count).filter(of_kind).filter(|other| ends[*other].is_some()).count();
+                        let others = (0..count).any(|other| other != index && up[other] && ends[other].is_none());
+                        let fits = (out + 1) * 100 <= all * percent as usize;
+                        let expected = up[index] && ends[index].is_none() && fits && others;
+                        let result = outliers.report(BackendId(index as u16), &up, now);
+                        prop_assert_eq!(result.is_ok(), expected, "{:?}", result);
+                        if let Ok(length) = result {
+                            prop_assert!(length >= TIME && length <= TIME * limits::EJECTION_GROWTH);
+                            ends[index] = Some(now + length);
+                        }
+                    }
+                    Step::Checks(index, is_up) if index < count => up[index] = is_up,
+                    Step::Passes(seconds) => now += secs(seconds),
+                    _ => {}
+                }
+                let returns = outliers.settle(&up, now);
+                for back in &returns {
+                    let end = ends[back.backend.index()].take().expect("it was ejected");
+                    prop_assert_eq!(back.early, end > now);
+                }
+                for (index, end) in ends.iter().enumerate() {
+                    prop_assert!(end.is_none_or(|end| end > now));
+                    prop_assert_eq!(outliers.is_ejected(BackendId(index as u16)), end.is_some());
+                }
+                prop_assert_eq!(outliers.next_end(), ends.iter().flatten().min().copied());
+                let serves = (0..count).any(|index| up[index] && ends[index].is_none());
+                prop_assert_eq!(serves, up.iter().any(|up| *up), "while one is up, one is eligible");
+            }
+        }
+    }
+}
