@@ -274,6 +274,11 @@ impl Direction {
         false
     }
 
+    /// Whether the source has ended and the destination does not know it yet.
+    pub(super) fn is_end_due(&self) -> bool {
+        self.end_due
+    }
+
     /// Drops a pipe with what is in it.
     pub(super) fn stop(&mut self) {
         self.way = Way::COPY;

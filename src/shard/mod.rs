@@ -2,7 +2,9 @@
 //! what [`ShardParts`] names.
 
 mod accept;
+mod connect;
 mod establish;
+mod keeper;
 mod mailbox;
 mod queue;
 mod session;
@@ -13,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::pool::Pool;
 use crate::relay::{Pipes, RelayRules};
 use crate::rules::admission::{Limit, Ticket};
 use crate::rules::config::Config;
@@ -58,6 +61,8 @@ struct Shard {
     /// For the sessions of each listener.
     relay_rules: Vec<RelayRules>,
     upstreams: Vec<Rc<UpstreamTable>>,
+    /// Ready connections, for each upstream that has a pool.
+    pools: Vec<Option<Rc<Pool>>>,
     /// Local addresses of backend connections, for each upstream.
     sources: Vec<Sources>,
     /// Clients that wait for a place at a backend.
@@ -125,6 +130,7 @@ fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
     let shard = Rc::new(Shard::new(ring, &parts));
     let answer = ring.answer(parts.doorbell);
     ring.spawn_vital(Rc::clone(&shard).read_mail(answer, parts.mailbox));
+    keeper::start(&shard);
     for (index, socket) in parts.listeners.into_iter().enumerate() {
         let acceptor = ring.accept_from(socket)?;
         let id = ListenerId(u16::try_from(index).expect("limits::LISTENERS fits"));
@@ -147,6 +153,10 @@ impl Shard {
         });
         let sources =
             config.upstreams.iter().map(|upstream| Sources::new(&upstream.source, parts.place.shard));
+        let pools = config.upstreams.iter().map(|upstream| {
+            let most = parts.place.share_of(upstream.pool.size);
+            (most > 0).then(|| Rc::new(Pool::new(upstream.backends.len(), most, upstream.pool.max_idle)))
+        });
         let pipes =
             (parts.pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, parts.pipes)));
         let relay_rules = config.listeners.iter().map(|listener| RelayRules {
@@ -156,11 +166,13 @@ impl Shard {
             client_keepalive: listener.tcp.keepalive,
             backend_keepalive: config.upstreams[listener.upstream.index()].tcp.keepalive,
             pipes: pipes.clone(),
+            reuse: config.upstreams[listener.upstream.index()].pool.reuse,
         });
         Self {
             ring: ring.clone(),
             relay_rules: relay_rules.collect(),
             upstreams: upstreams.collect(),
+            pools: pools.collect(),
             sources: sources.collect(),
             waiters: Waiters::default(),
             pipes: pipes.clone(),
@@ -187,13 +199,15 @@ impl Shard {
                         if cuts > 0 {
                             self.ring.wake_all();
                         }
-                        // There may be nobody left to wait for.
+                        // There may be nobody left to wait for, or somebody to connect to.
                         self.waiters.wake_all();
+                        self.wake_keepers();
                     }
                     Message::Grant(grant) => self.waiters.grant(&self, grant),
                     Message::Phase(phase) if phase > self.phase.get() => {
                         self.phase.set(phase);
                         self.ring.wake_all();
+                        self.wake_keepers();
                     }
                     Message::Phase(_) => {}
                 }
@@ -201,6 +215,7 @@ impl Shard {
             if self.phase.get() > Phase::Running && self.busy.get() == 0 {
                 return;
             }
+            self.give_way();
             answer.rung().await;
         }
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
 
 use super::Shard;
-use super::establish::{Over, Wait};
+use super::connect::{Over, Wait};
 use super::mailbox::Grant;
 use crate::rules::admission::Ticket;
 use crate::rules::balance::Tried;
@@ -72,9 +72,12 @@ pub(super) async fn wait(
     let ticket = table.join(tried).ok_or(CloseReason::QueueFull)?;
     shard.waiters.0.borrow_mut().insert((upstream, ticket.number), Waiter::default());
     shard.counters.queued.add(1);
+    if table.pools_hold() {
+        shard.letterboxes.iter().for_each(super::Letterbox::ring);
+    }
     let place = Place { shard, upstream, ticket };
     let timeout = shard.config.upstreams[upstream.index()].queue.timeout;
-    let mut wait = Wait::until(shard, client, shard.ring.now().after(timeout).min(deadline));
+    let mut wait = Wait::until(shard, Some(client), shard.ring.now().after(timeout).min(deadline));
     std::future::poll_fn(|context| {
         if let Some(backend) = place.poll_granted(context) {
             return Poll::Ready(Ok(table.accept(backend)));

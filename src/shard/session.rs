@@ -10,8 +10,9 @@ use super::{Busy, Shard};
 use crate::net;
 use crate::relay::{Outcome, Relay, Side, Sides};
 use crate::rules::admission::Permit;
+use crate::rules::config::{ResetRules, Reuse};
 use crate::rules::upstream::InFlight;
-use crate::uring::{Socket, Tick};
+use crate::uring::{Sent, Socket, Tick};
 use crate::words::{CloseReason, ListenerId, UpstreamId};
 
 /// Shortest and longest pause between two looks at what a peer has taken.
@@ -44,6 +45,7 @@ fn admit(shard: &Rc<Shard>, listener: ListenerId, client: Socket) -> Result<Sess
         begun: shard.ring.now(),
         listener,
         reason: CloseReason::Internal,
+        returns: None,
     };
     let tries = Tries::new(shard, session.upstream(), &session.client, session.deadline());
     session.tries = Some(Box::new(tries));
@@ -64,6 +66,9 @@ fn serve(mut session: Session) -> impl Future<Output = ()> {
             session.judge(outcome);
             if outcome == Outcome::Reset(Side::Backend) && session.starts_again() {
                 continue;
+            }
+            if session.may_return(outcome) {
+                break Box::pin(session.return_backend(outcome)).await;
             }
             let cut = session.stop();
             if let Outcome::Reset(side) = outcome {
@@ -118,9 +123,34 @@ async fn await_delivery(shard: &Shard, peer: &Socket, silence: Duration, deadlin
     .await;
 }
 
+/// Asks a backend to forget its client. Whether it says that it has, in time, and nothing else.
+async fn ask_for_reset(shard: &Shard, backend: &Socket, rules: &ResetRules) -> bool {
+    backend.send(rules.send.clone());
+    let mut timer = shard.ring.timer(shard.ring.now().after(rules.timeout));
+    let mut answer = Vec::new();
+    std::future::poll_fn(|context| {
+        backend.register(context.waker());
+        let sent = match backend.sent() {
+            Sent::Failed { .. } => return Poll::Ready(false),
+            Sent::Busy { .. } => false,
+            Sent::Done { .. } | Sent::Nothing => true,
+        };
+        answer.extend(backend.take_received());
+        if !rules.expect.starts_with(&answer) || backend.ended().is_some() || shard.is_closing() {
+            return Poll::Ready(false);
+        }
+        if sent && answer == rules.expect {
+            return Poll::Ready(true);
+        }
+        backend.receive(false);
+        timer.poll_due(context).map(|()| false)
+    })
+    .await
+}
+
 fn close_reason(outcome: Outcome) -> CloseReason {
     match outcome {
-        Outcome::Normal => CloseReason::Normal,
+        Outcome::Normal | Outcome::ClientDone => CloseReason::Normal,
         Outcome::Reset(Side::Client) => CloseReason::ClientReset,
         Outcome::Reset(Side::Backend) => CloseReason::BackendReset,
         Outcome::Idle(Side::Client) => CloseReason::ClientIdle,
@@ -145,6 +175,8 @@ struct Session {
     listener: ListenerId,
     /// Internal until the session says otherwise: so a panic is counted as what it is.
     reason: CloseReason,
+    /// The backend's connection goes to the pool; whether it has carried no byte.
+    returns: Option<bool>,
 }
 
 /// The backend's part of a session.
@@ -198,6 +230,13 @@ impl Session {
         };
         let relay = &mut leg.relay;
         let sides = Sides { client, backend: &leg.backend, rules: &shard.relay_rules[listener.index()] };
+        if tries.as_ref().is_some_and(|tries| tries.is_pooled())
+            && relay.is_untouched(sides)
+            && sides.backend.ended().is_some()
+        {
+            // It ended while it was in the pool; on a new connection this would be the backend's answer.
+            return Poll::Ready(Outcome::Reset(Side::Backend));
+        }
         let before = (relay.bytes_to_backend(), relay.bytes_to_client());
         let polled = relay.poll(sides, context);
         let to_backend = relay.bytes_to_backend() - before.0;
@@ -234,12 +273,69 @@ impl Session {
             return false;
         };
         let sides = Sides { client, backend: &leg.backend, rules: &shard.relay_rules[listener.index()] };
-        let again = leg.relay.is_untouched(sides) && tries.may_retry(shard);
+        if !leg.relay.is_untouched(sides) {
+            return false;
+        }
+        if tries.is_pooled() {
+            if let Some(Leg { in_flight, .. }) = self.leg.take() {
+                tries.replace(shard, in_flight);
+            }
+            return true;
+        }
+        let again = tries.may_retry(shard);
         if again {
             tries.failed(CloseReason::BackendReset);
             self.leg = None;
         }
         again
+    }
+
+    /// Whether the backend's connection may serve another client now that this session has ended so.
+    fn may_return(&self, outcome: Outcome) -> bool {
+        let rules = &self.shard().relay_rules[self.listener.index()];
+        let Some(Leg { backend, relay, .. }) = &self.leg else { return false };
+        match outcome {
+            Outcome::ClientDone => true,
+            // It knows nothing of a client that has reset before a byte.
+            Outcome::Reset(Side::Client) => {
+                rules.reuse != Reuse::Off
+                    && relay.is_untouched(Sides { client: &self.client, backend, rules })
+                    && !backend.is_dead()
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends the client's part, and has the backend's connection go back to the pool if it is clean.
+    async fn return_backend(&mut self, outcome: Outcome) -> CloseReason {
+        let shard = Rc::clone(self.shard());
+        let Self { client, leg: Some(leg), .. } = self else { return CloseReason::Internal };
+        leg.relay.stop();
+        let reason = match outcome {
+            Outcome::Reset(_) => {
+                client.reset_on_close();
+                CloseReason::ClientReset
+            }
+            _ => {
+                // Its end comes now, not with the close, which waits for the backend.
+                let _ = client.shutdown_write();
+                CloseReason::Normal
+            }
+        };
+        let untouched = leg.relay.bytes_to_backend() == 0 && leg.relay.bytes_to_client() == 0;
+        let upstream = &shard.config.upstreams[self.upstream().index()];
+        self.returns = match (&upstream.pool.reset, &self.leg) {
+            _ if untouched => Some(true),
+            (Some(reset), Some(leg)) => {
+                let clean = ask_for_reset(&shard, &leg.backend, reset).await;
+                if !clean {
+                    shard.counters.pool(self.upstream()).reset_failed.add(1);
+                }
+                clean.then_some(false)
+            }
+            _ => None,
+        };
+        reason
     }
 
     /// Relays no more. Whether bytes were received that were not delivered.
@@ -262,7 +358,7 @@ impl Session {
     /// Chooses FIN or RST for each side. A stream that is cut must not look like one that has ended.
     fn close(&self, outcome: Outcome, cut: bool) {
         let reset = match outcome {
-            Outcome::Normal => false,
+            Outcome::Normal | Outcome::ClientDone => false,
             Outcome::Reset(_) | Outcome::TooLong | Outcome::Stopped => true,
             Outcome::Idle(_) | Outcome::HalfClose(_) => cut,
         };
@@ -300,7 +396,13 @@ impl Drop for Session {
             self.log_close();
         }
         // Before the session counts as closed, so that what is in flight is never more than what is active.
-        self.leg = None;
+        if let Some(Leg { backend: socket, in_flight, .. }) = self.leg.take() {
+            let (upstream, backend) = (self.upstream(), in_flight.backend());
+            // First, so that a client that waits for the place gets it.
+            drop(in_flight);
+            self.tries = None;
+            self.shard().end_of_leg(upstream, backend, self.returns.map(|fresh| (socket, fresh)));
+        }
         let counters = self.shard().counters.listener(self.listener);
         counters.active.subtract(1);
         counters.closed[self.reason.index()].add(1);

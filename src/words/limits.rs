@@ -66,6 +66,8 @@ pub const RETRIES: u32 = 100;
 pub const RETRIES_PER_SECOND: u64 = 10;
 /// Most clients of an upstream that wait for a place.
 pub const QUEUE: u32 = 65_535;
+/// Most ready connections for each backend.
+pub const POOL: u32 = 65_535;
 /// Most local addresses of an upstream.
 pub const SOURCES: usize = 256;
 /// Longest configurable duration.

@@ -14,6 +14,7 @@ mod fairness;
 mod health;
 mod limits;
 mod passive;
+mod pool;
 mod process;
 mod queue;
 mod resets;

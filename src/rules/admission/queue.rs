@@ -48,14 +48,16 @@ impl Queue {
         Self { most: most as usize, length: AtomicUsize::new(0), waiters: Mutex::default() }
     }
 
-    /// Joins the end of the queue; `None` where it is full.
+    /// Joins the end of the queue; `None` where it is full. For a moment there may be `more`: those for whom places are
+    /// being made free.
     #[must_use]
-    pub fn join(&self, shard: ShardId, tried: Tried) -> Option<Ticket> {
-        if self.most == 0 {
+    pub fn join(&self, shard: ShardId, tried: Tried, more: usize) -> Option<Ticket> {
+        let most = self.most + more;
+        if most == 0 {
             return None;
         }
         let mut waiters = self.lock();
-        if waiters.in_order.len() >= self.most {
+        if waiters.in_order.len() >= most {
             return None;
         }
         waiters.numbers += 1;
@@ -133,9 +135,9 @@ mod tests {
     #[test]
     fn places_go_to_the_first_who_can_use_them() {
         let queue = Queue::new(4);
-        let first = queue.join(SHARD, tried(&[A])).expect("room");
-        let second = queue.join(SHARD, tried(&[])).expect("room");
-        let third = queue.join(SHARD, tried(&[])).expect("room");
+        let first = queue.join(SHARD, tried(&[A]), 0).expect("room");
+        let second = queue.join(SHARD, tried(&[]), 0).expect("room");
+        let third = queue.join(SHARD, tried(&[]), 0).expect("room");
         let limit = Limit::new(1);
         assert_eq!(queue.serve(A, || limit.take()), [second]);
         limit.give_back();
@@ -147,12 +149,12 @@ mod tests {
 
     #[test]
     fn full_queue_takes_nobody_and_who_leaves_frees_a_place() {
-        assert!(Queue::new(0).join(SHARD, tried(&[])).is_none());
+        assert!(Queue::new(0).join(SHARD, tried(&[]), 0).is_none());
         let queue = Queue::new(1);
-        let ticket = queue.join(SHARD, tried(&[])).expect("room");
-        assert!(queue.join(SHARD, tried(&[])).is_none());
+        let ticket = queue.join(SHARD, tried(&[]), 0).expect("room");
+        assert!(queue.join(SHARD, tried(&[]), 0).is_none());
         assert!(queue.leave(ticket) && !queue.leave(ticket));
-        assert!(queue.join(SHARD, tried(&[])).is_some());
+        assert!(queue.join(SHARD, tried(&[]), 0).is_some());
     }
 
     /// Threads that take a place of three, directly or by waiting, and give it back. None stays in the queue while
@@ -176,7 +178,7 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..20_000 {
                         if !(queue.is_empty() && limit.take()) {
-                            let ticket = queue.join(ShardId(index as u16), tried(&[])).expect("room");
+                            let ticket = queue.join(ShardId(index as u16), tried(&[]), 0).expect("room");
                             deliver(queue.serve(A, || limit.take()));
                             let leaves = round % 7 == 0 && queue.leave(ticket);
                             if leaves {

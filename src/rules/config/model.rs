@@ -212,6 +212,8 @@ pub struct Upstream {
     pub retry_budget: Option<u32>,
     /// Clients that wait for a backend below its `max_connections`.
     pub queue: QueueRules,
+    /// Ready backend connections.
+    pub pool: PoolRules,
     /// Local addresses of backend connections, used in turn; without one the kernel chooses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub source: Vec<IpAddr>,
@@ -257,6 +259,61 @@ pub enum OpenSessions {
     Keep,
     /// They are reset.
     Close,
+}
+
+/// `pool:` of an upstream.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PoolRules {
+    /// Ready connections kept for each backend, by the whole process; 0 for none.
+    pub size: u32,
+    /// Longest time one is kept.
+    #[serde(serialize_with = "resolved::duration_or_off")]
+    pub max_idle: Option<Duration>,
+    /// Which connections come back from sessions.
+    pub reuse: Reuse,
+    /// Whether clients are believed not to harm each other.
+    pub clients: Clients,
+    /// For [`Reuse::Reset`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset: Option<ResetRules>,
+}
+
+/// Which connections come back to the pool from sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reuse {
+    /// None.
+    Off,
+    /// Those that carried no byte.
+    Untouched,
+    /// Those of which the backend says that they are clean, too.
+    Reset,
+}
+
+/// What is believed of the clients of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clients {
+    /// Any may be hostile.
+    Untrusted,
+    /// None is.
+    Trusted,
+}
+
+/// `reset:` of a pool: how a backend is asked to forget a client.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ResetRules {
+    /// What is sent.
+    #[serde(serialize_with = "resolved::some_bytes")]
+    pub send: Vec<u8>,
+    /// What alone may come back.
+    #[serde(serialize_with = "resolved::some_bytes")]
+    pub expect: Vec<u8>,
+    /// Longest wait for it.
+    #[serde(serialize_with = "resolved::duration")]
+    pub timeout: Duration,
 }
 
 /// What of a client is hashed.

@@ -155,6 +155,10 @@ pub(super) fn bytes<S: Serializer>(value: &Option<Vec<u8>>, serializer: S) -> Do
     serializer.collect_str(&value.as_deref().unwrap_or_default().escape_ascii())
 }
 
+pub(super) fn some_bytes<S: Serializer>(value: &[u8], serializer: S) -> Done<S> {
+    serializer.collect_str(&value.escape_ascii())
+}
+
 impl Serialize for BackendAddress {
     /// As the two keys of an entry, so that it can be flattened into one.
     fn serialize<S: Serializer>(&self, serializer: S) -> Done<S> {

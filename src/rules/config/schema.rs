@@ -12,6 +12,7 @@ use super::model::{
     LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream,
     UpstreamTimeouts,
 };
+use super::pool::pool;
 use super::relations::{self, Names};
 use super::section::Section;
 use super::values::{
@@ -25,7 +26,7 @@ use crate::words::{UpstreamId, limits};
 /// Name of the one listener and the one upstream of the short form.
 const DEFAULT_NAME: &str = "default";
 
-const SHORT_KEYS: [&str; 13] = [
+const SHORT_KEYS: [&str; 14] = [
     "loadbalancer",
     "backends",
     "healthcheck",
@@ -37,6 +38,7 @@ const SHORT_KEYS: [&str; 13] = [
     "retries",
     "retry_budget",
     "queue",
+    "pool",
     "source",
     "resolve",
 ];
@@ -240,6 +242,7 @@ fn upstream(
             max: s.value("max", 0, count(0..=limits::QUEUE)),
             timeout: s.value("timeout", Duration::from_secs(5), duration),
         }),
+        pool: pool(s),
         source: s.value("source", Vec::new(), list("source", limits::SOURCES, ip)),
         resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
         timeouts,

@@ -100,7 +100,8 @@ upstreams:
         let types = ["http, host: a", "tls, host: a", "send_expect, steps: [{send: a, expect: b}]"];
         let of_types =
             types.map(|kind| valid(&short(&format!("healthcheck: {{type: {kind}, port: 1}}\n"))).to_yaml());
-        let without_default = valid(&short("source: [10.0.0.1, 10.0.0.2]\n")).to_yaml();
+        let pool = "pool: {size: 1, reuse: reset, clients: trusted, reset: {send: a, expect: b}}";
+        let without_default = valid(&short(&format!("source: [10.0.0.1, 10.0.0.2]\n{pool}\n"))).to_yaml();
         let all = [valid(EXAMPLE).to_yaml(), of_types.concat(), without_default].concat();
         for line in all.lines().filter(|line| line.contains(':')) {
             let key = line.trim_start_matches(['-', ' ']).split(':').next().unwrap_or_default();
@@ -289,7 +290,7 @@ unknown: 1
                 "9:13: `30` has no unit; write a duration such as `250ms`, `30s`, `5m` or `1h`",
                 "10:12: `-5s` is not a duration; write one such as `250ms`, `30s`, `5m` or `1h`",
                 "11:1: unknown key `unknown`; known here: runtime, logging, loadbalancer, backends, \
-                 healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, queue, source, resolve",
+                 healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, queue, pool, source, resolve",
             ]
         );
     }
@@ -840,6 +841,7 @@ upstreams:
     healthcheck: {check}
     tcp: {{keepalive: {keepalive}}}
     {outlier}
+    pool: {{size: 7, max_idle: {or_off}, reuse: reset, clients: trusted, reset: {{send: '\\x00', expect: ok, timeout: {duration}}}}}
     backends: [{{{backend}}}]
 "
                 )
