@@ -60,12 +60,18 @@ pub(super) fn sessions(
 ) -> Result<u32, TooFewDescriptors> {
     let shards = shards as u64;
     let backends: u64 = config.upstreams.iter().map(|upstream| upstream.backends.len() as u64).sum();
+    let pools = config
+        .upstreams
+        .iter()
+        .map(|upstream| upstream.backends.len() as u64 * u64::from(upstream.pool.size));
+    let pools: u64 = pools.sum();
     let checks = backends.min(limits::PROBES as u64) * PER_CHECK;
     let listeners = shards * config.listeners.len() as u64 * (1 + OVERLAP);
     // A look-up holds a socket to a name server.
     let fixed = shards * (PER_SHARD + u64::from(pipes) * PER_PIPE)
         + listeners
         + checks
+        + pools
         + limits::LOOKUPS as u64
         + PROCESS;
     let possible = limit.saturating_sub(fixed) / PER_SESSION;
