@@ -279,9 +279,9 @@ impl Direction {
         self.end_due
     }
 
-    /// Drops a pipe with what is in it.
-    pub(super) fn stop(&mut self) {
-        self.way = Way::COPY;
+    /// Drops a pipe with what is in it, and leaves the source as it was.
+    pub(super) fn stop(&mut self, from: &Socket) {
+        self.leave_splicing(from);
     }
 
     fn copy_again(&mut self, from: &Socket) {

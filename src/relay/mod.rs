@@ -174,9 +174,9 @@ impl Relay {
     }
 
     /// Throws away what is still on its way through it. Nothing is relayed any more.
-    pub fn stop(&mut self) {
-        self.to_backend.stop();
-        self.to_client.stop();
+    pub fn stop(&mut self, sides: Sides<'_>) {
+        self.to_backend.stop(sides.client);
+        self.to_client.stop(sides.backend);
         self.timer.set(Tick::NEVER);
     }
 

@@ -110,7 +110,7 @@ impl Keeper {
         let mut connecting = pin!(connect_any(shard, None, self.upstream, &addresses, deadline));
         let connected = std::future::poll_fn(|context| {
             pool.watch(backend, context.waker());
-            if !shard.is_running() || table.is_wanted(backend) {
+            if !shard.is_running() || table.is_wanted(backend) || shard.lacks_place(self.upstream, backend) {
                 return Poll::Ready(None);
             }
             connecting.as_mut().poll(context).map(Some)
@@ -191,12 +191,22 @@ impl Shard {
         self.pools.iter().flatten().for_each(|pool| pool.wake_keepers());
     }
 
-    /// Gives back the places of connections that have left the pool, and publishes how many are left.
+    /// Gives back the places of connections that have left the pool, closes what has lost its place to a session, and
+    /// publishes how many are left.
     pub(super) fn settle(&self, upstream: UpstreamId, backend: BackendId) {
         let Some(pool) = &self.pools[upstream.index()] else { return };
-        let left = pool.len(backend);
-        self.counters.backend(upstream, backend).pooled.set(left as u64);
-        self.upstreams[upstream.index()].settle(backend, left);
+        self.upstreams[upstream.index()].settle(backend, pool.len(backend));
+        while self.lacks_place(upstream, backend) && pool.close_one(backend) {
+            self.counters.pool(upstream).closed.add(1);
+        }
+        self.counters.backend(upstream, backend).pooled.set(pool.len(backend) as u64);
+    }
+
+    /// Whether the pool has more connections than places for them.
+    fn lacks_place(&self, upstream: UpstreamId, backend: BackendId) -> bool {
+        let held = self.upstreams[upstream.index()].held(backend);
+        let len = |pool: &Rc<Pool>| pool.len(backend);
+        held.is_some_and(|held| self.pools[upstream.index()].as_ref().map_or(0, len) > held)
     }
 
     /// Closes ready connections whose places clients wait for.

@@ -308,9 +308,9 @@ impl Session {
 
     /// Ends the client's part, and has the backend's connection go back to the pool if it is clean.
     async fn return_backend(&mut self, outcome: Outcome) -> CloseReason {
+        self.stop();
         let shard = Rc::clone(self.shard());
         let Self { client, leg: Some(leg), .. } = self else { return CloseReason::Internal };
-        leg.relay.stop();
         let reason = match outcome {
             Outcome::Reset(_) => {
                 client.reset_on_close();
@@ -342,8 +342,9 @@ impl Session {
     fn stop(&mut self) -> bool {
         let Self { busy: Busy(shard), client, leg: Some(leg), listener, .. } = self else { return false };
         let rules = &shard.relay_rules[listener.index()];
-        let cut = leg.relay.holds_bytes(Sides { client, backend: &leg.backend, rules });
-        leg.relay.stop();
+        let sides = Sides { client, backend: &leg.backend, rules };
+        let cut = leg.relay.holds_bytes(sides);
+        leg.relay.stop(sides);
         cut
     }
 

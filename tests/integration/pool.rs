@@ -9,7 +9,9 @@ use ringway::rules::upstream::Health;
 use ringway::telemetry::counters::{Counter, PoolCounters};
 use ringway::words::{BackendId, CloseReason, UpstreamId};
 
-use crate::support::{Backend, Balancer, Client, Connection, backend, balancer, eventually, expect_reset};
+use crate::support::{
+    Backend, Balancer, Client, Connection, Stream, backend, balancer, eventually, expect_reset,
+};
 
 const UPSTREAM: UpstreamId = UpstreamId(0);
 
@@ -281,6 +283,41 @@ fn bytes_that_come_while_nobody_asks_reach_nobody() {
     one_session(&balancer, 51);
     // Lets the backend go.
     wanted.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Bulk is spliced, and a long stream has the kernel wait for much before it tells: nothing of that stays behind.
+#[test]
+fn connection_that_carried_bulk_serves_small_messages_again() {
+    const BULK: usize = 32 << 20;
+    let backend = backend()
+        .serve(|connection| {
+            let stream = Stream::new(5);
+            loop {
+                match &*connection.receive_exact(7)? {
+                    b"RESET\r\n" => connection.send(b"+RESET\r\n")?,
+                    b"BULK!\r\n" => connection.send(&stream.head(BULK))?,
+                    other => connection.send(other)?,
+                }
+            }
+        })
+        .start();
+    let balancer = balancer().one_shard().backends([&backend]).upstream(RESET).start();
+    await_pool(&balancer, &backend, 2);
+    for round in 1..=4 {
+        let client = balancer.client();
+        client.send(b"BULK!\r\n").unwrap();
+        assert!(Stream::new(5).matches(0, &client.receive_exact(BULK).unwrap()));
+        client.finish().unwrap();
+        eventually("it is back", || count(&balancer, |pool| &pool.returned) == 2 * round - 1);
+        let client = balancer.client();
+        client.echo(b"small\r\n").unwrap();
+        client.finish().unwrap();
+        eventually("it is back", || count(&balancer, |pool| &pool.returned) == 2 * round);
+    }
+    assert_eq!(backend.connections(), 2);
+    let spliced: u64 =
+        balancer.server().shard_counters().iter().map(|shard| shard.spliced_to_client.value()).sum();
+    assert!(spliced > BULK as u64, "{spliced} bytes were spliced");
 }
 
 #[test]

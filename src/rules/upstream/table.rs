@@ -305,6 +305,12 @@ impl UpstreamTable {
         had
     }
 
+    /// Places that this shard's pool holds; `None` where there is no limit.
+    #[must_use]
+    pub fn held(&self, backend: BackendId) -> Option<usize> {
+        self.shared.limits[backend.index()].as_ref().map(|_| self.pooled[backend.index()].get() as usize)
+    }
+
     /// Gives back the places that the pool holds beyond its number of connections.
     pub fn settle(&self, backend: BackendId, connections: usize) {
         while self.pooled[backend.index()].get() as usize > connections && self.unhold(backend) {
