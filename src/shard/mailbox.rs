@@ -1,11 +1,13 @@
-//! What other threads tell a shard: always the whole state, and the newest wins.
+//! What other threads tell a shard: always the whole state, and the newest wins. And what other shards pass on to it.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::rules::upstream::UpstreamStates;
 use crate::uring::Doorbell;
+use crate::words::{ListenerId, limits};
 
 /// What a shard does with new and with open sessions; only ever later in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,11 +27,19 @@ pub(super) enum Message {
     Phase(Phase),
 }
 
+/// A fresh connection that came to another shard, not counted yet.
+#[derive(Debug)]
+pub(super) struct Passed {
+    pub(super) listener: ListenerId,
+    pub(super) connection: OwnedFd,
+}
+
 /// The other threads' end: one for each shard, clones write to the same one.
 #[derive(Clone)]
 pub struct Letterbox {
     states: Slot<Arc<UpstreamStates>>,
     phase: Slot<Phase>,
+    passed: Sender<Passed>,
     doorbell: Doorbell,
 }
 
@@ -37,6 +47,7 @@ pub struct Letterbox {
 pub struct Mailbox {
     states: Receiver<Arc<UpstreamStates>>,
     phase: Receiver<Phase>,
+    passed: Receiver<Passed>,
 }
 
 /// A channel of one place in which the newest message replaces an older one.
@@ -67,7 +78,11 @@ impl<T> Slot<T> {
 pub fn mailbox(doorbell: Doorbell) -> (Letterbox, Mailbox) {
     let (states, states_receiver) = Slot::new();
     let (phase, phase_receiver) = Slot::new();
-    (Letterbox { states, phase, doorbell }, Mailbox { states: states_receiver, phase: phase_receiver })
+    let (passed, passed_receiver) = bounded(limits::PASSED_CONNECTIONS);
+    (
+        Letterbox { states, phase, passed, doorbell },
+        Mailbox { states: states_receiver, phase: phase_receiver, passed: passed_receiver },
+    )
 }
 
 impl Letterbox {
@@ -83,6 +98,15 @@ impl Letterbox {
         self.doorbell.ring();
     }
 
+    /// Passes a connection on; returned where the channel is full, or the shard never started.
+    pub(super) fn post_connection(&self, passed: Passed) -> Option<Passed> {
+        let sent = self.passed.try_send(passed);
+        if sent.is_ok() {
+            self.doorbell.ring();
+        }
+        sent.err().map(TrySendError::into_inner)
+    }
+
     /// Has the shard look at its own state.
     pub(super) fn ring(&self) {
         self.doorbell.ring();
@@ -93,5 +117,9 @@ impl Mailbox {
     pub(super) fn take(&self) -> Option<Message> {
         let states = self.states.try_recv().ok().map(Message::States);
         states.or_else(|| self.phase.try_recv().ok().map(Message::Phase))
+    }
+
+    pub(super) fn take_passed(&self) -> Option<Passed> {
+        self.passed.try_recv().ok()
     }
 }

@@ -4,9 +4,12 @@
 mod accept;
 mod establish;
 mod mailbox;
+mod passing;
 mod session;
+#[cfg(test)]
+mod testing;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,13 +19,15 @@ use crate::relay::{Pipes, RelayRules};
 use crate::rules::admission::SessionLimit;
 use crate::rules::balance;
 use crate::rules::config::Config;
+use crate::rules::steering::Cores;
 use crate::rules::upstream::{Loads, ShardPlace, Share, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
-use crate::words::{BackendId, ListenerId};
+use crate::words::{BackendId, ListenerId, ShardId, limits};
 
 use mailbox::Message;
 pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
+pub use passing::Passer;
 
 /// What a shard is made of.
 pub struct ShardParts {
@@ -38,6 +43,10 @@ pub struct ShardParts {
     pub pipes: u32,
     /// In-flight counts of all shards, one table for each upstream.
     pub loads: Vec<Arc<Loads>>,
+    /// What each core tells of itself.
+    pub cores: Arc<Cores>,
+    /// The right to pass connections to other shards.
+    pub passer: Passer,
     /// Counters of this shard.
     pub counters: Arc<ShardCounters>,
     /// The limit on sessions of the process.
@@ -59,6 +68,9 @@ struct Shard {
     upstreams: Vec<Rc<UpstreamTable>>,
     /// None where splicing is off.
     pipes: Option<Rc<Pipes>>,
+    cores: Arc<Cores>,
+    /// There while the shard runs.
+    passer: RefCell<Option<Passer>>,
     counters: Arc<ShardCounters>,
     limit: Arc<SessionLimit>,
     place: ShardPlace,
@@ -118,6 +130,7 @@ pub fn run(parts: ShardParts) -> Result<(), Missing> {
 
 fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
     let shard = Rc::new(Shard::new(ring, &parts));
+    shard.passer.replace(Some(parts.passer));
     let answer = ring.answer(parts.doorbell);
     ring.spawn_vital(Rc::clone(&shard).read_mail(answer, parts.mailbox));
     for (index, socket) in parts.listeners.into_iter().enumerate() {
@@ -154,6 +167,8 @@ impl Shard {
             relay_rules: relay_rules.collect(),
             upstreams: upstreams.collect(),
             pipes: pipes.clone(),
+            cores: Arc::clone(&parts.cores),
+            passer: RefCell::new(None),
             counters: Arc::clone(&parts.counters),
             limit: Arc::clone(&parts.limit),
             place: parts.place,
@@ -169,6 +184,8 @@ impl Shard {
     /// Takes what other threads say, until nothing is left to do.
     async fn read_mail(self: Rc<Self>, mut answer: Answer, mailbox: Mailbox) {
         loop {
+            // Before the look into the channel, so that an empty one stays empty.
+            let passing_over = self.cores.is_passing_over();
             while let Some(message) = mailbox.take() {
                 match message {
                     Message::States(states) => {
@@ -178,16 +195,35 @@ impl Shard {
                     }
                     Message::Phase(phase) if phase > self.phase.get() => {
                         self.phase.set(phase);
+                        self.passer.take();
                         self.ring.wake_all();
                     }
                     Message::Phase(_) => {}
                 }
             }
-            if self.phase.get() > Phase::Running && self.busy.get() == 0 {
+            if self.take_passed(&mailbox) == limits::SESSIONS_PER_TURN {
+                self.ring.next_turn().await;
+                continue;
+            }
+            if self.phase.get() > Phase::Running && passing_over && self.busy.get() == 0 {
                 return;
             }
             answer.rung().await;
         }
+    }
+
+    /// Starts sessions for what other shards have passed on, as many as fit into a turn. How many it were.
+    fn take_passed(self: &Rc<Self>, mailbox: &Mailbox) -> u32 {
+        let passed = std::iter::from_fn(|| mailbox.take_passed()).take(limits::SESSIONS_PER_TURN as usize);
+        passed.fold(0, |count, passed| {
+            session::start(self, passed.listener, passed.connection);
+            self.cores.note_received(self.id());
+            count + 1
+        })
+    }
+
+    fn id(&self) -> ShardId {
+        self.place.shard
     }
 
     /// Counts bytes that a relay has delivered.
@@ -231,7 +267,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get() - 1);
         if self.0.busy.get() == 0 && !self.0.is_running() {
-            self.0.letterboxes[self.0.place.shard.index()].ring();
+            self.0.letterboxes[self.0.id().index()].ring();
         }
     }
 }

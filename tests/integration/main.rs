@@ -19,6 +19,7 @@ mod retries;
 mod shortage;
 mod splicing;
 mod start;
+mod steering;
 mod streams;
 mod support;
 mod timeouts;
