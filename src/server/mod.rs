@@ -5,7 +5,7 @@ mod cores;
 mod supervise;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -309,8 +309,14 @@ fn listen_all(config: &Config, cpus: &[usize]) -> Result<(Vec<Vec<OwnedFd>>, Vec
     let mut files = Vec::new();
     for listener in &config.listeners {
         let refused = |error| StartError::Listen { name: listener.name.clone(), error };
-        let listening =
-            net::listen(&listener.address, listener.backlog, &listener.tcp, cpus.len()).map_err(refused)?;
+        let listening = net::listen(&listener.address, listener.backlog, &listener.tcp.options, cpus.len())
+            .map_err(refused)?;
+        // A single socket makes no group, and leaves nothing to choose.
+        if listener.tcp.steer_by_cpu && cpus.len() > 1 {
+            let address = listener.address.to_string();
+            net::steer_by_cpu(listening.sockets[0].as_fd(), cpus)
+                .map_err(|error| refused(ListenError::Steering { address, error }))?;
+        }
         sockets.iter_mut().zip(listening.sockets).for_each(|(shard, socket)| shard.push(socket));
         files.extend(listening.file);
     }

@@ -60,7 +60,10 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
 /// The connection, unless another shard gets it. While the shard drains, all stay.
 fn keep(shard: &Shard, listener: ListenerId, connection: OwnedFd) -> Option<OwnedFd> {
     let passer = shard.passer.borrow();
-    let Some(passer) = passer.as_ref() else { return Some(connection) };
+    let Some(passer) = passer.as_ref().filter(|_| !shard.config.listeners[listener.index()].tcp.steer_by_cpu)
+    else {
+        return Some(connection);
+    };
     passer.pass(shard.ring.now(), listener, connection)
 }
 

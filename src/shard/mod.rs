@@ -158,7 +158,7 @@ impl Shard {
             client_idle: listener.timeouts.client_idle,
             backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
             half_close: listener.timeouts.half_close,
-            client_keepalive: listener.tcp.keepalive,
+            client_keepalive: listener.tcp.options.keepalive,
             backend_keepalive: config.upstreams[listener.upstream.index()].tcp.keepalive,
             pipes: pipes.clone(),
         });

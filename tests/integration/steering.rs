@@ -1,6 +1,6 @@
 //! Set-up: two shards, and connections that come to them by the kernel's hash, all by one, or by the CPU that received them.
 //! Claim: long sessions end up even; short ones stay where they came; a drain or a close loses nothing that is on its
-//! way from one shard to the other.
+//! way from one shard to the other; with `steer_by_cpu` a session is served where it was received.
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -163,4 +163,25 @@ fn close_in_a_storm_accounts_for_every_connection() {
         passed += end_in_a_storm(|balancer| balancer.server().close());
     }
     assert!(passed > 0 || !two_shards());
+}
+
+/// On loopback a connection is received by the CPU of its client.
+#[test]
+fn steered_by_cpu_each_session_is_served_where_it_was_received() {
+    let only = backend().echo().start();
+    let balancer = balancer().listener("tcp: {steer_by_cpu: true}").backends([&only]).start();
+    let mut expected = vec![0; balancer.server().cpus().len()];
+    for (shard, cpu) in balancer.server().cpus().iter().enumerate() {
+        let clients: Vec<_> = std::thread::scope(|scope| {
+            let pinned = scope.spawn(|| {
+                assert!(core_affinity::set_for_current(core_affinity::CoreId { id: *cpu }));
+                (0..20).map(|_| balancer.echoing_client()).collect()
+            });
+            pinned.join().unwrap()
+        });
+        expected[shard] = 20;
+        assert_eq!(balancer.accepted_by_shard(), expected, "CPU {cpu}");
+        clients.into_iter().for_each(|client| client.finish().unwrap());
+    }
+    assert_eq!(balancer.passed(), 0, "they stay there, however uneven that is");
 }
