@@ -67,7 +67,8 @@ impl Steering {
         }
         let mut own = cores.load(self.own);
         let stay = self.turnover.look(now_millis, cores.ended(self.own), own.sessions);
-        let share = own.busy / own.sessions.max(1);
+        // Of short sessions more take their part in a window than are open.
+        let share = u64::from(own.busy) / self.turnover.last.max(u64::from(own.sessions)).max(1);
         own.busy = own.busy.saturating_sub(self.relief.look(now_millis));
         if own.sessions == 0 && own.busy <= BUSY {
             return None;
@@ -113,18 +114,15 @@ impl Steering {
 
 /// Whether a fresh connection is clearly better off on another core than on the one it came to.
 ///
-/// Where sessions last, one more than the other and a quarter is too many: 9 and 7 may be, 10 and 6 not. Short ones come
-/// and go, and 64 at a time differ by 8 in a moment for no reason.
+/// Where sessions last, one more than the other and a quarter is too many: 9 and 7 may be, 10 and 6 not. The number of short ones
+/// says nothing: they come and go, and of a crowd that comes at once the shard that wakes first sees none on the others yet.
 fn is_better_off(own: CoreLoad, other: CoreLoad, stay: Stay) -> bool {
     if is_clearly_busier(own, other) {
         return true;
     }
-    let most = match stay {
-        Stay::Long => other.sessions.saturating_add(1 + other.sessions / 4),
-        Stay::Short => other.sessions.saturating_mul(2).saturating_add(16),
-    };
+    let most = other.sessions.saturating_add(1 + other.sessions / 4);
     // The fresh connection would be one more than `own.sessions`.
-    own.sessions >= most && !is_clearly_busier(other, own)
+    stay == Stay::Long && own.sessions >= most && !is_clearly_busier(other, own)
 }
 
 fn is_clearly_busier(one: CoreLoad, other: CoreLoad) -> bool {
@@ -159,7 +157,7 @@ impl Turnover {
 #[derive(Default)]
 struct Relief {
     since: u64,
-    per_mille: u32,
+    per_mille: u64,
 }
 
 impl Relief {
@@ -167,10 +165,10 @@ impl Relief {
         if now_millis.saturating_sub(self.since) >= WINDOW {
             (self.since, self.per_mille) = (now_millis, 0);
         }
-        self.per_mille
+        u32::try_from(self.per_mille).unwrap_or(u32::MAX)
     }
 
-    fn note(&mut self, share: u32) {
+    fn note(&mut self, share: u64) {
         self.per_mille = self.per_mille.saturating_add(2 * share.max(1));
     }
 }
