@@ -28,6 +28,9 @@ const CHOICES: usize = 2;
 /// milliseconds.
 const WINDOW: u64 = 100;
 
+/// Ends of sessions in a window that do not count as many: passing on so few costs nothing worth saving.
+const FEW_ENDS: u64 = 16;
+
 /// How a shard steers the connections that come to it.
 pub struct Steering {
     own: usize,
@@ -139,17 +142,21 @@ struct Turnover {
 }
 
 impl Turnover {
-    /// Sessions are short where more end in a window than are open.
+    /// Sessions are short where more end in a window than are open, and more than a few.
     fn look(&mut self, now_millis: u64, ended: u64, open: u32) -> Stay {
         let (elapsed, ends) = (now_millis.saturating_sub(self.since), ended - self.ended_before);
         if elapsed < WINDOW {
-            return if self.last.max(ends) > u64::from(open) { Stay::Short } else { Stay::Long };
+            return stay(self.last.max(ends), open);
         }
         // Nobody may have looked for a long time.
         self.last = ends.saturating_mul(WINDOW) / elapsed;
         (self.since, self.ended_before) = (now_millis, ended);
-        if self.last > u64::from(open) { Stay::Short } else { Stay::Long }
+        stay(self.last, open)
     }
+}
+
+fn stay(ends: u64, open: u32) -> Stay {
+    if ends > u64::from(open).max(FEW_ENDS) { Stay::Short } else { Stay::Long }
 }
 
 /// What was passed on since the last sample of the busy share, which does not show it yet: of the gap between two cores each

@@ -67,6 +67,7 @@ fn number_of_short_sessions_says_nothing() {
     assert_eq!(turnover.look(120, 400, 32), Stay::Short);
     assert_eq!(turnover.look(121, 400, 32), Stay::Short, "as in the window before");
     assert_eq!(turnover.look(60_000, 500, 32), Stay::Long, "100 in a minute");
+    assert_eq!(turnover.look(60_100, 510, 1), Stay::Long, "few short ones beside a long one");
 }
 
 #[test]
