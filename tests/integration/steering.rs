@@ -165,6 +165,21 @@ fn close_in_a_storm_accounts_for_every_connection() {
     assert!(passed > 0 || !two_shards());
 }
 
+#[test]
+fn processor_time_of_every_core_is_sampled() {
+    let only = backend().echo().start();
+    let balancer = balancer().backends([&only]).start();
+    let times = || balancer.server().core_status().into_iter().map(|core| core.busy_time).collect::<Vec<_>>();
+    eventually("a first sample", || times().iter().all(|time| !time.is_zero()));
+    let before = times();
+    let client = balancer.echoing_client();
+    eventually("work shows", || {
+        client.echo(&[7; 4_096]).unwrap();
+        times().iter().zip(&before).any(|(now, before)| now > before)
+    });
+    client.finish().unwrap();
+}
+
 /// On loopback a connection is received by the CPU of its client.
 #[test]
 fn steered_by_cpu_each_session_is_served_where_it_was_received() {
