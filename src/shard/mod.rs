@@ -6,10 +6,13 @@ mod connect;
 mod establish;
 mod keeper;
 mod mailbox;
+mod passing;
 mod queue;
 mod session;
+#[cfg(test)]
+mod testing;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,13 +22,15 @@ use crate::pool::Pool;
 use crate::relay::{Pipes, RelayRules};
 use crate::rules::admission::{Limit, Ticket};
 use crate::rules::config::Config;
+use crate::rules::steering::Cores;
 use crate::rules::upstream::{ShardPlace, Shared, Sources, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
-use crate::words::{BackendId, ListenerId, UpstreamId};
+use crate::words::{BackendId, ListenerId, ShardId, UpstreamId, limits};
 
 use mailbox::{Grant, Message};
 pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
+pub use passing::Passer;
 use queue::Waiters;
 
 /// What a shard is made of.
@@ -42,6 +47,10 @@ pub struct ShardParts {
     pub pipes: u32,
     /// What all shards share of each upstream.
     pub upstreams: Vec<Arc<Shared>>,
+    /// What each core tells of itself.
+    pub cores: Arc<Cores>,
+    /// The right to pass connections to other shards.
+    pub passer: Passer,
     /// Counters of this shard.
     pub counters: Arc<ShardCounters>,
     /// The limit on sessions of the process.
@@ -69,6 +78,9 @@ struct Shard {
     waiters: Waiters,
     /// None where splicing is off.
     pipes: Option<Rc<Pipes>>,
+    cores: Arc<Cores>,
+    /// There while the shard runs.
+    passer: RefCell<Option<Passer>>,
     counters: Arc<ShardCounters>,
     limit: Arc<Limit>,
     place: ShardPlace,
@@ -128,6 +140,7 @@ pub fn run(parts: ShardParts) -> Result<(), Missing> {
 
 fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
     let shard = Rc::new(Shard::new(ring, &parts));
+    shard.passer.replace(Some(parts.passer));
     let answer = ring.answer(parts.doorbell);
     ring.spawn_vital(Rc::clone(&shard).read_mail(answer, parts.mailbox));
     keeper::start(&shard);
@@ -163,7 +176,7 @@ impl Shard {
             client_idle: listener.timeouts.client_idle,
             backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
             half_close: listener.timeouts.half_close,
-            client_keepalive: listener.tcp.keepalive,
+            client_keepalive: listener.tcp.options.keepalive,
             backend_keepalive: config.upstreams[listener.upstream.index()].tcp.keepalive,
             pipes: pipes.clone(),
             reuse: config.upstreams[listener.upstream.index()].pool.reuse,
@@ -176,6 +189,8 @@ impl Shard {
             sources: sources.collect(),
             waiters: Waiters::default(),
             pipes: pipes.clone(),
+            cores: Arc::clone(&parts.cores),
+            passer: RefCell::new(None),
             counters: Arc::clone(&parts.counters),
             limit: Arc::clone(&parts.limit),
             place: parts.place,
@@ -191,6 +206,8 @@ impl Shard {
     /// Takes what other threads say, until nothing is left to do.
     async fn read_mail(self: Rc<Self>, mut answer: Answer, mailbox: Mailbox) {
         loop {
+            // Before the look into the channel, so that an empty one stays empty.
+            let passing_over = self.cores.is_passing_over();
             while let Some(message) = mailbox.take() {
                 match message {
                     Message::States(states) => {
@@ -206,18 +223,37 @@ impl Shard {
                     Message::Grant(grant) => self.waiters.grant(&self, grant),
                     Message::Phase(phase) if phase > self.phase.get() => {
                         self.phase.set(phase);
+                        self.passer.take();
                         self.ring.wake_all();
                         self.wake_keepers();
                     }
                     Message::Phase(_) => {}
                 }
             }
-            if self.phase.get() > Phase::Running && self.busy.get() == 0 {
+            if self.take_passed(&mailbox) == limits::SESSIONS_PER_TURN {
+                self.ring.next_turn().await;
+                continue;
+            }
+            if self.phase.get() > Phase::Running && passing_over && self.busy.get() == 0 {
                 return;
             }
             self.give_way();
             answer.rung().await;
         }
+    }
+
+    /// Starts sessions for what other shards have passed on, as many as fit into a turn. How many it were.
+    fn take_passed(self: &Rc<Self>, mailbox: &Mailbox) -> u32 {
+        let passed = std::iter::from_fn(|| mailbox.take_passed()).take(limits::SESSIONS_PER_TURN as usize);
+        passed.fold(0, |count, passed| {
+            session::start(self, passed.listener, passed.connection);
+            self.cores.note_received(self.id());
+            count + 1
+        })
+    }
+
+    fn id(&self) -> ShardId {
+        self.place.shard
     }
 
     /// Counts bytes that a relay has delivered.
@@ -261,7 +297,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get() - 1);
         if self.0.busy.get() == 0 && !self.0.is_running() {
-            self.0.letterboxes[self.0.place.shard.index()].ring();
+            self.0.letterboxes[self.0.id().index()].ring();
         }
     }
 }

@@ -36,6 +36,7 @@ fn admit(shard: &Rc<Shard>, listener: ListenerId, client: Socket) -> Result<Sess
         return Err(client);
     };
     counters.active.add(1);
+    shard.cores.begin_session(shard.id());
     let mut session = Session {
         busy: shard.busy(),
         _permit: permit,
@@ -406,6 +407,7 @@ impl Drop for Session {
         }
         let counters = self.shard().counters.listener(self.listener);
         counters.active.subtract(1);
+        self.shard().cores.end_session(self.shard().id());
         counters.closed[self.reason.index()].add(1);
     }
 }
@@ -413,44 +415,14 @@ impl Drop for Session {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
-    use std::sync::Arc;
 
-    use super::super::{ShardParts, mailbox};
+    use super::super::testing;
     use super::*;
-    use crate::rules::admission::Limit;
-    use crate::rules::config;
-    use crate::rules::upstream::{ShardPlace, Shared};
-    use crate::telemetry::counters::{ListenerTotals, ShardCounters};
-    use crate::uring::{BufferSettings, Doorbell, Ring};
-    use crate::words::ShardId;
+    use crate::telemetry::counters::ListenerTotals;
+    use crate::uring::{BufferSettings, Ring};
 
     fn future_bytes<F: Future>(_: impl FnOnce(Session) -> F) -> usize {
         size_of::<F>()
-    }
-
-    /// A shard with one listener that nobody listens on.
-    fn shard(ring: &Ring) -> Rc<Shard> {
-        let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
-        let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
-        let upstreams = vec![Shared::new(&config.upstreams[0], 1, None)];
-        let (doorbell, answers) = Doorbell::new().expect("an eventfd");
-        let (letterbox, mailbox) = mailbox(doorbell);
-        Rc::new(Shard::new(
-            ring,
-            &ShardParts {
-                place: ShardPlace { shard: ShardId(0), shards: 1, seed: 0 },
-                cpu: core_affinity::CoreId { id: 0 },
-                config: Arc::new(config),
-                listeners: Vec::new(),
-                pipes: 0,
-                upstreams,
-                counters: ShardCounters::new(1, [1]),
-                limit: Arc::new(Limit::new(1)),
-                letterboxes: Arc::from([letterbox]),
-                mailbox,
-                doorbell: answers,
-            },
-        ))
     }
 
     #[test]
@@ -462,7 +434,7 @@ mod tests {
             .expect("glommio runs here");
         executor.run(async {
             let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
-            let shard = shard(&ring);
+            let shard = Rc::new(Shard::new(&ring, &testing::parts(1, Vec::new()).0));
             for first_poll in [true, false] {
                 let client = ring.socket(UnixStream::pair().expect("descriptors").0.into());
                 let session = admit(&shard, ListenerId(0), client).ok().expect("below the limit");

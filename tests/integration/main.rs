@@ -23,6 +23,7 @@ mod shortage;
 mod sources;
 mod splicing;
 mod start;
+mod steering;
 mod streams;
 mod support;
 mod timeouts;

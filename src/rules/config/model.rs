@@ -128,8 +128,8 @@ pub struct Listener {
     pub backlog: u32,
     /// Limits on the time of its sessions.
     pub timeouts: ListenerTimeouts,
-    /// Options of client sockets.
-    pub tcp: TcpOptions,
+    /// Options of client sockets, and of the listening ones.
+    pub tcp: ListenerTcp,
 }
 
 /// Where a listener listens.
@@ -159,6 +159,18 @@ pub struct ListenerTimeouts {
     /// Longest session.
     #[serde(serialize_with = "resolved::duration_or_off")]
     pub session: Option<Duration>,
+}
+
+/// `tcp:` of a listener.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ListenerTcp {
+    /// Those that backends have too.
+    #[serde(flatten)]
+    pub options: TcpOptions,
+    /// The kernel gives each connection to the shard of the CPU that received it, and there it stays.
+    #[serde(serialize_with = "resolved::switch")]
+    pub steer_by_cpu: bool,
 }
 
 /// `tcp:` options of the sockets of one side.

@@ -77,6 +77,10 @@ pub(super) fn auto_or_off<S: Serializer>(on: &bool, serializer: S) -> Done<S> {
     serializer.serialize_str(if *on { AUTO } else { OFF })
 }
 
+pub(super) fn switch<S: Serializer>(on: &bool, serializer: S) -> Done<S> {
+    if *on { serializer.serialize_bool(true) } else { serializer.serialize_str(OFF) }
+}
+
 pub(super) fn number_or_auto<S: Serializer>(value: &Option<NonZeroU32>, serializer: S) -> Done<S> {
     match value {
         Some(number) => serializer.serialize_u32(number.get()),

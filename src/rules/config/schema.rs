@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::address;
 use super::check::healthcheck;
 use super::model::{
-    Backend, BackendAddress, Config, Cores, HashKey, ListenAddress, Listener, ListenerTimeouts, LogFormat,
-    LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream,
+    Backend, BackendAddress, Config, Cores, HashKey, ListenAddress, Listener, ListenerTcp, ListenerTimeouts,
+    LogFormat, LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream,
     UpstreamTimeouts,
 };
 use super::pool::pool;
@@ -188,7 +188,6 @@ fn defaults<'a>(s: &mut Section<'a>) -> (Section<'a>, Section<'a>) {
 fn listener(s: &mut Section<'_>, name: String, address: ListenAddress, upstream: UpstreamId) -> Listener {
     Listener {
         name,
-        address,
         upstream,
         backlog: s.value("backlog", 4_096, number(1..=limits::BACKLOG)),
         timeouts: s.section("timeouts", |s| ListenerTimeouts {
@@ -196,7 +195,13 @@ fn listener(s: &mut Section<'_>, name: String, address: ListenAddress, upstream:
             half_close: s.value("half_close", Duration::from_secs(30), duration),
             session: s.value("session", None, off_or(duration)),
         }),
-        tcp: s.section("tcp", tcp),
+        tcp: s.section("tcp", |s| {
+            let options = tcp(s);
+            let steer_by_cpu = s.value("steer_by_cpu", false, boolean);
+            relations::steerable(s, steer_by_cpu, &address);
+            ListenerTcp { options, steer_by_cpu }
+        }),
+        address,
     }
 }
 

@@ -128,7 +128,7 @@ upstreams:
         assert_eq!(listener.backlog, 9);
         assert_eq!(listener.timeouts.client_idle, Some(Duration::from_secs(8)));
         assert_eq!(listener.timeouts.session, Some(Duration::from_secs(9)));
-        assert!(!listener.tcp.nodelay);
+        assert!(!listener.tcp.options.nodelay);
         let upstream = &config.upstreams[0];
         let check = upstream.healthcheck.as_ref().expect("checks are on");
         assert_eq!((upstream.retries, check.rise, check.fall), (7, 1, 9));
@@ -515,6 +515,33 @@ upstreams:
             let found = problems(upstream(backends));
             assert!(found.len() == 1 && found[0].contains(words), "{backends}: {found:#?}");
         }
+    }
+
+    #[test]
+    fn no_cpu_receives_the_connections_of_a_socket_file() {
+        let file = |address: &str, tcp: &str, defaults: &str| {
+            format!(
+                "listeners: [{{name: a, address: '{address}', upstream: web, tcp: {{{tcp}}}}}]\n\
+                 defaults: {{listener: {{tcp: {{{defaults}}}}}}}\n{}",
+                &LONG[LONG.find("upstreams").unwrap_or_default()..]
+            )
+        };
+        let on = "steer_by_cpu: true";
+        assert!(valid(&file(":80", on, "")).listeners[0].tcp.steer_by_cpu);
+        assert!(valid(&file(":80", "", on)).listeners[0].tcp.steer_by_cpu);
+        assert!(!valid(&file("unix:/a", "steer_by_cpu: off", on)).listeners[0].tcp.steer_by_cpu);
+        let message = "no CPU receives the connections of `unix:/a`; write `steer_by_cpu: off` here, or listen on a port";
+        for text in [file("unix:/a", on, ""), file("unix:/a", "", on)] {
+            assert!(
+                matches!(&problems(&text)[..], [problem] if problem.contains(message)),
+                "{:?}",
+                problems(text)
+            );
+        }
+        let short = "loadbalancer: {listen_address: 'unix:/a', tcp: {steer_by_cpu: true}}\n\
+                     backends: [{address: a, port: 80}]\n";
+        assert!(problems(short).iter().any(|problem| problem.contains(message)));
+        assert!(!problems(upstream("tcp: {steer_by_cpu: true}\n")).is_empty(), "it is of listeners alone");
     }
 
     #[test]
