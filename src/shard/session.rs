@@ -252,7 +252,8 @@ impl Session {
 
     /// Notes what the end of a relay says of the backend; its first byte said that it is well. A reset after bytes went to
     /// it says nothing: it may be what they deserved, and no client shall be able to have a backend ejected. Nor does
-    /// anything that comes after the client's own end, if that came before a byte.
+    /// anything that comes after the client's own end, if that came before a byte, nor the end of a connection that was in
+    /// the pool.
     fn judge(&self, outcome: Outcome) {
         let Some(Leg { backend, in_flight, relay }) = &self.leg else { return };
         let rules = &self.shard().relay_rules[self.listener.index()];
@@ -262,6 +263,7 @@ impl Session {
             }
         } else if relay.is_untouched(Sides { client: &self.client, backend, rules })
             && self.client.ended().is_none()
+            && !self.tries.as_ref().is_some_and(|tries| tries.is_pooled())
         {
             in_flight.failed();
         }
