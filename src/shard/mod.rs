@@ -8,6 +8,7 @@ mod keeper;
 mod mailbox;
 mod passing;
 mod queue;
+mod reuse;
 mod session;
 #[cfg(test)]
 mod testing;

@@ -10,9 +10,8 @@ use super::{Busy, Shard};
 use crate::net;
 use crate::relay::{Outcome, Relay, Side, Sides};
 use crate::rules::admission::Permit;
-use crate::rules::config::{ResetRules, Reuse};
 use crate::rules::upstream::InFlight;
-use crate::uring::{Sent, Socket, Tick};
+use crate::uring::{Socket, Tick};
 use crate::words::{CloseReason, ListenerId, UpstreamId};
 
 /// Shortest and longest pause between two looks at what a peer has taken.
@@ -124,31 +123,6 @@ async fn await_delivery(shard: &Shard, peer: &Socket, silence: Duration, deadlin
     .await;
 }
 
-/// Asks a backend to forget its client. Whether it says that it has, in time, and nothing else.
-async fn ask_for_reset(shard: &Shard, backend: &Socket, rules: &ResetRules) -> bool {
-    backend.send(rules.send.clone());
-    let mut timer = shard.ring.timer(shard.ring.now().after(rules.timeout));
-    let mut answer = Vec::new();
-    std::future::poll_fn(|context| {
-        backend.register(context.waker());
-        let sent = match backend.sent() {
-            Sent::Failed { .. } => return Poll::Ready(false),
-            Sent::Busy { .. } => false,
-            Sent::Done { .. } | Sent::Nothing => true,
-        };
-        answer.extend(backend.take_received());
-        if !rules.expect.starts_with(&answer) || backend.ended().is_some() || shard.is_closing() {
-            return Poll::Ready(false);
-        }
-        if sent && answer == rules.expect {
-            return Poll::Ready(true);
-        }
-        backend.receive(false);
-        timer.poll_due(context).map(|()| false)
-    })
-    .await
-}
-
 fn close_reason(outcome: Outcome) -> CloseReason {
     match outcome {
         Outcome::Normal | Outcome::ClientDone => CloseReason::Normal,
@@ -164,35 +138,35 @@ fn close_reason(outcome: Outcome) -> CloseReason {
 }
 
 /// A session and its account. Dropping it, whatever ends the task, is the one place that counts its close.
-struct Session {
+pub(super) struct Session {
     busy: Busy,
     _permit: Permit,
-    client: Socket,
+    pub(super) client: Socket,
     /// There until a byte was relayed: from then on no other backend can take the place of this one.
     tries: Option<Box<Tries>>,
     /// There once a backend has taken the connection.
-    leg: Option<Leg>,
+    pub(super) leg: Option<Leg>,
     begun: Tick,
-    listener: ListenerId,
+    pub(super) listener: ListenerId,
     /// Internal until the session says otherwise: so a panic is counted as what it is.
     reason: CloseReason,
     /// The backend's connection goes to the pool; whether it has carried no byte.
-    returns: Option<bool>,
+    pub(super) returns: Option<bool>,
 }
 
 /// The backend's part of a session.
-struct Leg {
-    backend: Socket,
+pub(super) struct Leg {
+    pub(super) backend: Socket,
     in_flight: InFlight,
-    relay: Relay,
+    pub(super) relay: Relay,
 }
 
 impl Session {
-    fn shard(&self) -> &Rc<Shard> {
+    pub(super) fn shard(&self) -> &Rc<Shard> {
         &self.busy.0
     }
 
-    fn upstream(&self) -> UpstreamId {
+    pub(super) fn upstream(&self) -> UpstreamId {
         self.shard().config.listeners[self.listener.index()].upstream
     }
 
@@ -293,56 +267,8 @@ impl Session {
         again
     }
 
-    /// Whether the backend's connection may serve another client now that this session has ended so.
-    fn may_return(&self, outcome: Outcome) -> bool {
-        let rules = &self.shard().relay_rules[self.listener.index()];
-        let Some(Leg { backend, relay, .. }) = &self.leg else { return false };
-        match outcome {
-            Outcome::ClientDone => true,
-            // It knows nothing of a client that has reset before a byte.
-            Outcome::Reset(Side::Client) => {
-                rules.reuse != Reuse::Off
-                    && relay.is_untouched(Sides { client: &self.client, backend, rules })
-                    && !backend.is_dead()
-            }
-            _ => false,
-        }
-    }
-
-    /// Ends the client's part, and has the backend's connection go back to the pool if it is clean.
-    async fn return_backend(&mut self, outcome: Outcome) -> CloseReason {
-        self.stop();
-        let shard = Rc::clone(self.shard());
-        let Self { client, leg: Some(leg), .. } = self else { return CloseReason::Internal };
-        let reason = match outcome {
-            Outcome::Reset(_) => {
-                client.reset_on_close();
-                CloseReason::ClientReset
-            }
-            _ => {
-                // Its end comes now, not with the close, which waits for the backend.
-                let _ = client.shutdown_write();
-                CloseReason::Normal
-            }
-        };
-        let untouched = leg.relay.bytes_to_backend() == 0 && leg.relay.bytes_to_client() == 0;
-        let upstream = &shard.config.upstreams[self.upstream().index()];
-        self.returns = match (&upstream.pool.reset, &self.leg) {
-            _ if untouched => Some(true),
-            (Some(reset), Some(leg)) => {
-                let clean = ask_for_reset(&shard, &leg.backend, reset).await;
-                if !clean {
-                    shard.counters.pool(self.upstream()).reset_failed.add(1);
-                }
-                clean.then_some(false)
-            }
-            _ => None,
-        };
-        reason
-    }
-
     /// Relays no more. Whether bytes were received that were not delivered.
-    fn stop(&mut self) -> bool {
+    pub(super) fn stop(&mut self) -> bool {
         let Self { busy: Busy(shard), client, leg: Some(leg), listener, .. } = self else { return false };
         let rules = &shard.relay_rules[listener.index()];
         let sides = Sides { client, backend: &leg.backend, rules };
