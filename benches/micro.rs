@@ -142,7 +142,8 @@ impl Shards {
         let states = vec![up; usize::from(backends)];
         let table = |shard| {
             let place = ShardPlace { shard: ShardId(shard), shards: usize::from(SHARDS), seed: 1 };
-            let table = UpstreamTable::new(&config.upstreams[0], shared.clone(), place, Box::new(|_, _| {}));
+            let table =
+                UpstreamTable::new(&config.upstreams[0], shared.clone(), place, Box::new(|_, _| true));
             table.apply(&states);
             table
         };

@@ -132,7 +132,7 @@ impl Pool {
     }
 
     /// The connection that was put last and is fit, and how many unfit ones were closed before it.
-    pub fn take(&self, backend: BackendId) -> (Option<Socket>, usize) {
+    pub fn take(&self, backend: BackendId) -> (Option<Pooled>, usize) {
         let mut unfit = 0;
         let taken = loop {
             // Dropped after the borrow ends: closing needs none, and the shelf is whole again.
@@ -140,7 +140,7 @@ impl Pool {
                 break None;
             };
             if connection.is_fit() {
-                break Some(connection.socket);
+                break Some(connection);
             }
             unfit += 1;
         };

@@ -279,6 +279,10 @@ impl Direction {
         self.end_due
     }
 
+    pub(super) fn is_splicing(&self) -> bool {
+        matches!(self.way, Way::Splice { .. })
+    }
+
     /// Drops a pipe with what is in it, and leaves the source as it was.
     pub(super) fn stop(&mut self, from: &Socket) {
         self.leave_splicing(from);

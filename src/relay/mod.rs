@@ -45,6 +45,10 @@ pub use splice::{Moved, Pipes};
 /// Sessions that end sooner get no keepalive. Not more than the shortest keepalive, of one second.
 const YOUTH: Duration = Duration::from_millis(500);
 
+/// How long a backend may still speak to a client that has ended its stream without a byte, before its connection counts
+/// as one that nobody needs.
+const READER_GRACE: Duration = Duration::from_secs(1);
+
 /// One of the two peers of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -69,8 +73,6 @@ pub struct RelayRules {
     pub backend_keepalive: Option<Duration>,
     /// Pipes for splicing; none where it is off.
     pub pipes: Option<Rc<Pipes>>,
-    /// Which backend connections outlive their session.
-    pub reuse: Reuse,
 }
 
 /// Why a relay ended.
@@ -102,6 +104,8 @@ pub struct Sides<'a> {
     pub backend: &'a Socket,
     /// Those of the listener.
     pub rules: &'a RelayRules,
+    /// In which case the backend's connection outlives the session, if it ended now.
+    pub reuse: Reuse,
 }
 
 /// A running relay between two sockets, always the same ones.
@@ -164,6 +168,13 @@ impl Relay {
             || self.to_client.is_sending()
     }
 
+    /// Whether nothing was sent to either side.
+    #[must_use]
+    pub fn has_sent_nothing(&self) -> bool {
+        let sends = |direction: &Direction| direction.bytes > 0 || direction.is_sending();
+        !sends(&self.to_backend) && !sends(&self.to_client)
+    }
+
     /// Whether bytes were received that were not delivered.
     #[must_use]
     pub fn holds_bytes(&self, sides: Sides<'_>) -> bool {
@@ -189,7 +200,13 @@ impl Relay {
         if let Some(outcome) = self.outcome(sides) {
             return Poll::Ready(outcome);
         }
-        if self.keeps_end(sides) && !self.to_client.is_sending() && sides.backend.received() == 0 {
+        if sides.reuse == Reuse::Reset
+            && self.keeps_end(sides)
+            && !self.to_client.is_sending()
+            && sides.backend.received() == 0
+            // While it is spliced, the kernel alone knows.
+            && !(self.to_client.is_splicing() && sides.backend.has_unread())
+        {
             return Poll::Ready(Outcome::ClientDone);
         }
         if self.stage() != before {
@@ -201,7 +218,7 @@ impl Relay {
     }
 
     fn advance(&mut self, sides: Sides<'_>) {
-        let Sides { client, backend, rules } = sides;
+        let Sides { client, backend, rules, .. } = sides;
         let pipes = rules.pipes.as_ref();
         self.to_backend.advance(client, backend, pipes);
         self.to_client.advance(backend, client, pipes);
@@ -226,7 +243,7 @@ impl Relay {
 
     /// Whether the end of the client's stream is kept from the backend, so that its connection may serve another client.
     fn keeps_end(&self, sides: Sides<'_>) -> bool {
-        let reusable = match sides.rules.reuse {
+        let reusable = match sides.reuse {
             Reuse::Off => false,
             Reuse::Untouched => self.is_untouched(sides),
             Reuse::Reset => true,
@@ -268,10 +285,15 @@ impl Relay {
     ///
     /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can; so one
     /// moment of last movement serves both sides.
-    fn silence(&self, Sides { rules, .. }: Sides<'_>) -> Option<(Duration, Outcome)> {
+    fn silence(&self, sides: Sides<'_>) -> Option<(Duration, Outcome)> {
+        let rules = sides.rules;
         if let Some(side) = self.reset {
             // Only the last bytes of that side are still to be delivered.
             return Some((rules.half_close, Outcome::Reset(side)));
+        }
+        if sides.reuse == Reuse::Untouched && self.keeps_end(sides) {
+            // A client that only reads ends its stream first, too: the backend may be about to speak.
+            return Some((READER_GRACE.min(rules.half_close), Outcome::ClientDone));
         }
         if self.is_half_closed() {
             let silent = if self.to_backend.flow == Flow::Finished { Side::Backend } else { Side::Client };

@@ -105,6 +105,7 @@ impl<'a> Wait<'a> {
         client.register(context.waker());
         match client.ended() {
             Some(End::Failed(_)) => return true,
+            _ if client.is_dead() => return true,
             Some(End::Clean) if client.received() == 0 && !self.client_left => {
                 self.client_left = true;
                 let grace = self.shard.ring.now().after(LEFT_GRACE);
@@ -112,7 +113,7 @@ impl<'a> Wait<'a> {
             }
             // Also behind its first words, or nothing would tell of a reset.
             None if client.received() < SAID_BEFORE => client.receive(false),
-            _ => {}
+            _ => client.watch(),
         }
         false
     }

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use super::connect::{Failure, connect_any};
 use super::{Shard, queue};
-use crate::pool::Lent;
+use crate::net;
+use crate::pool::{Lent, Pooled};
 use crate::relay::{Relay, Sides};
 use crate::rules::balance::{self, Tried};
 use crate::rules::config::HashKey;
@@ -29,10 +30,11 @@ pub(super) struct Tries {
     awaited: Option<Awaited>,
     /// End of all tries together.
     deadline: Tick,
+    session_deadline: Tick,
     /// What to report when no other backend is left.
     failure: CloseReason,
-    /// The connection in use was in the pool.
-    pooled: bool,
+    /// The connection in use was in the pool; whether it has served no client before.
+    pooled: Option<bool>,
     /// It may go back there.
     lent: Option<Lent>,
     /// The place at a backend whose pooled connection proved dead; a new connection to it is free.
@@ -50,16 +52,15 @@ struct Awaited {
 impl Tries {
     /// No try, and no time for one after `session_deadline`.
     pub(super) fn new(shard: &Shard, upstream: UpstreamId, client: &Socket, session_deadline: Tick) -> Self {
-        let establish = shard.config.upstreams[upstream.index()].timeouts.establish;
-        let establish = establish.map_or(Tick::NEVER, |limit| shard.ring.now().after(limit));
         Self {
             upstream,
             tried: Tried::default(),
             key: if shard.upstreams[upstream.index()].wants().key { key(shard, upstream, client) } else { 0 },
             awaited: None,
-            deadline: establish.min(session_deadline),
+            deadline: establish_deadline(shard, upstream, session_deadline),
+            session_deadline,
             failure: CloseReason::NoBackend,
-            pooled: false,
+            pooled: None,
             lent: None,
             stale: None,
         }
@@ -67,12 +68,26 @@ impl Tries {
 
     /// Whether the connection in use was in the pool.
     pub(super) fn is_pooled(&self) -> bool {
-        self.pooled
+        self.pooled.is_some()
     }
 
-    /// Takes back the place at a backend whose pooled connection proved dead.
+    /// Whether the connection in use, from the pool, is of no use: it has ended, which on a new one would be the backend's
+    /// answer; or it has served another client, for whom alone can be what the backend says before it is asked.
+    pub(super) fn is_stale(&self, relay: &Relay, backend: &Socket) -> bool {
+        let Some(fresh) = self.pooled else { return false };
+        let said = backend.received() > 0;
+        relay.has_sent_nothing() && (!fresh && said || !said && backend.ended().is_some())
+    }
+
+    /// Whether the connection in use has served no client before.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.pooled.unwrap_or(true)
+    }
+
+    /// Takes back the place at a backend whose pooled connection proved of no use. A new one has all its time.
     pub(super) fn replace(&mut self, shard: &Shard, in_flight: InFlight) {
         shard.counters.pool(self.upstream).replaced.add(1);
+        self.deadline = establish_deadline(shard, self.upstream, self.session_deadline);
         self.stale = Some(in_flight);
     }
 
@@ -89,6 +104,9 @@ impl Tries {
     /// Tells the algorithm, where it wants to know, how long the backend took for its first byte: from the connect, or
     /// from the first byte to it where that came later. Whether there is nothing more to try or to tell.
     pub(super) fn note_progress(&mut self, shard: &Shard, relay: &Relay, sides: Sides<'_>) -> bool {
+        if relay.has_begun(sides) {
+            self.lent = None;
+        }
         let Some(awaited) = &mut self.awaited else { return relay.has_begun(sides) };
         if relay.bytes_to_client() > 0 {
             let table = &shard.upstreams[self.upstream.index()];
@@ -113,16 +131,19 @@ impl Tries {
                 Some(in_flight) => in_flight,
                 None => self.next_place(shard, client).await?,
             };
-            self.pooled = false;
+            (self.pooled, self.awaited, self.lent) = (None, None, None);
             let id = in_flight.backend();
             let counters = shard.counters.backend(self.upstream, id);
             self.lent = shard.lend(self.upstream, id);
-            if !is_replacement && let Some(backend) = shard.take_pooled(self.upstream, id) {
-                self.pooled = true;
-                counters.sessions.add(1);
-                return Ok(Established { backend, in_flight });
-            }
             let table = &shard.upstreams[self.upstream.index()];
+            if !is_replacement
+                && let Some(Pooled { socket, fresh, .. }) = shard.take_pooled(self.upstream, id)
+            {
+                self.pooled = Some(fresh);
+                self.awaited = table.wants().latency.then(|| Awaited::since_now(id));
+                counters.sessions.add(1);
+                return Ok(Established { backend: socket, in_flight });
+            }
             let begun = table.wants().latency.then(Instant::now);
             match self.connect(shard, client, &table.addresses(id)).await {
                 Ok(backend) => {
@@ -130,7 +151,7 @@ impl Tries {
                     counters.sessions.add(u64::from(!is_replacement));
                     if let Some(begun) = begun {
                         table.observe(id, begun.elapsed(), shard.ring.now().0);
-                        self.awaited = Some(Awaited { backend: id, since: Instant::now(), asked: false });
+                        self.awaited = Some(Awaited::since_now(id));
                     }
                     return Ok(Established { backend, in_flight });
                 }
@@ -141,7 +162,11 @@ impl Tries {
                             "no connection to a backend can be made, for want of something of our own: {error}"
                         );
                     }
-                    return Err(CloseReason::Resource);
+                    self.failure = CloseReason::Resource;
+                    // Ports and local addresses may do for another destination.
+                    if !net::is_source_exhausted(&error) {
+                        return Err(self.failure);
+                    }
                 }
                 Err(Failure::Backend { reason, error, blamed }) => {
                     if blamed {
@@ -163,16 +188,23 @@ impl Tries {
         }
         let now = shard.ring.now();
         if now >= self.deadline {
-            return Err(CloseReason::ConnectTimeout);
+            return Err(if self.tried.is_empty() { CloseReason::ConnectTimeout } else { self.failure });
         }
         let table = &shard.upstreams[self.upstream.index()];
         if self.tried.is_empty() {
             table.note_session(now.0);
         }
-        let in_flight = match table.pick(now.0, &self.tried, self.key) {
-            Pick::Backend(in_flight) => in_flight,
-            Pick::Full => queue::wait(shard, self.upstream, &self.tried, client, self.deadline).await?,
-            Pick::Nobody => return Err(self.failure),
+        let in_flight = loop {
+            match table.pick(shard.ring.now().0, &self.tried, self.key) {
+                Pick::Backend(in_flight) => break in_flight,
+                Pick::Full => {
+                    let waited = queue::wait(shard, self.upstream, &self.tried, client, self.deadline);
+                    if let Some(in_flight) = waited.await? {
+                        break in_flight;
+                    }
+                }
+                Pick::Nobody => return Err(self.failure),
+            }
         };
         if !self.tried.is_empty() {
             if !table.take_retry(shard.ring.now().0) {
@@ -203,6 +235,18 @@ impl Tries {
             other => other,
         })
     }
+}
+
+impl Awaited {
+    fn since_now(backend: BackendId) -> Self {
+        Self { backend, since: Instant::now(), asked: false }
+    }
+}
+
+/// End of the tries that begin now.
+fn establish_deadline(shard: &Shard, upstream: UpstreamId, session_deadline: Tick) -> Tick {
+    let establish = shard.config.upstreams[upstream.index()].timeouts.establish;
+    establish.map_or(Tick::NEVER, |limit| shard.ring.now().after(limit)).min(session_deadline)
 }
 
 /// Hash of the part of a client that decides where it goes.

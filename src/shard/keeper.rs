@@ -13,7 +13,7 @@ use super::connect::connect_any;
 use crate::net;
 use crate::pool::{Lent, Pool, Pooled};
 use crate::rules::config::Reuse;
-use crate::rules::upstream::UpstreamTable;
+use crate::rules::upstream::{Address, UpstreamTable};
 use crate::uring::{Socket, Tick};
 use crate::words::{BackendId, UpstreamId};
 
@@ -53,7 +53,7 @@ impl Keeper {
     /// Until the shard takes no new sessions.
     async fn run(self) {
         let (mut pause, mut not_before) = (FIRST_PAUSE, Tick(0));
-        while self.wanted(not_before).await {
+        while self.wanted(&mut not_before).await {
             let now = self.shard.ring.now();
             if self.connect().await {
                 (pause, not_before) = (FIRST_PAUSE, Tick(0));
@@ -68,7 +68,7 @@ impl Keeper {
     }
 
     /// Waits until one more connection is wanted, a place for it included, and tidies meanwhile. Whether it is.
-    async fn wanted(&self, not_before: Tick) -> bool {
+    async fn wanted(&self, not_before: &mut Tick) -> bool {
         let (shard, pool, table, backend) = (&self.shard, self.pool(), self.table(), self.backend);
         let mut timer = shard.ring.timer(Tick::NEVER);
         std::future::poll_fn(|context| {
@@ -77,16 +77,22 @@ impl Keeper {
             }
             loop {
                 let now = shard.ring.now();
-                let closed = pool.tidy(backend, now, &table.addresses(backend));
+                let closed = if table.is_eligible(backend) {
+                    pool.tidy(backend, now, &table.addresses(backend))
+                } else {
+                    // Whoever is back is another one, maybe, and gets connections at once.
+                    *not_before = Tick(0);
+                    pool.clear(backend)
+                };
                 shard.counters.pool(self.upstream).closed.add(closed as u64);
                 shard.settle(self.upstream, backend);
                 let has_room = shard.has_room(self.upstream, backend);
-                if has_room && now >= not_before && table.hold(backend) {
+                if has_room && now >= *not_before && table.hold(backend) {
                     pool.set_connecting(backend, true);
                     return Poll::Ready(true);
                 }
                 let look = match has_room && table.is_eligible(backend) {
-                    true if now < not_before => not_before,
+                    true if now < *not_before => *not_before,
                     // All places are taken; nobody tells when one comes free.
                     true => now.after(LIMIT_LOOK),
                     // A change of states tells.
@@ -107,19 +113,27 @@ impl Keeper {
         let upstream = &shard.config.upstreams[self.upstream.index()];
         let addresses = table.addresses(backend);
         let deadline = shard.ring.now().after(upstream.timeouts.connect);
-        let mut connecting = pin!(connect_any(shard, None, self.upstream, &addresses, deadline));
-        let connected = std::future::poll_fn(|context| {
-            pool.watch(backend, context.waker());
-            if !shard.is_running() || table.is_wanted(backend) || shard.lacks_place(self.upstream, backend) {
-                return Poll::Ready(None);
-            }
-            connecting.as_mut().poll(context).map(Some)
-        })
-        .await;
+        let connected = {
+            // Gone, and its socket with it, before its place is given back.
+            let mut connecting = pin!(connect_any(shard, None, self.upstream, &addresses, deadline));
+            std::future::poll_fn(|context| {
+                pool.watch(backend, context.waker());
+                let gives_way = table.is_wanted(backend) || shard.lacks_place(self.upstream, backend);
+                if gives_way || !shard.is_running() {
+                    return Poll::Ready(None);
+                }
+                connecting.as_mut().poll(context).map(Some)
+            })
+            .await
+        };
         pool.set_connecting(backend, false);
         let made = match connected {
             Some(Ok((socket, address))) => {
                 shard.counters.pool(self.upstream).made.add(1);
+                if let Some(idle) = upstream.tcp.keepalive {
+                    // A host that crashed does not say so.
+                    socket.with(|socket| net::keep_alive(socket, idle));
+                }
                 let connection = Pooled { socket, address: address.clone(), fresh: true };
                 pool.put(backend, connection, shard.ring.now(), fastrand::f64());
                 true
@@ -140,12 +154,27 @@ impl Shard {
     /// Whether the pool has room for one more connection beside those in sessions that are expected back.
     fn has_room(&self, upstream: UpstreamId, backend: BackendId) -> bool {
         let Some(pool) = &self.pools[upstream.index()] else { return false };
-        let out = match self.config.upstreams[upstream.index()].pool.reuse {
+        pool.has_room(backend, self.out(upstream, backend, pool))
+    }
+
+    /// Connections to a backend that sessions of this shard have and are expected to give back.
+    fn out(&self, upstream: UpstreamId, backend: BackendId, pool: &Pool) -> usize {
+        match self.config.upstreams[upstream.index()].pool.reuse {
             Reuse::Off => 0,
             Reuse::Untouched => pool.lent(backend),
             Reuse::Reset => self.upstreams[upstream.index()].own_sessions(backend),
-        };
-        pool.has_room(backend, out)
+        }
+    }
+
+    /// In which case a session on a backend may give its connection back, if it ended now.
+    pub(super) fn reuse(&self, upstream: UpstreamId, backend: BackendId) -> Reuse {
+        let Some(pool) = &self.pools[upstream.index()] else { return Reuse::Off };
+        let out = self.out(upstream, backend, pool).saturating_sub(1);
+        if self.is_running() && pool.has_room(backend, out) {
+            self.config.upstreams[upstream.index()].pool.reuse
+        } else {
+            Reuse::Off
+        }
     }
 
     /// Notes a session that may give its connection back as long as it has carried no byte.
@@ -155,7 +184,7 @@ impl Shard {
     }
 
     /// A ready connection to a backend, if there is one.
-    pub(super) fn take_pooled(&self, upstream: UpstreamId, backend: BackendId) -> Option<Socket> {
+    pub(super) fn take_pooled(&self, upstream: UpstreamId, backend: BackendId) -> Option<Pooled> {
         let pool = self.pools[upstream.index()].as_ref()?;
         let (taken, unfit) = pool.take(backend);
         let counters = self.counters.pool(upstream);
@@ -177,7 +206,7 @@ impl Shard {
         // Whatever comes of it, there is one connection less in sessions.
         pool.wake(backend);
         let Some((socket, fresh)) = returned else { return };
-        let Some(address) = socket.with(net::peer_address) else { return };
+        let Some(address) = self.address_of(upstream, backend, &socket) else { return };
         let connection = Pooled { socket, address, fresh };
         let fits = self.is_running() && self.has_room(upstream, backend) && connection.is_fit();
         if fits && self.upstreams[upstream.index()].hold(backend) {
@@ -185,6 +214,21 @@ impl Shard {
             pool.put(backend, connection, self.ring.now(), fastrand::f64());
             self.settle(upstream, backend);
         }
+    }
+
+    /// The address of the backend that a connection leads to, if it still has it.
+    fn address_of(&self, upstream: UpstreamId, backend: BackendId, socket: &Socket) -> Option<Address> {
+        let peer = socket.with(net::peer_address)?;
+        let leads_to = |address: &&Address| match (*address, &peer) {
+            // Connecting to no address in particular leads to this machine, connect(2) on Linux.
+            (Address::Tcp(address), Address::Tcp(peer)) => {
+                address == peer || address.ip().is_unspecified() && address.port() == peer.port()
+            }
+            // The name that the socket was bound to may be another one of the same file.
+            (Address::Unix(_), Address::Unix(_)) => true,
+            _ => false,
+        };
+        self.upstreams[upstream.index()].addresses(backend).iter().find(leads_to).cloned()
     }
 
     pub(super) fn wake_keepers(&self) {

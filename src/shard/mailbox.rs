@@ -117,11 +117,11 @@ impl Letterbox {
         self.doorbell.ring();
     }
 
-    /// Tells the shard that a client of it has a place at a backend.
-    pub(super) fn post_grant(&self, grant: Grant) {
-        // A shard that has ended has no clients.
-        let _ = self.grants.send(grant);
+    /// Tells the shard that a client of it has a place at a backend. Whether the shard has not ended.
+    pub(super) fn post_grant(&self, grant: Grant) -> bool {
+        let sent = self.grants.send(grant).is_ok();
         self.doorbell.ring();
+        sent
     }
 
     /// Passes a connection on; returned where the channel is full, or the shard never started.

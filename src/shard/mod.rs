@@ -161,7 +161,7 @@ impl Shard {
             let letterboxes = Arc::clone(&parts.letterboxes);
             let deliver = Box::new(move |ticket: Ticket, backend| {
                 let grant = Grant { upstream: id, ticket: ticket.number, backend };
-                letterboxes[ticket.shard.index()].post_grant(grant);
+                letterboxes[ticket.shard.index()].post_grant(grant)
             });
             UpstreamTable::new(upstream, Arc::clone(shared), parts.place, deliver)
         });
@@ -180,7 +180,6 @@ impl Shard {
             client_keepalive: listener.tcp.options.keepalive,
             backend_keepalive: config.upstreams[listener.upstream.index()].tcp.keepalive,
             pipes: pipes.clone(),
-            reuse: config.upstreams[listener.upstream.index()].pool.reuse,
         });
         Self {
             ring: ring.clone(),

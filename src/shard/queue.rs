@@ -60,14 +60,15 @@ struct Place<'a> {
     ticket: Ticket,
 }
 
-/// Waits for a place at a backend that was not tried, at most for the `timeout` of the queue and until `deadline`.
+/// Waits for a place at a backend that was not tried, at most for the `timeout` of the queue and until `deadline`. `None`
+/// if the backend is not eligible any more when the place comes: look again.
 pub(super) async fn wait(
     shard: &Shard,
     upstream: UpstreamId,
     tried: &Tried,
     client: &Socket,
     deadline: Tick,
-) -> Result<InFlight, CloseReason> {
+) -> Result<Option<InFlight>, CloseReason> {
     let table = &shard.upstreams[upstream.index()];
     let ticket = table.join(tried).ok_or(CloseReason::QueueFull)?;
     shard.waiters.0.borrow_mut().insert((upstream, ticket.number), Waiter::default());
@@ -80,7 +81,8 @@ pub(super) async fn wait(
     let mut wait = Wait::until(shard, Some(client), shard.ring.now().after(timeout).min(deadline));
     std::future::poll_fn(|context| {
         if let Some(backend) = place.poll_granted(context) {
-            return Poll::Ready(Ok(table.accept(backend)));
+            let in_flight = table.accept(backend);
+            return Poll::Ready(Ok(Some(in_flight).filter(|_| table.is_eligible(backend))));
         }
         if !table.has_untried(tried) {
             return Poll::Ready(Err(CloseReason::NoBackend));

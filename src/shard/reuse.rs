@@ -5,22 +5,32 @@ use std::task::Poll;
 
 use super::Shard;
 use super::session::{Leg, Session};
-use crate::relay::{Outcome, Side, Sides};
+use crate::relay::{Outcome, Side};
 use crate::rules::config::{ResetRules, Reuse};
 use crate::uring::{Sent, Socket};
 use crate::words::CloseReason;
 
+/// What a backend says to the question whether it has forgotten its client.
+#[derive(PartialEq)]
+enum Answer {
+    /// Exactly that, and in time.
+    Clean,
+    /// Nothing, or not all of it.
+    None,
+    /// Something else: the rest of an answer to the client, or a refusal.
+    Other,
+}
+
 impl Session {
     /// Whether the backend's connection may serve another client now that this session has ended so.
     pub(super) fn may_return(&self, outcome: Outcome) -> bool {
-        let rules = &self.shard().relay_rules[self.listener.index()];
-        let Some(Leg { backend, relay, .. }) = &self.leg else { return false };
+        let Some(Leg { backend, relay, in_flight }) = &self.leg else { return false };
         match outcome {
             Outcome::ClientDone => true,
             // It knows nothing of a client that has reset before a byte.
             Outcome::Reset(Side::Client) => {
-                rules.reuse != Reuse::Off
-                    && relay.is_untouched(Sides { client: &self.client, backend, rules })
+                self.shard().reuse(self.upstream(), in_flight.backend()) != Reuse::Off
+                    && relay.has_sent_nothing()
                     && !backend.is_dead()
             }
             _ => false,
@@ -31,56 +41,56 @@ impl Session {
     pub(super) async fn return_backend(&mut self, outcome: Outcome) -> CloseReason {
         self.stop();
         let shard = Rc::clone(self.shard());
-        let Self { client, leg: Some(leg), .. } = self else { return CloseReason::Internal };
-        let reason = match outcome {
-            Outcome::Reset(_) => {
-                client.reset_on_close();
-                CloseReason::ClientReset
+        let Some(leg) = &self.leg else { return CloseReason::Internal };
+        if leg.relay.has_sent_nothing() {
+            self.returns = Some(self.tries.as_ref().is_none_or(|tries| tries.is_fresh()));
+            if outcome == Outcome::ClientDone {
+                return CloseReason::Normal;
             }
-            _ => {
-                // Its end comes now, not with the close, which waits for the backend.
-                let _ = client.shutdown_write();
-                CloseReason::Normal
-            }
-        };
-        let untouched = leg.relay.bytes_to_backend() == 0 && leg.relay.bytes_to_client() == 0;
+            self.client.reset_on_close();
+            return CloseReason::ClientReset;
+        }
         let upstream = &shard.config.upstreams[self.upstream().index()];
-        self.returns = match (&upstream.pool.reset, &self.leg) {
-            _ if untouched => Some(true),
-            (Some(reset), Some(leg)) => {
-                let clean = ask_for_reset(&shard, &leg.backend, reset).await;
-                if !clean {
-                    shard.counters.pool(self.upstream()).reset_failed.add(1);
-                }
-                clean.then_some(false)
-            }
-            _ => None,
-        };
-        reason
+        let Some(reset) = &upstream.pool.reset else { return CloseReason::Normal };
+        let answer = ask_for_reset(&shard, &leg.backend, reset).await;
+        if answer == Answer::Clean {
+            self.returns = Some(false);
+            return CloseReason::Normal;
+        }
+        shard.counters.pool(self.upstream()).reset_failed.add(1);
+        if answer == Answer::None {
+            return CloseReason::Normal;
+        }
+        // It was on its way to the client. What is cut must not look whole.
+        self.client.reset_on_close();
+        CloseReason::AnswerCut
     }
 }
 
-/// Asks a backend to forget its client. Whether it says that it has, in time, and nothing else.
-async fn ask_for_reset(shard: &Shard, backend: &Socket, rules: &ResetRules) -> bool {
+/// Asks a backend to forget its client.
+async fn ask_for_reset(shard: &Shard, backend: &Socket, rules: &ResetRules) -> Answer {
     backend.send(rules.send.clone());
     let mut timer = shard.ring.timer(shard.ring.now().after(rules.timeout));
     let mut answer = Vec::new();
     std::future::poll_fn(|context| {
         backend.register(context.waker());
         let sent = match backend.sent() {
-            Sent::Failed { .. } => return Poll::Ready(false),
+            Sent::Failed { .. } => return Poll::Ready(Answer::None),
             Sent::Busy { .. } => false,
             Sent::Done { .. } | Sent::Nothing => true,
         };
         answer.extend(backend.take_received());
-        if !rules.expect.starts_with(&answer) || backend.ended().is_some() || shard.is_closing() {
-            return Poll::Ready(false);
+        if !rules.expect.starts_with(&answer) {
+            return Poll::Ready(Answer::Other);
+        }
+        if backend.ended().is_some() || shard.is_closing() {
+            return Poll::Ready(Answer::None);
         }
         if sent && answer == rules.expect {
-            return Poll::Ready(true);
+            return Poll::Ready(Answer::Clean);
         }
         backend.receive(false);
-        timer.poll_due(context).map(|()| false)
+        timer.poll_due(context).map(|()| Answer::None)
     })
     .await
 }

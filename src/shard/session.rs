@@ -10,6 +10,7 @@ use super::{Busy, Shard};
 use crate::net;
 use crate::relay::{Outcome, Relay, Side, Sides};
 use crate::rules::admission::Permit;
+use crate::rules::config::Reuse;
 use crate::rules::upstream::InFlight;
 use crate::uring::{Socket, Tick};
 use crate::words::{CloseReason, ListenerId, UpstreamId};
@@ -143,7 +144,7 @@ pub(super) struct Session {
     _permit: Permit,
     pub(super) client: Socket,
     /// There until a byte was relayed: from then on no other backend can take the place of this one.
-    tries: Option<Box<Tries>>,
+    pub(super) tries: Option<Box<Tries>>,
     /// There once a backend has taken the connection.
     pub(super) leg: Option<Leg>,
     begun: Tick,
@@ -157,7 +158,7 @@ pub(super) struct Session {
 /// The backend's part of a session.
 pub(super) struct Leg {
     pub(super) backend: Socket,
-    in_flight: InFlight,
+    pub(super) in_flight: InFlight,
     pub(super) relay: Relay,
 }
 
@@ -190,7 +191,8 @@ impl Session {
         let tries = self.tries.as_mut().ok_or(CloseReason::Internal)?;
         let Established { backend, in_flight } = tries.establish(&shard, &self.client).await?;
         let rules = &shard.relay_rules[self.listener.index()];
-        let relay = Relay::new(Sides { client: &self.client, backend: &backend, rules }, deadline);
+        let sides = Sides { client: &self.client, backend: &backend, rules, reuse: Reuse::Off };
+        let relay = Relay::new(sides, deadline);
         self.leg = Some(Leg { backend, in_flight, relay });
         Ok(())
     }
@@ -204,12 +206,11 @@ impl Session {
             return Poll::Ready(Outcome::Stopped);
         };
         let relay = &mut leg.relay;
-        let sides = Sides { client, backend: &leg.backend, rules: &shard.relay_rules[listener.index()] };
-        if tries.as_ref().is_some_and(|tries| tries.is_pooled())
-            && relay.is_untouched(sides)
-            && sides.backend.ended().is_some()
-        {
-            // It ended while it was in the pool; on a new connection this would be the backend's answer.
+        let rules = &shard.relay_rules[listener.index()];
+        let upstream = shard.config.listeners[listener.index()].upstream;
+        let reuse = shard.reuse(upstream, leg.in_flight.backend());
+        let sides = Sides { client, backend: &leg.backend, rules, reuse };
+        if tries.as_ref().is_some_and(|tries| tries.is_stale(relay, sides.backend)) {
             return Poll::Ready(Outcome::Reset(Side::Backend));
         }
         let before = (relay.bytes_to_backend(), relay.bytes_to_client());
@@ -235,7 +236,7 @@ impl Session {
             if relay.bytes_to_backend() > 0 && relay.bytes_to_client() == 0 {
                 in_flight.succeeded();
             }
-        } else if relay.is_untouched(Sides { client: &self.client, backend, rules })
+        } else if relay.is_untouched(Sides { client: &self.client, backend, rules, reuse: Reuse::Off })
             && self.client.ended().is_none()
             && !self.tries.as_ref().is_some_and(|tries| tries.is_pooled())
         {
@@ -249,17 +250,15 @@ impl Session {
         else {
             return false;
         };
-        let sides = Sides { client, backend: &leg.backend, rules: &shard.relay_rules[listener.index()] };
-        if !leg.relay.is_untouched(sides) {
-            return false;
-        }
-        if tries.is_pooled() {
+        if tries.is_pooled() && leg.relay.has_sent_nothing() {
             if let Some(Leg { in_flight, .. }) = self.leg.take() {
                 tries.replace(shard, in_flight);
             }
             return true;
         }
-        let again = tries.may_retry(shard);
+        let rules = &shard.relay_rules[listener.index()];
+        let sides = Sides { client, backend: &leg.backend, rules, reuse: Reuse::Off };
+        let again = leg.relay.is_untouched(sides) && tries.may_retry(shard);
         if again {
             tries.failed(CloseReason::BackendReset);
             self.leg = None;
@@ -271,7 +270,7 @@ impl Session {
     pub(super) fn stop(&mut self) -> bool {
         let Self { busy: Busy(shard), client, leg: Some(leg), listener, .. } = self else { return false };
         let rules = &shard.relay_rules[listener.index()];
-        let sides = Sides { client, backend: &leg.backend, rules };
+        let sides = Sides { client, backend: &leg.backend, rules, reuse: Reuse::Off };
         let cut = leg.relay.holds_bytes(sides);
         leg.relay.stop(sides);
         cut
@@ -328,6 +327,10 @@ impl Drop for Session {
         // Before the session counts as closed, so that what is in flight is never more than what is active.
         if let Some(Leg { backend: socket, in_flight, .. }) = self.leg.take() {
             let (upstream, backend) = (self.upstream(), in_flight.backend());
+            if in_flight.is_limited() && self.returns.is_none() {
+                // The backend learns of the end before another session can have its place.
+                socket.end_now();
+            }
             // First, so that a client that waits for the place gets it.
             drop(in_flight);
             self.tries = None;

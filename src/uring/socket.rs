@@ -3,7 +3,8 @@
 #![expect(unsafe_code, reason = "the descriptor is borrowed from its slot")]
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
 use super::slot::{End, Errno, Key, Mark, Op};
@@ -261,6 +262,23 @@ impl Socket {
         self.with(|socket| socket.shutdown(std::net::Shutdown::Write))
     }
 
+    /// Whether the kernel holds something for it: bytes, an end, an error. A system call.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let peeked = self.with(|socket| socket.recv_with_flags(&mut byte, flags));
+        peeked.map_or_else(|error| error.kind() != io::ErrorKind::WouldBlock, |_| true)
+    }
+
+    /// Ends the connection now, with FIN or, as [`Self::reset_on_close`] said, with RST, instead of at the close, which waits
+    /// for the last completion. The socket is of no use any more.
+    pub fn end_now(&self) {
+        let reset = self.core().slots.of(self.key).is(Mark::Reset);
+        // It may have ended already.
+        let _ = if reset { self.with(|socket| disconnect(&socket)) } else { self.shutdown_write() };
+    }
+
     /// Uses the descriptor for calls that do not block.
     pub fn with<T>(&self, call: impl FnOnce(socket2::SockRef<'_>) -> T) -> T {
         let fd = self.core().fd(self.key);
@@ -274,6 +292,20 @@ impl Socket {
     pub fn ring(&self) -> &Ring {
         &self.ring
     }
+}
+
+/// Resets a TCP connection without a close: connect(2) to `AF_UNSPEC` dissolves it.
+fn disconnect(socket: &socket2::SockRef<'_>) -> io::Result<()> {
+    let unspecified = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: the kernel reads the address, which outlives the call, and the descriptor is open.
+    let result = unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            &raw const unspecified,
+            size_of_val(&unspecified) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl Drop for Socket {

@@ -26,6 +26,8 @@ pub enum CloseReason {
     ClientIdle,
     /// No byte moved on the backend's socket for `backend_idle`.
     BackendIdle,
+    /// The client had ended its stream, and what the backend still said was cut off for the reuse of its connection.
+    AnswerCut,
     /// The backend had ended its stream and the client was silent for `half_close`.
     HalfCloseClient,
     /// The client had ended its stream and the backend was silent for `half_close`.
@@ -49,7 +51,7 @@ impl CloseReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, in the order of its discriminant.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Normal,
         Self::ClientLeft,
         Self::ClientReset,
@@ -61,6 +63,7 @@ impl CloseReason {
         Self::QueueTimeout,
         Self::ClientIdle,
         Self::BackendIdle,
+        Self::AnswerCut,
         Self::HalfCloseClient,
         Self::HalfCloseBackend,
         Self::SessionTimeout,
@@ -92,6 +95,7 @@ impl CloseReason {
             Self::QueueTimeout => "queue_timeout",
             Self::ClientIdle => "client_idle",
             Self::BackendIdle => "backend_idle",
+            Self::AnswerCut => "answer_cut",
             Self::HalfCloseClient | Self::HalfCloseBackend => "half_close",
             Self::SessionTimeout => "session_timeout",
             Self::BackendDown => "backend_down",
@@ -116,7 +120,7 @@ impl CloseReason {
             Self::QueueTimeout => "sQ",
             Self::ClientIdle | Self::HalfCloseClient => "cD",
             Self::BackendIdle | Self::HalfCloseBackend => "sD",
-            Self::SessionTimeout => "PD",
+            Self::SessionTimeout | Self::AnswerCut => "PD",
             Self::BackendDown => "DD",
             Self::PrimaryUp => "UD",
             Self::Resource => "RC",

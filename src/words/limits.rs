@@ -68,8 +68,8 @@ pub const RETRIES: u32 = 100;
 pub const RETRIES_PER_SECOND: u64 = 10;
 /// Most clients of an upstream that wait for a place.
 pub const QUEUE: u32 = 65_535;
-/// Most ready connections for each backend.
-pub const POOL: u32 = 65_535;
+/// Most ready connections for each backend; whoever takes one looks at those of its shard.
+pub const POOL: u32 = 4_096;
 /// Most local addresses of an upstream.
 pub const SOURCES: usize = 256;
 /// Longest configurable duration.

@@ -142,6 +142,7 @@ fn backend_that_is_down_gets_no_connections() {
     await_pool(&balancer, &backend, 2);
     backend.stop();
     balancer.await_health(0, Health::Down);
+    eventually("the pool is empty", || pooled(&balancer) == 0);
     let failed = count(&balancer, |pool| &pool.failed);
     backend.restart();
     balancer.await_health(0, Health::Up);
@@ -179,19 +180,16 @@ fn connection_without_a_byte_comes_back() {
     let balancer = balancer().one_shard().backends([&backend]).upstream(upstream).start();
     await_pool(&balancer, &backend, 2);
     for round in 1..=20 {
-        let client = balancer.client();
-        if round % 2 == 0 {
-            client.reset();
-        } else {
-            client.finish().unwrap();
-        }
+        balancer.client().reset();
         eventually("it is back", || count(&balancer, |pool| &pool.returned) == round);
     }
+    balancer.client().finish().unwrap();
+    eventually("it is back", || count(&balancer, |pool| &pool.returned) == 21);
     assert_eq!(backend.connections(), 2);
     balancer.echoing_client().finish().unwrap();
-    balancer.await_closed(CloseReason::Normal, 11);
-    balancer.await_closed(CloseReason::ClientReset, 10);
-    assert_eq!(count(&balancer, |pool| &pool.returned), 20, "one that carried bytes does not come back");
+    balancer.await_closed(CloseReason::Normal, 2);
+    balancer.await_closed(CloseReason::ClientReset, 20);
+    assert_eq!(count(&balancer, |pool| &pool.returned), 21, "one that carried bytes does not come back");
 }
 
 const RESET: &str = "pool: {size: 2, reuse: reset, clients: trusted, reset: {send: 'RESET\\r\\n', expect: '+RESET\\r\\n', timeout: 300ms}}";
@@ -249,8 +247,14 @@ fn connection_whose_reset_is_late_wrong_or_followed_by_bytes_is_closed() {
         let backend = with_reset(answer);
         let balancer = balancer().one_shard().backends([&backend]).upstream(RESET).start();
         await_pool(&balancer, &backend, 2);
-        (0..4).for_each(|round| one_session(&balancer, round));
-        balancer.await_closed(CloseReason::Normal, 4);
+        for round in 0..4 {
+            let client = balancer.client();
+            client.echo(format!("client {round}\r\n").as_bytes()).unwrap();
+            client.end().unwrap();
+            // Silence cuts nothing; anything else may have been on its way to the client.
+            assert_eq!(client.receive_all().1.is_ok(), index == 0, "answer {index}");
+        }
+        balancer.await_closed(if index == 0 { CloseReason::Normal } else { CloseReason::AnswerCut }, 4);
         assert_eq!(count(&balancer, |pool| &pool.returned), 0, "answer {index}");
         assert_eq!(count(&balancer, |pool| &pool.reset_failed), 4, "answer {index}");
     }
@@ -318,6 +322,147 @@ fn connection_that_carried_bulk_serves_small_messages_again() {
     let spliced: u64 =
         balancer.server().shard_counters().iter().map(|shard| shard.spliced_to_client.value()).sum();
     assert!(spliced > BULK as u64, "{spliced} bytes were spliced");
+}
+
+/// A connection that has served one client stays a used one, also through a client that says nothing.
+#[test]
+fn late_answer_to_one_client_never_looks_like_a_greeting_to_another() {
+    let speaks = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&speaks);
+    let backend = with_reset(move |connection| {
+        connection.send(b"+RESET\r\n")?;
+        let (told, late) = (Arc::clone(&told), connection.clone());
+        std::thread::spawn(move || {
+            while !told.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            // The balancer may have closed it.
+            let _ = late.send(b"SECRET");
+        });
+        Ok(())
+    });
+    let upstream = RESET.replace("size: 2", "size: 1");
+    for is_in_session in [false, true] {
+        speaks.store(false, Ordering::SeqCst);
+        let balancer = balancer().one_shard().backends([&backend]).upstream(&upstream).start();
+        eventually("it is made", || count(&balancer, |pool| &pool.made) == 1);
+        one_session(&balancer, 1);
+        eventually("it is back", || count(&balancer, |pool| &pool.returned) == 1);
+        let silent = balancer.client();
+        eventually("it is lent", || count(&balancer, |pool| &pool.hits) == 2);
+        if is_in_session {
+            speaks.store(true, Ordering::SeqCst);
+            eventually("it is replaced", || count(&balancer, |pool| &pool.replaced) == 1);
+            silent.echo(b"own\r\n").unwrap();
+            silent.finish().unwrap();
+        } else {
+            silent.reset();
+            eventually("it is back", || count(&balancer, |pool| &pool.returned) == 2);
+            speaks.store(true, Ordering::SeqCst);
+            eventually("it is thrown away", || count(&balancer, |pool| &pool.closed) == 1);
+            one_session(&balancer, 2);
+        }
+    }
+}
+
+#[test]
+fn connection_that_ends_late_in_an_idle_session_is_replaced_all_the_same() {
+    let ends = Arc::new(AtomicBool::new(false));
+    let (told, served) = (Arc::clone(&ends), Arc::new(AtomicU64::new(0)));
+    let serves = Arc::clone(&served);
+    let backend = backend()
+        .serve(move |connection| {
+            if serves.fetch_add(1, Ordering::SeqCst) == 0 {
+                while !told.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+                return Ok(());
+            }
+            let bytes = connection.receive_exact(5)?;
+            connection.send(&bytes)?;
+            connection.end()
+        })
+        .start();
+    let balancer = balancer()
+        .one_shard()
+        .backends([&backend])
+        .upstream("pool: {size: 1}")
+        .upstream("timeouts: {establish: 50ms, connect: 50ms}")
+        .start();
+    await_pool(&balancer, &backend, 1);
+    eventually("it is served", || served.load(Ordering::SeqCst) == 1);
+    let client = balancer.client();
+    eventually("it has the connection", || count(&balancer, |pool| &pool.hits) == 1);
+    // Older than all of `establish`.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    ends.store(true, Ordering::SeqCst);
+    eventually("it is replaced", || count(&balancer, |pool| &pool.replaced) == 1);
+    client.echo(b"hello").unwrap();
+    client.finish().unwrap();
+    balancer.await_closed(CloseReason::Normal, 1);
+}
+
+/// A client that ends its stream in the middle of the answer gets all of it or a reset, never a part that looks whole.
+#[test]
+fn answer_that_is_cut_for_reuse_does_not_look_whole() {
+    const BULK: usize = 16 << 20;
+    let backend = backend()
+        .serve(|connection| {
+            let stream = Stream::new(6);
+            loop {
+                match &*connection.receive_exact(7)? {
+                    b"RESET\r\n" => connection.send(b"+RESET\r\n")?,
+                    _ => connection.send(&stream.head(BULK))?,
+                }
+            }
+        })
+        .start();
+    let balancer = balancer().one_shard().backends([&backend]).upstream(RESET).start();
+    for read_before in [0, 1, 1 << 10, 1 << 20, 4 << 20, 8 << 20, 12 << 20] {
+        let client = balancer.client();
+        client.send(b"BULK!\r\n").unwrap();
+        let head = client.receive_exact(read_before).unwrap();
+        client.end().unwrap();
+        let (rest, end) = client.receive_all();
+        let length = head.len() + rest.len();
+        assert!(end.is_err() || length == BULK, "{length} of {BULK} bytes and a clean end");
+    }
+}
+
+#[test]
+fn shard_without_a_pool_asks_no_backend_for_a_reset() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let noted = Arc::clone(&asked);
+    let backend = with_reset(move |connection| {
+        noted.fetch_add(1, Ordering::SeqCst);
+        connection.send(b"+RESET\r\n")
+    });
+    let balancer = balancer().backends([&backend]).upstream(&RESET.replace("size: 2", "size: 1")).start();
+    eventually("it is made", || count(&balancer, |pool| &pool.made) == 1);
+    (0..20).for_each(|round| one_session(&balancer, round));
+    balancer.await_closed(CloseReason::Normal, 20);
+    assert_eq!(asked.load(Ordering::SeqCst), count(&balancer, |pool| &pool.returned));
+}
+
+/// `nc -N` to a server that speaks after a while.
+#[test]
+fn client_that_only_reads_gets_what_the_backend_says() {
+    let backend = backend()
+        .serve(|connection| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            connection.send(b"daytime")?;
+            connection.end()
+        })
+        .start();
+    let upstream = "pool: {size: 2, reuse: untouched}";
+    let balancer = balancer().one_shard().backends([&backend]).upstream(upstream).start();
+    for _ in 0..4 {
+        let client = balancer.client();
+        client.end().unwrap();
+        let (received, end) = client.receive_all();
+        end.unwrap();
+        assert_eq!(received, b"daytime");
+    }
 }
 
 #[test]

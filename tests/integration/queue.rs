@@ -137,6 +137,40 @@ fn client_that_leaves_the_queue_frees_its_place() {
     assert_eq!(backend.connections(), 2, "nobody connected for the one who left");
 }
 
+/// However much it has said before.
+#[test]
+fn client_that_said_much_and_leaves_the_queue_is_noticed() {
+    let backend = backend().greet(b"hello").start();
+    let balancer = balancer().entry(&limited(&backend, 1)).upstream("queue: {max: 1, timeout: 60s}").start();
+    let served = holder(&balancer);
+    let leaving = balancer.client();
+    leaving.send(&[7; 60_000]).unwrap();
+    await_queue(&balancer, 1);
+    leaving.reset();
+    balancer.await_closed(CloseReason::ClientLeft, 1);
+    served.finish().unwrap();
+}
+
+/// Those who wait for one backend do not keep others from another one, though the queue is full.
+#[test]
+fn backend_that_is_of_no_use_to_those_who_wait_serves_others() {
+    let (mut refusing, busy) = (backend().greet(b"hello").start(), backend().greet(b"hello").start());
+    let balancer = balancer()
+        .entry(&refusing.entry())
+        .entry(&limited(&busy, 1))
+        .upstream("queue: {max: 1, timeout: 20s}")
+        .start();
+    refusing.refuse();
+    let served = holder(&balancer);
+    let waiting = balancer.client();
+    await_queue(&balancer, 1);
+    refusing.restart();
+    holder(&balancer).finish().unwrap();
+    served.finish().unwrap();
+    assert_eq!(waiting.receive_exact(5).unwrap(), b"hello");
+    waiting.finish().unwrap();
+}
+
 #[test]
 fn what_a_waiting_client_says_reaches_the_backend_that_serves_it() {
     let backend = backend().echo().start();

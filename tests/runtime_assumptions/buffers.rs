@@ -182,9 +182,9 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
             client_keepalive: None,
             backend_keepalive: None,
             pipes: None,
-            reuse: ringway::rules::config::Reuse::Off,
         };
-        let sides = Sides { client: &source, backend: &sink, rules: &rules };
+        let reuse = ringway::rules::config::Reuse::Off;
+        let sides = Sides { client: &source, backend: &sink, rules: &rules, reuse };
         let mut relay = Relay::new(sides, Tick::NEVER);
         // Goes on until both socket buffers are full and nothing moves any more.
         let mut still = 0;

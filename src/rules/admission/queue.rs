@@ -48,8 +48,8 @@ impl Queue {
         Self { most: most as usize, length: AtomicUsize::new(0), waiters: Mutex::default() }
     }
 
-    /// Joins the end of the queue; `None` where it is full. For a moment there may be `more`: those for whom places are
-    /// being made free.
+    /// Joins the end of the queue; `None` where it is full. There may be `more` than its maximum: those for whom pools hold
+    /// places, which they give up.
     #[must_use]
     pub fn join(&self, shard: ShardId, tried: Tried, more: usize) -> Option<Ticket> {
         let most = self.most + more;
@@ -97,6 +97,12 @@ impl Queue {
         }
         self.length.store(waiters.in_order.len(), SeqCst);
         served
+    }
+
+    /// Whether somebody waits who can use a place of this backend.
+    #[must_use]
+    pub fn wants(&self, backend: BackendId) -> bool {
+        !self.is_empty() && self.lock().in_order.iter().any(|waiter| !waiter.tried.contains(backend))
     }
 
     /// How many wait.

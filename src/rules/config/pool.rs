@@ -70,7 +70,7 @@ mod tests {
             ("{size: 2, reuse: reset, clients: trusted, reset: {send: a}}", "`expect` is missing"),
             ("{size: 2, reset: {send: a, expect: b}}", "means nothing without `reuse: reset`"),
             ("{reuse: untouched}", "write a `size` above 0"),
-            ("{size: 65536}", "from 0 to 65535"),
+            ("{size: 4097}", "from 0 to 4096"),
             ("{size: 1, reuse: always}", "write untouched or reset, or `off`"),
         ] {
             let report = read(pool).expect_err(pool);

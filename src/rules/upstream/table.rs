@@ -55,8 +55,8 @@ pub struct UpstreamTable {
     inner: RefCell<Inner>,
 }
 
-/// Tells a waiting client's shard that the client has a place at a backend.
-pub type Deliver = Box<dyn Fn(Ticket, BackendId)>;
+/// Tells a waiting client's shard that the client has a place at a backend. Whether that shard still runs.
+pub type Deliver = Box<dyn Fn(Ticket, BackendId) -> bool>;
 
 /// What a session gets that wants a backend.
 pub enum Pick {
@@ -171,9 +171,6 @@ impl UpstreamTable {
     /// Picks an eligible backend that was not tried and has a place. `key` is of use where it is [wanted](Self::wants),
     /// and `now_millis` decides how old the other shards' counts may be.
     pub fn pick(self: &Rc<Self>, now_millis: u64, tried: &Tried, key: u64) -> Pick {
-        if !self.shared.queue.is_empty() && self.has_untried(tried) {
-            return Pick::Full;
-        }
         let inner = &mut *self.inner.borrow_mut();
         if self.wants.loads && inner.others_at != Some(now_millis) {
             inner.others_at = Some(now_millis);
@@ -193,7 +190,7 @@ impl UpstreamTable {
             );
             debug_assert!(!passing.contains(backend), "{backend:?} was tried");
             // A connection in the pool hands its place over; the session gets both.
-            if self.take(backend) || self.unhold(backend) {
+            if self.take(backend) || !self.shared.queue.wants(backend) && self.unhold(backend) {
                 return Pick::Backend(self.begin(inner, backend));
             }
             passed.get_or_insert_with(|| tried.clone()).insert(backend);
@@ -218,7 +215,12 @@ impl UpstreamTable {
         self.shared.loads.own(self.place.shard, backend.index()) as usize
     }
 
+    /// Takes a place for whoever comes, not before those who wait for one.
     fn take(&self, backend: BackendId) -> bool {
+        !self.shared.queue.wants(backend) && self.take_first(backend)
+    }
+
+    fn take_first(&self, backend: BackendId) -> bool {
         self.shared.limits[backend.index()].as_ref().is_none_or(|limit| limit.take())
     }
 
@@ -270,8 +272,10 @@ impl UpstreamTable {
         if queue.is_empty() || !self.is_eligible(backend) {
             return;
         }
-        let served = queue.serve(backend, || self.take(backend));
-        served.into_iter().for_each(|ticket| (self.deliver)(ticket, backend));
+        let served = queue.serve(backend, || self.take_first(backend));
+        let delivered = served.iter().filter(|ticket| (self.deliver)(**ticket, backend)).count();
+        // Shards that have ended have nobody who waits.
+        (delivered..served.len()).for_each(|_| self.give_back(backend));
     }
 
     fn serve_all(&self) {
@@ -286,10 +290,15 @@ impl UpstreamTable {
     /// Takes a place for a connection in the pool, unless sessions need it.
     #[must_use]
     pub fn hold(&self, backend: BackendId) -> bool {
-        let held = self.shared.queue.is_empty() && self.is_eligible(backend) && self.take(backend);
+        let held = self.is_eligible(backend) && self.take(backend);
         if held && self.shared.limits[backend.index()].is_some() {
             self.pooled[backend.index()].update(|places| places + 1);
             self.shared.pooled.fetch_add(1, SeqCst);
+            // Whoever has begun to wait since has looked whether pools hold places; one of both sees the other.
+            if self.shared.queue.wants(backend) && self.unhold(backend) {
+                self.give_back(backend);
+                return false;
+            }
         }
         held
     }
@@ -333,7 +342,9 @@ impl UpstreamTable {
     /// Whether a place that this shard's pool holds is waited for.
     #[must_use]
     pub fn is_wanted(&self, backend: BackendId) -> bool {
-        self.has_waiters() && self.pooled[backend.index()].get() > 0 && self.is_eligible(backend)
+        self.pooled[backend.index()].get() > 0
+            && self.shared.queue.wants(backend)
+            && self.is_eligible(backend)
     }
 
     /// Backends of which that is so.
@@ -378,6 +389,12 @@ impl InFlight {
     #[must_use]
     pub fn backend(&self) -> BackendId {
         self.backend
+    }
+
+    /// Whether it holds one of a limited number of places.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.table.shared.limits[self.backend.index()].is_some()
     }
 
     /// Why the session has to end, if it has to.
@@ -430,7 +447,7 @@ mod tests {
         let parsed = config::parse("test", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}"));
         let place = ShardPlace { shard: ShardId(0), shards: 1, seed: 0 };
         let upstream = &parsed.config.upstreams[0];
-        UpstreamTable::new(upstream, Shared::new(upstream, 1, None), place, Box::new(|_, _| {}))
+        UpstreamTable::new(upstream, Shared::new(upstream, 1, None), place, Box::new(|_, _| true))
     }
 
     fn states(up: [bool; 3]) -> Vec<BackendState> {
