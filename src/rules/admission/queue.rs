@@ -97,6 +97,23 @@ impl Queue {
         served
     }
 
+    /// Those of `backends` that somebody who waits has use for.
+    #[must_use]
+    pub fn wanted(&self, mut backends: Vec<BackendId>) -> Vec<BackendId> {
+        let mut wanted = Vec::new();
+        if self.is_empty() {
+            return wanted;
+        }
+        // Mostly the first who waits has use for all.
+        for waiter in &self.lock().in_order {
+            wanted.extend(backends.extract_if(.., |backend| !waiter.tried.contains(*backend)));
+            if backends.is_empty() {
+                break;
+            }
+        }
+        wanted
+    }
+
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -153,6 +170,18 @@ mod tests {
         assert!(queue.join(SHARD, tried(&[])).is_none());
         assert!(queue.leave(ticket) && !queue.leave(ticket));
         assert!(queue.join(SHARD, tried(&[])).is_some());
+    }
+
+    #[test]
+    fn a_backend_is_wanted_if_somebody_who_waits_has_not_tried_it() {
+        let queue = Queue::new(2);
+        assert!(queue.wanted(vec![A, B]).is_empty());
+        let first = queue.join(SHARD, tried(&[A])).expect("room");
+        assert_eq!(queue.wanted(vec![A, B]), [B]);
+        queue.join(SHARD, tried(&[B])).expect("room");
+        assert_eq!(queue.wanted(vec![A, B]), [B, A]);
+        assert!(queue.leave(first));
+        assert_eq!(queue.wanted(vec![A, B]), [A]);
     }
 
     /// Threads that take a place of three, directly or by waiting, and give it back. None stays in the queue while

@@ -158,16 +158,13 @@ impl UpstreamTable {
     /// Picks an eligible backend that was not tried and has a place. `key` is of use where it is [wanted](Self::wants),
     /// and `now_millis` decides how old the other shards' counts may be.
     pub fn pick(self: &Rc<Self>, now_millis: u64, tried: &Tried, key: u64) -> Pick {
-        if !self.shared.queue.is_empty() && self.has_untried(tried) {
-            return Pick::Full;
-        }
         let inner = &mut *self.inner.borrow_mut();
         if self.wants.loads && inner.others_at != Some(now_millis) {
             inner.others_at = Some(now_millis);
             self.shared.loads.sum_into(&mut inner.sums);
         }
-        // The tried ones and the full ones.
-        let mut passed: Option<Tried> = None;
+        // The tried ones, the full ones, and those that others wait for.
+        let mut passed = self.leave_to_others(&inner.candidates, tried);
         loop {
             let passing = passed.as_ref().unwrap_or(tried);
             let demand = Demand { loads: &inner.sums, tried: passing, key, now_millis };
@@ -184,6 +181,20 @@ impl UpstreamTable {
             }
             passed.get_or_insert_with(|| tried.clone()).insert(backend);
         }
+    }
+
+    /// What was tried, with the untried candidates that somebody waits for already; `None` without such.
+    fn leave_to_others(&self, candidates: &[Candidate], tried: &Tried) -> Option<Tried> {
+        if self.shared.queue.is_empty() {
+            return None;
+        }
+        let untried = candidates.iter().map(|one| one.id).filter(|id| !tried.contains(*id));
+        let wanted = self.shared.queue.wanted(untried.collect());
+        (!wanted.is_empty()).then(|| {
+            let mut passed = tried.clone();
+            wanted.into_iter().for_each(|backend| passed.insert(backend));
+            passed
+        })
     }
 
     /// Whether a backend is eligible that was not tried.
@@ -360,6 +371,21 @@ mod tests {
             Pick::Backend(in_flight) => in_flight,
             Pick::Full | Pick::Nobody => panic!("one is eligible"),
         }
+    }
+
+    #[test]
+    fn who_waits_for_another_backend_keeps_nobody_away() {
+        let table = table("queue: {max: 1}");
+        table.apply(&states([true, true, true]));
+        let mut tried = Tried::default();
+        tried.insert(BackendId(0));
+        table.shared.queue.join(ShardId(0), tried.clone()).expect("room");
+        assert!(matches!(table.pick(0, &tried, 0), Pick::Full), "the other one is wanted already");
+        for _ in 0..3 {
+            assert_eq!(pick(&table).backend(), BackendId(0));
+        }
+        tried.insert(BackendId(1));
+        assert!(matches!(table.pick(0, &tried, 0), Pick::Nobody));
     }
 
     #[test]
