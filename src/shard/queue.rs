@@ -2,7 +2,8 @@
 //!
 //! Who is next is decided by the queue of the upstream, which all shards share (`rules::admission::Queue`); here is
 //! whom to wake. A place that was given to a waiter is on its way as a message until the waiter takes it; when the
-//! waiter has left meanwhile, the place goes to the next.
+//! waiter has left meanwhile, the place goes to the next. When the backend has gone out meanwhile, the waiter gives the place
+//! back and waits again, before all who came later.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -77,7 +78,12 @@ pub(super) async fn wait(
     let mut wait = Wait::until(shard, client, shard.ring.now().after(timeout).min(deadline));
     std::future::poll_fn(|context| {
         if let Some(backend) = place.poll_granted(context) {
-            return Poll::Ready(Ok(table.accept(backend)));
+            if let Some(in_flight) = table.accept(backend) {
+                return Poll::Ready(Ok(in_flight));
+            }
+            if !table.join_again(ticket, tried) {
+                return Poll::Ready(Err(CloseReason::QueueFull));
+            }
         }
         if !table.has_untried(tried) {
             return Poll::Ready(Err(CloseReason::NoBackend));

@@ -203,6 +203,10 @@ impl UpstreamTable {
         self.inner.borrow().candidates.iter().any(|candidate| !tried.contains(candidate.id))
     }
 
+    fn is_candidate(&self, backend: BackendId) -> bool {
+        self.inner.borrow().candidates.iter().any(|candidate| candidate.id == backend)
+    }
+
     fn take(&self, backend: BackendId) -> bool {
         self.shared.limits[backend.index()].as_ref().is_none_or(|limit| limit.take())
     }
@@ -231,9 +235,24 @@ impl UpstreamTable {
         let _ = self.shared.queue.leave(ticket);
     }
 
-    /// Takes a place that was delivered.
-    pub fn accept(self: &Rc<Self>, backend: BackendId) -> InFlight {
-        self.begin(&mut self.inner.borrow_mut(), backend)
+    /// Waits again, where it did before; `false` where the queue is full by now.
+    #[must_use]
+    pub fn join_again(&self, ticket: Ticket, tried: &Tried) -> bool {
+        let is_in = self.shared.queue.join_again(ticket, tried.clone());
+        if is_in {
+            self.serve_all();
+        }
+        is_in
+    }
+
+    /// Takes a place that was delivered. `None` if the backend has become ineligible while the place was on its way: it is
+    /// given back, and the client has to [wait again](Self::join_again).
+    pub fn accept(self: &Rc<Self>, backend: BackendId) -> Option<InFlight> {
+        if !self.is_candidate(backend) {
+            self.give_back(backend);
+            return None;
+        }
+        Some(self.begin(&mut self.inner.borrow_mut(), backend))
     }
 
     /// Gives back a place that was delivered to somebody who has left.
@@ -251,7 +270,7 @@ impl UpstreamTable {
     /// Gives free places of an eligible backend to those who wait.
     fn serve(&self, backend: BackendId) {
         let queue = &self.shared.queue;
-        if queue.is_empty() || !self.inner.borrow().candidates.iter().any(|one| one.id == backend) {
+        if queue.is_empty() || !self.is_candidate(backend) {
             return;
         }
         let served = queue.serve(backend, || self.take(backend));
@@ -386,6 +405,16 @@ mod tests {
         }
         tried.insert(BackendId(1));
         assert!(matches!(table.pick(0, &tried, 0), Pick::Nobody));
+    }
+
+    #[test]
+    fn place_at_a_backend_that_has_gone_out_is_not_taken() {
+        let table = table("queue: {max: 1}");
+        table.apply(&states([true, true, true]));
+        assert!(table.accept(BackendId(0)).is_some());
+        table.apply(&states([false, true, true]));
+        assert!(table.accept(BackendId(0)).is_none());
+        assert_eq!(table.shared.loads.totals(), [0; 3]);
     }
 
     #[test]
