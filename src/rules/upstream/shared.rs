@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Failures, Loads};
 use crate::rules::admission::{Limit, Queue, RetryBudget};
 use crate::rules::config::Upstream;
+use crate::words::BackendId;
 
 /// See the module's page.
 pub struct Shared {
@@ -32,6 +33,12 @@ impl Shared {
             retry_budget: upstream.retry_budget.map(|part| RetryBudget::new(f64::from(part) / 100.0, shards)),
             failures,
         })
+    }
+
+    /// Places of a backend that are taken, those on their way to a waiter included; `None` where it has no limit.
+    #[must_use]
+    pub fn places_taken(&self, backend: BackendId) -> Option<u32> {
+        self.limits[backend.index()].as_ref().map(Limit::taken)
     }
 
     /// Clients that wait for a backend.
