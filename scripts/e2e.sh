@@ -3,7 +3,7 @@
 #
 # Usage: scripts/e2e.sh [--quick] [CHECK...]
 #   --quick   shorter runs, for CI (under 2.5 minutes; else under 6)
-#   CHECK     only these, of: redis postgres nginx iperf3 mariadb ssh failover shutdown
+#   CHECK     only these, of: redis pool postgres nginx iperf3 mariadb ssh failover shutdown
 #
 # One Ringway balances all of it, a listener for each service. Prints `ok NAME DETAIL` or `FAIL NAME`
 # for each check, what a failed one wrote, and at the end `N passed, N failed`.
@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/lib.sh
 source "$here/lib.sh"
 
-ALL_CHECKS=(redis postgres nginx iperf3 mariadb ssh failover shutdown)
+ALL_CHECKS=(redis pool postgres nginx iperf3 mariadb ssh failover shutdown)
 PACKAGES=(redis-server redis-tools postgresql wrk nginx curl iperf3 mariadb-server mariadb-client
     openssh-server openssh-client python3 procps)
 
@@ -117,7 +117,7 @@ wanted() {
 # service NAME: gives the service a backend port (PORT[NAME]) and a listener's (VIA[NAME]).
 declare -A PORT VIA
 assign_ports() {
-    local services=(redis postgres nginx iperf3 mariadb ssh a b c) ports service
+    local services=(redis pool postgres nginx iperf3 mariadb ssh a b c) ports service
     read -r -a ports < <(free_ports $((2 * ${#services[@]})))
     ((${#ports[@]} == 2 * ${#services[@]})) || die "too few free ports"
     for service in "${services[@]}"; do
@@ -149,10 +149,18 @@ write_configuration() {
     local service
     printf 'logging: {level: info, format: text, target: stderr}\nlisteners:\n'
     for service in "${SINGLE[@]}"; do wanted "$service" && listener "$service"; done
+    wanted pool && listener pool
     listener a
     printf 'upstreams:\n'
     for service in "${SINGLE[@]}"; do wanted "$service" && upstream "$service" "$service"; done
+    wanted pool && pool_upstream
     upstream a a b c
+}
+
+# Nothing but sessions and the pool connects to it.
+pool_upstream() {
+    printf '  - name: pool\n    backends: [{address: 127.0.0.1, port: %s}]\n    healthcheck: off\n' "${PORT[pool]}"
+    printf '    pool: {size: 20, reuse: reset, clients: trusted, reset: {send: "RESET\\r\\n", expect: "+RESET\\r\\n"}}\n'
 }
 
 start_ringway() {
@@ -166,6 +174,7 @@ start_ringway() {
         cat "$WORK/ringway.log" >&2
         die "Ringway does not serve"
     fi
+    if wanted pool; then wait_for 10 "the pool to be filled" pool_is_filled; fi
     SOCKETS_AT_START=$(sockets_of "$RINGWAY_PID")
 }
 
@@ -227,6 +236,35 @@ check_redis_values() {
     printf '\n' >>"$WORK/redis.big"
     cmp "$WORK/redis.big" "$WORK/redis.back"
     detail "$n values and one of 64 MiB read back"
+}
+
+# ---- the pool, with a Redis of its own --------------------------------------------------------------
+
+start_pool() {
+    mkdir "$WORK/pool"
+    start pool redis-server --port "${PORT[pool]}" --bind 127.0.0.1 --dir "$WORK/pool" --save '' \
+        --appendonly no --daemonize no
+    wait_for 15 "redis of the pool" redis-cli -p "${PORT[pool]}" ping
+}
+
+# What Redis itself says of the connections it has accepted.
+connections_of_pool() {
+    redis-cli -p "${PORT[pool]}" info stats | tr -d '\r' | sed -n 's/^total_connections_received://p'
+}
+
+pool_is_filled() {
+    (($(redis-cli -p "${PORT[pool]}" info clients | tr -d '\r' | sed -n 's/^connected_clients://p') > 20))
+}
+
+check_pool() {
+    local before after sessions=10000
+    before=$(connections_of_pool)
+    client 120 python3 "$here/redis-sessions.py" "${VIA[pool]}" "$sessions" 4
+    after=$(connections_of_pool)
+    # The one that asks is one of them.
+    ((after - before - 1 <= 20)) || fail "$((after - before - 1)) connections to Redis"
+    same "the transaction that was never executed" "" "$(redis-cli -p "${PORT[pool]}" -n 3 get never)"
+    detail "$sessions sessions, $((after - before - 1)) new connections beside the pool of 20"
 }
 
 # ---- PostgreSQL -----------------------------------------------------------------------------------
@@ -622,6 +660,7 @@ run_checks() {
             check redis-benchmark check_redis_benchmark
             check redis-values check_redis_values
             ;;
+        pool) check pool check_pool ;;
         postgres)
             check pgbench check_pgbench
             check pgbench-connect check_pgbench_connect
@@ -649,7 +688,7 @@ run_checks() {
 
 start_servers() {
     local service
-    for service in redis postgres iperf3 mariadb ssh; do
+    for service in redis pool postgres iperf3 mariadb ssh; do
         if wanted "$service"; then run "start-$service" "start_$service"; fi
     done
     if wanted nginx; then run start-nginx start_web; fi

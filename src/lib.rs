@@ -2,13 +2,14 @@
 //!
 //! The folders are rooms in the order of the layers; a module imports only from its own layer or from
 //! a lower one (`tests/layering.rs` checks it): [`words`], [`rules`] (pure), the mechanisms [`uring`],
-//! [`net`], [`relay`] and [`telemetry`], the planes [`shard`], [`health`] and [`control`], and the
+//! [`net`], [`relay`], [`pool`] and [`telemetry`], the planes [`shard`], [`health`] and [`control`], and the
 //! assembly [`server`] and [`cli`].
 
 pub mod cli;
 pub mod control;
 pub mod health;
 pub mod net;
+pub mod pool;
 pub mod relay;
 pub mod rules;
 pub mod server;

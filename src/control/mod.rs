@@ -1,6 +1,7 @@
 //! The control plane: what may block, wait or talk to the operator runs here and never on a shard.
 
 pub mod resolve;
+mod sampler;
 
 use std::io;
 use std::sync::Arc;
@@ -10,8 +11,11 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
 
 use crate::rules::config::Config;
+use crate::rules::steering::Cores;
 use crate::rules::upstream::Addresses;
 use resolve::{Resolver, SystemLookup};
+
+pub use sampler::Clocks;
 
 /// The control thread: a tokio runtime of its own, not pinned.
 pub struct Control {
@@ -22,12 +26,12 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts the thread, and on it the look-ups of all host names.
+    /// Starts the thread, and on it the look-ups of all host names and the samples of how busy the cores are.
     ///
     /// # Errors
     ///
     /// No thread or no descriptor to be had.
-    pub fn start(config: &Config) -> io::Result<Self> {
+    pub fn start(config: &Config, cores: Arc<Cores>, clocks: Clocks) -> io::Result<Self> {
         let (resolver, addresses) = Resolver::new(config);
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
@@ -36,6 +40,7 @@ impl Control {
             runtime.block_on(async {
                 tokio::select! {
                     () = resolver.run(SystemLookup) => {}
+                    () = sampler::run(cores, clocks) => {}
                     _ = stopped => {}
                 }
             });

@@ -45,6 +45,13 @@ pub(crate) fn config(upstreams: &[(Option<HealthCheck>, Option<Duration>, &[Back
             retries: 2,
             retry_budget: None,
             queue: QueueRules { max: 0, timeout: second },
+            pool: PoolRules {
+                size: 0,
+                max_idle: None,
+                reuse: Reuse::Off,
+                clients: Clients::Untrusted,
+                reset: None,
+            },
             source: Vec::new(),
             resolve: *resolve,
             timeouts: UpstreamTimeouts { connect: second, establish: None, backend_idle: None },

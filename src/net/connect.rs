@@ -54,6 +54,14 @@ pub fn is_self_connected(socket: SockRef<'_>, peer: &Address) -> bool {
         && socket.local_addr().is_ok_and(|local| local.as_socket() == Some(*peer))
 }
 
+/// Where a connection leads.
+#[must_use]
+pub fn peer_address(socket: SockRef<'_>) -> Option<Address> {
+    let peer = socket.peer_addr().ok()?;
+    let path = || peer.as_pathname().map(|path| Address::Unix(path.to_owned()));
+    peer.as_socket().map(Address::Tcp).or_else(path)
+}
+
 /// Ports the kernel gives to outgoing connections; spares all other backends the look at the local address.
 static EPHEMERAL_PORTS: LazyLock<RangeInclusive<u16>> = LazyLock::new(|| {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();

@@ -42,6 +42,16 @@ pub enum ListenError {
         /// The address.
         address: String,
     },
+    /// The kernel does not steer.
+    #[error(
+        "the connections of {address} cannot be steered by CPU: {error}; set `tcp.steer_by_cpu: off` there, or let the sandbox allow setsockopt SO_ATTACH_REUSEPORT_CBPF"
+    )]
+    Steering {
+        /// The address.
+        address: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
     /// Anything else.
     #[error("cannot listen on {address}: {error}")]
     Other {

@@ -274,9 +274,14 @@ impl Direction {
         false
     }
 
-    /// Drops a pipe with what is in it.
-    pub(super) fn stop(&mut self) {
-        self.way = Way::COPY;
+    /// Whether the source has ended and the destination does not know it yet.
+    pub(super) fn is_end_due(&self) -> bool {
+        self.end_due
+    }
+
+    /// Drops a pipe with what is in it, and leaves the source as it was.
+    pub(super) fn stop(&mut self, from: &Socket) {
+        self.leave_splicing(from);
     }
 
     fn copy_again(&mut self, from: &Socket) {

@@ -37,6 +37,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::net;
+use crate::rules::config::Reuse;
 use crate::uring::{Socket, Tick, Timer};
 use direction::{Direction, Flow};
 pub use splice::{Moved, Pipes};
@@ -68,6 +69,8 @@ pub struct RelayRules {
     pub backend_keepalive: Option<Duration>,
     /// Pipes for splicing; none where it is off.
     pub pipes: Option<Rc<Pipes>>,
+    /// Which backend connections outlive their session.
+    pub reuse: Reuse,
 }
 
 /// Why a relay ended.
@@ -83,6 +86,9 @@ pub enum Outcome {
     HalfClose(Side),
     /// The session was as long as it may be.
     TooLong,
+    /// The client ended its stream, everything was delivered, and the backend's connection, which knows nothing of it, may
+    /// be of use to others.
+    ClientDone,
     /// The caller asked for the end.
     Stopped,
 }
@@ -168,9 +174,9 @@ impl Relay {
     }
 
     /// Throws away what is still on its way through it. Nothing is relayed any more.
-    pub fn stop(&mut self) {
-        self.to_backend.stop();
-        self.to_client.stop();
+    pub fn stop(&mut self, sides: Sides<'_>) {
+        self.to_backend.stop(sides.client);
+        self.to_client.stop(sides.backend);
         self.timer.set(Tick::NEVER);
     }
 
@@ -182,6 +188,9 @@ impl Relay {
         self.advance(sides);
         if let Some(outcome) = self.outcome(sides) {
             return Poll::Ready(outcome);
+        }
+        if self.keeps_end(sides) && !self.to_client.is_sending() && sides.backend.received() == 0 {
+            return Poll::Ready(Outcome::ClientDone);
         }
         if self.stage() != before {
             // The silence that counts from now on is another, mostly shorter one.
@@ -198,7 +207,9 @@ impl Relay {
         self.to_client.advance(backend, client, pipes);
         if !(self.to_backend.flow == Flow::Finished && self.to_client.flow == Flow::Finished) {
             // Where both streams have ended, the close of both sockets passes the ends on.
-            self.to_backend.pass_on_end(client, backend);
+            if !self.keeps_end(sides) {
+                self.to_backend.pass_on_end(client, backend);
+            }
             self.to_client.pass_on_end(backend, client);
         }
         if std::mem::take(&mut self.to_backend.moved) | std::mem::take(&mut self.to_client.moved) {
@@ -211,6 +222,19 @@ impl Relay {
         if self.to_client.flow == Flow::Aborted || self.to_backend.flow == Flow::Broken || backend.is_dead() {
             self.reset.get_or_insert(Side::Backend);
         }
+    }
+
+    /// Whether the end of the client's stream is kept from the backend, so that its connection may serve another client.
+    fn keeps_end(&self, sides: Sides<'_>) -> bool {
+        let reusable = match sides.rules.reuse {
+            Reuse::Off => false,
+            Reuse::Untouched => self.is_untouched(sides),
+            Reuse::Reset => true,
+        };
+        reusable
+            && self.to_backend.is_end_due()
+            && self.to_client.flow == Flow::Open
+            && !sides.backend.is_dead()
     }
 
     /// The table of the module's page.

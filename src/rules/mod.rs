@@ -3,4 +3,5 @@
 pub mod admission;
 pub mod balance;
 pub mod config;
+pub mod steering;
 pub mod upstream;

@@ -9,6 +9,8 @@ use crate::words::limits;
 const PER_SESSION: u64 = 2;
 /// A shard: its ring, its doorbell (two ends), and the executor's three rings and three eventfds.
 const PER_SHARD: u64 = 9;
+/// Connections on their way to a shard from the others, where there are others.
+const PASSED: u64 = limits::PASSED_CONNECTIONS as u64;
 /// A pipe: its two ends.
 const PER_PIPE: u64 = 2;
 /// One check in flight.
@@ -60,12 +62,20 @@ pub(super) fn sessions(
 ) -> Result<u32, TooFewDescriptors> {
     let shards = shards as u64;
     let backends: u64 = config.upstreams.iter().map(|upstream| upstream.backends.len() as u64).sum();
+    let pools = config
+        .upstreams
+        .iter()
+        .map(|upstream| upstream.backends.len() as u64 * u64::from(upstream.pool.size));
+    let pools: u64 = pools.sum();
     let checks = backends.min(limits::PROBES as u64) * PER_CHECK;
     let listeners = shards * config.listeners.len() as u64 * (1 + OVERLAP);
     // A look-up holds a socket to a name server.
+    let passed = if shards > 1 { shards * PASSED } else { 0 };
     let fixed = shards * (PER_SHARD + u64::from(pipes) * PER_PIPE)
+        + passed
         + listeners
         + checks
+        + pools
         + limits::LOOKUPS as u64
         + PROCESS;
     let possible = limit.saturating_sub(fixed) / PER_SESSION;

@@ -5,20 +5,22 @@ mod cores;
 mod supervise;
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::control::Control;
+use crate::control::{Clocks, Control};
 use crate::health::HealthThread;
 use crate::net::{self, ListenError, SocketFile};
 use crate::rules::admission::Limit;
 use crate::rules::config::Config;
+use crate::rules::steering::{CoreStatus, Cores};
 use crate::rules::upstream::{Health, ShardPlace, Shared, UpstreamStates};
-use crate::shard::{self, Letterbox, Mailbox, Phase, ShardParts};
+use crate::shard::{self, Letterbox, Mailbox, Passer, Phase, ShardParts};
 use crate::telemetry::counters::{ListenerTotals, ShardCounters};
+use crate::telemetry::thread_clock::ThreadClock;
 use crate::uring::{self, Doorbell, Missing};
 use crate::words::{BackendId, ListenerId, ShardId, UpstreamId};
 
@@ -59,6 +61,7 @@ pub struct Server {
     config: Arc<Config>,
     counters: Vec<Arc<ShardCounters>>,
     upstreams: Vec<Arc<Shared>>,
+    cores: Arc<Cores>,
     letterboxes: Arc<[Letterbox]>,
     /// Stopped in `drop`.
     health: Option<HealthThread>,
@@ -89,7 +92,8 @@ impl Server {
         let descriptors = net::raise_descriptor_limit()?;
         let sessions = budget::sessions(&config, cores.len(), pipes, descriptors)?;
         net::reserve_descriptors(descriptors);
-        let (sockets, files) = listen_all(&config, cores.len())?;
+        let cpus: Vec<_> = cores.iter().map(|core| core.id).collect();
+        let (sockets, files) = listen_all(&config, &cpus)?;
         let limit = Arc::new(Limit::new(sessions));
         let (failures, reports) = crate::health::failures(&config);
         let upstreams = config.upstreams.iter().zip(failures);
@@ -106,6 +110,8 @@ impl Server {
             ends.push((mailbox, doorbell));
         }
         let letterboxes: Arc<[Letterbox]> = letterboxes.into();
+        let core_table = Cores::new(cores.len());
+        let clocks: Clocks = cores.iter().map(|_| OnceLock::new()).collect();
         let (mut counters, mut parts) = (Vec::new(), Vec::new());
         for ((index, cpu), (listeners, (mailbox, doorbell))) in
             cores.iter().enumerate().zip(sockets.into_iter().zip(ends))
@@ -113,17 +119,20 @@ impl Server {
             let backends = config.upstreams.iter().map(|upstream| upstream.backends.len());
             let shard_counters = ShardCounters::new(config.listeners.len(), backends);
             counters.push(Arc::clone(&shard_counters));
+            let place = ShardPlace {
+                shard: ShardId(u16::try_from(index).expect("limits::SHARDS fits")),
+                shards: cores.len(),
+                seed,
+            };
             parts.push(ShardParts {
-                place: ShardPlace {
-                    shard: ShardId(u16::try_from(index).expect("limits::SHARDS fits")),
-                    shards: cores.len(),
-                    seed,
-                },
+                place,
                 cpu: *cpu,
                 config: Arc::clone(&config),
                 listeners,
                 pipes,
                 upstreams: upstreams.clone(),
+                cores: Arc::clone(&core_table),
+                passer: Passer::new(place, Arc::clone(&core_table), Arc::clone(&letterboxes)),
                 counters: shard_counters,
                 limit: Arc::clone(&limit),
                 letterboxes: Arc::clone(&letterboxes),
@@ -133,7 +142,7 @@ impl Server {
         }
 
         // The unpinned threads come first: a thread inherits the affinity of the one that makes it.
-        let control = Control::start(&config)?;
+        let control = Control::start(&config, Arc::clone(&core_table), Arc::clone(&clocks))?;
         let (latest_sender, latest) =
             tokio::sync::watch::channel(Arc::new(UpstreamStates { version: 0, upstreams: Vec::new() }));
         let boxes = Arc::clone(&letterboxes);
@@ -143,12 +152,12 @@ impl Server {
         };
         let health =
             crate::health::spawn(Arc::clone(&config), control.addresses(), reports, Box::new(publish))?;
-        let cpus = cores.iter().map(|core| core.id).collect();
         let health = Some(health);
         let server = Self {
             config,
             counters,
             upstreams,
+            cores: core_table,
             letterboxes,
             health,
             control,
@@ -158,7 +167,8 @@ impl Server {
             _files: files,
             shards_ended,
         };
-        let spawned = parts.into_iter().try_for_each(|part| spawn_shard(part, ended.clone()));
+        let spawned =
+            parts.into_iter().try_for_each(|part| spawn_shard(part, Arc::clone(&clocks), ended.clone()));
         // Before the server, which on an error waits for the shards that did start.
         drop(ended);
         spawned?;
@@ -187,6 +197,13 @@ impl Server {
     #[must_use]
     pub fn shard_counters(&self) -> &[Arc<ShardCounters>] {
         &self.counters
+    }
+
+    /// What each core has to do, and what it passed on and received, by shard. A core's sessions are those that a
+    /// listener did not deny.
+    #[must_use]
+    pub fn core_status(&self) -> Vec<CoreStatus> {
+        (0..self.cpus.len()).map(|index| self.cores.status(ShardId(index as u16))).collect()
     }
 
     /// The counters of one listener, summed.
@@ -293,12 +310,19 @@ impl Drop for Server {
 }
 
 /// The sockets of every listener for every shard, by shard, and the files of those that have one.
-fn listen_all(config: &Config, shards: usize) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketFile>), StartError> {
-    let mut sockets: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
+fn listen_all(config: &Config, cpus: &[usize]) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketFile>), StartError> {
+    let mut sockets: Vec<Vec<OwnedFd>> = (0..cpus.len()).map(|_| Vec::new()).collect();
     let mut files = Vec::new();
     for listener in &config.listeners {
-        let listening = net::listen(&listener.address, listener.backlog, &listener.tcp, shards)
-            .map_err(|error| StartError::Listen { name: listener.name.clone(), error })?;
+        let refused = |error| StartError::Listen { name: listener.name.clone(), error };
+        let listening = net::listen(&listener.address, listener.backlog, &listener.tcp.options, cpus.len())
+            .map_err(refused)?;
+        // A single socket makes no group, and leaves nothing to choose.
+        if listener.tcp.steer_by_cpu && cpus.len() > 1 {
+            let address = listener.address.to_string();
+            net::steer_by_cpu(listening.sockets[0].as_fd(), cpus)
+                .map_err(|error| refused(ListenError::Steering { address, error }))?;
+        }
         sockets.iter_mut().zip(listening.sockets).for_each(|(shard, socket)| shard.push(socket));
         files.extend(listening.file);
     }
@@ -307,9 +331,13 @@ fn listen_all(config: &Config, shards: usize) -> Result<(Vec<Vec<OwnedFd>>, Vec<
 
 /// A dead shard would keep its listener open, and the kernel would go on sending it connections: so it takes the
 /// process down.
-fn spawn_shard(parts: ShardParts, ended: Sender<()>) -> io::Result<()> {
-    let name = format!("shard-{}", parts.place.shard.0);
+fn spawn_shard(parts: ShardParts, clocks: Clocks, ended: Sender<()>) -> io::Result<()> {
+    let shard = parts.place.shard;
     let run = move || {
+        if let Some(clock) = ThreadClock::of_this_thread() {
+            // Each shard starts once, so it is empty.
+            let _ = clocks[shard.index()].set(clock);
+        }
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shard::run(parts)));
         match ran {
             Ok(Ok(())) => drop(ended),
@@ -317,7 +345,7 @@ fn spawn_shard(parts: ShardParts, ended: Sender<()>) -> io::Result<()> {
             Err(_) => die("a shard panicked; its last words are above"),
         }
     };
-    std::thread::Builder::new().name(name).spawn(run).map(drop)
+    std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(run).map(drop)
 }
 
 fn die(cause: &str) -> ! {

@@ -31,7 +31,11 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
             }
         };
         match accepted {
-            Ok(connection) => session::start(&shard, listener, connection),
+            Ok(connection) => {
+                if let Some(connection) = keep(&shard, listener, connection) {
+                    session::start(&shard, listener, connection);
+                }
+            }
             Err(error) => {
                 let kind = AcceptError::of(&error);
                 shard.counters.listener(listener).accept_errors[kind as usize].add(1);
@@ -51,6 +55,16 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
             shard.ring.next_turn().await;
         }
     }
+}
+
+/// The connection, unless another shard gets it. While the shard drains, all stay.
+fn keep(shard: &Shard, listener: ListenerId, connection: OwnedFd) -> Option<OwnedFd> {
+    let passer = shard.passer.borrow();
+    let Some(passer) = passer.as_ref().filter(|_| !shard.config.listeners[listener.index()].tcp.steer_by_cpu)
+    else {
+        return Some(connection);
+    };
+    passer.pass(shard.ring.now(), listener, connection)
 }
 
 /// The next connection or failure; `None` when the shard drains.

@@ -1,12 +1,14 @@
-//! What other threads tell a shard: the whole state, and the newest wins; and places for those who wait for one.
+//! What other threads tell a shard: the whole state, and the newest wins. And what other shards pass on to it: fresh
+//! connections, and places at backends for those who wait for one.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
 use crate::rules::upstream::UpstreamStates;
 use crate::uring::Doorbell;
-use crate::words::{BackendId, UpstreamId};
+use crate::words::{BackendId, ListenerId, UpstreamId, limits};
 
 /// What a shard does with new and with open sessions; only ever later in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +37,13 @@ pub(super) struct Grant {
     pub(super) backend: BackendId,
 }
 
+/// A fresh connection that came to another shard, not counted yet.
+#[derive(Debug)]
+pub(super) struct Passed {
+    pub(super) listener: ListenerId,
+    pub(super) connection: OwnedFd,
+}
+
 /// The other threads' end: one for each shard, clones write to the same one.
 #[derive(Clone)]
 pub struct Letterbox {
@@ -42,6 +51,7 @@ pub struct Letterbox {
     phase: Slot<Phase>,
     /// Holds at most one for each client that waits, whose number `limits::QUEUE` bounds.
     grants: Sender<Grant>,
+    passed: Sender<Passed>,
     doorbell: Doorbell,
 }
 
@@ -50,6 +60,7 @@ pub struct Mailbox {
     states: Receiver<Arc<UpstreamStates>>,
     phase: Receiver<Phase>,
     grants: Receiver<Grant>,
+    passed: Receiver<Passed>,
 }
 
 /// A channel of one place in which the newest message replaces an older one.
@@ -81,8 +92,16 @@ pub fn mailbox(doorbell: Doorbell) -> (Letterbox, Mailbox) {
     let (states, states_receiver) = Slot::new();
     let (phase, phase_receiver) = Slot::new();
     let (grants, grants_receiver) = unbounded();
-    let mailbox = Mailbox { states: states_receiver, phase: phase_receiver, grants: grants_receiver };
-    (Letterbox { states, phase, grants, doorbell }, mailbox)
+    let (passed, passed_receiver) = bounded(limits::PASSED_CONNECTIONS);
+    (
+        Letterbox { states, phase, grants, passed, doorbell },
+        Mailbox {
+            states: states_receiver,
+            phase: phase_receiver,
+            grants: grants_receiver,
+            passed: passed_receiver,
+        },
+    )
 }
 
 impl Letterbox {
@@ -105,6 +124,15 @@ impl Letterbox {
         self.doorbell.ring();
     }
 
+    /// Passes a connection on; returned where the channel is full, or the shard never started.
+    pub(super) fn post_connection(&self, passed: Passed) -> Option<Passed> {
+        let sent = self.passed.try_send(passed);
+        if sent.is_ok() {
+            self.doorbell.ring();
+        }
+        sent.err().map(TrySendError::into_inner)
+    }
+
     /// Has the shard look at its own state.
     pub(super) fn ring(&self) {
         self.doorbell.ring();
@@ -117,5 +145,9 @@ impl Mailbox {
         let phase = || self.phase.try_recv().ok().map(Message::Phase);
         let grant = || self.grants.try_recv().ok().map(Message::Grant);
         states.or_else(phase).or_else(grant)
+    }
+
+    pub(super) fn take_passed(&self) -> Option<Passed> {
+        self.passed.try_recv().ok()
     }
 }

@@ -2,27 +2,36 @@
 //! what [`ShardParts`] names.
 
 mod accept;
+mod connect;
 mod establish;
+mod keeper;
 mod mailbox;
+mod passing;
 mod queue;
+mod reuse;
 mod session;
+#[cfg(test)]
+mod testing;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::pool::Pool;
 use crate::relay::{Pipes, RelayRules};
 use crate::rules::admission::{Limit, Ticket};
 use crate::rules::config::Config;
+use crate::rules::steering::Cores;
 use crate::rules::upstream::{ShardPlace, Shared, Sources, UpstreamTable};
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
-use crate::words::{BackendId, ListenerId, UpstreamId};
+use crate::words::{BackendId, ListenerId, ShardId, UpstreamId, limits};
 
 use mailbox::{Grant, Message};
 pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
+pub use passing::Passer;
 use queue::Waiters;
 
 /// What a shard is made of.
@@ -39,6 +48,10 @@ pub struct ShardParts {
     pub pipes: u32,
     /// What all shards share of each upstream.
     pub upstreams: Vec<Arc<Shared>>,
+    /// What each core tells of itself.
+    pub cores: Arc<Cores>,
+    /// The right to pass connections to other shards.
+    pub passer: Passer,
     /// Counters of this shard.
     pub counters: Arc<ShardCounters>,
     /// The limit on sessions of the process.
@@ -58,12 +71,17 @@ struct Shard {
     /// For the sessions of each listener.
     relay_rules: Vec<RelayRules>,
     upstreams: Vec<Rc<UpstreamTable>>,
+    /// Ready connections, for each upstream that has a pool.
+    pools: Vec<Option<Rc<Pool>>>,
     /// Local addresses of backend connections, for each upstream.
     sources: Vec<Sources>,
     /// Clients that wait for a place at a backend.
     waiters: Waiters,
     /// None where splicing is off.
     pipes: Option<Rc<Pipes>>,
+    cores: Arc<Cores>,
+    /// There while the shard runs.
+    passer: RefCell<Option<Passer>>,
     counters: Arc<ShardCounters>,
     limit: Arc<Limit>,
     place: ShardPlace,
@@ -123,8 +141,10 @@ pub fn run(parts: ShardParts) -> Result<(), Missing> {
 
 fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
     let shard = Rc::new(Shard::new(ring, &parts));
+    shard.passer.replace(Some(parts.passer));
     let answer = ring.answer(parts.doorbell);
     ring.spawn_vital(Rc::clone(&shard).read_mail(answer, parts.mailbox));
+    keeper::start(&shard);
     for (index, socket) in parts.listeners.into_iter().enumerate() {
         let acceptor = ring.accept_from(socket)?;
         let id = ListenerId(u16::try_from(index).expect("limits::LISTENERS fits"));
@@ -147,23 +167,31 @@ impl Shard {
         });
         let sources =
             config.upstreams.iter().map(|upstream| Sources::new(&upstream.source, parts.place.shard));
+        let pools = config.upstreams.iter().map(|upstream| {
+            let most = parts.place.share_of(upstream.pool.size);
+            (most > 0).then(|| Rc::new(Pool::new(upstream.backends.len(), most, upstream.pool.max_idle)))
+        });
         let pipes =
             (parts.pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, parts.pipes)));
         let relay_rules = config.listeners.iter().map(|listener| RelayRules {
             client_idle: listener.timeouts.client_idle,
             backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
             half_close: listener.timeouts.half_close,
-            client_keepalive: listener.tcp.keepalive,
+            client_keepalive: listener.tcp.options.keepalive,
             backend_keepalive: config.upstreams[listener.upstream.index()].tcp.keepalive,
             pipes: pipes.clone(),
+            reuse: config.upstreams[listener.upstream.index()].pool.reuse,
         });
         Self {
             ring: ring.clone(),
             relay_rules: relay_rules.collect(),
             upstreams: upstreams.collect(),
+            pools: pools.collect(),
             sources: sources.collect(),
             waiters: Waiters::default(),
             pipes: pipes.clone(),
+            cores: Arc::clone(&parts.cores),
+            passer: RefCell::new(None),
             counters: Arc::clone(&parts.counters),
             limit: Arc::clone(&parts.limit),
             place: parts.place,
@@ -179,6 +207,8 @@ impl Shard {
     /// Takes what other threads say, until nothing is left to do.
     async fn read_mail(self: Rc<Self>, mut answer: Answer, mailbox: Mailbox) {
         loop {
+            // Before the look into the channel, so that an empty one stays empty.
+            let passing_over = self.cores.is_passing_over();
             while let Some(message) = mailbox.take() {
                 match message {
                     Message::States(states) => {
@@ -187,22 +217,44 @@ impl Shard {
                         if cuts > 0 {
                             self.ring.wake_all();
                         }
-                        // There may be nobody left to wait for.
+                        // There may be nobody left to wait for, or somebody to connect to.
                         self.waiters.wake_all();
+                        self.wake_keepers();
                     }
                     Message::Grant(grant) => self.waiters.grant(&self, grant),
                     Message::Phase(phase) if phase > self.phase.get() => {
                         self.phase.set(phase);
+                        self.passer.take();
                         self.ring.wake_all();
+                        self.wake_keepers();
                     }
                     Message::Phase(_) => {}
                 }
             }
-            if self.phase.get() > Phase::Running && self.busy.get() == 0 {
+            if self.take_passed(&mailbox) == limits::SESSIONS_PER_TURN {
+                self.ring.next_turn().await;
+                continue;
+            }
+            if self.phase.get() > Phase::Running && passing_over && self.busy.get() == 0 {
                 return;
             }
+            self.give_way();
             answer.rung().await;
         }
+    }
+
+    /// Starts sessions for what other shards have passed on, as many as fit into a turn. How many it were.
+    fn take_passed(self: &Rc<Self>, mailbox: &Mailbox) -> u32 {
+        let passed = std::iter::from_fn(|| mailbox.take_passed()).take(limits::SESSIONS_PER_TURN as usize);
+        passed.fold(0, |count, passed| {
+            session::start(self, passed.listener, passed.connection);
+            self.cores.note_received(self.id());
+            count + 1
+        })
+    }
+
+    fn id(&self) -> ShardId {
+        self.place.shard
     }
 
     /// Counts bytes that a relay has delivered.
@@ -246,7 +298,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get() - 1);
         if self.0.busy.get() == 0 && !self.0.is_running() {
-            self.0.letterboxes[self.0.place.shard.index()].ring();
+            self.0.letterboxes[self.0.id().index()].ring();
         }
     }
 }

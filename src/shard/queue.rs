@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
 
 use super::Shard;
-use super::establish::{Over, Wait};
+use super::connect::{Over, Wait};
 use super::mailbox::Grant;
 use crate::rules::admission::Ticket;
 use crate::rules::balance::Tried;
-use crate::rules::upstream::InFlight;
+use crate::rules::upstream::{InFlight, UpstreamTable};
 use crate::uring::{Socket, Tick};
 use crate::words::{BackendId, CloseReason, UpstreamId};
 
@@ -73,9 +73,10 @@ pub(super) async fn wait(
     let ticket = table.join(tried).ok_or(CloseReason::QueueFull)?;
     shard.waiters.0.borrow_mut().insert((upstream, ticket.number), Waiter::default());
     shard.counters.queued.add(1);
+    ask_pools(shard, table);
     let place = Place { shard, upstream, ticket };
     let timeout = shard.config.upstreams[upstream.index()].queue.timeout;
-    let mut wait = Wait::until(shard, client, shard.ring.now().after(timeout).min(deadline));
+    let mut wait = Wait::until(shard, Some(client), shard.ring.now().after(timeout).min(deadline));
     std::future::poll_fn(|context| {
         if let Some(backend) = place.poll_granted(context) {
             if let Some(in_flight) = table.accept(backend) {
@@ -84,6 +85,8 @@ pub(super) async fn wait(
             if !table.join_again(ticket, tried) {
                 return Poll::Ready(Err(CloseReason::QueueFull));
             }
+            // They may have taken places while nobody waited.
+            ask_pools(shard, table);
         }
         if !table.has_untried(tried) {
             return Poll::Ready(Err(CloseReason::NoBackend));
@@ -97,6 +100,13 @@ pub(super) async fn wait(
         })
     })
     .await
+}
+
+/// Has all shards look whether their pools hold a place that is waited for.
+fn ask_pools(shard: &Shard, table: &UpstreamTable) {
+    if table.pools_hold() {
+        shard.letterboxes.iter().for_each(super::Letterbox::ring);
+    }
 }
 
 impl Place<'_> {

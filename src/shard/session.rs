@@ -35,6 +35,7 @@ fn admit(shard: &Rc<Shard>, listener: ListenerId, client: Socket) -> Result<Sess
         return Err(client);
     };
     counters.active.add(1);
+    shard.cores.begin_session(shard.id());
     let mut session = Session {
         busy: shard.busy(),
         _permit: permit,
@@ -44,6 +45,7 @@ fn admit(shard: &Rc<Shard>, listener: ListenerId, client: Socket) -> Result<Sess
         begun: shard.ring.now(),
         listener,
         reason: CloseReason::Internal,
+        returns: None,
     };
     let tries = Tries::new(shard, session.upstream(), &session.client, session.deadline());
     session.tries = Some(Box::new(tries));
@@ -64,6 +66,9 @@ fn serve(mut session: Session) -> impl Future<Output = ()> {
             session.judge(outcome);
             if outcome == Outcome::Reset(Side::Backend) && session.starts_again() {
                 continue;
+            }
+            if session.may_return(outcome) {
+                break Box::pin(session.return_backend(outcome)).await;
             }
             let cut = session.stop();
             if let Outcome::Reset(side) = outcome {
@@ -120,7 +125,7 @@ async fn await_delivery(shard: &Shard, peer: &Socket, silence: Duration, deadlin
 
 fn close_reason(outcome: Outcome) -> CloseReason {
     match outcome {
-        Outcome::Normal => CloseReason::Normal,
+        Outcome::Normal | Outcome::ClientDone => CloseReason::Normal,
         Outcome::Reset(Side::Client) => CloseReason::ClientReset,
         Outcome::Reset(Side::Backend) => CloseReason::BackendReset,
         Outcome::Idle(Side::Client) => CloseReason::ClientIdle,
@@ -133,33 +138,35 @@ fn close_reason(outcome: Outcome) -> CloseReason {
 }
 
 /// A session and its account. Dropping it, whatever ends the task, is the one place that counts its close.
-struct Session {
+pub(super) struct Session {
     busy: Busy,
     _permit: Permit,
-    client: Socket,
+    pub(super) client: Socket,
     /// There until a byte was relayed: from then on no other backend can take the place of this one.
     tries: Option<Box<Tries>>,
     /// There once a backend has taken the connection.
-    leg: Option<Leg>,
+    pub(super) leg: Option<Leg>,
     begun: Tick,
-    listener: ListenerId,
+    pub(super) listener: ListenerId,
     /// Internal until the session says otherwise: so a panic is counted as what it is.
     reason: CloseReason,
+    /// The backend's connection goes to the pool; whether it has carried no byte.
+    pub(super) returns: Option<bool>,
 }
 
 /// The backend's part of a session.
-struct Leg {
-    backend: Socket,
+pub(super) struct Leg {
+    pub(super) backend: Socket,
     in_flight: InFlight,
-    relay: Relay,
+    pub(super) relay: Relay,
 }
 
 impl Session {
-    fn shard(&self) -> &Rc<Shard> {
+    pub(super) fn shard(&self) -> &Rc<Shard> {
         &self.busy.0
     }
 
-    fn upstream(&self) -> UpstreamId {
+    pub(super) fn upstream(&self) -> UpstreamId {
         self.shard().config.listeners[self.listener.index()].upstream
     }
 
@@ -198,6 +205,13 @@ impl Session {
         };
         let relay = &mut leg.relay;
         let sides = Sides { client, backend: &leg.backend, rules: &shard.relay_rules[listener.index()] };
+        if tries.as_ref().is_some_and(|tries| tries.is_pooled())
+            && relay.is_untouched(sides)
+            && sides.backend.ended().is_some()
+        {
+            // It ended while it was in the pool; on a new connection this would be the backend's answer.
+            return Poll::Ready(Outcome::Reset(Side::Backend));
+        }
         let before = (relay.bytes_to_backend(), relay.bytes_to_client());
         let polled = relay.poll(sides, context);
         let to_backend = relay.bytes_to_backend() - before.0;
@@ -212,7 +226,8 @@ impl Session {
 
     /// Notes what the end of a relay says of the backend; its first byte said that it is well. A reset after bytes went to
     /// it says nothing: it may be what they deserved, and no client shall be able to have a backend ejected. Nor does
-    /// anything that comes after the client's own end, if that came before a byte.
+    /// anything that comes after the client's own end, if that came before a byte, nor the end of a connection that was in
+    /// the pool.
     fn judge(&self, outcome: Outcome) {
         let Some(Leg { backend, in_flight, relay }) = &self.leg else { return };
         let rules = &self.shard().relay_rules[self.listener.index()];
@@ -222,6 +237,7 @@ impl Session {
             }
         } else if relay.is_untouched(Sides { client: &self.client, backend, rules })
             && self.client.ended().is_none()
+            && !self.tries.as_ref().is_some_and(|tries| tries.is_pooled())
         {
             in_flight.failed();
         }
@@ -234,7 +250,16 @@ impl Session {
             return false;
         };
         let sides = Sides { client, backend: &leg.backend, rules: &shard.relay_rules[listener.index()] };
-        let again = leg.relay.is_untouched(sides) && tries.may_retry(shard);
+        if !leg.relay.is_untouched(sides) {
+            return false;
+        }
+        if tries.is_pooled() {
+            if let Some(Leg { in_flight, .. }) = self.leg.take() {
+                tries.replace(shard, in_flight);
+            }
+            return true;
+        }
+        let again = tries.may_retry(shard);
         if again {
             tries.failed(CloseReason::BackendReset);
             self.leg = None;
@@ -243,11 +268,12 @@ impl Session {
     }
 
     /// Relays no more. Whether bytes were received that were not delivered.
-    fn stop(&mut self) -> bool {
+    pub(super) fn stop(&mut self) -> bool {
         let Self { busy: Busy(shard), client, leg: Some(leg), listener, .. } = self else { return false };
         let rules = &shard.relay_rules[listener.index()];
-        let cut = leg.relay.holds_bytes(Sides { client, backend: &leg.backend, rules });
-        leg.relay.stop();
+        let sides = Sides { client, backend: &leg.backend, rules };
+        let cut = leg.relay.holds_bytes(sides);
+        leg.relay.stop(sides);
         cut
     }
 
@@ -262,7 +288,7 @@ impl Session {
     /// Chooses FIN or RST for each side. A stream that is cut must not look like one that has ended.
     fn close(&self, outcome: Outcome, cut: bool) {
         let reset = match outcome {
-            Outcome::Normal => false,
+            Outcome::Normal | Outcome::ClientDone => false,
             Outcome::Reset(_) | Outcome::TooLong | Outcome::Stopped => true,
             Outcome::Idle(_) | Outcome::HalfClose(_) => cut,
         };
@@ -300,9 +326,16 @@ impl Drop for Session {
             self.log_close();
         }
         // Before the session counts as closed, so that what is in flight is never more than what is active.
-        self.leg = None;
+        if let Some(Leg { backend: socket, in_flight, .. }) = self.leg.take() {
+            let (upstream, backend) = (self.upstream(), in_flight.backend());
+            // First, so that a client that waits for the place gets it.
+            drop(in_flight);
+            self.tries = None;
+            self.shard().end_of_leg(upstream, backend, self.returns.map(|fresh| (socket, fresh)));
+        }
         let counters = self.shard().counters.listener(self.listener);
         counters.active.subtract(1);
+        self.shard().cores.end_session(self.shard().id());
         counters.closed[self.reason.index()].add(1);
     }
 }
@@ -310,44 +343,14 @@ impl Drop for Session {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
-    use std::sync::Arc;
 
-    use super::super::{ShardParts, mailbox};
+    use super::super::testing;
     use super::*;
-    use crate::rules::admission::Limit;
-    use crate::rules::config;
-    use crate::rules::upstream::{ShardPlace, Shared};
-    use crate::telemetry::counters::{ListenerTotals, ShardCounters};
-    use crate::uring::{BufferSettings, Doorbell, Ring};
-    use crate::words::ShardId;
+    use crate::telemetry::counters::ListenerTotals;
+    use crate::uring::{BufferSettings, Ring};
 
     fn future_bytes<F: Future>(_: impl FnOnce(Session) -> F) -> usize {
         size_of::<F>()
-    }
-
-    /// A shard with one listener that nobody listens on.
-    fn shard(ring: &Ring) -> Rc<Shard> {
-        let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
-        let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
-        let upstreams = vec![Shared::new(&config.upstreams[0], 1, None)];
-        let (doorbell, answers) = Doorbell::new().expect("an eventfd");
-        let (letterbox, mailbox) = mailbox(doorbell);
-        Rc::new(Shard::new(
-            ring,
-            &ShardParts {
-                place: ShardPlace { shard: ShardId(0), shards: 1, seed: 0 },
-                cpu: core_affinity::CoreId { id: 0 },
-                config: Arc::new(config),
-                listeners: Vec::new(),
-                pipes: 0,
-                upstreams,
-                counters: ShardCounters::new(1, [1]),
-                limit: Arc::new(Limit::new(1)),
-                letterboxes: Arc::from([letterbox]),
-                mailbox,
-                doorbell: answers,
-            },
-        ))
     }
 
     #[test]
@@ -359,7 +362,7 @@ mod tests {
             .expect("glommio runs here");
         executor.run(async {
             let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
-            let shard = shard(&ring);
+            let shard = Rc::new(Shard::new(&ring, &testing::parts(1, Vec::new()).0));
             for first_poll in [true, false] {
                 let client = ring.socket(UnixStream::pair().expect("descriptors").0.into());
                 let session = admit(&shard, ListenerId(0), client).ok().expect("below the limit");

@@ -24,6 +24,11 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
     }
 
+    /// Sets it; for the one writer alone.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// The number now.
     #[must_use]
     pub fn value(&self) -> u64 {
@@ -84,10 +89,33 @@ pub struct BackendCounters {
     pub sessions: Counter,
     /// Failed connection attempts.
     pub connect_failures: Counter,
+    /// Connections in the pool, those on their way to it included.
+    pub pooled: Counter,
     /// Bytes delivered to it.
     pub bytes_to_backend: Counter,
     /// Bytes delivered from it to clients.
     pub bytes_to_client: Counter,
+}
+
+/// What one shard counts for the pool of one upstream.
+#[derive(Debug, Default)]
+pub struct PoolCounters {
+    /// Sessions that got a connection from it.
+    pub hits: Counter,
+    /// Sessions that found it empty.
+    pub misses: Counter,
+    /// Connections made for it.
+    pub made: Counter,
+    /// Connections for it that could not be made.
+    pub failed: Counter,
+    /// Connections in it that were closed: too old, ended or spoken on by the backend, or in the way of a client.
+    pub closed: Counter,
+    /// Connections of it that proved dead before a session's first byte, and were replaced.
+    pub replaced: Counter,
+    /// Connections that came back from sessions.
+    pub returned: Counter,
+    /// Connections of which the backend did not say in time that they are clean, and that only.
+    pub reset_failed: Counter,
 }
 
 /// Everything one shard counts.
@@ -95,6 +123,7 @@ pub struct BackendCounters {
 pub struct ShardCounters {
     listeners: Box<[CachePadded<ListenerCounters>]>,
     backends: Box<[Box<[CachePadded<BackendCounters>]>]>,
+    pools: Box<[CachePadded<PoolCounters>]>,
     /// Tries of another backend after a failed one.
     pub retries: Counter,
     /// Retries that `retry_budget` did not allow.
@@ -116,9 +145,11 @@ impl ShardCounters {
         fn row<T: Default>(count: usize) -> Box<[CachePadded<T>]> {
             (0..count).map(|_| CachePadded::default()).collect()
         }
+        let backends: Box<[_]> = backends.into_iter().map(row).collect();
         Arc::new(Self {
             listeners: row(listeners),
-            backends: backends.into_iter().map(row).collect(),
+            pools: row(backends.len()),
+            backends,
             retries: Counter::default(),
             retries_over_budget: Counter::default(),
             queued: Counter::default(),
@@ -132,6 +163,12 @@ impl ShardCounters {
     #[must_use]
     pub fn listener(&self, id: ListenerId) -> &ListenerCounters {
         &self.listeners[id.index()]
+    }
+
+    /// The counters of the pool of one upstream.
+    #[must_use]
+    pub fn pool(&self, upstream: UpstreamId) -> &PoolCounters {
+        &self.pools[upstream.index()]
     }
 
     /// The counters of one backend.

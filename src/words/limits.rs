@@ -60,12 +60,16 @@ pub const CHECK_HEAD_BYTES: usize = 16 << 10;
 pub const CHECK_STATUS_RANGES: usize = 32;
 /// New sessions of a listener in one turn of a shard, so that open sessions have theirs while a crowd comes.
 pub const SESSIONS_PER_TURN: u32 = 16;
+/// Connections on their way to a shard from all others; further ones stay where they came.
+pub const PASSED_CONNECTIONS: usize = 64;
 /// Most retries of one session.
 pub const RETRIES: u32 = 100;
 /// Retries of an upstream in a second that its `retry_budget` always leaves.
 pub const RETRIES_PER_SECOND: u64 = 10;
 /// Most clients of an upstream that wait for a place.
 pub const QUEUE: u32 = 65_535;
+/// Most ready connections for each backend.
+pub const POOL: u32 = 65_535;
 /// Most local addresses of an upstream.
 pub const SOURCES: usize = 256;
 /// Longest configurable duration.

@@ -182,6 +182,7 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
             client_keepalive: None,
             backend_keepalive: None,
             pipes: None,
+            reuse: ringway::rules::config::Reuse::Off,
         };
         let sides = Sides { client: &source, backend: &sink, rules: &rules };
         let mut relay = Relay::new(sides, Tick::NEVER);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::peers::Tally;
 use super::{STOPPED, WEIGHTS};
+use crate::rules::steering::CoreStatus;
 use crate::rules::upstream::Health;
 use crate::server::Server;
 use crate::words::{ListenerId, UpstreamId};
@@ -41,9 +42,10 @@ impl Table {
             down = mebibytes(totals.bytes_to_client),
             errors = tally.errors
         ));
-        let backends = backends(server, stopped);
-        self.drawn = backends.len() + 1;
-        backends.iter().for_each(|line| text.push_str(&format!("{line}{erase}\n")));
+        let mut lines = backends(server, stopped);
+        lines.extend(cores(server));
+        self.drawn = lines.len() + 1;
+        lines.iter().for_each(|line| text.push_str(&format!("{line}{erase}\n")));
         let mut out = std::io::stdout().lock();
         // A closed standard output ends the show, not the balancing.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -71,6 +73,21 @@ fn backends(server: &Server, stopped: bool) -> Vec<String> {
         )
     };
     (0..WEIGHTS.len()).map(line).collect()
+}
+
+fn cores(server: &Server) -> Vec<String> {
+    let status = server.core_status();
+    let line = |(cpu, core): (&usize, &CoreStatus)| {
+        format!(
+            "  core {cpu:<3} {sessions:>20} sessions  {busy:>5.1} % busy  {open:>3} open  {passed} passed on, {received} received",
+            sessions = core.sessions,
+            busy = f64::from(core.busy) / 10.0,
+            open = core.active,
+            passed = core.passed,
+            received = core.received,
+        )
+    };
+    server.cpus().iter().zip(&status).map(line).collect()
 }
 
 pub(super) fn summary(server: &Server, tally: &Tally, elapsed: Duration) {

@@ -48,14 +48,16 @@ impl Queue {
         Self { most: most as usize, length: AtomicUsize::new(0), waiters: Mutex::default() }
     }
 
-    /// Joins the end of the queue; `None` where it is full.
+    /// Joins the end of the queue; `None` where it is full. For a moment there may be `more`: those for whom places are
+    /// being made free.
     #[must_use]
-    pub fn join(&self, shard: ShardId, tried: Tried) -> Option<Ticket> {
-        if self.most == 0 {
+    pub fn join(&self, shard: ShardId, tried: Tried, more: usize) -> Option<Ticket> {
+        let most = self.most + more;
+        if most == 0 {
             return None;
         }
         let mut waiters = self.lock();
-        if waiters.in_order.len() >= self.most {
+        if waiters.in_order.len() >= most {
             return None;
         }
         waiters.numbers += 1;
@@ -67,9 +69,9 @@ impl Queue {
 
     /// Joins the queue again, before all who came later, when the place that was given is of no use; `false` where it is full.
     #[must_use]
-    pub fn join_again(&self, ticket: Ticket, tried: Tried) -> bool {
+    pub fn join_again(&self, ticket: Ticket, tried: Tried, more: usize) -> bool {
         let mut waiters = self.lock();
-        let has_room = waiters.in_order.len() < self.most;
+        let has_room = waiters.in_order.len() < self.most + more;
         if has_room {
             let place = waiters.in_order.partition_point(|waiter| waiter.ticket.number < ticket.number);
             waiters.in_order.insert(place, Waiter { ticket, tried });
@@ -163,9 +165,9 @@ mod tests {
     #[test]
     fn places_go_to_the_first_who_can_use_them() {
         let queue = Queue::new(4);
-        let first = queue.join(SHARD, tried(&[A])).expect("room");
-        let second = queue.join(SHARD, tried(&[])).expect("room");
-        let third = queue.join(SHARD, tried(&[])).expect("room");
+        let first = queue.join(SHARD, tried(&[A]), 0).expect("room");
+        let second = queue.join(SHARD, tried(&[]), 0).expect("room");
+        let third = queue.join(SHARD, tried(&[]), 0).expect("room");
         let limit = Limit::new(1);
         assert_eq!(queue.serve(A, || limit.take()), [second]);
         limit.give_back();
@@ -177,23 +179,23 @@ mod tests {
 
     #[test]
     fn full_queue_takes_nobody_and_who_leaves_frees_a_place() {
-        assert!(Queue::new(0).join(SHARD, tried(&[])).is_none());
+        assert!(Queue::new(0).join(SHARD, tried(&[]), 0).is_none());
         let queue = Queue::new(1);
-        let ticket = queue.join(SHARD, tried(&[])).expect("room");
-        assert!(queue.join(SHARD, tried(&[])).is_none());
+        let ticket = queue.join(SHARD, tried(&[]), 0).expect("room");
+        assert!(queue.join(SHARD, tried(&[]), 0).is_none());
         assert!(queue.leave(ticket) && !queue.leave(ticket));
-        assert!(queue.join(SHARD, tried(&[])).is_some());
+        assert!(queue.join(SHARD, tried(&[]), 0).is_some());
     }
 
     #[test]
     fn who_joins_again_has_the_old_place() {
         let queue = Queue::new(2);
-        let tickets = [0, 1].map(|_| queue.join(SHARD, tried(&[])).expect("room"));
+        let tickets = [0, 1].map(|_| queue.join(SHARD, tried(&[]), 0).expect("room"));
         let mut places = 0..1;
         assert_eq!(queue.serve(A, || places.next().is_some()), tickets[..1]);
-        let third = queue.join(SHARD, tried(&[])).expect("room");
-        assert!(!queue.join_again(tickets[0], tried(&[])), "it is full");
-        assert!(queue.leave(third) && queue.join_again(tickets[0], tried(&[])));
+        let third = queue.join(SHARD, tried(&[]), 0).expect("room");
+        assert!(!queue.join_again(tickets[0], tried(&[]), 0), "it is full");
+        assert!(queue.leave(third) && queue.join_again(tickets[0], tried(&[]), 0));
         assert_eq!(queue.serve(A, || true), tickets);
     }
 
@@ -201,9 +203,9 @@ mod tests {
     fn a_backend_is_wanted_if_somebody_who_waits_has_not_tried_it() {
         let queue = Queue::new(2);
         assert!(queue.wanted(vec![A, B]).is_empty());
-        let first = queue.join(SHARD, tried(&[A])).expect("room");
+        let first = queue.join(SHARD, tried(&[A]), 0).expect("room");
         assert_eq!(queue.wanted(vec![A, B]), [B]);
-        queue.join(SHARD, tried(&[B])).expect("room");
+        queue.join(SHARD, tried(&[B]), 0).expect("room");
         assert_eq!(queue.wanted(vec![A, B]), [B, A]);
         assert!(queue.leave(first));
         assert_eq!(queue.wanted(vec![A, B]), [A]);
@@ -230,7 +232,7 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..20_000 {
                         if !(queue.is_empty() && limit.take()) {
-                            let ticket = queue.join(ShardId(index as u16), tried(&[])).expect("room");
+                            let ticket = queue.join(ShardId(index as u16), tried(&[]), 0).expect("room");
                             deliver(queue.serve(A, || limit.take()));
                             let leaves = round % 7 == 0 && queue.leave(ticket);
                             if leaves {

@@ -21,21 +21,21 @@ pub(super) fn mix(number: u64) -> u64 {
 }
 
 /// A hash of two numbers, in which their order counts.
-pub(super) fn pair(first: u64, second: u64) -> u64 {
+pub(in crate::rules) fn pair(first: u64, second: u64) -> u64 {
     mix(first.wrapping_add(STEP) ^ mix(second))
 }
 
 /// SplitMix64: the same numbers for the same seed.
 #[derive(Debug)]
-pub(super) struct Random(u64);
+pub(in crate::rules) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::rules) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// A number below `bound`, which is at least 1; uneven by less than `bound / 2^32`.
-    pub(super) fn below(&mut self, bound: u32) -> u32 {
+    pub(in crate::rules) fn below(&mut self, bound: u32) -> u32 {
         self.0 = self.0.wrapping_add(STEP);
         // The upper half of a product: Lemire, "Fast Random Integer Generation in an Interval", 2019.
         (((mix(self.0) >> 32) * u64::from(bound)) >> 32) as u32

@@ -31,6 +31,7 @@ static REGISTRY: &[Registered] = &[
 ];
 
 pub use hash::hash;
+pub(in crate::rules) use hash::{Random, pair};
 
 /// The algorithm that goes by this name or alias in the configuration.
 #[must_use]

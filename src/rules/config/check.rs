@@ -159,7 +159,7 @@ fn statuses(node: &Node) -> Read<Statuses> {
 /// Bytes, as ASCII with escapes. YAML has escapes of its own between double quotes, of which those for control
 /// characters give the same; but its `"\xff"` is a character, two bytes in UTF-8, so that no other character than
 /// those of ASCII is taken for what it may mean.
-fn bytes(node: &Node) -> Read<Vec<u8>> {
+pub(super) fn bytes(node: &Node) -> Read<Vec<u8>> {
     let text = text(node)?;
     let mut bytes = Vec::new();
     let mut rest = text;

@@ -12,6 +12,7 @@
 mod address;
 mod check;
 mod model;
+mod pool;
 mod relations;
 mod report;
 mod resolved;

@@ -128,8 +128,8 @@ pub struct Listener {
     pub backlog: u32,
     /// Limits on the time of its sessions.
     pub timeouts: ListenerTimeouts,
-    /// Options of client sockets.
-    pub tcp: TcpOptions,
+    /// Options of client sockets, and of the listening ones.
+    pub tcp: ListenerTcp,
 }
 
 /// Where a listener listens.
@@ -159,6 +159,18 @@ pub struct ListenerTimeouts {
     /// Longest session.
     #[serde(serialize_with = "resolved::duration_or_off")]
     pub session: Option<Duration>,
+}
+
+/// `tcp:` of a listener.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ListenerTcp {
+    /// Those that backends have too.
+    #[serde(flatten)]
+    pub options: TcpOptions,
+    /// The kernel gives each connection to the shard of the CPU that received it, and there it stays.
+    #[serde(serialize_with = "resolved::switch")]
+    pub steer_by_cpu: bool,
 }
 
 /// `tcp:` options of the sockets of one side.
@@ -212,6 +224,8 @@ pub struct Upstream {
     pub retry_budget: Option<u32>,
     /// Clients that wait for a backend below its `max_connections`.
     pub queue: QueueRules,
+    /// Ready backend connections.
+    pub pool: PoolRules,
     /// Local addresses of backend connections, used in turn; without one the kernel chooses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub source: Vec<IpAddr>,
@@ -257,6 +271,61 @@ pub enum OpenSessions {
     Keep,
     /// They are reset.
     Close,
+}
+
+/// `pool:` of an upstream.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PoolRules {
+    /// Ready connections kept for each backend, by the whole process; 0 for none.
+    pub size: u32,
+    /// Longest time one is kept.
+    #[serde(serialize_with = "resolved::duration_or_off")]
+    pub max_idle: Option<Duration>,
+    /// Which connections come back from sessions.
+    pub reuse: Reuse,
+    /// Whether clients are believed not to harm each other.
+    pub clients: Clients,
+    /// For [`Reuse::Reset`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset: Option<ResetRules>,
+}
+
+/// Which connections come back to the pool from sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reuse {
+    /// None.
+    Off,
+    /// Those that carried no byte.
+    Untouched,
+    /// Those of which the backend says that they are clean, too.
+    Reset,
+}
+
+/// What is believed of the clients of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clients {
+    /// Any may be hostile.
+    Untrusted,
+    /// None is.
+    Trusted,
+}
+
+/// `reset:` of a pool: how a backend is asked to forget a client.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ResetRules {
+    /// What is sent.
+    #[serde(serialize_with = "resolved::some_bytes")]
+    pub send: Vec<u8>,
+    /// What alone may come back.
+    #[serde(serialize_with = "resolved::some_bytes")]
+    pub expect: Vec<u8>,
+    /// Longest wait for it.
+    #[serde(serialize_with = "resolved::duration")]
+    pub timeout: Duration,
 }
 
 /// What of a client is hashed.

@@ -96,6 +96,19 @@ pub(super) fn circle(s: &Section<'_>, key: &str, address: &ListenAddress, backen
     }
 }
 
+/// All shards share the one socket of a file, so the kernel has none to choose.
+pub(super) fn steerable(s: &Section<'_>, steer_by_cpu: bool, address: &ListenAddress) {
+    // An empty path stands for an address that is missing, or not known yet.
+    let ListenAddress::Unix(path) = address else { return };
+    if steer_by_cpu && !path.as_os_str().is_empty() {
+        let shown = quote(&address.to_string());
+        s.error_at(
+            "steer_by_cpu",
+            format!("no CPU receives the connections of {shown}; write `steer_by_cpu: off` here, or listen on a port"),
+        );
+    }
+}
+
 pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
     if !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
         s.error_at(

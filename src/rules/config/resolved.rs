@@ -77,6 +77,10 @@ pub(super) fn auto_or_off<S: Serializer>(on: &bool, serializer: S) -> Done<S> {
     serializer.serialize_str(if *on { AUTO } else { OFF })
 }
 
+pub(super) fn switch<S: Serializer>(on: &bool, serializer: S) -> Done<S> {
+    if *on { serializer.serialize_bool(true) } else { serializer.serialize_str(OFF) }
+}
+
 pub(super) fn number_or_auto<S: Serializer>(value: &Option<NonZeroU32>, serializer: S) -> Done<S> {
     match value {
         Some(number) => serializer.serialize_u32(number.get()),
@@ -153,6 +157,10 @@ pub(super) fn steps<S: Serializer>(value: &[Step], serializer: S) -> Done<S> {
 /// Only for bytes that are there; serde leaves out the others before it comes here.
 pub(super) fn bytes<S: Serializer>(value: &Option<Vec<u8>>, serializer: S) -> Done<S> {
     serializer.collect_str(&value.as_deref().unwrap_or_default().escape_ascii())
+}
+
+pub(super) fn some_bytes<S: Serializer>(value: &[u8], serializer: S) -> Done<S> {
+    serializer.collect_str(&value.escape_ascii())
 }
 
 impl Serialize for BackendAddress {

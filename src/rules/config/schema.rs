@@ -8,10 +8,11 @@ use std::time::Duration;
 use super::address;
 use super::check::healthcheck;
 use super::model::{
-    Backend, BackendAddress, Config, Cores, HashKey, ListenAddress, Listener, ListenerTimeouts, LogFormat,
-    LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream,
+    Backend, BackendAddress, Config, Cores, HashKey, ListenAddress, Listener, ListenerTcp, ListenerTimeouts,
+    LogFormat, LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream,
     UpstreamTimeouts,
 };
+use super::pool::pool;
 use super::relations::{self, Names};
 use super::section::Section;
 use super::values::{
@@ -25,7 +26,7 @@ use crate::words::{UpstreamId, limits};
 /// Name of the one listener and the one upstream of the short form.
 const DEFAULT_NAME: &str = "default";
 
-const SHORT_KEYS: [&str; 13] = [
+const SHORT_KEYS: [&str; 14] = [
     "loadbalancer",
     "backends",
     "healthcheck",
@@ -37,6 +38,7 @@ const SHORT_KEYS: [&str; 13] = [
     "retries",
     "retry_budget",
     "queue",
+    "pool",
     "source",
     "resolve",
 ];
@@ -186,7 +188,6 @@ fn defaults<'a>(s: &mut Section<'a>) -> (Section<'a>, Section<'a>) {
 fn listener(s: &mut Section<'_>, name: String, address: ListenAddress, upstream: UpstreamId) -> Listener {
     Listener {
         name,
-        address,
         upstream,
         backlog: s.value("backlog", 4_096, number(1..=limits::BACKLOG)),
         timeouts: s.section("timeouts", |s| ListenerTimeouts {
@@ -194,7 +195,13 @@ fn listener(s: &mut Section<'_>, name: String, address: ListenAddress, upstream:
             half_close: s.value("half_close", Duration::from_secs(30), duration),
             session: s.value("session", None, off_or(duration)),
         }),
-        tcp: s.section("tcp", tcp),
+        tcp: s.section("tcp", |s| {
+            let options = tcp(s);
+            let steer_by_cpu = s.value("steer_by_cpu", false, boolean);
+            relations::steerable(s, steer_by_cpu, &address);
+            ListenerTcp { options, steer_by_cpu }
+        }),
+        address,
     }
 }
 
@@ -240,6 +247,7 @@ fn upstream(
             max: s.value("max", 0, count(0..=limits::QUEUE)),
             timeout: s.value("timeout", Duration::from_secs(5), duration),
         }),
+        pool: pool(s),
         source: s.value("source", Vec::new(), list("source", limits::SOURCES, ip)),
         resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
         timeouts,

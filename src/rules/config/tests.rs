@@ -100,7 +100,8 @@ upstreams:
         let types = ["http, host: a", "tls, host: a", "send_expect, steps: [{send: a, expect: b}]"];
         let of_types =
             types.map(|kind| valid(&short(&format!("healthcheck: {{type: {kind}, port: 1}}\n"))).to_yaml());
-        let without_default = valid(&short("source: [10.0.0.1, 10.0.0.2]\n")).to_yaml();
+        let pool = "pool: {size: 1, reuse: reset, clients: trusted, reset: {send: a, expect: b}}";
+        let without_default = valid(&short(&format!("source: [10.0.0.1, 10.0.0.2]\n{pool}\n"))).to_yaml();
         let all = [valid(EXAMPLE).to_yaml(), of_types.concat(), without_default].concat();
         for line in all.lines().filter(|line| line.contains(':')) {
             let key = line.trim_start_matches(['-', ' ']).split(':').next().unwrap_or_default();
@@ -127,7 +128,7 @@ upstreams:
         assert_eq!(listener.backlog, 9);
         assert_eq!(listener.timeouts.client_idle, Some(Duration::from_secs(8)));
         assert_eq!(listener.timeouts.session, Some(Duration::from_secs(9)));
-        assert!(!listener.tcp.nodelay);
+        assert!(!listener.tcp.options.nodelay);
         let upstream = &config.upstreams[0];
         let check = upstream.healthcheck.as_ref().expect("checks are on");
         assert_eq!((upstream.retries, check.rise, check.fall), (7, 1, 9));
@@ -289,7 +290,7 @@ unknown: 1
                 "9:13: `30` has no unit; write a duration such as `250ms`, `30s`, `5m` or `1h`",
                 "10:12: `-5s` is not a duration; write one such as `250ms`, `30s`, `5m` or `1h`",
                 "11:1: unknown key `unknown`; known here: runtime, logging, loadbalancer, backends, \
-                 healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, queue, source, resolve",
+                 healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, queue, pool, source, resolve",
             ]
         );
     }
@@ -514,6 +515,33 @@ upstreams:
             let found = problems(upstream(backends));
             assert!(found.len() == 1 && found[0].contains(words), "{backends}: {found:#?}");
         }
+    }
+
+    #[test]
+    fn no_cpu_receives_the_connections_of_a_socket_file() {
+        let file = |address: &str, tcp: &str, defaults: &str| {
+            format!(
+                "listeners: [{{name: a, address: '{address}', upstream: web, tcp: {{{tcp}}}}}]\n\
+                 defaults: {{listener: {{tcp: {{{defaults}}}}}}}\n{}",
+                &LONG[LONG.find("upstreams").unwrap_or_default()..]
+            )
+        };
+        let on = "steer_by_cpu: true";
+        assert!(valid(&file(":80", on, "")).listeners[0].tcp.steer_by_cpu);
+        assert!(valid(&file(":80", "", on)).listeners[0].tcp.steer_by_cpu);
+        assert!(!valid(&file("unix:/a", "steer_by_cpu: off", on)).listeners[0].tcp.steer_by_cpu);
+        let message = "no CPU receives the connections of `unix:/a`; write `steer_by_cpu: off` here, or listen on a port";
+        for text in [file("unix:/a", on, ""), file("unix:/a", "", on)] {
+            assert!(
+                matches!(&problems(&text)[..], [problem] if problem.contains(message)),
+                "{:?}",
+                problems(text)
+            );
+        }
+        let short = "loadbalancer: {listen_address: 'unix:/a', tcp: {steer_by_cpu: true}}\n\
+                     backends: [{address: a, port: 80}]\n";
+        assert!(problems(short).iter().any(|problem| problem.contains(message)));
+        assert!(!problems(upstream("tcp: {steer_by_cpu: true}\n")).is_empty(), "it is of listeners alone");
     }
 
     #[test]
@@ -840,6 +868,7 @@ upstreams:
     healthcheck: {check}
     tcp: {{keepalive: {keepalive}}}
     {outlier}
+    pool: {{size: 7, max_idle: {or_off}, reuse: reset, clients: trusted, reset: {{send: '\\x00', expect: ok, timeout: {duration}}}}}
     backends: [{{{backend}}}]
 "
                 )

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use super::{Failures, Loads};
 use crate::rules::admission::{Limit, Queue, RetryBudget};
@@ -15,6 +16,8 @@ pub struct Shared {
     /// Indexed by `BackendId`; none where there is no limit.
     pub(super) limits: Box<[Option<Limit>]>,
     pub(super) queue: Queue,
+    /// Places of limited backends that connections in pools hold.
+    pub(super) pooled: AtomicUsize,
     /// None where every retry is allowed.
     pub(super) retry_budget: Option<RetryBudget>,
     /// Where failures of sessions are counted, if they are.
@@ -30,6 +33,7 @@ impl Shared {
             loads: Loads::new(shards, upstream.backends.len()),
             limits: limits.map(|most| most.map(NonZeroU32::get).map(Limit::new)).collect(),
             queue: Queue::new(upstream.queue.max),
+            pooled: AtomicUsize::new(0),
             retry_budget: upstream.retry_budget.map(|part| RetryBudget::new(f64::from(part) / 100.0, shards)),
             failures,
         })

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use super::serving::{Serving, Share};
@@ -27,6 +28,15 @@ pub struct ShardPlace {
     pub seed: u64,
 }
 
+impl ShardPlace {
+    /// The part of this shard of a number for the process.
+    #[must_use]
+    pub fn share_of(&self, number: u32) -> usize {
+        let (number, shard) = (number as usize, self.shard.index());
+        number / self.shards + usize::from(shard < number % self.shards)
+    }
+}
+
 /// The backends of one upstream, on one shard.
 pub struct UpstreamTable {
     place: ShardPlace,
@@ -40,6 +50,8 @@ pub struct UpstreamTable {
     deliver: Deliver,
     /// For each backend the last cut of its sessions.
     cuts: Box<[Cell<Cut>]>,
+    /// For each limited backend the places that connections in this shard's pool hold.
+    pooled: Box<[Cell<u32>]>,
     inner: RefCell<Inner>,
 }
 
@@ -91,6 +103,7 @@ impl UpstreamTable {
             shared,
             deliver,
             cuts: (0..backends).map(|_| Cell::new(no_cut)).collect(),
+            pooled: (0..backends).map(|_| Cell::new(0)).collect(),
             inner: RefCell::new(Inner {
                 algorithm: (upstream.algorithm.build)(start),
                 states: vec![BackendState::unknown(); backends],
@@ -176,7 +189,8 @@ impl UpstreamTable {
                 "{backend:?} is not eligible"
             );
             debug_assert!(!passing.contains(backend), "{backend:?} was tried");
-            if self.take(backend) {
+            // A connection in the pool hands its place over; the session gets both.
+            if self.take(backend) || self.unhold(backend) {
                 return Pick::Backend(self.begin(inner, backend));
             }
             passed.get_or_insert_with(|| tried.clone()).insert(backend);
@@ -203,8 +217,16 @@ impl UpstreamTable {
         self.inner.borrow().candidates.iter().any(|candidate| !tried.contains(candidate.id))
     }
 
-    fn is_candidate(&self, backend: BackendId) -> bool {
+    /// Whether sessions may be sent to a backend.
+    #[must_use]
+    pub fn is_eligible(&self, backend: BackendId) -> bool {
         self.inner.borrow().candidates.iter().any(|candidate| candidate.id == backend)
+    }
+
+    /// Sessions of this shard that are in flight on a backend.
+    #[must_use]
+    pub fn own_sessions(&self, backend: BackendId) -> usize {
+        self.shared.loads.own(self.place.shard, backend.index()) as usize
     }
 
     fn take(&self, backend: BackendId) -> bool {
@@ -224,7 +246,8 @@ impl UpstreamTable {
     /// Waits for a place, behind all who do already; `None` where the queue is full. The place is
     /// [delivered](Deliver), maybe at once.
     pub fn join(&self, tried: &Tried) -> Option<Ticket> {
-        let ticket = self.shared.queue.join(self.place.shard, tried.clone())?;
+        let more = self.shared.pooled.load(SeqCst);
+        let ticket = self.shared.queue.join(self.place.shard, tried.clone(), more)?;
         self.serve_all();
         Some(ticket)
     }
@@ -238,7 +261,8 @@ impl UpstreamTable {
     /// Waits again, where it did before; `false` where the queue is full by now.
     #[must_use]
     pub fn join_again(&self, ticket: Ticket, tried: &Tried) -> bool {
-        let is_in = self.shared.queue.join_again(ticket, tried.clone());
+        let more = self.shared.pooled.load(SeqCst);
+        let is_in = self.shared.queue.join_again(ticket, tried.clone(), more);
         if is_in {
             self.serve_all();
         }
@@ -248,7 +272,7 @@ impl UpstreamTable {
     /// Takes a place that was delivered. `None` if the backend has become ineligible while the place was on its way: it is
     /// given back, and the client has to [wait again](Self::join_again).
     pub fn accept(self: &Rc<Self>, backend: BackendId) -> Option<InFlight> {
-        if !self.is_candidate(backend) {
+        if !self.is_eligible(backend) {
             self.give_back(backend);
             return None;
         }
@@ -270,7 +294,7 @@ impl UpstreamTable {
     /// Gives free places of an eligible backend to those who wait.
     fn serve(&self, backend: BackendId) {
         let queue = &self.shared.queue;
-        if queue.is_empty() || !self.is_candidate(backend) {
+        if queue.is_empty() || !self.is_eligible(backend) {
             return;
         }
         let served = queue.serve(backend, || self.take(backend));
@@ -282,6 +306,68 @@ impl UpstreamTable {
             let candidates: Vec<_> = self.inner.borrow().candidates.iter().map(|one| one.id).collect();
             candidates.into_iter().for_each(|backend| self.serve(backend));
         }
+    }
+
+    // The places that the pool of this shard holds.
+
+    /// Takes a place for a connection in the pool, unless sessions need it.
+    #[must_use]
+    pub fn hold(&self, backend: BackendId) -> bool {
+        let held = self.shared.queue.is_empty() && self.is_eligible(backend) && self.take(backend);
+        if held && self.shared.limits[backend.index()].is_some() {
+            self.pooled[backend.index()].update(|places| places + 1);
+            self.shared.pooled.fetch_add(1, SeqCst);
+        }
+        held
+    }
+
+    /// Takes a place away from the pool, for the caller. Whether it had one.
+    fn unhold(&self, backend: BackendId) -> bool {
+        let places = &self.pooled[backend.index()];
+        let had = places.get() > 0;
+        if had {
+            places.update(|places| places - 1);
+            self.shared.pooled.fetch_sub(1, SeqCst);
+        }
+        had
+    }
+
+    /// Places that this shard's pool holds; `None` where there is no limit.
+    #[must_use]
+    pub fn held(&self, backend: BackendId) -> Option<usize> {
+        self.shared.limits[backend.index()].as_ref().map(|_| self.pooled[backend.index()].get() as usize)
+    }
+
+    /// Gives back the places that the pool holds beyond its number of connections.
+    pub fn settle(&self, backend: BackendId, connections: usize) {
+        while self.pooled[backend.index()].get() as usize > connections && self.unhold(backend) {
+            self.give_back(backend);
+        }
+    }
+
+    /// Whether somebody waits.
+    #[must_use]
+    pub fn has_waiters(&self) -> bool {
+        !self.shared.queue.is_empty()
+    }
+
+    /// Whether pools, of any shard, hold places.
+    #[must_use]
+    pub fn pools_hold(&self) -> bool {
+        self.shared.pooled.load(SeqCst) > 0
+    }
+
+    /// Whether a place that this shard's pool holds is waited for.
+    #[must_use]
+    pub fn is_wanted(&self, backend: BackendId) -> bool {
+        self.has_waiters() && self.pooled[backend.index()].get() > 0 && self.is_eligible(backend)
+    }
+
+    /// Backends of which that is so.
+    #[must_use]
+    pub fn wanted(&self) -> Vec<BackendId> {
+        let candidates = self.inner.borrow().candidates.iter().map(|one| one.id).collect::<Vec<_>>();
+        candidates.into_iter().filter(|&backend| self.is_wanted(backend)).collect()
     }
 
     // The retries of the upstream.
@@ -398,7 +484,7 @@ mod tests {
         table.apply(&states([true, true, true]));
         let mut tried = Tried::default();
         tried.insert(BackendId(0));
-        table.shared.queue.join(ShardId(0), tried.clone()).expect("room");
+        table.shared.queue.join(ShardId(0), tried.clone(), 0).expect("room");
         assert!(matches!(table.pick(0, &tried, 0), Pick::Full), "the other one is wanted already");
         for _ in 0..3 {
             assert_eq!(pick(&table).backend(), BackendId(0));

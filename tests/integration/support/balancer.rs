@@ -1,6 +1,8 @@
 //! A balancer in this process.
 
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use ringway::rules::upstream::Health;
 use ringway::server::Server;
 use ringway::telemetry::counters::ListenerTotals;
 use ringway::words::{BackendId, CloseReason, ListenerId, UpstreamId};
+
+use socket2::Socket;
 
 use super::{Backend, Client, PATIENCE, Reserved, V4, eventually, holds_within};
 
@@ -240,6 +244,23 @@ impl Balancer {
         self.server().shard_counters().iter().map(|shard| shard.listener(LISTENER).accepted.value()).collect()
     }
 
+    /// Open sessions of each shard.
+    pub fn active_by_shard(&self) -> Vec<u32> {
+        self.server().core_status().iter().map(|core| core.active).collect()
+    }
+
+    /// Connections that shards have passed to others so far.
+    pub fn passed(&self) -> u64 {
+        self.server().core_status().iter().map(|core| core.passed).sum()
+    }
+
+    /// Has the kernel give every connection to the first shard: a socket that joins the group of the listening ones for a
+    /// moment gives all of them a program that always chooses the first.
+    pub fn all_by_first_shard(&self) {
+        let port = self.port.as_ref().expect("a TCP listener");
+        choose_first(&port.listen(1)).unwrap();
+    }
+
     pub fn health(&self) -> Vec<Health> {
         self.server().health(UPSTREAM)
     }
@@ -296,6 +317,21 @@ impl Balancer {
         let totals = server.totals(LISTENER);
         server.drain();
         assert!(server.wait_ended(PATIENCE), "shards without sessions end when they drain");
+        for (shard, counters) in server.shard_counters().iter().enumerate() {
+            for id in listeners() {
+                let mut totals = ListenerTotals::default();
+                totals.add(counters.listener(id));
+                assert!(
+                    totals.is_conserved(),
+                    "accepted = denied + closed + active on shard {shard}: {totals:?}"
+                );
+            }
+        }
+        let cores = server.core_status();
+        let (passed, received): (Vec<_>, Vec<_>) =
+            cores.iter().map(|core| (core.passed, core.received)).unzip();
+        assert_eq!(passed.iter().sum::<u64>(), received.iter().sum::<u64>(), "what is passed on arrives");
+        assert!(cores.iter().all(|core| core.active == 0), "{cores:?}");
         totals
     }
 }
@@ -306,6 +342,25 @@ impl Drop for Balancer {
             self.check();
         }
     }
+}
+
+/// One instruction: the socket with index 0.
+#[expect(unsafe_code, reason = "SO_ATTACH_REUSEPORT_CBPF has no safe wrapper in the crates we use")]
+fn choose_first(socket: &Socket) -> io::Result<()> {
+    let mut first = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut first };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the kernel copies the program, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Runs two clients' worth of work against a deadline: how long `work` took.

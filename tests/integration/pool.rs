@@ -1,0 +1,335 @@
+//! Set-up: upstreams with a pool. Claim: sessions take ready connections; no client notices that there is a pool, or ever
+//! gets a byte that was meant for another one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use ringway::rules::upstream::Health;
+use ringway::telemetry::counters::{Counter, PoolCounters};
+use ringway::words::{BackendId, CloseReason, UpstreamId};
+
+use crate::support::{
+    Backend, Balancer, Client, Connection, Stream, backend, balancer, eventually, expect_reset,
+};
+
+const UPSTREAM: UpstreamId = UpstreamId(0);
+
+fn count(balancer: &Balancer, counter: impl Fn(&PoolCounters) -> &Counter) -> u64 {
+    balancer.server().shard_counters().iter().map(|shard| counter(shard.pool(UPSTREAM)).value()).sum()
+}
+
+fn pooled(balancer: &Balancer) -> u64 {
+    let shards = balancer.server().shard_counters().iter();
+    shards.map(|shard| shard.backend(UPSTREAM, BackendId(0)).pooled.value()).sum()
+}
+
+/// Waits until the pool is filled: so many connections stand.
+#[track_caller]
+fn await_pool(balancer: &Balancer, backend: &Backend, size: u64) {
+    let filled =
+        || count(balancer, |pool| &pool.made) >= size && pooled(balancer) == size && backend.open() >= size;
+    eventually("the pool is filled", filled);
+}
+
+#[test]
+fn sessions_take_ready_connections_and_new_ones_replace_them() {
+    let backend = backend().echo().start();
+    let balancer = balancer().one_shard().backends([&backend]).upstream("pool: {size: 4}").start();
+    await_pool(&balancer, &backend, 4);
+    let clients: Vec<_> = (1..=3)
+        .map(|session| {
+            let client = balancer.echoing_client();
+            eventually("another one takes its place", || backend.connections() == 4 + session);
+            client
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.finish().unwrap());
+    balancer.await_closed(CloseReason::Normal, 3);
+    assert_eq!((count(&balancer, |pool| &pool.hits), count(&balancer, |pool| &pool.returned)), (3, 0));
+}
+
+#[test]
+fn size_is_for_the_process() {
+    let backend = backend().echo().start();
+    let balancer = balancer().backends([&backend]).upstream("pool: {size: 5}").start();
+    await_pool(&balancer, &backend, 5);
+    assert_eq!(backend.connections(), 5);
+}
+
+#[test]
+fn greeting_is_delivered_once_to_whoever_gets_the_connection() {
+    let backend = backend().greet(b"hello").start();
+    let balancer = balancer().one_shard().backends([&backend]).upstream("pool: {size: 2}").start();
+    await_pool(&balancer, &backend, 2);
+    for _ in 0..20 {
+        let client = balancer.client();
+        assert_eq!(client.receive_exact(5).unwrap(), b"hello");
+        client.echo(b"more").unwrap();
+        client.finish().unwrap();
+    }
+    assert!(count(&balancer, |pool| &pool.hits) > 0);
+}
+
+#[test]
+fn connections_that_the_backend_closes_are_thrown_away_and_made_anew() {
+    let mut backend = backend().echo().start();
+    let balancer = balancer().backends([&backend]).upstream("pool: {size: 4}").start();
+    await_pool(&balancer, &backend, 4);
+    backend.stop();
+    eventually("the pool is empty", || pooled(&balancer) == 0);
+    backend.restart();
+    await_pool(&balancer, &backend, 4);
+    (0..8).for_each(|_| balancer.echoing_client().finish().unwrap());
+    balancer.await_closed(CloseReason::Normal, 8);
+    assert_eq!(count(&balancer, |pool| &pool.replaced), 0);
+}
+
+/// The first connection ends when it is told to, in a session that has not relayed a byte.
+#[test]
+fn connection_that_dies_before_the_first_byte_is_replaced_for_free() {
+    for resets in [false, true] {
+        let (served, dies) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (serves, told) = (Arc::clone(&served), Arc::clone(&dies));
+        let backend = backend()
+            .serve(move |connection| {
+                if serves.fetch_add(1, Ordering::SeqCst) > 0 {
+                    let bytes = connection.receive_exact(5)?;
+                    connection.send(&bytes)?;
+                    return connection.end();
+                }
+                while !told.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+                if resets {
+                    connection.reset();
+                }
+                Ok(())
+            })
+            .start();
+        let balancer = balancer()
+            .one_shard()
+            .backends([&backend])
+            .upstream("pool: {size: 1}")
+            .upstream("retries: 0")
+            .start();
+        await_pool(&balancer, &backend, 1);
+        eventually("it is served", || served.load(Ordering::SeqCst) == 1);
+        let client = balancer.client();
+        eventually("it has the connection", || count(&balancer, |pool| &pool.hits) == 1);
+        dies.store(true, Ordering::SeqCst);
+        eventually("it is replaced", || count(&balancer, |pool| &pool.replaced) == 1);
+        client.echo(b"hello").unwrap();
+        client.finish().unwrap();
+        balancer.await_closed(CloseReason::Normal, 1);
+        assert_eq!((balancer.retries(), balancer.shares()), (0, vec![1]));
+    }
+}
+
+#[test]
+fn old_connections_are_closed_and_made_anew() {
+    let backend = backend().echo().start();
+    let balancer = balancer().backends([&backend]).upstream("pool: {size: 2, max_idle: 50ms}").start();
+    eventually("connections take turns", || backend.connections() >= 8);
+    balancer.echoing_client().finish().unwrap();
+    assert!(count(&balancer, |pool| &pool.closed) >= 5);
+}
+
+#[test]
+fn backend_that_is_down_gets_no_connections() {
+    let mut backend = backend().echo().start();
+    let balancer = balancer().backends([&backend]).quick_checks().upstream("pool: {size: 2}").start();
+    await_pool(&balancer, &backend, 2);
+    backend.stop();
+    balancer.await_health(0, Health::Down);
+    let failed = count(&balancer, |pool| &pool.failed);
+    backend.restart();
+    balancer.await_health(0, Health::Up);
+    await_pool(&balancer, &backend, 2);
+    assert!(failed <= 2 * 4, "{failed} attempts until it was down");
+}
+
+/// Two places, both held by the pool, on one shard each; whichever shard the clients come to, they get them.
+#[test]
+fn connections_in_the_pool_give_way_to_sessions_on_any_shard() {
+    let backend = backend().greet(b"hello").start();
+    let entry = format!("{}, max_connections: 2", backend.entry());
+    for _ in 0..10 {
+        let balancer = balancer().entry(&entry).upstream("pool: {size: 2}").start();
+        eventually("the pool is filled", || pooled(&balancer) == 2);
+        let clients: Vec<Client> = (0..2)
+            .map(|_| {
+                let client = balancer.client();
+                assert_eq!(client.receive_exact(5).unwrap(), b"hello");
+                client
+            })
+            .collect();
+        assert_eq!(pooled(&balancer), 0);
+        expect_reset(balancer.address());
+        clients.into_iter().for_each(|client| client.finish().unwrap());
+        balancer.await_closed(CloseReason::Normal, 2);
+        balancer.await_closed(CloseReason::QueueFull, 1);
+    }
+}
+
+#[test]
+fn connection_without_a_byte_comes_back() {
+    let backend = backend().echo().start();
+    let upstream = "pool: {size: 2, reuse: untouched}";
+    let balancer = balancer().one_shard().backends([&backend]).upstream(upstream).start();
+    await_pool(&balancer, &backend, 2);
+    for round in 1..=20 {
+        let client = balancer.client();
+        if round % 2 == 0 {
+            client.reset();
+        } else {
+            client.finish().unwrap();
+        }
+        eventually("it is back", || count(&balancer, |pool| &pool.returned) == round);
+    }
+    assert_eq!(backend.connections(), 2);
+    balancer.echoing_client().finish().unwrap();
+    balancer.await_closed(CloseReason::Normal, 11);
+    balancer.await_closed(CloseReason::ClientReset, 10);
+    assert_eq!(count(&balancer, |pool| &pool.returned), 20, "one that carried bytes does not come back");
+}
+
+const RESET: &str = "pool: {size: 2, reuse: reset, clients: trusted, reset: {send: 'RESET\\r\\n', expect: '+RESET\\r\\n', timeout: 300ms}}";
+
+/// Sends back each line, but answers `RESET` in its own way.
+fn with_reset(answer: impl Fn(&Connection) -> io::Result<()> + Send + Sync + 'static) -> Backend {
+    backend()
+        .serve(move |connection| {
+            let mut line = Vec::new();
+            let mut byte = [0];
+            while connection.receive(&mut byte)? > 0 {
+                line.push(byte[0]);
+                if line.ends_with(b"\r\n") {
+                    match &*line {
+                        b"RESET\r\n" => answer(connection)?,
+                        line => connection.send(line)?,
+                    }
+                    line.clear();
+                }
+            }
+            connection.end()
+        })
+        .start()
+}
+
+fn one_session(balancer: &Balancer, round: u32) {
+    let client = balancer.client();
+    client.echo(format!("client {round}\r\n").as_bytes()).unwrap();
+    client.finish().unwrap();
+}
+
+#[test]
+fn connection_that_was_reset_serves_the_next_client_and_no_other_bytes_reach_it() {
+    let backend = with_reset(|connection| connection.send(b"+RESET\r\n"));
+    let balancer = balancer().one_shard().backends([&backend]).upstream(RESET).start();
+    await_pool(&balancer, &backend, 2);
+    for round in 1..=200 {
+        one_session(&balancer, round);
+        eventually("it is back", || count(&balancer, |pool| &pool.returned) == u64::from(round));
+    }
+    balancer.await_closed(CloseReason::Normal, 200);
+    assert_eq!((backend.connections(), count(&balancer, |pool| &pool.reset_failed)), (2, 0));
+}
+
+#[test]
+fn connection_whose_reset_is_late_wrong_or_followed_by_bytes_is_closed() {
+    type Answer = fn(&Connection) -> io::Result<()>;
+    let answers: [Answer; 4] = [
+        |_| Ok(()),
+        |connection| connection.send(b"-ERR no\r\n"),
+        |connection| connection.send(b"x+RESET\r\n"),
+        |connection| connection.send(b"+RESET\r\nx"),
+    ];
+    for (index, answer) in answers.into_iter().enumerate() {
+        let backend = with_reset(answer);
+        let balancer = balancer().one_shard().backends([&backend]).upstream(RESET).start();
+        await_pool(&balancer, &backend, 2);
+        (0..4).for_each(|round| one_session(&balancer, round));
+        balancer.await_closed(CloseReason::Normal, 4);
+        assert_eq!(count(&balancer, |pool| &pool.returned), 0, "answer {index}");
+        assert_eq!(count(&balancer, |pool| &pool.reset_failed), 4, "answer {index}");
+    }
+}
+
+/// A backend that speaks on a connection in the pool: what it says is for nobody.
+#[test]
+fn bytes_that_come_while_nobody_asks_reach_nobody() {
+    let (said, wanted) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (says, told) = (Arc::clone(&said), Arc::clone(&wanted));
+    let backend = with_reset(move |connection| {
+        connection.send(b"+RESET\r\n")?;
+        let before = says.load(Ordering::SeqCst);
+        while told.load(Ordering::SeqCst) == before {
+            std::thread::yield_now();
+        }
+        connection.send(b"LATE")?;
+        says.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    let balancer = balancer().one_shard().backends([&backend]).upstream(RESET).start();
+    for round in 1..=50 {
+        await_pool(&balancer, &backend, 2);
+        one_session(&balancer, round);
+        eventually("it is back", || count(&balancer, |pool| &pool.returned) == u64::from(round));
+        wanted.fetch_add(1, Ordering::SeqCst);
+        // The bytes lie in the receiving socket from then on; the pool may not have noticed them.
+        eventually("the backend has spoken", || said.load(Ordering::SeqCst) == u64::from(round));
+    }
+    one_session(&balancer, 51);
+    // Lets the backend go.
+    wanted.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Bulk is spliced, and a long stream has the kernel wait for much before it tells: nothing of that stays behind.
+#[test]
+fn connection_that_carried_bulk_serves_small_messages_again() {
+    const BULK: usize = 32 << 20;
+    let backend = backend()
+        .serve(|connection| {
+            let stream = Stream::new(5);
+            loop {
+                match &*connection.receive_exact(7)? {
+                    b"RESET\r\n" => connection.send(b"+RESET\r\n")?,
+                    b"BULK!\r\n" => connection.send(&stream.head(BULK))?,
+                    other => connection.send(other)?,
+                }
+            }
+        })
+        .start();
+    let balancer = balancer().one_shard().backends([&backend]).upstream(RESET).start();
+    await_pool(&balancer, &backend, 2);
+    for round in 1..=4 {
+        let client = balancer.client();
+        client.send(b"BULK!\r\n").unwrap();
+        assert!(Stream::new(5).matches(0, &client.receive_exact(BULK).unwrap()));
+        client.finish().unwrap();
+        eventually("it is back", || count(&balancer, |pool| &pool.returned) == 2 * round - 1);
+        let client = balancer.client();
+        client.echo(b"small\r\n").unwrap();
+        client.finish().unwrap();
+        eventually("it is back", || count(&balancer, |pool| &pool.returned) == 2 * round);
+    }
+    assert_eq!(backend.connections(), 2);
+    let spliced: u64 =
+        balancer.server().shard_counters().iter().map(|shard| shard.spliced_to_client.value()).sum();
+    assert!(spliced > BULK as u64, "{spliced} bytes were spliced");
+}
+
+#[test]
+fn connection_of_a_client_that_resets_does_not_come_back() {
+    let backend = with_reset(|connection| connection.send(b"+RESET\r\n"));
+    let balancer = balancer().one_shard().backends([&backend]).upstream(RESET).start();
+    await_pool(&balancer, &backend, 2);
+    for _ in 0..5 {
+        let client = balancer.client();
+        client.echo(b"bytes\r\n").unwrap();
+        client.reset();
+    }
+    balancer.await_closed(CloseReason::ClientReset, 5);
+    assert_eq!(count(&balancer, |pool| &pool.returned), 0);
+}
