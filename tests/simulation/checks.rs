@@ -38,7 +38,8 @@ impl World {
     /// Who may be picked for a session: all that were not tried, and of these those with a place that nobody waits for.
     fn open(&self, session: &Session) -> (Vec<BackendId>, Vec<BackendId>) {
         let untried = self.shards[session.shard].view.untried(&session.tried);
-        let is_open = |backend: &BackendId| self.has_place(*backend) && !self.line.wants(*backend);
+        let is_open =
+            |backend: &BackendId| self.may_have(session.shard, *backend) && !self.line.wants(*backend);
         let open = untried.iter().copied().filter(is_open).collect();
         (untried, open)
     }
@@ -70,7 +71,15 @@ impl World {
     /// A session may be turned away for want of room in the queue only if the queue is full.
     pub fn check_full(&self, session: &Session) {
         let most = self.plan.upstream().queue.max as usize;
-        assert_eq!(self.line.len(), most, "session {} finds the queue full", session.id);
+        let most = most + self.pooled() as usize;
+        assert!(self.line.len() >= most, "session {} finds the queue full", session.id);
+    }
+
+    /// Somebody has joined the queue; beside its places there are those of pools, which give way. Places at backends that
+    /// are out by now, or were tried, are among them, so the queue can stay longer than `max`.
+    pub fn check_joined(&self) {
+        let most = self.plan.upstream().queue.max + self.pooled();
+        assert!(self.line.len() <= most as usize, "{} wait, of {most}", self.line.len());
     }
 
     pub fn has_place(&self, backend: BackendId) -> bool {
@@ -78,6 +87,11 @@ impl World {
         let taken = self.shared.places_taken(backend);
         assert_eq!(most.is_some(), taken.is_some(), "{backend:?} is limited, or not");
         most.is_none_or(|most| taken < Some(most.get()))
+    }
+
+    /// Whether a shard has a place of a backend for a session: a free one, or one of its pool.
+    fn may_have(&self, shard: usize, backend: BackendId) -> bool {
+        self.has_place(backend) || self.shards[shard].pooled[backend.index()] > 0
     }
 
     /// For each backend the sessions that are between pick and close.
@@ -123,8 +137,12 @@ impl World {
         );
         for (id, backend) in self.plan.backends() {
             let Some(most) = backend.max_connections else { continue };
-            let taken = in_flight[id.index()] + self.on_their_way(id);
+            let taken = in_flight[id.index()] + self.on_their_way(id) + self.pooled_of(id);
             assert_eq!(self.shared.places_taken(id), Some(taken), "places of {id:?}");
+            for shard in &self.shards {
+                let pooled = shard.pooled[id.index()] as usize;
+                assert_eq!(shard.table.held(id), Some(pooled), "places of {id:?} that a pool holds");
+            }
             assert!(taken <= most.get(), "{taken} places of {id:?}, of {most}");
         }
     }
@@ -138,9 +156,7 @@ impl World {
     }
 
     fn check_queue(&self) {
-        let most = self.plan.upstream().queue.max as usize;
         assert_eq!(self.shared.queue_length(), self.line.len(), "who waits");
-        assert!(self.line.len() <= most, "{} wait, of {most}", self.line.len());
         for (id, _) in self.plan.backends() {
             // A shard that does not know yet that a backend is back gives no place of it away; the one that learns it does.
             let is_known = self.shards.iter().all(|shard| shard.view.is_candidate(id));
@@ -157,6 +173,10 @@ impl World {
             assert_eq!(shard.view.version, self.health.version, "the newest states on shard {index}");
             assert_eq!(shard.view.states, self.health.verdicts.states(), "states on shard {index}");
             assert!(shard.grants.is_empty());
+        }
+        for (id, _) in self.plan.backends().filter(|_| self.line.len() > 0) {
+            let is_wanted = self.shards.iter().any(|shard| shard.table.is_wanted(id));
+            assert!(!is_wanted, "the pool keeps a place of {id:?}, and somebody waits");
         }
         for session in &self.sessions {
             assert!(!session.woken);

@@ -3,7 +3,7 @@
 //!
 //! Real are the rules: tables, algorithms, limits, queue, retry budget, failures, ejections, ramps, health, and the
 //! counters. Modelled are the loops around them, each beside the code it follows: `session` (`src/shard/establish.rs`,
-//! `queue.rs`, `session.rs`), `shard` (`src/shard/mod.rs`, `mailbox.rs`), `health` (`src/health/board.rs`, `passive.rs`).
+//! `queue.rs`, `session.rs`), `shard` (`src/shard/mod.rs`, `mailbox.rs`), `pool` (`keeper.rs`), `health` (`src/health/board.rs`, `passive.rs`).
 //! Sockets are an answer that comes, late or never (`network`). Messages wait until the dice deliver them, so each shard
 //! learns of states and of its places in the queue at another time.
 //!
@@ -20,6 +20,7 @@
 mod checks;
 mod health;
 mod network;
+mod pool;
 mod session;
 mod setup;
 mod shadow;
@@ -42,7 +43,7 @@ const SEEDS: u64 = 800;
 /// Threads that run seeds.
 const WORKERS: usize = 2;
 /// What all of them together must have come to, or the simulation would check less than it says.
-const REACHED: [&str; 31] = [
+const REACHED: [&str; 33] = [
     "normal",
     "client_left",
     "client_reset",
@@ -65,6 +66,8 @@ const REACHED: [&str; 31] = [
     "place of no use any more",
     "place refused by a waiter",
     "states skipped",
+    "pooled",
+    "pool gives way",
     "Primaries",
     "Backups",
     "Panic",

@@ -210,9 +210,11 @@ impl World {
         };
         note(self.now, format_args!("session {} waits as {ticket:?}", session.id));
         self.line.join(ticket, session.tried.clone());
+        self.check_joined();
         let timeout = self.plan.upstream().queue.timeout.as_millis() as u64;
         let wait = Wait::until(session.deadline.min(shard.now + timeout));
         session.stage = Stage::Waiting { wait, ticket, granted: None };
+        self.ask_pools(session.shard);
         self.pass_on();
         self.poll_waiting(session)
     }
@@ -236,6 +238,8 @@ impl World {
                 return Err(CloseReason::QueueFull);
             }
             self.line.join_again(ticket, session.tried.clone());
+            self.check_joined();
+            self.ask_pools(session.shard);
             self.pass_on();
         }
         let Stage::Waiting { wait, .. } = &mut session.stage else { unreachable!("it waits") };
@@ -277,6 +281,7 @@ impl World {
             self.budget.retry(shard.now, taken);
             count(if taken { "retry" } else { "retry over the budget" });
             if !taken {
+                self.close_excess(session.shard, backend);
                 return Err(session.failure);
             }
         }
@@ -284,9 +289,12 @@ impl World {
         session.tried.insert(backend);
         let most = self.plan.upstream().retries as usize + 1;
         assert!(session.tried.len() <= most, "try {} of {most}", session.tried.len());
+        let is_ready = shard.pooled[backend.index()] > 0;
         let whole = shard.now + self.plan.upstream().timeouts.connect.as_millis() as u64;
         let wait = Wait::until(session.deadline.min(whole));
-        session.stage = Stage::Connecting { is_whole: wait.deadline == whole, wait, answer: None };
+        let answer = is_ready.then_some(Answer::Connected);
+        session.stage = Stage::Connecting { is_whole: wait.deadline == whole, wait, answer };
+        self.lose_pooled(session.shard, backend);
         self.poll_connecting(session)
     }
 

@@ -19,6 +19,7 @@ pub enum Event {
     Clock,
     Answer,
     Relay,
+    Pool,
     ClientLeaves,
     SessionPanics,
     BackendChanges,
@@ -31,7 +32,7 @@ pub enum Event {
 }
 
 /// Each event with its usual weight.
-const EVENTS: [(Event, u32); 18] = [
+const EVENTS: [(Event, u32); 19] = [
     (Event::Arrive, 40),
     (Event::Crowd, 1),
     (Event::Storm, 1),
@@ -41,6 +42,7 @@ const EVENTS: [(Event, u32); 18] = [
     (Event::Clock, 20),
     (Event::Answer, 50),
     (Event::Relay, 60),
+    (Event::Pool, 10),
     (Event::ClientLeaves, 8),
     (Event::SessionPanics, 2),
     (Event::BackendChanges, 4),
@@ -59,6 +61,8 @@ pub struct Plan {
     pub sessions: u32,
     /// How fast time goes; 0 where it mostly stands still.
     pub pace: u64,
+    /// Whether there are pools.
+    pub pools: bool,
     pub config: Config,
     yaml: String,
     weights: [u32; EVENTS.len()],
@@ -74,6 +78,7 @@ impl Plan {
             steps: rng.u32(300..2_000),
             sessions: if rng.u32(..4) > 0 { 1_000 } else { rng.u32(2..60) },
             pace: [0, 20, 100, 1_000][rng.usize(..4)],
+            pools: rng.u32(..3) == 0,
             config,
             yaml,
             weights: EVENTS.map(|(_, usual)| usual * [1, 3, 3, 9][rng.usize(..4)]),

@@ -24,6 +24,10 @@ pub struct Shard {
     pub states: Option<Arc<UpstreamStates>>,
     pub new_phase: Option<Phase>,
     pub grants: VecDeque<Grant>,
+    /// Something came that the pool may have to look at.
+    pub is_rung: bool,
+    /// Connections in its pool, for each backend.
+    pub pooled: Vec<u32>,
     pub view: View,
     pub closed: [u64; CloseReason::COUNT],
 }
@@ -54,13 +58,17 @@ impl World {
     pub fn take_mail(&mut self, index: usize) -> bool {
         let shard = &mut self.shards[index];
         if let Some(states) = shard.states.take() {
+            shard.is_rung = true;
             self.apply(index, &states);
         } else if let Some(phase) = shard.new_phase.take() {
             note(self.now, format_args!("shard {index}: {phase:?}"));
             shard.phase = phase;
+            self.clear_pool(index);
             self.wake(|session| session.shard == index);
         } else if let Some(grant) = shard.grants.pop_front() {
             self.take_grant(index, grant);
+        } else if std::mem::take(&mut shard.is_rung) {
+            self.give_way(index);
         } else {
             return false;
         }

@@ -73,6 +73,8 @@ impl World {
                 states: None,
                 new_phase: None,
                 grants: VecDeque::new(),
+                is_rung: false,
+                pooled: vec![0; backends],
                 view: View::new(backends),
                 closed: [0; CloseReason::COUNT],
             }
@@ -143,6 +145,8 @@ impl World {
             Event::Clock => self.clock(),
             Event::Answer => self.answer(),
             Event::Relay => self.relay(),
+            Event::Pool if self.plan.pools => self.pool(),
+            Event::Pool => {}
             Event::ClientLeaves => self.client_leaves(),
             Event::SessionPanics => {
                 if let Some(index) = self.any_session(|_| true) {
