@@ -5,6 +5,7 @@ use ringway::telemetry::counters::ListenerTotals;
 use ringway::words::{BackendId, CloseReason};
 
 use super::session::{Session, Stage};
+use super::shard::Shard;
 use super::trace::count;
 use super::world::World;
 
@@ -174,9 +175,10 @@ impl World {
             assert_eq!(shard.view.states, self.health.verdicts.states(), "states on shard {index}");
             assert!(shard.grants.is_empty());
         }
-        for (id, _) in self.plan.backends().filter(|_| self.line.len() > 0) {
-            let is_wanted = self.shards.iter().any(|shard| shard.table.is_wanted(id));
-            assert!(!is_wanted, "the pool keeps a place of {id:?}, and somebody waits");
+        for (id, backend) in self.plan.backends().filter(|_| self.line.len() > 0) {
+            let keeps = |shard: &Shard| shard.pooled[id.index()] > 0 && shard.view.is_candidate(id);
+            let is_kept = backend.max_connections.is_some() && self.shards.iter().any(keeps);
+            assert!(!is_kept, "a pool keeps a place of {id:?}, and somebody waits");
         }
         for session in &self.sessions {
             assert!(!session.woken);
