@@ -194,17 +194,10 @@ impl Tries {
         if self.tried.is_empty() {
             table.note_session(now.0);
         }
-        let in_flight = loop {
-            match table.pick(shard.ring.now().0, &self.tried, self.key) {
-                Pick::Backend(in_flight) => break in_flight,
-                Pick::Full => {
-                    let waited = queue::wait(shard, self.upstream, &self.tried, client, self.deadline);
-                    if let Some(in_flight) = waited.await? {
-                        break in_flight;
-                    }
-                }
-                Pick::Nobody => return Err(self.failure),
-            }
+        let in_flight = match table.pick(now.0, &self.tried, self.key) {
+            Pick::Backend(in_flight) => in_flight,
+            Pick::Full => queue::wait(shard, self.upstream, &self.tried, client, self.deadline).await?,
+            Pick::Nobody => return Err(self.failure),
         };
         if !self.tried.is_empty() {
             if !table.take_retry(shard.ring.now().0) {

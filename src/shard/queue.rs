@@ -2,7 +2,8 @@
 //!
 //! Who is next is decided by the queue of the upstream, which all shards share (`rules::admission::Queue`); here is
 //! whom to wake. A place that was given to a waiter is on its way as a message until the waiter takes it; when the
-//! waiter has left meanwhile, the place goes to the next.
+//! waiter has left meanwhile, the place goes to the next. When the backend has gone out meanwhile, the waiter gives the place
+//! back and waits again, before all who came later.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use super::connect::{Over, Wait};
 use super::mailbox::Grant;
 use crate::rules::admission::Ticket;
 use crate::rules::balance::Tried;
-use crate::rules::upstream::InFlight;
+use crate::rules::upstream::{InFlight, UpstreamTable};
 use crate::uring::{Socket, Tick};
 use crate::words::{BackendId, CloseReason, UpstreamId};
 
@@ -60,29 +61,32 @@ struct Place<'a> {
     ticket: Ticket,
 }
 
-/// Waits for a place at a backend that was not tried, at most for the `timeout` of the queue and until `deadline`. `None`
-/// if the backend is not eligible any more when the place comes: look again.
+/// Waits for a place at a backend that was not tried, at most for the `timeout` of the queue and until `deadline`.
 pub(super) async fn wait(
     shard: &Shard,
     upstream: UpstreamId,
     tried: &Tried,
     client: &Socket,
     deadline: Tick,
-) -> Result<Option<InFlight>, CloseReason> {
+) -> Result<InFlight, CloseReason> {
     let table = &shard.upstreams[upstream.index()];
     let ticket = table.join(tried).ok_or(CloseReason::QueueFull)?;
     shard.waiters.0.borrow_mut().insert((upstream, ticket.number), Waiter::default());
     shard.counters.queued.add(1);
-    if table.pools_hold() {
-        shard.letterboxes.iter().for_each(super::Letterbox::ring);
-    }
+    ask_pools(shard, table, tried);
     let place = Place { shard, upstream, ticket };
     let timeout = shard.config.upstreams[upstream.index()].queue.timeout;
     let mut wait = Wait::until(shard, Some(client), shard.ring.now().after(timeout).min(deadline));
     std::future::poll_fn(|context| {
         if let Some(backend) = place.poll_granted(context) {
-            let in_flight = table.accept(backend);
-            return Poll::Ready(Ok(Some(in_flight).filter(|_| table.is_eligible(backend))));
+            if let Some(in_flight) = table.accept(backend) {
+                return Poll::Ready(Ok(in_flight));
+            }
+            if !table.join_again(ticket, tried) {
+                return Poll::Ready(Err(CloseReason::QueueFull));
+            }
+            // They may have taken places while nobody waited.
+            ask_pools(shard, table, tried);
         }
         if !table.has_untried(tried) {
             return Poll::Ready(Err(CloseReason::NoBackend));
@@ -96,6 +100,13 @@ pub(super) async fn wait(
         })
     })
     .await
+}
+
+/// Has all shards look whether their pools hold a place that is waited for.
+fn ask_pools(shard: &Shard, table: &UpstreamTable, tried: &Tried) {
+    if table.places_in_pools(tried) > 0 {
+        shard.letterboxes.iter().for_each(super::Letterbox::ring);
+    }
 }
 
 impl Place<'_> {

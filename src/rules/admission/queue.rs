@@ -67,6 +67,19 @@ impl Queue {
         Some(ticket)
     }
 
+    /// Joins the queue again, before all who came later, when the place that was given is of no use; `false` where it is full.
+    #[must_use]
+    pub fn join_again(&self, ticket: Ticket, tried: Tried, more: usize) -> bool {
+        let mut waiters = self.lock();
+        let has_room = waiters.in_order.len() < self.most + more;
+        if has_room {
+            let place = waiters.in_order.partition_point(|waiter| waiter.ticket.number < ticket.number);
+            waiters.in_order.insert(place, Waiter { ticket, tried });
+            self.length.store(waiters.in_order.len(), SeqCst);
+        }
+        has_room
+    }
+
     /// Leaves the queue. If it is `false`, a place was given to the waiter, who has to use it or to give it back.
     #[must_use]
     pub fn leave(&self, ticket: Ticket) -> bool {
@@ -161,6 +174,30 @@ mod tests {
         assert!(queue.join(SHARD, tried(&[]), 0).is_none());
         assert!(queue.leave(ticket) && !queue.leave(ticket));
         assert!(queue.join(SHARD, tried(&[]), 0).is_some());
+    }
+
+    #[test]
+    fn who_joins_again_has_the_old_place() {
+        let queue = Queue::new(2);
+        let tickets = [0, 1].map(|_| queue.join(SHARD, tried(&[]), 0).expect("room"));
+        let mut places = 0..1;
+        assert_eq!(queue.serve(A, || places.next().is_some()), tickets[..1]);
+        let third = queue.join(SHARD, tried(&[]), 0).expect("room");
+        assert!(!queue.join_again(tickets[0], tried(&[]), 0), "it is full");
+        assert!(queue.leave(third) && queue.join_again(tickets[0], tried(&[]), 0));
+        assert_eq!(queue.serve(A, || true), tickets);
+    }
+
+    #[test]
+    fn a_backend_is_wanted_if_somebody_who_waits_has_not_tried_it() {
+        let queue = Queue::new(2);
+        assert!(!queue.wants(A));
+        let first = queue.join(SHARD, tried(&[A]), 0).expect("room");
+        assert_eq!([A, B].map(|backend| queue.wants(backend)), [false, true]);
+        queue.join(SHARD, tried(&[B]), 0).expect("room");
+        assert_eq!([A, B].map(|backend| queue.wants(backend)), [true, true]);
+        assert!(queue.leave(first));
+        assert_eq!([A, B].map(|backend| queue.wants(backend)), [true, false]);
     }
 
     /// Threads that take a place of three, directly or by waiting, and give it back. None stays in the queue while

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use super::{Failures, Loads};
 use crate::rules::admission::{Limit, Queue, RetryBudget};
 use crate::rules::config::Upstream;
+use crate::words::BackendId;
 
 /// See the module's page.
 pub struct Shared {
@@ -15,8 +16,8 @@ pub struct Shared {
     /// Indexed by `BackendId`; none where there is no limit.
     pub(super) limits: Box<[Option<Limit>]>,
     pub(super) queue: Queue,
-    /// Places of limited backends that connections in pools hold.
-    pub(super) pooled: AtomicUsize,
+    /// Places of each limited backend that connections in pools hold.
+    pub(super) pooled: Box<[AtomicUsize]>,
     /// None where every retry is allowed.
     pub(super) retry_budget: Option<RetryBudget>,
     /// Where failures of sessions are counted, if they are.
@@ -32,10 +33,16 @@ impl Shared {
             loads: Loads::new(shards, upstream.backends.len()),
             limits: limits.map(|most| most.map(NonZeroU32::get).map(Limit::new)).collect(),
             queue: Queue::new(upstream.queue.max),
-            pooled: AtomicUsize::new(0),
+            pooled: (0..upstream.backends.len()).map(|_| AtomicUsize::new(0)).collect(),
             retry_budget: upstream.retry_budget.map(|part| RetryBudget::new(f64::from(part) / 100.0, shards)),
             failures,
         })
+    }
+
+    /// Places of a backend that are taken, those on their way to a waiter included; `None` where it has no limit.
+    #[must_use]
+    pub fn places_taken(&self, backend: BackendId) -> Option<u32> {
+        self.limits[backend.index()].as_ref().map(Limit::taken)
     }
 
     /// Clients that wait for a backend.

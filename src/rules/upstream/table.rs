@@ -176,7 +176,7 @@ impl UpstreamTable {
             inner.others_at = Some(now_millis);
             self.shared.loads.sum_into(&mut inner.sums);
         }
-        // The tried ones and the full ones.
+        // The tried ones, the full ones, and those that others wait for.
         let mut passed: Option<Tried> = None;
         loop {
             let passing = passed.as_ref().unwrap_or(tried);
@@ -237,7 +237,7 @@ impl UpstreamTable {
     /// Waits for a place, behind all who do already; `None` where the queue is full. The place is
     /// [delivered](Deliver), maybe at once.
     pub fn join(&self, tried: &Tried) -> Option<Ticket> {
-        let more = self.shared.pooled.load(SeqCst);
+        let more = self.places_in_pools(tried);
         let ticket = self.shared.queue.join(self.place.shard, tried.clone(), more)?;
         self.serve_all();
         Some(ticket)
@@ -249,9 +249,25 @@ impl UpstreamTable {
         let _ = self.shared.queue.leave(ticket);
     }
 
-    /// Takes a place that was delivered.
-    pub fn accept(self: &Rc<Self>, backend: BackendId) -> InFlight {
-        self.begin(&mut self.inner.borrow_mut(), backend)
+    /// Waits again, where it did before; `false` where the queue is full by now.
+    #[must_use]
+    pub fn join_again(&self, ticket: Ticket, tried: &Tried) -> bool {
+        let more = self.places_in_pools(tried);
+        let is_in = self.shared.queue.join_again(ticket, tried.clone(), more);
+        if is_in {
+            self.serve_all();
+        }
+        is_in
+    }
+
+    /// Takes a place that was delivered. `None` if the backend has become ineligible while the place was on its way: it is
+    /// given back, and the client has to [wait again](Self::join_again).
+    pub fn accept(self: &Rc<Self>, backend: BackendId) -> Option<InFlight> {
+        if !self.is_eligible(backend) {
+            self.give_back(backend);
+            return None;
+        }
+        Some(self.begin(&mut self.inner.borrow_mut(), backend))
     }
 
     /// Gives back a place that was delivered to somebody who has left.
@@ -293,7 +309,7 @@ impl UpstreamTable {
         let held = self.is_eligible(backend) && self.take(backend);
         if held && self.shared.limits[backend.index()].is_some() {
             self.pooled[backend.index()].update(|places| places + 1);
-            self.shared.pooled.fetch_add(1, SeqCst);
+            self.shared.pooled[backend.index()].fetch_add(1, SeqCst);
             // Whoever has begun to wait since has looked whether pools hold places; one of both sees the other.
             if self.shared.queue.wants(backend) && self.unhold(backend) {
                 self.give_back(backend);
@@ -309,7 +325,7 @@ impl UpstreamTable {
         let had = places.get() > 0;
         if had {
             places.update(|places| places - 1);
-            self.shared.pooled.fetch_sub(1, SeqCst);
+            self.shared.pooled[backend.index()].fetch_sub(1, SeqCst);
         }
         had
     }
@@ -333,10 +349,12 @@ impl UpstreamTable {
         !self.shared.queue.is_empty()
     }
 
-    /// Whether pools, of any shard, hold places.
+    /// Places that the pools of all shards hold of the backends that a client can use.
     #[must_use]
-    pub fn pools_hold(&self) -> bool {
-        self.shared.pooled.load(SeqCst) > 0
+    pub fn places_in_pools(&self, tried: &Tried) -> usize {
+        let candidates = &self.inner.borrow().candidates;
+        let usable = candidates.iter().map(|one| one.id).filter(|id| !tried.contains(*id));
+        usable.map(|id| self.shared.pooled[id.index()].load(SeqCst)).sum()
     }
 
     /// Whether a place that this shard's pool holds is waited for.
@@ -466,6 +484,31 @@ mod tests {
             Pick::Backend(in_flight) => in_flight,
             Pick::Full | Pick::Nobody => panic!("one is eligible"),
         }
+    }
+
+    #[test]
+    fn who_waits_for_another_backend_keeps_nobody_away() {
+        let table = table("queue: {max: 1}");
+        table.apply(&states([true, true, true]));
+        let mut tried = Tried::default();
+        tried.insert(BackendId(0));
+        table.shared.queue.join(ShardId(0), tried.clone(), 0).expect("room");
+        assert!(matches!(table.pick(0, &tried, 0), Pick::Full), "the other one is wanted already");
+        for _ in 0..3 {
+            assert_eq!(pick(&table).backend(), BackendId(0));
+        }
+        tried.insert(BackendId(1));
+        assert!(matches!(table.pick(0, &tried, 0), Pick::Nobody));
+    }
+
+    #[test]
+    fn place_at_a_backend_that_has_gone_out_is_not_taken() {
+        let table = table("queue: {max: 1}");
+        table.apply(&states([true, true, true]));
+        assert!(table.accept(BackendId(0)).is_some());
+        table.apply(&states([false, true, true]));
+        assert!(table.accept(BackendId(0)).is_none());
+        assert_eq!(table.shared.loads.totals(), [0; 3]);
     }
 
     #[test]

@@ -1,0 +1,212 @@
+//! What must hold after every step, and of every pick.
+
+use ringway::rules::upstream::{InFlight, Pick};
+use ringway::telemetry::counters::ListenerTotals;
+use ringway::words::{BackendId, CloseReason};
+
+use super::session::{Session, Stage};
+use super::shard::Shard;
+use super::trace::count;
+use super::world::World;
+
+impl World {
+    /// Picks, and checks that it is one who may be picked, or that there is none.
+    pub fn pick(&mut self, session: &Session) -> Pick {
+        let (untried, open) = self.open(session);
+        let own = self.in_flight(|other| other.shard == session.shard);
+        let shard = &mut self.shards[session.shard];
+        let before = self.shared.loads.totals();
+        if shard.view.others_at.replace(shard.now) != Some(shard.now) {
+            shard.view.others = before.iter().zip(&own).map(|(all, own)| all - own).collect();
+        }
+        count(shard.view.serving.name());
+        let pick = shard.table.pick(shard.now, &session.tried, session.key);
+        match &pick {
+            Pick::Backend(in_flight) => {
+                let backend = in_flight.backend();
+                assert!(open.contains(&backend), "{backend:?} is picked, of {open:?}");
+                self.check_choice(session, backend, &open, &own);
+            }
+            Pick::Full => {
+                assert!(!untried.is_empty(), "session {} is to wait, but for whom", session.id);
+                assert!(open.is_empty(), "session {} is to wait, beside free {open:?}", session.id);
+            }
+            Pick::Nobody => assert!(untried.is_empty(), "nobody is picked, of {untried:?}"),
+        }
+        pick
+    }
+
+    /// Who may be picked for a session: all that were not tried, and of these those with a place that nobody waits for.
+    fn open(&self, session: &Session) -> (Vec<BackendId>, Vec<BackendId>) {
+        let untried = self.shards[session.shard].view.untried(&session.tried);
+        let is_open =
+            |backend: &BackendId| self.may_have(session.shard, *backend) && !self.line.wants(*backend);
+        let open = untried.iter().copied().filter(is_open).collect();
+        (untried, open)
+    }
+
+    /// What an algorithm promises of its choice, beyond that it may be chosen.
+    fn check_choice(&mut self, session: &Session, picked: BackendId, open: &[BackendId], own: &[u32]) {
+        let algorithm = self.plan.upstream().algorithm;
+        let view = &self.shards[session.shard].view;
+        match algorithm.name {
+            "first" => assert_eq!(Some(&picked), open.first(), "the first one of {open:?}"),
+            "least_connections" => {
+                let fill = |backend: BackendId| {
+                    let weight = view.candidates.iter().find(|(candidate, _)| *candidate == backend);
+                    let load = own[backend.index()] + view.others[backend.index()];
+                    f64::from(load + 1) / f64::from(weight.map_or(1, |(_, weight)| *weight))
+                };
+                let least = open.iter().map(|backend| fill(*backend)).min_by(f64::total_cmp);
+                assert_eq!(Some(fill(picked)), least, "how full {picked:?} is, and the emptiest of {open:?}");
+            }
+            // The same client goes to the same backend, on whatever shard and with whatever history.
+            _ if algorithm.wants.key && open.len() == view.candidates.len() => {
+                let home = self.homes.entry((view.candidates.clone(), session.key)).or_insert(picked);
+                assert_eq!(*home, picked, "where the client {} goes", session.key);
+            }
+            _ => {}
+        }
+    }
+
+    /// A session may be turned away for want of room in the queue only if the queue is full.
+    pub fn check_full(&self, session: &Session) {
+        let usable = self.shards[session.shard].view.untried(&session.tried);
+        let in_pools: u32 =
+            usable.into_iter().filter(|id| self.is_limited(*id)).map(|id| self.pooled_of(id)).sum();
+        let most = self.plan.upstream().queue.max + in_pools;
+        assert!(self.line.len() >= most as usize, "session {} finds the queue full", session.id);
+    }
+
+    fn is_limited(&self, backend: BackendId) -> bool {
+        self.plan.upstream().backends[backend.index()].max_connections.is_some()
+    }
+
+    /// Somebody has joined the queue; beside its places there are those of pools, which give way.
+    pub fn check_joined(&self) {
+        let most = self.plan.upstream().queue.max + self.pooled();
+        assert!(self.line.len() <= most as usize, "{} wait, of {most}", self.line.len());
+    }
+
+    pub fn has_place(&self, backend: BackendId) -> bool {
+        let most = self.plan.upstream().backends[backend.index()].max_connections;
+        let taken = self.shared.places_taken(backend);
+        assert_eq!(most.is_some(), taken.is_some(), "{backend:?} is limited, or not");
+        most.is_none_or(|most| taken < Some(most.get()))
+    }
+
+    /// Whether a shard has a place of a backend for a session: a free one, or one of its pool.
+    fn may_have(&self, shard: usize, backend: BackendId) -> bool {
+        self.has_place(backend) || self.shards[shard].pooled[backend.index()] > 0
+    }
+
+    /// For each backend the sessions that are between pick and close.
+    pub fn in_flight(&self, of: impl Fn(&Session) -> bool) -> Vec<u32> {
+        let mut counts = vec![0; self.is_well.len()];
+        let sessions = self.sessions.iter().filter(|session| of(session));
+        for in_flight in sessions.filter_map(|session| session.in_flight.as_ref()) {
+            counts[in_flight.backend().index()] += 1;
+        }
+        counts
+    }
+
+    /// What must hold between any two steps.
+    pub fn check(&self) {
+        self.check_conservation();
+        self.check_limits();
+        self.check_queue();
+        for session in &self.sessions {
+            let cut = session.in_flight.as_ref().and_then(InFlight::cut);
+            assert_eq!(cut, session.cut, "whether session {} has to end", session.id);
+        }
+    }
+
+    fn check_conservation(&self) {
+        for (index, shard) in self.shards.iter().enumerate() {
+            let mut totals = ListenerTotals::default();
+            totals.add(shard.listener());
+            assert!(totals.is_conserved(), "shard {index}: {totals:?}");
+            let active = self.sessions.iter().filter(|session| session.shard == index).count();
+            assert_eq!(totals.active, active as u64, "active on shard {index}");
+            assert_eq!(totals.closed, shard.closed, "reasons on shard {index}");
+        }
+        assert_eq!(self.limit.taken() as usize, self.sessions.len(), "sessions of the process");
+        assert!(self.limit.taken() <= self.limit.maximum());
+    }
+
+    fn check_limits(&self) {
+        let in_flight = self.in_flight(|_| true);
+        assert_eq!(
+            self.shared.loads.totals(),
+            in_flight,
+            "the sum of the shards, and the sessions in flight"
+        );
+        for (id, backend) in self.plan.backends() {
+            let Some(most) = backend.max_connections else { continue };
+            let taken = in_flight[id.index()] + self.on_their_way(id) + self.pooled_of(id);
+            assert_eq!(self.shared.places_taken(id), Some(taken), "places of {id:?}");
+            for shard in &self.shards {
+                let pooled = shard.pooled[id.index()] as usize;
+                assert_eq!(shard.table.held(id), Some(pooled), "places of {id:?} that a pool holds");
+            }
+            assert!(taken <= most.get(), "{taken} places of {id:?}, of {most}");
+        }
+    }
+
+    /// Places of a backend that were given to waiters who have not taken them yet.
+    fn on_their_way(&self, backend: BackendId) -> u32 {
+        let mail =
+            self.shards.iter().flat_map(|shard| &shard.grants).filter(|grant| grant.backend == backend);
+        let has_one = |session: &&Session| matches!(session.stage, Stage::Waiting { granted: Some(granted), .. } if granted == backend);
+        (mail.count() + self.sessions.iter().filter(has_one).count()) as u32
+    }
+
+    fn check_queue(&self) {
+        assert_eq!(self.shared.queue_length(), self.line.len(), "who waits");
+        for (id, _) in self.plan.backends() {
+            // A shard that does not know yet that a backend is back gives no place of it away; the one that learns it does.
+            let is_known = self.shards.iter().all(|shard| shard.view.is_candidate(id));
+            assert!(
+                !(is_known && self.has_place(id) && self.line.wants(id)),
+                "{id:?} has a place, and somebody waits for it"
+            );
+        }
+    }
+
+    /// What must hold when everything was delivered.
+    pub fn check_settled(&self) {
+        for (index, shard) in self.shards.iter().enumerate() {
+            assert_eq!(shard.view.version, self.health.version, "the newest states on shard {index}");
+            assert_eq!(shard.view.states, self.health.verdicts.states(), "states on shard {index}");
+            assert!(shard.grants.is_empty());
+        }
+        for (id, backend) in self.plan.backends().filter(|_| self.line.len() > 0) {
+            let keeps = |shard: &Shard| shard.pooled[id.index()] > 0 && shard.view.is_candidate(id);
+            let is_kept = backend.max_connections.is_some() && self.shards.iter().any(keeps);
+            assert!(!is_kept, "a pool keeps a place of {id:?}, and somebody waits");
+        }
+        for session in &self.sessions {
+            assert!(!session.woken);
+            assert!(
+                session.stage.wait().is_none_or(|wait| wait.deadline > self.now),
+                "session {} waits too long",
+                session.id
+            );
+        }
+    }
+
+    /// What must hold when everybody has gone.
+    pub fn check_end(&self) {
+        assert!(self.sessions.is_empty());
+        assert!(self.shared.loads.totals().iter().all(|count| *count == 0), "sessions in flight");
+        for (id, backend) in self.plan.backends() {
+            assert_eq!(self.shared.places_taken(id), backend.max_connections.map(|_| 0), "places of {id:?}");
+        }
+        assert_eq!((self.shared.queue_length(), self.limit.taken()), (0, 0), "who waits, sessions");
+        let internal: u64 = self.shards.iter().map(|shard| shard.closed[CloseReason::Internal.index()]).sum();
+        assert_eq!(internal, self.panics, "sessions that panicked");
+        for state in self.health.verdicts.states() {
+            assert!(!state.ejected && state.ramp == ringway::words::limits::RAMP_STEPS, "{state:?}");
+        }
+    }
+}

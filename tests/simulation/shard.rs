@@ -1,0 +1,146 @@
+//! A shard: its mail, its clock, its counters. The loop is that of `src/shard/mod.rs`, a message or a task at a time.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ringway::rules::upstream::{UpstreamStates, UpstreamTable};
+use ringway::shard::Phase;
+use ringway::telemetry::counters::{ListenerCounters, ShardCounters};
+use ringway::words::{BackendId, CloseReason, ListenerId};
+
+use super::session::Stage;
+use super::shadow::View;
+use super::trace::{count, note};
+use super::world::World;
+
+pub struct Shard {
+    /// Its clock, which stands still until its next turn.
+    pub now: u64,
+    pub table: Rc<UpstreamTable>,
+    pub counters: Arc<ShardCounters>,
+    pub phase: Phase,
+    /// The newest states, if they were not taken yet.
+    pub states: Option<Arc<UpstreamStates>>,
+    pub new_phase: Option<Phase>,
+    pub grants: VecDeque<Grant>,
+    /// Something came that the pool may have to look at.
+    pub is_rung: bool,
+    /// Connections in its pool, for each backend.
+    pub pooled: Vec<u32>,
+    pub view: View,
+    pub closed: [u64; CloseReason::COUNT],
+}
+
+/// A place at a backend, on its way to a waiter.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant {
+    pub ticket: u64,
+    pub backend: BackendId,
+}
+
+impl Shard {
+    pub fn listener(&self) -> &ListenerCounters {
+        self.counters.listener(ListenerId(0))
+    }
+}
+
+impl World {
+    /// The clock of a shard moves on, and its timers fire.
+    pub fn turn(&mut self, shard: usize) {
+        self.shards[shard].now = self.now;
+        for session in self.sessions.iter_mut().filter(|session| session.shard == shard) {
+            session.woken |= session.stage.wait().is_some_and(|wait| wait.deadline <= self.now);
+        }
+    }
+
+    /// A shard takes one message. Whether there was one.
+    pub fn take_mail(&mut self, index: usize) -> bool {
+        let shard = &mut self.shards[index];
+        if let Some(states) = shard.states.take() {
+            shard.is_rung = true;
+            self.apply(index, &states);
+        } else if let Some(phase) = shard.new_phase.take() {
+            note(self.now, format_args!("shard {index}: {phase:?}"));
+            shard.phase = phase;
+            self.clear_pool(index);
+            self.wake(|session| session.shard == index);
+        } else if let Some(grant) = shard.grants.pop_front() {
+            self.take_grant(index, grant);
+        } else if std::mem::take(&mut shard.is_rung) {
+            self.give_way(index);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn apply(&mut self, index: usize, states: &UpstreamStates) {
+        let shard = &mut self.shards[index];
+        note(self.now, format_args!("shard {index}: states {}", states.version));
+        assert!(states.version > shard.view.version, "versions increase");
+        if states.version > shard.view.version + 1 {
+            count("states skipped");
+        }
+        shard.view.version = states.version;
+        let cuts = shard.view.apply(self.plan.upstream(), &states.upstreams[0]);
+        let mut expected = false;
+        for session in self.sessions.iter_mut().filter(|session| session.shard == index) {
+            let Some(in_flight) = &session.in_flight else { continue };
+            if let Some(reason) = cuts[in_flight.backend().index()] {
+                session.cut = Some(reason);
+                expected = true;
+            }
+        }
+        let is_cut = self.shards[index].table.apply(&states.upstreams[0]);
+        assert_eq!(is_cut, expected, "whether sessions of shard {index} are to be woken");
+        self.pass_on();
+        self.wake(|session| {
+            session.shard == index && (is_cut || matches!(session.stage, Stage::Waiting { .. }))
+        });
+    }
+
+    fn take_grant(&mut self, index: usize, grant: Grant) {
+        let waiter = self.sessions.iter_mut().filter(|session| session.shard == index).find_map(|session| {
+            match &mut session.stage {
+                Stage::Waiting { ticket, granted, .. } if ticket.number == grant.ticket => {
+                    session.woken = true;
+                    Some((session.id, granted))
+                }
+                _ => None,
+            }
+        });
+        match waiter {
+            Some((id, granted)) => {
+                note(self.now, format_args!("shard {index}: {:?} for session {id}", grant.backend));
+                assert!(granted.replace(grant.backend).is_none(), "session {id} got two places");
+            }
+            None => {
+                note(self.now, format_args!("shard {index}: {grant:?} for nobody"));
+                count("place for nobody");
+                self.shards[index].table.refuse(grant.backend);
+                self.pass_on();
+            }
+        }
+    }
+
+    pub fn wake(&mut self, who: impl Fn(&super::session::Session) -> bool) {
+        self.sessions.iter_mut().filter(|session| who(session)).for_each(|session| session.woken = true);
+    }
+
+    /// Takes what a table has just given to waiters, and sends it on its way.
+    pub fn pass_on(&mut self) {
+        for given in self.given.take() {
+            note(self.now, format_args!("{:?} gives {:?} to {:?}", given.by, given.backend, given.ticket));
+            let view = &self.shards[given.by.index()].view;
+            assert!(
+                view.is_candidate(given.backend),
+                "{:?} gives a place at a backend that is out",
+                given.by
+            );
+            self.line.serve(given.ticket, given.backend);
+            let grant = Grant { ticket: given.ticket.number, backend: given.backend };
+            self.shards[given.ticket.shard.index()].grants.push_back(grant);
+        }
+    }
+}
