@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time;
 
 use crate::rules::config::{Config, Outlier};
-use crate::rules::upstream::{Event, Failures, Return, Spared};
+use crate::rules::upstream::{Cause, Event, Failures, Return, Spared};
 use crate::words::{BackendId, UpstreamId};
 
 use super::Which;
@@ -106,12 +106,16 @@ impl Notes {
                     backend = name(backend),
                 );
             }
-            Event::Returned(Return { backend, early }) => {
+            Event::Returned(Return { backend, cause }) => {
                 // What failed meanwhile was not its own choice.
                 if let Some(failures) = &self.failures[id.index()] {
                     failures.clear(backend);
                 }
-                let why = if early { "before its time, as no other one is up" } else { "its time is over" };
+                let why = match cause {
+                    Cause::Time => "its time is over",
+                    Cause::NobodyElse => "before its time, as no other one is up",
+                    Cause::Checks => "as its checks succeed again",
+                };
                 log::info!("{upstream}/{} is back from ejection, {why}; {left}", name(backend));
             }
             Event::Spared(_, Spared::Out) => {}

@@ -180,7 +180,7 @@ impl World {
             assert_eq!(shard.view.states, self.health.verdicts.states(), "states on shard {index}");
             assert!(shard.grants.is_empty());
         }
-        for (id, backend) in self.plan.backends().filter(|_| self.line.len() > 0) {
+        for (id, backend) in self.plan.backends().filter(|(id, _)| self.line.wants(*id)) {
             let keeps = |shard: &Shard| shard.pooled[id.index()] > 0 && shard.view.is_candidate(id);
             let is_kept = backend.max_connections.is_some() && self.shards.iter().any(keeps);
             assert!(!is_kept, "a pool keeps a place of {id:?}, and somebody waits");

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ringway::rules::config::{HealthCheck, Outlier, Upstream};
 use ringway::rules::upstream::{
-    Address, BackendState, Event, Failures, Health, HealthRules, Return, Spared, UpstreamStates, Verdict,
-    Verdicts,
+    Address, BackendState, Cause, Event, Failures, Health, HealthRules, Return, Spared, UpstreamStates,
+    Verdict, Verdicts,
 };
 use ringway::words::{BackendId, limits};
 
@@ -159,10 +159,16 @@ impl HealthThread {
                 assert_eq!((Some(backend), Some(Err(spared))), (reported, expected), "who is spared");
                 count("spared");
             }
-            Event::Returned(Return { backend, early }) => {
+            Event::Returned(Return { backend, cause }) => {
                 let until = self.histories[backend.index()].until.take().expect("who is back was ejected");
-                count(if early { "returned early" } else { "returned" });
-                assert_eq!(early, until > now, "the time of {backend:?} is over, or not");
+                count(match cause {
+                    Cause::Time => "returned",
+                    Cause::NobodyElse => "returned early",
+                    Cause::Checks => "returned by checks",
+                });
+                // Whoever is back by the checks may have been due at the same moment.
+                let fits = cause == Cause::Checks || (cause == Cause::Time) == (until <= now);
+                assert!(fits, "the time of {backend:?} is over, or not");
                 if let (Some(failures), Some(streaks)) = (&self.failures, &mut self.streaks) {
                     failures.clear(backend);
                     streaks.clear(backend);
@@ -182,7 +188,7 @@ impl HealthThread {
     /// Ejections end before their time only for all that are up, when nobody else is.
     fn check_early(&self, events: &[Event], states: &[BackendState]) {
         let early = |event: &Event| match event {
-            Event::Returned(Return { backend, early: true }) => Some(backend.index()),
+            Event::Returned(Return { backend, cause: Cause::NobodyElse }) => Some(backend.index()),
             _ => None,
         };
         let early: Vec<_> = events.iter().filter_map(early).collect();

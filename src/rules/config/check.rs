@@ -94,7 +94,7 @@ fn forbid_keys_of_others(s: &mut Section<'_>, on: Type) {
 
 fn http(s: &mut Section<'_>) -> HttpCheck {
     HttpCheck {
-        path: s.value("path", "/".to_owned(), path),
+        path: s.value("path", "/healthz".to_owned(), path),
         host: s.optional("host", address::host_header),
         expect_status: s.value("expect_status", Statuses::new(vec![200..=399]), statuses),
     }
@@ -251,7 +251,7 @@ mod tests {
         assert!(matches!(accepted("  rise: 1\n"), CheckKind::Tcp));
         let kind = accepted("  type: http\n");
         let CheckKind::Http(http) = &kind else { panic!("{kind:?}") };
-        assert_eq!((&*http.path, &http.host), ("/", &None));
+        assert_eq!((&*http.path, &http.host), ("/healthz", &None));
         assert_eq!(http.expect_status.to_string(), "200-399");
         assert!(matches!(accepted("  type: tls\n"), CheckKind::Tls { host: None }));
     }

@@ -138,11 +138,11 @@ pub(super) fn slow_start_of_use(s: &Section<'_>, algorithm: &Registered) {
 pub(super) fn some_ejection(s: &Section<'_>, outlier: &Outlier, backends: &[Backend]) {
     let most = outlier.max_ejected;
     let all = backends.iter().filter(|backend| !backend.backup && backend.weight > 0).count();
-    if all > 0 && all * most as usize / 100 == 0 {
-        let of = if all == 1 { "the one primary".to_owned() } else { format!("{all} primaries") };
+    // A single one is never ejected, whatever stands there.
+    if all > 1 && all * most as usize / 100 == 0 {
         s.warn_at(
             "max_ejected",
-            format!("`max_ejected` is {most}% of {of}, so none of them is ever ejected"),
+            format!("`max_ejected` is {most}% of {all} primaries, so none of them is ever ejected"),
         );
     }
 }

@@ -283,7 +283,7 @@ fn open_sessions(s: &mut Section<'_>, key: &'static str) -> OpenSessions {
 }
 
 fn outlier(s: &mut Section<'_>, backends: &[Backend]) -> Option<Outlier> {
-    if s.is_off("outlier") || !s.has("outlier") {
+    if s.is_off("outlier") {
         return None;
     }
     s.section("outlier", |s| {

@@ -169,7 +169,7 @@ upstreams:
             );
             assert_eq!((upstream.on_down, upstream.on_up), (OpenSessions::Close, OpenSessions::Close));
         }
-        assert!(valid(&self::short("")).upstreams[0].outlier.is_none());
+        assert!(valid(&self::short("")).upstreams[0].outlier.is_some());
         assert!(valid(&self::short("outlier: off")).upstreams[0].outlier.is_none());
     }
 
@@ -371,12 +371,6 @@ upstreams:
             ("outlier: {ejection_time: 5, max_ejected: 100%}", "3:26", "has no unit"),
             ("outlier: {max_ejected: 0%}", "3:24", "write `1%` to `100%`"),
             ("outlier: {max_ejected: off}", "3:24", "not a percentage; write `1%` to `100%`"),
-            (
-                "outlier: {max_ejected: 50%}",
-                "3:24",
-                "warning: `max_ejected` is 50% of the one primary, so none",
-            ),
-            ("outlier: {}", "3:1", "warning: `max_ejected` is 50% of the one primary"),
             ("outlier: {failures: 5, max_ejected: 100%}", "3:11", "unknown key"),
             ("panic_threshold: 50", "3:18", "not a percentage; write `1%` to `100%`, or `off`"),
             ("panic_threshold: 101%", "3:18", "not a percentage"),

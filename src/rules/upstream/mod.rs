@@ -15,7 +15,7 @@ mod verdicts;
 pub use failures::{Failures, Report};
 pub use health_rules::{HealthRules, Transition, Verdict};
 pub use loads::Loads;
-pub use outlier::{Outliers, Return, Spared};
+pub use outlier::{Cause, Outliers, Return, Spared};
 pub use serving::{Serving, Share};
 pub use shared::Shared;
 pub use slow_start::Ramps;

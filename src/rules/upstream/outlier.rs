@@ -48,8 +48,19 @@ pub enum Spared {
 pub struct Return {
     /// Who is back.
     pub backend: BackendId,
-    /// Before its time, because nobody else is up.
-    pub early: bool,
+    /// Why now.
+    pub cause: Cause,
+}
+
+/// Why an ejection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its time is over.
+    Time,
+    /// Nobody else is up.
+    NobodyElse,
+    /// The checks, which had found the backend down, find that it is up again.
+    Checks,
 }
 
 impl Outliers {
@@ -107,25 +118,32 @@ impl Outliers {
     /// Ends the ejections whose time is over, and all of backends that are up when nobody else is.
     pub fn settle(&mut self, up: &[bool], now: Duration) -> Vec<Return> {
         let mut returns = Vec::new();
-        self.end(&mut returns, now, false, |_, until| until <= now);
+        self.end(&mut returns, now, Cause::Time, |_, until| until <= now);
         if !up.iter().zip(&self.backends).any(|(up, history)| *up && history.until.is_none()) {
-            self.end(&mut returns, now, true, |index, _| up[index]);
+            self.end(&mut returns, now, Cause::NobodyElse, |index, _| up[index]);
         }
         returns
+    }
+
+    /// Ends the ejection of a backend of which the checks say that it is up again: what its sessions suffered was before.
+    pub fn recover(&mut self, backend: BackendId, now: Duration) -> Option<Return> {
+        let mut returns = Vec::new();
+        self.end(&mut returns, now, Cause::Checks, |index, _| index == backend.index());
+        returns.pop()
     }
 
     fn end(
         &mut self,
         returns: &mut Vec<Return>,
         now: Duration,
-        early: bool,
+        cause: Cause,
         ends: impl Fn(usize, Duration) -> bool,
     ) {
         for (index, history) in self.backends.iter_mut().enumerate() {
             if history.until.take_if(|until| ends(index, *until)).is_some() {
                 history.returned = now;
                 let id = u16::try_from(index).expect("limits::BACKENDS_PER_UPSTREAM fits");
-                returns.push(Return { backend: BackendId(id), early });
+                returns.push(Return { backend: BackendId(id), cause });
             }
         }
     }
@@ -180,7 +198,7 @@ mod tests {
             assert_eq!(outliers.settle(&up, now + length - secs(1)), []);
             now += length;
             assert_eq!(outliers.next_end(), Some(now));
-            assert_eq!(outliers.settle(&up, now), [Return { backend: BackendId(0), early: false }]);
+            assert_eq!(outliers.settle(&up, now), [Return { backend: BackendId(0), cause: Cause::Time }]);
         }
         now += 4 * TIME;
         assert_eq!(outliers.report(BackendId(0), &up, now), Ok(TIME * 7));
@@ -203,7 +221,10 @@ mod tests {
         assert!(outliers.report(BackendId(0), &[true, true], secs(0)).is_ok());
         assert_eq!(outliers.settle(&[true, true], secs(1)), []);
         assert_eq!(outliers.settle(&[false, false], secs(1)), [], "it would not serve either");
-        assert_eq!(outliers.settle(&[true, false], secs(1)), [Return { backend: BackendId(0), early: true }]);
+        assert_eq!(
+            outliers.settle(&[true, false], secs(1)),
+            [Return { backend: BackendId(0), cause: Cause::NobodyElse }]
+        );
     }
 
     /// What happens, one after the other.
@@ -258,7 +279,7 @@ mod tests {
                 let returns = outliers.settle(&up, now);
                 for back in &returns {
                     let end = ends[back.backend.index()].take().expect("it was ejected");
-                    prop_assert_eq!(back.early, end > now);
+                    prop_assert_eq!(back.cause != Cause::Time, end > now);
                 }
                 for (index, end) in ends.iter().enumerate() {
                     prop_assert!(end.is_none_or(|end| end > now));

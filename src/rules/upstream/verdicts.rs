@@ -67,8 +67,13 @@ impl Verdicts {
 
     /// Takes what the checks say of a backend.
     pub fn set_health(&mut self, backend: BackendId, health: Health, now: Duration) -> Vec<Event> {
-        self.states[backend.index()].health = health;
-        self.settle(now)
+        let before = std::mem::replace(&mut self.states[backend.index()].health, health);
+        let is_back = (before, health) == (Health::Down, Health::Up);
+        let recovered =
+            self.outliers.as_mut().filter(|_| is_back).and_then(|outliers| outliers.recover(backend, now));
+        let mut events: Vec<_> = recovered.map(Event::Returned).into_iter().collect();
+        events.extend(self.settle(now));
+        events
     }
 
     /// Takes where the backends are.
@@ -147,6 +152,7 @@ impl Verdicts {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Cause;
     use super::*;
     use crate::rules::config;
 
@@ -177,7 +183,7 @@ mod tests {
         assert!(!verdicts.states()[0].is_eligible());
         assert_eq!(verdicts.count_primaries(), (1, 2));
         assert_eq!(verdicts.next_due(), Some(secs(31)));
-        assert_eq!(verdicts.settle(secs(31)), [Event::Returned(Return { backend: A, early: false })]);
+        assert_eq!(verdicts.settle(secs(31)), [Event::Returned(Return { backend: A, cause: Cause::Time })]);
         assert_eq!((verdicts.states()[0].ramp, verdicts.states()[1].ramp), (1, 20));
         assert_eq!(verdicts.settle(secs(40)), []);
         assert_eq!(verdicts.states()[0].ramp, 10);
@@ -192,13 +198,26 @@ mod tests {
         assert_eq!(verdicts.set_health(B, Health::Up, secs(0)), []);
         assert_eq!(verdicts.report(A, secs(1)), [Event::Ejected(A, secs(30)), Event::PanicBegins]);
         let events = verdicts.set_health(B, Health::Down, secs(2));
-        assert_eq!(events, [Event::Returned(Return { backend: A, early: true })]);
+        assert_eq!(events, [Event::Returned(Return { backend: A, cause: Cause::NobodyElse })]);
         assert_eq!(verdicts.set_health(B, Health::Up, secs(3)), [Event::PanicEnds]);
     }
 
     #[test]
+    fn an_ejection_ends_when_the_checks_find_the_backend_up_again() {
+        let mut verdicts = verdicts("outlier: {}");
+        for backend in [A, B] {
+            assert_eq!(verdicts.set_health(backend, Health::Up, secs(0)), []);
+        }
+        assert_eq!(verdicts.report(A, secs(1)), [Event::Ejected(A, secs(30))]);
+        assert_eq!(verdicts.set_health(A, Health::Down, secs(2)), []);
+        let back = Event::Returned(Return { backend: A, cause: Cause::Checks });
+        assert_eq!(verdicts.set_health(A, Health::Up, secs(3)), [back]);
+        assert!(verdicts.states()[0].is_eligible());
+    }
+
+    #[test]
     fn nothing_happens_where_nothing_is_configured() {
-        let mut verdicts = verdicts("healthcheck: {rise: 1}");
+        let mut verdicts = verdicts("healthcheck: {rise: 1}\noutlier: off");
         verdicts.set_health(A, Health::Down, secs(0));
         verdicts.set_health(A, Health::Up, secs(1));
         assert_eq!((verdicts.report(A, secs(2)), verdicts.next_due()), (vec![], None));

@@ -36,7 +36,7 @@ enum Listen {
     Unix(PathBuf),
 }
 
-/// A balancer on 127.0.0.1 with two shards, without checks: its backends get the sessions of the test and nothing else.
+/// A balancer on 127.0.0.1 with two shards, without checks and ejections: its backends get the sessions of the test and nothing else.
 pub fn balancer() -> Builder {
     Builder {
         listen: Listen::Ip(V4),
@@ -140,6 +140,9 @@ impl Builder {
         };
         if !self.checked {
             self.upstream.push("healthcheck: off".to_owned());
+        }
+        if !self.upstream.iter().any(|line| line.starts_with("outlier")) {
+            self.upstream.push("outlier: off".to_owned());
         }
         let lines =
             |indent: &str, lines: &[String]| lines.iter().map(|line| format!("{indent}{line}\n")).collect();
