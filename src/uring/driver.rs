@@ -13,6 +13,13 @@ use super::{Ring, Tick};
 /// How often memory of unused buffers is given back.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
+/// What the kernel runs at most, in one enter, of the work that completions have left to do (IO_LOCAL_TW_DEFAULT_MAX in
+/// io_uring/io_uring.c, since Linux 6.13). The rest waits for the next enter, and everything new behind it: a turn that
+/// took only so many, and started more, would have open sessions wait behind a crowd.
+const COMPLETIONS_AN_ENTER: usize = 20;
+/// Further enters of a turn for the rest.
+const MOST_FURTHER_ENTERS: usize = 32;
+
 struct Driver<'a> {
     ring: &'a Ring,
     /// The poll counter as the driver last left it.
@@ -68,7 +75,14 @@ impl Driver<'_> {
         core.enter(wait, timeout).expect("the kernel takes the entries of a sound ring");
         inner.now.set(Tick::read_clock());
         inner.turn.set(inner.turn.get() + 1);
-        core.reap();
+        let mut reaped = core.reap();
+        for _ in 0..MOST_FURTHER_ENTERS {
+            if reaped < COMPLETIONS_AN_ENTER {
+                break;
+            }
+            core.enter(false, None).expect("the kernel takes the entries of a sound ring");
+            reaped = core.reap();
+        }
         if inner.now.get() >= self.housekeeping {
             self.housekeeping = inner.now.get().after(HOUSEKEEPING);
             core.buffers.shrink();
