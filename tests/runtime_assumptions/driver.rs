@@ -1,13 +1,14 @@
 //! Rule 1: when the driver may sleep.
 
 use std::cell::{Cell, RefCell};
+use std::io::Write;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ringway::uring::{Doorbell, Ring};
 
-use crate::support::{SMALL, on_ring};
+use crate::support::{SMALL, on_ring, tcp_pair};
 
 /// Returns to the run queue once.
 async fn yield_once() {
@@ -137,5 +138,26 @@ fn an_idle_shard_sleeps() {
         assert!(ring.turn() - turns < 20, "{} turns while idle", ring.turn() - turns);
         let used = cpu_time().saturating_sub(used);
         assert!(used < Duration::from_millis(100), "{used:?} of CPU while idle");
+    });
+}
+
+/// The kernel hands over the work of a few completions in one enter, the driver takes all of them in one turn: what has
+/// happened does not wait behind what is started next.
+#[test]
+fn everything_that_has_completed_comes_in_one_turn() {
+    const SOCKETS: usize = 300;
+    on_ring(SMALL, |ring| async move {
+        let (sockets, mut peers): (Vec<_>, Vec<_>) =
+            (0..SOCKETS).map(|_| tcp_pair()).map(|(ours, peer)| (ring.socket(ours), peer)).unzip();
+        sockets.iter().for_each(|socket| socket.wait_readable());
+        // The polls are in the kernel after this.
+        ring.next_turn().await;
+        peers.iter_mut().for_each(|peer| peer.write_all(b"x").expect("room for a byte"));
+        let before = ring.turn();
+        while sockets.iter().any(|socket| socket.is_waiting_readable()) {
+            ring.next_turn().await;
+        }
+        let turns = ring.turn() - before;
+        assert!(turns <= 2, "{SOCKETS} completions took {turns} turns");
     });
 }
