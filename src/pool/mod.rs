@@ -8,14 +8,12 @@
 //! has served a client, bytes can only be a late answer to that client, and it is closed.
 
 use std::cell::{Cell, RefCell};
-use std::io::ErrorKind;
-use std::mem::MaybeUninit;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
 use crate::rules::upstream::Address;
-use crate::uring::{Socket, Tick};
+use crate::uring::{Peeked, Socket, Tick};
 use crate::words::BackendId;
 
 /// Nothing more is received of a greeting, bytes; the rest waits in the kernel for the session.
@@ -66,12 +64,10 @@ impl Pooled {
         if self.socket.received() > 0 {
             return self.fresh;
         }
-        let mut byte = [MaybeUninit::uninit()];
-        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-        match self.socket.with(|socket| socket.recv_with_flags(&mut byte, flags)) {
-            Ok(0) => false,
-            Ok(_) => self.fresh,
-            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        match self.socket.peek() {
+            Peeked::Nothing => true,
+            Peeked::Bytes => self.fresh,
+            Peeked::End => false,
         }
     }
 }

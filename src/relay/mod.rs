@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use crate::net;
 use crate::rules::config::Reuse;
-use crate::uring::{Socket, Tick, Timer};
+use crate::uring::{Peeked, Socket, Tick, Timer};
 use direction::{Direction, Flow};
 pub use splice::{Moved, Pipes};
 
@@ -205,7 +205,7 @@ impl Relay {
             && !self.to_client.is_sending()
             && sides.backend.received() == 0
             // While it is spliced, the kernel alone knows.
-            && !(self.to_client.is_splicing() && sides.backend.has_unread())
+            && !(self.to_client.is_splicing() && sides.backend.peek() != Peeked::Nothing)
         {
             return Poll::Ready(Outcome::ClientDone);
         }

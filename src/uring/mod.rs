@@ -34,7 +34,7 @@ pub use accept::Acceptor;
 pub use doorbell::{Answer, Doorbell};
 pub use probe::{Features, Missing, probe};
 pub use slot::{End, Errno};
-pub use socket::{Sent, Socket};
+pub use socket::{Peeked, Sent, Socket};
 pub use tick::Tick;
 pub use timer::Timer;
 

@@ -47,6 +47,17 @@ pub enum Sent {
     },
 }
 
+/// What the kernel holds of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peeked {
+    /// Nothing so far.
+    Nothing,
+    /// Bytes.
+    Bytes,
+    /// Its end, or the failure of the connection.
+    End,
+}
+
 impl Ring {
     /// Takes over a connected or new stream socket in blocking mode.
     #[must_use]
@@ -262,13 +273,17 @@ impl Socket {
         self.with(|socket| socket.shutdown(std::net::Shutdown::Write))
     }
 
-    /// Whether the kernel holds something for it: bytes, an end, an error. A system call.
+    /// What the kernel holds for it that was not received. A system call.
     #[must_use]
-    pub fn has_unread(&self) -> bool {
+    pub fn peek(&self) -> Peeked {
         let mut byte = [MaybeUninit::uninit()];
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-        let peeked = self.with(|socket| socket.recv_with_flags(&mut byte, flags));
-        peeked.map_or_else(|error| error.kind() != io::ErrorKind::WouldBlock, |_| true)
+        match self.with(|socket| socket.recv_with_flags(&mut byte, flags)) {
+            Ok(0) => Peeked::End,
+            Ok(_) => Peeked::Bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,
+            Err(_) => Peeked::End,
+        }
     }
 
     /// Ends the connection now, with FIN or, as [`Self::reset_on_close`] said, with RST, instead of at the close, which waits

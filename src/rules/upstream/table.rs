@@ -190,7 +190,7 @@ impl UpstreamTable {
             );
             debug_assert!(!passing.contains(backend), "{backend:?} was tried");
             // A connection in the pool hands its place over; the session gets both.
-            if self.take(backend) || !self.shared.queue.wants(backend) && self.unhold(backend) {
+            if !self.shared.queue.wants(backend) && (self.take(backend) || self.unhold(backend)) {
                 return Pick::Backend(self.begin(inner, backend));
             }
             passed.get_or_insert_with(|| tried.clone()).insert(backend);
@@ -209,18 +209,18 @@ impl UpstreamTable {
         self.inner.borrow().candidates.iter().any(|candidate| candidate.id == backend)
     }
 
+    /// The eligible backends.
+    fn eligible(&self) -> Vec<BackendId> {
+        self.inner.borrow().candidates.iter().map(|candidate| candidate.id).collect()
+    }
+
     /// Sessions of this shard that are in flight on a backend.
     #[must_use]
     pub fn own_sessions(&self, backend: BackendId) -> usize {
         self.shared.loads.own(self.place.shard, backend.index()) as usize
     }
 
-    /// Takes a place for whoever comes, not before those who wait for one.
     fn take(&self, backend: BackendId) -> bool {
-        !self.shared.queue.wants(backend) && self.take_first(backend)
-    }
-
-    fn take_first(&self, backend: BackendId) -> bool {
         self.shared.limits[backend.index()].as_ref().is_none_or(|limit| limit.take())
     }
 
@@ -288,7 +288,7 @@ impl UpstreamTable {
         if queue.is_empty() || !self.is_eligible(backend) {
             return;
         }
-        let served = queue.serve(backend, || self.take_first(backend));
+        let served = queue.serve(backend, || self.take(backend));
         let delivered = served.iter().filter(|ticket| (self.deliver)(**ticket, backend)).count();
         // Shards that have ended have nobody who waits.
         (delivered..served.len()).for_each(|_| self.give_back(backend));
@@ -296,8 +296,7 @@ impl UpstreamTable {
 
     fn serve_all(&self) {
         if !self.shared.queue.is_empty() {
-            let candidates: Vec<_> = self.inner.borrow().candidates.iter().map(|one| one.id).collect();
-            candidates.into_iter().for_each(|backend| self.serve(backend));
+            self.eligible().into_iter().for_each(|backend| self.serve(backend));
         }
     }
 
@@ -306,12 +305,13 @@ impl UpstreamTable {
     /// Takes a place for a connection in the pool, unless sessions need it.
     #[must_use]
     pub fn hold(&self, backend: BackendId) -> bool {
-        let held = self.is_eligible(backend) && self.take(backend);
+        let queue = &self.shared.queue;
+        let held = self.is_eligible(backend) && !queue.wants(backend) && self.take(backend);
         if held && self.shared.limits[backend.index()].is_some() {
             self.pooled[backend.index()].update(|places| places + 1);
             self.shared.pooled[backend.index()].fetch_add(1, SeqCst);
             // Whoever has begun to wait since has looked whether pools hold places; one of both sees the other.
-            if self.shared.queue.wants(backend) && self.unhold(backend) {
+            if queue.wants(backend) && self.unhold(backend) {
                 self.give_back(backend);
                 return false;
             }
@@ -368,8 +368,7 @@ impl UpstreamTable {
     /// Backends of which that is so.
     #[must_use]
     pub fn wanted(&self) -> Vec<BackendId> {
-        let candidates = self.inner.borrow().candidates.iter().map(|one| one.id).collect::<Vec<_>>();
-        candidates.into_iter().filter(|&backend| self.is_wanted(backend)).collect()
+        self.eligible().into_iter().filter(|&backend| self.is_wanted(backend)).collect()
     }
 
     // The retries of the upstream.
