@@ -17,14 +17,14 @@
 //! | finished   | finished  | normal |
 //! | aborted    | any       | client reset: the backend is reset |
 //! | any        | aborted   | backend reset: the client is reset |
-//! | broken     | open      | goes on: the backend's last bytes are delivered first |
+//! | broken     | open      | goes on: the backend's last bytes are delivered first, unless the client is dead |
 //! | broken     | finished  | backend reset |
-//! | open       | broken    | goes on: the client's last bytes are delivered first |
+//! | open       | broken    | goes on: the client's last bytes are delivered first, unless the backend is dead |
 //! | finished   | broken    | client reset |
 //! | broken     | broken    | reset by the side that was seen first |
 //!
-//! With a broken direction, a clean end of the other one counts as aborted, and what still comes from its source is
-//! thrown away. What remains to be delivered after a reset has `half_close` to move on. A side that has ended its
+//! With a broken direction, a clean end of the other one counts as aborted, what still comes from the source of the broken
+//! one is thrown away, and the death of that source, which the receive for this may be the only one to see, ends it all. What remains to be delivered after a reset has `half_close` to move on. A side that has ended its
 //! stream and then dies, which only a watch can see, has reset the session.
 //!
 //! Bytes received = bytes sent + bytes held, for each direction; the two `Socket`s hold them.
@@ -263,6 +263,9 @@ impl Relay {
             (_, Aborted) | (Broken, Finished) => Some(Outcome::Reset(Side::Backend)),
             (Finished, Broken) => Some(Outcome::Reset(Side::Client)),
             (Broken, Broken) => self.reset.map(Outcome::Reset),
+            // Nothing reaches either side.
+            (Broken, Open) if client.is_dead() => self.reset.map(Outcome::Reset),
+            (Open, Broken) if backend.is_dead() => self.reset.map(Outcome::Reset),
             // Nothing more is to come from a side that has sent FIN, and nothing reaches it: dead is dead.
             (Finished, Open) if client.is_dead() || client.is_hung_up() => Some(Outcome::Reset(Side::Client)),
             (Open, Finished) if backend.is_dead() || backend.is_hung_up() => {

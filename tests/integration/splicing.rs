@@ -2,8 +2,9 @@
 //! small messages are not; whichever way bytes go, and across each change of it, they come whole, in order, to their
 //! own session, and a session ends as it would without splicing.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringway::words::CloseReason;
@@ -310,6 +311,51 @@ fn reset_of_a_client_whose_backend_takes_nothing_ends_the_session() {
         client.reset();
         balancer.await_closed(CloseReason::ClientReset, 1);
         backend.stop();
+    }
+}
+
+/// A side has reset its connection, and what it had sent waits for the other one; then that one resets its own. The first
+/// bytes that find the first connection dead change who notices the second reset.
+#[test]
+fn reset_of_the_side_that_is_still_owed_bytes_ends_the_session() {
+    for builder in both_ways() {
+        let (turn, turns) = channel();
+        let turns = Mutex::new(turns);
+        let backend = backend()
+            .serve(move |connection| {
+                connection.send_until_full();
+                turns.lock().unwrap().recv().unwrap();
+                connection.reset();
+                Ok(())
+            })
+            .start();
+        let balancer = builder.backends([&backend]).start();
+        let client = balancer.client();
+        turn.send(()).unwrap();
+        eventually("the backend has reset its connection", || {
+            backend.connections() == 1 && backend.open() == 0
+        });
+        client.send(b"x").unwrap();
+        client.reset();
+        balancer.await_closed(CloseReason::BackendReset, 1);
+    }
+    for builder in both_ways() {
+        let (turn, turns) = channel();
+        let turns = Mutex::new(turns);
+        let backend = backend()
+            .serve(move |connection| {
+                turns.lock().unwrap().recv().unwrap();
+                connection.send(b"x")?;
+                connection.reset();
+                Ok(())
+            })
+            .start();
+        let balancer = builder.backends([&backend]).start();
+        let client = balancer.client();
+        client.send_until_full(Duration::from_millis(50));
+        client.reset();
+        turn.send(()).unwrap();
+        balancer.await_closed(CloseReason::ClientReset, 1);
     }
 }
 

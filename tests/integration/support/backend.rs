@@ -348,6 +348,16 @@ impl Connection {
         Ok(())
     }
 
+    /// Sends as much as goes, until nothing goes for [`WRITE_LOOK`]; returns how much.
+    pub fn send_until_full(&self) -> usize {
+        let piece = [b'x'; 64 << 10];
+        let mut sent = 0;
+        while let Ok(count) = (&*self.socket).write(&piece) {
+            sent += count;
+        }
+        sent
+    }
+
     /// Where it comes from.
     pub fn peer(&self) -> SocketAddr {
         self.socket.peer_addr().unwrap().as_socket().unwrap()
