@@ -117,7 +117,7 @@ wanted() {
 # service NAME: gives the service a backend port (PORT[NAME]) and a listener's (VIA[NAME]).
 declare -A PORT VIA
 assign_ports() {
-    local services=(redis pool postgres nginx iperf3 mariadb ssh a b c) ports service
+    local services=(redis pool postgres nginx iperf3 in_order mariadb ssh a b c) ports service
     read -r -a ports < <(free_ports $((2 * ${#services[@]})))
     ((${#ports[@]} == 2 * ${#services[@]})) || die "too few free ports"
     for service in "${services[@]}"; do
@@ -403,14 +403,26 @@ listening() {
     awk -v port="$(printf ':%04X' "$1")" '$4 == "0A" && substr($2, 9) == port {found = 1} END {exit !found}' /proc/net/tcp
 }
 
-# run_iperf3 DIRECTIONS ARGUMENT...: DIRECTIONS is how many of them must have moved bytes.
+# For --bidir, iperf3 gives its two streams their directions by the order in which the server accepts them. Two shards that
+# connect for one stream each may swap them; then both ends of one stream send, and both of the other one wait. So one core.
+start_in_order() {
+    cat >"$WORK/in_order.yaml" <<YAML
+runtime: {cores: 1}
+listeners: [{name: in_order, address: "127.0.0.1:${VIA[in_order]}", upstream: iperf3}]
+upstreams: [{name: iperf3, healthcheck: off, backends: [{address: 127.0.0.1, port: ${PORT[iperf3]}}]}]
+YAML
+    start in_order "$RINGWAY" -f "$WORK/in_order.yaml"
+    wait_for 15 "Ringway on one core" listening "${VIA[in_order]}"
+}
+
+# run_iperf3 PORT DIRECTIONS ARGUMENT...: DIRECTIONS is how many of them must have moved bytes.
 run_iperf3() {
-    local directions=$1 out summary
-    shift
+    local port=$1 directions=$2 out summary
+    shift 2
     out=$(mktemp "$WORK/iperf3.XXXX")
     # The server serves one test at a time and frees itself a moment after the client has left.
     wait_for 10 "iperf3 to be free" iperf3_ready
-    client $((SECONDS_EACH + 30)) iperf3 -c 127.0.0.1 -p "${VIA[iperf3]}" -t "$SECONDS_EACH" -J "$@" >"$out" || {
+    client $((SECONDS_EACH + 30)) iperf3 -c 127.0.0.1 -p "$port" -t "$SECONDS_EACH" -J "$@" >"$out" || {
         cat "$out"
         fail "iperf3"
     }
@@ -671,9 +683,9 @@ run_checks() {
             check large-file check_large_file
             ;;
         iperf3)
-            check iperf3-upload run_iperf3 1
-            check iperf3-download run_iperf3 1 -R
-            check iperf3-bidir run_iperf3 2 --bidir
+            check iperf3-upload run_iperf3 "${VIA[iperf3]}" 1
+            check iperf3-download run_iperf3 "${VIA[iperf3]}" 1 -R
+            check iperf3-bidir run_iperf3 "${VIA[in_order]}" 2 --bidir
             ;;
         mariadb)
             check mariadb-select check_mariadb_select
@@ -692,6 +704,7 @@ start_servers() {
         if wanted "$service"; then run "start-$service" "start_$service"; fi
     done
     if wanted nginx; then run start-nginx start_web; fi
+    if wanted iperf3; then run start-in-order start_in_order; fi
     # Ringway's own start is seen by an answer of these.
     run start-failover start_failover
     ((RUN_STATUS == 0)) || die "the backends do not start"
