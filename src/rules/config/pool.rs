@@ -12,7 +12,7 @@ const REUSES: &[(&str, Reuse)] = &[("untouched", Reuse::Untouched), ("reset", Re
 const CLIENTS: &[(&str, Clients)] = &[("untrusted", Clients::Untrusted), ("trusted", Clients::Trusted)];
 
 pub(super) fn pool(s: &mut Section<'_>) -> PoolRules {
-    s.section("pool", |s| {
+    s.section_or_off("pool", |s| {
         let size = s.value("size", 0, count(0..=limits::POOL));
         let max_idle = s.value("max_idle", Some(Duration::from_secs(60)), off_or(duration));
         let reuse = s.value("reuse", None, off_or(one_of(REUSES))).unwrap_or(Reuse::Off);

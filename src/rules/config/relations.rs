@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::model::{
-    Backend, BackendAddress, HashKey, HealthCheck, ListenAddress, Listener, Outlier, Upstream,
-    UpstreamTimeouts,
+    Backend, BackendAddress, Clients, HashKey, HealthCheck, ListenAddress, Listener, OpenSessions, Outlier,
+    Reuse, Upstream, UpstreamTimeouts,
 };
 use super::report::{Place, quote};
 use super::section::{Section, nearest};
@@ -109,6 +109,18 @@ pub(super) fn steerable(s: &Section<'_>, steer_by_cpu: bool, address: &ListenAdd
     }
 }
 
+/// To a hash of addresses, all clients of a socket file are one.
+pub(super) fn clients_apart(s: &Section<'_>, address: &ListenAddress, upstream: &Upstream) {
+    let ListenAddress::Unix(path) = address else { return };
+    if upstream.algorithm.wants.key && !path.as_os_str().is_empty() && upstream.backends.len() > 1 {
+        let name = upstream.algorithm.name;
+        s.warn_at(
+            "address",
+            format!("all clients of a `unix:` listener are one to `{name}`, so they share one backend"),
+        );
+    }
+}
+
 pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
     if !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
         s.error_at(
@@ -147,21 +159,98 @@ pub(super) fn some_ejection(s: &Section<'_>, outlier: &Outlier, backends: &[Back
     }
 }
 
-/// A queue that no backend can fill is a mistake, mostly of a forgotten `max_connections`.
-pub(super) fn queue_of_use(s: &Section<'_>, upstream: &Upstream) {
+/// What is written and does nothing beside the other values of the upstream is a mistake, mostly a forgotten key.
+pub(super) fn upstream_of_use(s: &Section<'_>, upstream: &Upstream) {
+    if upstream.backends.is_empty() {
+        // Of the defaults, which stand behind several; or it was reported.
+        return;
+    }
+    weights_of_use(s, upstream);
+    transitions_of_use(s, upstream);
+    if upstream.retries == 0 {
+        s.warn_own("retry_budget", "`retry_budget` means nothing with `retries: 0`");
+    }
+    queue_of_use(s, upstream);
+    pool_of_use(s, upstream);
+    sources_of_use(s, upstream);
+}
+
+fn weights_of_use(s: &Section<'_>, upstream: &Upstream) {
+    let weighted = upstream.algorithm.slow_start || upstream.algorithm.wants.key;
+    let some = || upstream.backends.iter().filter(|backend| backend.weight > 0).map(|backend| backend.weight);
+    if !weighted && some().min() != some().max() {
+        let name = upstream.algorithm.name;
+        s.warn_own("backends", format!("`{name}` goes by the order of the backends, not by their weights"));
+    }
+}
+
+fn transitions_of_use(s: &Section<'_>, upstream: &Upstream) {
+    if upstream.healthcheck.is_none() && upstream.outlier.is_none() {
+        for (key, is_set) in [
+            ("panic_threshold", upstream.panic_threshold.is_some()),
+            ("slow_start", upstream.slow_start.is_some()),
+            ("on_down", upstream.on_down == OpenSessions::Close),
+        ] {
+            if is_set {
+                s.warn_own(key, format!("`{key}` means nothing while `healthcheck` and `outlier` are off"));
+            }
+        }
+    }
+    let backups = upstream.backends.iter().filter(|backend| backend.backup).count();
+    if upstream.on_up == OpenSessions::Close && (backups == 0 || backups == upstream.backends.len()) {
+        s.warn_own("on_up", "`on_up: close` means nothing without primaries and backups");
+    }
+}
+
+fn queue_of_use(s: &Section<'_>, upstream: &Upstream) {
+    let (queue, establish) = (&upstream.queue, upstream.timeouts.establish);
+    if queue.max > 0
+        && let Some(establish) = establish.filter(|establish| *establish < queue.timeout)
+    {
+        let (timeout, establish) = (duration_text(queue.timeout), duration_text(establish));
+        s.warn_own(
+            "queue",
+            format!("a client may wait {timeout}, but `establish`, which covers all tries, ends that at {establish}"),
+        );
+    }
     let unlimited = |backend: &&Backend| backend.max_connections.is_none() && backend.weight > 0;
-    if upstream.queue.max > 0
+    if queue.max > 0
         && let Some(backend) = upstream.backends.iter().find(unlimited)
     {
-        s.warn_at(
+        s.warn_own(
             "queue",
             format!("nobody waits while {} is up: it has no `max_connections`", quote(&backend.name)),
         );
     }
 }
 
+fn pool_of_use(s: &Section<'_>, upstream: &Upstream) {
+    let (size, reuse) = (upstream.pool.size, upstream.pool.reuse);
+    let too_small = |backend: &&Backend| backend.max_connections.is_some_and(|most| most.get() < size);
+    if let Some(backend) = upstream.backends.iter().find(too_small) {
+        s.warn_own(
+            "pool",
+            format!(
+                "{size} ready connections are more than the `max_connections` of {}",
+                quote(&backend.name)
+            ),
+        );
+    }
+    if upstream.pool.clients == Clients::Trusted && reuse != Reuse::Reset {
+        s.warn_own("pool", "`clients: trusted` means nothing without `reuse: reset`");
+    }
+}
+
 /// A backend is reached from addresses of its own family only.
-pub(super) fn sources_of_use(s: &Section<'_>, upstream: &Upstream) {
+fn sources_of_use(s: &Section<'_>, upstream: &Upstream) {
+    let sources = &upstream.source;
+    if let Some(twice) = sources.iter().enumerate().find(|(at, ip)| sources[..*at].contains(ip)) {
+        s.error_at("source", format!("{} is listed twice; name each once", twice.1));
+    }
+    let unix = |backend: &Backend| matches!(backend.address, BackendAddress::Unix(_));
+    if !upstream.source.is_empty() && upstream.backends.iter().all(unix) {
+        s.warn_own("source", "`source` means nothing to `unix:` backends");
+    }
     for backend in &upstream.backends {
         if let BackendAddress::Ip(address) = &backend.address
             && !upstream.source.is_empty()

@@ -17,8 +17,8 @@ use super::relations::{self, Names};
 use super::section::Section;
 use super::values::{
     FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean, buffers, cores, count, duration,
-    duration_within, ip, keepalive, limit, list, log_target, name, number, off_or, one_of, percent, port,
-    size, text,
+    duration_within, keepalive, limit, list, log_target, name, number, off_or, one_of, percent, port, size,
+    source, text,
 };
 use crate::rules::balance::{self, Registered};
 use crate::words::{UpstreamId, limits};
@@ -148,6 +148,7 @@ fn listeners<'a>(
             && let Some(upstream) = known.get(id.index())
         {
             relations::circle(&s, "upstream", address, &upstream.backends);
+            relations::clients_apart(&s, address, upstream);
         }
         // What is missing was reported; the rest of the entry is read all the same.
         let address = address.unwrap_or_else(nowhere);
@@ -243,19 +244,18 @@ fn upstream(
         on_up: open_sessions(s, "on_up"),
         retries: s.value("retries", 2, count(0..=limits::RETRIES)),
         retry_budget: s.value("retry_budget", Some(20), off_or(percent)),
-        queue: s.section("queue", |s| QueueRules {
+        queue: s.section_or_off("queue", |s| QueueRules {
             max: s.value("max", 0, count(0..=limits::QUEUE)),
             timeout: s.value("timeout", Duration::from_secs(5), duration),
         }),
         pool: pool(s),
-        source: s.value("source", Vec::new(), list("source", limits::SOURCES, ip)),
+        source: s.value("source", Vec::new(), list("source", limits::SOURCES, source)),
         resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
         timeouts,
         tcp,
         backends,
     };
-    relations::queue_of_use(s, &upstream);
-    relations::sources_of_use(s, &upstream);
+    relations::upstream_of_use(s, &upstream);
     upstream
 }
 

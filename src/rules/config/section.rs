@@ -78,6 +78,11 @@ impl<'a> Section<'a> {
         value
     }
 
+    /// The same, where `off` stands for an empty section: one whose defaults switch it off.
+    pub(super) fn section_or_off<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> T) -> T {
+        if self.is_off(key) { read(&mut self.absent()) } else { self.section(key, read) }
+    }
+
     /// The section under `key`. A layer that is not a mapping hides those behind it.
     pub(super) fn part(&mut self, key: &'static str) -> Self {
         self.know(key);
@@ -188,6 +193,13 @@ impl<'a> Section<'a> {
     /// The same, as a warning.
     pub(super) fn warn_at(&self, key: &str, message: impl Into<String>) {
         self.problems.warning(self.place(key), message);
+    }
+
+    /// The same where `key` is written here. Nothing is said of a default that other entries may need.
+    pub(super) fn warn_own(&self, key: &str, message: impl Into<String>) {
+        if self.own.is_some_and(|own| own.contains_key(key)) {
+            self.warn_at(key, message);
+        }
     }
 
     /// Reports every key of this section that nobody asked for. Those of the defaults are reported where

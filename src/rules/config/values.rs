@@ -262,10 +262,14 @@ pub(super) fn log_target(node: &Node) -> Read<LogTarget> {
     }
 }
 
-/// An IP address.
-pub(super) fn ip(node: &Node) -> Read<IpAddr> {
-    let text = text(node)?;
-    text.parse().map_err(|_| format!("{} is not an IP address", quote(text)))
+/// An address that connections can come from.
+pub(super) fn source(node: &Node) -> Read<IpAddr> {
+    let (text, shown) = (text(node)?, quote(text(node)?));
+    let ip: IpAddr = text.parse().map_err(|_| format!("{shown} is not an IP address"))?;
+    if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255; 4]) {
+        return Err(format!("{shown} is no address of this host; write one that `ip address` shows"));
+    }
+    Ok(ip)
 }
 
 /// A list of at most `most` values, each read with `read`.
