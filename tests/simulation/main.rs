@@ -43,7 +43,7 @@ const SEEDS: u64 = 800;
 /// Threads that run seeds.
 const WORKERS: usize = 2;
 /// What all of them together must have come to, or the simulation would check less than it says.
-const REACHED: [&str; 33] = [
+const REACHED: [&str; 34] = [
     "normal",
     "client_left",
     "client_reset",
@@ -75,6 +75,7 @@ const REACHED: [&str; 33] = [
     "ejected",
     "spared",
     "returned",
+    "returned by checks",
     "returned early",
     "ramp",
 ];

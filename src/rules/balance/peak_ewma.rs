@@ -87,8 +87,6 @@ impl Algorithm for PeakEwma {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::super::Tried;
     use super::super::testing::*;
     use super::*;
@@ -156,6 +154,4 @@ mod tests {
         }
         assert!(loads[0].abs_diff(200) <= 2, "{loads:?}");
     }
-
-    proptest! {}
 }

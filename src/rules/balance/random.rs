@@ -84,8 +84,6 @@ impl Algorithm for TwoChoices {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::super::testing::*;
     use super::*;
 
@@ -136,6 +134,4 @@ mod tests {
         assert_ne!(first, sequence(Start { shard: 0, shards: 2, seed: 2 }));
         assert_eq!(first, sequence(Start { shard: 0, shards: 2, seed: 1 }));
     }
-
-    proptest! {}
 }

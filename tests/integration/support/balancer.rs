@@ -15,7 +15,7 @@ use ringway::words::{BackendId, CloseReason, ListenerId, UpstreamId};
 
 use socket2::Socket;
 
-use super::{Backend, Client, PATIENCE, Reserved, V4, eventually, holds_within};
+use super::{Backend, Client, PATIENCE, Reserved, V4, holds_within};
 
 const LISTENER: ListenerId = ListenerId(0);
 const UPSTREAM: UpstreamId = UpstreamId(0);
@@ -371,10 +371,4 @@ pub fn timed(work: impl FnOnce()) -> Duration {
     let begin = std::time::Instant::now();
     work();
     begin.elapsed()
-}
-
-/// Waits until the in-flight count of each backend is this.
-#[track_caller]
-pub fn await_in_flight(balancer: &Balancer, wanted: &[u32]) {
-    eventually("the counts in flight", || balancer.in_flight() == wanted);
 }
