@@ -181,7 +181,7 @@ fn configurations(criterion: &mut Criterion) {
 }
 
 /// The options of the comparison that have a value. `cargo bench` hands its options to both programs.
-const OPTIONS_OF_LOAD: [&str; 5] = ["--only", "--rounds", "--seconds", "--figures", "--from"];
+const OPTIONS_OF_LOAD: [&str; 6] = ["--only", "--rounds", "--seconds", "--other", "--figures", "--from"];
 
 /// Criterion as the command line wants it.
 ///

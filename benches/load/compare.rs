@@ -5,7 +5,6 @@
 //! cannot keep its pace, says so before it takes half an hour.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -31,6 +30,8 @@ struct Plan {
     rounds: usize,
     seconds: f64,
     workloads: Vec<&'static Workload>,
+    /// Other builds of Ringway, by name, that are measured instead of the peers.
+    others: Vec<(String, PathBuf)>,
     /// Plots for the README go here, if anywhere.
     figures: Option<PathBuf>,
     /// A report to print and plot again, instead of measuring.
@@ -49,6 +50,11 @@ impl Plan {
             rounds: options.take("--rounds", Some(if quick { 2 } else { 9 }))?,
             seconds: options.take("--seconds", Some(if quick { 0.1 } else { 1.5 }))?,
             workloads: WORKLOADS.iter().filter(wanted).collect(),
+            others: options
+                .take_all("--other")?
+                .iter()
+                .map(|other| named(other))
+                .collect::<Result<_, _>>()?,
             figures: options.take_all("--figures")?.pop().map(PathBuf::from),
             from: options.take_all("--from")?.pop().map(PathBuf::from),
         };
@@ -63,6 +69,14 @@ impl Plan {
     fn rounds_of(&self, workload: &Workload) -> usize {
         if workload.is_idle() { 1 } else { self.rounds }
     }
+}
+
+/// `NAME=BINARY`.
+fn named(other: &str) -> Result<(String, PathBuf), String> {
+    let named =
+        other.split_once('=').filter(|(name, binary)| !name.is_empty() && Path::new(binary).is_file());
+    let (name, binary) = named.ok_or_else(|| format!("--other {other} is no NAME=BINARY"))?;
+    Ok((name.to_owned(), PathBuf::from(binary)))
 }
 
 /// The processes of a comparison, and where each runs.
@@ -110,7 +124,7 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
 }
 
 fn measure_all(plan: &Plan) -> Result<Report, String> {
-    let bench = Bench::start()?;
+    let bench = Bench::start(&plan.others)?;
     let mut report = Report::new(Machine::describe(&bench.subjects), plan.quick, plan.rounds, plan.seconds);
     println!("{}; balancer on core {BALANCER_CORE}, the rest on {}", report.head(), bench.cores);
     report.calibration = bench.calibrate(plan.seconds)?;
@@ -127,7 +141,7 @@ fn measure_all(plan: &Plan) -> Result<Report, String> {
 }
 
 impl Bench {
-    fn start() -> Result<Bench, String> {
+    fn start(others: &[(String, PathBuf)]) -> Result<Bench, String> {
         let directory = Directory::new()?;
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let cores = match std::thread::available_parallelism().map_or(1, usize::from) {
@@ -135,7 +149,7 @@ impl Bench {
             count => format!("{}-{}", BALANCER_CORE + 1, count - 1),
         };
         let (backend, ports) = start_backend(&directory.0, &program, &cores)?;
-        let subjects = start_all(&directory.0, ports)?;
+        let subjects = start_all(&directory.0, ports, others)?;
         Ok(Bench { program, cores, backend, subjects, _directory: directory })
     }
 
@@ -181,7 +195,7 @@ impl Bench {
         let mut rows: Vec<(Row, Histogram)> = Vec::new();
         for subject in &self.subjects {
             let row =
-                Row { subject: subject.name.to_owned(), rounds: vec![], distribution: vec![], summary: None };
+                Row { subject: subject.name.clone(), rounds: vec![], distribution: vec![], summary: None };
             rows.push((row, Histogram::new()));
         }
         let mut unit = Unit::IdleSession;
@@ -191,7 +205,7 @@ impl Bench {
             for turn in 0..self.subjects.len() {
                 let index = (round + turn) % self.subjects.len();
                 let subject = &self.subjects[index];
-                progress.run(workload.name, subject.name);
+                progress.run(workload.name, &subject.name);
                 let in_context = |error| format!("{} over {}: {error}", workload.name, subject.name);
                 let (row, distribution) = &mut rows[index];
                 if workload.is_idle() {
@@ -353,9 +367,7 @@ impl Drop for Directory {
 }
 
 fn start_backend(directory: &Path, program: &Path, cores: &str) -> Result<(Process, [u16; 4]), String> {
-    let mut held: Vec<TcpListener> = Vec::new();
-    let ports = free_ports(&mut held)?;
-    drop(held);
+    let ports = free_ports()?;
     let mut arguments = vec!["backend".to_owned()];
     for (name, port) in ["--echo", "--sink", "--source", "--both"].iter().zip(ports) {
         arguments.extend([(*name).to_owned(), port.to_string()]);

@@ -49,7 +49,7 @@ impl Machine {
             versions: subjects
                 .iter()
                 .filter(|subject| !subject.version.is_empty())
-                .map(|subject| (subject.name.to_owned(), subject.version.clone()))
+                .map(|subject| (subject.name.clone(), subject.version.clone()))
                 .collect(),
         }
     }

@@ -2,7 +2,7 @@
 //! same work in the same run. The same program is load generator and backend; the comparison starts it so.
 //!
 //! ```text
-//! cargo bench [-- [--quick] [--rounds N] [--seconds S] [--only TEXT]... [--figures DIRECTORY]]
+//! cargo bench [-- [--quick] [--rounds N] [--seconds S] [--only TEXT]... [--other NAME=BINARY]... [--figures DIRECTORY]]
 //! cargo bench --bench load -- --from FILE.json [--figures DIRECTORY]    a report of before, printed and drawn again
 //! load compare ...                                        the same
 //! load backend --echo PORT --sink PORT --source PORT --both PORT
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
         "compare".to_owned()
     } else if options.words.is_empty() {
         eprintln!(
-            "usage: cargo bench -- [--quick] [--rounds N] [--seconds S] [--only TEXT] [--figures DIRECTORY]"
+            "usage: cargo bench -- [--quick] [--rounds N] [--seconds S] [--only TEXT] [--other NAME=BINARY] [--figures DIRECTORY]"
         );
         return ExitCode::from(2);
     } else {

@@ -21,7 +21,7 @@ pub(crate) const BALANCER_CORE: usize = 0;
 
 /// One row of the comparison.
 pub(crate) struct Subject {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) ports: [u16; 4],
     process: Option<Process>,
@@ -30,7 +30,7 @@ pub(crate) struct Subject {
 impl Subject {
     /// The backend itself.
     pub(crate) fn direct(ports: [u16; 4]) -> Subject {
-        Subject { name: "direct", version: String::new(), ports, process: None }
+        Subject { name: "direct".to_owned(), version: String::new(), ports, process: None }
     }
 
     /// Its process; none for direct.
@@ -64,9 +64,9 @@ fn echoes(port: u16) -> bool {
         && byte == *b"?"
 }
 
-/// Four free ports below the range that outgoing connections take theirs from.
-pub(crate) fn free_ports(held: &mut Vec<TcpListener>) -> Result<[u16; 4], String> {
-    let mut ports = [0; 4];
+/// Four ports, free until somebody binds them, below the range that outgoing connections take theirs from.
+pub(crate) fn free_ports() -> Result<[u16; 4], String> {
+    let (mut ports, mut held) = ([0; 4], Vec::new());
     let first = 12_000 + (std::process::id() % 8_000) as u16;
     let mut candidates = first..32_000;
     for port in &mut ports {
@@ -78,57 +78,83 @@ pub(crate) fn free_ports(held: &mut Vec<TcpListener>) -> Result<[u16; 4], String
     Ok(ports)
 }
 
-/// Starts all subjects that can be had; `directory` takes their configurations and logs.
-pub(crate) fn start_all(directory: &Path, backend: [u16; 4]) -> Result<Vec<Subject>, String> {
-    // Held until all are chosen, so that none is given twice.
-    let mut held = Vec::new();
-    let mut ports = Vec::new();
-    for _ in 0..5 {
-        ports.push(free_ports(&mut held)?);
+/// Starts all subjects: nobody, Ringway, and the peers that are installed or, where there are any, `others` instead, which
+/// are other builds of Ringway. `directory` takes configurations and logs.
+pub(crate) fn start_all(
+    directory: &Path,
+    backend: [u16; 4],
+    others: &[(String, PathBuf)],
+) -> Result<Vec<Subject>, String> {
+    let mut starting = Starting { directory, subjects: vec![Subject::direct(backend)] };
+    starting.ringway("ringway", &ringway_binary()?, backend)?;
+    for (name, binary) in others {
+        starting.ringway(name, binary, backend)?;
     }
-    drop(held);
-    let mut subjects = vec![Subject::direct(backend)];
-    let mut add =
-        |name, program: &Path, configuration: String, flags: &[&str], ports| -> Result<(), String> {
-            let file = directory.join(format!("{name}.conf"));
-            std::fs::write(&file, configuration).map_err(|error| error.to_string())?;
-            let mut arguments: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
-            arguments.push(file.display().to_string());
-            let log = directory.join(format!("{name}.log"));
-            let process = Process::start(&BALANCER_CORE.to_string(), program, &arguments, &log)?;
-            let subject = Subject { name, version: version(program), ports, process: Some(process) };
-            subject
-                .wait_until_it_serves()
-                .map_err(|error| format!("{error}\n{}", std::fs::read_to_string(&log).unwrap_or_default()))?;
-            subjects.push(subject);
-            Ok(())
+    if others.is_empty() {
+        starting.haproxy(backend)?;
+        starting.nginx(backend)?;
+    }
+    Ok(starting.subjects)
+}
+
+struct Starting<'a> {
+    directory: &'a Path,
+    subjects: Vec<Subject>,
+}
+
+impl Starting<'_> {
+    fn ringway(&mut self, name: &str, binary: &Path, backend: [u16; 4]) -> Result<(), String> {
+        let ports = free_ports()?;
+        self.add(name, binary, ringway(ports, backend), &["-f"], ports)
+    }
+
+    fn haproxy(&mut self, backend: [u16; 4]) -> Result<(), String> {
+        let Some(binary) = find("haproxy") else {
+            eprintln!("no HAProxy here: scripts/install-peers.sh");
+            return Ok(());
         };
-    add("ringway", &ringway_binary()?, ringway(ports[0], backend), &["-f"], ports[0])?;
-    match find("haproxy") {
-        Some(haproxy_binary) => {
-            add("haproxy", &haproxy_binary, haproxy(ports[1], backend, false), &["-db", "-f"], ports[1])?;
-            add(
-                "haproxy tuned",
-                &haproxy_binary,
-                haproxy(ports[2], backend, true),
-                &["-db", "-f"],
-                ports[2],
-            )?;
+        for (name, tuned) in [("haproxy", false), ("haproxy tuned", true)] {
+            let ports = free_ports()?;
+            self.add(name, &binary, haproxy(ports, backend, tuned), &["-db", "-f"], ports)?;
         }
-        None => eprintln!("no HAProxy here: scripts/install-peers.sh"),
+        Ok(())
     }
-    match find("nginx").filter(|_| Path::new(NGINX_STREAM).exists()) {
-        Some(nginx_binary) => {
-            let (default, tuned) = (
-                nginx(directory, ports[3], backend, ""),
-                nginx(directory, ports[4], backend, "proxy_buffer_size 512k;"),
-            );
-            add("nginx", &nginx_binary, default, &["-e", "stderr", "-c"], ports[3])?;
-            add("nginx tuned", &nginx_binary, tuned, &["-e", "stderr", "-c"], ports[4])?;
+
+    fn nginx(&mut self, backend: [u16; 4]) -> Result<(), String> {
+        let Some(binary) = find("nginx").filter(|_| Path::new(NGINX_STREAM).exists()) else {
+            eprintln!("no nginx with its stream module here: scripts/install-peers.sh");
+            return Ok(());
+        };
+        for (name, tuning) in [("nginx", ""), ("nginx tuned", "proxy_buffer_size 512k;")] {
+            let ports = free_ports()?;
+            let configuration = nginx(self.directory, ports, backend, tuning);
+            self.add(name, &binary, configuration, &["-e", "stderr", "-c"], ports)?;
         }
-        None => eprintln!("no nginx with its stream module here: scripts/install-peers.sh"),
+        Ok(())
     }
-    Ok(subjects)
+
+    fn add(
+        &mut self,
+        name: &str,
+        program: &Path,
+        configuration: String,
+        flags: &[&str],
+        ports: [u16; 4],
+    ) -> Result<(), String> {
+        let (file, log) =
+            (self.directory.join(format!("{name}.conf")), self.directory.join(format!("{name}.log")));
+        std::fs::write(&file, configuration).map_err(|error| error.to_string())?;
+        let mut arguments: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        arguments.push(file.display().to_string());
+        let process = Process::start(&BALANCER_CORE.to_string(), program, &arguments, &log)?;
+        let subject =
+            Subject { name: name.to_owned(), version: version(program), ports, process: Some(process) };
+        subject
+            .wait_until_it_serves()
+            .map_err(|error| format!("{error}\n{}", std::fs::read_to_string(&log).unwrap_or_default()))?;
+        self.subjects.push(subject);
+        Ok(())
+    }
 }
 
 /// The binary cargo built for this run, or the one the caller names.

@@ -96,7 +96,7 @@ struct Verdict {
     remark: &'static str,
 }
 
-/// The table of all targets.
+/// The table of the targets, as far as they were measured.
 pub(crate) fn verdicts(outcomes: &[Outcome]) -> String {
     let verdicts: Vec<Verdict> = TARGETS.iter().flat_map(|target| target.judge(outcomes)).collect();
     let count = |verdict: &str| verdicts.iter().filter(|judged| judged.verdict == verdict).count();
@@ -107,9 +107,11 @@ pub(crate) fn verdicts(outcomes: &[Outcome]) -> String {
         count(MISSED),
         count(UNKNOWN)
     );
-    let _ =
-        writeln!(text, "  {:<48} {:<30} {:<24} {:<24} verdict", "workload", "against", "target", "measured");
-    for judged in &verdicts {
+    if count(UNKNOWN) < verdicts.len() {
+        let head = ["workload", "against", "target", "measured"];
+        let _ = writeln!(text, "  {:<48} {:<30} {:<24} {:<24} verdict", head[0], head[1], head[2], head[3]);
+    }
+    for judged in verdicts.iter().filter(|judged| judged.verdict != UNKNOWN) {
         let _ = writeln!(
             text,
             "  {:<48} {:<30} {:<24} {:<24} {}{}",
