@@ -1,16 +1,17 @@
 //! From a pick to a connected backend: tries one backend after the other, within the limits on time and number.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::connect::{Failure, connect_any};
+use super::connect::{Failure, Seeker, connect_any};
 use super::{Shard, queue};
-use crate::net;
 use crate::pool::{Lent, Pooled};
 use crate::relay::{Relay, Sides};
 use crate::rules::balance::{self, Tried};
 use crate::rules::config::HashKey;
 use crate::rules::upstream::{Address, InFlight, Pick};
+use crate::telemetry::counters::LocalFailure;
 use crate::uring::{Socket, Tick};
 use crate::words::{BackendId, CloseReason, UpstreamId};
 
@@ -31,6 +32,8 @@ pub(super) struct Tries {
     /// End of all tries together.
     deadline: Tick,
     session_deadline: Tick,
+    /// See [`Seeker`].
+    left: Cell<Tick>,
     /// What to report when no other backend is left.
     failure: CloseReason,
     /// The connection in use was in the pool; whether it has served no client before.
@@ -59,6 +62,7 @@ impl Tries {
             awaited: None,
             deadline: establish_deadline(shard, upstream, session_deadline),
             session_deadline,
+            left: Cell::new(Tick::NEVER),
             failure: CloseReason::NoBackend,
             pooled: None,
             lent: None,
@@ -156,15 +160,9 @@ impl Tries {
                     return Ok(Established { backend, in_flight });
                 }
                 Err(Failure::Session(reason)) => return Err(reason),
-                Err(Failure::Local(error)) => {
-                    if shard.connect_warnings.is_due(shard.ring.now()) {
-                        log::warn!(
-                            "no connection to a backend can be made, for want of something of our own: {error}"
-                        );
-                    }
+                Err(Failure::Local(kind, _)) => {
                     self.failure = CloseReason::Resource;
-                    // Ports and local addresses may do for another destination.
-                    if !net::is_source_exhausted(&error) {
+                    if kind != LocalFailure::Addresses {
                         return Err(self.failure);
                     }
                 }
@@ -194,9 +192,10 @@ impl Tries {
         if self.tried.is_empty() {
             table.note_session(now.0);
         }
+        let seeker = Seeker { client, left: &self.left };
         let in_flight = match table.pick(now.0, &self.tried, self.key) {
             Pick::Backend(in_flight) => in_flight,
-            Pick::Full => queue::wait(shard, self.upstream, &self.tried, client, self.deadline).await?,
+            Pick::Full => queue::wait(shard, self.upstream, &self.tried, seeker, self.deadline).await?,
             Pick::Nobody => return Err(self.failure),
         };
         if !self.tried.is_empty() {
@@ -219,7 +218,8 @@ impl Tries {
     ) -> Result<Socket, Failure> {
         let whole = shard.ring.now().after(shard.config.upstreams[self.upstream.index()].timeouts.connect);
         let all = self.deadline.min(whole);
-        let connected = connect_any(shard, Some(client), self.upstream, addresses, all).await;
+        let seeker = Seeker { client, left: &self.left };
+        let connected = connect_any(shard, Some(seeker), self.upstream, addresses, all).await;
         connected.map(|(backend, _)| backend).map_err(|failure| match failure {
             // A time-out says less where the tries before it left less than a whole `connect`.
             Failure::Backend { reason: reason @ CloseReason::ConnectTimeout, error, blamed } => {
