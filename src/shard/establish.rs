@@ -32,6 +32,8 @@ pub(super) struct Tries {
     /// End of all tries together.
     deadline: Tick,
     session_deadline: Tick,
+    /// End of all waits in the queue together, once there was one.
+    queue_deadline: Option<Tick>,
     /// See [`Seeker`].
     left: Cell<Tick>,
     /// What to report when no other backend is left.
@@ -62,6 +64,7 @@ impl Tries {
             awaited: None,
             deadline: establish_deadline(shard, upstream, session_deadline),
             session_deadline,
+            queue_deadline: None,
             left: Cell::new(Tick::NEVER),
             failure: CloseReason::NoBackend,
             pooled: None,
@@ -189,22 +192,27 @@ impl Tries {
             return Err(if self.tried.is_empty() { CloseReason::ConnectTimeout } else { self.failure });
         }
         let table = &shard.upstreams[self.upstream.index()];
-        if self.tried.is_empty() {
+        let is_retry = !self.tried.is_empty();
+        if !is_retry {
             table.note_session(now.0);
+        } else if !table.has_untried(&self.tried) {
+            return Err(self.failure);
+        } else if !table.take_retry(now.0) {
+            // Before the queue, in which it would hold a place to no purpose.
+            shard.counters.retries_over_budget.add(1);
+            return Err(self.failure);
         }
-        let seeker = Seeker { client, left: &self.left };
         let in_flight = match table.pick(now.0, &self.tried, self.key) {
             Pick::Backend(in_flight) => in_flight,
-            Pick::Full => queue::wait(shard, self.upstream, &self.tried, seeker, self.deadline).await?,
+            Pick::Full => {
+                let timeout = shard.config.upstreams[self.upstream.index()].queue.timeout;
+                let until = *self.queue_deadline.get_or_insert(now.after(timeout));
+                let seeker = Seeker { client, left: &self.left };
+                queue::wait(shard, self.upstream, &self.tried, seeker, until.min(self.deadline)).await?
+            }
             Pick::Nobody => return Err(self.failure),
         };
-        if !self.tried.is_empty() {
-            if !table.take_retry(shard.ring.now().0) {
-                shard.counters.retries_over_budget.add(1);
-                return Err(self.failure);
-            }
-            shard.counters.retries.add(1);
-        }
+        shard.counters.retries.add(u64::from(is_retry));
         self.tried.insert(in_flight.backend());
         Ok(in_flight)
     }

@@ -61,7 +61,7 @@ struct Place<'a> {
     ticket: Ticket,
 }
 
-/// Waits for a place at a backend that was not tried, at most for the `timeout` of the queue and until `deadline`.
+/// Waits for a place at a backend that was not tried, until `deadline`.
 pub(super) async fn wait(
     shard: &Shard,
     upstream: UpstreamId,
@@ -75,8 +75,7 @@ pub(super) async fn wait(
     shard.counters.queued.add(1);
     ask_pools(shard, table, tried);
     let place = Place { shard, upstream, ticket };
-    let timeout = shard.config.upstreams[upstream.index()].queue.timeout;
-    let mut wait = Wait::until(shard, Some(seeker), shard.ring.now().after(timeout).min(deadline));
+    let mut wait = Wait::until(shard, Some(seeker), deadline);
     std::future::poll_fn(|context| {
         if let Some(backend) = place.poll_granted(context) {
             if let Some(in_flight) = table.accept(backend) {

@@ -39,15 +39,6 @@ impl World {
         }
     }
 
-    /// A connection whose place a session got is closed, if the session has no use for it.
-    pub fn close_excess(&mut self, index: usize, backend: BackendId) {
-        let shard = &mut self.shards[index];
-        if let Some(held) = shard.table.held(backend) {
-            let pooled = &mut shard.pooled[backend.index()];
-            *pooled = (*pooled).min(held as u32);
-        }
-    }
-
     /// The pool of a shard gives way to those who wait.
     pub fn give_way(&mut self, index: usize) {
         for backend in self.shards[index].table.wanted() {
