@@ -146,6 +146,10 @@ impl<'a> Wait<'a> {
     /// Whether the client has left for sure. What it says meanwhile waits for the backend.
     fn has_left(&self, Seeker { client, left }: Seeker<'_>, context: &Context<'_>) -> bool {
         client.register(context.waker());
+        if client.ring().buffers_scarce() {
+            // Open sessions need them more than those who wait.
+            client.spill_received();
+        }
         match client.ended() {
             Some(End::Failed(_)) => return true,
             _ if client.is_dead() => return true,
