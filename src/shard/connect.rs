@@ -173,8 +173,10 @@ impl<'a> Wait<'a> {
         let socket = net::socket_for(address, tcp, source);
         let (fd, target) = socket.map_err(|error| local_or_backend(error, address))?;
         let backend = self.shard.ring.socket(fd);
+        let unfinished = Unfinished(&backend);
         backend.start_connect(target);
         std::future::poll_fn(|context| self.poll_connect(&backend, address, context)).await?;
+        std::mem::forget(unfinished);
         if backend.with(|socket| net::is_self_connected(socket, address)) {
             backend.reset_on_close();
             return Err(refused(io::ErrorKind::ConnectionRefused.into()));
@@ -211,6 +213,16 @@ impl<'a> Wait<'a> {
                 }
             })
         })
+    }
+}
+
+/// A connection that is being made. If nothing comes of it, the backend learns so before its place is given to somebody
+/// else, and not with the close, which waits for the last completion.
+struct Unfinished<'a>(&'a Socket);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.end_now();
     }
 }
 
