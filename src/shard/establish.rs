@@ -133,12 +133,12 @@ impl Tries {
         client: &Socket,
     ) -> Result<Established, CloseReason> {
         loop {
+            (self.pooled, self.awaited, self.lent) = (None, None, None);
             let is_replacement = self.stale.is_some();
             let in_flight = match self.stale.take() {
                 Some(in_flight) => in_flight,
                 None => self.next_place(shard, client).await?,
             };
-            (self.pooled, self.awaited, self.lent) = (None, None, None);
             let id = in_flight.backend();
             let counters = shard.counters.backend(self.upstream, id);
             self.lent = shard.lend(self.upstream, id);

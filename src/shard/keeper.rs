@@ -177,10 +177,12 @@ impl Shard {
         }
     }
 
-    /// Notes a session that may give its connection back as long as it has carried no byte.
+    /// Notes a session that may give its connection back as long as it has carried no byte. Where it may do so later too,
+    /// this tells the keeper of sessions that end before they have begun.
     pub(super) fn lend(&self, upstream: UpstreamId, backend: BackendId) -> Option<Lent> {
-        let untouched = self.config.upstreams[upstream.index()].pool.reuse == Reuse::Untouched;
-        self.pools[upstream.index()].as_ref().filter(|_| untouched).map(|pool| pool.lend(backend))
+        let reuse = self.config.upstreams[upstream.index()].pool.reuse;
+        let pool = self.pools[upstream.index()].as_ref().filter(|_| reuse != Reuse::Off);
+        pool.map(|pool| pool.lend(backend))
     }
 
     /// A ready connection to a backend, if there is one.
