@@ -97,7 +97,7 @@ impl Keeper {
             }
             loop {
                 let now = shard.ring.now();
-                let may_pool = table.is_eligible(backend);
+                let may_pool = table.may_pool(backend);
                 let tidied = if may_pool {
                     pool.tidy(backend, now, &table.addresses(backend))
                 } else {
@@ -194,7 +194,8 @@ impl Shard {
     pub(super) fn reuse(&self, upstream: UpstreamId, backend: BackendId) -> Reuse {
         let Some(pool) = &self.pools[upstream.index()] else { return Reuse::Off };
         let out = self.out(upstream, backend, pool).saturating_sub(1);
-        if self.is_running() && pool.has_room(backend, out) {
+        let may_pool = self.is_running() && self.upstreams[upstream.index()].may_pool(backend);
+        if may_pool && pool.has_room(backend, out) {
             self.config.upstreams[upstream.index()].pool.reuse
         } else {
             Reuse::Off
@@ -240,7 +241,7 @@ impl Shard {
         let table = &self.upstreams[upstream.index()];
         // The place stays taken until it is clear who gets it.
         table.hold_place_of(in_flight);
-        let has_place = table.is_eligible(backend) && !table.is_wanted(backend);
+        let has_place = table.may_pool(backend) && !table.is_wanted(backend);
         let stays = self.is_running() && has_place && self.has_room(upstream, backend);
         let returned = returns.filter(|&fresh| stays && pool::is_fit(&socket, fresh));
         let returned = returned.and_then(|fresh| Some((fresh, self.address_of(upstream, backend, &socket)?)));

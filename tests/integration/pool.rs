@@ -521,3 +521,18 @@ fn session_that_gets_no_connection_leaves_the_pool_to_be_filled_again() {
     backend.restart();
     eventually("the pool is filled", || pooled(&balancer) == 1 && backend.open() == 1);
 }
+
+#[test]
+fn backup_that_stands_by_has_ready_connections() {
+    let [primary, backup, retired] = [(); 3].map(|()| backend().echo().start());
+    let balancer = balancer()
+        .one_shard()
+        .backends([&primary])
+        .entry(&format!("{}, backup: true", backup.entry()))
+        .entry(&format!("{}, weight: 0", retired.entry()))
+        .upstream("pool: {size: 2}")
+        .start();
+    eventually("both pools are filled", || [&primary, &backup].map(Backend::open) == [2, 2]);
+    balancer.echoing_client().finish().unwrap();
+    assert_eq!((balancer.shares(), retired.connections()), (vec![1, 0, 0], 0));
+}

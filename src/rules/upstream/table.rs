@@ -302,10 +302,17 @@ impl UpstreamTable {
 
     // The places that the pool of this shard holds.
 
+    /// Whether there may be ready connections to a backend: it is well, and has a weight. One that stands by gets sessions
+    /// just when others fail, and panic knows nothing of those it sends them to.
+    #[must_use]
+    pub fn may_pool(&self, backend: BackendId) -> bool {
+        self.inner.borrow().states[backend.index()].is_eligible() && self.shares[backend.index()].weight > 0
+    }
+
     /// Takes a place for a connection in the pool, unless sessions need it.
     #[must_use]
     pub fn hold(&self, backend: BackendId) -> bool {
-        if !self.is_eligible(backend) || self.shared.queue.wants(backend) || !self.take(backend) {
+        if !self.may_pool(backend) || self.shared.queue.wants(backend) || !self.take(backend) {
             return false;
         }
         self.note_held(backend);
@@ -547,6 +554,20 @@ mod tests {
         table.settle(FIRST, 0);
         assert_eq!((table.has_waiters(), table.held(FIRST)), (false, Some(0)));
         assert_eq!(table.shared.places_taken(FIRST), Some(1), "the waiter has it");
+    }
+
+    #[test]
+    fn pools_have_places_of_whoever_is_well_and_of_nobody_else() {
+        let table = limited(1, "panic_threshold: 100%");
+        table.apply(&states([true, true, true]));
+        assert_eq!(
+            [0, 1, 2].map(|id| table.hold(BackendId(id))),
+            [true; 3],
+            "also of the one that stands by"
+        );
+        table.apply(&states([false; 3]));
+        let served = [0, 1].map(|id| table.is_eligible(BackendId(id)) && !table.may_pool(BackendId(id)));
+        assert_eq!(served, [true; 2], "panic");
     }
 
     #[test]
