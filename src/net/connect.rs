@@ -74,29 +74,6 @@ pub fn prepare() {
     LazyLock::force(&EPHEMERAL_PORTS);
 }
 
-/// Whether a connection failed for want of something of our own (descriptors, ports, memory): no fault of the backend.
-#[must_use]
-pub fn is_local_failure(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOBUFS
-                | libc::ENOMEM
-                | libc::EADDRNOTAVAIL
-                | libc::EADDRINUSE
-        )
-    )
-}
-
-/// Whether another local address may do where this one did not: it is not of this machine, or has no port left for the
-/// destination.
-#[must_use]
-pub fn is_source_exhausted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE))
-}
-
 #[cfg(test)]
 mod tests {
     use socket2::SockRef;

@@ -7,9 +7,7 @@ mod options;
 mod queue;
 mod steer;
 
-pub use connect::{
-    is_local_failure, is_self_connected, is_source_exhausted, peer_address, prepare, socket_for,
-};
+pub use connect::{is_self_connected, peer_address, prepare, socket_for};
 pub use limits::{pipe_quota, raise_descriptor_limit, reserve_descriptors};
 pub use listen::{ListenError, Listening, SocketFile, listen};
 pub use options::keep_alive;

@@ -19,6 +19,9 @@ use crate::words::BackendId;
 /// Nothing more is received of a greeting, bytes; the rest waits in the kernel for the session.
 const GREETING: usize = 16 << 10;
 
+/// A backend that ends a new connection within so long does not want it: one at its own limit accepts and closes at once.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// The pool of one upstream.
 pub struct Pool {
     shelves: Box<[Shelf]>,
@@ -41,7 +44,33 @@ struct Shelf {
 
 struct Ready {
     connection: Pooled,
+    since: Tick,
     until: Tick,
+}
+
+impl Ready {
+    fn has_ended(&self) -> bool {
+        self.connection.socket.is_dead() || self.connection.socket.ended().is_some()
+    }
+
+    /// Whether a client's late answer can be all that the backend has said.
+    fn is_spoken_on(&self) -> bool {
+        self.connection.socket.received() > 0 && !self.connection.fresh
+    }
+
+    /// The peer learns of it before whoever gets its place can have connected; the close waits for the last completion.
+    fn end(self) {
+        self.connection.socket.end_now();
+    }
+}
+
+/// What left the pool when it was tidied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tidied {
+    /// Connections that were closed.
+    pub closed: usize,
+    /// The backend has ended one that was new.
+    pub refused: bool,
 }
 
 /// A connection that is in no session.
@@ -54,21 +83,19 @@ pub struct Pooled {
     pub fresh: bool,
 }
 
-impl Pooled {
-    /// Whether a session can use it: it stands, and what was received is what a new connection would bring too.
-    #[must_use]
-    pub fn is_fit(&self) -> bool {
-        if self.socket.is_dead() || self.socket.ended().is_some() {
-            return false;
-        }
-        if self.socket.received() > 0 {
-            return self.fresh;
-        }
-        match self.socket.peek() {
-            Peeked::Nothing => true,
-            Peeked::Bytes => self.fresh,
-            Peeked::End => false,
-        }
+/// Whether a session can use a connection: it stands, and what was received is what a new one would bring too.
+#[must_use]
+pub fn is_fit(socket: &Socket, fresh: bool) -> bool {
+    if socket.is_dead() || socket.ended().is_some() {
+        return false;
+    }
+    if socket.received() > 0 {
+        return fresh;
+    }
+    match socket.peek() {
+        Peeked::Nothing => true,
+        Peeked::Bytes => fresh,
+        Peeked::End => false,
     }
 }
 
@@ -132,40 +159,39 @@ impl Pool {
         let mut unfit = 0;
         let taken = loop {
             // Dropped after the borrow ends: closing needs none, and the shelf is whole again.
-            let Some(Ready { connection, .. }) = self.shelf(backend).ready.borrow_mut().pop() else {
-                break None;
-            };
-            if connection.is_fit() {
-                break Some(connection);
+            let Some(ready) = self.shelf(backend).ready.borrow_mut().pop() else { break None };
+            if is_fit(&ready.connection.socket, ready.connection.fresh) {
+                break Some(ready.connection);
             }
+            ready.end();
             unfit += 1;
         };
         self.wake(backend);
         (taken, unfit)
     }
 
-    /// Puts a connection in. `fraction`, 0 to 1, spreads the ends of those that come together.
-    pub fn put(&self, backend: BackendId, connection: Pooled, now: Tick, fraction: f64) {
-        // A tenth earlier at most.
-        let until = self.max_idle.map_or(Tick::NEVER, |idle| now.after(idle.mul_f64(1.0 - fraction / 10.0)));
-        self.shelf(backend).ready.borrow_mut().push(Ready { connection, until });
+    /// Puts a connection in.
+    pub fn put(&self, backend: BackendId, connection: Pooled, now: Tick) {
+        // A tenth earlier at most: those that come together do not end together.
+        let idle = self.max_idle.map(|idle| idle.mul_f64(1.0 - fastrand::f64() / 10.0));
+        let until = idle.map_or(Tick::NEVER, |idle| now.after(idle));
+        self.shelf(backend).ready.borrow_mut().push(Ready { connection, since: now, until });
         self.wake(backend);
     }
 
-    /// Closes the connections that are too old, unfit, or lead to none of these addresses. How many.
-    pub fn tidy(&self, backend: BackendId, now: Tick, addresses: &[Address]) -> usize {
+    /// Closes the connections that are too old, unfit, or lead to none of these addresses.
+    pub fn tidy(&self, backend: BackendId, now: Tick, addresses: &[Address]) -> Tidied {
         let stays = |ready: &Ready| {
-            let Ready { connection: Pooled { socket, address, fresh }, until } = ready;
-            let spoken_on = socket.received() > 0 && !fresh;
-            *until > now
-                && !spoken_on
-                && !socket.is_dead()
-                && socket.ended().is_none()
-                && addresses.contains(address)
+            let leads_there = addresses.contains(&ready.connection.address);
+            ready.until > now && !ready.is_spoken_on() && !ready.has_ended() && leads_there
         };
         let (stay, go) = self.shelf(backend).ready.take().into_iter().partition::<Vec<_>, _>(stays);
         self.shelf(backend).ready.replace(stay);
-        go.len()
+        let is_refused =
+            |ready: &Ready| ready.connection.fresh && ready.has_ended() && now.since(ready.since) < SETTLED;
+        let tidied = Tidied { closed: go.len(), refused: go.iter().any(is_refused) };
+        go.into_iter().for_each(Ready::end);
+        tidied
     }
 
     /// Closes the connection that was put first. Whether there was one.
@@ -176,14 +202,16 @@ impl Pool {
         }
         let first = ready.remove(0);
         drop(ready);
-        // The peer learns of it before whoever comes next can have connected. It may know already.
-        let _ = first.connection.socket.shutdown_write();
+        first.end();
         true
     }
 
     /// Closes all connections to a backend. How many.
     pub fn clear(&self, backend: BackendId) -> usize {
-        self.shelf(backend).ready.take().len()
+        let all = self.shelf(backend).ready.take();
+        let count = all.len();
+        all.into_iter().for_each(Ready::end);
+        count
     }
 
     /// Has the keeper's task woken when there is something to do, and arms what tells of it. When that is at the latest.
@@ -211,5 +239,48 @@ impl Pool {
     /// Wakes the keepers of all backends.
     pub fn wake_keepers(&self) {
         (0..self.shelves.len()).for_each(|index| self.wake(BackendId(index as u16)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::uring::{BufferSettings, Ring};
+
+    const BACKEND: BackendId = BackendId(0);
+    const IDLE: Duration = Duration::from_secs(100);
+
+    /// A pool of connections that came at the same moment, and their other ends.
+    fn filled(ring: &Ring, count: usize) -> (Pool, Vec<UnixStream>) {
+        let pool = Pool::new(1, count, Some(IDLE));
+        let ends = (0..count).map(|_| {
+            let (ours, theirs) = UnixStream::pair().expect("descriptors");
+            let connection =
+                Pooled { socket: ring.socket(ours.into()), address: Address::Unix("b".into()), fresh: true };
+            pool.put(BACKEND, connection, Tick(0));
+            theirs
+        });
+        let ends = ends.collect();
+        (pool, ends)
+    }
+
+    #[test]
+    fn connections_that_came_together_end_one_after_the_other_in_the_last_tenth_of_their_time() {
+        let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+        let (pool, _ends) = filled(&ring, 64);
+        let closed_at = |percent: u64| {
+            let now = Tick(IDLE.as_millis() as u64 * percent / 100);
+            pool.tidy(BACKEND, now, &[Address::Unix("b".into())]).closed
+        };
+        assert_eq!(closed_at(89), 0);
+        let closed: Vec<_> = (91..=100).map(closed_at).collect();
+        assert_eq!(closed.iter().sum::<usize>(), 64);
+        // All in half of that time is as likely as 64 heads in a row.
+        assert!(
+            closed[..5].iter().any(|&count| count > 0) && closed[5..].iter().any(|&count| count > 0),
+            "{closed:?}"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! One connection to a backend: its addresses in their order, from the local addresses in turn.
 
+use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
 use std::task::{Context, Poll};
@@ -9,6 +10,7 @@ use super::Shard;
 use crate::net;
 use crate::rules::config::TcpOptions;
 use crate::rules::upstream::Address;
+use crate::telemetry::counters::LocalFailure;
 use crate::uring::{End, Socket, Tick, Timer};
 use crate::words::{CloseReason, UpstreamId};
 
@@ -26,52 +28,88 @@ const LATE: Duration = Duration::from_millis(250);
 pub(super) enum Failure {
     /// Another backend may do. `blamed` unless this one may be well all the same.
     Backend { reason: CloseReason, error: io::Error, blamed: bool },
-    /// For want of something of our own; no backend will do.
-    Local(io::Error),
+    /// For want of something of our own; no backend is to blame, and another one will do only where it is about addresses.
+    Local(LocalFailure, io::Error),
     /// No backend will do.
     Session(CloseReason),
 }
 
+impl Failure {
+    /// What to report after a later one: what the backend answered rather than that an address of our own was wanting.
+    fn then(self, later: Self) -> Self {
+        match (self, later) {
+            (backend @ Self::Backend { .. }, Self::Local(LocalFailure::Addresses, _)) => backend,
+            (_, later) => later,
+        }
+    }
+}
+
 /// Connects to the first of these addresses that takes a connection, until `all` at the latest, for a client or for the
 /// pool.
+///
+/// A local address that is wanting, or has no port left, says nothing of the next one: where IPv6 is switched off, a backend
+/// `localhost` that has `::1` first is reached on 127.0.0.1.
 pub(super) async fn connect_any<'a>(
     shard: &Shard,
-    client: Option<&Socket>,
+    seeker: Option<Seeker<'_>>,
     upstream: UpstreamId,
     addresses: &'a [Address],
     all: Tick,
 ) -> Result<(Socket, &'a Address), Failure> {
     let tcp = &shard.config.upstreams[upstream.index()].tcp;
-    let mut failure = Failure::Local(io::ErrorKind::AddrNotAvailable.into());
-    for (index, address) in addresses.iter().enumerate() {
+    let mut failure = Failure::Local(LocalFailure::Addresses, io::ErrorKind::AddrNotAvailable.into());
+    'all: for (index, address) in addresses.iter().enumerate() {
         // One address that does not answer leaves the others their share of the time.
         let now = shard.ring.now();
         let left = (addresses.len() - index) as u32;
         let deadline = now.after(all.since(now) / left);
         for source in shard.sources[upstream.index()].in_turn(address) {
-            match Wait::until(shard, client, deadline).connect(address, tcp, source).await {
+            match Wait::until(shard, seeker, deadline).connect(address, tcp, source).await {
                 Ok(backend) => return Ok((backend, address)),
-                Err(Failure::Local(error)) if source.is_some() && net::is_source_exhausted(&error) => {
-                    shard.counters.sources_exhausted.add(1);
-                    failure = Failure::Local(error);
+                Err(Failure::Local(kind, error)) => {
+                    shard.counters.local_failures[kind as usize].add(1);
+                    failure = failure.then(Failure::Local(kind, error));
+                    if kind != LocalFailure::Addresses {
+                        break 'all;
+                    }
                 }
                 Err(backend @ Failure::Backend { .. }) => {
                     failure = backend;
                     break;
                 }
-                Err(other) => return Err(other),
+                Err(session @ Failure::Session(_)) => return Err(session),
             }
         }
     }
+    if let Failure::Local(kind, error) = &failure
+        && shard.connect_warnings[*kind as usize].is_due(shard.ring.now())
+    {
+        log::warn!("no connection to a backend can be made, for want of {}: {error}", kind.name());
+    }
     Err(failure)
+}
+
+/// A client that wants a backend.
+#[derive(Clone, Copy)]
+pub(super) struct Seeker<'a> {
+    pub(super) client: &'a Socket,
+    /// When it counts as left because it has sent FIN without a byte before it: [`LEFT_GRACE`] later, through all tries.
+    pub(super) left: &'a Cell<Tick>,
+}
+
+impl Seeker<'_> {
+    fn has_ended(self) -> bool {
+        self.left.get() != Tick::NEVER
+    }
 }
 
 /// A wait for a backend: with an eye on the client that wants it, if one does, on the clock and on the end of the shard.
 pub(super) struct Wait<'a> {
     shard: &'a Shard,
-    client: Option<&'a Socket>,
-    deadline: Timer,
-    client_left: bool,
+    seeker: Option<Seeker<'a>>,
+    deadline: Tick,
+    /// For the deadline, or the moment at which the client counts as left.
+    timer: Timer,
 }
 
 /// Why a wait is in vain.
@@ -82,8 +120,8 @@ pub(super) enum Over {
 }
 
 impl<'a> Wait<'a> {
-    pub(super) fn until(shard: &'a Shard, client: Option<&'a Socket>, deadline: Tick) -> Self {
-        Self { shard, client, deadline: shard.ring.timer(deadline), client_left: false }
+    pub(super) fn until(shard: &'a Shard, seeker: Option<Seeker<'a>>, deadline: Tick) -> Self {
+        Self { shard, seeker, deadline, timer: shard.ring.timer(deadline) }
     }
 
     /// Ready when there is no use in waiting any longer.
@@ -91,25 +129,32 @@ impl<'a> Wait<'a> {
         if self.shard.is_closing() {
             return Poll::Ready(Over::Closing);
         }
-        if let Some(client) = self.client
-            && self.has_left(client, context)
-        {
-            return Poll::Ready(Over::ClientLeft);
+        let mut over = Over::TimeUp;
+        if let Some(seeker) = self.seeker {
+            if self.has_left(seeker, context) {
+                return Poll::Ready(Over::ClientLeft);
+            }
+            let left = seeker.left.get();
+            if left < self.deadline {
+                self.timer.set(left);
+                over = Over::ClientLeft;
+            }
         }
-        let over = if self.client_left { Over::ClientLeft } else { Over::TimeUp };
-        self.deadline.poll_due(context).map(|()| over)
+        self.timer.poll_due(context).map(|()| over)
     }
 
-    /// Whether the client has left. What it says meanwhile waits for the backend.
-    fn has_left(&mut self, client: &Socket, context: &Context<'_>) -> bool {
+    /// Whether the client has left for sure. What it says meanwhile waits for the backend.
+    fn has_left(&self, Seeker { client, left }: Seeker<'_>, context: &Context<'_>) -> bool {
         client.register(context.waker());
+        if client.ring().buffers_scarce() {
+            // Open sessions need them more than those who wait.
+            client.spill_received();
+        }
         match client.ended() {
             Some(End::Failed(_)) => return true,
             _ if client.is_dead() => return true,
-            Some(End::Clean) if client.received() == 0 && !self.client_left => {
-                self.client_left = true;
-                let grace = self.shard.ring.now().after(LEFT_GRACE);
-                self.deadline.set(grace.min(self.deadline.deadline()));
+            Some(End::Clean) if client.received() == 0 && left.get() == Tick::NEVER => {
+                left.set(self.shard.ring.now().after(LEFT_GRACE));
             }
             // Also behind its first words, or nothing would tell of a reset.
             None if client.received() < SAID_BEFORE => client.receive(false),
@@ -125,10 +170,13 @@ impl<'a> Wait<'a> {
         tcp: &TcpOptions,
         source: Option<IpAddr>,
     ) -> Result<Socket, Failure> {
-        let (fd, target) = net::socket_for(address, tcp, source).map_err(local_or_backend)?;
+        let socket = net::socket_for(address, tcp, source);
+        let (fd, target) = socket.map_err(|error| local_or_backend(error, address))?;
         let backend = self.shard.ring.socket(fd);
+        let unfinished = Unfinished(&backend);
         backend.start_connect(target);
-        std::future::poll_fn(|context| self.poll_connect(&backend, context)).await?;
+        std::future::poll_fn(|context| self.poll_connect(&backend, address, context)).await?;
+        std::mem::forget(unfinished);
         if backend.with(|socket| net::is_self_connected(socket, address)) {
             backend.reset_on_close();
             return Err(refused(io::ErrorKind::ConnectionRefused.into()));
@@ -136,16 +184,21 @@ impl<'a> Wait<'a> {
         Ok(backend)
     }
 
-    fn poll_connect(&mut self, backend: &Socket, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_connect(
+        &mut self,
+        backend: &Socket,
+        address: &Address,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
         if !self.shard.is_closing()
             && let Poll::Ready(connected) = backend.poll_connected(context)
         {
-            return Poll::Ready(connected.map_err(|error| match self.client_left {
-                true => {
+            return Poll::Ready(connected.map_err(|error| match local_or_backend(error, address) {
+                Failure::Backend { error, .. } if self.seeker.is_some_and(Seeker::has_ended) => {
                     log::debug!("connection failed and the client has left: {error}");
                     Failure::Session(CloseReason::ClientLeft)
                 }
-                false => local_or_backend(error),
+                failure => failure,
             }));
         }
         self.poll(context).map(|over| {
@@ -154,7 +207,7 @@ impl<'a> Wait<'a> {
                 Over::ClientLeft => Failure::Session(CloseReason::ClientLeft),
                 Over::TimeUp => {
                     // If the shard did not run when the time was over, the answer may not have been taken yet.
-                    let is_late = self.shard.ring.now() > self.deadline.deadline().after(LATE);
+                    let is_late = self.shard.ring.now() > self.deadline.after(LATE);
                     let error = io::ErrorKind::TimedOut.into();
                     Failure::Backend { reason: CloseReason::ConnectTimeout, error, blamed: !is_late }
                 }
@@ -163,10 +216,38 @@ impl<'a> Wait<'a> {
     }
 }
 
-fn local_or_backend(error: io::Error) -> Failure {
-    if net::is_local_failure(&error) { Failure::Local(error) } else { refused(error) }
+/// A connection that is being made. If nothing comes of it, the backend learns so before its place is given to somebody
+/// else, and not with the close, which waits for the last completion.
+struct Unfinished<'a>(&'a Socket);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.end_now();
+    }
+}
+
+fn local_or_backend(error: io::Error, address: &Address) -> Failure {
+    match LocalFailure::of(&error, address) {
+        Some(kind) => Failure::Local(kind, error),
+        None => refused(error),
+    }
 }
 
 fn refused(error: io::Error) -> Failure {
     Failure::Backend { reason: CloseReason::ConnectFailed, error, blamed: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_of_the_backend_is_reported_rather_than_a_local_address_that_is_wanting() {
+        let refused = || refused(io::ErrorKind::ConnectionRefused.into());
+        let local = |kind| Failure::Local(kind, io::ErrorKind::Other.into());
+        let (addresses, memory) = (LocalFailure::Addresses, LocalFailure::Memory);
+        assert!(matches!(refused().then(local(addresses)), Failure::Backend { .. }));
+        assert!(matches!(local(addresses).then(refused()), Failure::Backend { .. }));
+        assert!(matches!(refused().then(local(memory)), Failure::Local(LocalFailure::Memory, _)));
+    }
 }

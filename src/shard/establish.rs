@@ -1,16 +1,17 @@
 //! From a pick to a connected backend: tries one backend after the other, within the limits on time and number.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::connect::{Failure, connect_any};
+use super::connect::{Failure, Seeker, connect_any};
 use super::{Shard, queue};
-use crate::net;
 use crate::pool::{Lent, Pooled};
 use crate::relay::{Relay, Sides};
 use crate::rules::balance::{self, Tried};
 use crate::rules::config::HashKey;
 use crate::rules::upstream::{Address, InFlight, Pick};
+use crate::telemetry::counters::LocalFailure;
 use crate::uring::{Socket, Tick};
 use crate::words::{BackendId, CloseReason, UpstreamId};
 
@@ -31,6 +32,10 @@ pub(super) struct Tries {
     /// End of all tries together.
     deadline: Tick,
     session_deadline: Tick,
+    /// End of all waits in the queue together, once there was one.
+    queue_deadline: Option<Tick>,
+    /// See [`Seeker`].
+    left: Cell<Tick>,
     /// What to report when no other backend is left.
     failure: CloseReason,
     /// The connection in use was in the pool; whether it has served no client before.
@@ -59,6 +64,8 @@ impl Tries {
             awaited: None,
             deadline: establish_deadline(shard, upstream, session_deadline),
             session_deadline,
+            queue_deadline: None,
+            left: Cell::new(Tick::NEVER),
             failure: CloseReason::NoBackend,
             pooled: None,
             lent: None,
@@ -126,12 +133,12 @@ impl Tries {
         client: &Socket,
     ) -> Result<Established, CloseReason> {
         loop {
+            (self.pooled, self.awaited, self.lent) = (None, None, None);
             let is_replacement = self.stale.is_some();
             let in_flight = match self.stale.take() {
                 Some(in_flight) => in_flight,
                 None => self.next_place(shard, client).await?,
             };
-            (self.pooled, self.awaited, self.lent) = (None, None, None);
             let id = in_flight.backend();
             let counters = shard.counters.backend(self.upstream, id);
             self.lent = shard.lend(self.upstream, id);
@@ -156,15 +163,9 @@ impl Tries {
                     return Ok(Established { backend, in_flight });
                 }
                 Err(Failure::Session(reason)) => return Err(reason),
-                Err(Failure::Local(error)) => {
-                    if shard.connect_warnings.is_due(shard.ring.now()) {
-                        log::warn!(
-                            "no connection to a backend can be made, for want of something of our own: {error}"
-                        );
-                    }
+                Err(Failure::Local(kind, _)) => {
                     self.failure = CloseReason::Resource;
-                    // Ports and local addresses may do for another destination.
-                    if !net::is_source_exhausted(&error) {
+                    if kind != LocalFailure::Addresses {
                         return Err(self.failure);
                     }
                 }
@@ -191,21 +192,27 @@ impl Tries {
             return Err(if self.tried.is_empty() { CloseReason::ConnectTimeout } else { self.failure });
         }
         let table = &shard.upstreams[self.upstream.index()];
-        if self.tried.is_empty() {
+        let is_retry = !self.tried.is_empty();
+        if !is_retry {
             table.note_session(now.0);
+        } else if !table.has_untried(&self.tried) {
+            return Err(self.failure);
+        } else if !table.take_retry(now.0) {
+            // Before the queue, in which it would hold a place to no purpose.
+            shard.counters.retries_over_budget.add(1);
+            return Err(self.failure);
         }
         let in_flight = match table.pick(now.0, &self.tried, self.key) {
             Pick::Backend(in_flight) => in_flight,
-            Pick::Full => queue::wait(shard, self.upstream, &self.tried, client, self.deadline).await?,
+            Pick::Full => {
+                let timeout = shard.config.upstreams[self.upstream.index()].queue.timeout;
+                let until = *self.queue_deadline.get_or_insert(now.after(timeout));
+                let seeker = Seeker { client, left: &self.left };
+                queue::wait(shard, self.upstream, &self.tried, seeker, until.min(self.deadline)).await?
+            }
             Pick::Nobody => return Err(self.failure),
         };
-        if !self.tried.is_empty() {
-            if !table.take_retry(shard.ring.now().0) {
-                shard.counters.retries_over_budget.add(1);
-                return Err(self.failure);
-            }
-            shard.counters.retries.add(1);
-        }
+        shard.counters.retries.add(u64::from(is_retry));
         self.tried.insert(in_flight.backend());
         Ok(in_flight)
     }
@@ -219,7 +226,8 @@ impl Tries {
     ) -> Result<Socket, Failure> {
         let whole = shard.ring.now().after(shard.config.upstreams[self.upstream.index()].timeouts.connect);
         let all = self.deadline.min(whole);
-        let connected = connect_any(shard, Some(client), self.upstream, addresses, all).await;
+        let seeker = Seeker { client, left: &self.left };
+        let connected = connect_any(shard, Some(seeker), self.upstream, addresses, all).await;
         connected.map(|(backend, _)| backend).map_err(|failure| match failure {
             // A time-out says less where the tries before it left less than a whole `connect`.
             Failure::Backend { reason: reason @ CloseReason::ConnectTimeout, error, blamed } => {

@@ -11,9 +11,9 @@ use std::time::Duration;
 use super::Shard;
 use super::connect::connect_any;
 use crate::net;
-use crate::pool::{Lent, Pool, Pooled};
+use crate::pool::{self, Lent, Pool, Pooled, Tidied};
 use crate::rules::config::Reuse;
-use crate::rules::upstream::{Address, UpstreamTable};
+use crate::rules::upstream::{Address, InFlight, UpstreamTable};
 use crate::uring::{Socket, Tick};
 use crate::words::{BackendId, UpstreamId};
 
@@ -21,6 +21,8 @@ use crate::words::{BackendId, UpstreamId};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// ...up to this.
 const LAST_PAUSE: Duration = Duration::from_secs(10);
+/// After so long without a failure, the next one is a first one.
+const CALM: Duration = Duration::from_secs(1);
 /// Between two looks whether the backend is below its limit.
 const LIMIT_LOOK: Duration = Duration::from_secs(1);
 
@@ -32,6 +34,28 @@ pub(super) fn start(shard: &Rc<Shard>) {
             let keeper = Keeper { shard: Rc::clone(shard), upstream, backend };
             shard.ring.spawn(keeper.run());
         }
+    }
+}
+
+/// When to connect again after failures.
+#[derive(Default)]
+struct BackOff {
+    /// After the last failure.
+    pause: Duration,
+    until: Tick,
+}
+
+impl BackOff {
+    /// Notes that a connection which was begun, or ended, at `now` came to nothing.
+    fn failed(&mut self, now: Tick) {
+        if now < self.until {
+            // One of several that failed together.
+            return;
+        }
+        let is_first = now.since(self.until) >= CALM;
+        self.pause = if is_first { FIRST_PAUSE } else { (self.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE) };
+        // Spread, so that those who failed together do not come back together.
+        self.until = now.after(self.pause.mul_f64(0.5 + fastrand::f64() / 2.0));
     }
 }
 
@@ -52,15 +76,11 @@ impl Keeper {
 
     /// Until the shard takes no new sessions.
     async fn run(self) {
-        let (mut pause, mut not_before) = (FIRST_PAUSE, Tick(0));
-        while self.wanted(&mut not_before).await {
-            let now = self.shard.ring.now();
-            if self.connect().await {
-                (pause, not_before) = (FIRST_PAUSE, Tick(0));
-            } else {
-                // Spread, so that those who failed together do not come back together.
-                not_before = now.after(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
-                pause = (pause * 2).min(LAST_PAUSE);
+        let mut back_off = BackOff::default();
+        while self.wanted(&mut back_off).await {
+            let begun = self.shard.ring.now();
+            if !self.connect().await {
+                back_off.failed(begun);
             }
         }
         self.pool().clear(self.backend);
@@ -68,7 +88,7 @@ impl Keeper {
     }
 
     /// Waits until one more connection is wanted, a place for it included, and tidies meanwhile. Whether it is.
-    async fn wanted(&self, not_before: &mut Tick) -> bool {
+    async fn wanted(&self, back_off: &mut BackOff) -> bool {
         let (shard, pool, table, backend) = (&self.shard, self.pool(), self.table(), self.backend);
         let mut timer = shard.ring.timer(Tick::NEVER);
         std::future::poll_fn(|context| {
@@ -77,22 +97,26 @@ impl Keeper {
             }
             loop {
                 let now = shard.ring.now();
-                let closed = if table.is_eligible(backend) {
+                let may_pool = table.may_pool(backend);
+                let tidied = if may_pool {
                     pool.tidy(backend, now, &table.addresses(backend))
                 } else {
                     // Whoever is back is another one, maybe, and gets connections at once.
-                    *not_before = Tick(0);
-                    pool.clear(backend)
+                    *back_off = BackOff::default();
+                    Tidied { closed: pool.clear(backend), refused: false }
                 };
-                shard.counters.pool(self.upstream).closed.add(closed as u64);
+                if tidied.refused {
+                    back_off.failed(now);
+                }
+                shard.counters.pool(self.upstream).closed.add(tidied.closed as u64);
                 shard.settle(self.upstream, backend);
                 let has_room = shard.has_room(self.upstream, backend);
-                if has_room && now >= *not_before && table.hold(backend) {
+                if has_room && now >= back_off.until && table.hold(backend) {
                     pool.set_connecting(backend, true);
                     return Poll::Ready(true);
                 }
-                let look = match has_room && table.is_eligible(backend) {
-                    true if now < *not_before => *not_before,
+                let look = match has_room && may_pool {
+                    true if now < back_off.until => back_off.until,
                     // All places are taken; nobody tells when one comes free.
                     true => now.after(LIMIT_LOOK),
                     // A change of states tells.
@@ -135,7 +159,7 @@ impl Keeper {
                     socket.with(|socket| net::keep_alive(socket, idle));
                 }
                 let connection = Pooled { socket, address: address.clone(), fresh: true };
-                pool.put(backend, connection, shard.ring.now(), fastrand::f64());
+                pool.put(backend, connection, shard.ring.now());
                 true
             }
             Some(Err(_)) => {
@@ -170,17 +194,20 @@ impl Shard {
     pub(super) fn reuse(&self, upstream: UpstreamId, backend: BackendId) -> Reuse {
         let Some(pool) = &self.pools[upstream.index()] else { return Reuse::Off };
         let out = self.out(upstream, backend, pool).saturating_sub(1);
-        if self.is_running() && pool.has_room(backend, out) {
+        let may_pool = self.is_running() && self.upstreams[upstream.index()].may_pool(backend);
+        if may_pool && pool.has_room(backend, out) {
             self.config.upstreams[upstream.index()].pool.reuse
         } else {
             Reuse::Off
         }
     }
 
-    /// Notes a session that may give its connection back as long as it has carried no byte.
+    /// Notes a session that may give its connection back as long as it has carried no byte. Where it may do so later too,
+    /// this tells the keeper of sessions that end before they have begun.
     pub(super) fn lend(&self, upstream: UpstreamId, backend: BackendId) -> Option<Lent> {
-        let untouched = self.config.upstreams[upstream.index()].pool.reuse == Reuse::Untouched;
-        self.pools[upstream.index()].as_ref().filter(|_| untouched).map(|pool| pool.lend(backend))
+        let reuse = self.config.upstreams[upstream.index()].pool.reuse;
+        let pool = self.pools[upstream.index()].as_ref().filter(|_| reuse != Reuse::Off);
+        pool.map(|pool| pool.lend(backend))
     }
 
     /// A ready connection to a backend, if there is one.
@@ -194,26 +221,41 @@ impl Shard {
         taken
     }
 
-    /// A session on a backend has ended. Its connection, and whether it is fresh, goes into the pool if it may, there is
-    /// room, and no session needs its place.
+    /// A session on a backend has ended. Its connection goes into the pool if it `returns`, which says whether it is fresh,
+    /// it is fit, there is room, and no session needs its place.
     pub(super) fn end_of_leg(
         &self,
         upstream: UpstreamId,
-        backend: BackendId,
-        returned: Option<(Socket, bool)>,
+        in_flight: InFlight,
+        socket: Socket,
+        returns: Option<bool>,
     ) {
-        let Some(pool) = &self.pools[upstream.index()] else { return };
-        // Whatever comes of it, there is one connection less in sessions.
-        pool.wake(backend);
-        let Some((socket, fresh)) = returned else { return };
-        let Some(address) = self.address_of(upstream, backend, &socket) else { return };
-        let connection = Pooled { socket, address, fresh };
-        let fits = self.is_running() && self.has_room(upstream, backend) && connection.is_fit();
-        if fits && self.upstreams[upstream.index()].hold(backend) {
-            self.counters.pool(upstream).returned.add(1);
-            pool.put(backend, connection, self.ring.now(), fastrand::f64());
-            self.settle(upstream, backend);
+        let (backend, is_limited) = (in_flight.backend(), in_flight.is_limited());
+        let Some(pool) = &self.pools[upstream.index()] else {
+            if is_limited {
+                // The backend learns of the end before another session can have its place.
+                socket.end_now();
+            }
+            return drop(in_flight);
+        };
+        let table = &self.upstreams[upstream.index()];
+        // The place stays taken until it is clear who gets it.
+        table.hold_place_of(in_flight);
+        let has_place = table.may_pool(backend) && !table.is_wanted(backend);
+        let stays = self.is_running() && has_place && self.has_room(upstream, backend);
+        let returned = returns.filter(|&fresh| stays && pool::is_fit(&socket, fresh));
+        let returned = returned.and_then(|fresh| Some((fresh, self.address_of(upstream, backend, &socket)?)));
+        match returned {
+            Some((fresh, address)) => {
+                self.counters.pool(upstream).returned.add(1);
+                pool.put(backend, Pooled { socket, address, fresh }, self.ring.now());
+            }
+            None if is_limited => socket.end_now(),
+            None => {}
         }
+        self.settle(upstream, backend);
+        // Whatever came of it, there is one connection less in sessions.
+        pool.wake(backend);
     }
 
     /// The address of the backend that a connection leads to, if it still has it.

@@ -25,7 +25,7 @@ use crate::rules::admission::{Limit, Ticket};
 use crate::rules::config::Config;
 use crate::rules::steering::Cores;
 use crate::rules::upstream::{ShardPlace, Shared, Sources, UpstreamTable};
-use crate::telemetry::counters::ShardCounters;
+use crate::telemetry::counters::{LocalFailure, ShardCounters};
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
 use crate::words::{BackendId, ListenerId, ShardId, UpstreamId, limits};
 
@@ -91,8 +91,8 @@ struct Shard {
     busy: Cell<usize>,
     /// Warnings of failed accepts.
     accept_warnings: WarningLimit,
-    /// Warnings of connects that failed for want of something of our own.
-    connect_warnings: WarningLimit,
+    /// Warnings of connects that failed for want of something of our own, by kind.
+    connect_warnings: [WarningLimit; LocalFailure::COUNT],
 }
 
 /// Lets one warning through in so long.
@@ -198,7 +198,7 @@ impl Shard {
             phase: Cell::new(Phase::Running),
             busy: Cell::new(0),
             accept_warnings: WarningLimit::default(),
-            connect_warnings: WarningLimit::default(),
+            connect_warnings: Default::default(),
             config,
         }
     }

@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
 
 use super::Shard;
-use super::connect::{Over, Wait};
+use super::connect::{Over, Seeker, Wait};
 use super::mailbox::Grant;
 use crate::rules::admission::Ticket;
 use crate::rules::balance::Tried;
 use crate::rules::upstream::{InFlight, UpstreamTable};
-use crate::uring::{Socket, Tick};
+use crate::uring::Tick;
 use crate::words::{BackendId, CloseReason, UpstreamId};
 
 /// Those who wait, by upstream and number of their ticket.
@@ -61,12 +61,12 @@ struct Place<'a> {
     ticket: Ticket,
 }
 
-/// Waits for a place at a backend that was not tried, at most for the `timeout` of the queue and until `deadline`.
+/// Waits for a place at a backend that was not tried, until `deadline`.
 pub(super) async fn wait(
     shard: &Shard,
     upstream: UpstreamId,
     tried: &Tried,
-    client: &Socket,
+    seeker: Seeker<'_>,
     deadline: Tick,
 ) -> Result<InFlight, CloseReason> {
     let table = &shard.upstreams[upstream.index()];
@@ -75,8 +75,7 @@ pub(super) async fn wait(
     shard.counters.queued.add(1);
     ask_pools(shard, table, tried);
     let place = Place { shard, upstream, ticket };
-    let timeout = shard.config.upstreams[upstream.index()].queue.timeout;
-    let mut wait = Wait::until(shard, Some(client), shard.ring.now().after(timeout).min(deadline));
+    let mut wait = Wait::until(shard, Some(seeker), deadline);
     std::future::poll_fn(|context| {
         if let Some(backend) = place.poll_granted(context) {
             if let Some(in_flight) = table.accept(backend) {

@@ -326,15 +326,9 @@ impl Drop for Session {
         }
         // Before the session counts as closed, so that what is in flight is never more than what is active.
         if let Some(Leg { backend: socket, in_flight, .. }) = self.leg.take() {
-            let (upstream, backend) = (self.upstream(), in_flight.backend());
-            if in_flight.is_limited() && self.returns.is_none() {
-                // The backend learns of the end before another session can have its place.
-                socket.end_now();
-            }
-            // First, so that a client that waits for the place gets it.
-            drop(in_flight);
+            // They note what the pool has lent.
             self.tries = None;
-            self.shard().end_of_leg(upstream, backend, self.returns.map(|fresh| (socket, fresh)));
+            self.shard().end_of_leg(self.upstream(), in_flight, socket, self.returns);
         }
         let counters = self.shard().counters.listener(self.listener);
         counters.active.subtract(1);

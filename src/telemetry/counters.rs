@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
+use crate::rules::upstream::Address;
 use crate::words::{BackendId, CloseReason, ListenerId, UpstreamId};
 
 /// A number with a single writer. Readers get a whole, maybe slightly old value.
@@ -59,6 +60,47 @@ impl AcceptError {
             Some(libc::EMFILE | libc::ENFILE) => Self::Descriptors,
             Some(libc::ENOBUFS | libc::ENOMEM) => Self::Memory,
             _ => Self::Connection,
+        }
+    }
+}
+
+/// What was wanting on this machine when a connection to a backend could not be made: no fault of the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LocalFailure {
+    /// EMFILE, ENFILE: no descriptor left.
+    Descriptors,
+    /// ENOBUFS, ENOMEM.
+    Memory,
+    /// EADDRNOTAVAIL, EADDRINUSE, EAGAIN: no local address for this destination, or none with a port left for it. There
+    /// may be one for another.
+    Addresses,
+}
+
+impl LocalFailure {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// The kind of an error of connect(2), if it is none of the backend's.
+    #[must_use]
+    pub fn of(error: &std::io::Error, address: &Address) -> Option<Self> {
+        match error.raw_os_error()? {
+            libc::EMFILE | libc::ENFILE => Some(Self::Descriptors),
+            libc::ENOBUFS | libc::ENOMEM => Some(Self::Memory),
+            libc::EADDRNOTAVAIL | libc::EADDRINUSE => Some(Self::Addresses),
+            // Of a socket file it says that the backend's backlog is full.
+            libc::EAGAIN if matches!(address, Address::Tcp(_)) => Some(Self::Addresses),
+            _ => None,
+        }
+    }
+
+    /// In words.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Memory => "memory",
+            Self::Addresses => "local addresses and ports",
         }
     }
 }
@@ -130,8 +172,8 @@ pub struct ShardCounters {
     pub retries_over_budget: Counter,
     /// Sessions that had to wait for a place at a backend.
     pub queued: Counter,
-    /// Connections that could not be made from one of several local addresses, for want of a port or of the address.
-    pub sources_exhausted: Counter,
+    /// Attempts to connect to a backend that failed for want of something of our own, by kind.
+    pub local_failures: [Counter; LocalFailure::COUNT],
     /// Bytes delivered to backends by splicing; they are among `bytes_to_backend`.
     pub spliced_to_backend: Counter,
     /// Bytes delivered to clients by splicing; they are among `bytes_to_client`.
@@ -153,7 +195,7 @@ impl ShardCounters {
             retries: Counter::default(),
             retries_over_budget: Counter::default(),
             queued: Counter::default(),
-            sources_exhausted: Counter::default(),
+            local_failures: Default::default(),
             spliced_to_backend: Counter::default(),
             spliced_to_client: Counter::default(),
         })
@@ -242,5 +284,23 @@ mod tests {
         assert_eq!([libc::EMFILE, libc::ENFILE].map(of), [AcceptError::Descriptors; 2]);
         assert_eq!([libc::ENOBUFS, libc::ENOMEM].map(of), [AcceptError::Memory; 2]);
         assert_eq!([libc::ECONNABORTED, libc::EPROTO].map(of), [AcceptError::Connection; 2]);
+    }
+
+    #[test]
+    fn full_backlog_of_a_socket_file_is_the_backends_and_want_of_a_port_is_not() {
+        let tcp = Address::Tcp(([127, 0, 0, 1], 1).into());
+        let file = Address::Unix("/run/b.sock".into());
+        let of = |errno, address| LocalFailure::of(&std::io::Error::from_raw_os_error(errno), address);
+        assert_eq!(
+            [libc::EMFILE, libc::ENFILE].map(|errno| of(errno, &tcp)),
+            [Some(LocalFailure::Descriptors); 2]
+        );
+        assert_eq!(
+            [libc::ENOBUFS, libc::ENOMEM].map(|errno| of(errno, &tcp)),
+            [Some(LocalFailure::Memory); 2]
+        );
+        let addresses = [libc::EADDRNOTAVAIL, libc::EADDRINUSE, libc::EAGAIN].map(|errno| of(errno, &tcp));
+        assert_eq!(addresses, [Some(LocalFailure::Addresses); 3]);
+        assert_eq!((of(libc::EAGAIN, &file), of(libc::ECONNREFUSED, &tcp)), (None, None));
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
@@ -270,7 +271,7 @@ impl Socket {
     ///
     /// shutdown(2): ENOTCONN when the peer has reset the connection.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        self.with(|socket| socket.shutdown(std::net::Shutdown::Write))
+        self.with(|socket| socket.shutdown(Shutdown::Write))
     }
 
     /// What the kernel holds for it that was not received. A system call.
@@ -290,8 +291,11 @@ impl Socket {
     /// for the last completion. The socket is of no use any more.
     pub fn end_now(&self) {
         let reset = self.core().slots.of(self.key).is(Mark::Reset);
-        // It may have ended already.
-        let _ = if reset { self.with(|socket| disconnect(&socket)) } else { self.shutdown_write() };
+        // It may have ended already. A unix socket knows no reset, and no connect(2) to nobody either.
+        let _ = self.with(|socket| match reset {
+            true => disconnect(&socket).or_else(|_| socket.shutdown(Shutdown::Both)),
+            false => socket.shutdown(Shutdown::Write),
+        });
     }
 
     /// Uses the descriptor for calls that do not block.

@@ -6,9 +6,12 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use ringway::rules::upstream::Health;
+use ringway::telemetry::counters::LocalFailure;
 use ringway::words::CloseReason;
 
-use crate::support::{Backend, Client, V4, V6, backend, balancer, eventually, expect_reset, timed};
+use crate::support::{
+    Backend, Client, V4, V6, backend, balancer, eventually, expect_reset, in_own_network, set_network, timed,
+};
 
 fn localhost(backend: &Backend) -> String {
     format!("address: localhost, port: {}", backend.address().port())
@@ -30,6 +33,23 @@ fn localhost_reaches_a_server_on_ipv6_alone() {
     assert_eq!(balancer.health(), [Health::Up]);
     (0..10).for_each(|_| balancer.echoing_client().finish().unwrap());
     balancer.await_closed(CloseReason::Normal, 10);
+}
+
+/// connect(2) to `::1` says then that there is no address to connect from.
+#[test]
+fn localhost_reaches_a_server_on_ipv4_where_ipv6_is_switched_off() {
+    in_own_network(|| {
+        let mut only = backend().echo().on(V4).start();
+        let balancer = balancer().entry(&localhost(&only)).upstream("resolve: off").start();
+        // After the look-up, which may leave out what cannot be reached.
+        set_network("ipv6/conf/all/disable_ipv6", "1");
+        (0..5).for_each(|_| balancer.echoing_client().finish().unwrap());
+        balancer.await_closed(CloseReason::Normal, 5);
+        assert_eq!((balancer.local_failures(LocalFailure::Addresses), balancer.connect_failures(0)), (5, 0));
+        only.stop();
+        expect_reset(balancer.address());
+        balancer.await_closed(CloseReason::ConnectFailed, 1);
+    });
 }
 
 #[test]

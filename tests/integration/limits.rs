@@ -2,8 +2,9 @@
 //! above it is reset and counted as denied; without buffers it gets slower and nothing is lost.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use ringway::words::CloseReason;
+use ringway::words::{CloseReason, UpstreamId};
 
 use crate::support::{Client, Stream, backend, balancer, eventually, expect_reset};
 
@@ -130,4 +131,23 @@ fn descriptors_used_again_at_once_carry_no_bytes_of_others() {
     });
     eventually("no session is left", || balancer.server().active_sessions() == 0);
     assert!(balancer.closed(CloseReason::Normal) == 600, "{:?}", balancer.totals());
+}
+
+/// As many as fill the buffers have said a byte and wait for a place at the backend.
+#[test]
+fn crowd_that_waits_takes_no_buffers_from_open_sessions() {
+    let only = backend().echo().start();
+    let balancer = balancer()
+        .one_shard()
+        .runtime("relay: {buffers_per_core: 64}")
+        .entry(&format!("{}, max_connections: 1", only.entry()))
+        .upstream("queue: {max: 200, timeout: 20s}")
+        .start();
+    let open = balancer.echoing_client();
+    let crowd: Vec<_> = (0..100).map(|_| balancer.client()).collect();
+    crowd.iter().for_each(|client| client.send(b"x").unwrap());
+    eventually("all wait", || balancer.server().queue_length(UpstreamId(0)) == crowd.len());
+    open.set_patience(Duration::from_secs(5));
+    (0..100).for_each(|_| open.echo(b"still here").unwrap());
+    open.finish().unwrap();
 }

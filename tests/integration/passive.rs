@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use ringway::rules::upstream::Health;
+use ringway::telemetry::counters::LocalFailure;
 use ringway::words::CloseReason;
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{
-    Balancer, Client, V4, backend, balancer, eventually, expect_reset, holds_within, is_reset, process,
-    shards,
+    Balancer, Client, V4, backend, balancer, eventually, expect_reset, holds_within, in_own_network,
+    is_reset, process, shards,
 };
 
 /// Longer than any test: nobody comes back by itself.
@@ -54,6 +55,22 @@ fn refused_connects_eject_after_so_many_in_a_row() {
     let failures = balancer.connect_failures(0);
     (0..50).for_each(|_| balancer.echoing_client().finish().unwrap());
     assert_eq!((balancer.connect_failures(0), balancer.ejected()), (failures, vec![true, false]));
+}
+
+/// 203.0.113.0/24 is nobody's (RFC 5737), and where loopback is all there is, nothing leads there.
+#[test]
+fn backend_without_a_route_is_ejected_and_costs_no_client_its_session() {
+    in_own_network(|| {
+        let live = backend().echo().start();
+        let unreachable = "address: 203.0.113.1, port: 80";
+        let balancer = balancer().one_shard().entry(unreachable).backends([&live]).upstream(FOR_GOOD).start();
+        eventually("it is ejected", || {
+            balancer.echoing_client().finish().unwrap();
+            balancer.ejected()[0]
+        });
+        assert!(balancer.connect_failures(0) >= 3 && balancer.connect_failures(0) == balancer.retries());
+        assert_eq!(balancer.local_failures(LocalFailure::Addresses), 0);
+    });
 }
 
 #[test]

@@ -4,13 +4,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use ringway::rules::upstream::Health;
 use ringway::telemetry::counters::{Counter, PoolCounters};
 use ringway::words::{BackendId, CloseReason, UpstreamId};
 
 use crate::support::{
-    Backend, Balancer, Client, Connection, Stream, backend, balancer, eventually, expect_reset,
+    Backend, Balancer, Client, Connection, Stream, backend, balancer, eventually, expect_reset, holds_within,
 };
 
 const UPSTREAM: UpstreamId = UpstreamId(0);
@@ -396,7 +397,7 @@ fn connection_that_ends_late_in_an_idle_session_is_replaced_all_the_same() {
     let client = balancer.client();
     eventually("it has the connection", || count(&balancer, |pool| &pool.hits) == 1);
     // Older than all of `establish`.
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    std::thread::sleep(Duration::from_millis(100));
     ends.store(true, Ordering::SeqCst);
     eventually("it is replaced", || count(&balancer, |pool| &pool.replaced) == 1);
     client.echo(b"hello").unwrap();
@@ -451,7 +452,7 @@ fn shard_without_a_pool_asks_no_backend_for_a_reset() {
 fn client_that_only_reads_gets_what_the_backend_says() {
     let backend = backend()
         .serve(|connection| {
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
             connection.send(b"daytime")?;
             connection.end()
         })
@@ -479,4 +480,59 @@ fn connection_of_a_client_that_resets_does_not_come_back() {
     }
     balancer.await_closed(CloseReason::ClientReset, 5);
     assert_eq!(count(&balancer, |pool| &pool.returned), 0);
+}
+
+/// As Redis above `maxclients` and MySQL above `max_connections`.
+#[test]
+fn backend_that_ends_new_connections_at_once_is_not_flooded() {
+    let backend = backend().close_on_accept().start();
+    let balancer = balancer().one_shard().backends([&backend]).upstream("pool: {size: 1}").start();
+    eventually("it is tried again", || backend.connections() >= 3);
+    assert!(!holds_within(Duration::from_secs(1), || backend.connections() > 10));
+    assert!(count(&balancer, |pool| &pool.closed) >= 2);
+}
+
+/// It counts as the pool's, which looks for a new connection once it has ended.
+#[test]
+fn session_that_gets_no_connection_leaves_the_pool_to_be_filled_again() {
+    let (served, dies) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let (serves, told) = (Arc::clone(&served), Arc::clone(&dies));
+    let mut backend = backend()
+        .serve(move |connection| {
+            if serves.fetch_add(1, Ordering::SeqCst) > 0 {
+                connection.hold();
+            }
+            while !told.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            Ok(())
+        })
+        .start();
+    let upstream = RESET.replace("size: 2", "size: 1");
+    let balancer = balancer().one_shard().backends([&backend]).upstream(&upstream).start();
+    await_pool(&balancer, &backend, 1);
+    eventually("it is served", || served.load(Ordering::SeqCst) == 1);
+    let client = balancer.client();
+    eventually("it has the connection", || count(&balancer, |pool| &pool.hits) == 1);
+    backend.refuse();
+    dies.store(true, Ordering::SeqCst);
+    assert!(client.receive_all().1.is_err());
+    balancer.await_closed(CloseReason::ConnectFailed, 1);
+    backend.restart();
+    eventually("the pool is filled", || pooled(&balancer) == 1 && backend.open() == 1);
+}
+
+#[test]
+fn backup_that_stands_by_has_ready_connections() {
+    let [primary, backup, retired] = [(); 3].map(|()| backend().echo().start());
+    let balancer = balancer()
+        .one_shard()
+        .backends([&primary])
+        .entry(&format!("{}, backup: true", backup.entry()))
+        .entry(&format!("{}, weight: 0", retired.entry()))
+        .upstream("pool: {size: 2}")
+        .start();
+    eventually("both pools are filled", || [&primary, &backup].map(Backend::open) == [2, 2]);
+    balancer.echoing_client().finish().unwrap();
+    assert_eq!((balancer.shares(), retired.connections()), (vec![1, 0, 0], 0));
 }

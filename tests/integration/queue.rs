@@ -66,8 +66,7 @@ fn limit_of_a_backend_holds_while_shards_race_and_everybody_who_waits_is_served(
     });
     balancer.await_closed(CloseReason::Normal, 640);
     assert!(peak.load(Ordering::SeqCst) <= 3, "{peak:?} connections at a time");
-    let queued: u64 = balancer.server().shard_counters().iter().map(|shard| shard.queued.value()).sum();
-    assert!(queued > 0, "16 clients with 3 places never wait");
+    assert!(balancer.queued() > 0, "16 clients with 3 places never wait");
     await_queue(&balancer, 0);
 }
 
@@ -247,4 +246,54 @@ fn retries_stay_within_their_budget() {
     // Ten a second, of ten seconds.
     assert!((100..=100 * windows).contains(&balancer.retries()), "{} in {took:?}", balancer.retries());
     assert_eq!(balancer.retries() + over, 300);
+}
+
+/// It would hold a place in the queue, and be reset once it has one at a backend.
+#[test]
+fn client_whose_retry_is_over_the_budget_does_not_wait() {
+    let (refusing, mut busy) = (backend().stopped().start(), backend().greet(b"hello").stopped().start());
+    let balancer = balancer()
+        .entry(&refusing.entry())
+        .entry(&limited(&busy, 1))
+        .upstream("queue: {max: 9, timeout: 20s}")
+        .upstream("retry_budget: 1%")
+        .start();
+    // Ten a second, of ten seconds.
+    (0..101).for_each(|_| expect_reset(balancer.address()));
+    busy.restart();
+    let mut held = None;
+    eventually("one has the place", || {
+        held = Client::connect(balancer.address()).ok().filter(|client| client.receive_exact(5).is_ok());
+        held.is_some()
+    });
+    let took = timed(|| (0..5).for_each(|_| expect_reset(balancer.address())));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(balancer.queued(), 0);
+}
+
+/// However often it waits.
+#[test]
+fn longest_wait_of_a_client_begins_with_its_first() {
+    let (mut one, other) = (backend().greet(b"a").start(), backend().greet(b"b").start());
+    let balancer = balancer()
+        .entry(&limited(&one, 1))
+        .entry(&limited(&other, 1))
+        .upstream("queue: {max: 9, timeout: 2s}")
+        .start();
+    let mut held =
+        [balancer.client(), balancer.client()].map(|client| (client.receive_exact(1).unwrap(), client));
+    held.sort_by(|one, other| one.0.cmp(&other.0));
+    let [(_, on_one), (_, _on_other)] = held;
+    one.refuse();
+    let waiting = balancer.client();
+    let took = timed(|| {
+        await_queue(&balancer, 1);
+        // Not to wait for something: half of the time is to be over.
+        std::thread::sleep(Duration::from_secs(1));
+        on_one.finish().unwrap();
+        assert!(waiting.receive_all().1.is_err_and(|error| is_reset(&error)));
+    });
+    assert!(took < Duration::from_millis(2_900), "{took:?}");
+    balancer.await_closed(CloseReason::QueueTimeout, 1);
+    assert_eq!(balancer.queued(), 2);
 }

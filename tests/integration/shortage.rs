@@ -57,4 +57,5 @@ fn connecting_without_a_descriptor_ends_that_session_alone() {
     });
     assert!(served, "{}", process.log());
     open.finish().unwrap();
+    eventually("what was wanting is said", || process.log().contains("for want of descriptors"));
 }

@@ -254,3 +254,19 @@ fn client_that_ends_while_connecting_ends_its_attempt_soon() {
     let took = timed(|| balancer.await_closed(CloseReason::ClientLeft, 1));
     assert!(took < Duration::from_secs(5), "long before the connect timeout: {took:?}");
 }
+
+/// The backend has had all its time then, and another one gets its own.
+#[test]
+fn client_that_ends_gives_no_attempt_less_than_its_time_before_it_counts_as_left() {
+    let holes: Vec<_> = (0..3).map(|_| BlackHole::new()).collect();
+    for (tried, reason) in [(1, CloseReason::ConnectTimeout), (3, CloseReason::ClientLeft)] {
+        let entries = holes[..tried].iter().map(BlackHole::entry);
+        let builder = balancer().one_shard().upstream("timeouts: {connect: 600ms}");
+        let balancer = entries.fold(builder, |builder, entry| builder.entry(&entry)).start();
+        let client = balancer.client();
+        client.end().unwrap();
+        // Of three attempts the second is cut short: one second counts from its end, and not from the begin of each.
+        balancer.await_closed(reason, 1);
+        assert_eq!(balancer.connect_failures(0), 1);
+    }
+}

@@ -1,7 +1,9 @@
 //! Rule 6: resets.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::task::Poll;
+use std::time::Duration;
 
 use ringway::uring::{End, Errno, Sent};
 
@@ -100,5 +102,23 @@ fn watch_sees_a_reset_after_the_peer_has_ended_its_stream_and_nothing_before() {
             if socket.is_dead() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    });
+}
+
+/// connect(2) to nobody, which resets a TCP connection, is refused by a unix socket.
+#[test]
+fn connection_that_is_ended_now_ends_before_its_close_whatever_it_is_made_of() {
+    on_ring(SMALL, |ring| async move {
+        for resets in [false, true] {
+            let (ours, mut peer) = UnixStream::pair().expect("descriptors");
+            peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+            let socket = ring.socket(ours.into());
+            socket.receive(false);
+            if resets {
+                socket.reset_on_close();
+            }
+            socket.end_now();
+            assert_eq!(peer.read(&mut [0]).expect("the end"), 0, "resets: {resets}");
+        }
     });
 }

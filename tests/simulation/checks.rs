@@ -188,7 +188,7 @@ impl World {
         for session in &self.sessions {
             assert!(!session.woken);
             assert!(
-                session.stage.wait().is_none_or(|wait| wait.deadline > self.now),
+                session.stage.wait().is_none_or(|wait| wait.due() > self.now),
                 "session {} waits too long",
                 session.id
             );

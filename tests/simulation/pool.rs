@@ -19,7 +19,8 @@ impl World {
         if shard.phase != Phase::Running {
             return;
         }
-        let may_hold = !self.line.wants(id) && shard.view.is_candidate(id) && self.has_place(id);
+        let may_hold =
+            !self.line.wants(id) && shard.view.may_pool(self.plan.upstream(), id) && self.has_place(id);
         assert_eq!(shard.table.hold(id), may_hold, "whether a pool may hold a place of {id:?}");
         if may_hold {
             note(self.now, format_args!("shard {index}: a connection to {id:?} for the pool"));
@@ -36,15 +37,6 @@ impl World {
             *pooled = left;
             shard.table.settle(backend, left as usize);
             self.pass_on();
-        }
-    }
-
-    /// A connection whose place a session got is closed, if the session has no use for it.
-    pub fn close_excess(&mut self, index: usize, backend: BackendId) {
-        let shard = &mut self.shards[index];
-        if let Some(held) = shard.table.held(backend) {
-            let pooled = &mut shard.pooled[backend.index()];
-            *pooled = (*pooled).min(held as u32);
         }
     }
 

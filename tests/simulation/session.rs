@@ -21,6 +21,9 @@ pub struct Session {
     pub key: u64,
     pub tried: Tried,
     pub deadline: u64,
+    pub queue_deadline: Option<u64>,
+    /// When the client counts as left after its FIN.
+    pub left: Option<u64>,
     pub failure: CloseReason,
     pub client: Client,
     /// Something happened that its task has to look at.
@@ -61,8 +64,9 @@ pub enum Stage {
 
 /// A wait of a client without a backend.
 pub struct Wait {
-    pub deadline: u64,
-    client_left: bool,
+    deadline: u64,
+    /// When the client counts as left.
+    left: Option<u64>,
 }
 
 /// What a connect comes to.
@@ -96,8 +100,13 @@ impl Stage {
 }
 
 impl Wait {
-    fn until(deadline: u64) -> Self {
-        Self { deadline, client_left: false }
+    fn until(deadline: u64, left: Option<u64>) -> Self {
+        Self { deadline, left }
+    }
+
+    /// When its task has to look at the clock.
+    pub fn due(&self) -> u64 {
+        self.left.map_or(self.deadline, |left| left.min(self.deadline))
     }
 
     fn over(&mut self, client: Client, now: u64, phase: Phase) -> Option<Over> {
@@ -107,11 +116,14 @@ impl Wait {
         if client == Client::Reset {
             return Some(Over::ClientLeft);
         }
-        if client == Client::Finished && !self.client_left {
-            self.client_left = true;
-            self.deadline = self.deadline.min(now + LEFT_GRACE);
+        if client == Client::Finished {
+            self.left.get_or_insert(now + LEFT_GRACE);
         }
-        (self.deadline <= now).then_some(if self.client_left { Over::ClientLeft } else { Over::TimeUp })
+        (self.due() <= now).then_some(if self.due() < self.deadline {
+            Over::ClientLeft
+        } else {
+            Over::TimeUp
+        })
     }
 }
 
@@ -139,6 +151,8 @@ impl World {
             key: self.rng.u64(..8),
             tried: Tried::default(),
             deadline: establish.map_or(u64::MAX, |limit| now + limit.as_millis() as u64),
+            queue_deadline: None,
+            left: None,
             failure: CloseReason::NoBackend,
             client: Client::Here,
             woken: false,
@@ -193,6 +207,15 @@ impl World {
         if session.tried.is_empty() {
             self.shards[session.shard].table.note_session(now);
             self.budget.note_session(now);
+        } else if self.shards[session.shard].view.untried(&session.tried).is_empty() {
+            return Err(session.failure);
+        } else {
+            let taken = self.shards[session.shard].table.take_retry(now);
+            self.budget.retry(now, taken);
+            count(if taken { "retry" } else { "retry over the budget" });
+            if !taken {
+                return Err(session.failure);
+            }
         }
         match self.pick(session) {
             Pick::Backend(in_flight) => self.connect(session, in_flight),
@@ -212,7 +235,8 @@ impl World {
         self.line.join(ticket, session.tried.clone());
         self.check_joined();
         let timeout = self.plan.upstream().queue.timeout.as_millis() as u64;
-        let wait = Wait::until(session.deadline.min(shard.now + timeout));
+        let until = *session.queue_deadline.get_or_insert(shard.now + timeout);
+        let wait = Wait::until(session.deadline.min(until), session.left);
         session.stage = Stage::Waiting { wait, ticket, granted: None };
         self.ask_pools(session.shard, &session.tried);
         self.pass_on();
@@ -249,7 +273,9 @@ impl World {
         if !has_untried {
             return Err(CloseReason::NoBackend);
         }
-        match wait.over(session.client, shard.now, shard.phase) {
+        let over = wait.over(session.client, shard.now, shard.phase);
+        session.left = wait.left;
+        match over {
             None => Ok(()),
             Some(Over::Closing) => Err(CloseReason::Shutdown),
             Some(Over::ClientLeft) => Err(CloseReason::ClientLeft),
@@ -276,22 +302,13 @@ impl World {
         let backend = in_flight.backend();
         note(self.now, format_args!("session {} connects to {backend:?}", session.id));
         session.in_flight = Some(in_flight);
-        if !session.tried.is_empty() {
-            let taken = shard.table.take_retry(shard.now);
-            self.budget.retry(shard.now, taken);
-            count(if taken { "retry" } else { "retry over the budget" });
-            if !taken {
-                self.close_excess(session.shard, backend);
-                return Err(session.failure);
-            }
-        }
         assert!(!session.tried.contains(backend), "{backend:?} is tried again");
         session.tried.insert(backend);
         let most = self.plan.upstream().retries as usize + 1;
         assert!(session.tried.len() <= most, "try {} of {most}", session.tried.len());
         let is_ready = shard.pooled[backend.index()] > 0;
         let whole = shard.now + self.plan.upstream().timeouts.connect.as_millis() as u64;
-        let wait = Wait::until(session.deadline.min(whole));
+        let wait = Wait::until(session.deadline.min(whole), session.left);
         let answer = is_ready.then_some(Answer::Connected);
         session.stage = Stage::Connecting { is_whole: wait.deadline == whole, wait, answer };
         self.lose_pooled(session.shard, backend);
@@ -304,19 +321,22 @@ impl World {
         };
         let (is_whole, answer) = (*is_whole, *answer);
         let (now, phase) = (self.shards[session.shard].now, self.shards[session.shard].phase);
-        match answer.filter(|_| phase != Phase::Closing) {
+        let answer = answer.filter(|_| phase != Phase::Closing);
+        let over = if answer.is_none() { wait.over(session.client, now, phase) } else { None };
+        session.left = wait.left;
+        match answer {
             Some(Answer::Connected) => {
                 self.observe(session);
                 session.stage = Stage::Relaying { to_backend: false, to_client: false, end: None };
                 return self.poll_relaying(session);
             }
-            Some(_) if wait.client_left => return Err(CloseReason::ClientLeft),
             Some(Answer::LocalFailure) => return Err(CloseReason::Resource),
+            Some(_) if wait.left.is_some() => return Err(CloseReason::ClientLeft),
             Some(Answer::Refused) => {
                 self.failed(session);
                 session.failure = CloseReason::ConnectFailed;
             }
-            None => match wait.over(session.client, now, phase) {
+            None => match over {
                 None => return Ok(()),
                 Some(Over::Closing) => return Err(CloseReason::Shutdown),
                 Some(Over::ClientLeft) => return Err(CloseReason::ClientLeft),

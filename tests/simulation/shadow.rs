@@ -77,6 +77,11 @@ impl View {
         self.candidates.iter().any(|(candidate, _)| *candidate == backend)
     }
 
+    /// Whether a pool may have connections to it, as docs/CONFIGURATION.md says it.
+    pub fn may_pool(&self, upstream: &Upstream, backend: BackendId) -> bool {
+        is_eligible(&self.states[backend.index()]) && upstream.backends[backend.index()].weight > 0
+    }
+
     pub fn untried(&self, tried: &Tried) -> Vec<BackendId> {
         let ids = self.candidates.iter().map(|(candidate, _)| *candidate);
         ids.filter(|candidate| !tried.contains(*candidate)).collect()

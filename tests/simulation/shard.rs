@@ -50,7 +50,7 @@ impl World {
     pub fn turn(&mut self, shard: usize) {
         self.shards[shard].now = self.now;
         for session in self.sessions.iter_mut().filter(|session| session.shard == shard) {
-            session.woken |= session.stage.wait().is_some_and(|wait| wait.deadline <= self.now);
+            session.woken |= session.stage.wait().is_some_and(|wait| wait.due() <= self.now);
         }
     }
 

@@ -20,6 +20,7 @@ use tokio::time::{self, Instant};
 
 use crate::rules::config::{BackendAddress, CheckKind, HealthCheck, Step};
 use crate::rules::upstream::Address;
+use crate::telemetry::counters::LocalFailure;
 
 use http::Get;
 use send_expect::Dialogue;
@@ -103,7 +104,7 @@ impl Fault {
     }
 
     fn of_socket(what: &str, error: &io::Error) -> Self {
-        Self { cause: format!("{what}: {error}"), is_own: lacks_something(error) }
+        Self { cause: format!("{what}: {error}"), is_own: lacks_memory(error) }
     }
 }
 
@@ -169,7 +170,7 @@ pub(super) async fn probe(
         let connection = match time::timeout_at(due, connect.connect(address)).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
-                is_local &= is_own_fault(&error, address);
+                is_local &= LocalFailure::of(&error, address).is_some();
                 add(&mut causes, address, &error);
                 continue;
             }
@@ -210,19 +211,9 @@ fn add(causes: &mut String, address: &Address, cause: &dyn Display) {
     let _ = write!(causes, "{separator}{address}: {cause}");
 }
 
-/// Whether a connection was not made for want of something of this process or machine.
-fn is_own_fault(error: &io::Error, address: &Address) -> bool {
-    match error.raw_os_error() {
-        Some(libc::EADDRNOTAVAIL) => true,
-        // No free local port (connect(2)); of a socket file it says that the backend's backlog is full.
-        Some(libc::EAGAIN) => matches!(address, Address::Tcp(_)),
-        _ => lacks_something(error),
-    }
-}
-
-/// Whether a call failed for want of descriptors or memory.
-fn lacks_something(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+/// Whether a call on a connection that stands failed for want of memory.
+fn lacks_memory(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }
 
 #[cfg(test)]

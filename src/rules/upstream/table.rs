@@ -229,7 +229,7 @@ impl UpstreamTable {
         self.shared.loads.set(self.place.shard, backend.index(), own + 1);
         inner.sums[backend.index()] += 1;
         let cuts = self.cuts[backend.index()].get().count;
-        InFlight { table: self.clone(), backend, cuts }
+        InFlight { table: self.clone(), backend, cuts, keeps_place: false }
     }
 
     // The queue of the upstream.
@@ -302,21 +302,39 @@ impl UpstreamTable {
 
     // The places that the pool of this shard holds.
 
+    /// Whether there may be ready connections to a backend: it is well, and has a weight. One that stands by gets sessions
+    /// just when others fail, and panic knows nothing of those it sends them to.
+    #[must_use]
+    pub fn may_pool(&self, backend: BackendId) -> bool {
+        self.inner.borrow().states[backend.index()].is_eligible() && self.shares[backend.index()].weight > 0
+    }
+
     /// Takes a place for a connection in the pool, unless sessions need it.
     #[must_use]
     pub fn hold(&self, backend: BackendId) -> bool {
-        let queue = &self.shared.queue;
-        let held = self.is_eligible(backend) && !queue.wants(backend) && self.take(backend);
-        if held && self.shared.limits[backend.index()].is_some() {
+        if !self.may_pool(backend) || self.shared.queue.wants(backend) || !self.take(backend) {
+            return false;
+        }
+        self.note_held(backend);
+        // Whoever has begun to wait since has looked whether pools hold places; one of both sees the other.
+        let is_lost = self.is_wanted(backend) && self.unhold(backend);
+        if is_lost {
+            self.give_back(backend);
+        }
+        !is_lost
+    }
+
+    /// Ends what counts a session, whose place goes over to the pool without coming free in between.
+    pub fn hold_place_of(&self, mut in_flight: InFlight) {
+        in_flight.keeps_place = true;
+        self.note_held(in_flight.backend);
+    }
+
+    fn note_held(&self, backend: BackendId) {
+        if self.shared.limits[backend.index()].is_some() {
             self.pooled[backend.index()].update(|places| places + 1);
             self.shared.pooled[backend.index()].fetch_add(1, SeqCst);
-            // Whoever has begun to wait since has looked whether pools hold places; one of both sees the other.
-            if queue.wants(backend) && self.unhold(backend) {
-                self.give_back(backend);
-                return false;
-            }
         }
-        held
     }
 
     /// Takes a place away from the pool, for the caller. Whether it had one.
@@ -399,6 +417,8 @@ pub struct InFlight {
     backend: BackendId,
     /// Cuts of its backend before its pick.
     cuts: u32,
+    /// Its place is the pool's by now.
+    keeps_place: bool,
 }
 
 impl InFlight {
@@ -446,7 +466,9 @@ impl Drop for InFlight {
             let sums = &mut table.inner.borrow_mut().sums;
             sums[index] = sums[index].saturating_sub(1);
         }
-        table.give_back(self.backend);
+        if !self.keeps_place {
+            table.give_back(self.backend);
+        }
     }
 }
 
@@ -456,9 +478,19 @@ mod tests {
     use super::*;
     use crate::rules::config;
 
+    const FIRST: BackendId = BackendId(0);
+
     /// Two primaries and a backup.
     fn table(keys: &str) -> Rc<UpstreamTable> {
-        let backend = |port| format!("{{address: 127.0.0.1, port: {port}, backup: {}}}", port == 4);
+        limited(0, keys)
+    }
+
+    /// The same, each with so many places.
+    fn limited(places: u32, keys: &str) -> Rc<UpstreamTable> {
+        let backend = |port| {
+            let backup = port == 4;
+            format!("{{address: 127.0.0.1, port: {port}, backup: {backup}, max_connections: {places}}}")
+        };
         let backends = [2, 3, 4].map(backend).join(", ");
         let yaml = format!("loadbalancer: {{listen_address: ':1'}}\nbackends: [{backends}]\n{keys}\n");
         let parsed = config::parse("test", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}"));
@@ -508,6 +540,34 @@ mod tests {
         table.apply(&states([false, true, true]));
         assert!(table.accept(BackendId(0)).is_none());
         assert_eq!(table.shared.loads.totals(), [0; 3]);
+    }
+
+    #[test]
+    fn place_that_goes_over_to_the_pool_does_not_come_free_in_between() {
+        let table = limited(1, "queue: {max: 1}");
+        table.apply(&states([true, false, false]));
+        let session = pick(&table);
+        let ticket = table.join(&Tried::default());
+        table.hold_place_of(session);
+        assert_eq!((table.shared.loads.totals()[0], table.held(FIRST)), (0, Some(1)));
+        assert!(ticket.is_some() && table.has_waiters() && table.is_wanted(FIRST));
+        table.settle(FIRST, 0);
+        assert_eq!((table.has_waiters(), table.held(FIRST)), (false, Some(0)));
+        assert_eq!(table.shared.places_taken(FIRST), Some(1), "the waiter has it");
+    }
+
+    #[test]
+    fn pools_have_places_of_whoever_is_well_and_of_nobody_else() {
+        let table = limited(1, "panic_threshold: 100%");
+        table.apply(&states([true, true, true]));
+        assert_eq!(
+            [0, 1, 2].map(|id| table.hold(BackendId(id))),
+            [true; 3],
+            "also of the one that stands by"
+        );
+        table.apply(&states([false; 3]));
+        let served = [0, 1].map(|id| table.is_eligible(BackendId(id)) && !table.may_pool(BackendId(id)));
+        assert_eq!(served, [true; 2], "panic");
     }
 
     #[test]

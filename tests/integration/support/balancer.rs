@@ -10,7 +10,7 @@ use std::time::Duration;
 use ringway::rules::config;
 use ringway::rules::upstream::Health;
 use ringway::server::Server;
-use ringway::telemetry::counters::ListenerTotals;
+use ringway::telemetry::counters::{ListenerTotals, LocalFailure};
 use ringway::words::{BackendId, CloseReason, ListenerId, UpstreamId};
 
 use socket2::Socket;
@@ -240,6 +240,17 @@ impl Balancer {
     pub fn connect_failures(&self, backend: u16) -> u64 {
         let shards = self.server().shard_counters().iter();
         shards.map(|shard| shard.backend(UPSTREAM, BackendId(backend)).connect_failures.value()).sum()
+    }
+
+    /// Connects that failed for want of something of our own.
+    pub fn local_failures(&self, kind: LocalFailure) -> u64 {
+        let shards = self.server().shard_counters().iter();
+        shards.map(|shard| shard.local_failures[kind as usize].value()).sum()
+    }
+
+    /// Sessions that have waited for a place at a backend.
+    pub fn queued(&self) -> u64 {
+        self.server().shard_counters().iter().map(|shard| shard.queued.value()).sum()
     }
 
     /// Accepted connections of each shard.

@@ -6,6 +6,7 @@
 mod backend;
 mod balancer;
 mod client;
+mod network;
 mod process;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,6 +17,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub use backend::{Backend, Connection, backend, exchange};
 pub use balancer::{Balancer, Builder as BalancerBuilder, balancer, shards, timed};
 pub use client::{Client, expect_reset, is_reset};
+pub use network::{in_own_network, set_network};
 pub use process::{Process, process, run_to_end, write_config};
 
 /// Longer than anything here takes on a loaded machine; what has not happened by then does not happen.
