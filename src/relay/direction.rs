@@ -74,8 +74,8 @@ struct ShortTick(NonZeroU32);
 
 impl From<Tick> for ShortTick {
     fn from(tick: Tick) -> Self {
-        // A millisecond more once in 49 days.
-        Self(NonZeroU32::new(tick.0 as u32).unwrap_or(NonZeroU32::MIN))
+        // Once in 49 days a millisecond early, never late: it has come when the task is woken for it.
+        Self(NonZeroU32::new(tick.0 as u32).unwrap_or(NonZeroU32::MAX))
     }
 }
 
@@ -203,7 +203,13 @@ impl Direction {
         }
         let Some(pipes) = pipes else { return self.copy_again(from) };
         if !pipes.has_budget(from.ring().turn()) {
-            // Others have their turn first.
+            // Others have their turn first. Where the poll in flight waits for much, it is a look that is put off, or what
+            // came while the pipe was full.
+            if from.is_waiting_readable()
+                && let Way::Splice { look_at, .. } = &mut self.way
+            {
+                *look_at = Some(ShortTick::from(now));
+            }
             return from.wake_at(now);
         }
         let Some(mut pipe) = pipes.take(now) else { return self.copy_again(from) };
@@ -384,5 +390,92 @@ impl Direction {
         }
         // The receive that would notice a reset of this side has ended with its stream.
         from.watch();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::task::Poll;
+
+    use super::*;
+    use crate::uring::Ring;
+    use crate::uring::testing::on_ring;
+
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    /// Both ends of a connection: ours, and the peer's.
+    fn pair(ring: &Ring) -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        peer.set_nodelay(true).expect("a TCP socket");
+        let (ours, _) = listener.accept().expect("connected above");
+        (ring.socket(ours.into()), peer)
+    }
+
+    fn pipes() -> Pipes {
+        Pipes::new(64 << 10, 4)
+    }
+
+    fn splicing(pipe: Option<Pipe>, large_turns: u8, look_at: Option<Tick>) -> Direction {
+        let (pipe, look_at) = (pipe.map(Box::new), look_at.map(ShortTick::from));
+        let way = Way::Splice { pipe, small_turns: 0, large_turns, look_at };
+        Direction { way, ..Direction::new(Side::Backend) }
+    }
+
+    /// Runs a direction until `done`, or for [`PATIENCE`].
+    async fn run(
+        direction: &mut Direction,
+        (from, to): (&Socket, &Socket),
+        pipes: &Rc<Pipes>,
+        done: impl Fn(&Direction) -> bool,
+    ) {
+        let mut timer = from.ring().timer(from.ring().now().after(PATIENCE));
+        std::future::poll_fn(|context| {
+            from.register(context.waker());
+            to.register(context.waker());
+            direction.advance(from, to, Some(pipes));
+            if done(direction) { Poll::Ready(()) } else { timer.poll_due(context) }
+        })
+        .await;
+    }
+
+    /// Less has come than its poll waits for, so nothing else would wake it.
+    #[test]
+    fn patient_direction_without_budget_looks_in_the_next_turn() {
+        for piped in [false, true] {
+            on_ring(move |ring| async move {
+                let ((from, mut sender), (to, _receiver)) = (pair(&ring), pair(&ring));
+                let pipes = Rc::new(pipes());
+                let pipe = piped.then(|| {
+                    sender.write_all(b"piped").expect("connected");
+                    let mut pipe = pipes.take(ring.now()).expect("a pipe");
+                    pipe.fill(&from);
+                    pipe
+                });
+                splice::set_least(&from, PATIENT_BYTES);
+                sender.write_all(b"tail").expect("connected");
+                from.wait_readable();
+                ring.next_turn().await;
+                assert!(from.is_waiting_readable(), "four bytes are not much");
+                let look_at = (!piped).then(|| ring.now());
+                let mut direction = splicing(pipe, LONG_TURNS, look_at);
+                pipes.spend(ring.turn(), pipes.turn_bytes);
+                let all = if piped { 9 } else { 4 };
+                run(&mut direction, (&from, &to), &pipes, |direction| direction.bytes == all).await;
+                assert_eq!(direction.bytes, all, "piped: {piped}");
+            });
+        }
+    }
+
+    #[test]
+    fn moment_in_four_bytes_has_come_when_it_comes() {
+        for moment in [1, (1 << 32) - 1, 1 << 32, (1 << 32) + 1].map(Tick) {
+            let short = ShortTick::from(moment);
+            assert!(short.has_come(moment) && short.has_come(Tick(moment.0 + 1)), "{moment:?}");
+            assert!(!short.has_come(Tick(moment.0.wrapping_sub(2))), "{moment:?}");
+        }
     }
 }

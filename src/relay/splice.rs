@@ -40,6 +40,8 @@ pub struct Pipes {
     moved: Cell<Moved>,
     /// The turn of the ring that bytes were last moved in, and how many of them.
     spent: Cell<(u64, u32)>,
+    /// [`TURN_BYTES`]; less in tests.
+    pub(super) turn_bytes: u32,
 }
 
 /// Bytes that went through the pipes of a shard.
@@ -88,6 +90,7 @@ impl Pipes {
             warned: Cell::new(false),
             moved: Cell::default(),
             spent: Cell::default(),
+            turn_bytes: TURN_BYTES,
         }
     }
 
@@ -101,10 +104,10 @@ impl Pipes {
     /// Whether more may be moved in this turn of the ring; else others have theirs first.
     pub(super) fn has_budget(&self, turn: u64) -> bool {
         let (last, bytes) = self.spent.get();
-        last != turn || bytes < TURN_BYTES
+        last != turn || bytes < self.turn_bytes
     }
 
-    fn spend(&self, turn: u64, bytes: u32) {
+    pub(super) fn spend(&self, turn: u64, bytes: u32) {
         let (last, before) = self.spent.get();
         self.spent.set((turn, bytes.saturating_add(if last == turn { before } else { 0 })));
     }

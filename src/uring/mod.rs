@@ -26,6 +26,9 @@ mod tick;
 mod timer;
 mod wheel;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;

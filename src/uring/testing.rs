@@ -1,0 +1,17 @@
+//! A ring on the thread of a test.
+
+use super::{BufferSettings, Ring};
+
+/// Runs `body` as a task on a ring of its own, to the end of all tasks.
+#[track_caller]
+pub(crate) fn on_ring<F: Future<Output = ()> + 'static>(body: impl FnOnce(Ring) -> F) {
+    let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
+    let executor = builder.io_memory(64 << 10).ring_depth(8).make().expect("glommio runs here");
+    let panics = executor.run(async {
+        let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+        ring.spawn(body(ring.clone()));
+        ring.drive().await;
+        ring.panics()
+    });
+    assert_eq!(panics, 0, "a task failed; see above");
+}
