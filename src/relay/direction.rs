@@ -210,7 +210,7 @@ impl Direction {
             {
                 *look_at = Some(ShortTick::from(now));
             }
-            return from.wake_at(now);
+            return from.put_off();
         }
         let Some(mut pipe) = pipes.take(now) else { return self.copy_again(from) };
         let filled = pipe.fill(from);
@@ -395,6 +395,7 @@ impl Direction {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
     use std::task::Poll;
@@ -404,7 +405,7 @@ mod tests {
     use crate::uring::testing::on_ring;
 
     /// Longer than anything here takes.
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const TOO_LONG: Duration = Duration::from_secs(5);
 
     /// Both ends of a connection: ours, and the peer's.
     fn pair(ring: &Ring) -> (Socket, TcpStream) {
@@ -425,14 +426,14 @@ mod tests {
         Direction { way, ..Direction::new(Side::Backend) }
     }
 
-    /// Runs a direction until `done`, or for [`PATIENCE`].
+    /// Runs a direction until `done`, or for [`TOO_LONG`].
     async fn run(
         direction: &mut Direction,
         (from, to): (&Socket, &Socket),
         pipes: &Rc<Pipes>,
         done: impl Fn(&Direction) -> bool,
     ) {
-        let mut timer = from.ring().timer(from.ring().now().after(PATIENCE));
+        let mut timer = from.ring().timer(from.ring().now().after(TOO_LONG));
         std::future::poll_fn(|context| {
             from.register(context.waker());
             to.register(context.waker());
@@ -468,6 +469,37 @@ mod tests {
                 assert_eq!(direction.bytes, all, "piped: {piped}");
             });
         }
+    }
+
+    /// Each source has bytes in every turn, and a turn has a budget for one of them.
+    #[test]
+    fn directions_that_put_each_other_off_take_turns() {
+        const STREAMS: usize = 4;
+        const LENGTH: usize = 512 << 10;
+        let delivered: Rc<[Cell<u64>; STREAMS]> = Rc::default();
+        let all = Rc::clone(&delivered);
+        on_ring(|ring| async move {
+            let mut pipes = pipes();
+            pipes.turn_bytes = 1;
+            let pipes = Rc::new(pipes);
+            for index in 0..STREAMS {
+                let ((from, mut sender), (to, receiver)) = (pair(&ring), pair(&ring));
+                sender.write_all(&vec![b'x'; LENGTH]).expect("room for it on the way");
+                let (all, pipes) = (Rc::clone(&all), Rc::clone(&pipes));
+                ring.spawn(async move {
+                    let _peers = (sender, receiver);
+                    let total = || all.iter().map(Cell::get).sum::<u64>();
+                    let mut direction = splicing(None, 0, None);
+                    let note = |direction: &Direction| {
+                        all[index].set(direction.bytes);
+                        total() >= (STREAMS * LENGTH / 2) as u64
+                    };
+                    run(&mut direction, (&from, &to), &pipes, note).await;
+                });
+            }
+        });
+        let least = delivered.iter().map(Cell::get).min();
+        assert!(least >= Some(LENGTH as u64 / 4), "{delivered:?} of {LENGTH} bytes each");
     }
 
     #[test]

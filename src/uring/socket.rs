@@ -236,6 +236,13 @@ impl Socket {
         }
     }
 
+    /// Has the task woken in the next turn, ahead of everything that completes in it: it gave way to others in this one.
+    pub fn put_off(&self) {
+        if let Some(waker) = self.core().slots.of(self.key).waker.clone() {
+            self.ring.0.put_off.borrow_mut().push(waker);
+        }
+    }
+
     /// Has the task woken when the connection dies; for a side that is not received from.
     pub fn watch(&self) {
         self.core().arm_watch(self.key);
