@@ -289,7 +289,11 @@ impl Socket {
             Ok(0) => Peeked::End,
             Ok(_) => Peeked::Bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,
-            Err(_) => Peeked::End,
+            Err(_) => {
+                // The error is reported once, to a peek too, tcp(7).
+                self.mark_dead();
+                Peeked::End
+            }
         }
     }
 
