@@ -355,16 +355,19 @@ impl Core {
         Ok(())
     }
 
-    /// Arms receives again that found no buffer, as many as buffers are posted.
+    /// Arms receives again that found no buffer, as many as buffers are posted. Those whose socket is gone need none.
     fn feed_starved(&mut self) {
-        for _ in 0..self.buffers.posted() {
-            let Some(key) = self.starved.pop_front() else { return };
+        let mut left = self.buffers.posted();
+        while left > 0
+            && let Some(key) = self.starved.pop_front()
+        {
             if let Some(slot) = self.slots.find(key)
                 && slot.unset(Mark::Starved)
                 && !slot.is(Mark::Orphan)
             {
                 let multi = slot.is(Mark::Multi);
                 self.arm_receive(key, multi);
+                left -= 1;
             }
         }
     }
