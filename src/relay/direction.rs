@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Side;
-use super::splice::{self, Pipe, Pipes};
+use super::splice::{self, Left, Pipe, Pipes};
 use crate::uring::{End, Sent, Socket, Tick};
 
 /// Bytes in a row after which a direction is bulk.
@@ -33,6 +33,9 @@ const PATIENT_BYTES: u32 = 1 << 20;
 const PATIENCE: Duration = Duration::from_millis(1);
 /// Turns with a small piece, in a row, after which a direction copies again.
 const SMALL_TURNS: u8 = 8;
+
+/// Pause before bytes are sent again for which the kernel had no memory.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Where a direction stands; the module `relay` has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,20 +265,21 @@ impl Direction {
 
     /// Sends what is in the pipe. Whether all of it went out; the rest is kept until the destination takes more.
     fn drain(&mut self, mut pipe: Pipe, from: &Socket, to: &Socket) -> bool {
-        let (bytes, error) = pipe.drain(to, self.to);
+        let (bytes, left) = pipe.drain(to, self.to);
         self.account(bytes);
-        if error.is_some() {
-            self.leave_splicing(from);
-            self.destination_failed(from, to);
-            return false;
-        }
-        if pipe.is_empty() {
-            return true;
+        match left {
+            None => return true,
+            Some(Left::Full) => to.wait_writable(),
+            Some(Left::Shortage) => from.wake_at(from.ring().now().after(SHORTAGE_PAUSE)),
+            Some(Left::Failed) => {
+                self.leave_splicing(from);
+                self.destination_failed(from, to);
+                return false;
+            }
         }
         if let Way::Splice { pipe: kept, .. } = &mut self.way {
             *kept = Some(Box::new(pipe));
         }
-        to.wait_writable();
         from.watch();
         false
     }
