@@ -192,6 +192,10 @@ impl Direction {
         let looks = look_at.is_some_and(|tick| tick.has_come(now));
         let waiting =
             if pipe.is_some() { to.is_waiting_writable() } else { from.is_waiting_readable() && !looks };
+        if waiting && pipe.is_some() {
+            // A full queue of completions ends a watch, too.
+            from.watch();
+        }
         if waiting || self.is_hopeless(from, to) {
             return;
         }
@@ -383,16 +387,17 @@ impl Direction {
         }
     }
 
-    /// Passes on the FIN of a source, once, when everything before it was delivered.
+    /// Passes on the FIN of a source, once, when everything before it was delivered; and has the source watched.
     pub(super) fn pass_on_end(&mut self, from: &Socket, to: &Socket) {
-        if !std::mem::take(&mut self.end_due) {
+        if self.flow != Flow::Finished {
             return;
         }
-        if to.shutdown_write().is_err() {
+        if std::mem::take(&mut self.end_due) && to.shutdown_write().is_err() {
             // ENOTCONN: the destination was reset, which its own direction will report.
             self.flow = Flow::Broken;
         }
-        // The receive that would notice a reset of this side has ended with its stream.
+        // The receive that would notice a reset of this side has ended with its stream. Not once alone: a full queue of
+        // completions ends a watch, too.
         from.watch();
     }
 }
@@ -401,24 +406,13 @@ impl Direction {
 mod tests {
     use std::cell::Cell;
     use std::io::Write;
-    use std::net::{TcpListener, TcpStream};
     use std::task::Poll;
 
     use super::*;
-    use crate::uring::Ring;
-    use crate::uring::testing::on_ring;
+    use crate::uring::testing::{on_ring, pair, reset};
 
     /// Longer than anything here takes.
     const TOO_LONG: Duration = Duration::from_secs(5);
-
-    /// Both ends of a connection: ours, and the peer's.
-    fn pair(ring: &Ring) -> (Socket, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-        let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
-        peer.set_nodelay(true).expect("a TCP socket");
-        let (ours, _) = listener.accept().expect("connected above");
-        (ring.socket(ours.into()), peer)
-    }
 
     fn pipes() -> Pipes {
         Pipes::new(64 << 10, 4)
@@ -473,6 +467,31 @@ mod tests {
                 assert_eq!(direction.bytes, all, "piped: {piped}");
             });
         }
+    }
+
+    /// The watch alone can tell of the reset, and the kernel ends it when the queue of completions is full.
+    #[test]
+    fn direction_that_waits_with_a_pipe_renews_its_watch() {
+        on_ring(|ring| async move {
+            let ((from, mut sender), (to, _receiver)) = (pair(&ring), pair(&ring));
+            sender.write_all(b"piped").expect("connected");
+            let pipes = Rc::new(pipes());
+            let mut pipe = pipes.take(ring.now()).expect("a pipe");
+            pipe.fill(&from);
+            to.with(|socket| {
+                socket.set_nonblocking(true).expect("an open socket");
+                while socket.send(&[0; 64 << 10]).is_ok() {}
+                socket.set_nonblocking(false).expect("an open socket");
+            });
+            let mut direction = splicing(Some(pipe), 0, None);
+            run(&mut direction, (&from, &to), &pipes, |_| true).await;
+            assert!(to.is_waiting_writable());
+            ring.next_turn().await;
+            from.end_watch().await;
+            reset(sender);
+            run(&mut direction, (&from, &to), &pipes, |_| from.is_dead()).await;
+            assert!(from.is_dead(), "nobody saw the reset");
+        });
     }
 
     /// Each source has bytes in every turn, and a turn has a budget for one of them.

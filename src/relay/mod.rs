@@ -347,3 +347,39 @@ impl Sides<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+
+    use super::*;
+    use crate::uring::testing::{on_ring, pair, reset};
+
+    /// The watch alone can tell of the reset, and the kernel ends it when the queue of completions is full.
+    #[test]
+    fn half_closed_session_renews_its_watch() {
+        on_ring(|ring| async move {
+            let ((client, client_peer), (backend, _backend_peer)) = (pair(&ring), pair(&ring));
+            let rules = RelayRules {
+                client_idle: None,
+                backend_idle: None,
+                half_close: Duration::from_secs(5),
+                client_keepalive: None,
+                backend_keepalive: None,
+                pipes: None,
+            };
+            let sides = Sides { client: &client, backend: &backend, rules: &rules, reuse: Reuse::Off };
+            let mut relay = Relay::new(sides, Tick::NEVER);
+            client_peer.shutdown(Shutdown::Write).expect("connected");
+            std::future::poll_fn(|context| {
+                assert!(relay.poll(sides, context).is_pending());
+                if relay.is_half_closed() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            client.end_watch().await;
+            reset(client_peer);
+            let outcome = std::future::poll_fn(|context| relay.poll(sides, context)).await;
+            assert_eq!(outcome, Outcome::Reset(Side::Client));
+        });
+    }
+}

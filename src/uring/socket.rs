@@ -248,6 +248,15 @@ impl Socket {
         self.core().arm_watch(self.key);
     }
 
+    /// Ends [`Self::watch`], as a full queue of completions does.
+    #[cfg(test)]
+    pub(crate) async fn end_watch(&self) {
+        self.core().cancel(self.key, Op::Watch);
+        while self.core().slots.of(self.key).is_in_flight(Op::Watch) {
+            self.ring.next_turn().await;
+        }
+    }
+
     /// Remembers that the connection died; a later call may report a clean end all the same.
     pub fn mark_dead(&self) {
         self.core().slots.of(self.key).set(Mark::Dead, true);
