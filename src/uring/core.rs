@@ -399,10 +399,9 @@ impl Core {
                 slot.take_extra();
                 slot.error = (entry.result() < 0).then(|| errno(entry.result()));
             }
-            Op::Watch if entry.result() > 0 => {
-                let told = |event: i16| entry.result() & i32::from(event) != 0;
-                slot.set(Mark::Dead, slot.is(Mark::Dead) || told(libc::POLLERR));
-                slot.set(Mark::HungUp, slot.is(Mark::HungUp) || told(libc::POLLHUP));
+            // A hang-up alone is no death: a socket file tells of one when its peer has closed after its last byte.
+            Op::Watch if entry.result() > 0 && entry.result() & i32::from(libc::POLLERR) != 0 => {
+                slot.set(Mark::Dead, true);
             }
             Op::Writable if !slot.is(Mark::Orphan) => {
                 // A FIN is no room; and where the poll itself has ended, trying again arms it again.

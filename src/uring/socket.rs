@@ -268,13 +268,6 @@ impl Socket {
         self.core().slots.of(self.key).is(Mark::Dead)
     }
 
-    /// Whether [`Self::watch`] saw both streams of the connection ended: a clean end where both sides have sent FIN, and
-    /// the end of everything where only one has.
-    #[must_use]
-    pub fn is_hung_up(&self) -> bool {
-        self.core().slots.of(self.key).is(Mark::HungUp)
-    }
-
     /// Makes the close of this socket send RST instead of FIN.
     pub fn reset_on_close(&self) {
         self.core().slots.of(self.key).set(Mark::Reset, true);
