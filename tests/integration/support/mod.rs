@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use backend::{Backend, Connection, backend, exchange};
-pub use balancer::{Balancer, Builder as BalancerBuilder, await_in_flight, balancer, shards, timed};
+pub use balancer::{
+    Balancer, Builder as BalancerBuilder, await_in_flight, balancer, both_ways, shards, timed,
+};
 pub use client::{Client, expect_reset, is_reset};
 pub use process::{Process, process, run_to_end, write_config};
 
