@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Side;
-use super::splice::{self, Pipe, Pipes};
+use super::splice::{self, Left, Pipe, Pipes};
 use crate::uring::{End, Sent, Socket, Tick};
 
 /// Bytes in a row after which a direction is bulk.
@@ -33,6 +33,9 @@ const PATIENT_BYTES: u32 = 1 << 20;
 const PATIENCE: Duration = Duration::from_millis(1);
 /// Turns with a small piece, in a row, after which a direction copies again.
 const SMALL_TURNS: u8 = 8;
+
+/// Pause before bytes are sent again for which the kernel had no memory.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Where a direction stands; the module `relay` has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +77,8 @@ struct ShortTick(NonZeroU32);
 
 impl From<Tick> for ShortTick {
     fn from(tick: Tick) -> Self {
-        // A millisecond more once in 49 days.
-        Self(NonZeroU32::new(tick.0 as u32).unwrap_or(NonZeroU32::MIN))
+        // Once in 49 days a millisecond early, never late: it has come when the task is woken for it.
+        Self(NonZeroU32::new(tick.0 as u32).unwrap_or(NonZeroU32::MAX))
     }
 }
 
@@ -189,6 +192,10 @@ impl Direction {
         let looks = look_at.is_some_and(|tick| tick.has_come(now));
         let waiting =
             if pipe.is_some() { to.is_waiting_writable() } else { from.is_waiting_readable() && !looks };
+        if waiting && pipe.is_some() {
+            // A full queue of completions ends a watch, too.
+            from.watch();
+        }
         if waiting || self.is_hopeless(from, to) {
             return;
         }
@@ -203,8 +210,14 @@ impl Direction {
         }
         let Some(pipes) = pipes else { return self.copy_again(from) };
         if !pipes.has_budget(from.ring().turn()) {
-            // Others have their turn first.
-            return from.wake_at(now);
+            // Others have their turn first. Where the poll in flight waits for much, it is a look that is put off, or what
+            // came while the pipe was full.
+            if from.is_waiting_readable()
+                && let Way::Splice { look_at, .. } = &mut self.way
+            {
+                *look_at = Some(ShortTick::from(now));
+            }
+            return from.put_off();
         }
         let Some(mut pipe) = pipes.take(now) else { return self.copy_again(from) };
         let filled = pipe.fill(from);
@@ -256,20 +269,21 @@ impl Direction {
 
     /// Sends what is in the pipe. Whether all of it went out; the rest is kept until the destination takes more.
     fn drain(&mut self, mut pipe: Pipe, from: &Socket, to: &Socket) -> bool {
-        let (bytes, error) = pipe.drain(to, self.to);
+        let (bytes, left) = pipe.drain(to, self.to);
         self.account(bytes);
-        if error.is_some() {
-            self.leave_splicing(from);
-            self.destination_failed(from, to);
-            return false;
-        }
-        if pipe.is_empty() {
-            return true;
+        match left {
+            None => return true,
+            Some(Left::Full) => to.wait_writable(),
+            Some(Left::Shortage) => from.wake_at(from.ring().now().after(SHORTAGE_PAUSE)),
+            Some(Left::Failed) => {
+                self.leave_splicing(from);
+                self.destination_failed(from, to);
+                return false;
+            }
         }
         if let Way::Splice { pipe: kept, .. } = &mut self.way {
             *kept = Some(Box::new(pipe));
         }
-        to.wait_writable();
         from.watch();
         false
     }
@@ -373,16 +387,150 @@ impl Direction {
         }
     }
 
-    /// Passes on the FIN of a source, once, when everything before it was delivered.
+    /// Passes on the FIN of a source, once, when everything before it was delivered; and has the source watched.
     pub(super) fn pass_on_end(&mut self, from: &Socket, to: &Socket) {
-        if !std::mem::take(&mut self.end_due) {
+        if self.flow != Flow::Finished {
             return;
         }
-        if to.shutdown_write().is_err() {
+        if std::mem::take(&mut self.end_due) && to.shutdown_write().is_err() {
             // ENOTCONN: the destination was reset, which its own direction will report.
             self.flow = Flow::Broken;
         }
-        // The receive that would notice a reset of this side has ended with its stream.
+        // The receive that would notice a reset of this side has ended with its stream. Not once alone: a full queue of
+        // completions ends a watch, too.
         from.watch();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::Write;
+    use std::task::Poll;
+
+    use super::*;
+    use crate::uring::testing::{on_ring, pair, reset};
+
+    /// Longer than anything here takes.
+    const TOO_LONG: Duration = Duration::from_secs(5);
+
+    fn pipes() -> Pipes {
+        Pipes::new(64 << 10, 4)
+    }
+
+    fn splicing(pipe: Option<Pipe>, large_turns: u8, look_at: Option<Tick>) -> Direction {
+        let (pipe, look_at) = (pipe.map(Box::new), look_at.map(ShortTick::from));
+        let way = Way::Splice { pipe, small_turns: 0, large_turns, look_at };
+        Direction { way, ..Direction::new(Side::Backend) }
+    }
+
+    /// Runs a direction until `done`, or for [`TOO_LONG`].
+    async fn run(
+        direction: &mut Direction,
+        (from, to): (&Socket, &Socket),
+        pipes: &Rc<Pipes>,
+        done: impl Fn(&Direction) -> bool,
+    ) {
+        let mut timer = from.ring().timer(from.ring().now().after(TOO_LONG));
+        std::future::poll_fn(|context| {
+            from.register(context.waker());
+            to.register(context.waker());
+            direction.advance(from, to, Some(pipes));
+            if done(direction) { Poll::Ready(()) } else { timer.poll_due(context) }
+        })
+        .await;
+    }
+
+    /// Less has come than its poll waits for, so nothing else would wake it.
+    #[test]
+    fn patient_direction_without_budget_looks_in_the_next_turn() {
+        for piped in [false, true] {
+            on_ring(move |ring| async move {
+                let ((from, mut sender), (to, _receiver)) = (pair(&ring), pair(&ring));
+                let pipes = Rc::new(pipes());
+                let pipe = piped.then(|| {
+                    sender.write_all(b"piped").expect("connected");
+                    let mut pipe = pipes.take(ring.now()).expect("a pipe");
+                    pipe.fill(&from);
+                    pipe
+                });
+                splice::set_least(&from, PATIENT_BYTES);
+                sender.write_all(b"tail").expect("connected");
+                from.wait_readable();
+                ring.next_turn().await;
+                assert!(from.is_waiting_readable(), "four bytes are not much");
+                let look_at = (!piped).then(|| ring.now());
+                let mut direction = splicing(pipe, LONG_TURNS, look_at);
+                pipes.spend(ring.turn(), pipes.turn_bytes);
+                let all = if piped { 9 } else { 4 };
+                run(&mut direction, (&from, &to), &pipes, |direction| direction.bytes == all).await;
+                assert_eq!(direction.bytes, all, "piped: {piped}");
+            });
+        }
+    }
+
+    /// The watch alone can tell of the reset, and the kernel ends it when the queue of completions is full.
+    #[test]
+    fn direction_that_waits_with_a_pipe_renews_its_watch() {
+        on_ring(|ring| async move {
+            let ((from, mut sender), (to, _receiver)) = (pair(&ring), pair(&ring));
+            sender.write_all(b"piped").expect("connected");
+            let pipes = Rc::new(pipes());
+            let mut pipe = pipes.take(ring.now()).expect("a pipe");
+            pipe.fill(&from);
+            to.with(|socket| {
+                socket.set_nonblocking(true).expect("an open socket");
+                while socket.send(&[0; 64 << 10]).is_ok() {}
+                socket.set_nonblocking(false).expect("an open socket");
+            });
+            let mut direction = splicing(Some(pipe), 0, None);
+            run(&mut direction, (&from, &to), &pipes, |_| true).await;
+            assert!(to.is_waiting_writable());
+            ring.next_turn().await;
+            from.end_watch().await;
+            reset(sender);
+            run(&mut direction, (&from, &to), &pipes, |_| from.is_dead()).await;
+            assert!(from.is_dead(), "nobody saw the reset");
+        });
+    }
+
+    /// Each source has bytes in every turn, and a turn has a budget for one of them.
+    #[test]
+    fn directions_that_put_each_other_off_take_turns() {
+        const STREAMS: usize = 4;
+        const LENGTH: usize = 512 << 10;
+        let delivered: Rc<[Cell<u64>; STREAMS]> = Rc::default();
+        let all = Rc::clone(&delivered);
+        on_ring(|ring| async move {
+            let mut pipes = pipes();
+            pipes.turn_bytes = 1;
+            let pipes = Rc::new(pipes);
+            for index in 0..STREAMS {
+                let ((from, mut sender), (to, receiver)) = (pair(&ring), pair(&ring));
+                sender.write_all(&vec![b'x'; LENGTH]).expect("room for it on the way");
+                let (all, pipes) = (Rc::clone(&all), Rc::clone(&pipes));
+                ring.spawn(async move {
+                    let _peers = (sender, receiver);
+                    let total = || all.iter().map(Cell::get).sum::<u64>();
+                    let mut direction = splicing(None, 0, None);
+                    let note = |direction: &Direction| {
+                        all[index].set(direction.bytes);
+                        total() >= (STREAMS * LENGTH / 2) as u64
+                    };
+                    run(&mut direction, (&from, &to), &pipes, note).await;
+                });
+            }
+        });
+        let least = delivered.iter().map(Cell::get).min();
+        assert!(least >= Some(LENGTH as u64 / 4), "{delivered:?} of {LENGTH} bytes each");
+    }
+
+    #[test]
+    fn moment_in_four_bytes_has_come_when_it_comes() {
+        for moment in [1, (1 << 32) - 1, 1 << 32, (1 << 32) + 1].map(Tick) {
+            let short = ShortTick::from(moment);
+            assert!(short.has_come(moment) && short.has_come(Tick(moment.0 + 1)), "{moment:?}");
+            assert!(!short.has_come(Tick(moment.0.wrapping_sub(2))), "{moment:?}");
+        }
     }
 }

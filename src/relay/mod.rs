@@ -153,26 +153,29 @@ impl Relay {
         self.to_client.bytes
     }
 
-    /// Whether another backend could still take the backend's place: no byte was written to it, none came from it.
+    /// Whether another backend could still take the backend's place: no byte was written to it, and neither a byte nor its
+    /// end came from it.
     #[must_use]
     pub fn is_untouched(&self, sides: Sides<'_>) -> bool {
         !self.has_begun(sides) && !self.to_backend.is_sending()
     }
 
-    /// Whether a byte was delivered, or one came from the backend: no other backend can take the place of this one.
+    /// Whether a byte was delivered, or one came from the backend, or its end was passed on to the client: no other backend
+    /// can take the place of this one.
     #[must_use]
     pub fn has_begun(&self, sides: Sides<'_>) -> bool {
         self.to_backend.bytes > 0
             || self.to_client.bytes > 0
             || sides.backend.received() > 0
             || self.to_client.is_sending()
+            || self.to_client.flow == Flow::Finished
     }
 
-    /// Whether nothing was sent to either side.
+    /// Whether no byte was sent to either side, and no end to the client.
     #[must_use]
     pub fn has_sent_nothing(&self) -> bool {
         let sends = |direction: &Direction| direction.bytes > 0 || direction.is_sending();
-        !sends(&self.to_backend) && !sends(&self.to_client)
+        !sends(&self.to_backend) && !sends(&self.to_client) && self.to_client.flow != Flow::Finished
     }
 
     /// Whether bytes were received that were not delivered.
@@ -267,10 +270,8 @@ impl Relay {
             (Broken, Open) if client.is_dead() => self.reset.map(Outcome::Reset),
             (Open, Broken) if backend.is_dead() => self.reset.map(Outcome::Reset),
             // Nothing more is to come from a side that has sent FIN, and nothing reaches it: dead is dead.
-            (Finished, Open) if client.is_dead() || client.is_hung_up() => Some(Outcome::Reset(Side::Client)),
-            (Open, Finished) if backend.is_dead() || backend.is_hung_up() => {
-                Some(Outcome::Reset(Side::Backend))
-            }
+            (Finished, Open) if client.is_dead() => Some(Outcome::Reset(Side::Client)),
+            (Open, Finished) if backend.is_dead() => Some(Outcome::Reset(Side::Backend)),
             (Open | Finished | Broken, Open) | (Open, Finished | Broken) => None,
         }
     }
@@ -345,5 +346,41 @@ impl Sides<'_> {
                 socket.with(|socket| net::keep_alive(socket, idle));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+
+    use super::*;
+    use crate::uring::testing::{on_ring, pair, reset};
+
+    /// The watch alone can tell of the reset, and the kernel ends it when the queue of completions is full.
+    #[test]
+    fn half_closed_session_renews_its_watch() {
+        on_ring(|ring| async move {
+            let ((client, client_peer), (backend, _backend_peer)) = (pair(&ring), pair(&ring));
+            let rules = RelayRules {
+                client_idle: None,
+                backend_idle: None,
+                half_close: Duration::from_secs(5),
+                client_keepalive: None,
+                backend_keepalive: None,
+                pipes: None,
+            };
+            let sides = Sides { client: &client, backend: &backend, rules: &rules, reuse: Reuse::Off };
+            let mut relay = Relay::new(sides, Tick::NEVER);
+            client_peer.shutdown(Shutdown::Write).expect("connected");
+            std::future::poll_fn(|context| {
+                assert!(relay.poll(sides, context).is_pending());
+                if relay.is_half_closed() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            client.end_watch().await;
+            reset(client_peer);
+            let outcome = std::future::poll_fn(|context| relay.poll(sides, context)).await;
+            assert_eq!(outcome, Outcome::Reset(Side::Client));
+        });
     }
 }

@@ -40,6 +40,8 @@ pub struct Pipes {
     moved: Cell<Moved>,
     /// The turn of the ring that bytes were last moved in, and how many of them.
     spent: Cell<(u64, u32)>,
+    /// [`TURN_BYTES`]; less in tests.
+    pub(super) turn_bytes: u32,
 }
 
 /// Bytes that went through the pipes of a shard.
@@ -69,10 +71,21 @@ pub(super) struct Pipe {
 /// What came into a pipe.
 pub(super) struct Filled {
     pub(super) bytes: u32,
-    /// Nothing more is to be had in this way: an end, an urgent mark, or a failure.
+    /// Nothing more is to be had in this way: an end, an urgent mark, a failure, or a kernel without memory.
     pub(super) ended: bool,
     /// The connection failed.
     pub(super) failed: bool,
+}
+
+/// Why bytes are left in a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// The destination takes no more now.
+    Full,
+    /// The kernel has no memory for them now.
+    Shortage,
+    /// The connection failed.
+    Failed,
 }
 
 impl Pipes {
@@ -88,6 +101,7 @@ impl Pipes {
             warned: Cell::new(false),
             moved: Cell::default(),
             spent: Cell::default(),
+            turn_bytes: TURN_BYTES,
         }
     }
 
@@ -101,10 +115,10 @@ impl Pipes {
     /// Whether more may be moved in this turn of the ring; else others have theirs first.
     pub(super) fn has_budget(&self, turn: u64) -> bool {
         let (last, bytes) = self.spent.get();
-        last != turn || bytes < TURN_BYTES
+        last != turn || bytes < self.turn_bytes
     }
 
-    fn spend(&self, turn: u64, bytes: u32) {
+    pub(super) fn spend(&self, turn: u64, bytes: u32) {
         let (last, before) = self.spent.get();
         self.spent.set((turn, bytes.saturating_add(if last == turn { before } else { 0 })));
     }
@@ -158,10 +172,6 @@ impl Ends {
 }
 
 impl Pipe {
-    pub(super) fn is_empty(&self) -> bool {
-        self.held == 0
-    }
-
     /// Moves what `from` has received into the pipe, as much as fits, and at most twice the size of the pipe.
     pub(super) fn fill(&mut self, from: &Socket) -> Filled {
         let before = self.held;
@@ -176,7 +186,7 @@ impl Pipe {
                     Ok(bytes) => self.held += bytes,
                     // Nothing more there, or so many small pieces that the pipe has no place for another.
                     Err(error) if is_again(error) => return,
-                    Err(_) => (ended, failed) = (true, true),
+                    Err(error) => (ended, failed) = (true, !is_shortage(error)),
                 }
             }
         });
@@ -185,21 +195,22 @@ impl Pipe {
         Filled { bytes, ended, failed }
     }
 
-    /// Moves what is in the pipe to `to`, as much as it takes: the bytes, and the error number of a failed connection.
-    pub(super) fn drain(&mut self, to: &Socket, side: Side) -> (u32, Option<Errno>) {
+    /// Moves what is in the pipe to `to`, as much as it takes: how many bytes, and why not all of them.
+    pub(super) fn drain(&mut self, to: &Socket, side: Side) -> (u32, Option<Left>) {
         let before = self.held;
         if before == 0 {
             return (0, None);
         }
-        let error = to.with(|socket| {
+        let left = to.with(|socket| {
             let destination = NonBlocking::new(socket.as_raw_fd());
             while self.held > 0 {
                 match splice(self.ends().read.as_raw_fd(), destination.0, self.held) {
                     // Nothing moved though there is something: the socket takes no more.
-                    Ok(0) => return None,
-                    Err(error) if is_again(error) => return None,
+                    Ok(0) => return Some(Left::Full),
                     Ok(bytes) => self.held -= bytes,
-                    Err(error) => return Some(error),
+                    Err(error) if is_again(error) => return Some(Left::Full),
+                    Err(error) if is_shortage(error) => return Some(Left::Shortage),
+                    Err(_) => return Some(Left::Failed),
                 }
             }
             None
@@ -211,7 +222,7 @@ impl Pipe {
             Side::Backend => moved.to_backend += u64::from(bytes),
         }
         self.pipes.moved.set(moved);
-        (bytes, error)
+        (bytes, left)
     }
 
     fn ends(&self) -> &Ends {
@@ -232,6 +243,11 @@ impl Drop for Pipe {
 
 fn is_again(error: Errno) -> bool {
     i32::from(error.get()) == libc::EAGAIN
+}
+
+/// Whether the kernel had no memory, which says nothing of the connection.
+fn is_shortage(error: Errno) -> bool {
+    matches!(i32::from(error.get()), libc::ENOMEM | libc::ENOBUFS)
 }
 
 /// Moves bytes without waiting for them: how many, or the error number.

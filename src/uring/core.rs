@@ -355,16 +355,19 @@ impl Core {
         Ok(())
     }
 
-    /// Arms receives again that found no buffer, as many as buffers are posted.
+    /// Arms receives again that found no buffer, as many as buffers are posted. Those whose socket is gone need none.
     fn feed_starved(&mut self) {
-        for _ in 0..self.buffers.posted() {
-            let Some(key) = self.starved.pop_front() else { return };
+        let mut left = self.buffers.posted();
+        while left > 0
+            && let Some(key) = self.starved.pop_front()
+        {
             if let Some(slot) = self.slots.find(key)
                 && slot.unset(Mark::Starved)
                 && !slot.is(Mark::Orphan)
             {
                 let multi = slot.is(Mark::Multi);
                 self.arm_receive(key, multi);
+                left -= 1;
             }
         }
     }
@@ -396,10 +399,9 @@ impl Core {
                 slot.take_extra();
                 slot.error = (entry.result() < 0).then(|| errno(entry.result()));
             }
-            Op::Watch if entry.result() > 0 => {
-                let told = |event: i16| entry.result() & i32::from(event) != 0;
-                slot.set(Mark::Dead, slot.is(Mark::Dead) || told(libc::POLLERR));
-                slot.set(Mark::HungUp, slot.is(Mark::HungUp) || told(libc::POLLHUP));
+            // A hang-up alone is no death: a socket file tells of one when its peer has closed after its last byte.
+            Op::Watch if entry.result() > 0 && entry.result() & i32::from(libc::POLLERR) != 0 => {
+                slot.set(Mark::Dead, true);
             }
             Op::Writable if !slot.is(Mark::Orphan) => {
                 // A FIN is no room; and where the poll itself has ended, trying again arms it again.

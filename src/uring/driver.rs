@@ -63,7 +63,8 @@ impl Driver<'_> {
         if quiet && inner.tasks.get() == 0 && inner.core.borrow().slots.len() == 0 {
             return Poll::Ready(());
         }
-        self.turn(quiet && inner.next_turn.borrow().is_empty());
+        let nobody_waits = inner.next_turn.borrow().is_empty() && inner.put_off.borrow().is_empty();
+        self.turn(quiet && nobody_waits);
         context.waker().wake_by_ref();
         Poll::Pending
     }
@@ -71,6 +72,8 @@ impl Driver<'_> {
     fn turn(&mut self, wait: bool) {
         let inner = &*self.ring.0;
         let timeout = wait.then(|| self.sleep_time()).flatten();
+        // Ahead of what completes: else whoever completes in each turn would have it, and these would be put off for ever.
+        inner.put_off.borrow_mut().drain(..).for_each(std::task::Waker::wake);
         let mut core = inner.core.borrow_mut();
         core.enter(wait, timeout).expect("the kernel takes the entries of a sound ring");
         inner.now.set(Tick::read_clock());

@@ -26,6 +26,9 @@ mod tick;
 mod timer;
 mod wheel;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
@@ -55,8 +58,10 @@ struct Inner {
     /// Tasks that have not ended.
     tasks: Cell<usize>,
     panics: Cell<u64>,
-    /// Tasks that wait for the next turn.
+    /// Tasks that wait for the next turn, behind everything that completes in it.
     next_turn: RefCell<Vec<Waker>>,
+    /// Tasks that were put off to the next turn; they come first in it, in this order.
+    put_off: RefCell<Vec<Waker>>,
 }
 
 /// Size and number of the provided buffers of a ring.
@@ -88,6 +93,7 @@ impl Ring {
             tasks: Cell::new(0),
             panics: Cell::new(0),
             next_turn: RefCell::new(Vec::new()),
+            put_off: RefCell::new(Vec::new()),
         })))
     }
 

@@ -17,7 +17,7 @@ pub(super) enum Op {
     Recv,
     Send,
     Connect,
-    /// A poll for the end of both directions.
+    /// A poll for the death of the connection.
     Watch,
     /// A read of eight bytes from an eventfd.
     Count,
@@ -107,20 +107,18 @@ pub(super) enum Mark {
     Reset = 1 << 1,
     /// A call or the watch found the connection dead.
     Dead = 1 << 2,
-    /// The watch found both streams of the connection ended.
-    HungUp = 1 << 3,
     /// The peer took less than it was sent, and has not said since that it takes more.
-    Full = 1 << 4,
+    Full = 1 << 3,
     /// The receive in flight is a multishot.
-    Multi = 1 << 5,
+    Multi = 1 << 4,
     /// A cancel of the receive in flight is on its way.
-    Cancelled = 1 << 6,
+    Cancelled = 1 << 5,
     /// The receive waits for buffers.
-    Starved = 1 << 7,
+    Starved = 1 << 6,
     /// A send was started, and its end is not yet reported.
-    Sending = 1 << 8,
+    Sending = 1 << 7,
     /// The last send did not complete at once.
-    Blocked = 1 << 9,
+    Blocked = 1 << 8,
 }
 
 /// One descriptor: a cache line, so that an idle one costs no more.

@@ -237,9 +237,25 @@ impl Socket {
         }
     }
 
+    /// Has the task woken in the next turn, ahead of everything that completes in it: it gave way to others in this one.
+    pub fn put_off(&self) {
+        if let Some(waker) = self.core().slots.of(self.key).waker.clone() {
+            self.ring.0.put_off.borrow_mut().push(waker);
+        }
+    }
+
     /// Has the task woken when the connection dies; for a side that is not received from.
     pub fn watch(&self) {
         self.core().arm_watch(self.key);
+    }
+
+    /// Ends [`Self::watch`], as a full queue of completions does.
+    #[cfg(test)]
+    pub(crate) async fn end_watch(&self) {
+        self.core().cancel(self.key, Op::Watch);
+        while self.core().slots.of(self.key).is_in_flight(Op::Watch) {
+            self.ring.next_turn().await;
+        }
     }
 
     /// Remembers that the connection died; a later call may report a clean end all the same.
@@ -251,13 +267,6 @@ impl Socket {
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.core().slots.of(self.key).is(Mark::Dead)
-    }
-
-    /// Whether [`Self::watch`] saw both streams of the connection ended: a clean end where both sides have sent FIN, and
-    /// the end of everything where only one has.
-    #[must_use]
-    pub fn is_hung_up(&self) -> bool {
-        self.core().slots.of(self.key).is(Mark::HungUp)
     }
 
     /// Makes the close of this socket send RST instead of FIN.
@@ -283,7 +292,11 @@ impl Socket {
             Ok(0) => Peeked::End,
             Ok(_) => Peeked::Bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,
-            Err(_) => Peeked::End,
+            Err(_) => {
+                // The error is reported once, to a peek too, tcp(7).
+                self.mark_dead();
+                Peeked::End
+            }
         }
     }
 

@@ -1,40 +1,76 @@
 //! Set-up: one shard, a healthy session, and beside it many that misuse it: clients that do not read, backends that do
-//! not read, a bulk stream, thousands of connects. Claim: the healthy one goes on, in bounded time, with few buffers.
+//! not read, bulk streams, thousands of connects. Claim: whichever way bytes are relayed, the healthy one goes on, in
+//! bounded time, with few buffers and in bounded memory.
 
+use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ringway::words::CloseReason;
 
-use crate::support::{Balancer, Client, Stream, backend, balancer, eventually};
+use crate::support::{
+    Backend, Balancer, BalancerBuilder, Client, Connection, Stream, backend, balancer, both_ways, eventually,
+    process,
+};
 
 /// A round trip of the healthy session, at worst. A test machine shares its CPUs with the other tests, so this is a
 /// bound on starvation, not a measurement.
 const ROUND_TRIP: Duration = Duration::from_secs(2);
 
+/// What healthy sessions send.
+static STREAM: LazyLock<Stream> = LazyLock::new(|| Stream::new(99));
+
 /// Round trips of a healthy session: all exact, and none too late.
 #[track_caller]
 fn assert_healthy(client: &Client, rounds: usize) {
-    let stream = Stream::new(99);
     for round in 0..rounds {
         let begin = Instant::now();
-        client.echo(&stream.head(1 + round * 97 % 20_000)).unwrap();
+        client.echo(&STREAM.head(1 + round * 97 % 20_000)).unwrap();
         assert!(begin.elapsed() < ROUND_TRIP, "round {round} took {:?}", begin.elapsed());
     }
 }
 
-/// One shard with 256 buffers of 16 KiB: far fewer than a thousand sessions could hold.
-///
-/// `half_close` bounds the delivery of what a client sent before it reset. On loopback that can hang for half a minute:
-/// a full receive queue drops segments (TcpExtTCPRcvQDrop), and their retransmission backs off.
-fn narrow(backends: [&crate::support::Backend; 1]) -> Balancer {
-    let builder = balancer().one_shard().runtime("relay: {buffers_per_core: 256}");
-    builder.listener("timeouts: {half_close: 2s}").backends(backends).start()
+/// What a session may hold beside what is in the kernel: in each direction what one receive brings, and as much that is
+/// being sent.
+const SESSION_BYTES: usize = 2 * 2 * (64 << 10);
+
+/// Few buffers: far fewer than a thousand sessions could hold.
+const NARROW: &str = "buffers_per_core: 256";
+
+/// On loopback the delivery of what a client sent before it reset can hang for half a minute: a full receive queue drops
+/// segments (TcpExtTCPRcvQDrop), and their retransmission backs off. This bounds it.
+const BOUNDED_END: &str = "timeouts: {half_close: 2s}";
+
+/// Whether bulk went the way that was wanted.
+#[track_caller]
+fn assert_way(balancer: &Balancer, splices: bool) {
+    assert_eq!(balancer.spliced() != (0, 0), splices, "{:?} bytes were spliced", balancer.spliced());
 }
 
-/// Clients that send much and never read what comes back: the echo fills every buffer on the way.
-fn deaf_clients(balancer: &Balancer, count: usize) -> Vec<Client> {
-    let deaf: Vec<_> = (0..count).map(|_| Client::connect_small(balancer.address()).unwrap()).collect();
+/// What begins a flood instead of an echo.
+const FLOOD: &[u8] = b"!";
+
+/// A backend that echoes; whoever begins with [`FLOOD`] gets bytes without end, and is not listened to.
+fn echo_or_flood() -> Backend {
+    let flood_or_echo = |connection: &mut Connection| {
+        let first = connection.receive_exact(1)?;
+        if first != FLOOD {
+            return connection.send(&first).and_then(|()| connection.echo());
+        }
+        let piece = [b'x'; 64 << 10];
+        loop {
+            connection.send(&piece)?;
+        }
+    };
+    backend().serve(flood_or_echo).start()
+}
+
+/// Clients that send much and never read what comes back: echo or flood fills every buffer on the way. The flood, which is
+/// bulk, is for the first ones alone: it takes 5 MB for each of what the kernel has for all of TCP.
+fn deaf_clients(address: SocketAddr, count: usize) -> Vec<Client> {
+    let deaf: Vec<_> = (0..count).map(|_| Client::connect_small(address).unwrap()).collect();
+    deaf.iter().take(20).for_each(|client| client.send(FLOOD).unwrap());
     // Each gets far before everything on its way is full; the last ones find what the first ones left.
     let silence = Duration::from_millis(if count > 100 { 1 } else { 30 });
     for client in &deaf {
@@ -43,124 +79,134 @@ fn deaf_clients(balancer: &Balancer, count: usize) -> Vec<Client> {
     deaf
 }
 
-#[test]
-fn sixty_clients_that_do_not_read_leave_a_healthy_session_alone() {
-    let only = backend().echo().start();
-    let balancer = narrow([&only]);
-    let healthy = balancer.echoing_client();
-    let deaf = deaf_clients(&balancer, 60);
-    assert_healthy(&healthy, 200);
-    // And a session that begins now.
-    let late = balancer.echoing_client();
-    assert_healthy(&late, 50);
-    late.finish().unwrap();
-    deaf.into_iter().for_each(Client::reset);
-    assert_healthy(&healthy, 50);
-    healthy.finish().unwrap();
-    eventually("the backends of the others end", || only.open() == 0);
+/// A healthy session, and one that begins later, beside so many clients that do not read.
+fn assert_healthy_beside_deaf_clients(count: usize, ways: impl IntoIterator<Item = (BalancerBuilder, bool)>) {
+    for (builder, splices) in ways {
+        let only = echo_or_flood();
+        let balancer = builder.listener(BOUNDED_END).backends([&only]).start();
+        let healthy = balancer.echoing_client();
+        let deaf = deaf_clients(balancer.address(), count);
+        assert_healthy(&healthy, 200);
+        let late = balancer.echoing_client();
+        assert_healthy(&late, 50);
+        assert_way(&balancer, splices);
+        late.finish().unwrap();
+        deaf.into_iter().for_each(Client::reset);
+        assert_healthy(&healthy, 50);
+        healthy.finish().unwrap();
+        eventually("the backends of the others end", || only.open() == 0);
+    }
 }
 
 #[test]
+fn client_that_does_not_read_leaves_a_healthy_session_alone() {
+    assert_healthy_beside_deaf_clients(1, both_ways(NARROW));
+}
+
+#[test]
+fn sixty_clients_that_do_not_read_leave_a_healthy_session_alone() {
+    assert_healthy_beside_deaf_clients(60, both_ways(NARROW));
+}
+
+/// In one way alone: they use up what the kernel has for all of TCP.
+#[test]
 fn thousand_clients_that_do_not_read_leave_a_healthy_session_alone() {
-    let only = backend().echo().start();
-    let balancer = narrow([&only]);
-    let healthy = balancer.echoing_client();
-    let deaf = deaf_clients(&balancer, 1_000);
-    assert_healthy(&healthy, 200);
-    let late = balancer.echoing_client();
-    assert_healthy(&late, 50);
-    late.finish().unwrap();
-    deaf.into_iter().for_each(Client::reset);
-    assert_healthy(&healthy, 50);
-    healthy.finish().unwrap();
+    let [spliced, _] = both_ways(NARROW);
+    assert_healthy_beside_deaf_clients(1_000, [spliced]);
+}
+
+#[test]
+fn memory_that_clients_which_do_not_read_hold_is_bounded() {
+    const CLIENTS: usize = 200;
+    for splice in ["auto", "off"] {
+        let only = echo_or_flood();
+        let runtime = format!("runtime: {{cores: 1, relay: {{splice: {splice}, {NARROW}}}}}");
+        let process = process().section(&runtime).backends([&only]).start();
+        let before = process.resident_bytes();
+        let deaf = deaf_clients(process.address(), CLIENTS);
+        assert_healthy(&process.echoing_client(), 50);
+        let held = process.resident_bytes().saturating_sub(before);
+        assert!(held < CLIENTS * SESSION_BYTES, "splice {splice}: {held} bytes");
+        deaf.into_iter().for_each(Client::reset);
+    }
 }
 
 /// Mirrored: here the clients send to backends that do not read.
 #[test]
 fn sixty_backends_that_do_not_read_leave_a_healthy_session_alone() {
-    let mut deaf = backend().never_reads().start();
-    let well = backend().echo().start();
-    let balancer =
-        balancer().one_shard().runtime("relay: {buffers_per_core: 256}").backends([&deaf, &well]).start();
-    let clients: Vec<_> = (0..120).map(|_| balancer.client()).collect();
-    eventually("all sessions stand", || balancer.in_flight() == [60, 60]);
-    let before = balancer.totals().bytes_to_client;
-    for client in &clients {
-        client.send_until_full(Duration::from_millis(5));
+    for (builder, splices) in both_ways(NARROW) {
+        let (mut deaf, well) = (backend().never_reads().start(), backend().echo().start());
+        let balancer = builder.listener(BOUNDED_END).backends([&deaf, &well]).start();
+        let clients: Vec<_> = (0..120).map(|_| balancer.client()).collect();
+        eventually("all sessions stand", || balancer.in_flight() == [60, 60]);
+        let before = balancer.totals().bytes_to_client;
+        for client in &clients {
+            client.send_until_full(Duration::from_millis(5));
+        }
+        // The kernel's buffers are full, and so is what the shard may hold of it. One of two backends echoes.
+        let healthy = (0..2).find_map(|_| {
+            let client = balancer.client();
+            client.set_patience(ROUND_TRIP);
+            client.echo(b"hello").is_ok().then_some(client)
+        });
+        assert_healthy(&healthy.expect("one of two in turn"), 200);
+        assert!(balancer.totals().bytes_to_client > before);
+        assert_way(&balancer, splices);
+        clients.into_iter().for_each(Client::reset);
+        deaf.stop();
     }
-    // The kernel's buffers are full, and so is what the shard may hold of it.
-    let mut healthy = None;
-    while healthy.is_none() {
-        let client = balancer.client();
-        client.set_patience(Duration::from_millis(500));
-        healthy = client.echo(b"hello").is_ok().then_some(client);
-    }
-    assert_healthy(&healthy.unwrap(), 200);
-    assert!(balancer.totals().bytes_to_client > before);
-    clients.into_iter().for_each(Client::reset);
-    deaf.stop();
 }
 
 /// What a deaf client did not read is not lost: once it reads, everything comes, in order.
 #[test]
 fn slow_reader_gets_everything_once_it_reads() {
     const LENGTH: usize = 8 << 20;
-    let only = backend().source(Stream::new(1).head(LENGTH)).start();
-    let balancer = balancer().one_shard().runtime("relay: {buffers_per_core: 64}").backends([&only]).start();
-    let clients: Vec<_> = (0..40).map(|_| Client::connect_small(balancer.address()).unwrap()).collect();
-    eventually("all sessions stand", || only.connections() == 40);
-    std::thread::scope(|scope| {
-        for client in clients {
-            scope.spawn(move || {
-                let (received, end) = client.receive_all();
-                end.unwrap();
-                assert!(received.len() == LENGTH && Stream::new(1).matches(0, &received));
-                client.finish().unwrap();
-            });
-        }
-    });
-    balancer.await_closed(CloseReason::Normal, 40);
-}
-
-#[test]
-fn bulk_stream_leaves_small_sessions_their_turn() {
-    let bulk = backend().serve(|connection| {
-        let piece = vec![b'x'; 1 << 20];
-        loop {
-            connection.send(&piece)?;
-        }
-    });
-    let (mut bulk, small) = (bulk.start(), backend().echo().start());
-    let balancer = balancer().one_shard().backends([&bulk, &small]).start();
-    // Turn and turn about: the first, third, ... session is a bulk one.
-    let sessions: Vec<_> = (0..40).map(|_| balancer.client()).collect();
-    eventually("all sessions stand", || balancer.in_flight() == [20, 20]);
-    let (mut readers, mut pings) = (Vec::new(), Vec::new());
-    for client in sessions {
-        client.set_patience(Duration::from_millis(300));
-        client.send(b"ping").unwrap();
-        let mut first = [0; 4];
-        client.receive(&mut first).unwrap();
-        if &first == b"ping" { pings.push(client) } else { readers.push(client) }
-    }
-    assert_eq!((readers.len(), pings.len()), (20, 20));
-    let reading = AtomicBool::new(true);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // One of them is read as fast as it comes, the others stay full.
-            let mut buffer = vec![0; 1 << 20];
-            while reading.load(Ordering::Relaxed) {
-                readers[0].receive(&mut buffer).unwrap();
+    for (builder, splices) in both_ways("buffers_per_core: 64") {
+        let only = backend().source(Stream::new(1).head(LENGTH)).start();
+        let balancer = builder.backends([&only]).start();
+        let clients: Vec<_> = (0..40).map(|_| Client::connect_small(balancer.address()).unwrap()).collect();
+        eventually("all sessions stand", || only.connections() == 40);
+        std::thread::scope(|scope| {
+            for client in clients {
+                scope.spawn(move || {
+                    let (received, end) = client.receive_all();
+                    end.unwrap();
+                    assert!(received.len() == LENGTH && Stream::new(1).matches(0, &received));
+                    client.finish().unwrap();
+                });
             }
         });
-        for client in &pings {
-            client.set_patience(Duration::from_secs(20));
-            assert_healthy(client, 20);
-        }
-        reading.store(false, Ordering::Relaxed);
-    });
-    readers.into_iter().for_each(Client::reset);
-    bulk.stop();
+        balancer.await_closed(CloseReason::Normal, 40);
+        assert_way(&balancer, splices);
+    }
+}
+
+/// Twenty bulk streams, of which one is read as fast as it comes and the others stay full.
+#[test]
+fn bulk_stream_leaves_a_thousand_small_sessions_their_turn() {
+    for (builder, splices) in both_ways("") {
+        let mut only = echo_or_flood();
+        let balancer = builder.backends([&only]).start();
+        let readers: Vec<_> = (0..20).map(|_| balancer.client()).collect();
+        readers.iter().for_each(|client| client.send(FLOOD).unwrap());
+        let pings: Vec<_> = (0..1_000).map(|_| balancer.client()).collect();
+        let reading = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut buffer = vec![0; 1 << 20];
+                while reading.load(Ordering::Relaxed) {
+                    readers[0].receive(&mut buffer).unwrap();
+                }
+            });
+            for client in &pings {
+                assert_healthy(client, 1);
+            }
+            reading.store(false, Ordering::Relaxed);
+        });
+        assert_way(&balancer, splices);
+        readers.into_iter().for_each(Client::reset);
+        only.stop();
+    }
 }
 
 /// A crowd that connects at once: it is served, and an open session goes on meanwhile.

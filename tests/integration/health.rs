@@ -34,7 +34,8 @@ fn verdict_stops_sessions_to_a_backend_on_every_shard_within_100_ms() {
 #[test]
 fn no_client_sees_an_error_while_a_backend_stops_and_returns() {
     let (mut falling, steady) = (backend().echo().start(), backend().echo().start());
-    let balancer = balancer().backends([&falling, &steady]).quick_checks().start();
+    let balancer =
+        balancer().backends([&falling, &steady]).upstream("retry_budget: off").quick_checks().start();
     let round = |clients: u32| {
         for _ in 0..clients {
             balancer.echoing_client().finish().unwrap();

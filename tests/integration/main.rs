@@ -13,6 +13,7 @@ mod drain;
 mod fairness;
 mod health;
 mod limits;
+mod options;
 mod passive;
 mod pool;
 mod process;

@@ -270,6 +270,50 @@ fn reset_of_a_client_whose_backend_has_ended_ends_the_session_at_once() {
     assert_eq!(backend.failed(), 1, "it saw a reset");
 }
 
+/// The close of a socket file ends both streams at once, as the kernel tells it; the backend's answer ends cleanly all
+/// the same, and a client that says more is told as on a port: there is nobody for it.
+#[test]
+fn close_of_a_unix_backend_behind_its_answer_is_no_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = backend()
+        .name("b")
+        .on_unix(folder.path().join("backend"))
+        .serve(|connection| {
+            connection.receive_exact(7)?;
+            connection.send(b"answer")
+        })
+        .start();
+    let balancer = balancer().backends([&backend]).start();
+    for says_more in [false, true] {
+        for _ in 0..20 {
+            let client = balancer.client();
+            client.send(b"request").unwrap();
+            let (received, end) = client.receive_all();
+            end.unwrap();
+            assert_eq!(received, b"answer");
+            eventually("the backend has closed", || backend.open() == 0);
+            if says_more { client.send(b"more").unwrap() } else { client.end().unwrap() }
+        }
+    }
+    balancer.await_closed(CloseReason::Normal, 20);
+    balancer.await_closed(CloseReason::BackendReset, 20);
+}
+
+/// Mirrored: such a client gets no answer, but its request reaches the backend, and no reset does.
+#[test]
+fn close_of_a_unix_client_behind_its_request_is_no_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let front = folder.path().join("front");
+    let backend = backend().sink().start();
+    let balancer = balancer().on_unix(front.clone()).backends([&backend]).start();
+    for _ in 0..20 {
+        Client::connect_unix(&front).unwrap().send(b"request").unwrap();
+    }
+    balancer.await_closed(CloseReason::Normal, 20);
+    eventually("the backend has read everything", || backend.connections() == 20 && backend.open() == 0);
+    assert_eq!((backend.failed(), backend.received()), (0, 140));
+}
+
 #[test]
 fn clients_that_connect_and_go_at_once_leave_nothing() {
     let backend = backend().echo().start();

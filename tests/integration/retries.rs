@@ -1,11 +1,16 @@
 //! Set-up: a first backend that fails before a byte, a second one that is well. Claim: a failure before the first byte
 //! costs the client nothing; a clean end, or a failure after a byte, is the session's own and is passed on.
 
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use ringway::words::CloseReason;
 
 use crate::support::{Client, backend, balancer, eventually, expect_reset, is_reset, timed};
+
+/// Each failure that counts as the backend's own would be seen.
+const NO_FAILURE: &str = "outlier: {consecutive_failures: 1, ejection_time: 1h, max_ejected: 50%}";
 
 #[test]
 fn refused_connection_is_retried_on_another_backend() {
@@ -48,6 +53,55 @@ fn clean_end_before_a_byte_is_passed_on() {
         client.receive_all().1.unwrap();
     }
     assert_eq!((ended, balancer.retries()), (10, 0));
+    balancer.await_closed(CloseReason::Normal, 20);
+}
+
+/// The client has the end of the first backend: another one could only speak to nobody.
+#[test]
+fn reset_behind_a_clean_end_is_not_retried() {
+    let (turn, turns) = channel();
+    let turns = Mutex::new(turns);
+    let resetting = backend()
+        .serve(move |connection| {
+            connection.end()?;
+            turns.lock().unwrap().recv().unwrap();
+            connection.reset();
+            Ok(())
+        })
+        .start();
+    let live = backend().greet(b"hello").start();
+    let balancer = balancer().one_shard().upstream(NO_FAILURE).backends([&resetting, &live]).start();
+    let mut ended = 0;
+    for _ in 0..20 {
+        let client = balancer.client();
+        if client.receive(&mut [0; 5]).unwrap() == 0 {
+            ended += 1;
+            turn.send(()).unwrap();
+            balancer.await_closed(CloseReason::BackendReset, ended);
+        } else {
+            client.finish().unwrap();
+        }
+    }
+    assert_eq!((ended, balancer.retries(), balancer.ejected()), (10, 0, vec![false, false]));
+}
+
+/// The close of a socket file ends both streams at once, as the kernel tells it, and is a clean end all the same.
+#[test]
+fn close_of_a_unix_backend_before_a_byte_is_passed_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let closing = backend().name("a").on_unix(folder.path().join("a")).serve(|_| Ok(())).start();
+    let live = backend().greet(b"hello").start();
+    let balancer = balancer().one_shard().upstream(NO_FAILURE).backends([&closing, &live]).start();
+    let mut ended = 0;
+    for _ in 0..20 {
+        let client = balancer.client();
+        if client.receive(&mut [0; 5]).unwrap() == 0 {
+            ended += 1;
+            eventually("the backend has closed", || closing.open() == 0);
+        }
+        client.finish().unwrap();
+    }
+    assert_eq!((ended, balancer.retries(), balancer.ejected()), (10, 0, vec![false, false]));
     balancer.await_closed(CloseReason::Normal, 20);
 }
 

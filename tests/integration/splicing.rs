@@ -10,24 +10,11 @@ use std::time::Duration;
 use ringway::words::CloseReason;
 
 use crate::support::{
-    Balancer, BalancerBuilder, Client, Stream, backend, balancer, eventually, exchange, holds_within,
-    is_reset, process,
+    Client, Stream, backend, balancer, both_ways, eventually, exchange, holds_within, is_reset, process,
 };
 
 /// Enough for a direction to become bulk many times over.
 const BULK: usize = 8 << 20;
-
-/// Both ways of relaying, to show a property of each.
-fn both_ways() -> [BalancerBuilder; 2] {
-    ["auto", "off"].map(|splice| balancer().one_shard().runtime(&format!("relay: {{splice: {splice}}}")))
-}
-
-/// Bytes spliced to the backends and to the clients.
-fn spliced(balancer: &Balancer) -> (u64, u64) {
-    let shards = balancer.server().shard_counters().iter();
-    let both = shards.map(|shard| (shard.spliced_to_backend.value(), shard.spliced_to_client.value()));
-    both.fold((0, 0), |sum, both| (sum.0 + both.0, sum.1 + both.1))
-}
 
 /// Sends the stream and gets it back, both at once.
 fn echo_bulk(client: &Client, stream: &Stream, length: usize) {
@@ -40,7 +27,7 @@ fn echo_bulk(client: &Client, stream: &Stream, length: usize) {
 
 #[test]
 fn bulk_is_spliced_and_can_be_switched_off() {
-    for (builder, splices) in both_ways().into_iter().zip([true, false]) {
+    for (builder, splices) in both_ways("") {
         let backend = backend()
             .serve(|connection| {
                 let length = 64 << 20;
@@ -61,7 +48,7 @@ fn bulk_is_spliced_and_can_be_switched_off() {
         balancer.await_closed(CloseReason::Normal, 1);
         eventually("the backend has read to the end", || backend.open() == 0);
         assert_eq!((backend.failed(), backend.received()), (0, 64 << 20));
-        let (to_backend, to_client) = spliced(&balancer);
+        let (to_backend, to_client) = balancer.spliced();
         if splices {
             assert!(to_backend > 16 << 20 && to_client > 16 << 20, "{to_backend} and {to_client} bytes");
         } else {
@@ -79,7 +66,7 @@ fn messages_of_up_to_a_buffer_are_copied() {
     for length in [1, 64, 4 << 10, 16 << 10] {
         (0..200).for_each(|_| client.echo(&stream.head(length)).unwrap());
     }
-    assert_eq!(spliced(&balancer), (0, 0));
+    assert_eq!(balancer.spliced(), (0, 0));
     client.finish().unwrap();
 }
 
@@ -93,15 +80,15 @@ fn session_that_changes_between_bulk_and_messages_is_exact() {
     let mut changes = 0;
     for round in 0..60 {
         echo_bulk(&client, &stream, (1 << 20) + round * 997);
-        let now = spliced(&balancer);
+        let now = balancer.spliced();
         changes += usize::from(now.0 > before.0) + usize::from(now.1 > before.1);
         // More than the small turns after which a direction copies again.
         for length in 1..40 {
             client.echo(&stream.head(length * 13)).unwrap();
         }
-        let calm = spliced(&balancer);
+        let calm = balancer.spliced();
         client.echo(&stream.head(100)).unwrap();
-        assert_eq!(spliced(&balancer), calm, "round {round}: messages are copied again");
+        assert_eq!(balancer.spliced(), calm, "round {round}: messages are copied again");
         before = calm;
     }
     assert!(changes > 20, "bulk was spliced {changes} times");
@@ -112,7 +99,7 @@ fn session_that_changes_between_bulk_and_messages_is_exact() {
 #[test]
 fn end_behind_bulk_comes_behind_the_last_byte() {
     let stream = Stream::new(5);
-    for builder in both_ways() {
+    for (builder, _) in both_ways("") {
         let backend = backend().source(stream.head(BULK)).start();
         let balancer = builder.backends([&backend]).start();
         for extra in [0, 1, 4_096, 100_000] {
@@ -129,7 +116,7 @@ fn end_behind_bulk_comes_behind_the_last_byte() {
 
 #[test]
 fn reset_in_mid_bulk_reaches_the_other_side() {
-    for builder in both_ways() {
+    for (builder, _) in both_ways("") {
         let saw = Arc::new(AtomicBool::new(true));
         let seen = Arc::clone(&saw);
         let backend = backend()
@@ -160,7 +147,7 @@ fn reset_in_mid_bulk_reaches_the_other_side() {
 
 #[test]
 fn last_bytes_of_bulk_come_before_the_reset() {
-    for builder in both_ways() {
+    for (builder, _) in both_ways("") {
         let stream = Arc::new(Stream::new(7));
         let theirs = Arc::clone(&stream);
         // Its client has read all but the end when the reset comes: that is in the client's receive queue by then.
@@ -208,11 +195,11 @@ fn without_a_free_pipe_copying_goes_on() {
         }
     });
     balancer.await_closed(CloseReason::Normal, 40);
-    let (_, to_client) = spliced(&balancer);
+    let (_, to_client) = balancer.spliced();
     assert!(to_client > 0 && to_client < 40 * BULK as u64, "{to_client} bytes were spliced");
 }
 
-/// Row 14 again: the kernel refuses pipes of this size to everybody, or descriptors.
+/// Row 14 again: there are no descriptors for a pipe.
 #[test]
 fn where_no_pipe_can_be_made_copying_goes_on() {
     let backend = backend().echo().start();
@@ -251,7 +238,7 @@ fn small_segments_that_fill_a_pipe_are_no_deadlock() {
     let client = balancer.client();
     let bytes = stream.head(length);
     client.send(&bytes[..4 << 20]).unwrap();
-    eventually("bulk is spliced", || spliced(&balancer).0 > 0);
+    eventually("bulk is spliced", || balancer.spliced().0 > 0);
     bytes[4 << 20..].iter().for_each(|byte| client.send(&[*byte]).unwrap());
     go.store(true, Ordering::SeqCst);
     assert_eq!(client.receive_exact(3).unwrap(), b"all");
@@ -283,13 +270,13 @@ fn bytes_of_a_dead_session_reach_nobody() {
         let received = client.receive_exact(BULK).unwrap();
         assert!(Stream::new(round.into()).matches(0, &received), "round {round}");
     }
-    assert!(spliced(&balancer).1 > 0);
+    assert!(balancer.spliced().1 > 0);
 }
 
 /// Row 15, both ways: the client's window is closed, and stays so.
 #[test]
 fn peer_that_takes_nothing_more_ends_by_the_idle_timeout() {
-    for builder in both_ways() {
+    for (builder, _) in both_ways("") {
         let backend = backend().source(Stream::new(11).head(64 << 20)).start();
         let timeouts = "timeouts: {client_idle: 300ms, half_close: 300ms}";
         let balancer = builder.listener(timeouts).backends([&backend]).start();
@@ -303,7 +290,7 @@ fn peer_that_takes_nothing_more_ends_by_the_idle_timeout() {
 /// The source is not read while its destination takes nothing, so only the watch can tell of its reset.
 #[test]
 fn reset_of_a_client_whose_backend_takes_nothing_ends_the_session() {
-    for builder in both_ways() {
+    for (builder, _) in both_ways("") {
         let mut backend = backend().never_reads().start();
         let balancer = builder.listener("timeouts: {half_close: 300ms}").backends([&backend]).start();
         let client = balancer.client();
@@ -318,7 +305,7 @@ fn reset_of_a_client_whose_backend_takes_nothing_ends_the_session() {
 /// bytes that find the first connection dead change who notices the second reset.
 #[test]
 fn reset_of_the_side_that_is_still_owed_bytes_ends_the_session() {
-    for builder in both_ways() {
+    for (builder, _) in both_ways("") {
         let (turn, turns) = channel();
         let turns = Mutex::new(turns);
         let backend = backend()
@@ -339,7 +326,7 @@ fn reset_of_the_side_that_is_still_owed_bytes_ends_the_session() {
         client.reset();
         balancer.await_closed(CloseReason::BackendReset, 1);
     }
-    for builder in both_ways() {
+    for (builder, _) in both_ways("") {
         let (turn, turns) = channel();
         let turns = Mutex::new(turns);
         let backend = backend()

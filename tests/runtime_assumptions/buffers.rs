@@ -71,6 +71,29 @@ fn receive_that_finds_no_buffer_goes_on_when_one_comes_back() {
 }
 
 #[test]
+fn sockets_that_are_gone_keep_no_buffer_from_one_that_waits() {
+    const GONE: usize = 50;
+    let tiny = BufferSettings { bytes: 4096, count: 2 };
+    let (ours, mut peers): (Vec<_>, Vec<_>) = (0..2 + GONE + 1).map(|_| tcp_pair()).unzip();
+    peers.iter_mut().for_each(|peer| peer.write_all(&[7; 4096]).expect("room in the socket buffer"));
+    on_ring(tiny, |ring| async move {
+        let mut holding: Vec<_> = ours.into_iter().map(|ours| ring.socket(ours)).collect();
+        let mut starved = holding.split_off(2);
+        for socket in &holding {
+            assert_eq!(socket.readable().await, None);
+        }
+        starved.iter().for_each(|socket| socket.receive(false));
+        ring.next_turn().await;
+        assert!(starved.iter().all(|socket| socket.is_receiving() && socket.received() == 0));
+        let waiting = starved.pop().expect("the last one");
+        drop(starved);
+        assert_eq!(holding[0].take_received().len(), 4096);
+        // Nothing else happens on this ring, so a turn that hands the buffer to nobody would be the last one.
+        assert_eq!(waiting.readable().await, None);
+    });
+}
+
+#[test]
 fn multishot_receive_brings_no_more_than_its_bound() {
     let (ours, mut peer) = tcp_pair();
     let settings = BufferSettings { bytes: 4096, count: 256 };

@@ -2,11 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use ringway::uring::{Doorbell, Ring};
+use ringway::uring::{BufferSettings, Doorbell, End, Ring, Socket};
 
 use crate::support::{SMALL, on_ring, tcp_pair};
 
@@ -159,5 +161,39 @@ fn everything_that_has_completed_comes_in_one_turn() {
         }
         let turns = ring.turn() - before;
         assert!(turns <= 2, "{SOCKETS} completions took {turns} turns");
+    });
+}
+
+/// More operations than the queues of the ring have places, and all of them complete at once. What does not fit the kernel
+/// keeps back (NODROP); before Linux 6.13 one enter brings all of it.
+#[test]
+fn completions_beyond_the_queue_are_not_lost() {
+    // Each completes four times: a poll, a watch, a byte, the end.
+    const SOCKETS: usize = 2_500;
+    let buffers = BufferSettings { bytes: 64, count: 4_096 };
+    on_ring(buffers, |ring| async move {
+        let pair = || UnixStream::pair().expect("descriptors");
+        let (sockets, mut peers): (Vec<Socket>, Vec<_>) =
+            (0..SOCKETS).map(|_| pair()).map(|(ours, peer)| (ring.socket(ours.into()), peer)).unzip();
+        for socket in &sockets {
+            socket.wait_readable();
+            socket.watch();
+            socket.receive(true);
+        }
+        // 1,024 of them are handed over in one enter.
+        for _ in 0..10 {
+            ring.next_turn().await;
+        }
+        for peer in &mut peers {
+            peer.write_all(b"x").expect("room for a byte");
+            peer.shutdown(Shutdown::Write).expect("connected");
+        }
+        let is_done = |socket: &Socket| {
+            socket.received() == 1 && socket.ended() == Some(End::Clean) && !socket.is_waiting_readable()
+        };
+        while !sockets.iter().all(is_done) {
+            sockets.iter().for_each(|socket| socket.receive(true));
+            ring.next_turn().await;
+        }
     });
 }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::task::Poll;
 use std::time::Duration;
 
-use ringway::uring::{End, Errno, Sent};
+use ringway::uring::{End, Errno, Peeked, Sent};
 
 use crate::support::{SMALL, on_ring, reset, tcp_pair};
 
@@ -63,6 +63,17 @@ fn send_that_sees_the_reset_first_leaves_the_data_and_a_clean_end_to_the_receive
             }
         };
         assert_eq!((got.as_slice(), end), (b"last words".as_slice(), End::Clean));
+    });
+}
+
+#[test]
+fn peek_that_sees_the_reset_first_remembers_it() {
+    on_ring(SMALL, |ring| async move {
+        let (ours, peer) = tcp_pair();
+        let socket = ring.socket(ours);
+        reset(peer);
+        assert_eq!((socket.peek(), socket.is_dead()), (Peeked::End, true));
+        assert_eq!(socket.readable().await, Some(End::Clean), "what is left for the next call");
     });
 }
 

@@ -358,6 +358,17 @@ impl Connection {
         sent
     }
 
+    /// Sends back what it gets, and ends its stream after the client's end.
+    pub fn echo(&self) -> io::Result<()> {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match self.receive(&mut buffer)? {
+                0 => return self.end(),
+                count => self.send(&buffer[..count])?,
+            }
+        }
+    }
+
     /// Where it comes from.
     pub fn peer(&self) -> SocketAddr {
         self.socket.peer_addr().unwrap().as_socket().unwrap()
@@ -382,13 +393,7 @@ impl Connection {
 }
 
 fn echo(connection: &mut Connection) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match connection.receive(&mut buffer)? {
-            0 => return connection.end(),
-            count => connection.send(&buffer[..count])?,
-        }
-    }
+    connection.echo()
 }
 
 fn drain(connection: &mut Connection) -> io::Result<()> {

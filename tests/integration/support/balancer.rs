@@ -49,6 +49,14 @@ pub fn balancer() -> Builder {
     }
 }
 
+/// Both ways of relaying, on one shard, with further settings of the relay; and whether bulk is spliced.
+pub fn both_ways(settings: &str) -> [(Builder, bool); 2] {
+    [("auto", true), ("off", false)].map(|(splice, splices)| {
+        let relay = format!("relay: {{splice: {splice}, {settings}}}");
+        (balancer().one_shard().runtime(&relay), splices)
+    })
+}
+
 /// Two, where there are two CPUs.
 pub fn shards() -> usize {
     std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(2))
@@ -251,6 +259,13 @@ impl Balancer {
     /// Sessions that have waited for a place at a backend.
     pub fn queued(&self) -> u64 {
         self.server().shard_counters().iter().map(|shard| shard.queued.value()).sum()
+    }
+
+    /// Bytes spliced to the backends and to the clients.
+    pub fn spliced(&self) -> (u64, u64) {
+        let shards = self.server().shard_counters().iter();
+        let both = shards.map(|shard| (shard.spliced_to_backend.value(), shard.spliced_to_client.value()));
+        both.fold((0, 0), |sum, both| (sum.0 + both.0, sum.1 + both.1))
     }
 
     /// Accepted connections of each shard.

@@ -90,6 +90,11 @@ impl Client {
         (bytes, end)
     }
 
+    /// Where it comes from.
+    pub fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap().as_socket().unwrap()
+    }
+
     /// Sends bytes and gets the same ones back.
     pub fn echo(&self, bytes: &[u8]) -> io::Result<()> {
         self.send(bytes)?;

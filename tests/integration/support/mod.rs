@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 pub use backend::{Backend, Connection, backend, exchange};
-pub use balancer::{Balancer, Builder as BalancerBuilder, balancer, shards, timed};
+pub use balancer::{Balancer, Builder as BalancerBuilder, balancer, both_ways, shards, timed};
 pub use client::{Client, expect_reset, is_reset};
 pub use network::{in_own_network, set_network};
 pub use process::{Process, process, run_to_end, write_config};

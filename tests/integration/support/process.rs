@@ -209,6 +209,13 @@ impl Process {
         Duration::from_millis(ticks * 10)
     }
 
+    /// Memory that is resident.
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        resident.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+    }
+
     /// Numbers of its open descriptors.
     pub fn descriptors(&self) -> Vec<u64> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();

@@ -1,0 +1,34 @@
+//! A ring on the thread of a test, and connections to use on it.
+
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use super::{BufferSettings, Ring, Socket};
+
+/// Runs `body` as a task on a ring of its own, to the end of all tasks.
+#[track_caller]
+pub(crate) fn on_ring<F: Future<Output = ()> + 'static>(body: impl FnOnce(Ring) -> F) {
+    let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
+    let executor = builder.io_memory(64 << 10).ring_depth(8).make().expect("glommio runs here");
+    let panics = executor.run(async {
+        let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+        ring.spawn(body(ring.clone()));
+        ring.drive().await;
+        ring.panics()
+    });
+    assert_eq!(panics, 0, "a task failed; see above");
+}
+
+/// Both ends of a connection over loopback: ours, and the peer's.
+pub(crate) fn pair(ring: &Ring) -> (Socket, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+    peer.set_nodelay(true).expect("a TCP socket");
+    let (ours, _) = listener.accept().expect("connected above");
+    (ring.socket(ours.into()), peer)
+}
+
+/// Closes an end with a reset.
+pub(crate) fn reset(peer: TcpStream) {
+    socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
+}

@@ -1,0 +1,93 @@
+//! Set-up: a listener and an upstream with TCP options that differ, and one session. Claim: each of its sockets has the
+//! options of its own side, keepalive once the session is no longer young, and none that is off.
+
+#![expect(
+    unsafe_code,
+    reason = "the balancer runs in this process, and its descriptors are known by number alone"
+)]
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::support::{Balancer, Client, backend, balancer, eventually};
+
+#[derive(Debug, PartialEq)]
+struct Options {
+    keepalive: Option<Duration>,
+    user_timeout: Option<Duration>,
+}
+
+impl Options {
+    fn of(socket: &SockRef<'_>) -> io::Result<Self> {
+        let keepalive = if socket.keepalive()? { Some(socket.tcp_keepalive_time()?) } else { None };
+        Ok(Self { keepalive, user_timeout: socket.tcp_user_timeout()?.filter(|timeout| !timeout.is_zero()) })
+    }
+}
+
+/// The options of the socket in this process that leads to `peer`, from `local` where that is given.
+fn options(local: Option<SocketAddr>, peer: SocketAddr) -> Options {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap();
+    let numbers = entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
+    let found = numbers.filter_map(|number| {
+        // SAFETY: it is asked for its addresses and options alone, which is no harm to whoever has the number now.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        let socket = SockRef::from(&descriptor);
+        let leads_there = socket.peer_addr().ok()?.as_socket() == Some(peer);
+        let begins_there = local.is_none() || socket.local_addr().ok()?.as_socket() == local;
+        if leads_there && begins_there { Options::of(&socket).ok() } else { None }
+    });
+    let mut found: Vec<_> = found.collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+/// Those of the client's socket of a session, and of the backend's.
+fn both(balancer: &Balancer, client: &Client, backend: SocketAddr) -> [Options; 2] {
+    [options(Some(balancer.address()), client.address()), options(None, backend)]
+}
+
+const fn seconds(count: u64) -> Option<Duration> {
+    Some(Duration::from_secs(count))
+}
+
+#[test]
+fn each_side_has_its_own_keepalive_and_user_timeout() {
+    let backend = backend().echo().start();
+    let balancer = balancer()
+        .listener("tcp: {keepalive: 7s, user_timeout: 11s}")
+        .upstream("tcp: {keepalive: 8s, user_timeout: 12s}")
+        .backends([&backend])
+        .start();
+    let client = balancer.echoing_client();
+    let wanted = [
+        Options { keepalive: seconds(7), user_timeout: seconds(11) },
+        Options { keepalive: seconds(8), user_timeout: seconds(12) },
+    ];
+    eventually("both sides have their options", || both(&balancer, &client, backend.address()) == wanted);
+    client.finish().unwrap();
+}
+
+/// Keepalive is set on both sides at once, so what one of them does not have by then it never gets.
+#[test]
+fn options_that_are_off_are_not_set() {
+    let on = Options { keepalive: seconds(7), user_timeout: seconds(11) };
+    let off = || Options { keepalive: None, user_timeout: None };
+    let (set, unset) =
+        ("tcp: {keepalive: 7s, user_timeout: 11s}", "tcp: {keepalive: off, user_timeout: off}");
+    for on_client in [true, false] {
+        let backend = backend().echo().start();
+        let (listener, upstream) = if on_client { (set, unset) } else { (unset, set) };
+        let balancer = balancer().listener(listener).upstream(upstream).backends([&backend]).start();
+        let client = balancer.echoing_client();
+        eventually("one side has its options, and the other one none", || {
+            let [of_client, of_backend] = both(&balancer, &client, backend.address());
+            let (with, without) = if on_client { (of_client, of_backend) } else { (of_backend, of_client) };
+            with == on && without == off()
+        });
+        client.finish().unwrap();
+    }
+}
