@@ -59,7 +59,9 @@ fn message_of_an_open_session_allocates_nothing() {
         "runtime: {{cores: 1}}\nlisteners: [{{name: l, address: '127.0.0.1:{port}', upstream: u}}]\n\
          upstreams: [{{name: u, healthcheck: off, backends: [{{address: 127.0.0.1, port: {backend_port}}}]}}]\n"
     );
-    let server = Server::start(Arc::new(config::parse("test", yaml.as_bytes()).unwrap().config)).unwrap();
+    let config = Arc::new(config::parse("test", yaml.as_bytes()).unwrap().config);
+    // On a thread of its own: the rings that a start tries end a little later, and a connect of their thread with them, EINTR.
+    let server = std::thread::spawn(|| Server::start(config).unwrap()).join().unwrap();
     let mut clients: Vec<_> =
         (0..SESSIONS).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     for length in [64, 16 << 10] {
