@@ -9,12 +9,14 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use ringway::rules::config;
 use ringway::server::Server;
 
 const SESSIONS: usize = 16;
 const ROUNDS: u64 = 500;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The system's allocator, and how often it was called.
 struct Counting;
@@ -60,8 +62,8 @@ fn message_of_an_open_session_allocates_nothing() {
          upstreams: [{{name: u, healthcheck: off, backends: [{{address: 127.0.0.1, port: {backend_port}}}]}}]\n"
     );
     let config = Arc::new(config::parse("test", yaml.as_bytes()).unwrap().config);
-    // On a thread of its own: the rings that a start tries end a little later, and a connect of their thread with them, EINTR.
-    let server = std::thread::spawn(|| Server::start(config).unwrap()).join().unwrap();
+    let server = Server::start(config).unwrap();
+    assert!(server.wait_checked(PATIENCE), "a client that comes before the first states is reset");
     let mut clients: Vec<_> =
         (0..SESSIONS).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     for length in [64, 16 << 10] {
@@ -80,7 +82,7 @@ fn message_of_an_open_session_allocates_nothing() {
     }
     drop(clients);
     server.drain();
-    assert!(server.wait_ended(std::time::Duration::from_secs(20)), "nothing is left");
+    assert!(server.wait_ended(PATIENCE), "nothing is left");
 }
 
 fn echo(mut stream: TcpStream) {
