@@ -172,8 +172,9 @@ fn find(program: &str) -> Option<PathBuf> {
 
 /// The first line of what the program says about itself.
 fn version(program: &Path) -> String {
-    let flag = if program.ends_with("ringway") { "--version" } else { "-v" };
-    let Ok(output) = Command::new(program).arg(flag).output() else { return String::new() };
+    // Ringway knows only the second flag, the peers only the first.
+    let says = |flag| Command::new(program).arg(flag).output().ok().filter(|output| output.status.success());
+    let Some(output) = says("-v").or_else(|| says("--version")) else { return String::new() };
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
     String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
 }
