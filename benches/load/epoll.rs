@@ -1,5 +1,5 @@
-//! The three system calls of epoll behind a safe type, and two settings of the process.
-#![expect(unsafe_code, reason = "std has neither epoll nor process limits")]
+//! The three system calls of epoll behind a safe type, two settings of the process, and one of a socket.
+#![expect(unsafe_code, reason = "std has neither epoll nor process limits nor this option")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -112,4 +112,16 @@ pub(crate) fn raise_descriptor_limit() {
         // SAFETY: `limit` outlives the call, which copies it.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     }
+}
+
+/// Leaves the choice of a port to the connect: then a local port is taken for one destination only, ip(7).
+pub(crate) fn choose_port_at_connect(socket: &impl AsRawFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let option = libc::IP_BIND_ADDRESS_NO_PORT;
+    // SAFETY: the kernel reads four bytes of the number, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, option, (&raw const on).cast(), length)
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

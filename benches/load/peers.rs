@@ -3,11 +3,12 @@
 //! of them has work at a time.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::backend::ADDRESSES;
 use crate::process::Process;
 
 /// The services of the backend, in the order of every `ports` array here.
@@ -179,6 +180,11 @@ fn version(program: &Path) -> String {
     String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
 }
 
+/// Of the backend.
+fn addresses() -> impl Iterator<Item = Ipv4Addr> {
+    (1..=ADDRESSES).map(|last| Ipv4Addr::new(127, 0, 0, last))
+}
+
 fn ringway(ports: [u16; 4], backend: [u16; 4]) -> String {
     let mut text = format!(
         "runtime: {{cores: \"{BALANCER_CORE}-{BALANCER_CORE}\"}}\nlogging: {{level: warn}}\nlisteners:\n"
@@ -188,8 +194,10 @@ fn ringway(ports: [u16; 4], backend: [u16; 4]) -> String {
     }
     text += "upstreams:\n";
     for (name, port) in SERVICES.iter().zip(backend) {
-        text += &format!("  - name: {name}\n    backends: [{{address: 127.0.0.1, port: {port}}}]\n");
-        text += "    healthcheck: {type: off}\n";
+        text += &format!("  - name: {name}\n    healthcheck: off\n    backends:\n");
+        for address in addresses() {
+            text += &format!("      - {{address: {address}, port: {port}}}\n");
+        }
     }
     text
 }
@@ -202,7 +210,10 @@ fn haproxy(ports: [u16; 4], backend: [u16; 4], tuned: bool) -> String {
     text += "defaults\n  mode tcp\n  maxconn 6000\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
     text += "  option splice-request\n  option splice-response\n";
     for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
-        text += &format!("listen {name}\n  bind 127.0.0.1:{port}\n  server one 127.0.0.1:{backend}\n");
+        text += &format!("listen {name}\n  bind 127.0.0.1:{port}\n");
+        for address in addresses() {
+            text += &format!("  server {address} {address}:{backend}\n");
+        }
     }
     text
 }
@@ -217,10 +228,12 @@ fn nginx(directory: &Path, ports: [u16; 4], backend: [u16; 4], tuning: &str) -> 
         directory.display(),
         ports[0]
     );
-    for (port, backend) in ports.iter().zip(backend) {
-        text += &format!(
-            "  server {{ listen 127.0.0.1:{port} backlog=4096; proxy_pass 127.0.0.1:{backend}; }}\n"
-        );
+    for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
+        text += &format!("  upstream {name} {{\n");
+        for address in addresses() {
+            text += &format!("    server {address}:{backend};\n");
+        }
+        text += &format!("  }}\n  server {{ listen 127.0.0.1:{port} backlog=4096; proxy_pass {name}; }}\n");
     }
     text + "}\n"
 }

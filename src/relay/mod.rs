@@ -24,8 +24,9 @@
 //! | broken     | broken    | reset by the side that was seen first |
 //!
 //! With a broken direction, a clean end of the other one counts as aborted, what still comes from the source of the broken
-//! one is thrown away, and the death of that source, which the receive for this may be the only one to see, ends it all. What remains to be delivered after a reset has `half_close` to move on. A side that has ended its
-//! stream and then dies, which only a watch can see, has reset the session.
+//! one is thrown away, and the death of that source, which the receive for this may be the only one to see, ends it all.
+//! What remains to be delivered after a reset has `half_close` to move on. A side that has ended its stream and then dies,
+//! which only a watch can see, has reset the session.
 //!
 //! Bytes received = bytes sent + bytes held, for each direction; the two `Socket`s hold them.
 

@@ -155,6 +155,7 @@ impl<'a> Wait<'a> {
             _ if client.is_dead() => return true,
             Some(End::Clean) if client.received() == 0 && left.get() == Tick::NEVER => {
                 left.set(self.shard.ring.now().after(LEFT_GRACE));
+                client.watch();
             }
             // Also behind its first words, or nothing would tell of a reset.
             None if client.received() < SAID_BEFORE => client.receive(false),

@@ -154,6 +154,8 @@ impl Tries {
             let begun = table.wants().latency.then(Instant::now);
             match self.connect(shard, client, &table.addresses(id)).await {
                 Ok(backend) => {
+                    // Whoever has waited for this one has a second for each that follows.
+                    self.left.set(Tick::NEVER);
                     // One that replaces another was counted with it.
                     counters.sessions.add(u64::from(!is_replacement));
                     if let Some(begun) = begun {
@@ -163,12 +165,13 @@ impl Tries {
                     return Ok(Established { backend, in_flight });
                 }
                 Err(Failure::Session(reason)) => return Err(reason),
-                Err(Failure::Local(kind, _)) => {
-                    self.failure = CloseReason::Resource;
-                    if kind != LocalFailure::Addresses {
-                        return Err(self.failure);
+                // As within one backend: what one has answered is reported rather than that an address was wanting.
+                Err(Failure::Local(LocalFailure::Addresses, _)) => {
+                    if self.failure == CloseReason::NoBackend {
+                        self.failure = CloseReason::Resource;
                     }
                 }
+                Err(Failure::Local(..)) => return Err(CloseReason::Resource),
                 Err(Failure::Backend { reason, error, blamed }) => {
                     if blamed {
                         in_flight.failed();

@@ -46,13 +46,14 @@ struct BackOff {
 }
 
 impl BackOff {
-    /// Notes that a connection which was begun, or ended, at `now` came to nothing.
-    fn failed(&mut self, now: Tick) {
+    /// Notes that a connection came to nothing at `now`, which was begun at `begun`.
+    fn failed(&mut self, begun: Tick, now: Tick) {
         if now < self.until {
             // One of several that failed together.
             return;
         }
-        let is_first = now.since(self.until) >= CALM;
+        // A connect that takes its time to fail is no calm.
+        let is_first = begun.since(self.until) >= CALM;
         self.pause = if is_first { FIRST_PAUSE } else { (self.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE) };
         // Spread, so that those who failed together do not come back together.
         self.until = now.after(self.pause.mul_f64(0.5 + fastrand::f64() / 2.0));
@@ -80,7 +81,7 @@ impl Keeper {
         while self.wanted(&mut back_off).await {
             let begun = self.shard.ring.now();
             if !self.connect().await {
-                back_off.failed(begun);
+                back_off.failed(begun, self.shard.ring.now());
             }
         }
         self.pool().clear(self.backend);
@@ -106,7 +107,7 @@ impl Keeper {
                     Tidied { closed: pool.clear(backend), refused: false }
                 };
                 if tidied.refused {
-                    back_off.failed(now);
+                    back_off.failed(now, now);
                 }
                 shard.counters.pool(self.upstream).closed.add(tidied.closed as u64);
                 shard.settle(self.upstream, backend);
@@ -309,6 +310,35 @@ impl Shard {
                 // A connection on its way gives way too.
                 pool.wake_keepers();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pause_grows_with_each_failure_however_long_that_takes_and_begins_anew_after_a_calm() {
+        for attempt in [Duration::ZERO, Duration::from_secs(5)] {
+            let (mut back_off, mut now) = (BackOff::default(), Tick(1_000_000));
+            let mut fail = |calm: Duration| {
+                let begun = now.after(calm);
+                now = begun.after(attempt);
+                back_off.failed(begun, now);
+                let pause = back_off.until.since(now);
+                now = back_off.until;
+                (back_off.pause, pause)
+            };
+            for doubled in [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000] {
+                let (most, pause) = fail(Duration::ZERO);
+                assert_eq!(most, Duration::from_millis(doubled), "{attempt:?}");
+                assert!(
+                    pause <= most && pause + Duration::from_millis(1) >= most / 2,
+                    "{pause:?} of {most:?}"
+                );
+            }
+            assert_eq!(fail(CALM).0, FIRST_PAUSE);
         }
     }
 }

@@ -251,7 +251,11 @@ impl Session {
             return false;
         };
         if tries.is_pooled() && leg.relay.has_sent_nothing() {
-            if let Some(Leg { in_flight, .. }) = self.leg.take() {
+            if let Some(Leg { backend, in_flight, .. }) = self.leg.take() {
+                if in_flight.is_limited() {
+                    // The backend learns of the end before another connection can have its place.
+                    backend.end_now();
+                }
                 tries.replace(shard, in_flight);
             }
             return true;

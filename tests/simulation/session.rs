@@ -326,6 +326,7 @@ impl World {
         session.left = wait.left;
         match answer {
             Some(Answer::Connected) => {
+                session.left = None;
                 self.observe(session);
                 session.stage = Stage::Relaying { to_backend: false, to_client: false, end: None };
                 return self.poll_relaying(session);

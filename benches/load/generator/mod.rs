@@ -11,14 +11,18 @@ mod idle;
 mod pattern;
 mod storm;
 
+use std::cell::Cell;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
 
 use crate::Options;
+use crate::backend::ADDRESSES;
 use crate::clock::{Snapshot, Usage, Watched};
+use crate::epoll::choose_port_at_connect;
 use crate::histogram::Histogram;
 
 pub(crate) use pattern::Pattern;
@@ -79,6 +83,8 @@ fn print(measurement: &Measurement) -> Result<(), String> {
 
 struct Work {
     address: SocketAddr,
+    /// How many connections were begun.
+    connects: Cell<u8>,
     sessions: usize,
     bytes: usize,
     seconds: f64,
@@ -98,6 +104,7 @@ impl Work {
                 beside: options.take("--beside", Some(0))?,
             },
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            connects: Cell::new(0),
         };
         if work.bytes == 0 || work.bytes > Pattern::WINDOW {
             return Err(format!("--bytes must be 1 to {}", Pattern::WINDOW));
@@ -111,9 +118,18 @@ impl Work {
         Ok(self)
     }
 
-    /// Loopback completes a handshake within the call, so connecting may block.
+    /// Loopback completes a handshake within the call, so connecting may block. There, connections come from several
+    /// addresses in turn: see [`ADDRESSES`].
     fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(self.address)?;
+        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
+        if self.address.ip() == IpAddr::from(Ipv4Addr::LOCALHOST) {
+            choose_port_at_connect(&socket)?;
+            let turn = self.connects.get();
+            self.connects.set(turn.wrapping_add(1));
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1 + turn % ADDRESSES], 0)).into())?;
+        }
+        socket.connect(&self.address.into())?;
+        let stream = TcpStream::from(socket);
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
         Ok(stream)

@@ -8,6 +8,7 @@ pub(super) const REGISTERED: Registered = Registered {
     name: "first",
     aliases: &[],
     wants: Wants { loads: false, key: false, latency: false },
+    weighted: false,
     slow_start: false,
     build: |_| Box::new(First { candidates: Vec::new() }),
 };

@@ -12,6 +12,7 @@ pub(super) const REGISTERED: Registered = Registered {
     name: "least_connections",
     aliases: &[],
     wants: Wants { loads: true, key: false, latency: false },
+    weighted: true,
     slow_start: true,
     build: |start| Box::new(LeastConnections::new(start)),
 };

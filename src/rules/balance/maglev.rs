@@ -14,6 +14,7 @@ pub(super) const REGISTERED: Registered = Registered {
     name: "maglev",
     aliases: &[],
     wants: Wants { loads: false, key: true, latency: false },
+    weighted: true,
     slow_start: false,
     build: |_| Box::new(Maglev { table: Vec::new(), candidates: Vec::new() }),
 };

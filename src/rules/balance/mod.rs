@@ -55,6 +55,8 @@ pub struct Registered {
     pub aliases: &'static [&'static str],
     /// What it wants to know of a session.
     pub wants: Wants,
+    /// Whether it goes by weights.
+    pub weighted: bool,
     /// Whether it can follow a weight that changes for a while: it goes by weights, and moves no client for it.
     pub slow_start: bool,
     /// Makes the instance of one shard.

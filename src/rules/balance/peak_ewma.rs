@@ -14,6 +14,7 @@ pub(super) const REGISTERED: Registered = Registered {
     name: "peak_ewma",
     aliases: &[],
     wants: Wants { loads: true, key: false, latency: true },
+    weighted: true,
     slow_start: true,
     build: |start| Box::new(PeakEwma { draw: Draw::new(start), averages: Vec::new() }),
 };

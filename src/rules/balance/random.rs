@@ -13,6 +13,7 @@ pub(super) const REGISTERED: Registered = Registered {
     name: "random",
     aliases: &[],
     wants: Wants { loads: true, key: false, latency: false },
+    weighted: true,
     slow_start: true,
     build: |start| Box::new(TwoChoices { draw: Draw::new(start) }),
 };

@@ -16,6 +16,7 @@ pub(super) const REGISTERED: Registered = Registered {
     name: "round_robin",
     aliases: &["weighted_round_robin"],
     wants: Wants { loads: false, key: false, latency: false },
+    weighted: true,
     slow_start: true,
     build: |start| Box::new(RoundRobin::new(start)),
 };

@@ -13,6 +13,7 @@ pub(super) const REGISTERED: Registered = Registered {
     name: "source_hash",
     aliases: &[],
     wants: Wants { loads: false, key: true, latency: false },
+    weighted: true,
     slow_start: false,
     build: |_| Box::new(SourceHash { candidates: Vec::new(), equal: true }),
 };

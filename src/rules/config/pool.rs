@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::check::bytes;
-use super::model::{Clients, PoolRules, ResetRules, Reuse};
+use super::model::{Backend, Clients, PoolRules, ResetRules, Reuse};
+use super::relations;
 use super::section::Section;
 use super::values::{count, duration, off_or, one_of};
 use crate::words::limits;
@@ -11,7 +12,7 @@ use crate::words::limits;
 const REUSES: &[(&str, Reuse)] = &[("untouched", Reuse::Untouched), ("reset", Reuse::Reset)];
 const CLIENTS: &[(&str, Clients)] = &[("untrusted", Clients::Untrusted), ("trusted", Clients::Trusted)];
 
-pub(super) fn pool(s: &mut Section<'_>) -> PoolRules {
+pub(super) fn pool(s: &mut Section<'_>, backends: &[Backend]) -> PoolRules {
     s.section_or_off("pool", |s| {
         let size = s.value("size", 0, count(0..=limits::POOL));
         let max_idle = s.value("max_idle", Some(Duration::from_secs(60)), off_or(duration));
@@ -34,7 +35,9 @@ pub(super) fn pool(s: &mut Section<'_>) -> PoolRules {
             s.forbid("reset", "it means nothing without `reuse: reset`");
         }
         let reset = (reuse == Reuse::Reset && s.has("reset")).then(|| s.section("reset", reset));
-        PoolRules { size, max_idle, reuse, clients, reset: reset.flatten() }
+        let pool = PoolRules { size, max_idle, reuse, clients, reset: reset.flatten() };
+        relations::pool_of_use(s, &pool, backends);
+        pool
     })
 }
 

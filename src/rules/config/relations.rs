@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::model::{
     Backend, BackendAddress, Clients, HashKey, HealthCheck, ListenAddress, Listener, OpenSessions, Outlier,
-    Reuse, Upstream, UpstreamTimeouts,
+    PoolRules, QueueRules, Reuse, Upstream, UpstreamTimeouts,
 };
 use super::report::{Place, quote};
 use super::section::{Section, nearest};
@@ -140,7 +140,7 @@ pub(super) fn slow_start_of_use(s: &Section<'_>, algorithm: &Registered) {
     if algorithm.slow_start {
         return;
     }
-    let why = if algorithm.wants.key { "would move its clients at each step" } else { "means nothing to it" };
+    let why = if algorithm.weighted { "would move its clients at each step" } else { "means nothing to it" };
     let message =
         format!("`slow_start` {why}: `{}`; leave it out or choose another `algorithm`", algorithm.name);
     s.error_at("slow_start", message);
@@ -171,14 +171,12 @@ pub(super) fn upstream_of_use(s: &Section<'_>, upstream: &Upstream) {
         s.warn_own("retry_budget", "`retry_budget` means nothing with `retries: 0`");
     }
     queue_of_use(s, upstream);
-    pool_of_use(s, upstream);
     sources_of_use(s, upstream);
 }
 
 fn weights_of_use(s: &Section<'_>, upstream: &Upstream) {
-    let weighted = upstream.algorithm.slow_start || upstream.algorithm.wants.key;
     let some = || upstream.backends.iter().filter(|backend| backend.weight > 0).map(|backend| backend.weight);
-    if !weighted && some().min() != some().max() {
+    if !upstream.algorithm.weighted && some().min() != some().max() {
         let name = upstream.algorithm.name;
         s.warn_own("backends", format!("`{name}` goes by the order of the backends, not by their weights"));
     }
@@ -202,19 +200,21 @@ fn transitions_of_use(s: &Section<'_>, upstream: &Upstream) {
     }
 }
 
-fn queue_of_use(s: &Section<'_>, upstream: &Upstream) {
-    let (queue, establish) = (&upstream.queue, upstream.timeouts.establish);
-    if queue.max > 0
-        && let Some(establish) = establish.filter(|establish| *establish < queue.timeout)
-    {
+/// Of the section `queue`.
+pub(super) fn queue_within_establish(s: &Section<'_>, queue: QueueRules, timeouts: &UpstreamTimeouts) {
+    let establish = timeouts.establish.filter(|establish| *establish < queue.timeout);
+    if let Some(establish) = establish.filter(|_| queue.max > 0) {
         let (timeout, establish) = (duration_text(queue.timeout), duration_text(establish));
         s.warn_own(
-            "queue",
+            "timeout",
             format!("a client may wait {timeout}, but `establish`, which covers all tries, ends that at {establish}"),
         );
     }
+}
+
+fn queue_of_use(s: &Section<'_>, upstream: &Upstream) {
     let unlimited = |backend: &&Backend| backend.max_connections.is_none() && backend.weight > 0;
-    if queue.max > 0
+    if upstream.queue.max > 0
         && let Some(backend) = upstream.backends.iter().find(unlimited)
     {
         s.warn_own(
@@ -224,20 +224,17 @@ fn queue_of_use(s: &Section<'_>, upstream: &Upstream) {
     }
 }
 
-fn pool_of_use(s: &Section<'_>, upstream: &Upstream) {
-    let (size, reuse) = (upstream.pool.size, upstream.pool.reuse);
+/// Of the section `pool`.
+pub(super) fn pool_of_use(s: &Section<'_>, pool: &PoolRules, backends: &[Backend]) {
+    let size = pool.size;
     let too_small = |backend: &&Backend| backend.max_connections.is_some_and(|most| most.get() < size);
-    if let Some(backend) = upstream.backends.iter().find(too_small) {
-        s.warn_own(
-            "pool",
-            format!(
-                "{size} ready connections are more than the `max_connections` of {}",
-                quote(&backend.name)
-            ),
-        );
+    if let Some(backend) = backends.iter().find(too_small) {
+        let name = quote(&backend.name);
+        s.warn_own("size", format!("{size} ready connections are more than the `max_connections` of {name}"));
     }
-    if upstream.pool.clients == Clients::Trusted && reuse != Reuse::Reset {
-        s.warn_own("pool", "`clients: trusted` means nothing without `reuse: reset`");
+    // The defaults have no backends, and stand behind several pools.
+    if pool.clients == Clients::Trusted && pool.reuse != Reuse::Reset && !backends.is_empty() {
+        s.warn_own("clients", "`clients: trusted` means nothing without `reuse: reset`");
     }
 }
 

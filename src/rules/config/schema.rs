@@ -244,11 +244,13 @@ fn upstream(
         on_up: open_sessions(s, "on_up"),
         retries: s.value("retries", 2, count(0..=limits::RETRIES)),
         retry_budget: s.value("retry_budget", Some(20), off_or(percent)),
-        queue: s.section_or_off("queue", |s| QueueRules {
-            max: s.value("max", 0, count(0..=limits::QUEUE)),
-            timeout: s.value("timeout", Duration::from_secs(5), duration),
+        queue: s.section_or_off("queue", |s| {
+            let max = s.value("max", 0, count(0..=limits::QUEUE));
+            let queue = QueueRules { max, timeout: s.value("timeout", Duration::from_secs(5), duration) };
+            relations::queue_within_establish(s, queue, &timeouts);
+            queue
         }),
-        pool: pool(s),
+        pool: pool(s, &backends),
         source: s.value("source", Vec::new(), list("source", limits::SOURCES, source)),
         resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
         timeouts,

@@ -1,26 +1,35 @@
 //! A network for one test alone.
 
-#![expect(unsafe_code, reason = "unshare(2) has no safe wrapper in the crates we use")]
+#![expect(unsafe_code, reason = "unshare(2) and ioctl(2) have no safe wrapper in the crates we use")]
 
-use std::io::{Error, ErrorKind};
-use std::process::Command;
+use std::io::Error;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 
 /// Runs a test on a thread in a network of its own, with all threads and processes that it starts: there is loopback and
-/// nothing else, and what is set in `/proc/sys/net` is set there. Without the right to make one (`CAP_SYS_ADMIN`) the test
-/// is left out, and says so.
+/// nothing else, and what is set in `/proc/sys/net` is set there. Needs the right to make one, `CAP_SYS_ADMIN`.
 pub fn in_own_network(test: impl FnOnce() + Send) {
     let run = || {
         // SAFETY: the call takes a number, and changes nothing but the network of this thread.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            let error = Error::last_os_error();
-            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-            return eprintln!("left out: no network of its own: {error}");
-        }
-        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        let made = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(made, 0, "a network of its own, as root: {}", Error::last_os_error());
+        switch_loopback_on();
         test();
     };
     let ended = std::thread::scope(|scope| scope.spawn(run).join());
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// As `ip link set lo up`, netdevice(7).
+fn switch_loopback_on() {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // SAFETY: zeroes are a valid `ifreq`: an empty name and no flags.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    (request.ifr_name[0], request.ifr_name[1]) = (b'l' as libc::c_char, b'o' as libc::c_char);
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the kernel reads the request, which outlives the call.
+    let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    assert_eq!(set, 0, "loopback: {}", Error::last_os_error());
 }
 
 /// Sets what the network of this thread does, by its path in `/proc/sys/net`.
