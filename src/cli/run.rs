@@ -31,7 +31,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     }
     logging::log_panics();
     for problem in report.problems() {
-        log::warn!("{}: {}", path.display(), problem.headline());
+        log::warn!("{}", problem.headline());
     }
     let signals = server::signals().context("signals cannot be received")?;
     let result = serve(&config, &path, arguments.pid_file.as_deref(), &signals, &log);
