@@ -78,6 +78,8 @@ fn timers_fire_in_order_and_never_early() {
     on_ring(SMALL, |ring| async move {
         let fired = Rc::new(RefCell::new(Vec::new()));
         let begin = Instant::now();
+        // Its tick is that of its last turn, and this one begins after `begin`.
+        ring.next_turn().await;
         let base = ring.now();
         for millis in [30_u64, 0, 10, 1, 70, 10] {
             let (ring, fired) = (ring.clone(), fired.clone());
