@@ -50,7 +50,7 @@ struct Ready {
 
 impl Ready {
     fn has_ended(&self) -> bool {
-        self.connection.socket.is_dead() || self.connection.socket.ended().is_some()
+        has_ended(&self.connection.socket)
     }
 
     /// Whether a client's late answer can be all that the backend has said.
@@ -83,10 +83,15 @@ pub struct Pooled {
     pub fresh: bool,
 }
 
+/// Whether nothing more can come, as far as was received.
+fn has_ended(socket: &Socket) -> bool {
+    socket.is_dead() || socket.ended().is_some()
+}
+
 /// Whether a session can use a connection: it stands, and what was received is what a new one would bring too.
 #[must_use]
 pub fn is_fit(socket: &Socket, fresh: bool) -> bool {
-    if socket.is_dead() || socket.ended().is_some() {
+    if has_ended(socket) {
         return false;
     }
     if socket.received() > 0 {

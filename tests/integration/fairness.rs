@@ -11,7 +11,7 @@ use ringway::words::CloseReason;
 
 use crate::support::{
     Backend, Balancer, BalancerBuilder, Client, Connection, Stream, backend, balancer, both_ways, eventually,
-    process,
+    process, receive_at_once,
 };
 
 /// A round trip of the healthy session, at worst. A test machine shares its CPUs with the other tests, so this is a
@@ -166,16 +166,7 @@ fn slow_reader_gets_everything_once_it_reads() {
         let balancer = builder.backends([&only]).start();
         let clients: Vec<_> = (0..40).map(|_| Client::connect_small(balancer.address()).unwrap()).collect();
         eventually("all sessions stand", || only.connections() == 40);
-        std::thread::scope(|scope| {
-            for client in clients {
-                scope.spawn(move || {
-                    let (received, end) = client.receive_all();
-                    end.unwrap();
-                    assert!(received.len() == LENGTH && Stream::new(1).matches(0, &received));
-                    client.finish().unwrap();
-                });
-            }
-        });
+        receive_at_once(clients, &Stream::new(1), LENGTH);
         balancer.await_closed(CloseReason::Normal, 40);
         assert_way(&balancer, splices);
     }

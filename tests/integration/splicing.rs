@@ -11,6 +11,7 @@ use ringway::words::CloseReason;
 
 use crate::support::{
     Client, Stream, backend, balancer, both_ways, eventually, exchange, holds_within, is_reset, process,
+    receive_at_once,
 };
 
 /// Enough for a direction to become bulk many times over.
@@ -184,16 +185,7 @@ fn without_a_free_pipe_copying_goes_on() {
         let before = balancer.totals().bytes_to_client;
         before > 0 && !holds_within(Duration::from_millis(50), || balancer.totals().bytes_to_client > before)
     });
-    std::thread::scope(|scope| {
-        for client in clients {
-            scope.spawn(move || {
-                let (received, end) = client.receive_all();
-                end.unwrap();
-                assert!(received.len() == BULK && Stream::new(8).matches(0, &received));
-                client.finish().unwrap();
-            });
-        }
-    });
+    receive_at_once(clients, &Stream::new(8), BULK);
     balancer.await_closed(CloseReason::Normal, 40);
     let (_, to_client) = balancer.spliced();
     assert!(to_client > 0 && to_client < 40 * BULK as u64, "{to_client} bytes were spliced");

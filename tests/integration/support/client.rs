@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::PATIENCE;
+use super::{PATIENCE, Stream};
 
 /// A connection to the balancer.
 pub struct Client {
@@ -125,6 +125,21 @@ impl Client {
     pub fn set_patience(&self, patience: Duration) {
         self.socket.set_read_timeout(Some(patience)).unwrap();
     }
+}
+
+/// Each client receives the head of the stream and its end, all at the same time.
+#[track_caller]
+pub fn receive_at_once(clients: Vec<Client>, stream: &Stream, length: usize) {
+    std::thread::scope(|scope| {
+        for client in clients {
+            scope.spawn(move || {
+                let (received, end) = client.receive_all();
+                end.unwrap();
+                assert!(received.len() == length && stream.matches(0, &received));
+                client.finish().unwrap();
+            });
+        }
+    });
 }
 
 /// Connects to a balancer that has nobody for this client: whenever the reset comes, it is one, and no byte before it.
