@@ -3,8 +3,9 @@
 //! `getaddrinfo` can take as long as the name servers, or a broken NSS module, like. So every look-up has a
 //! thread of its own while it lasts, which nobody ever joins: neither start nor stop waits for it.
 //!
-//! Invariants: at most one look-up of a name is under way, and at most `limits::LOOKUPS` together; a failure
-//! or an empty answer never takes away addresses that were known; a change of trouble is logged once.
+//! Invariants: at most one look-up of a name is under way, and at most `limits::LOOKUPS` together; one that takes its time
+//! holds up no name that may be answered at once; a failure or an empty answer never takes away addresses that were known; a
+//! change of trouble is logged once.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -13,18 +14,22 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use crate::rules::config::{BackendAddress, Config};
-use crate::rules::upstream::{Address, Addresses};
+use crate::rules::upstream::{Address, Addresses, Resolved};
 use crate::words::limits;
 
 /// First pause after a look-up failed of a name that was never resolved; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest pause between look-ups of a name that was never resolved.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A look-up that takes longer leaves its place to the next one, as far as `limits::LOOKUPS` allows...
+const QUICK: Duration = Duration::from_millis(250);
+/// ...and the name waits the next time behind those that were answered at once.
+const PROMPT: Duration = Duration::from_secs(1);
 /// A look-up that takes longer is worth a line in the log. With the defaults of resolv.conf(5), two tries of
 /// five seconds, one dead name server among others stays below it.
 const SLOW: Duration = Duration::from_secs(10);
@@ -89,7 +94,7 @@ impl Resolver {
         let mut names: Vec<Name> = Vec::new();
         let mut upstreams = Vec::with_capacity(config.upstreams.len());
         for (position, upstream) in config.upstreams.iter().enumerate() {
-            let mut backends: Vec<Arc<[Address]>> = Vec::with_capacity(upstream.backends.len());
+            let mut backends: Vec<Resolved> = Vec::with_capacity(upstream.backends.len());
             for (backend, entry) in upstream.backends.iter().enumerate() {
                 let known = match &entry.address {
                     BackendAddress::Ip(address) => vec![Address::Tcp(*address)],
@@ -105,7 +110,7 @@ impl Resolver {
                         Vec::new()
                     }
                 };
-                backends.push(known.into());
+                backends.push(Resolved { addresses: known.into(), has_failed: false });
             }
             upstreams.push(backends);
         }
@@ -119,11 +124,11 @@ impl Resolver {
     ///
     /// Dropping it ends all look-ups at once, whether or not the system ever answers.
     pub async fn run(self, lookup: impl Lookup) {
-        let slots = Arc::new(Semaphore::new(limits::LOOKUPS));
+        let places = Arc::new(Places::default());
         let sender = Arc::new(self.sender);
         let mut tasks = JoinSet::new();
         for name in self.names {
-            tasks.spawn(follow(name, lookup.clone(), Arc::clone(&slots), Arc::clone(&sender)));
+            tasks.spawn(follow(name, lookup.clone(), Arc::clone(&places), Arc::clone(&sender)));
         }
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended
@@ -158,19 +163,21 @@ fn is_localhost(name: &str) -> bool {
 async fn follow(
     name: Name,
     lookup: impl Lookup,
-    slots: Arc<Semaphore>,
+    places: Arc<Places>,
     sender: Arc<watch::Sender<Arc<Addresses>>>,
 ) {
     let mut knowledge = Knowledge::default();
     let mut retry = RETRY_MIN;
+    // What was never asked for may be answered at once.
+    let mut is_prompt = true;
     loop {
-        let answer = {
-            let _slot = slots.acquire().await.expect("the semaphore is never closed");
-            look_up(&lookup, &name.name).await
-        };
+        let place = places.take(is_prompt).await;
+        let begun = Instant::now();
+        let answer = look_up(&lookup, &name.name, &places, place).await;
+        is_prompt = answer.is_ok() && begun.elapsed() < PROMPT;
         let news = knowledge.learn(answer);
         log_news(&name.name, &news, &knowledge);
-        if matches!(news, News::First | News::Changed) {
+        if news != News::None {
             publish(&name, &knowledge.addresses, &sender);
         }
         let pause = if knowledge.addresses.is_empty() {
@@ -186,10 +193,44 @@ async fn follow(
     }
 }
 
+/// The look-ups that may be under way. Most of the places are for those that take their time, which a look-up moves to when
+/// it does; so a few hundred dead names hold up none that is answered at once.
+struct Places {
+    quick: Semaphore,
+    slow: Semaphore,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let quick = limits::LOOKUPS / 8;
+        Self { quick: Semaphore::new(quick), slow: Semaphore::new(limits::LOOKUPS - quick) }
+    }
+}
+
+impl Places {
+    async fn take(&self, quick: bool) -> SemaphorePermit<'_> {
+        let places = if quick { &self.quick } else { &self.slow };
+        places.acquire().await.expect("the semaphore is never closed")
+    }
+}
+
 /// One look-up, however long it takes; a slow one is reported while it lasts.
-async fn look_up(lookup: &impl Lookup, name: &str) -> io::Result<Vec<IpAddr>> {
+async fn look_up<'a>(
+    lookup: &impl Lookup,
+    name: &str,
+    places: &'a Places,
+    mut place: SemaphorePermit<'a>,
+) -> io::Result<Vec<IpAddr>> {
     let mut answer = std::pin::pin!(lookup.lookup(name));
-    if let Ok(answer) = time::timeout(SLOW, &mut answer).await {
+    if let Ok(answer) = time::timeout(QUICK, &mut answer).await {
+        return answer;
+    }
+    if let Ok(slow) = places.slow.try_acquire() {
+        place = slow;
+    }
+    let answered = time::timeout(SLOW - QUICK, &mut answer).await;
+    if let Ok(answer) = answered {
+        drop(place);
         return answer;
     }
     log::warn!("the resolver has not answered for {name} in {} s; still waiting", SLOW.as_secs());
@@ -271,16 +312,18 @@ fn log_news(name: &str, news: &News, knowledge: &Knowledge) {
     }
 }
 
-/// Hands the addresses of a name to its users.
+/// Hands the addresses of a name to its users; none where its look-ups have failed so far.
 fn publish(name: &Name, addresses: &[IpAddr], sender: &watch::Sender<Arc<Addresses>>) {
     sender.send_if_modified(|published| {
         let mut next = Addresses::clone(published);
         for user in &name.users {
             let known = &mut next.upstreams[user.upstream][user.backend];
-            if user.once && !known.is_empty() {
+            if user.once && !known.addresses.is_empty() {
                 continue;
             }
-            *known = addresses.iter().map(|&ip| Address::Tcp(SocketAddr::new(ip, user.port))).collect();
+            known.has_failed = addresses.is_empty();
+            known.addresses =
+                addresses.iter().map(|&ip| Address::Tcp(SocketAddr::new(ip, user.port))).collect();
         }
         let modified = next != **published;
         *published = Arc::new(next);
@@ -294,7 +337,6 @@ mod tests {
     use std::sync::Mutex;
 
     use tokio::sync::watch::Receiver;
-    use tokio::time::Instant;
 
     use crate::health::testing::*;
 
@@ -340,7 +382,7 @@ mod tests {
     }
 
     fn addresses(receiver: &Receiver<Arc<Addresses>>, backend: usize) -> Vec<String> {
-        receiver.borrow().upstreams[0][backend].iter().map(ToString::to_string).collect()
+        receiver.borrow().upstreams[0][backend].addresses.iter().map(ToString::to_string).collect()
     }
 
     const EVERY_MINUTE: Option<Duration> = Some(Duration::from_secs(60));
@@ -391,6 +433,7 @@ mod tests {
         tokio::spawn(resolver.run(script.clone()));
         time::sleep(Duration::from_secs(100)).await;
         assert_eq!(script.asked("a", begin), [0, 1, 3, 7, 15, 31, 61, 91]);
+        receiver.mark_unchanged();
         script.set("a", Ok(&["10.0.0.1"]));
         receiver.changed().await.unwrap();
         assert_eq!(addresses(&receiver, 0), ["10.0.0.1:80"]);
@@ -423,7 +466,7 @@ mod tests {
         script.set("a", Ok(&["10.0.0.2"]));
         receiver.changed().await.unwrap();
         assert_eq!(addresses(&receiver, 0), ["10.0.0.1:80"]);
-        assert_eq!(receiver.borrow().upstreams[1][0][0].to_string(), "10.0.0.2:80");
+        assert_eq!(receiver.borrow().upstreams[1][0].addresses[0].to_string(), "10.0.0.2:80");
     }
 
     #[tokio::test(start_paused = true)]
@@ -441,6 +484,38 @@ mod tests {
         assert!(addresses(&receiver, 0).is_empty());
         running.abort();
         assert!(running.await.unwrap_err().is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hundreds_of_names_that_hang_hold_up_no_other() {
+        let script = Script::default();
+        script.set("b", Ok(&["10.0.0.1"]));
+        let mut entries: Vec<_> = (0..300).map(|number| host(&format!("hangs{number}"), 80)).collect();
+        entries.push(host("b", 80));
+        let (resolver, mut receiver) = Resolver::new(&config(&[(None, EVERY_MINUTE, &entries)]));
+        let begin = Instant::now();
+        tokio::spawn(resolver.run(script.clone()));
+        receiver.changed().await.unwrap();
+        assert_eq!(addresses(&receiver, 300), ["10.0.0.1:80"]);
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        script.set("b", Ok(&["10.0.0.2"]));
+        receiver.changed().await.unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(62), "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_look_up_that_fails_is_made_known() {
+        let script = Script::default();
+        script.set("a", Err("no such name"));
+        let (resolver, mut receiver) = Resolver::new(&config(&[(None, EVERY_MINUTE, &[host("a", 80)])]));
+        let known = |receiver: &Receiver<Arc<Addresses>>| receiver.borrow().upstreams[0][0].clone();
+        assert!(!known(&receiver).has_failed);
+        tokio::spawn(resolver.run(script.clone()));
+        receiver.changed().await.unwrap();
+        assert!(known(&receiver).has_failed);
+        script.set("a", Ok(&["10.0.0.1"]));
+        receiver.changed().await.unwrap();
+        assert_eq!((known(&receiver).has_failed, known(&receiver).addresses.len()), (false, 1));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::rules::config::Config;
-use crate::rules::upstream::{Address, Addresses, BackendState, Event, Health, Verdicts};
-use crate::words::UpstreamId;
+use crate::rules::upstream::{Address, Addresses, BackendState, Event, Health, Verdict, Verdicts};
+use crate::words::{BackendId, UpstreamId};
 
 use super::Which;
 use super::passive::Notes;
@@ -28,11 +28,16 @@ pub(super) struct Board {
     changed: Notify,
     /// Rung for a backend's checker when the addresses of the backend change.
     moved: Vec<Vec<Notify>>,
+    /// Rung for a backend's checker when a session has failed on the backend.
+    suspected: Vec<Vec<Notify>>,
 }
 
 impl Board {
     pub(super) fn new(config: &Config, notes: Notes) -> Self {
-        let sizes = || config.upstreams.iter().map(|upstream| upstream.backends.len());
+        let notifies = || -> Vec<Vec<Notify>> {
+            let sizes = config.upstreams.iter().map(|upstream| upstream.backends.len());
+            sizes.map(|size| std::iter::repeat_with(Notify::new).take(size).collect()).collect()
+        };
         Self {
             upstreams: config
                 .upstreams
@@ -44,7 +49,8 @@ impl Board {
             rescheduled: Notify::new(),
             is_changed: Cell::new(true),
             changed: Notify::new(),
-            moved: sizes().map(|size| std::iter::repeat_with(Notify::new).take(size).collect()).collect(),
+            moved: notifies(),
+            suspected: notifies(),
         }
     }
 
@@ -54,26 +60,62 @@ impl Board {
         for ((id, moved), new) in (0..).map(UpstreamId).zip(&self.moved).zip(&addresses.upstreams) {
             let before: Vec<_> = {
                 let verdicts = self.upstreams[id.index()].borrow();
-                verdicts.states().iter().map(|state| Arc::clone(&state.addresses)).collect()
+                (0..).map(BackendId).zip(new).map(|(id, _)| Arc::clone(verdicts.resolved(id))).collect()
             };
-            if before == *new {
-                continue;
-            }
             self.update(id, |verdicts, now| verdicts.set_addresses(new, now));
-            let changed = before.iter().zip(new).zip(moved).filter(|((before, new), _)| before != new);
+            let changed =
+                before.iter().zip(new).zip(moved).filter(|((before, new), _)| **before != new.addresses);
             changed.for_each(|(_, moved)| moved.notify_one());
         }
     }
 
-    /// Where a backend is; empty while nobody knows.
-    pub(super) fn addresses(&self, which: Which) -> Arc<[Address]> {
-        let verdicts = self.upstreams[which.upstream.index()].borrow();
-        Arc::clone(&verdicts.states()[which.backend.index()].addresses)
+    /// The state of a backend now.
+    pub(super) fn state(&self, which: Which) -> BackendState {
+        self.upstreams[which.upstream.index()].borrow().states()[which.backend.index()].clone()
     }
 
-    /// Takes over what the checks say of a backend.
-    pub(super) fn set_health(&self, which: Which, health: Health) {
-        self.update(which.upstream, |verdicts, now| verdicts.set_health(which.backend, health, now));
+    /// Time since a moment that stays the same.
+    pub(super) fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Takes over the result of a check that began at `begun`, and what the backend is by it, if that is new.
+    pub(super) fn checked(&self, which: Which, verdict: Verdict, begun: Duration, to: Option<Health>) {
+        self.update(which.upstream, |verdicts, now| {
+            verdicts.checked(which.backend, verdict, begun, to, now)
+        });
+    }
+
+    /// Takes over at which of its addresses a check found a backend well.
+    pub(super) fn found_at(&self, which: Which, address: &Address) {
+        self.update(which.upstream, |verdicts, _| {
+            verdicts.found_at(which.backend, address);
+            Vec::new()
+        });
+    }
+
+    /// Takes over which address that has left a name is dead.
+    pub(super) fn gone(&self, which: Which, address: &Address) {
+        self.update(which.upstream, |verdicts, _| {
+            verdicts.gone(which.backend, address);
+            Vec::new()
+        });
+    }
+
+    /// A session has failed on a backend: has its checker look, unless it knows already.
+    pub(super) fn suspect(&self, which: Which) {
+        if self.state(which).health == Health::Up {
+            self.suspected[which.upstream.index()][which.backend.index()].notify_one();
+        }
+    }
+
+    /// Returns once a session has failed on a backend that is up.
+    ///
+    /// # Cancel safety
+    ///
+    /// What is rung while nobody waits is kept for the next call.
+    pub(super) async fn suspected(&self, which: Which) {
+        self.suspected[which.upstream.index()][which.backend.index()].notified().await;
     }
 
     /// Changes the verdicts of an upstream, and makes known what comes of it.
@@ -118,8 +160,7 @@ impl Board {
     /// How many backends of an upstream are up, and how many there are.
     pub(super) fn count_up(&self, upstream: UpstreamId) -> (usize, usize) {
         let verdicts = self.upstreams[upstream.index()].borrow();
-        let up = verdicts.states().iter().filter(|backend| backend.health == Health::Up).count();
-        (up, verdicts.states().len())
+        (verdicts.count_up(), verdicts.states().len())
     }
 
     /// A copy of everything.
@@ -134,14 +175,17 @@ impl Board {
         }
     }
 
-    /// Returns the addresses of a backend once they are others than `known`.
+    /// Returns the addresses of a backend, as its name led to them, once they are others than `known`.
     ///
     /// # Cancel safety
     ///
     /// A change is not lost when the future is dropped: the next call compares again.
     pub(super) async fn moved_from(&self, which: Which, known: &[Address]) -> Arc<[Address]> {
         loop {
-            let addresses = self.addresses(which);
+            let addresses = {
+                let verdicts = self.upstreams[which.upstream.index()].borrow();
+                Arc::clone(verdicts.resolved(which.backend))
+            };
             if *addresses != *known {
                 return addresses;
             }

@@ -4,15 +4,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{self, Instant};
 
 use crate::rules::config::HealthCheck;
 use crate::rules::upstream::{Address, Health, HealthRules, Transition, Verdict};
+use crate::words::limits;
 
 use super::Which;
 use super::board::Board;
 use super::counters::HealthCounters;
+use super::departed::Departed;
 use super::probe::{Connect, LATE, Outcome, Question, probe};
 
 /// Checks repeated in a row because this process was not running when their time ran out. If it happens
@@ -20,6 +22,12 @@ use super::probe::{Connect, LATE, Outcome, Question, probe};
 const FROZEN_REPEATS: u32 = 3;
 /// Checks that became due while the process was stopped are spread over this much.
 const AFTER_FREEZE_SPREAD: Duration = Duration::from_secs(1);
+
+/// A check that a failed session asks for comes so long after the last one where that failed...
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+/// ...and so long after one that succeeded. With `fall` at 3, a backend that has died just after a check is found down less
+/// than half a second after the first session that fails on it.
+const AFTER_SUCCESS: Duration = Duration::from_millis(200);
 
 /// Everything the task of one backend needs.
 pub(super) struct Checker<C> {
@@ -29,34 +37,65 @@ pub(super) struct Checker<C> {
     /// Name of the backend.
     pub(super) backend: String,
     pub(super) check: HealthCheck,
+    /// Whether addresses that leave its name are still looked after.
+    pub(super) watches_departed: bool,
     pub(super) question: Question,
     pub(super) board: Rc<Board>,
     pub(super) counters: Arc<HealthCounters>,
     /// Bounds the checks of all backends that are under way.
-    pub(super) slots: Rc<Semaphore>,
+    pub(super) slots: Rc<Slots>,
     pub(super) connect: Rc<C>,
 }
 
+/// The checks that may be under way: those of backends that are down hold but a part of the places, since they mostly take
+/// their whole time, and keep none from those that are up.
+pub(super) struct Slots {
+    all: Semaphore,
+    down: Semaphore,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { all: Semaphore::new(limits::PROBES), down: Semaphore::new(limits::PROBES / 4 * 3) }
+    }
+}
+
+impl Slots {
+    async fn take(&self, is_down: bool) -> (Option<SemaphorePermit<'_>>, SemaphorePermit<'_>) {
+        let closed = "the semaphore is never closed";
+        let down = if is_down { Some(self.down.acquire().await.expect(closed)) } else { None };
+        (down, self.all.acquire().await.expect(closed))
+    }
+}
+
 /// What one check told about the backend.
-enum Judgement {
-    /// A result, with the cause of a failure.
-    Verdict(Verdict, String),
+pub(super) enum Judgement {
+    /// A result: the address that took the connection, if one did, and the cause of a failure.
+    Verdict { verdict: Verdict, found_at: Option<usize>, cause: String },
     /// Nothing, because of this.
     Unknown(String),
 }
 
 impl<C: Connect> Checker<C> {
     /// Checks the backend until dropped; the first time after a random part of `spread`.
-    pub(super) async fn run(self, spread: Duration) {
+    pub(super) async fn run(self: Rc<Self>, spread: Duration) {
         let mut rules = HealthRules::new(&self.check);
+        let mut departed = Departed::new();
         let mut is_in_trouble = false;
+        // A session has failed on it, and no check has succeeded since.
+        let mut is_suspect = false;
         time::sleep(spread.mul_f64(fastrand::f64())).await;
-        let mut addresses = self.board.moved_from(self.which, &[]).await;
+        let mut resolved = self.board.moved_from(self.which, &[]).await;
         loop {
+            let (begun, addresses) = (self.board.now(), self.board.state(self.which).addresses);
             match self.judge(&addresses).await {
-                Judgement::Verdict(verdict, cause) => {
+                Judgement::Verdict { verdict, found_at, cause } => {
                     is_in_trouble = false;
-                    self.observe(&mut rules, verdict, &cause);
+                    is_suspect &= verdict == Verdict::Failure;
+                    if let Some(found) = found_at {
+                        self.board.found_at(self.which, &addresses[found]);
+                    }
+                    self.observe(&mut rules, verdict, begun, &cause);
                 }
                 Judgement::Unknown(cause) => {
                     if !is_in_trouble {
@@ -65,33 +104,53 @@ impl<C: Connect> Checker<C> {
                     is_in_trouble = true;
                 }
             }
+            let ended = Instant::now();
             let pause = if is_in_trouble {
                 self.check.fast_interval.min(self.check.interval)
+            } else if is_suspect && rules.is_failing() {
+                AFTER_FAILURE.min(self.check.fast_interval)
             } else {
-                rules.next_check(&self.check, fastrand::f64())
+                rules.next_check(&self.check, self.board.state(self.which).ejected, fastrand::f64())
             };
             tokio::select! {
                 // New addresses are checked at once.
-                moved = self.board.moved_from(self.which, &addresses) => addresses = moved,
+                moved = self.board.moved_from(self.which, &resolved) => {
+                    if self.watches_departed {
+                        departed.follow(&self, &resolved, &moved);
+                    }
+                    resolved = moved;
+                    if self.board.state(self.which).health == Health::Checking {
+                        rules = HealthRules::new(&self.check);
+                    }
+                }
+                () = self.board.suspected(self.which) => {
+                    is_suspect = true;
+                    let gap = if rules.is_failing() { AFTER_FAILURE } else { AFTER_SUCCESS };
+                    time::sleep_until(ended + gap.min(pause)).await;
+                }
                 () = sleep_and_spread(pause) => {}
             }
         }
     }
 
     /// One check, repeated while it says nothing because this process was stopped.
-    async fn judge(&self, addresses: &[Address]) -> Judgement {
+    pub(super) async fn judge(&self, addresses: &[Address]) -> Judgement {
         let addresses: Vec<_> = addresses.iter().map(|address| at_port(address, self.check.port)).collect();
         for _ in 0..FROZEN_REPEATS {
             let outcome = {
-                let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
+                let is_down = self.board.state(self.which).health == Health::Down;
+                let _slot = self.slots.take(is_down).await;
                 probe(&*self.connect, &addresses, &self.question, self.check.timeout).await
             };
             self.counters.count_check(self.which, &outcome);
+            let failure =
+                |cause| Judgement::Verdict { verdict: Verdict::Failure, found_at: None, cause };
             match outcome {
-                Outcome::Success => return Judgement::Verdict(Verdict::Success, String::new()),
-                Outcome::Failure(cause) | Outcome::Timeout(cause) => {
-                    return Judgement::Verdict(Verdict::Failure, cause);
+                Outcome::Success(found) => {
+                    let (verdict, found_at) = (Verdict::Success, Some(found));
+                    return Judgement::Verdict { verdict, found_at, cause: String::new() };
                 }
+                Outcome::Failure(cause) | Outcome::Timeout(cause) => return failure(cause),
                 Outcome::Local(cause) => return Judgement::Unknown(cause),
                 Outcome::Frozen => log::debug!(
                     "check of {}/{} repeated: this process was not running when its time ran out",
@@ -101,18 +160,20 @@ impl<C: Connect> Checker<C> {
             }
         }
         let cause = format!("no answer in {:?}, with this process short of CPU time", self.check.timeout);
-        Judgement::Verdict(Verdict::Failure, cause)
+        Judgement::Verdict { verdict: Verdict::Failure, found_at: None, cause }
     }
 
     /// Takes a verdict, and makes a transition known.
-    fn observe(&self, rules: &mut HealthRules, verdict: Verdict, cause: &str) {
-        let Some(transition) = rules.observe(verdict) else {
+    fn observe(&self, rules: &mut HealthRules, verdict: Verdict, begun: Duration, cause: &str) {
+        let transition = rules.observe(verdict);
+        let to = transition.map(|transition| transition.to);
+        self.board.checked(self.which, verdict, begun, to);
+        let Some(transition) = transition else {
             if verdict == Verdict::Failure {
                 log::debug!("check of {}/{} failed: {cause}", self.upstream, self.backend);
             }
             return;
         };
-        self.board.set_health(self.which, transition.to);
         self.counters.count_transition(self.which, transition.to);
         self.log_transition(transition, cause);
     }
@@ -125,7 +186,7 @@ impl<C: Connect> Checker<C> {
         let checks = match transition.results {
             1 if first => "its first check".to_owned(),
             1 => "a check".to_owned(),
-            several => format!("{several} checks in a row"),
+            several => format!("{several} consecutive checks"),
         };
         if transition.to == Health::Up {
             log::info!(

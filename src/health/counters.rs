@@ -54,7 +54,7 @@ impl HealthCounters {
     pub(super) fn count_check(&self, which: Which, outcome: &Outcome) {
         let Some(backend) = self.backend(which.upstream, which.backend) else { return };
         let counter = match outcome {
-            Outcome::Success => &backend.success,
+            Outcome::Success(_) => &backend.success,
             Outcome::Failure(_) => &backend.failure,
             Outcome::Timeout(_) => &backend.timeout,
             Outcome::Local(_) | Outcome::Frozen => &backend.local,

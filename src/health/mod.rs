@@ -11,6 +11,7 @@
 mod board;
 mod checker;
 mod counters;
+mod departed;
 mod passive;
 mod probe;
 #[cfg(test)]
@@ -24,25 +25,24 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::runtime;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::rules::config::Config;
+use crate::rules::config::{Config, OpenSessions};
 use crate::rules::upstream::{Addresses, UpstreamStates};
 use crate::words::{BackendId, UpstreamId, limits};
 
 use board::Board;
-use checker::Checker;
+use checker::{Checker, Slots};
 use passive::Notes;
 use probe::{Connect, Question, Sockets};
 
 pub use counters::{BackendCounters, HealthCounters};
 pub use passive::{Reports, failures};
 
-/// The first checks start spread over this much for each backend, so that a thousand of them are no burst...
+/// The first checks start spread over this much for each backend, so that a thousand of them are no burst; over
+/// `limits::FIRST_CHECK_SPREAD` at most, so that the first verdicts come soon.
 const FIRST_SPREAD_EACH: Duration = Duration::from_millis(1);
-/// ...and over this much at most, so that the first verdicts come soon.
-const FIRST_SPREAD_MAX: Duration = Duration::from_millis(200);
 
 /// Takes each new state of all backends, on the health thread; it must not block.
 pub type Publish = Box<dyn FnMut(Arc<UpstreamStates>) + Send>;
@@ -126,11 +126,11 @@ async fn check_all(
 ) {
     let board = Rc::new(Board::new(config, Notes::new(config, Arc::clone(&counters), &reports)));
     board.set_addresses(&addresses.borrow_and_update());
-    let slots = Rc::new(Semaphore::new(limits::PROBES));
+    let slots = Rc::new(Slots::default());
     let connect = Rc::new(connect);
     let backends: usize = config.upstreams.iter().map(|upstream| upstream.backends.len()).sum();
     let spread = FIRST_SPREAD_EACH.saturating_mul(u32::try_from(backends).unwrap_or(u32::MAX));
-    let spread = spread.min(FIRST_SPREAD_MAX);
+    let spread = spread.min(limits::FIRST_CHECK_SPREAD);
 
     let mut tasks = JoinSet::new();
     tasks.spawn_local(publish_changes(Rc::clone(&board), publish));
@@ -139,17 +139,18 @@ async fn check_all(
     for (id, upstream) in (0..).map(UpstreamId).zip(&config.upstreams) {
         let Some(check) = &upstream.healthcheck else { continue };
         for (backend, entry) in (0..).map(BackendId).zip(&upstream.backends) {
-            let checker = Checker {
+            let checker = Rc::new(Checker {
                 which: Which { upstream: id, backend },
                 upstream: upstream.name.clone(),
                 backend: entry.name.clone(),
                 check: check.clone(),
+                watches_departed: upstream.on_down == OpenSessions::Close,
                 question: Question::new(check, &entry.address),
                 board: Rc::clone(&board),
                 counters: Arc::clone(&counters),
                 slots: Rc::clone(&slots),
                 connect: Rc::clone(&connect),
-            };
+            });
             tasks.spawn_local(checker.run(spread));
         }
     }

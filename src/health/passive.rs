@@ -1,7 +1,7 @@
 //! What sessions say of backends: reports of the shards, what is done about them, and the words for it.
 //!
-//! Shards count and say no more than that a backend failed so often in a row. Who is ejected, for how long, and who ramps
-//! is decided here alone, by [`Verdicts`](crate::rules::upstream::Verdicts).
+//! Shards count and say no more than that a session failed, and that so many consecutive ones did. Who is ejected, for how
+//! long, and who ramps is decided here alone, by [`Verdicts`](crate::rules::upstream::Verdicts).
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,32 +9,34 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time;
 
-use crate::rules::config::{Config, Outlier};
-use crate::rules::upstream::{Cause, Event, Failures, Return, Spared};
+use crate::rules::config::Config;
+use crate::rules::upstream::{Cause, Event, Failures, Fault, Reported, Return, Spared, Thresholds};
 use crate::words::{BackendId, UpstreamId};
 
 use super::Which;
 use super::board::Board;
 use super::counters::HealthCounters;
 
-/// The reports of all shards: at most one for each backend is on its way.
+/// The reports of all shards: at most one of each kind for each backend is on its way.
 pub struct Reports {
-    channel: UnboundedReceiver<Which>,
+    channel: UnboundedReceiver<(Which, Reported)>,
     failures: Vec<Option<Arc<Failures>>>,
 }
 
-/// Where shards count failures, for each upstream that ejects backends, and where reports of them arrive.
+/// Where shards count failures, for each upstream that checks or ejects backends, and where reports of them arrive.
 #[must_use]
 pub fn failures(config: &Config) -> (Vec<Option<Arc<Failures>>>, Reports) {
     let (sender, channel) = unbounded_channel();
     let counts = (0..).map(UpstreamId).zip(&config.upstreams).map(|(id, upstream)| {
-        let Outlier { consecutive_failures, .. } = upstream.outlier.as_ref()?;
+        if upstream.outlier.is_none() && upstream.healthcheck.is_none() {
+            return None;
+        }
         let sender = sender.clone();
-        let report = move |backend| {
+        let report = move |backend, reported| {
             // The health thread may have ended before the last session.
-            let _ = sender.send(Which { upstream: id, backend });
+            let _ = sender.send((Which { upstream: id, backend }, reported));
         };
-        Some(Failures::new(*consecutive_failures, upstream.backends.len(), Box::new(report)))
+        Some(Failures::new(Thresholds::of(upstream), upstream.backends.len(), Box::new(report)))
     });
     let failures: Vec<_> = counts.collect();
     (failures.clone(), Reports { channel, failures })
@@ -45,12 +47,17 @@ pub(super) async fn follow(board: Rc<Board>, mut reports: Reports) {
     loop {
         let due = board.next_due();
         tokio::select! {
-            // Without an upstream that ejects, the channel is closed.
-            Some(which) = reports.channel.recv() => {
+            // Where nobody is checked or ejected, the channel is closed.
+            Some((which, reported)) = reports.channel.recv() => {
                 if let Some(failures) = &reports.failures[which.upstream.index()] {
-                    failures.take_report(which.backend);
+                    failures.take_report(which.backend, reported);
                 }
-                board.update(which.upstream, |verdicts, now| verdicts.report(which.backend, now));
+                match reported {
+                    Reported::Suspect => board.suspect(which),
+                    Reported::TooMany(fault) => {
+                        board.update(which.upstream, |verdicts, now| verdicts.report(which.backend, fault, now));
+                    }
+                }
             }
             () = board.rescheduled() => {}
             () = sleep_until(due) => board.settle(),
@@ -75,7 +82,7 @@ pub(super) struct Notes {
 struct Names {
     upstream: String,
     backends: Vec<String>,
-    outlier: Option<Outlier>,
+    thresholds: Thresholds,
     panic_threshold: Option<u32>,
 }
 
@@ -84,7 +91,7 @@ impl Notes {
         let names = config.upstreams.iter().map(|upstream| Names {
             upstream: upstream.name.clone(),
             backends: upstream.backends.iter().map(|backend| backend.name.clone()).collect(),
-            outlier: upstream.outlier.clone(),
+            thresholds: Thresholds::of(upstream),
             panic_threshold: upstream.panic_threshold,
         });
         Self { upstreams: names.collect(), counters, failures: reports.failures.clone() }
@@ -97,12 +104,21 @@ impl Notes {
         let name = |backend: BackendId| &names.backends[backend.index()];
         let left = format!("{} of {} primaries of {upstream} eligible", primaries.0, primaries.1);
         match event {
-            Event::Ejected(backend, length) => {
+            Event::Ejected(backend, length, fault) => {
                 self.counters.count_ejection(Which { upstream: id, backend });
-                let failures = names.outlier.as_ref().map_or(0, |rules| rules.consecutive_failures);
+                let thresholds = names.thresholds;
+                let why = match fault {
+                    Fault::Failure => format!(
+                        "{} consecutive failures (connects that failed, resets before the first byte)",
+                        thresholds.failures.unwrap_or_default()
+                    ),
+                    Fault::EmptyAnswer => format!(
+                        "{} consecutive sessions that it ended without an answer",
+                        thresholds.empty_answers.unwrap_or_default()
+                    ),
+                };
                 log::warn!(
-                    "{upstream}/{backend} is ejected for {length:?}: {failures} consecutive failures (connects that \
-                     failed, resets before the first byte); {left}",
+                    "{upstream}/{backend} is ejected for {length:?} at most: {why}; {left}",
                     backend = name(backend),
                 );
             }
@@ -114,7 +130,8 @@ impl Notes {
                 let why = match cause {
                     Cause::Time => "its time is over",
                     Cause::NobodyElse => "before its time, as no other one is up",
-                    Cause::Checks => "as its checks succeed again",
+                    Cause::Checks => "as its checks succeed",
+                    Cause::Moved => "as its name leads elsewhere",
                 };
                 log::info!("{upstream}/{} is back from ejection, {why}; {left}", name(backend));
             }
@@ -129,6 +146,8 @@ impl Notes {
                 names.panic_threshold.unwrap_or_default()
             ),
             Event::PanicEnds => log::info!("{upstream} heeds checks and ejections again: {left}"),
+            Event::Deserted => log::error!("{upstream} has no backend left to try: its clients are turned away"),
+            Event::Served => log::info!("{upstream} has a backend again"),
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{self, Instant};
 
 use crate::rules::config::{BackendAddress, HealthCheck, Outlier};
-use crate::rules::upstream::{Address, Failures, Health};
+use crate::rules::upstream::{Address, Failures, Fault, Health, Resolved};
 
 use super::probe::Connection;
 use super::testing::*;
@@ -54,7 +54,7 @@ impl World {
     fn fail(&self, times: u32) {
         let failures = self.failures.borrow();
         let failures = failures.as_ref().expect("the upstream ejects");
-        (0..times).for_each(|_| failures.failed(BackendId(0)));
+        (0..times).for_each(|_| failures.failed(BackendId(0), Fault::Failure));
     }
 
     fn set(&self, port: u16, acts: Acts) {
@@ -138,11 +138,16 @@ fn tcp(port: u16) -> Arc<[Address]> {
     Arc::from([Address::Tcp(([127, 0, 0, 1], port).into())])
 }
 
+/// What a name with these ports on this machine resolves to.
+fn at(ports: &[u16]) -> Resolved {
+    Resolved { addresses: ports.iter().flat_map(|&port| tcp(port).to_vec()).collect(), has_failed: false }
+}
+
 /// Literal addresses; names are not resolved yet.
 fn literal(config: &Config) -> Addresses {
     let known = |address: &BackendAddress| match address {
-        BackendAddress::Ip(address) => Arc::from([Address::Tcp(*address)]),
-        _ => Arc::from([]),
+        BackendAddress::Ip(address) => at(&[address.port()]),
+        _ => Resolved::default(),
     };
     let backends = |upstream: &crate::rules::config::Upstream| {
         upstream.backends.iter().map(|backend| known(&backend.address)).collect()
@@ -191,9 +196,9 @@ async fn the_first_check_decides_soon_after_the_start() {
         let begin = Instant::now();
         assert!(!published.until(&[Checking, Checking, Checking]).await.all_decided());
         published.until(&[Up, Down, Checking]).await;
-        assert!(begin.elapsed() <= FIRST_SPREAD_MAX);
+        assert!(begin.elapsed() <= limits::FIRST_CHECK_SPREAD);
         assert!(published.until(&[Up, Down, Down]).await.all_decided());
-        assert!(begin.elapsed() <= FIRST_SPREAD_MAX + CHECK.timeout);
+        assert!(begin.elapsed() <= limits::FIRST_CHECK_SPREAD + CHECK.timeout);
         let hanging = counters.backend(UpstreamId(0), BackendId(2)).expect("the third");
         assert_eq!((hanging.timeout.load(Ordering::Relaxed), hanging.down.load(Ordering::Relaxed)), (1, 1));
     })
@@ -223,8 +228,10 @@ async fn a_hanging_check_is_cut_and_delays_nobody() {
     play(checked(&[1, 2]), &world, async |published, _, _| {
         published.until(&[Down, Up]).await;
         time::sleep(Duration::from_secs(600)).await;
-        // Each takes its timeout, then the interval; the neighbour keeps its own schedule.
-        assert!((17..=18).contains(&world.attempts_at(1).len()));
+        // Each takes its timeout, then the fast interval for as many as make an interval, then that; the neighbour keeps its
+        // own schedule.
+        let attempts = world.attempts_at(1).len();
+        assert!((28..=30).contains(&attempts), "{attempts}");
         assert!((20..=22).contains(&world.attempts_at(2).len()));
     })
     .await;
@@ -273,7 +280,9 @@ async fn a_backend_that_hangs_goes_down_even_if_this_process_is_starved() {
 async fn what_this_process_lacks_is_never_held_against_a_backend() {
     let world = World::new(&[(2, Acts::LacksDescriptors)]);
     play(checked(&[1, 2]), &world, async |published, _, counters| {
-        published.until(&[Up, Checking]).await;
+        while published.until(&[Up, Checking]).await.upstreams[0][1].awaited {
+            published.next().await;
+        }
         world.set(1, Acts::LacksDescriptors);
         published.is_quiet_for(Duration::from_secs(600)).await;
         world.set(2, Acts::Accepts);
@@ -291,7 +300,7 @@ async fn without_a_check_a_backend_is_up_as_soon_as_it_has_an_address() {
     let config = config(&[(None, None, &[ip(1), host("name", 2)])]);
     play(config, &world, async |published, addresses, _| {
         published.until(&[Up, Checking]).await;
-        addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![tcp(1), tcp(2)]] }));
+        addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(&[1]), at(&[2])]] }));
         let begin = Instant::now();
         let states = published.until(&[Up, Up]).await;
         assert_eq!(states.upstreams[0][1].addresses, tcp(2));
@@ -306,11 +315,13 @@ async fn new_addresses_go_out_and_are_checked_at_once() {
     let world = World::new(&[(3, Acts::Refuses)]);
     let config = config(&[(Some(CHECK), None, &[host("name", 2)])]);
     play(config, &world, async |published, addresses, _| {
-        published.until(&[Checking]).await;
+        while published.until(&[Checking]).await.upstreams[0][0].awaited {
+            published.next().await;
+        }
         published.is_quiet_for(Duration::from_secs(600)).await;
         for (port, expected) in [(2, Up), (3, Down)] {
             let begin = Instant::now();
-            addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![tcp(port)]] }));
+            addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(&[port])]] }));
             assert_eq!(published.next().await.upstreams[0][0].addresses, tcp(port));
             time::sleep(Duration::from_millis(1)).await;
             assert_eq!(world.attempts_at(port).first(), Some(&begin));
@@ -335,7 +346,12 @@ async fn the_port_of_the_check_replaces_the_backends() {
 /// Two backends that nobody checks, and what their sessions do to them.
 fn judged_by_sessions() -> Config {
     let mut config = config(&[(None, None, &[ip(1), ip(2)])]);
-    let rules = Outlier { consecutive_failures: 3, ejection_time: Duration::from_secs(30), max_ejected: 50 };
+    let rules = Outlier {
+        consecutive_failures: 3,
+        empty_answers: None,
+        ejection_time: Duration::from_secs(30),
+        max_ejected: 50,
+    };
     config.upstreams[0].outlier = Some(rules);
     config
 }
@@ -365,6 +381,134 @@ async fn failures_of_sessions_eject_for_the_ejection_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failed_session_has_a_dead_backend_down_within_half_a_second() {
+    let world = World::new(&[]);
+    play(checked(&[1, 2]), &world, async |published, _, _| {
+        published.until(&[Up, Up]).await;
+        // Also just after a check has found it well.
+        for quiet in [10_000, 1] {
+            time::sleep(Duration::from_millis(quiet)).await;
+            world.set(1, Acts::Refuses);
+            world.fail(1);
+            let begin = Instant::now();
+            published.until(&[Down, Up]).await;
+            assert!(begin.elapsed() <= Duration::from_millis(500), "{:?}", begin.elapsed());
+            world.set(1, Acts::Accepts);
+            published.until(&[Up, Up]).await;
+            assert!(begin.elapsed() <= Duration::from_secs(5), "{:?}", begin.elapsed());
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_sessions_without_number_ask_for_few_checks_and_change_nothing_where_these_succeed() {
+    let world = World::new(&[]);
+    play(checked(&[1, 2]), &world, async |published, _, _| {
+        published.until(&[Up, Up]).await;
+        let before = world.attempts_at(1).len();
+        let begin = Instant::now();
+        let storm = async {
+            while begin.elapsed() < Duration::from_secs(10) {
+                world.fail(100);
+                time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            states = published.next() => panic!("{states:?}"),
+            () = storm => {}
+        }
+        let checks = world.attempts_at(1).len() - before;
+        assert!((40..=51).contains(&checks), "{checks} in ten seconds");
+        published.is_quiet_for(Duration::from_secs(5)).await;
+        assert!(world.attempts_at(1).len() - before - checks <= 2, "the suspicion is over");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ejection_ends_with_rise_checks_that_are_fast() {
+    let world = World::new(&[]);
+    let mut config = checked(&[1, 2]);
+    config.upstreams[0].outlier = judged_by_sessions().upstreams[0].outlier.clone();
+    play(config, &world, async |published, _, _| {
+        published.until(&[Up, Up]).await;
+        time::sleep(Duration::from_secs(5)).await;
+        world.fail(3);
+        let begin = Instant::now();
+        assert!(published.next().await.upstreams[0][0].ejected);
+        assert!(!published.next().await.upstreams[0][0].ejected);
+        assert!(begin.elapsed() >= CHECK.fast_interval, "{:?}", begin.elapsed());
+        assert!(begin.elapsed() <= CHECK.fast_interval * 2, "{:?}", begin.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_begin_with_the_address_that_the_check_found_well() {
+    let world = World::new(&[(2, Acts::Refuses)]);
+    let config = config(&[(Some(CHECK), None, &[host("name", 1)])]);
+    play(config, &world, async |published, addresses, _| {
+        addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(&[2, 3, 4])]] }));
+        let states = published.until(&[Up]).await;
+        assert_eq!(states.upstreams[0][0].addresses, at(&[3, 2, 4]).addresses);
+        let [first, second] = [2, 3].map(|port| world.attempts_at(port).len());
+        time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(world.attempts_at(2).len(), first, "the next check begins there, too");
+        assert!(world.attempts_at(3).len() > second);
+        world.set(3, Acts::Refuses);
+        world.set(2, Acts::Accepts);
+        assert_eq!(published.next().await.upstreams[0][0].addresses, at(&[2, 3, 4]).addresses);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_has_left_its_name_is_watched_until_it_is_dead() {
+    let world = World::new(&[]);
+    let mut config = config(&[(Some(CHECK), None, &[host("name", 1)])]);
+    config.upstreams[0].on_down = OpenSessions::Close;
+    play(config, &world, async |published, addresses, _| {
+        let lead_to = |ports: &[u16]| addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(ports)]] }));
+        lead_to(&[2]);
+        published.until(&[Up]).await;
+        lead_to(&[3]);
+        let moved = published.next().await.upstreams[0][0].clone();
+        assert_eq!((moved.health, moved.awaited, &moved.addresses), (Checking, true, &tcp(3)));
+        published.until(&[Up]).await;
+        published.is_quiet_for(Duration::from_secs(300)).await;
+        assert!(world.attempts_at(2).len() > 8, "somebody looks after it");
+        world.set(2, Acts::Refuses);
+        assert_eq!(published.next().await.upstreams[0][0].gone, tcp(2));
+        let watched = world.attempts_at(2).len();
+        time::sleep(Duration::from_secs(300)).await;
+        assert_eq!(world.attempts_at(2).len(), watched, "it is over");
+        lead_to(&[2]);
+        assert_eq!(*published.next().await.upstreams[0][0].gone, [], "it is back");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn backends_that_are_down_hold_up_none_that_is_up() {
+    let many: Vec<u16> = (1..=1_500).collect();
+    let hang: Vec<_> = many.iter().map(|&port| (port, Acts::Hangs)).collect();
+    let world = World::new(&hang);
+    // The last one is well, until all the others have been found down.
+    world.set(1_500, Acts::Accepts);
+    play(checked(&many), &world, async |published, _, _| {
+        let is_down = |backend: &crate::rules::upstream::BackendState| backend.health == Down;
+        while published.next().await.upstreams[0].iter().filter(|backend| is_down(backend)).count() < 1_499 {}
+        world.set(1_500, Acts::Refuses);
+        world.failures.borrow().as_ref().expect("it is checked").failed(BackendId(1_499), Fault::Failure);
+        let begin = Instant::now();
+        while !is_down(&published.next().await.upstreams[0][1_499]) {}
+        assert!(begin.elapsed() <= Duration::from_millis(500), "{:?}", begin.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_backend_that_comes_back_ramps_in_few_states() {
     let world = World::new(&[]);
     let mut config = judged_by_sessions();
@@ -388,9 +532,9 @@ async fn a_backend_that_comes_back_ramps_in_few_states() {
 async fn reports_do_not_hold_up_a_ramp_and_spared_backends_are_not_published() {
     let world = World::new(&[(1, Acts::Refuses)]);
     let mut config = config(&[(None, None, &[ip(1), ip(2)]), (Some(CHECK), None, &[ip(1), ip(2)])]);
-    // Half of one primary is none.
-    config.upstreams[0].backends[1].backup = true;
-    config.upstreams[0].outlier = judged_by_sessions().upstreams[0].outlier.clone();
+    // A tenth of two primaries is none.
+    let rules = judged_by_sessions().upstreams[0].outlier.clone();
+    config.upstreams[0].outlier = rules.map(|rules| Outlier { max_ejected: 10, ..rules });
     config.upstreams[1].slow_start = Some(Duration::from_secs(19));
     play(config, &world, async |published, _, _| {
         while published.next().await.upstreams[1][0].health != Down {}

@@ -119,6 +119,8 @@ pub struct Relay {
     young: bool,
     /// The side whose reset was seen first.
     reset: Option<Side>,
+    /// The side whose stream ended first, if one has.
+    first_end: Option<Side>,
     /// End of the session.
     session_deadline: Tick,
     timer: Timer,
@@ -135,6 +137,7 @@ impl Relay {
             moved: now,
             young: true,
             reset: None,
+            first_end: None,
             session_deadline,
             timer: sides.client.ring().timer(now),
         };
@@ -170,6 +173,12 @@ impl Relay {
             || sides.backend.received() > 0
             || self.to_client.is_sending()
             || self.to_client.flow == Flow::Finished
+    }
+
+    /// Whether the backend took bytes of the client and ended its stream, before the client did, without a byte of its own.
+    #[must_use]
+    pub fn is_empty_answer(&self) -> bool {
+        self.to_backend.bytes > 0 && self.to_client.bytes == 0 && self.first_end == Some(Side::Backend)
     }
 
     /// Whether no byte was sent to either side, and no end to the client.
@@ -235,6 +244,14 @@ impl Relay {
         }
         if std::mem::take(&mut self.to_backend.moved) | std::mem::take(&mut self.to_client.moved) {
             self.moved = sides.now();
+        }
+        if self.first_end.is_none() {
+            self.first_end = match (self.to_backend.flow, self.to_client.flow) {
+                // Where both ended since the last look, nothing is held against the backend.
+                (Flow::Finished, _) => Some(Side::Client),
+                (_, Flow::Finished) => Some(Side::Backend),
+                _ => None,
+            };
         }
         // Reset seen by a receive, by a send, or by the watch that replaces the receive after FIN.
         if self.to_backend.flow == Flow::Aborted || self.to_client.flow == Flow::Broken || client.is_dead() {

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::rules::config::{Config, Relay};
+use crate::rules::config::{BackendAddress, Config, Relay};
 use crate::words::limits;
 
 /// Descriptors of a session: the client's and the backend's.
@@ -13,7 +13,7 @@ const PER_SHARD: u64 = 9;
 const PASSED: u64 = limits::PASSED_CONNECTIONS as u64;
 /// A pipe: its two ends.
 const PER_PIPE: u64 = 2;
-/// One check in flight.
+/// One check in flight, or at its end.
 const PER_CHECK: u64 = 1;
 /// Standard streams, log file, the runtimes of the health and control threads.
 const PROCESS: u64 = 32;
@@ -67,7 +67,10 @@ pub(super) fn sessions(
         .iter()
         .map(|upstream| upstream.backends.len() as u64 * u64::from(upstream.pool.size));
     let pools: u64 = pools.sum();
-    let checks = backends.min(limits::PROBES as u64) * PER_CHECK;
+    let checks =
+        (backends.min(limits::PROBES as u64) + backends.min(limits::PROBES_ENDING as u64)) * PER_CHECK;
+    let entries = config.upstreams.iter().flat_map(|upstream| &upstream.backends);
+    let names = entries.filter(|entry| matches!(entry.address, BackendAddress::Host { .. })).count();
     let listeners = shards * config.listeners.len() as u64 * (1 + OVERLAP);
     // A look-up holds a socket to a name server.
     let passed = if shards > 1 { shards * PASSED } else { 0 };
@@ -76,7 +79,7 @@ pub(super) fn sessions(
         + listeners
         + checks
         + pools
-        + limits::LOOKUPS as u64
+        + names.min(limits::LOOKUPS) as u64
         + PROCESS;
     let possible = limit.saturating_sub(fixed) / PER_SESSION;
     let sessions =

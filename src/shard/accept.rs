@@ -1,4 +1,7 @@
 //! The accept loop of one listener on one shard. No error ends it.
+//!
+//! It begins when every primary of the upstream has its first verdict, or has had the time for it. Until then clients wait in
+//! the kernel's queue: so none is reset, or sent to a backup, because we have just begun.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -17,6 +20,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Accepts until the shard drains; then serves what the kernel has accepted already, and closes.
 pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Acceptor) {
     let _busy = shard.busy();
+    opening(&shard, listener).await;
     let mut started = 0;
     // Connections that may still come once the shard drains: what its backlog can have held.
     let mut left = shard.config.listeners[listener.index()].backlog;
@@ -55,6 +59,19 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
             shard.ring.next_turn().await;
         }
     }
+}
+
+/// Waits for the first verdicts, or the end.
+async fn opening(shard: &Shard, listener: ListenerId) {
+    let table = &shard.upstreams[shard.config.listeners[listener.index()].upstream.index()];
+    std::future::poll_fn(|context| {
+        if table.is_decided() || !shard.is_running() {
+            return Poll::Ready(());
+        }
+        shard.openings.borrow_mut().push(context.waker().clone());
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The connection, unless another shard gets it. While the shard drains, all stay.

@@ -1,8 +1,10 @@
 //! One connection to a backend: its addresses in their order, from the local addresses in turn.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use crate::rules::config::TcpOptions;
 use crate::rules::upstream::Address;
 use crate::telemetry::counters::LocalFailure;
 use crate::uring::{End, Socket, Tick, Timer};
-use crate::words::{CloseReason, UpstreamId};
+use crate::words::{BackendId, CloseReason, UpstreamId};
 
 /// How long an attempt may still take once the client has sent FIN without a byte before it: mostly it has left, but
 /// a client that only reads (`nc -N` to a daytime server) looks the same, and a backend that is well answers sooner.
@@ -49,14 +51,18 @@ impl Failure {
 ///
 /// A local address that is wanting, or has no port left, says nothing of the next one: where IPv6 is switched off, a backend
 /// `localhost` that has `::1` first is reached on 127.0.0.1.
-pub(super) async fn connect_any<'a>(
+///
+/// An address that was silent comes behind the others for a while, for all sessions of the shard: its next check may be
+/// half a minute away, or there may be none.
+pub(super) async fn connect_any(
     shard: &Shard,
     seeker: Option<Seeker<'_>>,
     upstream: UpstreamId,
-    addresses: &'a [Address],
+    backend: BackendId,
     all: Tick,
-) -> Result<(Socket, &'a Address), Failure> {
-    let tcp = &shard.config.upstreams[upstream.index()].tcp;
+) -> Result<(Socket, Address), Failure> {
+    let (tcp, table) = (&shard.config.upstreams[upstream.index()].tcp, &shard.upstreams[upstream.index()]);
+    let addresses = shard.silent.behind(upstream, backend, table.addresses(backend), shard.ring.now());
     let mut failure = Failure::Local(LocalFailure::Addresses, io::ErrorKind::AddrNotAvailable.into());
     'all: for (index, address) in addresses.iter().enumerate() {
         // One address that does not answer leaves the others their share of the time.
@@ -65,7 +71,7 @@ pub(super) async fn connect_any<'a>(
         let deadline = now.after(all.since(now) / left);
         for source in shard.sources[upstream.index()].in_turn(address) {
             match Wait::until(shard, seeker, deadline).connect(address, tcp, source).await {
-                Ok(backend) => return Ok((backend, address)),
+                Ok(socket) => return Ok((socket, address.clone())),
                 Err(Failure::Local(kind, error)) => {
                     shard.counters.local_failures[kind as usize].add(1);
                     failure = failure.then(Failure::Local(kind, error));
@@ -73,8 +79,11 @@ pub(super) async fn connect_any<'a>(
                         break 'all;
                     }
                 }
-                Err(backend @ Failure::Backend { .. }) => {
-                    failure = backend;
+                Err(Failure::Backend { reason, error, blamed }) => {
+                    if blamed && reason == CloseReason::ConnectTimeout && addresses.len() > 1 {
+                        shard.silent.note(upstream, backend, address, shard.ring.now());
+                    }
+                    failure = Failure::Backend { reason, error, blamed };
                     break;
                 }
                 Err(session @ Failure::Session(_)) => return Err(session),
@@ -87,6 +96,47 @@ pub(super) async fn connect_any<'a>(
         log::warn!("no connection to a backend can be made, for want of {}: {error}", kind.name());
     }
     Err(failure)
+}
+
+/// How long an address that was silent comes behind the others of its backend.
+const SILENT: Duration = Duration::from_secs(30);
+
+/// So many silent addresses are remembered.
+const SILENT_KEPT: usize = 64;
+
+/// Addresses of backends with several that did not answer lately.
+#[derive(Default)]
+pub(super) struct Silent(RefCell<VecDeque<(UpstreamId, BackendId, Address, Tick)>>);
+
+impl Silent {
+    fn note(&self, upstream: UpstreamId, backend: BackendId, address: &Address, now: Tick) {
+        let mut notes = self.0.borrow_mut();
+        notes.retain(|note| (note.0, note.1, &note.2) != (upstream, backend, address));
+        if notes.len() == SILENT_KEPT {
+            notes.pop_front();
+        }
+        notes.push_back((upstream, backend, address.clone(), now.after(SILENT)));
+    }
+
+    /// The addresses of a backend in the order to try.
+    fn behind(
+        &self,
+        upstream: UpstreamId,
+        backend: BackendId,
+        addresses: Arc<[Address]>,
+        now: Tick,
+    ) -> Arc<[Address]> {
+        let notes = self.0.borrow();
+        if notes.is_empty() || addresses.len() < 2 {
+            return addresses;
+        }
+        let is_silent = |address: &Address| {
+            let mut notes = notes.iter();
+            notes.any(|note| (note.0, note.1, &note.2) == (upstream, backend, address) && now < note.3)
+        };
+        let (silent, others): (Vec<_>, Vec<_>) = addresses.iter().cloned().partition(is_silent);
+        others.into_iter().chain(silent).collect()
+    }
 }
 
 /// A client that wants a backend.

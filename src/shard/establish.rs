@@ -1,6 +1,7 @@
 //! From a pick to a connected backend: tries one backend after the other, within the limits on time and number.
 
 use std::cell::Cell;
+use std::io;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -8,9 +9,9 @@ use super::connect::{Failure, Seeker, connect_any};
 use super::{Shard, queue};
 use crate::pool::{Lent, Pooled};
 use crate::relay::{Relay, Sides};
-use crate::rules::balance::{self, Tried};
+use crate::rules::balance::{self, Sample, Tried};
 use crate::rules::config::HashKey;
-use crate::rules::upstream::{Address, InFlight, Pick};
+use crate::rules::upstream::{Fault, InFlight, Pick};
 use crate::telemetry::counters::LocalFailure;
 use crate::uring::{Socket, Tick};
 use crate::words::{BackendId, CloseReason, UpstreamId};
@@ -38,6 +39,8 @@ pub(super) struct Tries {
     left: Cell<Tick>,
     /// What to report when no other backend is left.
     failure: CloseReason,
+    /// The last try was refused, or came to nothing here: nobody had work with it, and the next one is no load.
+    was_refused: bool,
     /// The connection in use was in the pool; whether it has served no client before.
     pooled: Option<bool>,
     /// It may go back there.
@@ -67,6 +70,7 @@ impl Tries {
             queue_deadline: None,
             left: Cell::new(Tick::NEVER),
             failure: CloseReason::NoBackend,
+            was_refused: false,
             pooled: None,
             lent: None,
             stale: None,
@@ -101,6 +105,7 @@ impl Tries {
     /// Notes that the connection which was established failed before its first byte.
     pub(super) fn failed(&mut self, reason: CloseReason) {
         self.failure = reason;
+        self.was_refused = false;
     }
 
     /// Whether one more backend may be tried.
@@ -117,7 +122,7 @@ impl Tries {
         let Some(awaited) = &mut self.awaited else { return relay.has_begun(sides) };
         if relay.bytes_to_client() > 0 {
             let table = &shard.upstreams[self.upstream.index()];
-            table.observe(awaited.backend, awaited.since.elapsed(), shard.ring.now().0);
+            table.observe(awaited.backend, Sample::Took(awaited.since.elapsed()), shard.ring.now().0);
             return true;
         }
         if relay.bytes_to_backend() > 0 && !std::mem::replace(&mut awaited.asked, true) {
@@ -152,14 +157,14 @@ impl Tries {
                 return Ok(Established { backend: socket, in_flight });
             }
             let begun = table.wants().latency.then(Instant::now);
-            match self.connect(shard, client, &table.addresses(id)).await {
+            match self.connect(shard, client, id).await {
                 Ok(backend) => {
                     // Whoever has waited for this one has a second for each that follows.
                     self.left.set(Tick::NEVER);
                     // One that replaces another was counted with it.
                     counters.sessions.add(u64::from(!is_replacement));
                     if let Some(begun) = begun {
-                        table.observe(id, begun.elapsed(), shard.ring.now().0);
+                        table.observe(id, Sample::Took(begun.elapsed()), shard.ring.now().0);
                         self.awaited = Some(Awaited::since_now(id));
                     }
                     return Ok(Established { backend, in_flight });
@@ -170,13 +175,18 @@ impl Tries {
                     if self.failure == CloseReason::NoBackend {
                         self.failure = CloseReason::Resource;
                     }
+                    self.was_refused = true;
                 }
                 Err(Failure::Local(..)) => return Err(CloseReason::Resource),
                 Err(Failure::Backend { reason, error, blamed }) => {
                     if blamed {
-                        in_flight.failed();
+                        in_flight.failed(Fault::Failure);
+                    }
+                    if let Some(begun) = begun {
+                        table.observe(id, Sample::InVain(begun.elapsed()), shard.ring.now().0);
                     }
                     counters.connect_failures.add(1);
+                    self.was_refused = is_refusal(&error);
                     let name = &shard.config.upstreams[self.upstream.index()].backends[id.index()].name;
                     log::debug!("backend {name}: connection failed: {error}");
                     self.failure = reason;
@@ -200,19 +210,14 @@ impl Tries {
             table.note_session(now.0);
         } else if !table.has_untried(&self.tried) {
             return Err(self.failure);
-        } else if !table.take_retry(now.0) {
+        } else if !self.was_refused && !table.take_retry(now.0) {
             // Before the queue, in which it would hold a place to no purpose.
             shard.counters.retries_over_budget.add(1);
             return Err(self.failure);
         }
-        let in_flight = match table.pick(now.0, &self.tried, self.key) {
+        let in_flight = match table.pick(now.0, &self.tried, self.key, false) {
             Pick::Backend(in_flight) => in_flight,
-            Pick::Full => {
-                let timeout = shard.config.upstreams[self.upstream.index()].queue.timeout;
-                let until = *self.queue_deadline.get_or_insert(now.after(timeout));
-                let seeker = Seeker { client, left: &self.left };
-                queue::wait(shard, self.upstream, &self.tried, seeker, until.min(self.deadline)).await?
-            }
+            Pick::Full => self.wait(shard, client).await?,
             Pick::Nobody => return Err(self.failure),
         };
         shard.counters.retries.add(u64::from(is_retry));
@@ -220,17 +225,29 @@ impl Tries {
         Ok(in_flight)
     }
 
+    /// Waits for a place. Whoever waits in vain takes one of those that are next in the order of resort.
+    async fn wait(&mut self, shard: &Shard, client: &Socket) -> Result<InFlight, CloseReason> {
+        let timeout = shard.config.upstreams[self.upstream.index()].queue.timeout;
+        let until = *self.queue_deadline.get_or_insert(shard.ring.now().after(timeout));
+        let seeker = Seeker { client, left: &self.left };
+        let waited = queue::wait(shard, self.upstream, &self.tried, seeker, until.min(self.deadline)).await;
+        waited.or_else(|reason| {
+            if matches!(reason, CloseReason::QueueFull | CloseReason::QueueTimeout) {
+                let (table, now) = (&shard.upstreams[self.upstream.index()], shard.ring.now());
+                if let Pick::Backend(in_flight) = table.pick(now.0, &self.tried, self.key, true) {
+                    return Ok(in_flight);
+                }
+            }
+            Err(reason)
+        })
+    }
+
     /// Connects to a backend, its addresses in their order.
-    async fn connect(
-        &self,
-        shard: &Shard,
-        client: &Socket,
-        addresses: &[Address],
-    ) -> Result<Socket, Failure> {
+    async fn connect(&self, shard: &Shard, client: &Socket, backend: BackendId) -> Result<Socket, Failure> {
         let whole = shard.ring.now().after(shard.config.upstreams[self.upstream.index()].timeouts.connect);
         let all = self.deadline.min(whole);
         let seeker = Seeker { client, left: &self.left };
-        let connected = connect_any(shard, Some(seeker), self.upstream, addresses, all).await;
+        let connected = connect_any(shard, Some(seeker), self.upstream, backend, all).await;
         connected.map(|(backend, _)| backend).map_err(|failure| match failure {
             // A time-out says less where the tries before it left less than a whole `connect`.
             Failure::Backend { reason: reason @ CloseReason::ConnectTimeout, error, blamed } => {
@@ -245,6 +262,11 @@ impl Awaited {
     fn since_now(backend: BackendId) -> Self {
         Self { backend, since: Instant::now(), asked: false }
     }
+}
+
+/// Whether the backend's host said at once that nobody listens there.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
 /// End of the tries that begin now.

@@ -136,11 +136,10 @@ impl Keeper {
     async fn connect(&self) -> bool {
         let (shard, pool, table, backend) = (&self.shard, self.pool(), self.table(), self.backend);
         let upstream = &shard.config.upstreams[self.upstream.index()];
-        let addresses = table.addresses(backend);
         let deadline = shard.ring.now().after(upstream.timeouts.connect);
         let connected = {
             // Gone, and its socket with it, before its place is given back.
-            let mut connecting = pin!(connect_any(shard, None, self.upstream, &addresses, deadline));
+            let mut connecting = pin!(connect_any(shard, None, self.upstream, backend, deadline));
             std::future::poll_fn(|context| {
                 pool.watch(backend, context.waker());
                 let gives_way = table.is_wanted(backend) || shard.lacks_place(self.upstream, backend);
@@ -159,7 +158,7 @@ impl Keeper {
                     // A host that crashed does not say so.
                     socket.with(|socket| net::keep_alive(socket, idle));
                 }
-                let connection = Pooled { socket, address: address.clone(), fresh: true };
+                let connection = Pooled { socket, address, fresh: true };
                 pool.put(backend, connection, shard.ring.now());
                 true
             }
@@ -262,16 +261,8 @@ impl Shard {
     /// The address of the backend that a connection leads to, if it still has it.
     fn address_of(&self, upstream: UpstreamId, backend: BackendId, socket: &Socket) -> Option<Address> {
         let peer = socket.with(net::peer_address)?;
-        let leads_to = |address: &&Address| match (*address, &peer) {
-            // Connecting to no address in particular leads to this machine, connect(2) on Linux.
-            (Address::Tcp(address), Address::Tcp(peer)) => {
-                address == peer || address.ip().is_unspecified() && address.port() == peer.port()
-            }
-            // The name that the socket was bound to may be another one of the same file.
-            (Address::Unix(_), Address::Unix(_)) => true,
-            _ => false,
-        };
-        self.upstreams[upstream.index()].addresses(backend).iter().find(leads_to).cloned()
+        let addresses = self.upstreams[upstream.index()].addresses(backend);
+        addresses.iter().find(|address| address.leads_to(&peer)).cloned()
     }
 
     pub(super) fn wake_keepers(&self) {

@@ -14,9 +14,11 @@ mod session;
 mod testing;
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::OwnedFd;
+use std::collections::HashMap;
+use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::pool::Pool;
@@ -29,6 +31,7 @@ use crate::telemetry::counters::{LocalFailure, ShardCounters};
 use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
 use crate::words::{BackendId, ListenerId, ShardId, UpstreamId, limits};
 
+use connect::Silent;
 use mailbox::{Grant, Message};
 pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
 pub use passing::Passer;
@@ -89,6 +92,13 @@ struct Shard {
     phase: Cell<Phase>,
     /// Accept loops and sessions that have not ended.
     busy: Cell<usize>,
+    /// Where the clients of open sessions come from, by descriptor, where sessions are logged. Not in the session, which is
+    /// small.
+    clients: RefCell<HashMap<RawFd, String>>,
+    /// Accept loops that wait for the first verdicts.
+    openings: RefCell<Vec<Waker>>,
+    /// Addresses of backends that did not answer lately.
+    silent: Silent,
     /// Warnings of failed accepts.
     accept_warnings: WarningLimit,
     /// Warnings of connects that failed for want of something of our own, by kind.
@@ -197,6 +207,9 @@ impl Shard {
             letterboxes: Arc::clone(&parts.letterboxes),
             phase: Cell::new(Phase::Running),
             busy: Cell::new(0),
+            clients: RefCell::default(),
+            openings: RefCell::default(),
+            silent: Silent::default(),
             accept_warnings: WarningLimit::default(),
             connect_warnings: Default::default(),
             config,
@@ -216,6 +229,7 @@ impl Shard {
                         if cuts > 0 {
                             self.ring.wake_all();
                         }
+                        self.openings.take().into_iter().for_each(Waker::wake);
                         // There may be nobody left to wait for, or somebody to connect to.
                         self.waiters.wake_all();
                         self.wake_keepers();
@@ -225,6 +239,7 @@ impl Shard {
                         self.phase.set(phase);
                         self.passer.take();
                         self.ring.wake_all();
+                        self.openings.take().into_iter().for_each(Waker::wake);
                         self.wake_keepers();
                     }
                     Message::Phase(_) => {}

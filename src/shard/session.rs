@@ -1,6 +1,7 @@
 //! One session, from accept to close.
 
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,8 +11,9 @@ use super::{Busy, Shard};
 use crate::net;
 use crate::relay::{Outcome, Relay, Side, Sides};
 use crate::rules::admission::Permit;
+use crate::rules::balance::Sample;
 use crate::rules::config::Reuse;
-use crate::rules::upstream::InFlight;
+use crate::rules::upstream::{Fault, InFlight};
 use crate::uring::{Socket, Tick};
 use crate::words::{CloseReason, ListenerId, UpstreamId};
 
@@ -27,6 +29,18 @@ pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd
     }
 }
 
+/// Notes where a client comes from, for the record of its session, while its socket can still tell.
+fn note_address(shard: &Shard, client: &Socket) {
+    if !log::log_enabled!(log::Level::Debug) {
+        return;
+    }
+    let Some(peer) = client.with(|socket| socket.peer_addr().ok()) else { return };
+    // An IPv4 client of a dual-stack listener is the IPv4 client it is elsewhere.
+    let canonical = |peer: SocketAddr| SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let text = peer.as_socket().map_or_else(|| "unix:".to_owned(), |peer| canonical(peer).to_string());
+    shard.clients.borrow_mut().insert(client.with(|socket| socket.as_raw_fd()), text);
+}
+
 /// Counts a connection, and makes it a session if there is a place for one more.
 fn admit(shard: &Rc<Shard>, listener: ListenerId, client: Socket) -> Result<Session, Socket> {
     let counters = shard.counters.listener(listener);
@@ -36,6 +50,7 @@ fn admit(shard: &Rc<Shard>, listener: ListenerId, client: Socket) -> Result<Sess
         return Err(client);
     };
     counters.active.add(1);
+    note_address(shard, &client);
     shard.cores.begin_session(shard.id());
     let mut session = Session {
         busy: shard.busy(),
@@ -182,7 +197,7 @@ impl Session {
         if self.shard().is_closing() {
             return Some(CloseReason::Shutdown);
         }
-        self.leg.as_ref().and_then(|leg| leg.in_flight.cut())
+        self.leg.as_ref().and_then(|leg| leg.in_flight.cut(|| leg.backend.with(net::peer_address)))
     }
 
     /// Finds a backend that takes a connection.
@@ -225,22 +240,31 @@ impl Session {
         polled
     }
 
-    /// Notes what the end of a relay says of the backend; its first byte said that it is well. A reset after bytes went to
-    /// it says nothing: it may be what they deserved, and no client shall be able to have a backend ejected. Nor does
-    /// anything that comes after the client's own end, if that came before a byte, nor the end of a connection that was in
-    /// the pool.
+    /// Notes what the end of a relay says of the backend; its first byte said that it is well. An end without an answer is
+    /// none of a backend that is well, but may be what the client asked for. A reset after bytes went to it says nothing: it
+    /// may be what they deserved, and no client shall be able to have a backend ejected. Nor does anything that comes after
+    /// the client's own end, if that came before a byte, nor the end of a connection that was in the pool.
     fn judge(&self, outcome: Outcome) {
         let Some(Leg { backend, in_flight, relay }) = &self.leg else { return };
         let rules = &self.shard().relay_rules[self.listener.index()];
-        if outcome != Outcome::Reset(Side::Backend) {
-            if relay.bytes_to_backend() > 0 && relay.bytes_to_client() == 0 {
-                in_flight.succeeded();
-            }
-        } else if relay.is_untouched(Sides { client: &self.client, backend, rules, reuse: Reuse::Off })
+        let sides = Sides { client: &self.client, backend, rules, reuse: Reuse::Off };
+        let fault = if outcome != Outcome::Reset(Side::Backend) {
+            relay.is_empty_answer().then_some(Fault::EmptyAnswer)
+        } else if relay.is_untouched(sides)
             && self.client.ended().is_none()
             && !self.tries.as_ref().is_some_and(|tries| tries.is_pooled())
         {
-            in_flight.failed();
+            Some(Fault::Failure)
+        } else {
+            None
+        };
+        if let Some(fault) = fault {
+            in_flight.failed(fault);
+            let (shard, table) = (self.shard(), &self.shard().upstreams[self.upstream().index()]);
+            if table.wants().latency {
+                let now = shard.ring.now();
+                table.observe(in_flight.backend(), Sample::InVain(now.since(self.begun)), now.0);
+            }
         }
     }
 
@@ -305,6 +329,7 @@ impl Session {
         let shard = self.shard();
         let listener = &shard.config.listeners[self.listener.index()];
         let upstream = &shard.config.upstreams[listener.upstream.index()];
+        let client = shard.clients.borrow_mut().remove(&self.client.with(|socket| socket.as_raw_fd()));
         let (backend, to_backend, to_client) = match &self.leg {
             Some(Leg { in_flight, relay, .. }) => {
                 let name = upstream.backends[in_flight.backend().index()].name.as_str();
@@ -313,10 +338,12 @@ impl Session {
             None => ("-", 0, 0),
         };
         log::debug!(
-            "session closed: {reason} ({letters}) listener={listener} backend={backend} seconds={seconds:.3} \
+            "session closed: {reason} ({letters}) client={client} listener={listener} backend={backend} \
+             seconds={seconds:.3} \
              to_backend={to_backend} to_client={to_client}",
             reason = self.reason.name(),
             letters = self.reason.letters(),
+            client = client.as_deref().unwrap_or("-"),
             listener = listener.name,
             seconds = shard.ring.now().since(self.begun).as_secs_f64(),
         );

@@ -42,8 +42,14 @@ pub const SHARDS: usize = 1_024;
 pub const WEIGHT: u32 = 1_000;
 /// Most addresses of one host name that are tried, in the order the resolver gave.
 pub const ADDRESSES_PER_BACKEND: usize = 16;
+/// How long others wait for the first look-up of a name: backups and panic, and listeners with accepting.
+pub const FIRST_LOOKUP: Duration = Duration::from_secs(5);
+/// First checks are spread over this much at most; others wait so much longer than a `timeout` for the first verdict.
+pub const FIRST_CHECK_SPREAD: Duration = Duration::from_millis(200);
 /// Look-ups of different names that run at the same time, each on a thread of its own while it lasts.
-pub const LOOKUPS: usize = 64;
+pub const LOOKUPS: usize = 512;
+/// Connections of checks that are over and wait for the end of the backend, each with one descriptor.
+pub const PROBES_ENDING: usize = 64;
 /// Health checks that run at the same time, each with one descriptor.
 pub const PROBES: usize = 1_024;
 /// Most steps of a `send_expect` check.

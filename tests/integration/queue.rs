@@ -236,10 +236,10 @@ fn whoever_was_refused_by_a_backend_waits_for_another() {
 
 #[test]
 fn retries_stay_within_their_budget() {
-    let backends = [backend().stopped().start(), backend().stopped().start()];
+    let backends = [backend().reset_on_accept().start(), backend().reset_on_accept().start()];
     let balancer = balancer().backends(&backends).upstream("retries: 1").upstream("retry_budget: 1%").start();
     let took = timed(|| (0..300).for_each(|_| expect_reset(balancer.address())));
-    balancer.await_closed(CloseReason::ConnectFailed, 300);
+    balancer.await_closed(CloseReason::BackendReset, 300);
     let windows = 1 + took.as_secs() / 10;
     let over: u64 =
         balancer.server().shard_counters().iter().map(|shard| shard.retries_over_budget.value()).sum();
@@ -248,18 +248,30 @@ fn retries_stay_within_their_budget() {
     assert_eq!(balancer.retries() + over, 300);
 }
 
+/// They cost nobody anything.
+#[test]
+fn retries_after_refusals_take_nothing_out_of_the_budget() {
+    let (refusing, live) = (backend().stopped().start(), backend().echo().start());
+    let balancer = balancer().backends([&refusing, &live]).upstream("retry_budget: 1%").start();
+    for _ in 0..300 {
+        balancer.echoing_client().finish().unwrap();
+    }
+    assert!(balancer.retries() > 100, "{}", balancer.retries());
+}
+
 /// It would hold a place in the queue, and be reset once it has one at a backend.
 #[test]
 fn client_whose_retry_is_over_the_budget_does_not_wait() {
-    let (refusing, mut busy) = (backend().stopped().start(), backend().greet(b"hello").stopped().start());
+    let resetting = backend().reset_on_accept().start();
+    let mut busy = backend().greet(b"hello").stopped().start();
     let balancer = balancer()
-        .entry(&refusing.entry())
+        .entry(&resetting.entry())
         .entry(&limited(&busy, 1))
         .upstream("queue: {max: 9, timeout: 20s}")
         .upstream("retry_budget: 1%")
         .start();
     // Ten a second, of ten seconds.
-    (0..101).for_each(|_| expect_reset(balancer.address()));
+    (0..202).for_each(|_| expect_reset(balancer.address()));
     busy.restart();
     let mut held = None;
     eventually("one has the place", || {

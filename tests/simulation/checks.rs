@@ -1,18 +1,27 @@
 //! What must hold after every step, and of every pick.
 
-use ringway::rules::upstream::{InFlight, Pick};
+use ringway::rules::upstream::Pick;
 use ringway::telemetry::counters::ListenerTotals;
 use ringway::words::{BackendId, CloseReason};
 
 use super::session::{Session, Stage};
+use super::shadow::untried;
 use super::shard::Shard;
 use super::trace::count;
 use super::world::World;
 
+/// What a pick should come to.
+#[derive(Debug)]
+enum Expected {
+    OneOf { open: Vec<BackendId>, tier: usize },
+    Full,
+    Nobody,
+}
+
 impl World {
     /// Picks, and checks that it is one who may be picked, or that there is none.
-    pub fn pick(&mut self, session: &Session) -> Pick {
-        let (untried, open) = self.open(session);
+    pub fn pick(&mut self, session: &Session, spills: bool) -> Pick {
+        let expected = self.expected(session, spills);
         let own = self.in_flight(|other| other.shard == session.shard);
         let shard = &mut self.shards[session.shard];
         let before = self.shared.loads.totals();
@@ -20,40 +29,67 @@ impl World {
             shard.view.others = before.iter().zip(&own).map(|(all, own)| all - own).collect();
         }
         count(shard.view.serving.name());
-        let pick = shard.table.pick(shard.now, &session.tried, session.key);
-        match &pick {
-            Pick::Backend(in_flight) => {
+        let pick = shard.table.pick(shard.now, &session.tried, session.key, spills);
+        match (&pick, &expected) {
+            (Pick::Backend(in_flight), Expected::OneOf { open, tier }) => {
                 let backend = in_flight.backend();
                 assert!(open.contains(&backend), "{backend:?} is picked, of {open:?}");
-                self.check_choice(session, backend, &open, &own);
+                if *tier > 0 {
+                    count(if spills { "spilled after waiting" } else { "later tier" });
+                }
+                self.check_choice(session, backend, open, *tier, &own);
             }
-            Pick::Full => {
-                assert!(!untried.is_empty(), "session {} is to wait, but for whom", session.id);
-                assert!(open.is_empty(), "session {} is to wait, beside free {open:?}", session.id);
+            (Pick::Full, Expected::Full) | (Pick::Nobody, Expected::Nobody) => {}
+            (Pick::Backend(in_flight), _) => {
+                panic!("{:?} is picked, where {expected:?} was expected", in_flight.backend())
             }
-            Pick::Nobody => assert!(untried.is_empty(), "nobody is picked, of {untried:?}"),
+            (Pick::Full, _) => panic!("session {} is to wait, where {expected:?} was expected", session.id),
+            (Pick::Nobody, _) => panic!("nobody is picked, where {expected:?} was expected"),
         }
         pick
     }
 
-    /// Who may be picked for a session: all that were not tried, and of these those with a place that nobody waits for.
-    fn open(&self, session: &Session) -> (Vec<BackendId>, Vec<BackendId>) {
-        let untried = self.shards[session.shard].view.untried(&session.tried);
-        let is_open =
-            |backend: &BackendId| self.may_have(session.shard, *backend) && !self.line.wants(*backend);
-        let open = untried.iter().copied().filter(is_open).collect();
-        (untried, open)
+    /// By the order of resort: the first tier in which somebody untried has a place that nobody waits for, unless there is a
+    /// tier before it that one can wait for.
+    fn expected(&self, session: &Session, spills: bool) -> Expected {
+        let mut is_full = false;
+        for (index, tier) in self.shards[session.shard].view.tiers.iter().enumerate() {
+            let left = untried(tier, &session.tried);
+            let is_open =
+                |id: &BackendId| self.may_have(session.shard, *id) && !self.line.wants(*id);
+            let open: Vec<_> = left.iter().copied().filter(is_open).collect();
+            if !open.is_empty() {
+                return Expected::OneOf { open, tier: index };
+            }
+            if left.is_empty() {
+                continue;
+            }
+            is_full = true;
+            let pooled = |id: &BackendId| self.is_limited(*id) && self.pooled_of(*id) > 0;
+            if !spills && (self.plan.upstream().queue.max > 0 || left.iter().any(pooled)) {
+                return Expected::Full;
+            }
+        }
+        if is_full { Expected::Full } else { Expected::Nobody }
     }
 
     /// What an algorithm promises of its choice, beyond that it may be chosen.
-    fn check_choice(&mut self, session: &Session, picked: BackendId, open: &[BackendId], own: &[u32]) {
+    fn check_choice(
+        &mut self,
+        session: &Session,
+        picked: BackendId,
+        open: &[BackendId],
+        tier: usize,
+        own: &[u32],
+    ) {
         let algorithm = self.plan.upstream().algorithm;
         let view = &self.shards[session.shard].view;
+        let tier = &view.tiers[tier];
         match algorithm.name {
             "first" => assert_eq!(Some(&picked), open.first(), "the first one of {open:?}"),
             "least_connections" => {
                 let fill = |backend: BackendId| {
-                    let weight = view.candidates.iter().find(|(candidate, _)| *candidate == backend);
+                    let weight = tier.iter().find(|(candidate, _)| *candidate == backend);
                     let load = own[backend.index()] + view.others[backend.index()];
                     f64::from(load + 1) / f64::from(weight.map_or(1, |(_, weight)| *weight))
                 };
@@ -61,8 +97,8 @@ impl World {
                 assert_eq!(Some(fill(picked)), least, "how full {picked:?} is, and the emptiest of {open:?}");
             }
             // The same client goes to the same backend, on whatever shard and with whatever history.
-            _ if algorithm.wants.key && open.len() == view.candidates.len() => {
-                let home = self.homes.entry((view.candidates.clone(), session.key)).or_insert(picked);
+            _ if algorithm.wants.key && open.len() == tier.len() => {
+                let home = self.homes.entry((tier.clone(), session.key)).or_insert(picked);
                 assert_eq!(*home, picked, "where the client {} goes", session.key);
             }
             _ => {}
@@ -71,7 +107,7 @@ impl World {
 
     /// A session may be turned away for want of room in the queue only if the queue is full.
     pub fn check_full(&self, session: &Session) {
-        let usable = self.shards[session.shard].view.untried(&session.tried);
+        let usable = self.shards[session.shard].view.waited_for(&session.tried);
         let in_pools: u32 =
             usable.into_iter().filter(|id| self.is_limited(*id)).map(|id| self.pooled_of(id)).sum();
         let most = self.plan.upstream().queue.max + in_pools;
@@ -116,8 +152,8 @@ impl World {
         self.check_limits();
         self.check_queue();
         for session in &self.sessions {
-            let cut = session.in_flight.as_ref().and_then(InFlight::cut);
-            assert_eq!(cut, session.cut, "whether session {} has to end", session.id);
+            let cut = session.in_flight.as_ref().and_then(|in_flight| in_flight.cut(|| session.address.clone()));
+            assert_eq!(cut, session.expected_cut(), "whether session {} has to end", session.id);
         }
     }
 

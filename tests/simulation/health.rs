@@ -6,22 +6,24 @@ use std::time::Duration;
 
 use ringway::rules::config::{HealthCheck, Outlier, Upstream};
 use ringway::rules::upstream::{
-    Address, BackendState, Cause, Event, Failures, Health, HealthRules, Return, Spared, UpstreamStates,
-    Verdict, Verdicts,
+    Address, BackendState, Cause, Event, Failures, Fault, Health, HealthRules, Reported, Resolved, Return,
+    Spared, Thresholds, UpstreamStates, Verdict, Verdicts,
 };
 use ringway::words::{BackendId, limits};
 
-use super::shadow::{Serving, Streaks, is_eligible, who_serves};
+use super::shadow::{Serving, Streaks, is_eligible, order};
 use super::trace::{count, note};
 use super::world::World;
 
-type Reports = Arc<Mutex<VecDeque<BackendId>>>;
+type Reports = Arc<Mutex<VecDeque<(BackendId, Reported)>>>;
 
 pub struct HealthThread {
     upstream: Upstream,
     pub verdicts: Verdicts,
     rules: Option<Vec<HealthRules>>,
-    addresses: Vec<Arc<[Address]>>,
+    addresses: Vec<Resolved>,
+    /// Addresses that have left a name.
+    departed: Vec<Vec<Address>>,
     pub failures: Option<Arc<Failures>>,
     reports: Reports,
     pub version: u64,
@@ -30,6 +32,7 @@ pub struct HealthThread {
     pub streaks: Option<Streaks>,
     histories: Vec<History>,
     panics: bool,
+    is_deserted: bool,
 }
 
 /// What happened to a backend.
@@ -38,34 +41,41 @@ struct History {
     /// What the last checks in a row said, and how many they are.
     run: Option<(Verdict, u32)>,
     health: Health,
-    /// End of the ejection.
-    until: Option<Duration>,
-    eligible_since: Option<Duration>,
+    /// Begin and end of the ejection, and the consecutive checks passed that began since.
+    ejection: Option<(Duration, Duration, u32)>,
+    /// Whether it was eligible when it last had a verdict.
+    was_eligible: Option<bool>,
+    ramps_since: Option<Duration>,
 }
 
 impl HealthThread {
     pub fn new(upstream: &Upstream) -> Self {
         let backends = upstream.backends.len();
         let reports = Reports::default();
-        let threshold = upstream.outlier.as_ref().map(|rules| rules.consecutive_failures);
-        let failures = threshold.map(|threshold| {
+        let thresholds = Thresholds::of(upstream);
+        let is_told = upstream.outlier.is_some() || upstream.healthcheck.is_some();
+        let failures = is_told.then(|| {
             let reports = Arc::clone(&reports);
-            let report = move |backend| reports.lock().expect("no panic under it").push_back(backend);
-            Failures::new(threshold, backends, Box::new(report))
+            let report = move |backend, reported| {
+                reports.lock().expect("no panic under it").push_back((backend, reported));
+            };
+            Failures::new(thresholds, backends, Box::new(report))
         });
         let rules = |check: &HealthCheck| (0..backends).map(|_| HealthRules::new(check)).collect();
-        let history = History { run: None, health: Health::Checking, until: None, eligible_since: None };
+        let history = History { run: None, health: Health::Checking, ejection: None, was_eligible: None, ramps_since: None };
         Self {
             verdicts: Verdicts::new(upstream),
             rules: upstream.healthcheck.as_ref().map(rules),
-            addresses: vec![Arc::from([]); backends],
+            addresses: vec![Resolved::default(); backends],
+            departed: vec![Vec::new(); backends],
             failures,
             reports,
             version: 0,
             is_changed: true,
-            streaks: threshold.map(|threshold| Streaks::new(threshold, backends)),
+            streaks: is_told.then(|| Streaks::new(thresholds, backends)),
             histories: vec![history; backends],
             panics: false,
+            is_deserted: false,
             upstream: upstream.clone(),
         }
     }
@@ -101,8 +111,11 @@ impl HealthThread {
         self.check_early(&events, &states);
         self.check_ejections(&states, at);
         self.check_ramps(&before, &states, at);
-        let serving = who_serves(&self.upstream, &states).0;
+        let serving = order(&self.upstream, &states).0;
         assert_eq!(self.panics, serving == Serving::Panic, "what was said of panic");
+        let takers = states.iter().zip(&self.upstream.backends).filter(|(_, backend)| backend.weight > 0);
+        let is_awaited = takers.into_iter().any(|(state, _)| state.awaited);
+        assert_eq!(self.is_deserted, serving == Serving::Nobody && !is_awaited, "what was said of nobody");
         assert!(self.verdicts.next_due().is_none_or(|due| due > at), "what is due is done");
     }
 
@@ -113,12 +126,16 @@ impl HealthThread {
             return Err(Spared::Out);
         }
         let backup = self.upstream.backends[backend.index()].backup;
-        if self.ejected(states, backup) >= self.most_ejected(rules, backup) {
+        let is_left = |other: &usize| {
+            *other != backend.index() && self.is_up(states, *other) && !states[*other].ejected
+        };
+        let left: Vec<_> = (0..states.len()).filter(is_left).collect();
+        let only_backups = !left.is_empty() && left.iter().all(|other| self.upstream.backends[*other].backup);
+        let is_last = !backup && only_backups;
+        if self.ejected(states, backup) >= self.most_ejected(rules, backup) && !is_last {
             return Err(Spared::MaxEjected);
         }
-        let is_left =
-            |other: usize| other != backend.index() && self.is_up(states, other) && !states[other].ejected;
-        if (0..states.len()).any(is_left) { Ok(()) } else { Err(Spared::LastEligible) }
+        if left.is_empty() { Err(Spared::LastEligible) } else { Ok(()) }
     }
 
     fn is_up(&self, states: &[BackendState], index: usize) -> bool {
@@ -147,12 +164,12 @@ impl HealthThread {
         now: Duration,
     ) {
         match event {
-            Event::Ejected(backend, length) => {
+            Event::Ejected(backend, length, _) => {
                 assert_eq!((Some(backend), Some(Ok(()))), (reported, expected), "who is ejected");
                 let first =
                     self.upstream.outlier.as_ref().map_or(Duration::ZERO, |rules| rules.ejection_time);
                 assert!(first <= length && length <= first * limits::EJECTION_GROWTH, "out for {length:?}");
-                self.histories[backend.index()].until = Some(now + length);
+                self.histories[backend.index()].ejection = Some((now, now + length, 0));
                 count("ejected");
             }
             Event::Spared(backend, spared) => {
@@ -160,15 +177,23 @@ impl HealthThread {
                 count("spared");
             }
             Event::Returned(Return { backend, cause }) => {
-                let until = self.histories[backend.index()].until.take().expect("who is back was ejected");
+                let ejection = self.histories[backend.index()].ejection.take();
+                let (_, until, passed) = ejection.expect("who is back was ejected");
                 count(match cause {
                     Cause::Time => "returned",
                     Cause::NobodyElse => "returned early",
                     Cause::Checks => "returned by checks",
+                    Cause::Moved => "returned elsewhere",
                 });
-                // Whoever is back by the checks may have been due at the same moment.
-                let fits = cause == Cause::Checks || (cause == Cause::Time) == (until <= now);
-                assert!(fits, "the time of {backend:?} is over, or not");
+                let rise = self.upstream.healthcheck.as_ref().map(|check| check.rise);
+                // Whoever is back by the checks, or elsewhere, may have been due at the same moment.
+                let fits = match cause {
+                    Cause::Time => until <= now,
+                    Cause::NobodyElse => until > now,
+                    Cause::Checks => Some(passed) == rise,
+                    Cause::Moved => true,
+                };
+                assert!(fits, "why {backend:?} is back: {cause:?}, {passed} checks passed");
                 if let (Some(failures), Some(streaks)) = (&self.failures, &mut self.streaks) {
                     failures.clear(backend);
                     streaks.clear(backend);
@@ -181,6 +206,11 @@ impl HealthThread {
                     begins,
                     "panic ends before it begins"
                 );
+            }
+            Event::Deserted | Event::Served => {
+                let begins = event == Event::Deserted;
+                count(if begins { "deserted" } else { "served again" });
+                assert_ne!(std::mem::replace(&mut self.is_deserted, begins), begins, "it is said twice");
             }
         }
     }
@@ -198,13 +228,15 @@ impl HealthThread {
 
     fn check_ejections(&self, states: &[BackendState], now: Duration) {
         for (index, (state, history)) in states.iter().zip(&self.histories).enumerate() {
-            assert_eq!(state.ejected, history.until.is_some(), "whether backend {index} is ejected");
-            assert!(history.until.is_none_or(|until| until > now), "backend {index} is ejected for too long");
+            assert_eq!(state.ejected, history.ejection.is_some(), "whether backend {index} is ejected");
+            let is_over = history.ejection.is_some_and(|(_, until, _)| until <= now);
+            assert!(!is_over, "backend {index} is ejected for too long");
         }
         let Some(rules) = &self.upstream.outlier else { return };
         for backup in [false, true] {
             let (ejected, most) = (self.ejected(states, backup), self.most_ejected(rules, backup));
-            assert!(ejected <= most, "{ejected} are ejected, of {most}");
+            let has_backups = self.upstream.backends.iter().any(|backend| backend.backup);
+            assert!(ejected <= most || !backup && has_backups, "{ejected} are ejected, of {most}");
         }
         let up: Vec<_> = (0..states.len()).filter(|index| self.is_up(states, *index)).collect();
         assert!(
@@ -215,29 +247,37 @@ impl HealthThread {
 
     fn check_ramps(&mut self, before: &[BackendState], states: &[BackendState], now: Duration) {
         for (index, (before, state)) in before.iter().zip(states).enumerate() {
-            let (was, is) = (is_eligible(before), is_eligible(state));
             let history = &mut self.histories[index];
-            if is != was {
-                history.eligible_since = is.then_some(now);
-            }
             let ramp = state.ramp;
             assert!((1..=limits::RAMP_STEPS).contains(&ramp), "backend {index} has {ramp} parts");
             let is_full = ramp == limits::RAMP_STEPS;
-            match (self.upstream.slow_start, history.eligible_since) {
-                (Some(duration), Some(since)) if is && was => {
+            let Some(duration) = self.upstream.slow_start else {
+                assert!(is_full, "backend {index} ramps for nothing");
+                continue;
+            };
+            if state.health == Health::Checking {
+                continue;
+            }
+            let was = history.was_eligible.replace(is_eligible(state));
+            match (was, is_eligible(state)) {
+                (_, false) => {
+                    history.ramps_since = None;
+                    assert!(is_full, "backend {index} ramps for nothing");
+                }
+                (None, true) => {
+                    count("first verdict");
+                    assert!(is_full, "backend {index} ramps at first");
+                }
+                (Some(false), true) => {
+                    count("ramp");
+                    history.ramps_since = Some(now);
+                    assert_eq!(ramp, 1, "backend {index} is back");
+                }
+                (Some(true), true) => {
+                    let is_late = history.ramps_since.is_none_or(|since| now >= since + duration);
                     assert!(ramp >= before.ramp, "the ramp of backend {index} falls");
-                    assert!(is_full || now < since + duration, "the ramp of backend {index} is late");
+                    assert!(is_full || !is_late, "the ramp of backend {index} is late");
                 }
-                (Some(_), _) if is => {
-                    let is_first = before.health == Health::Checking;
-                    count(if is_first { "first verdict" } else { "ramp" });
-                    assert_eq!(
-                        ramp,
-                        if is_first { limits::RAMP_STEPS } else { 1 },
-                        "backend {index} is back"
-                    );
-                }
-                _ => assert!(is_full, "backend {index} ramps for nothing"),
             }
         }
     }
@@ -268,27 +308,48 @@ impl World {
     /// A check of a backend ends; mostly it tells the truth.
     pub fn check_backend(&mut self) {
         let backend = BackendId(self.rng.usize(..self.is_well.len()) as u16);
+        self.check_backend_now(backend);
+    }
+
+    fn check_backend_now(&mut self, backend: BackendId) {
         let is_well = self.is_well[backend.index()] == (self.rng.u32(..10) > 0);
-        if self.health.addresses[backend.index()].is_empty() {
+        if self.health.addresses[backend.index()].addresses.is_empty() {
             return;
         }
         let verdict = if is_well { Verdict::Success } else { Verdict::Failure };
-        if let Some(health) = self.health.observe(backend, verdict) {
-            note(self.now, format_args!("{backend:?} is {health:?}"));
-            self.health.update(self.now, None, |verdicts, now| verdicts.set_health(backend, health, now));
+        if self.health.rules.is_none() {
+            return;
         }
+        // It took its time.
+        let begun = Duration::from_millis(self.now.saturating_sub(self.rng.u64(..20)));
+        if let Some((since, _, passed)) = &mut self.health.histories[backend.index()].ejection {
+            match verdict {
+                Verdict::Success if begun >= *since => *passed += 1,
+                Verdict::Success => {}
+                Verdict::Failure => *passed = 0,
+            }
+        }
+        let to = self.health.observe(backend, verdict);
+        note(self.now, format_args!("{backend:?}: {verdict:?}, {to:?}"));
+        self.health.update(self.now, None, |verdicts, now| verdicts.checked(backend, verdict, begun, to, now));
     }
 
     /// The health thread takes a report. Whether there was one.
     pub fn take_report(&mut self) -> bool {
         let report = self.health.reports.lock().expect("no panic under it").pop_front();
-        let Some(backend) = report else { return false };
-        note(self.now, format_args!("{backend:?} is reported"));
+        let Some((backend, reported)) = report else { return false };
+        note(self.now, format_args!("{backend:?} is reported: {reported:?}"));
         if let (Some(failures), Some(streaks)) = (&self.health.failures, &mut self.health.streaks) {
-            failures.take_report(backend);
-            streaks.take_report(backend);
+            failures.take_report(backend, reported);
+            streaks.take_report(backend, reported);
         }
-        self.health.update(self.now, Some(backend), |verdicts, now| verdicts.report(backend, now));
+        match reported {
+            Reported::Suspect => self.check_backend_now(backend),
+            Reported::TooMany(fault) => {
+                count(if fault == Fault::Failure { "too many failures" } else { "too many empty answers" });
+                self.health.update(self.now, Some(backend), |verdicts, now| verdicts.report(backend, fault, now));
+            }
+        }
         true
     }
 
@@ -314,17 +375,45 @@ impl World {
         true
     }
 
-    /// The name of a backend is looked up, or some are.
+    /// The name of a backend is looked up, or some are; mostly they lead where they did.
     pub fn resolve(&mut self) {
         for index in 0..self.is_well.len() {
             if self.rng.u32(..3) == 0 {
                 continue;
             }
+            let known = &mut self.health.addresses[index];
+            if known.addresses.is_empty() && self.rng.u32(..4) == 0 {
+                known.has_failed = true;
+                continue;
+            }
             let port = self.rng.u16(1..=2);
-            self.health.addresses[index] = Arc::from([Address::Tcp(([127, 0, 0, 1], port).into())]);
+            let addresses: Arc<[Address]> = Arc::from([Address::Tcp(([127, 0, 0, 1], port).into())]);
+            if known.addresses != addresses {
+                self.health.departed[index].extend(known.addresses.iter().cloned());
+                if !known.addresses.is_empty() {
+                    count("moved");
+                }
+                let history = &mut self.health.histories[index];
+                if let (Some(rules), Some(check)) = (&mut self.health.rules, &self.health.upstream.healthcheck) {
+                    rules[index] = HealthRules::new(check);
+                    (history.run, history.health) = (None, Health::Checking);
+                }
+            }
+            *known = Resolved { addresses, has_failed: false };
         }
         note(self.now, format_args!("names are resolved"));
         let addresses = self.health.addresses.clone();
         self.health.update(self.now, None, |verdicts, now| verdicts.set_addresses(&addresses, now));
+        // Whoever watches an address that has left a name finds that it is dead.
+        let index = self.rng.usize(..self.is_well.len());
+        if self.health.rules.is_some()
+            && let Some(address) = self.health.departed[index].pop()
+        {
+            note(self.now, format_args!("{address} is gone"));
+            self.health.update(self.now, None, |verdicts, _| {
+                verdicts.gone(BackendId(index as u16), &address);
+                Vec::new()
+            });
+        }
     }
 }

@@ -43,7 +43,7 @@ const SEEDS: u64 = 800;
 /// Threads that run seeds.
 const WORKERS: usize = 2;
 /// What all of them together must have come to, or the simulation would check less than it says.
-const REACHED: [&str; 34] = [
+const REACHED: [&str; 46] = [
     "normal",
     "client_left",
     "client_reset",
@@ -63,6 +63,18 @@ const REACHED: [&str; 34] = [
     "retry over the budget",
     "place taken by a waiter",
     "place for nobody",
+    "waits for others",
+    "later tier",
+    "spilled after waiting",
+    "retry after a refusal",
+    "empty answer",
+    "too many failures",
+    "too many empty answers",
+    "deserted",
+    "served again",
+    "Unjudged",
+    "LastResort",
+    "returned elsewhere",
     "place of no use any more",
     "place refused by a waiter",
     "states skipped",

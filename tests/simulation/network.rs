@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ringway::rules::balance::Sample;
+use ringway::rules::upstream::Fault;
 use ringway::words::CloseReason;
 
 use super::session::{Answer, Client, End, Session, Stage};
@@ -60,6 +62,7 @@ impl World {
                 }
             }
             20..60 => *end = Some(End::BackendReset),
+            60..70 => *end = Some(End::Empty),
             _ => *end = Some(End::Other(other)),
         }
         if let Stage::Relaying { end: Some(end), .. } = &session.stage {
@@ -89,14 +92,15 @@ impl World {
     }
 
     /// A backend took no connection, or reset it before a byte.
-    pub fn failed(&mut self, session: &Session) {
+    pub fn failed(&mut self, session: &Session, fault: Fault) {
         let Some(in_flight) = &session.in_flight else { return };
         let before = self.health.reports_on_their_way();
-        in_flight.failed();
+        in_flight.failed(fault);
         let reports = self.health.reports_on_their_way() - before;
-        let expected =
-            self.health.streaks.as_mut().is_some_and(|streaks| streaks.failed(in_flight.backend()));
-        assert_eq!(reports, usize::from(expected), "reports after a failure of {:?}", in_flight.backend());
+        let backend = in_flight.backend();
+        let expected = self.health.streaks.as_mut().map(|streaks| streaks.failed(backend, fault));
+        let expected = expected.unwrap_or_default();
+        assert_eq!(reports, expected.len(), "{expected:?} of {backend:?}");
     }
 
     /// A backend did what it is there for.
@@ -113,7 +117,7 @@ impl World {
         let (shard, Some(in_flight)) = (&self.shards[session.shard], &session.in_flight) else { return };
         if shard.table.wants().latency {
             let latency = Duration::from_micros(self.rng.u64(..50_000));
-            shard.table.observe(in_flight.backend(), latency, shard.now);
+            shard.table.observe(in_flight.backend(), Sample::Took(latency), shard.now);
         }
     }
 

@@ -2,10 +2,11 @@
 
 use ringway::rules::admission::{Permit, Ticket};
 use ringway::rules::balance::Tried;
-use ringway::rules::upstream::{InFlight, Pick};
+use ringway::rules::upstream::{Address, Fault, InFlight, Pick};
 use ringway::shard::Phase;
 use ringway::words::{BackendId, CloseReason};
 
+use super::shadow::Cut;
 use super::trace::{count, note};
 use super::world::World;
 
@@ -30,8 +31,12 @@ pub struct Session {
     pub woken: bool,
     pub in_flight: Option<InFlight>,
     pub stage: Stage,
-    /// Shadow: why it has to end, as the states say that its shard has applied.
-    pub cut: Option<CloseReason>,
+    /// The last try was refused, so that the next one takes nothing out of the budget.
+    pub was_refused: bool,
+    /// Where it is connected to.
+    pub address: Option<Address>,
+    /// Shadow: the ends it was ordered since it has its backend, as the states say that its shard has applied.
+    pub cuts: Vec<Cut>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,9 @@ pub enum Stage {
         wait: Wait,
         ticket: Ticket,
         granted: Option<BackendId>,
+        /// Whom it does not wait for, and the states by which that is so.
+        passed: Tried,
+        seen: u64,
     },
     Connecting {
         wait: Wait,
@@ -81,6 +89,8 @@ pub enum Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     BackendReset,
+    /// The backend took bytes and ended without one of its own.
+    Empty,
     Other(CloseReason),
 }
 
@@ -88,6 +98,17 @@ enum Over {
     Closing,
     ClientLeft,
     TimeUp,
+}
+
+impl Session {
+    /// Why it has to end, by the ends it was ordered.
+    pub fn expected_cut(&self) -> Option<CloseReason> {
+        let concerns = |cut: &&Cut| match (&cut.addresses, &self.address) {
+            (Some(addresses), Some(address)) => addresses.contains(address),
+            _ => true,
+        };
+        self.cuts.iter().find(concerns).map(|cut| cut.reason)
+    }
 }
 
 impl Stage {
@@ -158,7 +179,9 @@ impl World {
             woken: false,
             in_flight: None,
             stage: Stage::Between,
-            cut: None,
+            was_refused: false,
+            address: None,
+            cuts: Vec::new(),
         };
         let next = self.try_next(&mut session);
         self.go_on(session, next);
@@ -170,7 +193,10 @@ impl World {
         session.woken = false;
         let next = match session.stage {
             Stage::Between => unreachable!("sessions between two stages are in no list"),
-            Stage::Waiting { .. } => self.poll_waiting(&mut session),
+            Stage::Waiting { .. } => {
+                let next = self.poll_waiting(&mut session);
+                self.waited(&mut session, next)
+            }
             Stage::Connecting { .. } => self.poll_connecting(&mut session),
             Stage::Relaying { .. } => self.poll_relaying(&mut session),
         };
@@ -209,6 +235,8 @@ impl World {
             self.budget.note_session(now);
         } else if self.shards[session.shard].view.untried(&session.tried).is_empty() {
             return Err(session.failure);
+        } else if session.was_refused {
+            count("retry after a refusal");
         } else {
             let taken = self.shards[session.shard].table.take_retry(now);
             self.budget.retry(now, taken);
@@ -217,35 +245,63 @@ impl World {
                 return Err(session.failure);
             }
         }
-        match self.pick(session) {
+        match self.pick(session, false) {
             Pick::Backend(in_flight) => self.connect(session, in_flight),
-            Pick::Full => self.join_line(session),
+            Pick::Full => {
+                let joined = self.join_line(session);
+                self.waited(session, joined)
+            }
             Pick::Nobody => Err(session.failure),
         }
     }
 
+    /// Whoever waits in vain takes one of those that come next.
+    fn waited(&mut self, session: &mut Session, next: Next) -> Next {
+        let Err(reason @ (CloseReason::QueueFull | CloseReason::QueueTimeout)) = next else { return next };
+        if !matches!(session.stage, Stage::Between | Stage::Waiting { .. }) {
+            return next;
+        }
+        self.leave_line(session);
+        match self.pick(session, true) {
+            Pick::Backend(in_flight) => self.connect(session, in_flight),
+            Pick::Full | Pick::Nobody => Err(reason),
+        }
+    }
+
+    /// Whom a session does not wait for.
+    fn passed(&self, session: &Session) -> Tried {
+        let shard = &self.shards[session.shard];
+        let passed = shard.table.not_waited_for(&session.tried);
+        let all = shard.view.untried(&Tried::default());
+        let waited_for: Vec<_> = all.into_iter().filter(|id| !passed.contains(*id)).collect();
+        assert_eq!(waited_for, shard.view.waited_for(&session.tried), "for whom session {} waits", session.id);
+        passed
+    }
+
     fn join_line(&mut self, session: &mut Session) -> Next {
         self.let_others_run(session.shard);
+        let passed = self.passed(session);
         let shard = &self.shards[session.shard];
-        let Some(ticket) = shard.table.join(&session.tried) else {
+        let Some(ticket) = shard.table.join(&passed) else {
             self.check_full(session);
             return Err(CloseReason::QueueFull);
         };
         note(self.now, format_args!("session {} waits as {ticket:?}", session.id));
-        self.line.join(ticket, session.tried.clone());
+        self.line.join(ticket, passed.clone());
         self.check_joined();
         let timeout = self.plan.upstream().queue.timeout.as_millis() as u64;
         let until = *session.queue_deadline.get_or_insert(shard.now + timeout);
         let wait = Wait::until(session.deadline.min(until), session.left);
-        session.stage = Stage::Waiting { wait, ticket, granted: None };
-        self.ask_pools(session.shard, &session.tried);
+        let seen = shard.table.changes();
+        self.ask_pools(session.shard, &passed);
+        session.stage = Stage::Waiting { wait, ticket, granted: None, passed, seen };
         self.pass_on();
         self.poll_waiting(session)
     }
 
     fn poll_waiting(&mut self, session: &mut Session) -> Next {
         let Stage::Waiting { ticket, granted, .. } = &mut session.stage else { unreachable!("it waits") };
-        let ticket = *ticket;
+        let (ticket, mut is_out) = (*ticket, false);
         if let Some(backend) = granted.take() {
             let shard = &self.shards[session.shard];
             let accepted = shard.table.accept(backend);
@@ -256,23 +312,39 @@ impl World {
                 return self.connect(session, in_flight);
             }
             count("place of no use any more");
-            self.pass_on();
-            if !self.shards[session.shard].table.join_again(ticket, &session.tried) {
-                self.check_full(session);
-                return Err(CloseReason::QueueFull);
-            }
-            self.line.join_again(ticket, session.tried.clone());
-            self.check_joined();
-            self.ask_pools(session.shard, &session.tried);
+            is_out = true;
             self.pass_on();
         }
-        let Stage::Waiting { wait, .. } = &mut session.stage else { unreachable!("it waits") };
         let shard = &self.shards[session.shard];
         let has_untried = !shard.view.untried(&session.tried).is_empty();
         assert_eq!(shard.table.has_untried(&session.tried), has_untried, "whether there is use in waiting");
         if !has_untried {
             return Err(CloseReason::NoBackend);
         }
+        let now_passed = self.passed(session);
+        let table = &self.shards[session.shard].table;
+        let Stage::Waiting { passed, seen, .. } = &mut session.stage else { unreachable!("it waits") };
+        if std::mem::replace(seen, table.changes()) != *seen || is_out {
+            let before = std::mem::replace(passed, now_passed);
+            if before != *passed && table.leave(ticket) {
+                count("waits for others");
+                self.line.leave(ticket);
+                is_out = true;
+            }
+        }
+        if is_out {
+            let passed = passed.clone();
+            if !table.join_again(ticket, &passed) {
+                self.check_full(session);
+                return Err(CloseReason::QueueFull);
+            }
+            self.line.join_again(ticket, passed.clone());
+            self.check_joined();
+            self.ask_pools(session.shard, &passed);
+            self.pass_on();
+        }
+        let Stage::Waiting { wait, .. } = &mut session.stage else { unreachable!("it waits") };
+        let shard = &self.shards[session.shard];
         let over = wait.over(session.client, shard.now, shard.phase);
         session.left = wait.left;
         match over {
@@ -288,7 +360,7 @@ impl World {
         let Stage::Waiting { ticket, granted, .. } = &session.stage else { return };
         let (ticket, granted, table) = (*ticket, *granted, &self.shards[session.shard].table);
         session.stage = Stage::Between;
-        table.leave(ticket);
+        let _ = table.leave(ticket);
         self.line.leave(ticket);
         if let Some(backend) = granted {
             count("place refused by a waiter");
@@ -327,6 +399,7 @@ impl World {
         match answer {
             Some(Answer::Connected) => {
                 session.left = None;
+                session.address = self.address_of(session);
                 self.observe(session);
                 session.stage = Stage::Relaying { to_backend: false, to_client: false, end: None };
                 return self.poll_relaying(session);
@@ -334,8 +407,9 @@ impl World {
             Some(Answer::LocalFailure) => return Err(CloseReason::Resource),
             Some(_) if wait.left.is_some() => return Err(CloseReason::ClientLeft),
             Some(Answer::Refused) => {
-                self.failed(session);
+                self.failed(session, Fault::Failure);
                 session.failure = CloseReason::ConnectFailed;
+                session.was_refused = true;
             }
             None => match over {
                 None => return Ok(()),
@@ -343,9 +417,10 @@ impl World {
                 Some(Over::ClientLeft) => return Err(CloseReason::ClientLeft),
                 Some(Over::TimeUp) => {
                     if is_whole && now <= wait.deadline + LATE {
-                        self.failed(session);
+                        self.failed(session, Fault::Failure);
                     }
                     session.failure = CloseReason::ConnectTimeout;
+                    session.was_refused = false;
                 }
             },
         }
@@ -353,31 +428,40 @@ impl World {
         self.try_next(session)
     }
 
+    fn address_of(&self, session: &Session) -> Option<Address> {
+        let backend = session.in_flight.as_ref()?.backend();
+        self.shards[session.shard].table.addresses(backend).first().cloned()
+    }
+
     fn poll_relaying(&mut self, session: &mut Session) -> Next {
         let Stage::Relaying { to_backend, to_client, end } = session.stage else { unreachable!("it relays") };
         if self.shards[session.shard].phase == Phase::Closing {
             return Err(CloseReason::Shutdown);
         }
-        if let Some(reason) = session.in_flight.as_ref().and_then(InFlight::cut) {
+        let address = || session.address.clone();
+        if let Some(reason) = session.in_flight.as_ref().and_then(|in_flight| in_flight.cut(address)) {
             return Err(reason);
         }
         match end {
             None => Ok(()),
-            Some(End::Other(reason)) => {
+            Some(End::Other(reason)) => Err(reason),
+            Some(End::Empty) => {
                 if to_backend && !to_client {
-                    self.succeeded(session);
+                    count("empty answer");
+                    self.failed(session, Fault::EmptyAnswer);
                 }
-                Err(reason)
+                Err(CloseReason::Normal)
             }
             Some(End::BackendReset) => {
                 let is_untouched = !to_backend && !to_client;
                 if is_untouched && session.client == Client::Here {
-                    self.failed(session);
+                    self.failed(session, Fault::Failure);
                 }
                 if !is_untouched || session.tried.len() > self.plan.upstream().retries as usize {
                     return Err(CloseReason::BackendReset);
                 }
                 session.failure = CloseReason::BackendReset;
+                session.was_refused = false;
                 self.let_go(session);
                 self.try_next(session)
             }
@@ -387,7 +471,8 @@ impl World {
     /// Drops what counts a session for its backend.
     fn let_go(&mut self, session: &mut Session) {
         session.stage = Stage::Between;
-        session.cut = None;
+        session.cuts.clear();
+        session.address = None;
         session.in_flight = None;
         self.pass_on();
     }

@@ -140,8 +140,9 @@ fn yaml(rng: &mut Rng) -> String {
     line(format_args!("  healthcheck: {health}"));
     if rng.u32(..3) > 0 {
         line(format_args!(
-            "  outlier: {{consecutive_failures: {}, ejection_time: {}, max_ejected: {}%}}",
+            "  outlier: {{consecutive_failures: {}, empty_answers: {}, ejection_time: {}, max_ejected: {}%}}",
             rng.u32(1..=4),
+            pick(rng, &["off", "1", "3"]),
             pick(rng, &["100ms", "2s", "30s"]),
             pick(rng, &["10", "34", "50", "100"]),
         ));

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, VecDeque};
 
 use ringway::rules::admission::Ticket;
 use ringway::rules::balance::Tried;
-use ringway::rules::config::{Backend, OpenSessions, Upstream};
-use ringway::rules::upstream::{BackendState, Health};
+use ringway::rules::config::{OpenSessions, Upstream};
+use ringway::rules::upstream::{Address, BackendState, Fault, Health, Reported, Thresholds};
 use ringway::words::{BackendId, CloseReason, limits};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serving {
     Nobody,
     Primaries,
+    Unjudged,
     Backups,
+    LastResort,
     Panic,
 }
 
@@ -21,6 +23,8 @@ impl Serving {
         match self {
             Self::Nobody => "Nobody",
             Self::Primaries => "Primaries",
+            Self::Unjudged => "Unjudged",
+            Self::LastResort => "LastResort",
             Self::Backups => "Backups",
             Self::Panic => "Panic",
         }
@@ -32,8 +36,10 @@ pub struct View {
     pub version: u64,
     pub states: Vec<BackendState>,
     pub serving: Serving,
-    /// Who takes new sessions, and with which weight.
-    pub candidates: Vec<(BackendId, u32)>,
+    /// Who takes new sessions, in the order of resort, and with which weight.
+    pub tiers: Vec<Vec<(BackendId, u32)>>,
+    /// Which backends have been at other addresses.
+    pub has_moved: Vec<bool>,
     /// Sessions of the other shards, as of a moment.
     pub others: Vec<u32>,
     pub others_at: Option<u64>,
@@ -49,32 +55,44 @@ impl View {
             version: 0,
             states: vec![BackendState::unknown(); backends],
             serving: Serving::Nobody,
-            candidates: Vec::new(),
+            tiers: Vec::new(),
+            has_moved: vec![false; backends],
             others: vec![0; backends],
             others_at: None,
         }
     }
 
-    /// Takes new states. For each backend, why its sessions have to end, if they have to.
-    pub fn apply(&mut self, upstream: &Upstream, states: &[BackendState]) -> Vec<Option<CloseReason>> {
+    /// Takes new states. For each backend the ends that its sessions are ordered.
+    pub fn apply(&mut self, upstream: &Upstream, states: &[BackendState]) -> Vec<Vec<Cut>> {
         let before = self.serving;
-        (self.serving, self.candidates) = who_serves(upstream, states);
+        (self.serving, self.tiers) = order(upstream, states);
         let primaries_are_back = self.serving == Serving::Primaries && before != Serving::Primaries;
-        let cut = |(index, backend): (usize, &Backend)| {
-            let has_left = is_eligible(&self.states[index]) && !is_eligible(&states[index]);
-            if backend.backup && primaries_are_back && upstream.on_up == OpenSessions::Close {
-                return Some(CloseReason::PrimaryUp);
+        let closes = upstream.on_down == OpenSessions::Close;
+        let mut all = Vec::new();
+        for (index, backend) in upstream.backends.iter().enumerate() {
+            let (old, new) = (&self.states[index], &states[index]);
+            self.has_moved[index] |= old.addresses.iter().any(|address| !new.addresses.contains(address));
+            let mut cuts = Vec::new();
+            let is_out = new.health == Health::Down || new.ejected;
+            if is_eligible(old) && is_out && self.serving != Serving::Panic && closes {
+                let addresses = self.has_moved[index].then(|| old.addresses.to_vec());
+                cuts.push(Cut { reason: CloseReason::BackendDown, addresses });
             }
-            (has_left && self.serving != Serving::Panic && upstream.on_down == OpenSessions::Close)
-                .then_some(CloseReason::BackendDown)
-        };
-        let cuts = upstream.backends.iter().enumerate().map(cut).collect();
+            let gone: Vec<_> = new.gone.iter().filter(|gone| !old.gone.contains(gone)).cloned().collect();
+            if closes && !gone.is_empty() {
+                cuts.push(Cut { reason: CloseReason::BackendDown, addresses: Some(gone) });
+            }
+            if backend.backup && primaries_are_back && upstream.on_up == OpenSessions::Close {
+                cuts.push(Cut { reason: CloseReason::PrimaryUp, addresses: None });
+            }
+            all.push(cuts);
+        }
         self.states = states.to_vec();
-        cuts
+        all
     }
 
     pub fn is_candidate(&self, backend: BackendId) -> bool {
-        self.candidates.iter().any(|(candidate, _)| *candidate == backend)
+        self.tiers.iter().flatten().any(|(candidate, _)| *candidate == backend)
     }
 
     /// Whether a pool may have connections to it, as docs/CONFIGURATION.md says it.
@@ -83,45 +101,72 @@ impl View {
     }
 
     pub fn untried(&self, tried: &Tried) -> Vec<BackendId> {
-        let ids = self.candidates.iter().map(|(candidate, _)| *candidate);
-        ids.filter(|candidate| !tried.contains(*candidate)).collect()
+        self.tiers.iter().flat_map(|tier| untried(tier, tried)).collect()
+    }
+
+    /// The tier whose backends a client that has tried these waits for.
+    pub fn waited_for(&self, tried: &Tried) -> Vec<BackendId> {
+        let tiers = self.tiers.iter().map(|tier| untried(tier, tried));
+        tiers.into_iter().find(|tier| !tier.is_empty()).unwrap_or_default()
     }
 }
 
+pub fn untried(tier: &[(BackendId, u32)], tried: &Tried) -> Vec<BackendId> {
+    tier.iter().map(|(id, _)| *id).filter(|id| !tried.contains(*id)).collect()
+}
+
+/// An end that sessions of a backend are ordered: all, or those on some addresses.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    pub reason: CloseReason,
+    pub addresses: Option<Vec<Address>>,
+}
+
 /// As docs/CONFIGURATION.md says it.
-pub fn who_serves(upstream: &Upstream, states: &[BackendState]) -> (Serving, Vec<(BackendId, u32)>) {
+pub fn order(upstream: &Upstream, states: &[BackendState]) -> (Serving, Vec<Vec<(BackendId, u32)>>) {
     let all: Vec<_> =
         (0..upstream.backends.len()).filter(|index| upstream.backends[*index].weight > 0).collect();
-    let part = |backup: bool, wanted: fn(&BackendState) -> bool| -> Vec<usize> {
+    let part = |backup: bool, wanted: &dyn Fn(&BackendState) -> bool| -> Vec<usize> {
         let of_it = all.iter().copied().filter(|index| upstream.backends[*index].backup == backup);
         of_it.filter(|index| wanted(&states[*index])).collect()
     };
     let is_reachable = |state: &BackendState| !state.addresses.is_empty();
-    let (primaries, backups) = (part(false, is_eligible), part(true, is_eligible));
-    let reachable = [part(false, is_reachable), part(true, is_reachable)];
-    let is_waiting = reachable.iter().flatten().any(|index| states[*index].health == Health::Checking);
-    let counted = part(false, |_| true).len();
+    let (primaries, backups) = (part(false, &is_eligible), part(true, &is_eligible));
+    let is_waiting = all.iter().any(|index| states[*index].awaited);
+    let counted = part(false, &|_| true).len();
     let is_low = |percent: u32| primaries.len() * 100 < counted.max(1) * percent as usize;
-    let panics = upstream.panic_threshold.is_some_and(is_low) && backups.is_empty() && !is_waiting;
-    let [reachable_primaries, reachable_backups] = reachable;
-    let (serving, chosen) = if panics && !reachable_primaries.is_empty() {
-        (Serving::Panic, reachable_primaries)
-    } else if panics && !reachable_backups.is_empty() {
-        (Serving::Panic, reachable_backups)
-    } else if !primaries.is_empty() {
-        (Serving::Primaries, primaries)
-    } else if !backups.is_empty() {
-        (Serving::Backups, backups)
+    let reachable = [part(false, &is_reachable), part(true, &is_reachable)];
+    let panics = upstream.panic_threshold.is_some_and(is_low)
+        && backups.is_empty()
+        && !is_waiting
+        && reachable.iter().any(|part| !part.is_empty());
+    let last_resort = |state: &BackendState| {
+        let is_blamed = state.ejected && state.health == Health::Up;
+        is_reachable(state) && (is_blamed || state.health == Health::Checking && !state.awaited)
+    };
+    let named = if panics {
+        let [primaries, backups] = reachable;
+        vec![(Serving::Panic, primaries), (Serving::Panic, backups)]
     } else {
-        (Serving::Nobody, Vec::new())
+        vec![
+            (Serving::Primaries, primaries),
+            (Serving::Unjudged, part(false, &|state| is_reachable(state) && state.awaited)),
+            (Serving::Backups, backups),
+            (Serving::LastResort, part(false, &last_resort)),
+            (Serving::LastResort, part(true, &last_resort)),
+        ]
     };
-    let ramps =
-        serving != Serving::Panic && chosen.iter().any(|index| states[*index].ramp < limits::RAMP_STEPS);
-    let candidate = |index: usize| {
-        let factor = if ramps { states[index].ramp } else { 1 };
-        (BackendId(index as u16), upstream.backends[index].weight * factor)
+    let named: Vec<_> = named.into_iter().filter(|(_, tier)| !tier.is_empty()).collect();
+    let serving = named.first().map_or(Serving::Nobody, |(serving, _)| *serving);
+    let weighed = |tier: Vec<usize>| {
+        let ramps = !panics && tier.iter().any(|index| states[*index].ramp < limits::RAMP_STEPS);
+        let candidate = |index: usize| {
+            let factor = if ramps { states[index].ramp } else { 1 };
+            (BackendId(index as u16), upstream.backends[index].weight * factor)
+        };
+        tier.into_iter().map(candidate).collect()
     };
-    (serving, chosen.into_iter().map(candidate).collect())
+    (serving, named.into_iter().map(|(_, tier)| weighed(tier)).collect())
 }
 
 /// Who waits, in the order in which they came.
@@ -162,36 +207,54 @@ impl Line {
     }
 }
 
-/// Failures in a row of each backend.
+/// Consecutive faults of each backend.
 pub struct Streaks {
-    threshold: u32,
-    counts: Vec<u32>,
-    on_its_way: Vec<bool>,
+    thresholds: Thresholds,
+    counts: Vec<[u32; 2]>,
+    on_their_way: Vec<Vec<Reported>>,
 }
 
 impl Streaks {
-    pub fn new(threshold: u32, backends: usize) -> Self {
-        Self { threshold, counts: vec![0; backends], on_its_way: vec![false; backends] }
+    pub fn new(thresholds: Thresholds, backends: usize) -> Self {
+        Self { thresholds, counts: vec![[0; 2]; backends], on_their_way: vec![Vec::new(); backends] }
     }
 
-    /// Whether it is to be reported.
-    pub fn failed(&mut self, backend: BackendId) -> bool {
-        let count = &mut self.counts[backend.index()];
-        *count += 1;
-        if *count < self.threshold {
-            return false;
+    /// What is to be reported of it.
+    pub fn failed(&mut self, backend: BackendId, fault: Fault) -> Vec<Reported> {
+        let (threshold, index) = match fault {
+            Fault::Failure => (self.thresholds.failures, 0),
+            Fault::EmptyAnswer => (self.thresholds.empty_answers, 1),
+        };
+        let mut reports = Vec::new();
+        if fault == Fault::Failure {
+            reports.push(Reported::Suspect);
         }
-        *count = 0;
-        !std::mem::replace(&mut self.on_its_way[backend.index()], true)
+        if let Some(threshold) = threshold {
+            let count = &mut self.counts[backend.index()][index];
+            *count += 1;
+            if *count == threshold {
+                *count = 0;
+                reports.push(Reported::TooMany(fault));
+            }
+        }
+        let on_their_way = &mut self.on_their_way[backend.index()];
+        let is_new = |report: &Reported| match report {
+            Reported::Suspect => !on_their_way.contains(report),
+            Reported::TooMany(_) => on_their_way.iter().all(|other| *other == Reported::Suspect),
+        };
+        reports.retain(is_new);
+        on_their_way.extend(&reports);
+        reports
     }
 
     pub fn clear(&mut self, backend: BackendId) {
-        self.counts[backend.index()] = 0;
+        self.counts[backend.index()] = [0; 2];
     }
 
-    pub fn take_report(&mut self, backend: BackendId) {
-        assert!(self.on_its_way[backend.index()], "a report of {backend:?} without its failures");
-        self.on_its_way[backend.index()] = false;
+    pub fn take_report(&mut self, backend: BackendId, report: Reported) {
+        let on_their_way = &mut self.on_their_way[backend.index()];
+        let place = on_their_way.iter().position(|other| *other == report);
+        on_their_way.remove(place.unwrap_or_else(|| panic!("{report:?} of {backend:?} was never sent")));
     }
 }
 

@@ -87,10 +87,9 @@ impl World {
         let mut expected = false;
         for session in self.sessions.iter_mut().filter(|session| session.shard == index) {
             let Some(in_flight) = &session.in_flight else { continue };
-            if let Some(reason) = cuts[in_flight.backend().index()] {
-                session.cut = Some(reason);
-                expected = true;
-            }
+            let cuts = &cuts[in_flight.backend().index()];
+            session.cuts.extend(cuts.iter().cloned());
+            expected |= !cuts.is_empty();
         }
         let is_cut = self.shards[index].table.apply(&states.upstreams[0]);
         assert_eq!(is_cut, expected, "whether sessions of shard {index} are to be woken");

@@ -3,6 +3,7 @@
 //! Invariants: all of it takes one `timeout`; what comes from the backend is bounded by `limits::CHECK_*`, and what of
 //! it stands in a cause is escaped and cut.
 
+mod ending;
 mod http;
 mod send_expect;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::rules::config::{BackendAddress, CheckKind, HealthCheck, Step};
 use crate::rules::upstream::Address;
 use crate::telemetry::counters::LocalFailure;
 
+use ending::Ending;
 use http::Get;
 use send_expect::Dialogue;
 use tls::Handshake;
@@ -33,8 +35,8 @@ pub(super) const LATE: Duration = Duration::from_millis(250);
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// One of the addresses took a connection, and did on it what was asked.
-    Success,
+    /// One of the addresses, which has this position, took a connection, and did on it what was asked.
+    Success(usize),
     /// None did; for each that was tried, why.
     Failure(String),
     /// None did, and some took too long; for each that was tried, why.
@@ -124,12 +126,11 @@ pub(super) trait Connect: 'static {
 
 /// Real sockets.
 ///
-/// A connection ends with a plain close (FIN). A reset would free the local port at once, but the backend's
-/// application would see "connection reset by peer" at every check, which its operators take for trouble
-/// (haproxy/haproxy#560 asks for just this). The price is one port in TIME_WAIT, for this backend's address only,
-/// for 60 s: 60 of some 28,000 at a check a second. (Where the backend's first words came in before the close,
-/// the kernel resets all the same; there is nothing to be gained by waiting for them. So it does with the
-/// rest of an answer, such as a long body of HTTP.)
+/// A connection ends with a FIN, and what the backend still says is read until its own (see [`Ending`]): a reset would free
+/// the local port at once, but the backend's application would see "connection reset by peer" at every check, which its
+/// operators take for trouble (haproxy/haproxy#560 asks for just this), and some servers block an address that has reset
+/// often enough. The price is one port in TIME_WAIT, for this backend's address only, for 60 s: 60 of some 28,000 at a
+/// check a second.
 pub(super) struct Sockets;
 
 impl Connect for Sockets {
@@ -142,9 +143,9 @@ impl Connect for Sockets {
                 if stream.local_addr()? == *address {
                     return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
                 }
-                Ok(Box::new(stream))
+                Ok(Box::new(Ending::new(stream)))
             }
-            Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            Address::Unix(path) => Ok(Box::new(Ending::new(UnixStream::connect(path).await?))),
         }
     }
 }
@@ -182,7 +183,7 @@ pub(super) async fn probe(
             }
         };
         match question.ask(connection, deadline).await {
-            Ok(Ok(())) => return Outcome::Success,
+            Ok(Ok(())) => return Outcome::Success(index),
             Ok(Err(fault)) => {
                 (is_timeout, is_local) = (false, fault.is_own);
                 add(&mut causes, address, &fault.cause);

@@ -133,7 +133,7 @@ mod tests {
     #[tokio::test]
     async fn steps_follow_one_another() {
         let outcome = ask(&question(conversation()), async |mut stream| converse(&mut stream).await).await;
-        assert_eq!(outcome, Outcome::Success);
+        assert_eq!(outcome, Outcome::Success(0));
     }
 
     #[tokio::test]
@@ -155,7 +155,7 @@ mod tests {
             hang(stream).await;
         };
         let outcome = ask(&question(vec![expect(b"one"), expect(b"--"), expect(b"two")]), serve).await;
-        assert_eq!(outcome, Outcome::Success);
+        assert_eq!(outcome, Outcome::Success(0));
         let cause = ask_too_long(&question(vec![expect(b"one"), expect(b"one")]), serve).await;
         assert_eq!(cause, "step 2: `--two` instead of `one` in 200ms");
     }
@@ -169,7 +169,7 @@ mod tests {
             stream.write_all(&bytes).await.unwrap();
         };
         let outcome = ask(&question(vec![both(&all, &all[200..])]), echo).await;
-        assert_eq!(outcome, Outcome::Success);
+        assert_eq!(outcome, Outcome::Success(0));
     }
 
     #[tokio::test]

@@ -74,13 +74,13 @@ async fn run_asking(acts: Vec<Acts>, question: &Question) -> (Outcome, Vec<u16>)
 #[tokio::test(start_paused = true)]
 async fn addresses_are_tried_in_order_until_one_accepts() {
     let acts = vec![Acts::Fails(libc::ECONNREFUSED), Acts::Accepts, Acts::Hangs];
-    assert_eq!(run(acts).await, (Outcome::Success, vec![0, 1]));
+    assert_eq!(run(acts).await, (Outcome::Success(1), vec![0, 1]));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_black_hole_in_front_does_not_hide_a_live_address_behind() {
     let begin = Instant::now();
-    assert_eq!(run(vec![Acts::Hangs, Acts::Hangs, Acts::Accepts]).await.0, Outcome::Success);
+    assert_eq!(run(vec![Acts::Hangs, Acts::Hangs, Acts::Accepts]).await.0, Outcome::Success(2));
     assert!(begin.elapsed() < TIMEOUT);
 }
 
@@ -143,7 +143,7 @@ async fn an_answer_that_is_missing_after_the_process_was_stopped_says_nothing() 
 async fn a_listening_tcp_socket_succeeds_and_a_closed_one_fails() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = [Address::Tcp(listener.local_addr().unwrap())];
-    assert_eq!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, Outcome::Success);
+    assert_eq!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, Outcome::Success(0));
     let (mut accepted, _) = listener.accept().unwrap();
     assert_eq!(io::Read::read(&mut accepted, &mut [0]).unwrap(), 0, "a clean end, not a reset");
     drop((listener, accepted));
@@ -160,7 +160,7 @@ async fn a_socket_file_succeeds_and_a_missing_or_full_one_fails() {
     let address = [Address::Unix(path.clone())];
     assert!(matches!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, Outcome::Failure(_)));
     let _listener = UnixListener::bind(&path).unwrap();
-    assert_eq!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, Outcome::Success);
+    assert_eq!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, Outcome::Success(0));
     let full = io::Error::from_raw_os_error(libc::EAGAIN);
     assert!(LocalFailure::of(&full, &address[0]).is_none(), "a full backlog is the backend's overload");
 }

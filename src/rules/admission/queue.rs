@@ -118,6 +118,12 @@ impl Queue {
         !self.is_empty() && self.lock().in_order.iter().any(|waiter| !waiter.tried.contains(backend))
     }
 
+    /// Whether anybody may wait in it, but for those for whom pools hold places.
+    #[must_use]
+    pub fn may_hold(&self) -> bool {
+        self.most > 0
+    }
+
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -98,7 +98,7 @@ pub struct Candidate {
 }
 
 /// The backends one session has tried already; they are not picked again.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tried(Vec<BackendId>);
 
 impl Tried {
@@ -149,10 +149,19 @@ pub trait Algorithm {
     /// The next backend: a candidate that was not tried, or `None` if and only if there is none.
     fn pick(&mut self, demand: &Demand<'_>) -> Option<BackendId>;
 
-    /// Learns how long a backend took: for a connection, or from it to the first byte.
-    fn observe(&mut self, backend: BackendId, latency: Duration, now_millis: u64) {
-        let _ = (backend, latency, now_millis);
+    /// Learns how long a backend took.
+    fn observe(&mut self, backend: BackendId, sample: Sample, now_millis: u64) {
+        let _ = (backend, sample, now_millis);
     }
+}
+
+/// How a backend did, and how long it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sample {
+    /// For a connection, or from it to the first byte.
+    Took(Duration),
+    /// For nothing: it failed, or ended the session without a byte.
+    InVain(Duration),
 }
 
 #[cfg(test)]

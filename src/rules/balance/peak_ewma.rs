@@ -2,12 +2,13 @@
 //!
 //! The latency is a moving average that follows a rise at once and a fall slowly, as in Finagle and linkerd2-proxy: a
 //! sample above the average replaces it, one below pulls it down as the time between the two says. What is sampled are
-//! the time of a connect and the time from then to the first byte.
+//! the time of a connect and the time from then to the first byte; a session that got no byte counts as the slowest there
+//! is.
 
 use std::time::Duration;
 
 use super::random::Draw;
-use super::{Algorithm, Candidate, Demand, Registered, Wants};
+use super::{Algorithm, Candidate, Demand, Registered, Sample, Wants};
 use crate::words::BackendId;
 
 pub(super) const REGISTERED: Registered = Registered {
@@ -21,6 +22,8 @@ pub(super) const REGISTERED: Registered = Registered {
 
 /// After so long without a sample, `1 / e` of an average is left.
 const DECAY: Duration = Duration::from_secs(10);
+/// What a session that got nothing counts at least: an answer that takes this long is worse than most.
+const FAILED_MICROS: f64 = 100_000.0;
 /// A backend without a sample is as good as one that answers at once, but not free: so the sessions it has count.
 const UNKNOWN_MICROS: f64 = 1.0;
 
@@ -58,6 +61,11 @@ impl Average {
 }
 
 impl PeakEwma {
+    /// The highest average there is.
+    fn slowest(&self, now_millis: u64) -> f64 {
+        self.averages.iter().map(|average| average.at(now_millis)).fold(0.0, f64::max)
+    }
+
     /// What one more session on a candidate would cost.
     fn cost(&self, candidate: &Candidate, demand: &Demand<'_>) -> f64 {
         let average = self.averages.get(candidate.id.index()).copied().unwrap_or_default();
@@ -79,9 +87,16 @@ impl Algorithm for PeakEwma {
         Some(if self.cost(&second, demand) < self.cost(&first, demand) { second.id } else { first.id })
     }
 
-    fn observe(&mut self, backend: BackendId, latency: Duration, now_millis: u64) {
+    fn observe(&mut self, backend: BackendId, sample: Sample, now_millis: u64) {
+        let micros = match sample {
+            Sample::Took(latency) => latency.as_secs_f64() * 1e6,
+            // Who fails fastest must not look best.
+            Sample::InVain(latency) => {
+                (latency.as_secs_f64() * 1e6).max(self.slowest(now_millis)).max(FAILED_MICROS)
+            }
+        };
         if let Some(average) = self.averages.get_mut(backend.index()) {
-            average.add(latency.as_secs_f64() * 1e6, now_millis);
+            average.add(micros, now_millis);
         }
     }
 }
@@ -113,7 +128,7 @@ mod tests {
         let mut algorithm = peak_ewma(&weights(&[1; 4]));
         for id in 0..4 {
             let latency = Duration::from_millis(if id == 2 { 100 } else { 1 });
-            algorithm.observe(BackendId(id), latency, 0);
+            algorithm.observe(BackendId(id), Sample::Took(latency), 0);
         }
         // Two different candidates are drawn, so the slowest of four always loses.
         assert_eq!(shares(&mut *algorithm, 4, 0)[2], 0);
@@ -136,8 +151,8 @@ mod tests {
     #[test]
     fn sessions_in_flight_multiply_the_latency() {
         let mut algorithm = peak_ewma(&weights(&[1, 1]));
-        algorithm.observe(BackendId(0), Duration::from_millis(1), 0);
-        algorithm.observe(BackendId(1), Duration::from_millis(3), 0);
+        algorithm.observe(BackendId(0), Sample::Took(Duration::from_millis(1)), 0);
+        algorithm.observe(BackendId(1), Sample::Took(Duration::from_millis(3)), 0);
         let tried = Tried::default();
         let mut pick = |loads: &[u32]| algorithm.pick(&demand(loads, &tried)).expect("a backend").index();
         assert_eq!(pick(&[0, 0]), 0);

@@ -255,6 +255,9 @@ pub struct QueueRules {
 pub struct Outlier {
     /// Failures in a row that eject it.
     pub consecutive_failures: u32,
+    /// Consecutive sessions that eject it because it took bytes and ended them without one of its own.
+    #[serde(serialize_with = "resolved::number_or_off")]
+    pub empty_answers: Option<u32>,
     /// How long the first time; longer each further time.
     #[serde(serialize_with = "resolved::duration")]
     pub ejection_time: Duration,

@@ -143,6 +143,13 @@ pub(super) fn healthcheck<S: Serializer>(value: &Option<HealthCheck>, serializer
     }
 }
 
+pub(super) fn number_or_off<S: Serializer>(value: &Option<u32>, serializer: S) -> Done<S> {
+    match value {
+        Some(number) => serializer.serialize_u32(*number),
+        None => serializer.serialize_str(OFF),
+    }
+}
+
 pub(super) fn outlier<S: Serializer>(value: &Option<Outlier>, serializer: S) -> Done<S> {
     match value {
         Some(outlier) => outlier.serialize(serializer),

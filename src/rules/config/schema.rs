@@ -292,6 +292,7 @@ fn outlier(s: &mut Section<'_>, backends: &[Backend]) -> Option<Outlier> {
         let max_ejected = s.optional("max_ejected", percent);
         let outlier = Outlier {
             consecutive_failures: s.value("consecutive_failures", 5, number(1..=limits::FAILURES_IN_A_ROW)),
+            empty_answers: s.value("empty_answers", None, off_or(number(1..=limits::FAILURES_IN_A_ROW))),
             ejection_time: s.value("ejection_time", Duration::from_secs(30), duration),
             max_ejected: max_ejected.unwrap_or(50),
         };

@@ -1,4 +1,7 @@
-//! Failures in a row of the backends of one upstream, counted by all shards together.
+//! Failures of the backends of one upstream, counted by all shards together, and when the health thread is told.
+//!
+//! It is told of each failure, so that the checks look at once, and of too many consecutive ones, so that the backend is
+//! ejected. At most one report of each kind is on its way for a backend, whatever the number of sessions that fail.
 //!
 //! Writers: every shard, and the health thread when a backend comes back. Each count stands alone and orders nothing
 //! else, so all accesses are `Relaxed`. Failures are added by read-modify-write, so none is lost; a success at the same
@@ -9,61 +12,119 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
 
+use crate::rules::config::Upstream;
 use crate::words::BackendId;
 
-/// Tells the health thread of a backend that failed too often; must not block.
-pub type Report = Box<dyn Fn(BackendId) + Send + Sync>;
+/// What a session suffered from a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    /// It took no connection, or reset one before the first byte.
+    Failure,
+    /// It took bytes and ended the session without one of its own.
+    EmptyAnswer,
+}
+
+/// What the health thread is told of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// A session failed on it: a check shall look at once.
+    Suspect,
+    /// There were as many consecutive faults as eject it.
+    TooMany(Fault),
+}
+
+/// Tells the health thread; must not block.
+pub type Report = Box<dyn Fn(BackendId, Reported) + Send + Sync>;
+
+/// After how many consecutive faults of a kind a backend is ejected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Of [`Fault::Failure`].
+    pub failures: Option<u32>,
+    /// Of [`Fault::EmptyAnswer`].
+    pub empty_answers: Option<u32>,
+}
+
+impl Thresholds {
+    /// Those of an upstream.
+    #[must_use]
+    pub fn of(upstream: &Upstream) -> Self {
+        let Some(outlier) = &upstream.outlier else { return Self::default() };
+        Self { failures: Some(outlier.consecutive_failures), empty_answers: outlier.empty_answers }
+    }
+
+    fn of_kind(self, fault: Fault) -> Option<u32> {
+        match fault {
+            Fault::Failure => self.failures,
+            Fault::EmptyAnswer => self.empty_answers,
+        }
+    }
+}
 
 /// The counts of one upstream.
 pub struct Failures {
-    threshold: u32,
+    thresholds: Thresholds,
     backends: Box<[CachePadded<Streak>]>,
     report: Report,
 }
 
 #[derive(Default)]
 struct Streak {
-    /// Failures since the last success or report, below the threshold.
-    count: AtomicU32,
-    /// A report is on its way; there is never a second one.
+    /// Consecutive faults by kind since the last success or report, each below its threshold.
+    counts: [AtomicU32; 2],
+    /// A report of too many is on its way; there is never a second one.
     is_reported: AtomicBool,
+    /// A suspicion is on its way; there is never a second one.
+    is_suspected: AtomicBool,
 }
 
 impl Failures {
-    /// No failure yet; `report` is called at every `threshold` failures in a row.
+    /// No failure yet.
     ///
     /// # Panics
     ///
-    /// If the threshold is 0, which no valid configuration has.
+    /// If a threshold is 0, which no valid configuration has.
     #[must_use]
-    pub fn new(threshold: u32, backends: usize, report: Report) -> Arc<Self> {
-        assert!(threshold > 0, "a threshold of 0 failures");
+    pub fn new(thresholds: Thresholds, backends: usize, report: Report) -> Arc<Self> {
+        let Thresholds { failures, empty_answers } = thresholds;
+        assert!(failures != Some(0) && empty_answers != Some(0), "a threshold of 0 faults");
         let backends = (0..backends).map(|_| CachePadded::default()).collect();
-        Arc::new(Self { threshold, backends, report })
+        Arc::new(Self { thresholds, backends, report })
     }
 
-    /// A connect to a backend failed, or a session on it was reset before the first byte.
-    pub fn failed(&self, backend: BackendId) {
+    /// A session suffered a fault of a backend.
+    pub fn failed(&self, backend: BackendId, fault: Fault) {
         let streak = &self.backends[backend.index()];
-        let next = |count| if count + 1 < self.threshold { count + 1 } else { 0 };
-        let before = streak.count.fetch_update(Relaxed, Relaxed, |count| Some(next(count)));
+        if fault == Fault::Failure && !streak.is_suspected.swap(true, Relaxed) {
+            (self.report)(backend, Reported::Suspect);
+        }
+        let Some(threshold) = self.thresholds.of_kind(fault) else { return };
+        let next = |count| if count + 1 < threshold { count + 1 } else { 0 };
+        let before = streak.counts[fault as usize].fetch_update(Relaxed, Relaxed, |count| Some(next(count)));
         if before.is_ok_and(|count| next(count) == 0) && !streak.is_reported.swap(true, Relaxed) {
-            (self.report)(backend);
+            (self.report)(backend, Reported::TooMany(fault));
         }
     }
 
     /// A session on a backend got on, or it is back from an ejection: the row ends.
     pub fn clear(&self, backend: BackendId) {
-        let count = &self.backends[backend.index()].count;
-        // Mostly it is 0, and a line that nobody writes is in the cache of every shard.
-        if count.load(Relaxed) > 0 {
-            count.store(0, Relaxed);
+        for count in &self.backends[backend.index()].counts {
+            // Mostly it is 0, and a line that nobody writes is in the cache of every shard.
+            if count.load(Relaxed) > 0 {
+                count.store(0, Relaxed);
+            }
         }
     }
 
     /// A report has arrived; from now on there may be another one.
-    pub fn take_report(&self, backend: BackendId) {
-        self.backends[backend.index()].is_reported.store(false, Relaxed);
+    pub fn take_report(&self, backend: BackendId, reported: Reported) {
+        let streak = &self.backends[backend.index()];
+        match reported {
+            Reported::Suspect => &streak.is_suspected,
+            Reported::TooMany(_) => &streak.is_reported,
+        }
+        .store(false, Relaxed);
     }
 }
 
@@ -74,41 +135,70 @@ mod tests {
     use super::*;
 
     const ONE: BackendId = BackendId(1);
+    use Fault::{EmptyAnswer, Failure};
 
-    fn counted(threshold: u32) -> (Arc<Failures>, Arc<Mutex<Vec<BackendId>>>) {
-        let reports = Arc::new(Mutex::new(Vec::new()));
-        let noted = Arc::clone(&reports);
-        let report = Box::new(move |backend| noted.lock().expect("not poisoned").push(backend));
-        (Failures::new(threshold, 2, report), reports)
+    type Told = Arc<Mutex<Vec<(BackendId, Reported)>>>;
+
+    fn counted(failures: Option<u32>, empty_answers: Option<u32>) -> (Arc<Failures>, Told) {
+        let told = Told::default();
+        let noted = Arc::clone(&told);
+        let report = Box::new(move |backend, what| noted.lock().expect("not poisoned").push((backend, what)));
+        (Failures::new(Thresholds { failures, empty_answers }, 2, report), told)
     }
 
-    fn count(reports: &Mutex<Vec<BackendId>>) -> usize {
-        reports.lock().expect("not poisoned").len()
+    /// What was told of too many since the last look.
+    fn too_many(told: &Told) -> Vec<(BackendId, Reported)> {
+        let all = std::mem::take(&mut *told.lock().expect("not poisoned"));
+        all.into_iter().filter(|(_, what)| *what != Reported::Suspect).collect()
     }
 
     #[test]
-    fn only_failures_in_a_row_of_one_backend_are_reported() {
-        let (failures, reports) = counted(3);
+    fn only_consecutive_failures_of_one_backend_are_too_many() {
+        let (failures, told) = counted(Some(3), None);
         for _ in 0..10 {
-            failures.failed(ONE);
-            failures.failed(ONE);
-            failures.failed(BackendId(0));
+            failures.failed(ONE, Failure);
+            failures.failed(ONE, Failure);
+            failures.failed(BackendId(0), Failure);
             failures.clear(BackendId(0));
             failures.clear(ONE);
         }
-        assert_eq!(count(&reports), 0);
-        (0..3).for_each(|_| failures.failed(ONE));
-        assert_eq!(*reports.lock().expect("not poisoned"), [ONE]);
+        assert_eq!(too_many(&told), []);
+        (0..3).for_each(|_| failures.failed(ONE, Failure));
+        assert_eq!(too_many(&told), [(ONE, Reported::TooMany(Failure))]);
     }
 
     #[test]
-    fn one_report_at_a_time_is_on_its_way() {
-        let (failures, reports) = counted(1);
-        (0..10).for_each(|_| failures.failed(ONE));
-        assert_eq!(count(&reports), 1);
-        failures.take_report(ONE);
-        failures.failed(ONE);
-        assert_eq!(count(&reports), 2);
+    fn empty_answers_have_a_row_of_their_own() {
+        let (failures, told) = counted(Some(2), Some(3));
+        failures.failed(ONE, Failure);
+        (0..2).for_each(|_| failures.failed(ONE, EmptyAnswer));
+        assert_eq!(too_many(&told), []);
+        failures.failed(ONE, EmptyAnswer);
+        assert_eq!(too_many(&told), [(ONE, Reported::TooMany(EmptyAnswer))]);
+        let (failures, told) = counted(Some(1), None);
+        (0..9).for_each(|_| failures.failed(ONE, EmptyAnswer));
+        assert_eq!(*told.lock().expect("not poisoned"), [], "nobody wants to know");
+    }
+
+    #[test]
+    fn one_report_of_each_kind_is_on_its_way() {
+        let (failures, told) = counted(Some(1), None);
+        let [suspect, many] = [Reported::Suspect, Reported::TooMany(Failure)].map(|what| (ONE, what));
+        (0..10).for_each(|_| failures.failed(ONE, Failure));
+        assert_eq!(*told.lock().expect("not poisoned"), [suspect, many]);
+        failures.take_report(ONE, suspect.1);
+        failures.failed(ONE, Failure);
+        assert_eq!(*told.lock().expect("not poisoned"), [suspect, many, suspect]);
+        failures.take_report(ONE, many.1);
+        failures.failed(ONE, Failure);
+        assert_eq!(*told.lock().expect("not poisoned"), [suspect, many, suspect, many]);
+    }
+
+    #[test]
+    fn a_failure_is_told_of_where_nobody_is_ejected() {
+        let (failures, told) = counted(None, None);
+        failures.failed(ONE, Failure);
+        assert_eq!(*told.lock().expect("not poisoned"), [(ONE, Reported::Suspect)]);
     }
 
     #[test]
@@ -116,21 +206,22 @@ mod tests {
         let reports = Arc::new(AtomicU32::new(0));
         let failures = Arc::new_cyclic(|failures: &std::sync::Weak<Failures>| {
             let (failures, reports) = (failures.clone(), Arc::clone(&reports));
-            let report: Report = Box::new(move |backend| {
-                reports.fetch_add(1, Relaxed);
-                failures.upgrade().expect("alive").take_report(backend);
+            let report: Report = Box::new(move |backend, what| {
+                reports.fetch_add(u32::from(what != Reported::Suspect), Relaxed);
+                failures.upgrade().expect("alive").take_report(backend, what);
             });
             let backends = (0..2).map(|_| CachePadded::default()).collect();
-            Failures { threshold: 7, backends, report }
+            let thresholds = Thresholds { failures: Some(7), empty_answers: None };
+            Failures { thresholds, backends, report }
         });
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..7_000).for_each(|_| failures.failed(ONE)));
+                scope.spawn(|| (0..7_000).for_each(|_| failures.failed(ONE, Failure)));
             }
         });
         // A report that meets another one on its way is left out, which can happen here for a moment only.
         let sent = reports.load(Relaxed);
         assert!((1..=4_000).contains(&sent), "{sent}");
-        assert_eq!(failures.backends[1].count.load(Relaxed), 0, "28,000 are a multiple of 7");
+        assert_eq!(failures.backends[1].counts[0].load(Relaxed), 0, "28,000 are a multiple of 7");
     }
 }

@@ -37,6 +37,8 @@ pub struct HealthRules {
     health: Health,
     /// Results in a row that contradict `health`; below `rise` or `fall`.
     against: u32,
+    /// Failures since it is down.
+    down_for: u32,
 }
 
 impl HealthRules {
@@ -48,7 +50,7 @@ impl HealthRules {
     #[must_use]
     pub fn new(check: &HealthCheck) -> Self {
         assert!(check.rise > 0 && check.fall > 0, "rise {} and fall {} are positive", check.rise, check.fall);
-        Self { rise: check.rise, fall: check.fall, health: Health::Checking, against: 0 }
+        Self { rise: check.rise, fall: check.fall, health: Health::Checking, against: 0, down_for: 0 }
     }
 
     /// The state now.
@@ -65,6 +67,7 @@ impl HealthRules {
         };
         if self.health == to {
             self.against = 0;
+            self.down_for = self.down_for.saturating_add(1);
             return None;
         }
         self.against += 1;
@@ -74,22 +77,30 @@ impl HealthRules {
         let transition = Transition { from: self.health, to, results: self.against };
         self.health = to;
         self.against = 0;
+        self.down_for = 0;
         Some(transition)
     }
 
-    /// Whether the next result may change the state, or brings a change nearer that has begun.
+    /// Whether failures have begun to contradict that it is up.
     #[must_use]
-    pub fn is_changing(&self) -> bool {
-        self.health == Health::Checking || self.against > 0
+    pub fn is_failing(&self) -> bool {
+        self.health == Health::Up && self.against > 0
     }
 
-    /// Time to the next check: the fast interval while the state is changing, else the normal one, moved
+    /// Whether the state is changing, or has changed lately: it is unknown, a change has begun, or it is down for less than
+    /// an `interval`, as a backend that is restarted is.
+    fn is_changing(&self, check: &HealthCheck) -> bool {
+        let is_down_lately = || check.fast_interval.saturating_mul(self.down_for) < check.interval;
+        self.health == Health::Checking || self.against > 0 || self.health == Health::Down && is_down_lately()
+    }
+
+    /// Time to the next check: the fast interval while the state is changing or `is_suspect`, else the normal one, moved
     /// by up to the jitter either way. `fraction` is random, 0 to 1.
     #[must_use]
-    pub fn next_check(&self, check: &HealthCheck, fraction: f64) -> Duration {
+    pub fn next_check(&self, check: &HealthCheck, is_suspect: bool, fraction: f64) -> Duration {
         // A fast interval longer than the normal one, as its default is beside `interval: 1s`, would be slower.
-        let interval =
-            if self.is_changing() { check.fast_interval.min(check.interval) } else { check.interval };
+        let fast = check.fast_interval.min(check.interval);
+        let interval = if is_suspect || self.is_changing(check) { fast } else { check.interval };
         jittered(interval, check.jitter, fraction)
     }
 }
@@ -158,28 +169,43 @@ mod tests {
 
     #[test]
     fn the_fast_interval_applies_while_the_state_is_changing() {
-        let middle = |verdicts: &[Verdict]| after(verdicts).next_check(&CHECK, 0.5);
+        let middle = |verdicts: &[Verdict]| after(verdicts).next_check(&CHECK, false, 0.5);
         assert_eq!(middle(&[]), CHECK.fast_interval);
         assert_eq!(middle(&[Success]), CHECK.interval);
         assert_eq!(middle(&[Success, Failure]), CHECK.fast_interval);
         assert_eq!(middle(&[Success, Failure, Success]), CHECK.interval);
-        assert_eq!(middle(&[Failure]), CHECK.interval);
         assert_eq!(middle(&[Failure, Success]), CHECK.fast_interval);
+        assert_eq!(after(&[Success]).next_check(&CHECK, true, 0.5), CHECK.fast_interval, "it is suspect");
+    }
+
+    #[test]
+    fn a_backend_that_went_down_is_checked_fast_for_an_interval() {
+        let mut rules = after(&[Failure]);
+        for check in 0..15 {
+            assert_eq!(rules.next_check(&CHECK, false, 0.5), CHECK.fast_interval, "{check} x 2 s after");
+            rules.observe(Failure);
+        }
+        assert_eq!(rules.next_check(&CHECK, false, 0.5), CHECK.interval);
+        rules.observe(Success);
+        rules.observe(Success);
+        assert_eq!(rules.next_check(&CHECK, false, 0.5), CHECK.interval, "it is up");
+        (0..3).for_each(|_| assert!(rules.observe(Failure).is_none_or(|transition| transition.to == Down)));
+        assert_eq!(rules.next_check(&CHECK, false, 0.5), CHECK.fast_interval, "down once more");
     }
 
     #[test]
     fn jitter_moves_the_interval_either_way_and_never_to_nothing() {
         let rules = after(&[Success]);
-        assert_eq!(rules.next_check(&CHECK, 0.0), Duration::from_secs(27));
-        assert_eq!(rules.next_check(&CHECK, 1.0), Duration::from_secs(33));
+        assert_eq!(rules.next_check(&CHECK, false, 0.0), Duration::from_secs(27));
+        assert_eq!(rules.next_check(&CHECK, false, 1.0), Duration::from_secs(33));
         let wild = HealthCheck { jitter: 1.0, ..CHECK };
-        assert_eq!(rules.next_check(&wild, 0.0), limits::DURATION_MIN);
+        assert_eq!(rules.next_check(&wild, false, 0.0), limits::DURATION_MIN);
     }
 
     #[test]
     fn a_fast_interval_is_never_slower_than_the_normal_one() {
         let check = HealthCheck { interval: Duration::from_secs(1), ..CHECK };
-        assert_eq!(HealthRules::new(&check).next_check(&check, 0.5), Duration::from_secs(1));
+        assert_eq!(HealthRules::new(&check).next_check(&check, false, 0.5), Duration::from_secs(1));
     }
 
     fn any_verdicts() -> impl Strategy<Value = Vec<Verdict>> {
@@ -216,7 +242,7 @@ mod tests {
             millis in 1u64..100_000, jitter in 0f64..=1.0, fraction in 0f64..=1.0,
         ) {
             let check = HealthCheck { interval: Duration::from_millis(millis), jitter, ..CHECK };
-            let next = after(&[Success]).next_check(&check, fraction).as_secs_f64() * 1e3;
+            let next = after(&[Success]).next_check(&check, false, fraction).as_secs_f64() * 1e3;
             let interval = millis as f64;
             prop_assert!(next >= (interval * (1.0 - jitter)).max(1.0) - 1e-3);
             prop_assert!(next <= interval * (1.0 + jitter) + 1e-3);

@@ -12,14 +12,14 @@ mod state;
 mod table;
 mod verdicts;
 
-pub use failures::{Failures, Report};
+pub use failures::{Fault, Failures, Report, Reported, Thresholds};
 pub use health_rules::{HealthRules, Transition, Verdict};
 pub use loads::Loads;
 pub use outlier::{Cause, Outliers, Return, Spared};
-pub use serving::{Serving, Share};
+pub use serving::{Order, Serving, Share, TIERS};
 pub use shared::Shared;
 pub use slow_start::Ramps;
 pub use sources::Sources;
-pub use state::{Address, Addresses, BackendState, Health, UpstreamStates};
+pub use state::{Address, Addresses, BackendState, Health, Resolved, UpstreamStates};
 pub use table::{Deliver, InFlight, Pick, ShardPlace, UpstreamTable};
 pub use verdicts::{Event, Verdicts};

@@ -1,10 +1,11 @@
 //! Who is ejected, and for how long: a state machine that is told the time, as time since a moment that stays the same.
 //!
 //! The first ejection lasts `ejection_time`, each further one as much longer, up to `limits::EJECTION_GROWTH` times; each
-//! `ejection_time` that a backend is well after one takes a step back (as Envoy does it).
+//! `ejection_time` that a backend is well after one takes a step back (as Envoy does it). Where backends are checked, an
+//! ejection ends sooner: with as many consecutive checks passed since it began as `rise` says.
 //!
-//! Invariants: of the primaries, and of the backups, no more than `max_ejected` are ejected, rounded down; while some backend
-//! is up, some backend is up and not ejected.
+//! Invariants: of the primaries, and of the backups, no more than `max_ejected` are ejected, rounded down, but that the last
+//! eligible primary may go where a backup is eligible; while some backend is up, some backend is up and not ejected.
 
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::words::{BackendId, limits};
 #[derive(Debug)]
 pub struct Outliers {
     ejection_time: Duration,
+    /// Checks that end an ejection; `None` where there are no checks.
+    rise: Option<u32>,
     /// Most that are ejected at a time: primaries, backups.
     most: [usize; 2],
     backends: Vec<History>,
@@ -24,12 +27,20 @@ pub struct Outliers {
 #[derive(Clone, Debug)]
 struct History {
     backup: bool,
-    /// End of the ejection that lasts.
-    until: Option<Duration>,
+    /// The ejection that lasts.
+    ejection: Option<Ejection>,
     /// Ejections, less those that time has healed; the factor of the last one.
     times: u32,
     /// When the last ejection ended.
     returned: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ejection {
+    since: Duration,
+    until: Duration,
+    /// Consecutive checks that began since and passed.
+    passed: u32,
 }
 
 /// Why a backend that failed too often is not ejected.
@@ -59,8 +70,10 @@ pub enum Cause {
     Time,
     /// Nobody else is up.
     NobodyElse,
-    /// The checks, which had found the backend down, find that it is up again.
+    /// It has passed as many checks as a backend needs to rise.
     Checks,
+    /// Its name leads to another address: what sessions suffered was at the old one.
+    Moved,
 }
 
 impl Outliers {
@@ -70,21 +83,23 @@ impl Outliers {
     ///
     /// If the ejection time is 0, which no valid configuration has.
     #[must_use]
-    pub fn new(rules: &Outlier, shares: &[Share]) -> Self {
+    pub fn new(rules: &Outlier, rise: Option<u32>, shares: &[Share]) -> Self {
         assert!(!rules.ejection_time.is_zero(), "an ejection takes time");
+        assert!(rise != Some(0), "no check ends an ejection");
         let most = [false, true].map(|backup| {
             let all = shares.iter().filter(|share| share.weight > 0 && share.backup == backup).count();
             all * rules.max_ejected as usize / 100
         });
         let unknown =
-            |share: &Share| History { backup: share.backup, until: None, times: 0, returned: Duration::ZERO };
-        Self { ejection_time: rules.ejection_time, most, backends: shares.iter().map(unknown).collect() }
+            |share: &Share| History { backup: share.backup, ejection: None, times: 0, returned: Duration::ZERO };
+        let backends = shares.iter().map(unknown).collect();
+        Self { ejection_time: rules.ejection_time, rise, most, backends }
     }
 
     /// Whether a backend is ejected.
     #[must_use]
     pub fn is_ejected(&self, backend: BackendId) -> bool {
-        self.backends[backend.index()].until.is_some()
+        self.backends[backend.index()].ejection.is_some()
     }
 
     /// Takes the report of a backend that failed too often, and says for how long it is ejected. `up` tells of each
@@ -99,11 +114,17 @@ impl Outliers {
             return Err(Spared::Out);
         }
         let backup = self.backends[index].backup;
-        let ejected = self.backends.iter().filter(|other| other.backup == backup && other.until.is_some());
-        if ejected.count() >= self.most[usize::from(backup)] {
+        let has_eligible = |backup: bool| {
+            let mut others = self.backends.iter().zip(up).enumerate().filter(|(other, _)| *other != index);
+            others.any(|(_, (other, up))| *up && other.backup == backup && other.ejection.is_none())
+        };
+        let ejected = self.backends.iter().filter(|other| other.backup == backup && other.ejection.is_some());
+        // The last primary that does not serve would keep every client from the backups.
+        let is_last_beside_backups = !backup && !has_eligible(false) && has_eligible(true);
+        if ejected.count() >= self.most[usize::from(backup)] && !is_last_beside_backups {
             return Err(Spared::MaxEjected);
         }
-        if !(0..up.len()).any(|other| other != index && up[other] && self.backends[other].until.is_none()) {
+        if !has_eligible(false) && !has_eligible(true) {
             return Err(Spared::LastEligible);
         }
         let history = &mut self.backends[index];
@@ -111,36 +132,56 @@ impl Outliers {
         let healed = u32::try_from(well).unwrap_or(u32::MAX);
         history.times = (history.times.saturating_sub(healed) + 1).min(limits::EJECTION_GROWTH);
         let length = self.ejection_time * history.times;
-        history.until = Some(now.saturating_add(length));
+        history.ejection = Some(Ejection { since: now, until: now.saturating_add(length), passed: 0 });
         Ok(length)
+    }
+
+    /// Takes the result of a check that began at `begun`; enough that passed since a backend was ejected end that.
+    pub fn checked(&mut self, backend: BackendId, passed: bool, begun: Duration, now: Duration) -> Option<Return> {
+        let rise = self.rise?;
+        let ejection = self.backends[backend.index()].ejection.as_mut()?;
+        if !passed {
+            ejection.passed = 0;
+        } else if begun >= ejection.since {
+            ejection.passed += 1;
+        }
+        let is_over = ejection.passed >= rise;
+        is_over.then(|| self.end_one(backend, now, Cause::Checks)).flatten()
+    }
+
+    /// A backend is at another address: it begins anew.
+    pub fn moved(&mut self, backend: BackendId, now: Duration) -> Option<Return> {
+        let back = self.end_one(backend, now, Cause::Moved);
+        self.backends[backend.index()].times = 0;
+        back
     }
 
     /// Ends the ejections whose time is over, and all of backends that are up when nobody else is.
     pub fn settle(&mut self, up: &[bool], now: Duration) -> Vec<Return> {
         let mut returns = Vec::new();
         self.end(&mut returns, now, Cause::Time, |_, until| until <= now);
-        if !up.iter().zip(&self.backends).any(|(up, history)| *up && history.until.is_none()) {
+        if !up.iter().zip(&self.backends).any(|(up, history)| *up && history.ejection.is_none()) {
             self.end(&mut returns, now, Cause::NobodyElse, |index, _| up[index]);
         }
         returns
     }
 
-    /// Ends the ejection of a backend of which the checks say that it is up again: what its sessions suffered was before.
-    pub fn recover(&mut self, backend: BackendId, now: Duration) -> Option<Return> {
+    fn end_one(&mut self, backend: BackendId, now: Duration, cause: Cause) -> Option<Return> {
         let mut returns = Vec::new();
-        self.end(&mut returns, now, Cause::Checks, |index, _| index == backend.index());
+        self.end(&mut returns, now, cause, |index, _| index == backend.index());
         returns.pop()
     }
 
+    /// Ends the ejections that `is_over` says so of, by position and end.
     fn end(
         &mut self,
         returns: &mut Vec<Return>,
         now: Duration,
         cause: Cause,
-        ends: impl Fn(usize, Duration) -> bool,
+        is_over: impl Fn(usize, Duration) -> bool,
     ) {
         for (index, history) in self.backends.iter_mut().enumerate() {
-            if history.until.take_if(|until| ends(index, *until)).is_some() {
+            if history.ejection.take_if(|ejection| is_over(index, ejection.until)).is_some() {
                 history.returned = now;
                 let id = u16::try_from(index).expect("limits::BACKENDS_PER_UPSTREAM fits");
                 returns.push(Return { backend: BackendId(id), cause });
@@ -151,7 +192,7 @@ impl Outliers {
     /// When the next ejection ends.
     #[must_use]
     pub fn next_end(&self) -> Option<Duration> {
-        self.backends.iter().filter_map(|history| history.until).min()
+        self.backends.iter().filter_map(|history| Some(history.ejection?.until)).min()
     }
 }
 
@@ -165,8 +206,9 @@ mod tests {
 
     fn outliers(max_ejected: u32, backups: &[bool]) -> Outliers {
         let share = |&backup: &bool| Share { weight: 1, backup, name_hash: 0 };
-        let rules = Outlier { consecutive_failures: 5, ejection_time: TIME, max_ejected };
-        Outliers::new(&rules, &backups.iter().map(share).collect::<Vec<_>>())
+        let rules =
+            Outlier { consecutive_failures: 5, empty_answers: None, ejection_time: TIME, max_ejected };
+        Outliers::new(&rules, Some(2), &backups.iter().map(share).collect::<Vec<_>>())
     }
 
     fn secs(secs: u64) -> Duration {
@@ -213,6 +255,43 @@ mod tests {
         assert_eq!(outliers.report(BackendId(0), &[true, true], secs(1)), Ok(TIME));
         assert_eq!(outliers.report(BackendId(1), &[true, true], secs(1)), Err(Spared::LastEligible));
         assert_eq!(outliers.report(BackendId(0), &[true, true], secs(1)), Err(Spared::Out));
+    }
+
+    #[test]
+    fn max_ejected_does_not_keep_the_last_dead_primary_in_while_a_backup_is_eligible() {
+        let mut outliers = outliers(50, &[false, true]);
+        assert_eq!(outliers.report(BackendId(0), &[true, false], secs(1)), Err(Spared::MaxEjected));
+        assert_eq!(outliers.report(BackendId(0), &[true, true], secs(1)), Ok(TIME));
+        assert_eq!(outliers.report(BackendId(1), &[true, true], secs(1)), Err(Spared::MaxEjected));
+        let mut outliers = self::outliers(50, &[false, false, true]);
+        assert_eq!(outliers.report(BackendId(0), &[true; 3], secs(1)), Ok(TIME), "one of two may go");
+        assert_eq!(outliers.report(BackendId(1), &[true; 3], secs(1)), Ok(TIME), "and the last, for a backup");
+    }
+
+    #[test]
+    fn an_ejection_ends_with_checks_that_began_and_passed_since() {
+        let mut outliers = outliers(50, &[false; 2]);
+        let up = [true; 2];
+        let back = Some(Return { backend: BackendId(0), cause: Cause::Checks });
+        assert!(outliers.report(BackendId(0), &up, secs(10)).is_ok());
+        let mut check = |passed, begun, now| outliers.checked(BackendId(0), passed, secs(begun), secs(now));
+        assert_eq!(check(true, 9, 11), None, "it began before");
+        assert_eq!(check(true, 11, 12), None);
+        assert_eq!(check(false, 12, 13), None);
+        assert_eq!(check(true, 13, 14), None, "one since the failure");
+        assert_eq!(check(true, 14, 15), back);
+        assert_eq!(check(true, 15, 16), None, "it is over");
+        assert!(!outliers.is_ejected(BackendId(0)));
+    }
+
+    #[test]
+    fn a_backend_that_has_moved_begins_anew() {
+        let mut outliers = outliers(50, &[false; 2]);
+        let up = [true; 2];
+        assert!(outliers.report(BackendId(0), &up, secs(1)).is_ok());
+        let back = Some(Return { backend: BackendId(0), cause: Cause::Moved });
+        assert_eq!((outliers.moved(BackendId(0), secs(2)), outliers.moved(BackendId(0), secs(2))), (back, None));
+        assert_eq!(outliers.report(BackendId(0), &up, secs(3)), Ok(TIME), "as if it were the first time");
     }
 
     #[test]
@@ -264,7 +343,13 @@ mod tests {
                         let out = (0..count).filter(of_kind).filter(|other| ends[*other].is_some()).count();
                         let others = (0..count).any(|other| other != index && up[other] && ends[other].is_none());
                         let fits = (out + 1) * 100 <= all * percent as usize;
-                        let expected = up[index] && ends[index].is_none() && fits && others;
+                        let eligible = |backup: bool| {
+                            (0..count).any(|other| {
+                                other != index && up[other] && ends[other].is_none() && backups[other] == backup
+                            })
+                        };
+                        let last = !backups[index] && !eligible(false) && eligible(true);
+                        let expected = up[index] && ends[index].is_none() && (fits || last) && others;
                         let result = outliers.report(BackendId(index as u16), &up, now);
                         prop_assert_eq!(result.is_ok(), expected, "{:?}", result);
                         if let Ok(length) = result {

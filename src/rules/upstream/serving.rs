@@ -1,20 +1,33 @@
-//! Who takes the new sessions of an upstream: primaries, backups, or in panic all there are.
+//! The order of resort of an upstream: whom a session is sent to, and who is next when that one fails or is full.
 //!
-//! Backups serve when no primary is eligible. Panic comes last: it needs that no backup is eligible and that a smaller
-//! part of the primaries is than `panic_threshold`. It is then taken for more likely that checks and ejections are wrong,
-//! or that the few that are left would break down under the whole load, than that so many backends are down.
+//! | tier | who |
+//! |---|---|
+//! | 0 | eligible primaries; in panic all primaries with an address |
+//! | 1 | primaries whose first verdict is still awaited |
+//! | 2 | eligible backups; in panic all backups with an address |
+//! | 3 | primaries that are ejected but up by their checks, or that no check could judge |
+//! | 4 | backups of which the same is true |
+//!
+//! A session takes the first tier that has somebody it has not tried. Unknown is not down: a primary that has just begun
+//! comes before every backup. Panic comes last: it needs that no backup is eligible, that no first verdict is awaited, and
+//! that a smaller part of the primaries is eligible than `panic_threshold`. It is then taken for more likely that checks and
+//! ejections are wrong, or that the few that are left would break down under the whole load, than that so many backends are
+//! down.
 
 use super::state::{BackendState, Health};
 use crate::rules::balance::{self, Candidate};
 use crate::rules::config::Backend;
 use crate::words::{BackendId, limits};
 
+/// How many tiers there are.
+pub const TIERS: usize = 5;
+
 /// What the configuration says of a backend's part in balancing.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     /// 0 for no sessions.
     pub weight: u32,
-    /// Serves only while no other backend can.
+    /// Serves only while no primary can.
     pub backup: bool,
     /// [`hash`](crate::rules::balance::hash) of its name.
     pub name_hash: u64,
@@ -29,78 +42,94 @@ impl Share {
     }
 }
 
-/// Who serves.
+/// Whom the first pick of a session goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serving {
-    /// Nobody is eligible.
+    /// There is nobody to try.
     Nobody,
     /// The eligible primaries.
     Primaries,
+    /// Primaries without a verdict yet.
+    Unjudged,
     /// The eligible backups.
     Backups,
-    /// All primaries with an address, whatever is known of them; without such, all backups.
+    /// Those that are ejected, or could not be judged.
+    LastResort,
+    /// All with an address, whatever is known of them.
     Panic,
 }
 
-impl Serving {
-    /// Who serves in this state; `panic_threshold` in per cent.
+/// See the module's page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Whom the first pick goes to.
+    pub serving: Serving,
+    /// The tiers, each in the order of the configuration; together they hold no backend twice.
+    pub tiers: [Vec<Candidate>; TIERS],
+}
+
+impl Order {
+    /// The order in this state; `panic_threshold` in per cent.
     #[must_use]
     pub fn of(states: &[BackendState], shares: &[Share], panic_threshold: Option<u32>) -> Self {
-        let (mut primaries, mut eligible, mut backups) = (0, 0, 0);
-        let (mut is_reachable, mut is_undecided) = (false, false);
-        for (state, share) in states.iter().zip(shares).filter(|(_, share)| share.weight > 0) {
-            let counts = usize::from(state.is_eligible());
-            if share.backup {
-                backups += counts;
-            } else {
-                primaries += 1;
-                eligible += counts;
-            }
-            is_reachable |= !state.addresses.is_empty();
-            is_undecided |= !state.addresses.is_empty() && state.health == Health::Checking;
-        }
-        // Before the first verdicts nothing is known to be wrong.
-        let may_panic = backups == 0 && is_reachable && !is_undecided;
-        let is_below = |percent: u32| eligible * 100 < primaries.max(1) * percent as usize;
-        match (eligible, backups) {
-            _ if may_panic && panic_threshold.is_some_and(is_below) => Self::Panic,
-            (1.., _) => Self::Primaries,
-            (0, 1..) => Self::Backups,
-            (0, 0) => Self::Nobody,
-        }
-    }
-
-    /// Whom a new session may be sent to, in the order of the configuration.
-    #[must_use]
-    pub fn candidates(self, states: &[BackendState], shares: &[Share]) -> Vec<Candidate> {
-        let of = |backup: bool, wanted: fn(&BackendState) -> bool| -> Vec<usize> {
+        let part = |backup: bool, wanted: fn(&BackendState) -> bool| -> Vec<usize> {
             let fits = |index: &usize| {
                 let share = shares[*index];
                 share.weight > 0 && share.backup == backup && wanted(&states[*index])
             };
             (0..states.len()).filter(fits).collect()
         };
-        let has_address = |state: &BackendState| !state.addresses.is_empty();
-        let mut chosen = match self {
-            Self::Nobody => Vec::new(),
-            Self::Primaries => of(false, BackendState::is_eligible),
-            Self::Backups => of(true, BackendState::is_eligible),
-            Self::Panic => of(false, has_address),
-        };
-        if self == Self::Panic && chosen.is_empty() {
-            chosen = of(true, has_address);
+        let (primaries, backups) = (part(false, BackendState::is_eligible), part(true, BackendState::is_eligible));
+        let awaits = [false, true].map(|backup| !part(backup, |state| state.awaited).is_empty());
+        let all = part(false, |_| true).len();
+        let is_below = |percent: u32| primaries.len() * 100 < all.max(1) * percent as usize;
+        let has_address = [false, true].map(|backup| part(backup, BackendState::has_address));
+        let is_reachable = has_address.iter().any(|part| !part.is_empty());
+        if panic_threshold.is_some_and(is_below) && backups.is_empty() && is_reachable && awaits == [false; 2] {
+            // Panic knows nothing of the backends, so nothing of who came back lately.
+            let [primaries, backups] = has_address.map(|part| candidates(&part, states, shares, false));
+            let tiers = [primaries, Vec::new(), backups, Vec::new(), Vec::new()];
+            return Self { serving: Serving::Panic, tiers };
         }
-        // All weights grow by the same factor while someone ramps, so that a weight of 1 can ramp too. Panic knows
-        // nothing of the backends, so nothing of who came back lately.
-        let is_ramping =
-            self != Self::Panic && chosen.iter().any(|index| states[*index].ramp < limits::RAMP_STEPS);
-        let candidate = |index: usize| Candidate {
-            id: BackendId(u16::try_from(index).expect("limits::BACKENDS_PER_UPSTREAM fits")),
-            weight: shares[index].weight * if is_ramping { states[index].ramp } else { 1 },
-            name_hash: shares[index].name_hash,
-        };
-        chosen.into_iter().map(candidate).collect()
+        let tiers = [
+            primaries,
+            part(false, |state| state.awaited && state.has_address()),
+            backups,
+            part(false, is_last_resort),
+            part(true, is_last_resort),
+        ];
+        let first = tiers.iter().position(|tier| !tier.is_empty());
+        let serving = first.map_or(Serving::Nobody, |first| {
+            use Serving::{Backups, LastResort, Primaries, Unjudged};
+            [Primaries, Unjudged, Backups, LastResort, LastResort][first]
+        });
+        Self { serving, tiers: tiers.map(|tier| candidates(&tier, states, shares, true)) }
     }
+
+    /// Whether the listeners of the upstream may accept: no primary is without a verdict that is still awaited.
+    #[must_use]
+    pub fn is_decided(states: &[BackendState], shares: &[Share]) -> bool {
+        let counts = |(_, share): &(&BackendState, &Share)| share.weight > 0 && !share.backup;
+        states.iter().zip(shares).filter(counts).all(|(state, _)| !state.awaited)
+    }
+}
+
+/// Whether a backend is tried when there is nobody better: it is ejected, which a check may contradict, or the checks could
+/// say nothing. An awaited primary is in a tier of its own.
+fn is_last_resort(state: &BackendState) -> bool {
+    let is_unjudged = state.health == Health::Checking && !state.awaited;
+    state.has_address() && (state.ejected && state.health == Health::Up || is_unjudged)
+}
+
+fn candidates(chosen: &[usize], states: &[BackendState], shares: &[Share], may_ramp: bool) -> Vec<Candidate> {
+    // All weights grow by the same factor while someone ramps, so that a weight of 1 can ramp too.
+    let is_ramping = may_ramp && chosen.iter().any(|index| states[*index].ramp < limits::RAMP_STEPS);
+    let candidate = |&index: &usize| Candidate {
+        id: BackendId(u16::try_from(index).expect("limits::BACKENDS_PER_UPSTREAM fits")),
+        weight: shares[index].weight * if is_ramping { states[index].ramp } else { 1 },
+        name_hash: shares[index].name_hash,
+    };
+    chosen.iter().map(candidate).collect()
 }
 
 #[cfg(test)]
@@ -114,10 +143,11 @@ mod tests {
 
     fn state(health: Health) -> BackendState {
         let addresses = Arc::from([Address::Tcp(([127, 0, 0, 1], 1).into())]);
-        BackendState { health, addresses, ..BackendState::unknown() }
+        BackendState { health, awaited: health == Health::Checking, addresses, ..BackendState::unknown() }
     }
 
-    /// One character a backend: `u` up, `d` down, `e` ejected, `c` checking, `n` without an address; capital for a backup.
+    /// One character a backend: `u` up, `d` down, `e` ejected, `c` awaited, `o` without a verdict in time, `n` awaited without
+    /// an address, `m` without an address in time; capital for a backup.
     fn scene(text: &str) -> (Vec<BackendState>, Vec<Share>) {
         let backend = |letter: char| {
             let state = match letter.to_ascii_lowercase() {
@@ -125,47 +155,71 @@ mod tests {
                 'd' => state(Health::Down),
                 'e' => BackendState { ejected: true, ..state(Health::Up) },
                 'c' => state(Health::Checking),
-                _ => BackendState::unknown(),
+                'o' => BackendState { awaited: false, ..state(Health::Checking) },
+                'n' => BackendState::unknown(),
+                _ => BackendState { awaited: false, ..BackendState::unknown() },
             };
             (state, Share { weight: 1, backup: letter.is_ascii_uppercase(), name_hash: 0 })
         };
         text.chars().map(backend).unzip()
     }
 
-    fn served(text: &str, panic_threshold: Option<u32>) -> (Serving, Vec<u16>) {
+    fn order(text: &str, panic_threshold: Option<u32>) -> Order {
         let (states, shares) = scene(text);
-        let serving = Serving::of(&states, &shares, panic_threshold);
-        (serving, serving.candidates(&states, &shares).iter().map(|candidate| candidate.id.0).collect())
+        Order::of(&states, &shares, panic_threshold)
     }
 
-    use Serving::{Backups, Nobody, Panic, Primaries};
+    /// Who serves, and the tiers that are not empty as `01/2`.
+    fn ordered(text: &str, panic_threshold: Option<u32>) -> (Serving, String) {
+        let order = order(text, panic_threshold);
+        let tier = |tier: &Vec<Candidate>| tier.iter().map(|one| one.id.0.to_string()).collect::<String>();
+        let tiers = order.tiers.iter().filter(|tier| !tier.is_empty()).map(tier);
+        (order.serving, tiers.collect::<Vec<_>>().join("/"))
+    }
+
+    use Serving::{Backups, LastResort, Nobody, Panic, Primaries, Unjudged};
 
     /// The table of docs/CONFIGURATION.md.
     #[test]
     fn cases_of_the_panic_threshold() {
-        for (text, expected, takers) in [
-            ("uudd", Primaries, &[0, 1][..]),
-            ("uddd", Panic, &[0, 1, 2, 3]),
-            ("uedn", Panic, &[0, 1, 2]),
-            ("udddU", Primaries, &[0]),
-            ("ddddU", Backups, &[4]),
-            ("ddddD", Panic, &[0, 1, 2, 3]),
-            ("dddc", Nobody, &[]),
-            ("dddcU", Backups, &[4]),
-            ("uccc", Primaries, &[0]),
-            ("nD", Panic, &[1]),
-            ("D", Panic, &[0]),
-            ("n", Nobody, &[]),
+        for (text, expected, tiers) in [
+            ("uudd", Primaries, "01"),
+            ("uddd", Panic, "0123"),
+            ("uedm", Panic, "012"),
+            ("uedn", Primaries, "0/1"),
+            ("udddU", Primaries, "0/4"),
+            ("ddddU", Backups, "4"),
+            ("ddddD", Panic, "0123/4"),
+            ("dddc", Unjudged, "3"),
+            ("dddo", Panic, "0123"),
+            ("dddcU", Unjudged, "3/4"),
+            ("dddnU", Backups, "4"),
+            ("uccc", Primaries, "0/123"),
+            ("mD", Panic, "1"),
+            ("D", Panic, "0"),
+            ("n", Nobody, ""),
         ] {
-            assert_eq!(served(text, Some(50)), (expected, takers.to_vec()), "{text}");
+            assert_eq!(ordered(text, Some(50)), (expected, tiers.to_owned()), "{text}");
         }
     }
 
     #[test]
-    fn without_a_threshold_nobody_serves_when_all_are_down() {
-        assert_eq!(served("ddeD", None), (Nobody, vec![]));
-        assert_eq!(served("uddd", None), (Primaries, vec![0]));
-        assert_eq!(served("ddddUD", None), (Backups, vec![4]));
+    fn order_without_a_panic_threshold() {
+        for (text, expected, tiers) in [
+            ("dd", Nobody, ""),
+            ("ddD", Nobody, ""),
+            ("ddeD", LastResort, "2"),
+            ("uddd", Primaries, "0"),
+            ("ddddUD", Backups, "4"),
+            ("ueUE", Primaries, "0/2/1/3"),
+            ("ucUoOE", Primaries, "0/1/2/3/45"),
+            ("eE", LastResort, "0/1"),
+            ("oU", Backups, "1/0"),
+            ("C", Nobody, ""),
+            ("O", LastResort, "0"),
+        ] {
+            assert_eq!(ordered(text, None), (expected, tiers.to_owned()), "{text}");
+        }
     }
 
     #[test]
@@ -173,41 +227,61 @@ mod tests {
         let (states, mut shares) = scene("uddd");
         shares[2].weight = 0;
         shares[3].weight = 0;
-        assert_eq!(Serving::of(&states, &shares, Some(50)), Primaries);
-        assert_eq!(Serving::of(&states, &shares, Some(51)), Panic);
-        assert_eq!(Panic.candidates(&states, &shares).len(), 2);
+        assert_eq!(Order::of(&states, &shares, Some(50)).serving, Primaries);
+        let panic = Order::of(&states, &shares, Some(51));
+        assert_eq!((panic.serving, panic.tiers[0].len()), (Panic, 2));
     }
 
     #[test]
     fn a_backend_that_ramps_gets_its_part_of_its_weight() {
         let (mut states, mut shares) = scene("uuu");
         shares[2].weight = 3;
-        let weights = |states: &[BackendState], serving: Serving| -> Vec<u32> {
-            serving.candidates(states, &shares).iter().map(|candidate| candidate.weight).collect()
+        let weights = |states: &[BackendState], panic: Option<u32>| -> Vec<u32> {
+            Order::of(states, &shares, panic).tiers[0].iter().map(|candidate| candidate.weight).collect()
         };
-        assert_eq!(weights(&states, Primaries), [1, 1, 3]);
+        assert_eq!(weights(&states, None), [1, 1, 3]);
         states[0].ramp = 1;
         states[2].ramp = 10;
-        assert_eq!(weights(&states, Primaries), [1, 20, 30]);
-        assert_eq!(weights(&states, Panic), [1, 1, 3]);
+        assert_eq!(weights(&states, None), [1, 20, 30]);
+        states[1].health = Health::Down;
+        assert_eq!(weights(&states, Some(100)), [1, 1, 3], "in panic");
+    }
+
+    #[test]
+    fn listeners_wait_for_primaries_alone() {
+        for (text, expected) in
+            [("ud", true), ("uc", false), ("un", false), ("uC", true), ("uN", true), ("om", true)]
+        {
+            let (states, shares) = scene(text);
+            assert_eq!(Order::is_decided(&states, &shares), expected, "{text}");
+        }
     }
 
     proptest! {
         #[test]
-        fn someone_serves_if_and_only_if_someone_may(
-            text in "[udecnUDECN]{0,8}", threshold in prop::option::of(1u32..=100),
+        fn everybody_who_may_serve_is_in_one_tier_and_better_ones_come_first(
+            text in "[udeconmUDECONM]{0,8}", threshold in prop::option::of(1u32..=100),
         ) {
             let (states, shares) = scene(&text);
-            let (serving, takers) = served(&text, threshold);
-            let eligible = states.iter().filter(|state| state.is_eligible()).count();
-            prop_assert_eq!(takers.is_empty(), serving == Nobody, "{} {:?}", text, serving);
-            prop_assert!(serving != Nobody || eligible == 0, "{} {:?}", text, serving);
+            let Order { serving, tiers } = Order::of(&states, &shares, threshold);
+            let all: Vec<usize> = tiers.iter().flatten().map(|candidate| candidate.id.index()).collect();
+            prop_assert_eq!(all.is_empty(), serving == Nobody, "{} {:?}", text, serving);
             prop_assert!(serving != Panic || threshold.is_some());
-            for taker in takers {
-                let (state, share) = (&states[usize::from(taker)], shares[usize::from(taker)]);
-                prop_assert!(!state.addresses.is_empty());
-                prop_assert!(state.is_eligible() || serving == Panic);
-                prop_assert!(serving == Panic || share.backup == (serving == Backups));
+            for (index, state) in states.iter().enumerate() {
+                let times = all.iter().filter(|one| **one == index).count();
+                // A backup that nothing is known of yet is nobody's resort, one that is down only in panic.
+                let may = state.has_address()
+                    && (serving == Panic || state.health == Health::Up
+                        || state.health == Health::Checking && !(state.awaited && shares[index].backup));
+                prop_assert_eq!(times, usize::from(may), "{} of {} in {:?}", index, text, tiers);
+            }
+            // An eligible primary is never behind anybody else, an eligible backup only behind primaries.
+            for (tier, candidate) in tiers.iter().enumerate().flat_map(|(tier, all)| all.iter().map(move |one| (tier, one))) {
+                let (state, share) = (&states[candidate.id.index()], shares[candidate.id.index()]);
+                if serving != Panic && state.is_eligible() {
+                    prop_assert_eq!(tier, if share.backup { 2 } else { 0 });
+                }
+                prop_assert!(tier < 3 || !state.is_eligible() || serving == Panic);
             }
         }
     }

@@ -38,17 +38,17 @@ impl Ramps {
         Self { duration, backends: vec![Ramp::Unknown; backends], seen: Duration::ZERO }
     }
 
-    /// Takes who is eligible now; `None` without a first verdict.
+    /// Takes who is eligible now; `None` without a verdict.
     pub fn observe(&mut self, eligible: impl IntoIterator<Item = Option<bool>>, now: Duration) {
         self.seen = now;
         for (ramp, eligible) in self.backends.iter_mut().zip(eligible) {
             *ramp = match (*ramp, eligible) {
-                (ramp, None) => ramp,
                 (_, Some(false)) => Ramp::Out,
                 (Ramp::Unknown, Some(true)) => Ramp::Full,
                 (Ramp::Out, Some(true)) => Ramp::Since(now),
+                // Also while it is judged afresh at another address.
                 (Ramp::Since(begin), _) if now >= begin.saturating_add(self.duration) => Ramp::Full,
-                (ramp, Some(true)) => ramp,
+                (ramp, _) => ramp,
             };
         }
     }
@@ -113,6 +113,15 @@ mod tests {
         ramps.observe([Some(false)], Duration::ZERO);
         ramps.observe([Some(true)], Duration::from_secs(1));
         assert_eq!(ramps.part(ONLY, Duration::from_secs(1)), 1);
+    }
+
+    #[test]
+    fn a_ramp_goes_on_while_the_backend_is_judged_afresh() {
+        let mut ramps = returned(Duration::from_secs(10), Duration::ZERO);
+        ramps.observe([None], Duration::from_secs(5));
+        assert_eq!(ramps.part(ONLY, Duration::from_secs(5)), 10);
+        ramps.observe([None], Duration::from_secs(10));
+        assert_eq!((ramps.part(ONLY, Duration::from_secs(10)), ramps.next_step()), (20, None));
     }
 
     #[test]

@@ -27,6 +27,22 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// Whether a connection to this address has `peer` at its other end.
+    #[must_use]
+    pub fn leads_to(&self, peer: &Self) -> bool {
+        match (self, peer) {
+            // Connecting to no address in particular leads to this machine, connect(2) on Linux.
+            (Self::Tcp(address), Self::Tcp(peer)) => {
+                address == peer || address.ip().is_unspecified() && address.port() == peer.port()
+            }
+            // The name that the socket was bound to may be another one of the same file.
+            (Self::Unix(_), Self::Unix(_)) => true,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -39,9 +55,18 @@ impl fmt::Display for Address {
 /// The addresses of all backends of all upstreams, as the resolver knows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// Indexed by `UpstreamId`, then by `BackendId`; empty while a name has never been resolved, and at most
-    /// `limits::ADDRESSES_PER_BACKEND` each.
-    pub upstreams: Vec<Vec<Arc<[Address]>>>,
+    /// Indexed by `UpstreamId`, then by `BackendId`.
+    pub upstreams: Vec<Vec<Resolved>>,
+}
+
+/// What the resolver knows of one backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolved {
+    /// In the order of the last answer; empty while the name has never been resolved, and at most
+    /// `limits::ADDRESSES_PER_BACKEND`.
+    pub addresses: Arc<[Address]>,
+    /// Whether the first look-up of the name has failed, so that nobody need wait for it.
+    pub has_failed: bool,
 }
 
 /// The state of one backend.
@@ -49,25 +74,42 @@ pub struct Addresses {
 pub struct BackendState {
     /// What the checks say.
     pub health: Health,
+    /// Its first verdict is still to come, and others wait for it: backups and panic do not serve in its place.
+    pub awaited: bool,
     /// Its sessions failed too often: out for a while.
     pub ejected: bool,
     /// The part of its weight it gets, 1 to `limits::RAMP_STEPS`, which is all of it.
     pub ramp: u32,
-    /// Tried in this order; empty while its name has never been resolved.
+    /// Tried in this order, the one first that the last check found well; empty while its name has never been resolved.
     pub addresses: Arc<[Address]>,
+    /// Addresses that have left the name and whose checks have failed since: sessions on them are on a dead backend.
+    pub gone: Arc<[Address]>,
 }
 
 impl BackendState {
     /// Nothing is known yet.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { health: Health::Checking, ejected: false, ramp: limits::RAMP_STEPS, addresses: Arc::from([]) }
+        Self {
+            health: Health::Checking,
+            awaited: true,
+            ejected: false,
+            ramp: limits::RAMP_STEPS,
+            addresses: Arc::from([]),
+            gone: Arc::from([]),
+        }
     }
 
     /// Whether it can take sessions but for an ejection.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.health == Health::Up && !self.addresses.is_empty()
+    }
+
+    /// Whether it is known where it is.
+    #[must_use]
+    pub fn has_address(&self) -> bool {
+        !self.addresses.is_empty()
     }
 
     /// Whether checks and ejections let it take sessions.
@@ -87,7 +129,7 @@ pub struct UpstreamStates {
 }
 
 impl UpstreamStates {
-    /// Whether every backend had its first verdict. One whose name does not resolve never has: bound the wait.
+    /// Whether every backend has had its first verdict. One whose name does not resolve never has: bound the wait.
     #[must_use]
     pub fn all_decided(&self) -> bool {
         self.upstreams.iter().flatten().all(|backend| backend.health != Health::Checking)

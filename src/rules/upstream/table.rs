@@ -1,19 +1,21 @@
 //! The backends of one upstream as one shard sees them: states, picks, guards.
 //!
-//! Invariants: a pick is nobody if and only if no eligible backend is left to try; the count of a backend is the number
-//! of its live [`InFlight`] guards; with a limit, that many places of it are taken, and those on their way to a waiter.
+//! Invariants: a pick is nobody if and only if the order of resort ([`Order`]) has nobody left to try; the count of a backend
+//! is the number of its live [`InFlight`] guards; with a limit, that many places of it are taken, and those on their way to
+//! a waiter.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
 
-use super::serving::{Serving, Share};
+use super::failures::Fault;
+use super::serving::{Order, Serving, Share, TIERS};
 use super::shared::Shared;
-use super::state::{Address, BackendState};
+use super::state::{Address, BackendState, Health};
 use crate::rules::admission::Ticket;
-use crate::rules::balance::{Algorithm, Candidate, Demand, Start, Tried, Wants};
+use crate::rules::balance::{Algorithm, Candidate, Demand, Sample, Start, Tried, Wants};
 use crate::rules::config::{OpenSessions, Upstream};
 use crate::words::{BackendId, CloseReason, ShardId};
 
@@ -48,8 +50,10 @@ pub struct UpstreamTable {
     on_up: OpenSessions,
     shared: Arc<Shared>,
     deliver: Deliver,
-    /// For each backend the last cut of its sessions.
-    cuts: Box<[Cell<Cut>]>,
+    start: Start,
+    build: fn(Start) -> Box<dyn Algorithm>,
+    /// For each backend the cuts of its sessions.
+    cuts: Box<[Cuts]>,
     /// For each limited backend the places that connections in this shard's pool hold.
     pooled: Box<[Cell<u32>]>,
     inner: RefCell<Inner>,
@@ -68,22 +72,69 @@ pub enum Pick {
     Nobody,
 }
 
-/// An end of all sessions that a backend has at that moment.
-#[derive(Clone, Copy)]
+/// The ends of sessions that a backend was ordered.
+#[derive(Default)]
+struct Cuts {
+    /// How many there were; a session that was picked at a smaller number may have to end.
+    count: Cell<u32>,
+    /// The last ones, at most [`CUTS_KEPT`].
+    last: RefCell<VecDeque<Cut>>,
+    /// The backend has been at other addresses, where sessions may still be.
+    has_moved: Cell<bool>,
+}
+
+/// So many can come between two turns of a session, and be judged apart.
+const CUTS_KEPT: usize = 8;
+
+/// An end of the sessions that a backend has at that moment.
+#[derive(Clone)]
 struct Cut {
-    /// Cuts so far; a session that was picked at a smaller number has to end.
-    count: u32,
     reason: CloseReason,
+    /// Of those on these addresses only, where there may be others.
+    addresses: Option<Arc<[Address]>>,
 }
 
 struct Inner {
-    algorithm: Box<dyn Algorithm>,
+    /// In the order of resort.
+    tiers: [Tier; TIERS],
     states: Vec<BackendState>,
     serving: Serving,
-    candidates: Vec<Candidate>,
     /// Sessions of all shards: this one's exact, the others' as of `others_at`. Kept only where they are wanted.
     sums: Vec<u32>,
     others_at: Option<u64>,
+    /// How often states were applied.
+    changes: u64,
+}
+
+/// Backends that are as good as each other.
+#[derive(Default)]
+struct Tier {
+    candidates: Vec<Candidate>,
+    /// Made when the first session comes to it.
+    algorithm: Option<Box<dyn Algorithm>>,
+}
+
+impl Tier {
+    fn update(&mut self, candidates: Vec<Candidate>) {
+        if candidates == self.candidates {
+            return;
+        }
+        if let Some(algorithm) = &mut self.algorithm {
+            algorithm.update(&candidates);
+        }
+        self.candidates = candidates;
+    }
+
+    fn has_untried(&self, tried: &Tried) -> bool {
+        self.candidates.iter().any(|candidate| !tried.contains(candidate.id))
+    }
+}
+
+impl Inner {
+    /// All whom a session may be sent to.
+    fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        self.tiers.iter().flat_map(|tier| &tier.candidates)
+    }
 }
 
 impl UpstreamTable {
@@ -92,7 +143,6 @@ impl UpstreamTable {
     pub fn new(upstream: &Upstream, shared: Arc<Shared>, place: ShardPlace, deliver: Deliver) -> Rc<Self> {
         let backends = upstream.backends.len();
         let start = Start { shard: place.shard.index(), shards: place.shards, seed: place.seed };
-        let no_cut = Cut { count: 0, reason: CloseReason::BackendDown };
         Rc::new(Self {
             place,
             wants: upstream.algorithm.wants,
@@ -102,15 +152,17 @@ impl UpstreamTable {
             on_up: upstream.on_up,
             shared,
             deliver,
-            cuts: (0..backends).map(|_| Cell::new(no_cut)).collect(),
+            start,
+            build: upstream.algorithm.build,
+            cuts: (0..backends).map(|_| Cuts::default()).collect(),
             pooled: (0..backends).map(|_| Cell::new(0)).collect(),
             inner: RefCell::new(Inner {
-                algorithm: (upstream.algorithm.build)(start),
+                tiers: Default::default(),
                 states: vec![BackendState::unknown(); backends],
                 serving: Serving::Nobody,
-                candidates: Vec::new(),
                 sums: vec![0; backends],
                 others_at: None,
+                changes: 0,
             }),
         })
     }
@@ -126,35 +178,59 @@ impl UpstreamTable {
     fn set_states(&self, states: &[BackendState]) -> bool {
         assert_eq!(states.len(), self.shares.len(), "states of another configuration");
         let inner = &mut *self.inner.borrow_mut();
-        let serving = Serving::of(states, &self.shares, self.panic_threshold);
+        let Order { serving, tiers } = Order::of(states, &self.shares, self.panic_threshold);
         let primaries_return = serving == Serving::Primaries && inner.serving != Serving::Primaries;
         // Panic has no faith in the verdicts.
         let cuts_down = self.on_down == OpenSessions::Close && serving != Serving::Panic;
         let mut is_cut = false;
         for (index, (before, now)) in inner.states.iter().zip(states).enumerate() {
-            if cuts_down && before.is_eligible() && !now.is_eligible() {
-                is_cut |= self.cut(index, CloseReason::BackendDown);
+            let cuts = &self.cuts[index];
+            let is_elsewhere = before.addresses.iter().any(|address| !now.addresses.contains(address));
+            cuts.has_moved.set(cuts.has_moved.get() || is_elsewhere);
+            // One that has moved is judged afresh, which says nothing of its sessions.
+            let is_out = now.health == Health::Down || now.ejected;
+            if cuts_down && before.is_eligible() && is_out {
+                let checked = || Arc::clone(&before.addresses);
+                is_cut |= self.cut(index, CloseReason::BackendDown, cuts.has_moved.get().then(checked));
+            }
+            let gone: Arc<[_]> = now.gone.iter().filter(|gone| !before.gone.contains(gone)).cloned().collect();
+            if self.on_down == OpenSessions::Close && !gone.is_empty() {
+                is_cut |= self.cut(index, CloseReason::BackendDown, Some(gone));
             }
             if primaries_return && self.shares[index].backup && self.on_up == OpenSessions::Close {
-                is_cut |= self.cut(index, CloseReason::PrimaryUp);
+                is_cut |= self.cut(index, CloseReason::PrimaryUp, None);
             }
         }
+        inner.changes += 1;
         inner.serving = serving;
         inner.states.clear();
         inner.states.extend_from_slice(states);
-        let candidates = serving.candidates(states, &self.shares);
-        if candidates != inner.candidates {
-            inner.algorithm.update(&candidates);
-            inner.candidates = candidates;
-        }
+        inner.tiers.iter_mut().zip(tiers).for_each(|(tier, candidates)| tier.update(candidates));
         is_cut
     }
 
-    /// Has the sessions of a backend end. Whether this shard has such.
-    fn cut(&self, backend: usize, reason: CloseReason) -> bool {
-        let count = self.cuts[backend].get().count.wrapping_add(1);
-        self.cuts[backend].set(Cut { count, reason });
+    /// Has the sessions of a backend end, or those on some addresses. Whether this shard may have such.
+    fn cut(&self, backend: usize, reason: CloseReason, addresses: Option<Arc<[Address]>>) -> bool {
+        let cuts = &self.cuts[backend];
+        cuts.count.update(|count| count.wrapping_add(1));
+        let mut last = cuts.last.borrow_mut();
+        last.push_back(Cut { reason, addresses });
+        if last.len() > CUTS_KEPT {
+            last.pop_front();
+        }
         self.shared.loads.own(self.place.shard, backend) > 0
+    }
+
+    /// A number that is another one after each change of states.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.inner.borrow().changes
+    }
+
+    /// Whether clients may be let in: no primary is without a first verdict that is still awaited.
+    #[must_use]
+    pub fn is_decided(&self) -> bool {
+        Order::is_decided(&self.inner.borrow().states, &self.shares)
     }
 
     /// What the algorithm wants to know of a session.
@@ -164,30 +240,61 @@ impl UpstreamTable {
     }
 
     /// Tells the algorithm how long a backend took; of use where it [wants](Self::wants) to know.
-    pub fn observe(&self, backend: BackendId, latency: Duration, now_millis: u64) {
-        self.inner.borrow_mut().algorithm.observe(backend, latency, now_millis);
+    pub fn observe(&self, backend: BackendId, sample: Sample, now_millis: u64) {
+        let tiers = &mut self.inner.borrow_mut().tiers;
+        let algorithms = tiers.iter_mut().filter_map(|tier| tier.algorithm.as_mut());
+        algorithms.for_each(|algorithm| algorithm.observe(backend, sample, now_millis));
     }
 
-    /// Picks an eligible backend that was not tried and has a place. `key` is of use where it is [wanted](Self::wants),
-    /// and `now_millis` decides how old the other shards' counts may be.
-    pub fn pick(self: &Rc<Self>, now_millis: u64, tried: &Tried, key: u64) -> Pick {
+    /// Picks a backend that was not tried and has a place, by the order of resort. `key` is of use where it is
+    /// [wanted](Self::wants), and `now_millis` decides how old the other shards' counts may be.
+    ///
+    /// A tier in which all are full is passed over where clients cannot wait for a place in it, and by a client that `spills`
+    /// because it has waited in vain.
+    pub fn pick(self: &Rc<Self>, now_millis: u64, tried: &Tried, key: u64, spills: bool) -> Pick {
         let inner = &mut *self.inner.borrow_mut();
         if self.wants.loads && inner.others_at != Some(now_millis) {
             inner.others_at = Some(now_millis);
             self.shared.loads.sum_into(&mut inner.sums);
         }
+        let mut is_full = false;
+        for tier in 0..TIERS {
+            if inner.tiers[tier].candidates.is_empty() {
+                continue;
+            }
+            match self.pick_of_tier(inner, tier, tried, key, now_millis) {
+                Pick::Backend(in_flight) => return Pick::Backend(in_flight),
+                Pick::Full if !spills && self.may_wait_for(&inner.tiers[tier], tried) => return Pick::Full,
+                Pick::Full => is_full = true,
+                Pick::Nobody => {}
+            }
+        }
+        if is_full { Pick::Full } else { Pick::Nobody }
+    }
+
+    fn pick_of_tier(
+        self: &Rc<Self>,
+        inner: &mut Inner,
+        tier: usize,
+        tried: &Tried,
+        key: u64,
+        now_millis: u64,
+    ) -> Pick {
+        let Inner { tiers, sums, .. } = &mut *inner;
+        let Tier { candidates, algorithm } = &mut tiers[tier];
+        let algorithm = algorithm.get_or_insert_with(|| {
+            let mut algorithm = (self.build)(self.start);
+            algorithm.update(candidates);
+            algorithm
+        });
         // The tried ones, the full ones, and those that others wait for.
         let mut passed: Option<Tried> = None;
         loop {
             let passing = passed.as_ref().unwrap_or(tried);
-            let demand = Demand { loads: &inner.sums, tried: passing, key, now_millis };
-            let Some(backend) = inner.algorithm.pick(&demand) else {
+            let Some(backend) = algorithm.pick(&Demand { loads: sums, tried: passing, key, now_millis }) else {
                 return if passed.is_some() { Pick::Full } else { Pick::Nobody };
             };
-            debug_assert!(
-                inner.candidates.iter().any(|candidate| candidate.id == backend),
-                "{backend:?} is not eligible"
-            );
+            debug_assert!(candidates.iter().any(|one| one.id == backend), "{backend:?} is in no tier");
             debug_assert!(!passing.contains(backend), "{backend:?} was tried");
             // A connection in the pool hands its place over; the session gets both.
             if !self.shared.queue.wants(backend) && (self.take(backend) || self.unhold(backend)) {
@@ -197,21 +304,41 @@ impl UpstreamTable {
         }
     }
 
-    /// Whether a backend is eligible that was not tried.
+    /// Whether there can be room in the queue for somebody who waits for a place in this tier.
+    fn may_wait_for(&self, tier: &Tier, tried: &Tried) -> bool {
+        self.shared.queue.may_hold() || self.pooled_of(tier.candidates.iter(), tried) > 0
+    }
+
+    /// Whether somebody is left who was not tried.
     #[must_use]
     pub fn has_untried(&self, tried: &Tried) -> bool {
-        self.inner.borrow().candidates.iter().any(|candidate| !tried.contains(candidate.id))
+        self.inner.borrow().tiers.iter().any(|tier| tier.has_untried(tried))
     }
 
-    /// Whether sessions may be sent to a backend.
+    /// Whom a client that has tried these does not wait for: those, and all that are not in the first tier with somebody
+    /// else.
     #[must_use]
-    pub fn is_eligible(&self, backend: BackendId) -> bool {
-        self.inner.borrow().candidates.iter().any(|candidate| candidate.id == backend)
+    pub fn not_waited_for(&self, tried: &Tried) -> Tried {
+        let inner = self.inner.borrow();
+        let first = inner.tiers.iter().position(|tier| tier.has_untried(tried));
+        let mut passed = tried.clone();
+        for (_, tier) in inner.tiers.iter().enumerate().filter(|(index, _)| Some(*index) != first) {
+            let more: Vec<_> =
+                tier.candidates.iter().map(|one| one.id).filter(|id| !passed.contains(*id)).collect();
+            more.into_iter().for_each(|id| passed.insert(id));
+        }
+        passed
     }
 
-    /// The eligible backends.
-    fn eligible(&self) -> Vec<BackendId> {
-        self.inner.borrow().candidates.iter().map(|candidate| candidate.id).collect()
+    /// Whether sessions may be sent to a backend, if need be.
+    #[must_use]
+    pub fn is_candidate(&self, backend: BackendId) -> bool {
+        self.inner.borrow().candidates().any(|candidate| candidate.id == backend)
+    }
+
+    /// All to whom that applies.
+    fn all_candidates(&self) -> Vec<BackendId> {
+        self.inner.borrow().candidates().map(|candidate| candidate.id).collect()
     }
 
     /// Sessions of this shard that are in flight on a backend.
@@ -228,42 +355,42 @@ impl UpstreamTable {
         let own = self.shared.loads.own(self.place.shard, backend.index());
         self.shared.loads.set(self.place.shard, backend.index(), own + 1);
         inner.sums[backend.index()] += 1;
-        let cuts = self.cuts[backend.index()].get().count;
+        let cuts = Cell::new(self.cuts[backend.index()].count.get());
         InFlight { table: self.clone(), backend, cuts, keeps_place: false }
     }
 
     // The queue of the upstream.
 
-    /// Waits for a place, behind all who do already; `None` where the queue is full. The place is
-    /// [delivered](Deliver), maybe at once.
-    pub fn join(&self, tried: &Tried) -> Option<Ticket> {
-        let more = self.places_in_pools(tried);
-        let ticket = self.shared.queue.join(self.place.shard, tried.clone(), more)?;
+    /// Waits for a place at one who is not [`passed`](Self::not_waited_for), behind all who do already; `None` where the
+    /// queue is full. The place is [delivered](Deliver), maybe at once.
+    pub fn join(&self, passed: &Tried) -> Option<Ticket> {
+        let more = self.places_in_pools(passed);
+        let ticket = self.shared.queue.join(self.place.shard, passed.clone(), more)?;
         self.serve_all();
         Some(ticket)
     }
 
-    /// Waits no more. If that comes too late, a place is delivered all the same.
-    pub fn leave(&self, ticket: Ticket) {
-        // Where it is too late, whoever takes the delivery finds nobody and refuses it.
-        let _ = self.shared.queue.leave(ticket);
+    /// Waits no more. `false` if that comes too late: a place is delivered all the same, and whoever takes the delivery
+    /// refuses it where nobody waits for it any more.
+    pub fn leave(&self, ticket: Ticket) -> bool {
+        self.shared.queue.leave(ticket)
     }
 
     /// Waits again, where it did before; `false` where the queue is full by now.
     #[must_use]
-    pub fn join_again(&self, ticket: Ticket, tried: &Tried) -> bool {
-        let more = self.places_in_pools(tried);
-        let is_in = self.shared.queue.join_again(ticket, tried.clone(), more);
+    pub fn join_again(&self, ticket: Ticket, passed: &Tried) -> bool {
+        let more = self.places_in_pools(passed);
+        let is_in = self.shared.queue.join_again(ticket, passed.clone(), more);
         if is_in {
             self.serve_all();
         }
         is_in
     }
 
-    /// Takes a place that was delivered. `None` if the backend has become ineligible while the place was on its way: it is
+    /// Takes a place that was delivered. `None` if the backend has gone out while the place was on its way: it is
     /// given back, and the client has to [wait again](Self::join_again).
     pub fn accept(self: &Rc<Self>, backend: BackendId) -> Option<InFlight> {
-        if !self.is_eligible(backend) {
+        if !self.is_candidate(backend) {
             self.give_back(backend);
             return None;
         }
@@ -282,10 +409,10 @@ impl UpstreamTable {
         }
     }
 
-    /// Gives free places of an eligible backend to those who wait.
+    /// Gives free places of a backend to those who wait for it.
     fn serve(&self, backend: BackendId) {
         let queue = &self.shared.queue;
-        if queue.is_empty() || !self.is_eligible(backend) {
+        if queue.is_empty() || !self.is_candidate(backend) {
             return;
         }
         let served = queue.serve(backend, || self.take(backend));
@@ -296,7 +423,7 @@ impl UpstreamTable {
 
     fn serve_all(&self) {
         if !self.shared.queue.is_empty() {
-            self.eligible().into_iter().for_each(|backend| self.serve(backend));
+            self.all_candidates().into_iter().for_each(|backend| self.serve(backend));
         }
     }
 
@@ -370,8 +497,11 @@ impl UpstreamTable {
     /// Places that the pools of all shards hold of the backends that a client can use.
     #[must_use]
     pub fn places_in_pools(&self, tried: &Tried) -> usize {
-        let candidates = &self.inner.borrow().candidates;
-        let usable = candidates.iter().map(|one| one.id).filter(|id| !tried.contains(*id));
+        self.pooled_of(self.inner.borrow().candidates(), tried)
+    }
+
+    fn pooled_of<'a>(&self, candidates: impl Iterator<Item = &'a Candidate>, tried: &Tried) -> usize {
+        let usable = candidates.map(|one| one.id).filter(|id| !tried.contains(*id));
         usable.map(|id| self.shared.pooled[id.index()].load(SeqCst)).sum()
     }
 
@@ -380,13 +510,13 @@ impl UpstreamTable {
     pub fn is_wanted(&self, backend: BackendId) -> bool {
         self.pooled[backend.index()].get() > 0
             && self.shared.queue.wants(backend)
-            && self.is_eligible(backend)
+            && self.is_candidate(backend)
     }
 
     /// Backends of which that is so.
     #[must_use]
     pub fn wanted(&self) -> Vec<BackendId> {
-        self.eligible().into_iter().filter(|&backend| self.is_wanted(backend)).collect()
+        self.all_candidates().into_iter().filter(|&backend| self.is_wanted(backend)).collect()
     }
 
     // The retries of the upstream.
@@ -415,8 +545,8 @@ impl UpstreamTable {
 pub struct InFlight {
     table: Rc<UpstreamTable>,
     backend: BackendId,
-    /// Cuts of its backend before its pick.
-    cuts: u32,
+    /// Cuts of its backend before its pick, and those since that did not concern it.
+    cuts: Cell<u32>,
     /// Its place is the pool's by now.
     keeps_place: bool,
 }
@@ -434,17 +564,35 @@ impl InFlight {
         self.table.shared.limits[self.backend.index()].is_some()
     }
 
-    /// Why the session has to end, if it has to.
+    /// Why the session has to end, if it has to; `address` says where it is connected to, if it is.
     #[must_use]
-    pub fn cut(&self) -> Option<CloseReason> {
-        let cut = self.table.cuts[self.backend.index()].get();
-        (cut.count != self.cuts).then_some(cut.reason)
+    pub fn cut(&self, address: impl FnOnce() -> Option<Address>) -> Option<CloseReason> {
+        let cuts = &self.table.cuts[self.backend.index()];
+        let new = cuts.count.get().wrapping_sub(self.cuts.get()) as usize;
+        if new == 0 {
+            return None;
+        }
+        let last = cuts.last.borrow();
+        let mut later = last.iter().skip(last.len().saturating_sub(new));
+        // Where some are forgotten, it may be concerned.
+        let forgotten = last.front().filter(|_| new > last.len());
+        let cut = forgotten.or_else(|| {
+            let address = address();
+            later.find(|cut| match (&cut.addresses, &address) {
+                (Some(addresses), Some(address)) => addresses.iter().any(|one| one.leads_to(address)),
+                _ => true,
+            })
+        });
+        if cut.is_none() {
+            self.cuts.set(cuts.count.get());
+        }
+        cut.map(|cut| cut.reason)
     }
 
-    /// Notes that the backend failed: it took no connection, or reset one before the first byte.
-    pub fn failed(&self) {
+    /// Notes that the session suffered a fault of the backend.
+    pub fn failed(&self, fault: Fault) {
         if let Some(failures) = &self.table.shared.failures {
-            failures.failed(self.backend);
+            failures.failed(self.backend, fault);
         }
     }
 
@@ -504,6 +652,7 @@ mod tests {
         let health = |up| if up { Health::Up } else { Health::Down };
         let state = |up| BackendState {
             health: health(up),
+            awaited: false,
             addresses: Arc::clone(&addresses),
             ..BackendState::unknown()
         };
@@ -511,7 +660,7 @@ mod tests {
     }
 
     fn pick(table: &Rc<UpstreamTable>) -> InFlight {
-        match table.pick(0, &Tried::default(), 0) {
+        match table.pick(0, &Tried::default(), 0, false) {
             Pick::Backend(in_flight) => in_flight,
             Pick::Full | Pick::Nobody => panic!("one is eligible"),
         }
@@ -524,12 +673,120 @@ mod tests {
         let mut tried = Tried::default();
         tried.insert(BackendId(0));
         table.shared.queue.join(ShardId(0), tried.clone(), 0).expect("room");
-        assert!(matches!(table.pick(0, &tried, 0), Pick::Full), "the other one is wanted already");
+        assert!(matches!(table.pick(0, &tried, 0, false), Pick::Full), "the other one is wanted already");
         for _ in 0..3 {
             assert_eq!(pick(&table).backend(), BackendId(0));
         }
-        tried.insert(BackendId(1));
-        assert!(matches!(table.pick(0, &tried, 0), Pick::Nobody));
+    }
+
+    /// The backends that sessions get one after the other, until nobody is left, each with what it says to that.
+    fn in_order(table: &Rc<UpstreamTable>) -> Vec<u16> {
+        let (mut tried, mut order) = (Tried::default(), Vec::new());
+        while let Pick::Backend(in_flight) = table.pick(0, &tried, 0, false) {
+            tried.insert(in_flight.backend());
+            order.push(in_flight.backend().0);
+        }
+        assert!(!table.has_untried(&tried));
+        order
+    }
+
+    #[test]
+    fn every_try_follows_the_order_of_resort() {
+        let table = table("");
+        assert!(in_order(&table).is_empty(), "nothing is known");
+        table.apply(&states([true, true, true]));
+        assert_eq!(in_order(&table)[2], 2, "the backup after all primaries");
+        table.apply(&states([false, true, true]));
+        assert_eq!(in_order(&table), [1, 2], "nobody is sent to the dead");
+        let mut ejected = states([true, true, true]);
+        ejected[0].ejected = true;
+        table.apply(&ejected);
+        assert_eq!(in_order(&table), [1, 2, 0], "whom sessions alone blame comes last");
+        ejected[1].ejected = true;
+        ejected[2].ejected = true;
+        table.apply(&ejected);
+        assert_eq!(in_order(&table)[2], 2, "primaries first here too");
+        table.apply(&states([false; 3]));
+        assert!(in_order(&table).is_empty());
+    }
+
+    #[test]
+    fn full_primary_spills_over_to_a_backup_where_nobody_can_wait() {
+        let table = limited(1, "");
+        table.apply(&states([true, true, true]));
+        let sessions = [pick(&table), pick(&table), pick(&table)];
+        assert_eq!(sessions.each_ref().map(|session| session.backend().0), [0, 1, 2]);
+        assert!(matches!(table.pick(0, &Tried::default(), 0, false), Pick::Full));
+    }
+
+    #[test]
+    fn full_primary_is_waited_for_where_there_is_a_queue_and_spills_over_when_that_was_in_vain() {
+        let table = limited(1, "queue: {max: 2}");
+        table.apply(&states([true, true, true]));
+        let sessions = [pick(&table), pick(&table)];
+        assert!(matches!(table.pick(0, &Tried::default(), 0, false), Pick::Full));
+        let passed = table.not_waited_for(&Tried::default());
+        let mut expected = Tried::default();
+        expected.insert(BackendId(2));
+        assert_eq!(passed, expected, "it does not wait for the backup");
+        let ticket = table.join(&passed).expect("room");
+        assert_eq!(table.shared.queue_length(), 1, "whose free place it does not get");
+        let Pick::Backend(spilled) = table.pick(0, &Tried::default(), 0, true) else { panic!("it is free") };
+        assert_eq!(spilled.backend(), BackendId(2));
+        drop(sessions);
+        assert_eq!(table.shared.queue_length(), 0, "{ticket:?} is served");
+    }
+
+    #[test]
+    fn who_has_tried_the_primaries_waits_for_the_backup() {
+        let table = limited(1, "queue: {max: 2}");
+        table.apply(&states([true, true, true]));
+        let mut tried = Tried::default();
+        [0, 1].into_iter().for_each(|id| tried.insert(BackendId(id)));
+        let Pick::Backend(backup) = table.pick(0, &tried, 0, false) else { panic!("it is free") };
+        assert!(matches!(table.pick(0, &tried, 0, false), Pick::Full));
+        table.join(&table.not_waited_for(&tried)).expect("room");
+        drop(backup);
+        assert_eq!((table.shared.queue_length(), table.shared.places_taken(BackendId(2))), (0, Some(1)));
+    }
+
+    #[test]
+    fn verdict_on_one_address_ends_no_session_on_another() {
+        let table = table("on_down: close");
+        table.apply(&states([true, true, true]));
+        let session = pick(&table);
+        let [old, new] = [2, 9].map(|port| Address::Tcp(([127, 0, 0, 1], port).into()));
+        let on = |address: &Address| session.cut(|| Some(address.clone()));
+        let mut moved = states([true, true, true]);
+        moved[0].addresses = Arc::from([new.clone()]);
+        moved[0].health = Health::Checking;
+        assert!(!table.apply(&moved), "judged afresh is not down");
+        moved[0].health = Health::Up;
+        table.apply(&moved);
+        moved[0].health = Health::Down;
+        assert!(table.apply(&moved));
+        assert_eq!((on(&new), on(&old)), (Some(CloseReason::BackendDown), None));
+        assert_eq!(on(&new), None, "that cut is settled");
+        moved[0].gone = Arc::from([old.clone()]);
+        assert!(table.apply(&moved));
+        assert_eq!(on(&old), Some(CloseReason::BackendDown));
+        assert!(!table.apply(&moved) || on(&old).is_some());
+    }
+
+    #[test]
+    fn cuts_that_follow_each_other_are_all_heeded() {
+        let table = table("on_down: close");
+        table.apply(&states([true, true, true]));
+        let session = pick(&table);
+        let address = |port| Address::Tcp(([127, 0, 0, 1], port).into());
+        let mut moving = states([true, true, true]);
+        moving[0].gone = Arc::from([address(2)]);
+        table.apply(&moving);
+        for port in 3..20 {
+            moving[0].gone = Arc::from([address(2), address(port)]);
+            table.apply(&moving);
+        }
+        assert_eq!(session.cut(|| Some(address(2))), Some(CloseReason::BackendDown));
     }
 
     #[test]
@@ -566,7 +823,7 @@ mod tests {
             "also of the one that stands by"
         );
         table.apply(&states([false; 3]));
-        let served = [0, 1].map(|id| table.is_eligible(BackendId(id)) && !table.may_pool(BackendId(id)));
+        let served = [0, 1].map(|id| table.is_candidate(BackendId(id)) && !table.may_pool(BackendId(id)));
         assert_eq!(served, [true; 2], "panic");
     }
 
@@ -578,15 +835,15 @@ mod tests {
         assert!(table.apply(&states([false, true, true])));
         for session in &sessions {
             let expected = (session.backend() == BackendId(0)).then_some(CloseReason::BackendDown);
-            assert_eq!(session.cut(), expected);
+            assert_eq!(session.cut(|| None), expected);
         }
         assert!(!table.apply(&states([true, true, true])), "coming up ends nobody");
         let later = pick(&table);
-        assert_eq!((later.backend(), later.cut()), (BackendId(0), None));
+        assert_eq!((later.backend(), later.cut(|| None)), (BackendId(0), None));
         let mut ejected = states([true, true, true]);
         ejected[0].ejected = true;
         assert!(table.apply(&ejected));
-        assert_eq!(later.cut(), Some(CloseReason::BackendDown));
+        assert_eq!(later.cut(|| None), Some(CloseReason::BackendDown));
     }
 
     #[test]
@@ -595,10 +852,10 @@ mod tests {
         table.apply(&states([true, true, false]));
         let sessions = [pick(&table), pick(&table)];
         assert!(!table.apply(&states([false, false, false])));
-        assert!(sessions.iter().all(|session| session.cut().is_none()));
+        assert!(sessions.iter().all(|session| session.cut(|| None).is_none()));
         let later = pick(&table);
         assert!(!table.apply(&states([false, true, false])), "it was down before");
-        assert_eq!(later.cut(), None);
+        assert_eq!(later.cut(|| None), None);
     }
 
     #[test]
@@ -610,7 +867,7 @@ mod tests {
         let waiting = pick(&table);
         assert_eq!(waiting.backend(), BackendId(2));
         assert!(table.apply(&states([true, false, true])));
-        assert_eq!((early.cut(), waiting.cut()), (None, Some(CloseReason::PrimaryUp)));
+        assert_eq!((early.cut(|| None), waiting.cut(|| None)), (None, Some(CloseReason::PrimaryUp)));
         drop(waiting);
         assert!(!table.apply(&states([false, false, true])));
         assert!(!table.apply(&states([true, false, true])), "there is no session to wake");
@@ -624,6 +881,6 @@ mod tests {
         for up in [[false, false, true], [true, true, true], [false, false, false]] {
             assert!(!table.apply(&states(up)));
         }
-        assert_eq!(session.cut(), None);
+        assert_eq!(session.cut(|| None), None);
     }
 }

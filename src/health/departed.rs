@@ -1,0 +1,63 @@
+//! Addresses that have left the name of a backend: with `on_down: close`, sessions on one of them end when it is dead.
+//!
+//! A verdict on a backend concerns the addresses it has now. Where its name has moved, sessions may go on at the old one,
+//! and without this nobody would look after them.
+
+use std::rc::Rc;
+
+use tokio::task::JoinSet;
+use tokio::time;
+
+use crate::rules::upstream::{Address, Health, HealthRules, Verdict};
+use crate::words::limits;
+
+use super::checker::{Checker, Judgement};
+use super::probe::Connect;
+
+/// The addresses of one backend that are watched; dropping it ends that.
+pub(super) struct Departed(JoinSet<()>);
+
+impl Departed {
+    pub(super) fn new() -> Self {
+        Self(JoinSet::new())
+    }
+
+    /// Watches those of the `old` addresses that are not among the `new` ones, as far as there is room.
+    pub(super) fn follow<C: Connect>(&mut self, checker: &Rc<Checker<C>>, old: &[Address], new: &[Address]) {
+        while let Some(ended) = self.0.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+        for address in old.iter().filter(|address| !new.contains(address)) {
+            if self.0.len() == limits::ADDRESSES_PER_BACKEND {
+                log::debug!("{address} is not watched: too many addresses have left this name");
+                return;
+            }
+            self.0.spawn_local(watch(Rc::clone(checker), address.clone()));
+        }
+    }
+}
+
+/// Checks an address until it is dead, or the name leads there again.
+async fn watch<C: Connect>(checker: Rc<Checker<C>>, address: Address) {
+    let mut rules = HealthRules::new(&checker.check);
+    // It served sessions.
+    rules.observe(Verdict::Success);
+    loop {
+        time::sleep(rules.next_check(&checker.check, false, fastrand::f64())).await;
+        if checker.board.state(checker.which).addresses.contains(&address) {
+            return;
+        }
+        let Judgement::Verdict { verdict, cause, .. } = checker.judge(std::slice::from_ref(&address)).await else {
+            continue;
+        };
+        if rules.observe(verdict).is_some_and(|transition| transition.to == Health::Down) {
+            let Checker { upstream, backend, .. } = &*checker;
+            log::warn!("{upstream}/{backend} has left {address}, which is down now ({cause}): its sessions end");
+            return checker.board.gone(checker.which, &address);
+        }
+    }
+}
