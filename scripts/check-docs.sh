@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the documents: every configuration in them is valid and without a warning, and every relative link leads to a file
-# and a heading.
+# Checks the documents: every configuration in them is valid and without a warning, every relative link leads to a file
+# and a heading, and docs/LOGS.md has every log record of the source and every reason for a session's end with its letters.
 #
 # Usage: scripts/check-docs.sh
 #
@@ -93,14 +93,66 @@ def read(page, directory):
         problems.append(f"{page}:{begin}: the block does not end")
 
 
+def sources():
+    """Every source file with its text, without its tests."""
+    for directory, _, files in sorted(os.walk("src")):
+        for file in sorted(files):
+            if file.endswith(".rs") and "test" not in os.path.join(directory, file):
+                path = os.path.join(directory, file)
+                yield path, open(path, encoding="utf-8").read().split("#[cfg(test)]\nmod tests")[0]
+
+
+def check_records(reference):
+    """Notes the log records that the reference does not know: by the first piece of their text that has no placeholder,
+    and one of the longer ones."""
+    global records
+    for path, text in sources():
+        for literal in re.findall(r'log::\w+!\(\s*"((?:[^"\\]|\\.)*)"', text, re.S):
+            literal = re.sub(r"\\\n\s*", "", literal)
+            pieces = [piece.strip(" :;,()/`") for piece in re.split(r"\{[^}]*\}", literal)]
+            pieces = [piece for piece in pieces if len(piece) >= 5]
+            if not pieces:
+                continue
+            records += 1
+            longer = [piece for piece in pieces[1:] if len(piece) >= 12]
+            if pieces[0] not in reference or longer and not any(piece in reference for piece in longer):
+                problems.append(f"{LOGS}: no record `{literal}` ({path})")
+
+
+def check_reasons(reference):
+    """Notes the reasons for the end of a session that the reference does not know by both name and letters."""
+    global reasons
+    path, text = next((path, text) for path, text in sources() if os.path.basename(path) == "close_reason.rs")
+    known = {}
+    for function in ("name", "letters"):
+        body = text.split(f"fn {function}(self)")[1].split("\n    }\n")[0]
+        for variants, value in re.findall(r'((?:Self::\w+[ |\n]*)+)=> "([^"]*)"', body):
+            for variant in re.findall(r"Self::(\w+)", variants):
+                known.setdefault(variant, []).append(f"`{value}`")
+    for variant, (name, letters) in known.items():
+        reasons += 1
+        row = next((line for line in reference.splitlines() if line.startswith(f"| {name} |")), "")
+        if letters not in row:
+            problems.append(f"{LOGS}: no row with {name} and {letters} ({path})")
+
+
+LOGS = "docs/LOGS.md"
+records = reasons = 0
 with tempfile.TemporaryDirectory() as directory:
     for page in sys.argv[1:]:
         read(page, directory)
+with open(LOGS, encoding="utf-8") as file:
+    reference = file.read()
+check_records(reference)
+check_reasons(reference)
 for file in sorted(os.listdir("configs")):
     if file.endswith(".yaml"):
         check(f"configs/{file}", f"configs/{file}")
 for problem in problems:
     print(problem)
-print(f"{configurations} configurations and {links} links checked, {len(problems)} problems")
+print(
+    f"{configurations} configurations, {links} links, {records} log records and {reasons} reasons checked, "
+    f"{len(problems)} problems"
+)
 sys.exit(bool(problems))
 PYTHON
