@@ -1,5 +1,5 @@
 //! The layers of the house, read from the source: a module uses its own layer's folder or lower layers, the rules are
-//! pure, and the runtimes stay behind the doors that were made for them (`docs/ARCHITECTURE.md`).
+//! pure, and the runtimes stay behind the doors that were made for them (`docs/maintainers/ARCHITECTURE.md`).
 //!
 //! This reads text, not Rust: paths that begin with `crate::`, and names of foreign APIs, outside of comments, strings
 //! and test modules. The checker is tested on bad examples below, so that it cannot pass by seeing nothing.

@@ -32,7 +32,7 @@ struct Plan {
     workloads: Vec<&'static Workload>,
     /// Other builds of Ringway, by name, that are measured instead of the peers.
     others: Vec<(String, PathBuf)>,
-    /// Plots for the README go here, if anywhere.
+    /// Plots for docs/maintainers/PERFORMANCE.md go here, if anywhere.
     figures: Option<PathBuf>,
     /// A report to print and plot again, instead of measuring.
     from: Option<PathBuf>,

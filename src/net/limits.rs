@@ -33,7 +33,8 @@ const RESERVED: u64 = 1 << 18;
 /// Makes the table of descriptors as large as `limit` needs, up to a bound.
 ///
 /// The table doubles when it is full, and in a process with threads the kernel waits for an RCU grace period each time
-/// (`expand_fdtable`): the first crowd of 4,000 clients cost the open sessions 150 ms (docs/PERFORMANCE.md).
+/// (`expand_fdtable`): the first crowd of 4,000 clients cost the open sessions 150 ms
+/// (docs/maintainers/PERFORMANCE.md).
 ///
 /// What cannot be had now is made when it is needed, as it would be without this.
 pub fn reserve_descriptors(limit: u64) {

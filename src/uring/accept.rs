@@ -1,8 +1,8 @@
 //! Accepting, woken by the ring.
 //!
 //! Not by the ring's own accept: a multishot one takes the whole backlog in one enter, 4,000 connections at once in
-//! 130 ms, while open sessions wait (`docs/PERFORMANCE.md`). A poll and accept4(2), a call for each connection, take as
-//! many as the caller wants and leave the rest in the backlog.
+//! 130 ms, while open sessions wait (`docs/maintainers/PERFORMANCE.md`). A poll and accept4(2), a call for each
+//! connection, take as many as the caller wants and leave the rest in the backlog.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -11,7 +11,8 @@
 //! - the driver sleeps only after a whole pass of the run queue in which no other task was polled;
 //! - one system call for each turn, or for 20 completions, none for a timer, no clock call for a message.
 //!
-//! Deliberately absent: zero-copy send, bundles, registered files, `SQPOLL`; `docs/PERFORMANCE.md` says what was measured.
+//! Deliberately absent: zero-copy send, bundles, registered files, `SQPOLL`;
+//! `docs/maintainers/PERFORMANCE.md` says what was measured.
 
 mod accept;
 mod buffers;

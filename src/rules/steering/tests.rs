@@ -166,7 +166,7 @@ fn simulate(cores: usize, sessions: usize) -> [(f64, f64); 2] {
     sums.map(|(most, idle)| (f64::from(most) / f64::from(RUNS), idle as f64 / f64::from(RUNS)))
 }
 
-/// `cargo test simulation_of_long -- --nocapture` prints the table of `docs/ARCHITECTURE.md`.
+/// `cargo test simulation_of_long -- --nocapture` prints the table of `docs/maintainers/ARCHITECTURE.md`.
 #[test]
 fn simulation_of_long_sessions_on_many_cores() {
     for (cores, sessions) in [(16, 16), (16, 64), (16, 1_000), (64, 16), (64, 64), (64, 1_000)] {
