@@ -271,7 +271,7 @@ fn client_whose_retry_is_over_the_budget_does_not_wait() {
         .upstream("retry_budget: 1%")
         .start();
     // Ten a second, of ten seconds.
-    (0..202).for_each(|_| expect_reset(balancer.address()));
+    (0..240).for_each(|_| expect_reset(balancer.address()));
     busy.restart();
     let mut held = None;
     eventually("one has the place", || {
