@@ -7,7 +7,7 @@
 //! or an empty answer never takes away addresses that were known; a change of trouble is logged once.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::panic;
 use std::sync::Arc;
 use std::thread;
@@ -92,19 +92,14 @@ impl Resolver {
             let mut backends: Vec<Arc<[Address]>> = Vec::with_capacity(upstream.backends.len());
             for (backend, entry) in upstream.backends.iter().enumerate() {
                 let known = match &entry.address {
-                    BackendAddress::Ip(address) => vec![Address::Tcp(*address)],
                     BackendAddress::Unix(path) => vec![Address::Unix(path.clone())],
-                    BackendAddress::Host { name, port } if is_localhost(name) => {
-                        let loopback = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
-                        loopback.map(|ip| Address::Tcp(SocketAddr::new(ip, *port))).to_vec()
-                    }
-                    BackendAddress::Host { name, port } => {
-                        let once = upstream.resolve.is_none();
-                        let user = User { upstream: position, backend, port: *port, once };
-                        want(&mut names, name, upstream.resolve, user);
-                        Vec::new()
-                    }
+                    address => address.known().into_iter().map(Address::Tcp).collect(),
                 };
+                if let (true, BackendAddress::Host { name, port }) = (known.is_empty(), &entry.address) {
+                    let once = upstream.resolve.is_none();
+                    let user = User { upstream: position, backend, port: *port, once };
+                    want(&mut names, name, upstream.resolve, user);
+                }
                 backends.push(known.into());
             }
             upstreams.push(backends);
@@ -146,12 +141,6 @@ fn want(names: &mut Vec<Name>, name: &str, resolve: Option<Duration>, user: User
         }
         None => names.push(Name { name: name.to_owned(), resolve, users: vec![user] }),
     }
-}
-
-/// `localhost` is the loopback by definition (RFC 6761, section 6.3), also where `/etc/hosts` is missing or
-/// names one family only.
-fn is_localhost(name: &str) -> bool {
-    name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost")
 }
 
 /// Looks one name up for as long as one of its users wants more answers.

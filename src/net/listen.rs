@@ -37,7 +37,9 @@ pub enum ListenError {
         address: String,
     },
     /// Not an address of this machine.
-    #[error("{address} is not an address of this machine; `ip address` lists those")]
+    #[error(
+        "{address} is not an address of this machine; `ip address` lists those; one that comes later needs the sysctl net.ipv4.ip_nonlocal_bind (net.ipv6.ip_nonlocal_bind)"
+    )]
     NotLocal {
         /// The address.
         address: String,
@@ -205,6 +207,7 @@ fn socket_address(address: &ListenAddress) -> SocketAddr {
         ListenAddress::Any { port } if has_ipv6() => SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port)),
         ListenAddress::Any { port } => SocketAddr::from(([0, 0, 0, 0], *port)),
         ListenAddress::Tcp(address) => *address,
+        ListenAddress::Zoned(address) => unreachable!("the zone of {address} has no number yet"),
         ListenAddress::Unix(path) => unreachable!("{} is no TCP address", path.display()),
     }
 }

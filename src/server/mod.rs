@@ -37,6 +37,9 @@ pub enum StartError {
     /// The cores are not to be had.
     #[error(transparent)]
     Cores(#[from] CoresError),
+    /// An address names an interface that is not there.
+    #[error("there is no interface {0} here; `ip link` lists those")]
+    NoInterface(String),
     /// An address is not to be had.
     #[error("listener {name}: {error}")]
     Listen {
@@ -85,6 +88,8 @@ impl Server {
     ///
     /// What is missing, in one sentence with its cure. Nothing keeps running then.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
+        let numbered = config.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
+        let config = numbered.map_or(config, Arc::new);
         uring::probe()?;
         net::prepare();
         let cores = cores::choose(&config.runtime.cores)?;

@@ -7,6 +7,7 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside; `pub` is what other modules use")]
 
 mod balancing;
+mod circles;
 mod command_line;
 mod connecting;
 mod drain;

@@ -189,3 +189,13 @@ fn forbid_io_uring(errno: i32) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn interface_that_is_not_there_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("ringway.yaml");
+    let yaml = "loadbalancer: {listen_address: \"[fe80::1%nosuch0]:8080\"}\nbackends: [\"127.0.0.1:1\"]\n";
+    std::fs::write(&config, yaml).unwrap();
+    let output = run_to_end(Command::new(RUN).arg("-f").arg(config));
+    assert_refused(&output, &["no interface nosuch0", "ip link"]);
+}

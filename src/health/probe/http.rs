@@ -79,6 +79,7 @@ fn host_of(backend: &BackendAddress, port: Option<u16>) -> String {
             (text.trim_end_matches(":0").to_owned(), address.port())
         }
         BackendAddress::Host { name, port } => (name.clone(), *port),
+        BackendAddress::Zoned(address) => (format!("[{}]", address.ip), address.port),
         BackendAddress::Unix(_) => return "localhost".to_owned(),
     };
     match port.unwrap_or(own) {

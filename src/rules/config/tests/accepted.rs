@@ -141,6 +141,12 @@ fn addresses_of_backends_in_every_form() {
         ("{address: 'fe80::1%2', port: 80}", "[fe80::1%2]:80"),
         ("{address: a_b.example.com., port: 80}", "a_b.example.com.:80"),
         ("{address: 'localhost:80'}", "localhost:80"),
+        ("{address: 'fe80::1%eth0', port: 80}", "[fe80::1%eth0]:80"),
+        ("{address: '[fe80::1%br-lan.7]:80'}", "[fe80::1%br-lan.7]:80"),
+        ("{address: '::ffff:10.0.0.1', port: 80}", "10.0.0.1:80"),
+        ("'10.0.0.1:80'", "10.0.0.1:80"),
+        ("'[::1]:80'", "[::1]:80"),
+        ("'a.b:80'", "a.b:80"),
     ] {
         assert_eq!(address(entry), (expected.to_owned(), expected.to_owned()), "{entry}");
     }
@@ -201,5 +207,76 @@ fn another_type_than_that_of_the_defaults_hides_their_keys() {
 fn every_word_of_the_registry() {
     for name in crate::rules::balance::names() {
         valid(&upstream(&format!("algorithm: {name}\nbackends: [{{address: a, port: 1}}]")));
+    }
+}
+
+#[test]
+fn mapped_addresses_are_the_ipv4_ones_wherever_they_stand() {
+    let config = valid(
+        "loadbalancer: {listen_address: '[::ffff:10.0.0.1]:80'}\nbackends: ['[::ffff:10.0.0.2]:80']\n\
+         source: ['::ffff:10.0.0.3']\n",
+    );
+    assert_eq!(config.listeners[0].address.to_string(), "10.0.0.1:80");
+    assert_eq!(config.upstreams[0].backends[0].name, "10.0.0.2:80");
+    assert_eq!(config.upstreams[0].source, ["10.0.0.3".parse::<std::net::IpAddr>().expect("an address")]);
+}
+
+#[test]
+fn interfaces_get_their_numbers_from_the_caller() {
+    let text = "loadbalancer: {listen_address: '[fe80::1%eth0]:80'}\nbackends: ['[fe80::2%eth1]:80']\n";
+    let config = valid(text);
+    let numbered = config.with_zones(|name| {
+        name.strip_prefix("eth").and_then(|number| number.parse().ok()).map(|n: u32| n + 2)
+    });
+    let numbered = numbered.expect("both are known").expect("there are some");
+    assert_eq!(numbered.listeners[0].address.to_string(), "[fe80::1%2]:80");
+    assert_eq!(numbered.upstreams[0].backends[0].address.to_string(), "[fe80::2%3]:80");
+    assert_eq!(config.with_zones(|_| None).expect_err("nobody knows them"), "eth0");
+    assert!(valid(SHORT).with_zones(|_| None).expect("there is none").is_none());
+}
+
+#[test]
+fn short_form_takes_timeouts_and_tcp_of_both_sides() {
+    let config = valid(
+        "loadbalancer: {listen_address: ':80', timeouts: {connect: 2s, establish: 9s, client_idle: 5m, half_close: 7s}, \
+         tcp: {nodelay: off, keepalive: 9s, steer_by_cpu: true}}\nbackends: ['a:1']\n",
+    );
+    let (listener, upstream) = (&config.listeners[0], &config.upstreams[0]);
+    assert_eq!(upstream.timeouts.connect, Duration::from_secs(2));
+    assert_eq!(upstream.timeouts.establish, Some(Duration::from_secs(9)));
+    assert_eq!(listener.timeouts.half_close, Duration::from_secs(7));
+    assert_eq!(upstream.timeouts.backend_idle, Some(Duration::from_secs(300)));
+    for tcp in [&listener.tcp.options, &upstream.tcp] {
+        assert!(!tcp.nodelay && tcp.keepalive == Some(Duration::from_secs(9)));
+    }
+    assert!(listener.tcp.steer_by_cpu);
+}
+
+#[test]
+fn an_idle_limit_that_is_written_alone_is_that_of_both_sides() {
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let text = |first: &str, second: &str, upstream: &str| {
+        format!(
+            "listeners: [{{name: a, address: ':1', upstream: u, timeouts: {{{first}}}}}, \
+             {{name: b, address: ':2', upstream: u, timeouts: {{{second}}}}}]\n\
+             upstreams: [{{name: u, backends: ['h:1'], timeouts: {{{upstream}}}}}]\n"
+        )
+    };
+    for (first, second, upstream, limits) in [
+        ("", "", "", [seconds(3600); 3]),
+        ("", "", "backend_idle: 8h", [seconds(28_800); 3]),
+        ("", "", "backend_idle: off", [None; 3]),
+        ("client_idle: 8h", "", "", [seconds(28_800), seconds(3600), seconds(28_800)]),
+        ("client_idle: 5s", "client_idle: off", "", [seconds(5), None, None]),
+        ("client_idle: 5s", "client_idle: 7s", "", [seconds(5), seconds(7), seconds(7)]),
+        ("client_idle: 5s", "", "backend_idle: 5s", [seconds(5); 3]),
+    ] {
+        let config = valid(&text(first, second, upstream));
+        let found = [
+            config.listeners[0].timeouts.client_idle,
+            config.listeners[1].timeouts.client_idle,
+            config.upstreams[0].timeouts.backend_idle,
+        ];
+        assert_eq!(found, limits, "{first}, {second}, {upstream}");
     }
 }

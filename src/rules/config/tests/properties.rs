@@ -105,12 +105,19 @@ fn valid_file() -> impl Strategy<Value = String> {
     let duration = prop::sample::select(vec!["1ms", "250ms", "90s", "1h30m", "8784h"]);
     let or_off = prop::sample::select(vec!["off", "false", "1ms", "61s", "8784h"]);
     let keepalive = prop::sample::select(vec!["off", "1s", "32767s"]);
-    let listen =
-        prop::sample::select(vec![":3", "1.2.3.4:65535", "'[::1]:80'", "'[fe80::1%3]:80'", "unix:/a b"]);
+    let listen = prop::sample::select(vec![
+        ":3",
+        "1.2.3.4:65535",
+        "'[::1]:80'",
+        "'[fe80::1%3]:80'",
+        "'[fe80::1%eth0]:80'",
+        "unix:/a b",
+    ]);
     let backend = prop::sample::select(vec![
         "address: a.b, port: 1",
         "address: '::1', port: 65535",
         "address: 'fe80::1%7', port: 9",
+        "address: 'fe80::1%eth0', port: 9",
         "name: s, address: 'unix:/off', max_connections: 7",
         "name: 'off', address: '127.0.0.1:1', weight: 1000",
         "name: '0x1', address: localhost, port: 1",

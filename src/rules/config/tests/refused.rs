@@ -26,7 +26,7 @@ unknown: 1
             "6:11: `70000` is not a port; a port is a number from 1 to 65535",
             "7:5: unknown key `wieght`; did you mean `weight`?",
             "9:13: `30` has no unit; write a duration such as `250ms`, `30s`, `5m` or `1h`",
-            "10:12: `-5s` is not a duration; write one such as `250ms`, `30s`, `5m` or `1h`",
+            "10:12: `-5s` is negative; write a duration such as `250ms`, `30s`, `5m` or `1h`",
             "11:1: unknown key `unknown`; known here: runtime, logging, loadbalancer, backends, \
                  healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, queue, pool, source, resolve",
         ]
@@ -127,30 +127,84 @@ fn slow_start_needs_an_algorithm_that_follows_weights() {
     }
 }
 
+/// Whether there is one problem, a circle; anything else fails.
+#[track_caller]
+fn is_circle(text: &str) -> bool {
+    let found = problems(text);
+    assert!(found.iter().all(|problem| problem.contains("go in a circle")), "{text}{found:?}");
+    assert!(found.len() <= 1, "{text}{found:?}");
+    !found.is_empty()
+}
+
 #[test]
 fn a_listener_is_no_backend_of_its_own() {
     for (listener, backend, circle) in [
         (":80", "address: localhost, port: 80", true),
+        (":80", "address: localhost., port: 80", true),
+        (":80", "address: LocalHost, port: 80", true),
         (":80", "address: '::1', port: 80", true),
+        (":80", "address: 127.0.0.2, port: 80", true),
+        (":80", "address: '::ffff:127.0.0.1', port: 80", true),
         (":80", "address: 127.0.0.1, port: 81", false),
         (":80", "address: 10.0.0.1, port: 80", false),
         ("10.0.0.1:80", "address: 10.0.0.1, port: 80", true),
+        ("10.0.0.1:80", "address: '::ffff:10.0.0.1', port: 80", true),
         ("10.0.0.1:80", "address: localhost, port: 80", false),
+        ("127.0.0.1:80", "address: localhost, port: 80", true),
+        ("127.0.0.53:80", "address: localhost, port: 80", false),
+        ("[::1]:80", "address: localhost, port: 80", true),
+        ("[::]:80", "address: '::1', port: 80", true),
+        ("[::]:80", "address: 127.0.0.1, port: 80", false),
+        ("[::ffff:127.0.0.1]:80", "address: 127.0.0.1, port: 80", true),
         ("0.0.0.0:80", "address: 127.0.0.1, port: 80", true),
+        ("0.0.0.0:80", "address: '::ffff:127.0.0.1', port: 80", true),
+        ("[fe80::1%eth0]:80", "address: 'fe80::1%eth0', port: 80", true),
+        ("[fe80::1%eth0]:80", "address: 'fe80::1%eth1', port: 80", false),
+        ("[fe80::1%2]:80", "address: 'fe80::1%3', port: 80", false),
         ("unix:/run/x", "name: x, address: 'unix:/run/x'", true),
+        ("unix:/run/x", "name: x, address: 'unix:/run/../run//x'", true),
     ] {
         for text in [
             format!("loadbalancer: {{listen_address: '{listener}'}}\nbackends: [{{{backend}}}]\n"),
             format!(
                 "listeners: [{{name: l, address: '{listener}', upstream: u}}]\n\
-                     upstreams: [{{name: u, backends: [{{{backend}}}]}}]\n"
+                 upstreams: [{{name: u, backends: [{{{backend}}}]}}]\n"
             ),
         ] {
-            let found = problems(&text);
-            assert_eq!(found.len(), usize::from(circle), "{text}{found:?}");
-            assert!(found.iter().all(|problem| problem.contains("go in a circle")), "{text}{found:?}");
+            assert_eq!(is_circle(&text), circle, "{text}");
         }
     }
+    // What only the system would understand is refused, and looked at all the same.
+    let found =
+        problems("loadbalancer: {listen_address: ':80'}\nbackends: [{address: 0x7f000001, port: 80}]\n");
+    assert!(found.len() == 2 && found[1].contains("go in a circle"), "{found:?}");
+}
+
+#[test]
+fn circles_over_several_listeners() {
+    let chain = |last: u16, more: &str| {
+        format!(
+            "listeners: [{{name: a, address: ':1', upstream: a}}, {{name: b, address: ':2', upstream: b}}, \
+             {{name: c, address: ':3', upstream: c}}]\n\
+             upstreams:\n  - {{name: a, backends: [{{address: 10.0.0.1, port: 1}}, {{address: localhost, port: 2}}]{more}}}\n  \
+             - {{name: b, backends: [{{address: '127.0.0.1:3'}}]}}\n  - {{name: c, backends: [{{address: '::1', port: {last}}}]}}\n"
+        )
+    };
+    assert_eq!(problems(chain(9, "")), [""; 0], "a chain has an end");
+    let found = problems(chain(1, ""));
+    assert!(found.len() == 3 && found.iter().all(|problem| problem.contains("leads back here")), "{found:?}");
+    assert!(
+        found[0].starts_with(
+            "3:66: the backend `localhost:2` is the listener `:2`, whose upstream `b` leads back here"
+        ),
+        "{found:?}"
+    );
+    let found = problems(chain(2, ""));
+    assert_eq!(found.len(), 2, "from the second to the third and back, not from the first: {found:?}");
+    // A check of the next listener's port may be, one of the own port never.
+    assert_eq!(problems(chain(9, ", healthcheck: {port: 3}")), [""; 0]);
+    let found = problems(chain(9, ", healthcheck: {port: 1}"));
+    assert!(found.len() == 1 && found[0].contains("asks the listener `:1`"), "{found:?}");
 }
 
 #[test]
@@ -164,6 +218,16 @@ fn addresses_of_listeners() {
         ("::1:80", "written `[::1]:80`"),
         ("10.0.0.256:80", "not an address"),
         ("unix:x.sock", "write an absolute one"),
+        ("unix:@x", "abstract socket name, which is not supported"),
+        ("/run/x", "a socket file is written `unix:/PATH`"),
+        ("tcp://0.0.0.0:80", "has a scheme; write it without `tcp://`"),
+        ("0x7f000001:80", "write `127.0.0.1:80`"),
+        ("224.0.0.1:80", "an address of many hosts"),
+        ("255.255.255.255:80", "an address of many hosts"),
+        ("[ff02::1%2]:80", "only a link-local address"),
+        ("[ff02::1]:80", "an address of many hosts"),
+        ("[fe80::1]:80", "needs its interface; write it as in `fe80::1%eth0`"),
+        (":8000-8999", "a range needs an entry for each"),
         ("", "has no port"),
     ] {
         let text =
@@ -190,7 +254,24 @@ fn addresses_of_backends() {
         ("address: '::1:80:zz', port: 1", "neither an IP address nor a host name"),
         ("address: 10.0.0.256, port: 1", "neither an IP address nor a host name"),
         ("address: 'a b', port: 1", "neither an IP address nor a host name"),
-        ("address: 'http://a', port: 1", "not a port"),
+        ("address: 'http://a', port: 1", "has a scheme; write it without `http://`"),
+        ("address: 'tcp://a:1'", "has a scheme; write it without `tcp://`"),
+        ("address: fe80::1, port: 1", "needs its interface; write it as in `fe80::1%eth0`"),
+        ("address: 'fe80::1%0', port: 1", "needs its interface"),
+        ("address: 'fe80::1%et/h', port: 1", "needs its interface"),
+        ("address: '::1%eth0', port: 1", "only a link-local address (fe80::/10) has an interface"),
+        ("address: '[10.0.0.1]:1'", "neither an IP address nor a host name"),
+        ("address: 224.0.0.1, port: 1", "no address of a single host"),
+        ("address: '::ffff:0.0.0.0', port: 1", "no address of a single host"),
+        ("address: 0x7f000001, port: 1", "write `127.0.0.1`"),
+        ("address: 127.0.0.0x1, port: 1", "write `127.0.0.1`"),
+        ("address: '010.0.0.1:1'", "write `8.0.0.1:1`"),
+        ("address: '127.1:1'", "write `127.0.0.1:1`"),
+        ("address: a.0xq, port: 1", "neither an IP address nor a host name"),
+        ("address: /run/x", "a socket file is written `unix:/PATH`"),
+        ("name: s, address: 'unix:@x'", "abstract socket name, which is not supported"),
+        ("name: s, address: '@x'", "abstract socket name, which is not supported"),
+        ("name: s, address: 'abns@x'", "abstract socket name, which is not supported"),
         ("address: '', port: 1", "neither an IP address nor a host name"),
         ("address: 0.0.0.0, port: 1", "no address of a single host"),
         ("address: 'unix:/x'", "a `unix:` backend needs one"),
@@ -207,7 +288,12 @@ fn addresses_of_backends() {
         ("", "`backends` is missing"),
         ("backends:", "the list is empty"),
         ("backends: a", "not a list"),
-        ("backends: [a]", "not an entry"),
+        ("backends: [a]", "`a` has no port"),
+        ("backends: ['a:0']", "`0` is not a port"),
+        ("backends: ['unix:/x']", "a `unix:` backend needs a name"),
+        ("backends: [[a]]", "not an entry; write `HOST:PORT`, or `key: value` pairs"),
+        ("backends: ['tcp://a:1']", "write it without `tcp://`"),
+        ("backends: ['a:1', 'a:1']", "`a:1` is a backend already, at 5:16"),
         ("backends: [{address: a, port: 1}, {address: 'a:1'}]", "`a:1` is a backend already, at 5:26"),
         (
             "backends: [{name: x, address: a, port: 1}, {name: x, address: b, port: 1}]",
@@ -337,4 +423,87 @@ upstreams: [{name: u, backends: [{address: a, port: 1}]}]
             "defaults.listener.timeouts.half_close"
         ]
     );
+}
+
+/// What people write by mistake, or bring along from other programs: each is refused, and the first problem names the cure.
+#[test]
+fn mistakes_are_named() {
+    const LISTEN: &str = "loadbalancer:\n  listen_address: \":8080\"\n";
+    const BACKENDS: &str = "backends:\n  - {address: localhost, port: 8081}\n";
+    let listen = |text: &str| format!("loadbalancer:\n  listen_address: {text}\n{BACKENDS}");
+    let backend = |text: &str| format!("{LISTEN}backends:\n  - {{{text}}}\n");
+    let port = |text: &str| backend(&format!("address: localhost, port: {text}"));
+    let both = |text: &str| format!("loadbalancer: {{listen_address: ':8080', {text}}}\n{BACKENDS}");
+    let interval = |text: &str| format!("{LISTEN}{BACKENDS}healthcheck: {{interval: {text}}}\n");
+    let more = |text: &str| format!("{LISTEN}{BACKENDS}{text}\n");
+    for (text, words) in [
+        (format!("{}{BACKENDS}", LISTEN.replace("  l", "\u{a0}\u{a0}l")), "2:1: no-break space U+00A0"),
+        (backend("address: localhost, port:\u{a0}8081"), "4:31: no-break space U+00A0"),
+        (port("\u{201c}8081\u{201d}"), "typographic quotes"),
+        (listen("\u{201e}:8080\u{201c}"), "typographic quotes"),
+        (more("\u{201c}runtime\u{201d}: {}"), "typographic quotes"),
+        (listen("[::]:8080"), "2:19: a value that begins with `[` needs quotes: `\"[::]:8080\"`"),
+        (listen("*:8080"), "2:19: a value that begins with `*` needs quotes; all addresses are `\":8080\"`"),
+        (listen("@x"), "2:19: a value that begins with `@` needs quotes"),
+        (port("08080"), "without the leading zero"),
+        (port("0x1F90"), "hexadecimal; write it with decimal digits"),
+        (port("8_080"), "without `_`"),
+        (port("'8,080'"), "without `,`"),
+        (port("8080.0"), "without a point"),
+        (port("+80"), "without `+`"),
+        (port("-80"), "it is negative"),
+        (port("8000-8005"), "a range needs an entry for each"),
+        (port("\"${PORT}\""), "variable; they are not expanded"),
+        (port("$PORT"), "variable; they are not expanded"),
+        (port("'%PORT%'"), "variable; they are not expanded"),
+        (backend("address: \"${HOST}\", port: 80"), "variable; they are not expanded"),
+        (more("source: ['$(hostname -i)']"), "variable; they are not expanded"),
+        (more("logging: {target: \"${LOGS}/r.log\"}"), "variable; they are not expanded"),
+        (format!("{LISTEN}backends: ${{BACKENDS}}\n"), "variable; they are not expanded"),
+        (format!("{LISTEN}backends:\n  - address: a\n    port: {{{{ port }}}}\n"), "5:11: a template"),
+        (more("{% if x %}"), "a template"),
+        (interval("30"), "has no unit"),
+        (interval("1d"), "write `24h`"),
+        (interval("30sec"), "write `30s`"),
+        (interval("1.5s"), "write `1500ms`"),
+        (interval("5 s"), "write `5s`"),
+        (interval("500us"), "write one such as"),
+        (interval("-1"), "is negative"),
+        (both("timeouts: {client_idle: 0}"), "write `off`"),
+        (both("timeouts: {client_idle: none}"), "write `off`"),
+        (both("tcp: {nodelay: on}"), "write `true`"),
+        (both("tcp: {nodelay: Yes}"), "write `true`"),
+        (both("tcp: {nodelay: no}"), "write `false`"),
+        (both("algorithm: leastconn"), "did you mean `least_connections`"),
+        (both("algorithm: static-rr"), "did you mean `round_robin`"),
+        (both("algorithm: source"), "did you mean `source_hash`"),
+        (
+            backend("address: a, port: 80, weight: 0.5"),
+            "not a whole number from 0 to 1000; write it without a point",
+        ),
+        (more("runtime: {relay: {buffer_size: 0x10KiB}}"), "hexadecimal"),
+        (more("healthcheck: {type: redis}"), "not there yet; `send_expect` can do much of it"),
+        // Keys of elsewhere, of others, and of later.
+        (
+            more("timeouts: {connect: 2s}"),
+            "unknown key `timeouts`; it belongs into `loadbalancer`, or in the long form into `listeners[]` and",
+        ),
+        (
+            both("connect: 2s"),
+            "belongs into `loadbalancer.timeouts`, or in the long form into `upstreams[].timeouts`",
+        ),
+        (both("max_connections: 10"), "`runtime.max_connections` is that of the process"),
+        (more("max_connections: 10"), "`max_connections`; it belongs into `runtime` and `backends[]`"),
+        (both("port: 80"), "the port of a listener stands in its address"),
+        (both("healthcheck: off"), "`healthcheck`; it belongs into the top of the file"),
+        (more("cores: 2"), "`cores`; it belongs into `runtime`"),
+        (both("proxy_protocol: v2"), "`proxy_protocol`; it is not supported yet"),
+        (more("admin: {}"), "`admin`; it is not supported yet"),
+        (format!("{LISTEN}servers: []\n"), "did you mean `backends`?"),
+        (backend("ip: 10.0.0.1, port: 80"), "did you mean `address`?"),
+        (backend("address: a, port: 80, maxconn: 5"), "did you mean `max_connections`?"),
+    ] {
+        let found = problems(&text);
+        assert!(found.iter().any(|problem| problem.contains(words)), "{text}{found:#?}");
+    }
 }

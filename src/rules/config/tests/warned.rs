@@ -84,3 +84,69 @@ fn queue_that_nobody_waits_in_and_sources_of_another_family() {
         ["5:13: `0.0.0.0` is no address of this host; write one that `ip address` shows"]
     );
 }
+
+/// A long file with these `timeouts` of its listener and these lines of its upstream.
+fn idle(listener: &str, upstream: &str) -> String {
+    format!(
+        "listeners: [{{name: l, address: ':80', upstream: u, timeouts: {{{listener}}}}}]\n\
+         upstreams: [{{name: u, backends: [{{address: a, port: 80}}], {upstream}}}]\n"
+    )
+}
+
+#[test]
+fn of_two_idle_limits_the_shorter_one_applies_and_is_named() {
+    for (client, backend, words) in [
+        (
+            "client_idle: 2h",
+            "backend_idle: 10m",
+            "1:76: warning: `client_idle` is 2h and `backend_idle` is 10m",
+        ),
+        (
+            "client_idle: off",
+            "backend_idle: 10m",
+            "1:76: warning: `client_idle` is off and `backend_idle` is 10m",
+        ),
+        ("client_idle: 1s", "backend_idle: off", "`client_idle` is 1s and `backend_idle` is off"),
+        ("client_idle: 1s", "backend_idle: 2s", "the shorter one, `client_idle`, ends a session"),
+    ] {
+        let found = problems(idle(client, &format!("timeouts: {{{backend}}}")));
+        assert!(found.len() == 1 && found[0].contains(words), "{client}, {backend}: {found:?}");
+        let short = format!(
+            "loadbalancer: {{listen_address: ':80', timeouts: {{{client}, {backend}}}}}\nbackends: ['a:1']\n"
+        );
+        assert_eq!(problems(short).len(), 1, "{client}, {backend}");
+    }
+}
+
+#[test]
+fn limits_that_another_one_comes_before() {
+    for (listener, upstream, words) in [
+        (
+            "session: 10m, client_idle: 20m",
+            "",
+            "`client_idle` is 20m, but `session` ends every session at 10m",
+        ),
+        ("half_close: 2h", "", "may be silent for 2h, a whole one for 1h only"),
+        ("half_close: 2m", "timeouts: {backend_idle: 1m}", "may be silent for 2m, a whole one for 1m only"),
+        ("", "pool: {size: 1, max_idle: 2h}", "longer than `backend_idle`, 1h"),
+        ("client_idle: 1m", "pool: {size: 1, max_idle: 2m}", "longer than `backend_idle`, 1m"),
+        ("", "pool: {size: 1, max_idle: off}, timeouts: {backend_idle: 2h}", "`max_idle` is off"),
+    ] {
+        let found = problems(idle(listener, upstream));
+        assert!(
+            found.len() == 1 && found[0].contains("warning: ") && found[0].contains(words),
+            "{listener}, {upstream}: {found:?}"
+        );
+    }
+    for (listener, upstream) in [
+        ("session: 10m", ""),
+        ("client_idle: 10s", ""),
+        ("half_close: 2h, client_idle: off", ""),
+        ("", "pool: {size: 1, max_idle: off}"),
+        ("", "pool: {max_idle: 2h}"),
+        ("client_idle: 10s", "pool: {size: 1}"),
+        ("client_idle: 10m", "timeouts: {backend_idle: 10m}"),
+    ] {
+        assert_eq!(problems(idle(listener, upstream)), [""; 0], "{listener}, {upstream}");
+    }
+}
