@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::control::{Clocks, Control};
@@ -88,11 +89,20 @@ impl Server {
     ///
     /// What is missing, in one sentence with its cure. Nothing keeps running then.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
+        let cores = cores::choose(&config.runtime.cores)?;
+        Self::start_on(&cores, config)
+    }
+
+    /// The same with a shard for each of these, whatever the configuration says; one CPU may stand there several times.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::start`].
+    pub fn start_on(cores: &[CoreId], config: Arc<Config>) -> Result<Self, StartError> {
         let numbered = config.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
         let config = numbered.map_or(config, Arc::new);
-        uring::probe()?;
+        uring::probe(cores.len(), config.runtime.relay.buffers_per_core)?;
         net::prepare();
-        let cores = cores::choose(&config.runtime.cores)?;
         let pipes = budget::pipes(&config.runtime.relay, cores.len(), net::pipe_quota());
         let descriptors = net::raise_descriptor_limit()?;
         let sessions = budget::sessions(&config, cores.len(), pipes, descriptors)?;
@@ -108,7 +118,7 @@ impl Server {
         let seed = fastrand::u64(..);
         let (ended, shards_ended) = bounded(0);
         let (mut letterboxes, mut ends) = (Vec::new(), Vec::new());
-        for _ in &cores {
+        for _ in cores {
             let (bell, doorbell) = Doorbell::new()?;
             let (letterbox, mailbox): (Letterbox, Mailbox) = shard::mailbox(bell);
             letterboxes.push(letterbox);
@@ -172,11 +182,16 @@ impl Server {
             _files: files,
             shards_ended,
         };
-        let spawned =
-            parts.into_iter().try_for_each(|part| spawn_shard(part, Arc::clone(&clocks), ended.clone()));
+        // One after the other: what one has made and given up again, the kernel still holds for a moment when the next one asks.
+        let started = parts.into_iter().try_for_each(|part| {
+            let (report, reported) = bounded(1);
+            spawn_shard(part, Arc::clone(&clocks), ShardEnds { report, ended: ended.clone() })?;
+            // One that panics before it reports takes the process with it.
+            reported.recv().unwrap_or(Ok(())).map_err(StartError::from)
+        });
         // Before the server, which on an error waits for the shards that did start.
         drop(ended);
-        spawned?;
+        started?;
         Ok(server)
     }
 
@@ -334,19 +349,34 @@ fn listen_all(config: &Config, cpus: &[usize]) -> Result<(Vec<Vec<OwnedFd>>, Vec
     Ok((sockets, files))
 }
 
+/// Where a shard tells of its start and of its end.
+struct ShardEnds {
+    /// Whether it has its ring.
+    report: Sender<Result<(), Missing>>,
+    /// Dropped at its end.
+    ended: Sender<()>,
+}
+
 /// A dead shard would keep its listener open, and the kernel would go on sending it connections: so it takes the
 /// process down.
-fn spawn_shard(parts: ShardParts, clocks: Clocks, ended: Sender<()>) -> io::Result<()> {
+fn spawn_shard(parts: ShardParts, clocks: Clocks, ends: ShardEnds) -> io::Result<()> {
     let shard = parts.place.shard;
     let run = move || {
         if let Some(clock) = ThreadClock::of_this_thread() {
             // Each shard starts once, so it is empty.
             let _ = clocks[shard.index()].set(clock);
         }
-        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shard::run(parts)));
+        let ShardEnds { report, ended } = ends;
+        let mut report = Some(report);
+        let mut tell = |outcome| {
+            // Nobody listens any more if another shard did not start.
+            let _ = report.take().map(|report| report.send(outcome));
+        };
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            shard::run(parts, || tell(Ok(()))).map_err(|missing| tell(Err(missing)))
+        }));
         match ran {
-            Ok(Ok(())) => drop(ended),
-            Ok(Err(missing)) => die(&missing.to_string()),
+            Ok(_) => drop(ended),
             Err(_) => die("a shard panicked; its last words are above"),
         }
     };

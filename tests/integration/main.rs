@@ -14,6 +14,7 @@ mod drain;
 mod fairness;
 mod health;
 mod limits;
+mod memory;
 mod options;
 mod passive;
 mod pool;

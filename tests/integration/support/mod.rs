@@ -9,6 +9,7 @@ mod client;
 mod network;
 mod process;
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,17 @@ pub use process::{Process, process, run_to_end, write_config};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// Whether this is root, who must skip nothing.
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+/// Says, past the capture of the test's output, that a test is skipped, and why. Not for root.
+pub fn skip(test: &str, why: &str) {
+    assert!(!is_root(), "{test}: {why}");
+    let _ = writeln!(std::io::stderr().lock(), "skipped {test}: {why}");
+}
 
 /// Waits until a condition holds, and says whether it does.
 pub fn holds_within(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
