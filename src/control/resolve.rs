@@ -19,7 +19,7 @@ use tokio::time;
 
 use crate::rules::config::{BackendAddress, Config};
 use crate::rules::upstream::{Address, Addresses};
-use crate::words::limits;
+use crate::words::{Plain, limits};
 
 /// First pause after a look-up failed of a name that was never resolved; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -214,7 +214,7 @@ impl Knowledge {
         let found = match answer {
             Ok(found) if found.is_empty() => return self.fail("the answer holds no address".to_owned()),
             Ok(found) => found,
-            Err(error) => return self.fail(error.to_string()),
+            Err(error) => return self.fail(Plain(&error).to_string()),
         };
         let had_trouble = self.trouble.take().is_some();
         let mut addresses: Vec<IpAddr> = Vec::new();
@@ -250,8 +250,12 @@ fn log_news(name: &str, news: &News, knowledge: &Knowledge) {
     };
     match news {
         News::None => {}
-        News::First => log::info!("{name} resolves to {}", addresses()),
-        News::Changed => log::info!("{name} resolves to {} now", addresses()),
+        News::First => {
+            log::info!(event = "name_resolved", name, addresses = addresses(); "{name} resolves to {}", addresses())
+        }
+        News::Changed => {
+            log::info!(event = "name_resolved", name, addresses = addresses(); "{name} resolves to {} now", addresses())
+        }
         News::Recovered => log::info!("{name} resolves again, unchanged"),
         News::Trouble(cause) if knowledge.addresses.is_empty() => {
             log::warn!("cannot resolve {name}: {cause}; its backends take no sessions until it resolves");

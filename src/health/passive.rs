@@ -11,7 +11,7 @@ use tokio::time;
 
 use crate::rules::config::{Config, Outlier};
 use crate::rules::upstream::{Cause, Event, Failures, Return, Spared};
-use crate::words::{BackendId, UpstreamId};
+use crate::words::{BackendId, UpstreamId, counted};
 
 use super::Which;
 use super::board::Board;
@@ -95,16 +95,19 @@ impl Notes {
         let names = &self.upstreams[id.index()];
         let upstream = &names.upstream;
         let name = |backend: BackendId| &names.backends[backend.index()];
-        let left = format!("{} of {} primaries of {upstream} eligible", primaries.0, primaries.1);
+        let left = {
+            let noun = if primaries.1 == 1 { "primary" } else { "primaries" };
+            format!("{} of {} {noun} of {upstream} eligible", primaries.0, primaries.1)
+        };
         match event {
             Event::Ejected(backend, length) => {
                 self.counters.count_ejection(Which { upstream: id, backend });
                 let failures = names.outlier.as_ref().map_or(0, |rules| rules.consecutive_failures);
-                log::warn!(
-                    "{upstream}/{backend} is ejected for {length:?}: {failures} consecutive failures (connects that \
-                     failed, resets before the first byte); {left}",
-                    backend = name(backend),
-                );
+                let (backend, failed) = (name(backend), counted(u64::from(failures), "consecutive failure"));
+                log::warn!(event = "backend_ejected", upstream = &**upstream, backend = &**backend, failures,
+                    seconds = length.as_secs_f64();
+                    "{upstream}/{backend} is ejected for {length:?}: {failed} (connects that failed, resets before the \
+                     first byte); {left}");
             }
             Event::Returned(Return { backend, cause }) => {
                 // What failed meanwhile was not its own choice.
@@ -116,7 +119,9 @@ impl Notes {
                     Cause::NobodyElse => "before its time, as no other one is up",
                     Cause::Checks => "as its checks succeed again",
                 };
-                log::info!("{upstream}/{} is back from ejection, {why}; {left}", name(backend));
+                let backend = name(backend);
+                log::info!(event = "backend_returned", upstream = &**upstream, backend = &**backend;
+                    "{upstream}/{backend} is back from ejection, {why}; {left}");
             }
             Event::Spared(_, Spared::Out) => {}
             Event::Spared(backend, spared) => {

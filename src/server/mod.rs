@@ -2,6 +2,7 @@
 
 mod budget;
 mod cores;
+mod machine;
 mod supervise;
 
 use std::io;
@@ -21,12 +22,14 @@ use crate::rules::steering::{CoreStatus, Cores};
 use crate::rules::upstream::{Health, ShardPlace, Shared, UpstreamStates};
 use crate::shard::{self, Letterbox, Mailbox, Passer, Phase, ShardParts};
 use crate::telemetry::counters::{ListenerTotals, ShardCounters};
+use crate::telemetry::log::ALWAYS;
 use crate::telemetry::thread_clock::ThreadClock;
 use crate::uring::{self, Doorbell, Missing};
-use crate::words::{BackendId, ListenerId, ShardId, UpstreamId};
+use crate::words::{BackendId, ListenerId, Plain, ShardId, UpstreamId, counted};
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
+pub use machine::{NOT_LOOKED_AT, lacks};
 pub use supervise::{signals, supervise};
 
 /// Why a server does not start.
@@ -52,8 +55,11 @@ pub enum StartError {
     /// Too few descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
+    /// What was to be done before anything is accepted could not be.
+    #[error("{0}")]
+    Listening(String),
     /// A thread or a doorbell cannot be made.
-    #[error("cannot start: {0}")]
+    #[error("cannot start: {}", Plain(.0))]
     System(#[from] io::Error),
 }
 
@@ -90,7 +96,20 @@ impl Server {
     /// What is missing, in one sentence with its cure. Nothing keeps running then.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         let cores = cores::choose(&config.runtime.cores)?;
-        Self::start_on(&cores, config)
+        Self::start_on(&cores, config, || Ok(()))
+    }
+
+    /// The same; `listening` is called once every address is had, and before anything is accepted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::start`], and what `listening` says.
+    pub fn start_with(
+        config: Arc<Config>,
+        listening: impl FnOnce() -> Result<(), String>,
+    ) -> Result<Self, StartError> {
+        let cores = cores::choose(&config.runtime.cores)?;
+        Self::start_on(&cores, config, listening)
     }
 
     /// The same with a shard for each of these, whatever the configuration says; one CPU may stand there several times.
@@ -98,7 +117,11 @@ impl Server {
     /// # Errors
     ///
     /// As [`Server::start`].
-    pub fn start_on(cores: &[CoreId], config: Arc<Config>) -> Result<Self, StartError> {
+    pub fn start_on(
+        cores: &[CoreId],
+        config: Arc<Config>,
+        listening: impl FnOnce() -> Result<(), String>,
+    ) -> Result<Self, StartError> {
         let numbered = config.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
         let config = numbered.map_or(config, Arc::new);
         uring::probe(cores.len(), config.runtime.relay.buffers_per_core)?;
@@ -109,6 +132,7 @@ impl Server {
         net::reserve_descriptors(descriptors);
         let cpus: Vec<_> = cores.iter().map(|core| core.id).collect();
         let (sockets, files) = listen_all(&config, &cpus)?;
+        listening().map_err(StartError::Listening)?;
         let limit = Arc::new(Limit::new(sessions));
         let (failures, reports) = crate::health::failures(&config);
         let upstreams = config.upstreams.iter().zip(failures);
@@ -234,6 +258,12 @@ impl Server {
         totals
     }
 
+    /// What of this machine is worth a warning.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<String> {
+        machine::doubts(&self.config, self.cpus.len())
+    }
+
     /// Open sessions of the process.
     #[must_use]
     pub fn active_sessions(&self) -> u64 {
@@ -321,7 +351,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.close();
         if !self.wait_ended(CLOSE_PATIENCE) {
-            log::error!("{} sessions did not end within {CLOSE_PATIENCE:?}", self.active_sessions());
+            let open = counted(self.active_sessions(), "session");
+            log::error!("{open} did not end within {CLOSE_PATIENCE:?}");
         }
         if let Some(health) = self.health.take() {
             health.stop();
@@ -384,7 +415,7 @@ fn spawn_shard(parts: ShardParts, clocks: Clocks, ends: ShardEnds) -> io::Result
 }
 
 fn die(cause: &str) -> ! {
-    log::error!("the process ends: {cause}");
+    log::error!(target: ALWAYS, event = "stopped", cause; "the process ends: {cause}");
     log::logger().flush();
     std::process::exit(1);
 }

@@ -12,6 +12,7 @@ use io_uring::{IoUring, Probe, opcode};
 
 use super::core::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
 use super::locked::{self, LockedMemory};
+use crate::words::{Plain, counted};
 
 /// What differs between the kernels that Ringway runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub enum Missing {
     /// More is needed than the limit allows.
     #[error(
         "{} of locked memory are needed for io_uring on {}, but this user may lock {}; raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit){}",
-        locked::shown(memory.needed), cores(*shards), locked::shown(memory.limit), fewer_cores(memory)
+        locked::shown(memory.needed), counted(*shards as u64, "core"), locked::shown(memory.limit), fewer_cores(memory)
     )]
     LimitOfLockedMemory {
         /// How many cores are wanted.
@@ -68,12 +69,8 @@ pub enum Missing {
     )]
     Memory,
     /// Anything else.
-    #[error("io_uring cannot be set up: {0}")]
+    #[error("io_uring cannot be set up: {}", Plain(.0))]
     Other(io::Error),
-}
-
-fn cores(shards: usize) -> String {
-    if shards == 1 { "1 core".to_owned() } else { format!("{shards} cores") }
 }
 
 /// The last part of the sentence, where fewer cores would do.

@@ -74,7 +74,7 @@ fn configuration(only: &Backend) -> (Arc<Config>, Reserved) {
 fn serve_on(shards: usize) -> Result<(), String> {
     let only = backend().echo().start();
     let (config, port) = configuration(&only);
-    let server = Server::start_on(&cpus(shards), config).map_err(|error| error.to_string())?;
+    let server = Server::start_on(&cpus(shards), config, || Ok(())).map_err(|error| error.to_string())?;
     assert!(server.wait_checked(PATIENCE));
     let clients: Vec<_> = (0..shards).map(|_| Client::connect(port.address()).unwrap()).collect();
     clients.iter().for_each(|client| client.echo(b"hello").unwrap());
@@ -126,7 +126,7 @@ fn locked_memory_that_others_of_the_user_hold_is_told_apart() {
     as_other_user(name, locked_memory(16, BUFFERS), || {
         // The limit is the user's, so it does not matter that the other one is in this process, too.
         let (config, _port) = configuration(&backend().echo().start());
-        let other = Server::start_on(&cpus(12), Arc::clone(&config)).unwrap();
+        let other = Server::start_on(&cpus(12), Arc::clone(&config), || Ok(())).unwrap();
         let Err(said) = serve_on(16) else {
             return skip(name, "this kernel does not count rings as locked memory");
         };

@@ -8,6 +8,7 @@ mod balancer;
 mod client;
 mod network;
 mod process;
+mod seccomp;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,6 +21,7 @@ pub use balancer::{Balancer, Builder as BalancerBuilder, balancer, both_ways, sh
 pub use client::{Client, expect_reset, is_reset, receive_at_once};
 pub use network::{add_address, in_own_network, set_network};
 pub use process::{Process, process, run_to_end, write_config};
+pub use seccomp::forbid;
 
 /// Longer than anything here takes on a loaded machine; what has not happened by then does not happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
