@@ -103,13 +103,13 @@ fn picks_in_a_table(criterion: &mut Criterion) {
             let table = &tables.tables[0];
             let tried = Tried::default();
             group.bench_function(BenchmarkId::new("same millisecond", backends), |bencher| {
-                bencher.iter(|| table.pick(black_box(1), &tried, 7));
+                bencher.iter(|| table.pick(black_box(1), &tried, 7, false));
             });
             let mut now = 1;
             group.bench_function(BenchmarkId::new("next millisecond", backends), |bencher| {
                 bencher.iter(|| {
                     now += 1;
-                    table.pick(black_box(now), &tried, 7)
+                    table.pick(black_box(now), &tried, 7, false)
                 });
             });
         }
@@ -149,7 +149,7 @@ impl Shards {
         };
         let tables: Vec<_> = (0..SHARDS).map(table).collect();
         let tried = Tried::default();
-        let picked = |table: &Rc<UpstreamTable>| match table.pick(0, &tried, 7) {
+        let picked = |table: &Rc<UpstreamTable>| match table.pick(0, &tried, 7, false) {
             Pick::Backend(in_flight) => Some(in_flight),
             Pick::Full | Pick::Nobody => None,
         };

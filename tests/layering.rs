@@ -128,6 +128,7 @@ fn checker_finds_what_is_wrong_and_nothing_else() {
         ("relay/a.rs", "use crate::uring::{Ring, Socket};"),
         ("server/a.rs", "use crate::{cli, control, words};\nfn f() { tokio::spawn(async {}); }"),
         ("rules/tests.rs", "use std::time::Instant;"),
+        ("rules/config/tests/hostile.rs", "use std::time::Instant;"),
     ];
     for (path, text) in good {
         assert_eq!(faults(path, text), 0, "{path}: {text}");
@@ -327,7 +328,8 @@ fn without_tests(code: &str) -> String {
 }
 
 fn is_test_file(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == "tests.rs" || name == "testing.rs")
+    let in_folder = path.parent().is_some_and(|folder| folder.ends_with("tests"));
+    in_folder || path.file_name().is_some_and(|name| name == "tests.rs" || name == "testing.rs")
 }
 
 fn layer_of(folder: &str) -> Option<usize> {

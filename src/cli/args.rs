@@ -4,20 +4,21 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// Where a configuration is looked for when none is named.
 const DEFAULT_FILES: [&str; 2] = ["configs/config.yaml", "/etc/ringway/config.yaml"];
 
 /// A Layer-4 (TCP) load balancer: one pinned thread per core, io_uring.
 #[derive(Debug, Parser)]
-#[command(name = "ringway", version = env!("RINGWAY_VERSION"), args_conflicts_with_subcommands = true)]
+#[command(name = "ringway", version = env!("RINGWAY_VERSION"))]
 pub struct Arguments {
     /// What to do; `run` when nothing is said.
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// What `run` takes.
+    /// What `run` takes, and before another command the file.
     #[command(flatten)]
     pub run: RunArguments,
 }
@@ -26,25 +27,50 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Balance until a signal asks for the end (the default command)
-    Run(RunArguments),
+    Run(RunCommand),
     /// Print every problem of a configuration file, and exit 1 if there is an error
-    Check(FileArguments),
+    Check(FileCommand),
     /// Print the resolved configuration in its long form
-    Config(FileArguments),
+    Config(FileCommand),
     /// Show the balancer at work: embedded backends, traffic and a live table; no set-up, no root
     Demo(DemoArguments),
 }
 
 /// A configuration file.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub struct FileArguments {
-    /// Configuration file [default: configs/config.yaml if there is one, else /etc/ringway/config.yaml]
+    /// Configuration file, `-` for the standard input [default: configs/config.yaml if there is one, else
+    /// /etc/ringway/config.yaml]
     #[arg(short = 'f', long = "config", value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
-/// What `run` takes.
+/// A command about a file.
 #[derive(Args, Debug)]
+pub struct FileCommand {
+    /// The file, by its option.
+    #[command(flatten)]
+    pub file: FileArguments,
+
+    /// The same without the option
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub named: Option<PathBuf>,
+}
+
+/// The command `run`.
+#[derive(Args, Debug)]
+pub struct RunCommand {
+    /// What it takes.
+    #[command(flatten)]
+    pub run: RunArguments,
+
+    /// The configuration file without the option
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub named: Option<PathBuf>,
+}
+
+/// What `run` takes.
+#[derive(Args, Debug, Default)]
 pub struct RunArguments {
     /// The configuration.
     #[command(flatten)]
@@ -61,6 +87,75 @@ pub struct RunArguments {
     /// Log level instead of the configuration's and of RUST_LOG: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<log::LevelFilter>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Task {
+    /// Balance.
+    Run(RunArguments),
+    /// Check this file.
+    Check(PathBuf),
+    /// Print this file resolved.
+    Config(PathBuf),
+    /// Show the balancer at work.
+    Demo(DemoArguments),
+}
+
+impl Arguments {
+    /// What the arguments ask for: options of the file and of `run` may stand before the command, or behind it.
+    ///
+    /// # Errors
+    ///
+    /// Twice the same, or an option before a command that does not take it.
+    pub fn task(self) -> Result<Task, clap::Error> {
+        let Self { command, run: before } = self;
+        let refuse = |message: &str| Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        let of_run = before.check || before.pid_file.is_some() || before.log_level.is_some();
+        match command {
+            None => Ok(Task::run(before)),
+            Some(Command::Run(RunCommand { run, named })) => {
+                let twice = [
+                    before.file.config.is_some() && (run.file.config.is_some() || named.is_some()),
+                    before.pid_file.is_some() && run.pid_file.is_some(),
+                    before.log_level.is_some() && run.log_level.is_some(),
+                ];
+                if twice.contains(&true) {
+                    return refuse("an option stands before `run` and behind it");
+                }
+                let config = named.or(run.file.config).or(before.file.config);
+                Ok(Task::run(RunArguments {
+                    file: FileArguments { config },
+                    check: before.check || run.check,
+                    pid_file: before.pid_file.or(run.pid_file),
+                    log_level: before.log_level.or(run.log_level),
+                }))
+            }
+            Some(_) if of_run => refuse("`--check`, `--pid-file` and `--log-level` are of `run` alone"),
+            Some(Command::Demo(_)) if before.file.config.is_some() => refuse("`demo` takes no file"),
+            Some(Command::Demo(demo)) => Ok(Task::Demo(demo)),
+            Some(
+                Command::Check(FileCommand { file, named }) | Command::Config(FileCommand { file, named }),
+            ) if before.file.config.is_some() && (file.config.is_some() || named.is_some()) => {
+                refuse("the file is named twice")
+            }
+            Some(Command::Check(command)) => Ok(Task::Check(command.path(before.file))),
+            Some(Command::Config(command)) => Ok(Task::Config(command.path(before.file))),
+        }
+    }
+}
+
+impl Task {
+    /// `-t` makes of `run` a check.
+    fn run(run: RunArguments) -> Self {
+        if run.check { Self::Check(run.file.path()) } else { Self::Run(run) }
+    }
+}
+
+impl FileCommand {
+    fn path(self, before: FileArguments) -> PathBuf {
+        FileArguments { config: self.named.or(self.file.config).or(before.config) }.path()
+    }
 }
 
 /// What `demo` takes.
@@ -104,8 +199,6 @@ pub fn accept_single_dash(arguments: impl IntoIterator<Item = OsString>) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(arguments: &[&str]) -> Arguments {
@@ -118,6 +211,10 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    fn task(arguments: &[&str]) -> Task {
+        parse(arguments).task().unwrap()
+    }
+
     #[test]
     fn single_dash_of_the_original_program_names_the_file() {
         for arguments in [["ringway", "-config", "a.yaml"].as_slice(), &["ringway", "-config=a.yaml"]] {
@@ -127,9 +224,50 @@ mod tests {
 
     #[test]
     fn run_is_the_default_command() {
-        let arguments = parse(&["ringway", "-t", "-f", "a.yaml", "--log-level", "debug"]);
-        assert!(arguments.command.is_none() && arguments.run.check);
-        assert_eq!(arguments.run.log_level, Some(log::LevelFilter::Debug));
-        assert!(matches!(parse(&["ringway", "run", "-f", "a"]).command, Some(Command::Run(_))));
+        for arguments in [
+            ["ringway", "-f", "a", "--log-level", "debug"].as_slice(),
+            &["ringway", "run", "-f", "a", "--log-level", "debug"],
+            &["ringway", "-f", "a", "run", "--log-level", "debug"],
+            &["ringway", "--log-level", "debug", "run", "a"],
+        ] {
+            let Task::Run(run) = task(arguments) else { panic!("{arguments:?}") };
+            assert_eq!((run.file.path(), run.log_level), ("a".into(), Some(log::LevelFilter::Debug)));
+        }
+    }
+
+    #[test]
+    fn file_stands_before_the_command_or_behind_it_with_or_without_its_option() {
+        for arguments in [
+            ["ringway", "check", "a"].as_slice(),
+            &["ringway", "check", "-f", "a"],
+            &["ringway", "-f", "a", "check"],
+            &["ringway", "-config", "a", "check"],
+            &["ringway", "-t", "-f", "a"],
+            &["ringway", "-t", "run", "a"],
+            &["ringway", "run", "-t", "a"],
+        ] {
+            assert!(
+                matches!(task(arguments), Task::Check(path) if path == PathBuf::from("a")),
+                "{arguments:?}"
+            );
+        }
+        assert!(
+            matches!(task(&["ringway", "config", "-"]), Task::Config(path) if path == PathBuf::from("-"))
+        );
+    }
+
+    #[test]
+    fn what_is_said_twice_or_in_vain_is_wrong_usage() {
+        for arguments in [
+            ["ringway", "-f", "a", "check", "b"].as_slice(),
+            &["ringway", "-f", "a", "run", "-f", "b"],
+            &["ringway", "--pid-file", "p", "check", "a"],
+            &["ringway", "-f", "a", "demo"],
+        ] {
+            assert_eq!(parse(arguments).task().unwrap_err().exit_code(), 2, "{arguments:?}");
+        }
+        for arguments in [["ringway", "check", "-f", "a", "b"].as_slice(), &["ringway", "a.yaml"]] {
+            assert!(Arguments::try_parse_from(arguments).is_err(), "{arguments:?}");
+        }
     }
 }

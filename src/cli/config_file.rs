@@ -1,18 +1,20 @@
-//! Reading a configuration file: a bounded read of a regular file, and nothing that could wait.
+//! Reading a configuration file: a bounded read of a regular file, or of what the caller's shell hands over, and nothing else
+//! that could wait.
 
 use std::fs::{File, FileType, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::rules::config::{Parsed, Report, parse};
-use crate::words::limits;
+use crate::words::{Plain, limits};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The operating system does not let us read the file.
-    #[error("{file}: cannot be read: {error}")]
+    #[error("{file}: cannot be read: {}", Plain(error))]
     Unreadable {
         /// The file as it was named.
         file: String,
@@ -32,21 +34,30 @@ pub enum LoadError {
     Invalid(#[from] Report),
 }
 
-/// Reads and parses a configuration file. Warnings are in the report of the result.
+/// Reads and parses a configuration file, `-` for the standard input. Warnings are in the report of the result.
 ///
 /// # Errors
 ///
 /// See [`LoadError`]; as text it is complete and names the file.
 pub fn load(path: &Path) -> Result<Parsed, LoadError> {
-    let name = path.display().to_string();
+    let (is_stdin, inherited) = (path.as_os_str() == "-", is_inherited(path));
+    let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
     let file = name.escape_debug().to_string();
     let unreadable = |error| LoadError::Unreadable { file: file.clone(), error };
     let unfit = |what: String| LoadError::Unfit { file: file.clone(), what };
 
-    let opened = open(path).map_err(unreadable)?;
+    let opened = match (is_stdin, inherited) {
+        (true, _) => io::stdin().as_fd().try_clone_to_owned().map(File::from),
+        (false, true) => File::open(path),
+        (false, false) => open(path),
+    };
+    let opened = opened.map_err(unreadable)?;
     let metadata = opened.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(unfit(format!("is {}", kind(metadata.file_type()))));
+    let kind_of_file = metadata.file_type();
+    // Whoever gives us an end of a pipe writes to the other one; a terminal is for `-` alone.
+    let is_stream = (kind_of_file.is_fifo() && (is_stdin || inherited)) || (is_stdin && opened.is_terminal());
+    if !metadata.is_file() && !is_stream {
+        return Err(unfit(format!("is {}", kind(kind_of_file))));
     }
     if metadata.len() > limits::CONFIG_BYTES {
         return Err(unfit(format!("has {} bytes", metadata.len())));
@@ -58,6 +69,11 @@ pub fn load(path: &Path) -> Result<Parsed, LoadError> {
         return Err(unfit(format!("has more than {} bytes", limits::CONFIG_BYTES)));
     }
     Ok(parse(&name, &text)?)
+}
+
+/// Whether a path names a descriptor that this process was started with, as `/dev/stdin` and `<(...)` of the shell do.
+fn is_inherited(path: &Path) -> bool {
+    path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }
 
 /// Without `O_NONBLOCK` a FIFO would hold us until somebody writes, open(2).

@@ -12,16 +12,31 @@ pub use run::run;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// `ringway check`: prints every problem of the file and a summary line to standard output. Returns the
-/// exit status: 0 for a valid file, 1 for any other.
+use crate::rules::config::Parsed;
+use crate::server::NOT_LOOKED_AT;
+
+/// `ringway check`: prints every problem of the file, what this machine lacks for it, and a summary line to standard output.
+/// Returns the exit status: 0 for a valid file, 1 for any other. What the machine lacks is a warning: the file may be meant for another one.
 #[must_use]
 pub fn check(path: &Path) -> u8 {
     let (valid, text) = match load(path) {
-        Ok(parsed) => (true, parsed.report.to_string()),
+        Ok(parsed) => (true, with_lacks(&parsed)),
         Err(error) => (false, error.to_string()),
     };
     let printed = writeln!(io::stdout().lock(), "{text}").is_ok();
     u8::from(!(valid && printed))
+}
+
+/// The report with what the machine lacks before its last line.
+fn with_lacks(parsed: &Parsed) -> String {
+    let report = parsed.report.to_string();
+    let (problems, summary) =
+        report.rsplit_once('\n').map_or(("", &*report), |(before, last)| (before, last));
+    let lacks = crate::server::lacks(&parsed.config);
+    let lacks = lacks.iter().map(|lack| format!("warning: on this machine: {lack}"));
+    let lines = (!problems.is_empty()).then(|| problems.to_owned()).into_iter().chain(lacks);
+    let lines = lines.chain([format!("({NOT_LOOKED_AT})"), summary.to_owned()]);
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// `ringway config`: prints the resolved configuration to standard output, or what is wrong with the file

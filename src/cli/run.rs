@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use crossbeam_channel::Receiver;
 
 use super::args::RunArguments;
 use crate::rules::config::{Config, LogTarget, Parsed};
 use crate::server::{self, Server};
 use crate::telemetry::log::{self as logging, LogHandle};
+use crate::words::{Plain, counted};
 
 /// How long the last log records may take.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -33,10 +34,15 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     for problem in report.problems() {
         log::warn!("{}", problem.headline());
     }
-    let signals = server::signals().context("signals cannot be received")?;
+    let signals =
+        server::signals().map_err(|error| anyhow!("signals cannot be received: {}", Plain(&error)))?;
     let result = serve(&config, &path, arguments.pid_file.as_deref(), &signals, &log);
-    if let Err(error) = &result {
-        log::error!("{error:#}");
+    match &result {
+        // Whatever the filter: why it does not run is the one thing that has to be said.
+        Err(error) => {
+            log::error!(target: logging::ALWAYS, event = "not_started", cause = error.to_string(); "{error:#}")
+        }
+        Ok(cause) => log::info!(event = "stopped", cause = *cause; "stopped: {cause}"),
     }
     // A target that takes nothing must not keep the process.
     let _ = log.flush(FLUSH);
@@ -44,7 +50,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
         // Who started it looks at the terminal first, or at the journal.
         Err(error) if config.logging.target != LogTarget::Stderr => Err(error),
         Err(_) => Ok(ExitCode::FAILURE),
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(_) => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -54,59 +60,46 @@ fn serve(
     pid_file: Option<&Path>,
     signals: &Receiver<i32>,
     log: &LogHandle,
-) -> anyhow::Result<()> {
-    let server = Server::start(Arc::clone(config))?;
-    // Not before: a start that is refused because another instance runs must leave the file of that one alone.
-    let _pid_file = pid_file.map(PidFile::write).transpose()?;
+) -> anyhow::Result<&'static str> {
+    let mut written = None;
+    // Not before it listens: a start that is refused because another instance runs must leave the file of that one alone. And
+    // not after it accepts: who waits for a session to get through may look for the file then.
+    let write = || {
+        written = pid_file.map(PidFile::write).transpose()?;
+        Ok(())
+    };
+    let server = Server::start_with(Arc::clone(config), write)?;
     announce(&server, path);
-    server::supervise(&server, signals, log);
+    let cause = server::supervise(&server, signals, log);
     drop(server);
-    Ok(())
+    drop(written);
+    Ok(cause)
 }
 
 fn announce(server: &Server, path: &Path) {
     let cpus = server.cpus().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    log::info!(
-        "ringway {} runs on CPU {cpus} with {}, at most {} sessions",
-        env!("RINGWAY_VERSION"),
-        path.display(),
-        server.max_sessions()
-    );
+    let (version, file) = (env!("RINGWAY_VERSION"), path.display().to_string());
+    let most = server.max_sessions();
+    log::info!(event = "started", version, cpus, file, max_sessions = most;
+        "ringway {version} runs on CPU {cpus} with {file}, at most {}", counted(most.into(), "session"));
     for listener in &server.config().listeners {
         let upstream = &server.config().upstreams[listener.upstream.index()];
-        log::info!(
-            "listener {} on {} sends to upstream {} ({} backends, {})",
-            listener.name,
-            listener.address,
-            upstream.name,
-            upstream.backends.len(),
-            upstream.algorithm.name
-        );
+        let (name, address, to) = (&*listener.name, listener.address.to_string(), &*upstream.name);
+        let (count, algorithm) = (upstream.backends.len() as u64, upstream.algorithm.name);
+        log::info!(event = "listener", listener = name, address, upstream = to, backends = count, algorithm;
+            "listener {name} on {address} sends to upstream {to} ({}, {algorithm})", counted(count, "backend"));
     }
-    warn_of_backlog(server.config());
-}
-
-/// The kernel cuts a backlog down to net.core.somaxconn without a word, listen(2).
-fn warn_of_backlog(config: &Config) {
-    let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
-    let Some(somaxconn) = somaxconn.ok().and_then(|text| text.trim().parse::<u32>().ok()) else { return };
-    for listener in config.listeners.iter().filter(|listener| listener.backlog > somaxconn) {
-        log::warn!(
-            "listener {}: backlog {} is cut down to {somaxconn} by the sysctl net.core.somaxconn",
-            listener.name,
-            listener.backlog
-        );
-    }
+    server.doubts().iter().for_each(|doubt| log::warn!("{doubt}"));
 }
 
 /// The file with the process number; removed on drop, unless a successor has written its own there.
 struct PidFile(PathBuf);
 
 impl PidFile {
-    fn write(path: &Path) -> anyhow::Result<Self> {
-        std::fs::write(path, format!("{}\n", std::process::id()))
-            .with_context(|| format!("the pid file {} cannot be written", path.display()))?;
-        Ok(Self(path.to_owned()))
+    fn write(path: &Path) -> Result<Self, String> {
+        let written = std::fs::write(path, format!("{}\n", std::process::id()));
+        let refused = |error| format!("the pid file {} cannot be written: {}", path.display(), Plain(&error));
+        written.map(|()| Self(path.to_owned())).map_err(refused)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The control plane: what may block, wait or talk to the operator runs here and never on a shard.
 
+mod circles;
 pub mod resolve;
 mod sampler;
 
@@ -13,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use crate::rules::config::Config;
 use crate::rules::steering::Cores;
 use crate::rules::upstream::Addresses;
+use circles::Circles;
 use resolve::{Resolver, SystemLookup};
 
 pub use sampler::Clocks;
@@ -32,7 +34,8 @@ impl Control {
     ///
     /// No thread or no descriptor to be had.
     pub fn start(config: &Config, cores: Arc<Cores>, clocks: Clocks) -> io::Result<Self> {
-        let (resolver, addresses) = Resolver::new(config);
+        let (resolver, found) = Resolver::new(config);
+        let (circles, addresses) = Circles::new(config, found);
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -40,6 +43,7 @@ impl Control {
             runtime.block_on(async {
                 tokio::select! {
                     () = resolver.run(SystemLookup) => {}
+                    () = circles.run() => {}
                     () = sampler::run(cores, clocks) => {}
                     _ = stopped => {}
                 }

@@ -8,7 +8,7 @@
 //! change of trouble is logged once.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::panic;
 use std::sync::Arc;
 use std::thread;
@@ -20,7 +20,7 @@ use tokio::time::{self, Instant};
 
 use crate::rules::config::{BackendAddress, Config};
 use crate::rules::upstream::{Address, Addresses, Resolved};
-use crate::words::limits;
+use crate::words::{Plain, limits};
 
 /// First pause after a look-up failed of a name that was never resolved; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -97,19 +97,14 @@ impl Resolver {
             let mut backends: Vec<Resolved> = Vec::with_capacity(upstream.backends.len());
             for (backend, entry) in upstream.backends.iter().enumerate() {
                 let known = match &entry.address {
-                    BackendAddress::Ip(address) => vec![Address::Tcp(*address)],
                     BackendAddress::Unix(path) => vec![Address::Unix(path.clone())],
-                    BackendAddress::Host { name, port } if is_localhost(name) => {
-                        let loopback = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
-                        loopback.map(|ip| Address::Tcp(SocketAddr::new(ip, *port))).to_vec()
-                    }
-                    BackendAddress::Host { name, port } => {
-                        let once = upstream.resolve.is_none();
-                        let user = User { upstream: position, backend, port: *port, once };
-                        want(&mut names, name, upstream.resolve, user);
-                        Vec::new()
-                    }
+                    address => address.known().into_iter().map(Address::Tcp).collect(),
                 };
+                if let (true, BackendAddress::Host { name, port }) = (known.is_empty(), &entry.address) {
+                    let once = upstream.resolve.is_none();
+                    let user = User { upstream: position, backend, port: *port, once };
+                    want(&mut names, name, upstream.resolve, user);
+                }
                 backends.push(Resolved { addresses: known.into(), has_failed: false });
             }
             upstreams.push(backends);
@@ -151,12 +146,6 @@ fn want(names: &mut Vec<Name>, name: &str, resolve: Option<Duration>, user: User
         }
         None => names.push(Name { name: name.to_owned(), resolve, users: vec![user] }),
     }
-}
-
-/// `localhost` is the loopback by definition (RFC 6761, section 6.3), also where `/etc/hosts` is missing or
-/// names one family only.
-fn is_localhost(name: &str) -> bool {
-    name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost")
 }
 
 /// Looks one name up for as long as one of its users wants more answers.
@@ -266,7 +255,7 @@ impl Knowledge {
         let found = match answer {
             Ok(found) if found.is_empty() => return self.fail("the answer holds no address".to_owned()),
             Ok(found) => found,
-            Err(error) => return self.fail(error.to_string()),
+            Err(error) => return self.fail(Plain(&error).to_string()),
         };
         let had_trouble = self.trouble.take().is_some();
         let mut addresses: Vec<IpAddr> = Vec::new();
@@ -302,8 +291,12 @@ fn log_news(name: &str, news: &News, knowledge: &Knowledge) {
     };
     match news {
         News::None => {}
-        News::First => log::info!("{name} resolves to {}", addresses()),
-        News::Changed => log::info!("{name} resolves to {} now", addresses()),
+        News::First => {
+            log::info!(event = "name_resolved", name, addresses = addresses(); "{name} resolves to {}", addresses())
+        }
+        News::Changed => {
+            log::info!(event = "name_resolved", name, addresses = addresses(); "{name} resolves to {} now", addresses())
+        }
         News::Recovered => log::info!("{name} resolves again, unchanged"),
         News::Trouble(cause) if knowledge.addresses.is_empty() => {
             log::warn!("cannot resolve {name}: {cause}; its backends take no sessions until it resolves");

@@ -9,7 +9,7 @@ use tokio::time::{self, Instant};
 
 use crate::rules::config::HealthCheck;
 use crate::rules::upstream::{Address, Health, HealthRules, Transition, Verdict};
-use crate::words::limits;
+use crate::words::{counted, limits};
 
 use super::Which;
 use super::board::Board;
@@ -188,14 +188,13 @@ impl<C: Connect> Checker<C> {
             1 => "a check".to_owned(),
             several => format!("{several} consecutive checks"),
         };
+        let left = format!("{up} of {} of {upstream} up", counted(all as u64, "backend"));
         if transition.to == Health::Up {
-            log::info!(
-                "{upstream}/{backend} is up: {checks} succeeded; {up} of {all} backends of {upstream} up"
-            );
+            log::info!(event = "backend_up", upstream = &**upstream, backend = &**backend, up, all;
+                "{upstream}/{backend} is up: {checks} succeeded; {left}");
         } else {
-            log::warn!(
-                "{upstream}/{backend} is down: {checks} failed ({cause}); {up} of {all} backends of {upstream} up"
-            );
+            log::warn!(event = "backend_down", upstream = &**upstream, backend = &**backend, up, all, cause;
+                "{upstream}/{backend} is down: {checks} failed ({cause}); {left}");
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::time;
 
 use crate::rules::config::Config;
 use crate::rules::upstream::{Cause, Event, Failures, Fault, Reported, Return, Spared, Thresholds};
-use crate::words::{BackendId, UpstreamId};
+use crate::words::{BackendId, UpstreamId, counted};
 
 use super::Which;
 use super::board::Board;
@@ -102,25 +102,31 @@ impl Notes {
         let names = &self.upstreams[id.index()];
         let upstream = &names.upstream;
         let name = |backend: BackendId| &names.backends[backend.index()];
-        let left = format!("{} of {} primaries of {upstream} eligible", primaries.0, primaries.1);
+        let left = {
+            let noun = if primaries.1 == 1 { "primary" } else { "primaries" };
+            format!("{} of {} {noun} of {upstream} eligible", primaries.0, primaries.1)
+        };
         match event {
             Event::Ejected(backend, length, fault) => {
                 self.counters.count_ejection(Which { upstream: id, backend });
-                let thresholds = names.thresholds;
+                let faults = match fault {
+                    Fault::Failure => names.thresholds.failures,
+                    Fault::EmptyAnswer => names.thresholds.empty_answers,
+                };
+                let faults = faults.unwrap_or_default();
                 let why = match fault {
                     Fault::Failure => format!(
-                        "{} consecutive failures (connects that failed, resets before the first byte)",
-                        thresholds.failures.unwrap_or_default()
+                        "{} (connects that failed, resets before the first byte)",
+                        counted(u64::from(faults), "consecutive failure")
                     ),
-                    Fault::EmptyAnswer => format!(
-                        "{} consecutive sessions that it ended without an answer",
-                        thresholds.empty_answers.unwrap_or_default()
-                    ),
+                    Fault::EmptyAnswer => {
+                        format!("{} ended without an answer", counted(u64::from(faults), "consecutive session"))
+                    }
                 };
-                log::warn!(
-                    "{upstream}/{backend} is ejected for {length:?} at most: {why}; {left}",
-                    backend = name(backend),
-                );
+                let backend = name(backend);
+                log::warn!(event = "backend_ejected", upstream = &**upstream, backend = &**backend, faults,
+                    seconds = length.as_secs_f64();
+                    "{upstream}/{backend} is ejected for {length:?} at most: {why}; {left}");
             }
             Event::Returned(Return { backend, cause }) => {
                 // What failed meanwhile was not its own choice.
@@ -133,7 +139,9 @@ impl Notes {
                     Cause::Checks => "as its checks succeed",
                     Cause::Moved => "as its name leads elsewhere",
                 };
-                log::info!("{upstream}/{} is back from ejection, {why}; {left}", name(backend));
+                let backend = name(backend);
+                log::info!(event = "backend_returned", upstream = &**upstream, backend = &**backend;
+                    "{upstream}/{backend} is back from ejection, {why}; {left}");
             }
             Event::Spared(_, Spared::Out) => {}
             Event::Spared(backend, spared) => {

@@ -1,12 +1,15 @@
-//! Limits of the system: open descriptors, pages in pipes.
+//! Limits of the system: open descriptors, pages in pipes; rights.
 
 #![expect(
     unsafe_code,
-    reason = "getrlimit(2), setrlimit(2), fcntl(2) and sysconf(3) have no safe wrapper in the crates we use"
+    reason = "getrlimit(2), setrlimit(2), fcntl(2), access(2) and sysconf(3) have no safe wrapper in the crates we use"
 )]
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Raises the soft limit on open descriptors to the hard one, and returns it.
 ///
@@ -54,14 +57,32 @@ const EXEMPT: u64 = 1 << 21 | 1 << 24;
 /// Bytes that all pipes of this user may hold before the kernel refuses larger ones, pipe(7); `None` without a bound.
 #[must_use]
 pub fn pipe_quota() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let capabilities = capabilities.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
     let pages = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft");
     // 16,384 pages are the default of the kernel; 0 is no bound.
     let pages = pages.ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(16_384);
     // SAFETY: sysconf(3) takes a number and touches no memory of ours.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = u64::try_from(page).unwrap_or(4_096);
-    (capabilities & EXEMPT == 0 && pages > 0).then_some(pages * page)
+    (capabilities() & EXEMPT == 0 && pages > 0).then_some(pages * page)
+}
+
+/// Whether this process may listen on every port: `CAP_NET_BIND_SERVICE`, bit 10 of `CapEff`.
+#[must_use]
+pub fn may_bind_all_ports() -> bool {
+    capabilities() & 1 << 10 != 0
+}
+
+/// Whether this user may write to a file or make files in a folder, access(2).
+#[must_use]
+pub fn may_write(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: the path ends with NUL and outlives the call, which only reads it.
+    unsafe { libc::access(path.as_ptr(), libc::W_OK) == 0 }
+}
+
+/// `CapEff` of this process; none where /proc does not tell.
+fn capabilities() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    capabilities.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
 }

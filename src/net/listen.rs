@@ -11,6 +11,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::options;
 use crate::rules::config::{ListenAddress, TcpOptions};
+use crate::words::Plain;
 
 /// The ring of a killed process closes its sockets 5-10 ms after the end of the process; so much longer is waited
 /// before an address counts as taken.
@@ -20,11 +21,29 @@ const STALE_STEP: Duration = Duration::from_millis(10);
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Somebody listens there.
+    /// Somebody listens there, or has the port otherwise.
     #[error(
-        "{address} is in use; stop the process that listens there (`ss -ltnp` or `ss -lxp` names it), or choose another address"
+        "{address} is in use; `ss -tanp 'sport = :{port}'` names the process that has it: stop that, or choose another address. If it is an outgoing connection, keep the port from those with the sysctl net.ipv4.ip_local_reserved_ports"
     )]
     InUse {
+        /// The address.
+        address: String,
+        /// Its port.
+        port: u16,
+    },
+    /// Somebody listens on the file.
+    #[error(
+        "{address} is in use; stop the process that listens there (`ss -lxp` names it), or choose another path"
+    )]
+    FileInUse {
+        /// The address.
+        address: String,
+    },
+    /// The system has no IPv6.
+    #[error(
+        "{address} cannot be listened on: this system has no IPv6; write an IPv4 address, or `:PORT` for all there are"
+    )]
+    NoIpv6 {
         /// The address.
         address: String,
     },
@@ -37,14 +56,17 @@ pub enum ListenError {
         address: String,
     },
     /// Not an address of this machine.
-    #[error("{address} is not an address of this machine; `ip address` lists those")]
+    #[error(
+        "{address} is not an address of this machine; `ip address` lists those; one that comes later needs the sysctl net.ipv4.ip_nonlocal_bind (net.ipv6.ip_nonlocal_bind)"
+    )]
     NotLocal {
         /// The address.
         address: String,
     },
     /// The kernel does not steer.
     #[error(
-        "the connections of {address} cannot be steered by CPU: {error}; set `tcp.steer_by_cpu: off` there, or let the sandbox allow setsockopt SO_ATTACH_REUSEPORT_CBPF"
+        "the connections of {address} cannot be steered by CPU: {}; set `tcp.steer_by_cpu: off` there, or let the sandbox allow setsockopt SO_ATTACH_REUSEPORT_CBPF",
+        Plain(error)
     )]
     Steering {
         /// The address.
@@ -53,7 +75,7 @@ pub enum ListenError {
         error: io::Error,
     },
     /// Anything else.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {}", Plain(error))]
     Other {
         /// The address.
         address: String,
@@ -64,9 +86,19 @@ pub enum ListenError {
 
 impl ListenError {
     fn new(address: &ListenAddress, error: io::Error) -> Self {
+        let port = match address {
+            ListenAddress::Any { port } => Some(*port),
+            ListenAddress::Tcp(address) => Some(address.port()),
+            ListenAddress::Zoned(address) => Some(address.port),
+            ListenAddress::Unix(_) => None,
+        };
         let address = address.to_string();
         match error.raw_os_error() {
-            Some(libc::EADDRINUSE) => Self::InUse { address },
+            Some(libc::EADDRINUSE) => match port {
+                Some(port) => Self::InUse { address, port },
+                None => Self::FileInUse { address },
+            },
+            Some(libc::EAFNOSUPPORT) => Self::NoIpv6 { address },
             Some(libc::EACCES | libc::EPERM) => Self::Forbidden { address },
             Some(libc::EADDRNOTAVAIL) => Self::NotLocal { address },
             _ => Self::Other { address, error },
@@ -191,11 +223,10 @@ fn new_tcp_socket(address: &ListenAddress) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(socket_address(address)), Type::STREAM, None)?;
     // Or a restart waits for the connections of the last run to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
-    if let ListenAddress::Any { .. } = address {
-        // One socket for both families; IPv4 clients appear as ::ffff:a.b.c.d, ipv6(7).
-        socket.set_only_v6(false)?;
-    } else if socket_address(address).is_ipv6() {
-        socket.set_only_v6(true)?;
+    // A socket for all addresses is one for both families; IPv4 clients appear as ::ffff:a.b.c.d, ipv6(7). Where there is no
+    // IPv6 it is of IPv4, and has no such option.
+    if socket_address(address).is_ipv6() {
+        socket.set_only_v6(!matches!(address, ListenAddress::Any { .. }))?;
     }
     Ok(socket)
 }
@@ -205,6 +236,7 @@ fn socket_address(address: &ListenAddress) -> SocketAddr {
         ListenAddress::Any { port } if has_ipv6() => SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port)),
         ListenAddress::Any { port } => SocketAddr::from(([0, 0, 0, 0], *port)),
         ListenAddress::Tcp(address) => *address,
+        ListenAddress::Zoned(address) => unreachable!("the zone of {address} has no number yet"),
         ListenAddress::Unix(path) => unreachable!("{} is no TCP address", path.display()),
     }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use super::Side;
 use crate::uring::{Errno, Socket, Tick};
+use crate::words::Plain;
 
 /// No pipe is made for so long after one could not be made.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -143,9 +144,10 @@ impl Pipes {
                 self.paused_until.set(now.after(PAUSE));
                 if !self.warned.replace(true) {
                     log::warn!(
-                        "no pipe of {} bytes for splicing, copying instead: {error}; see fs.pipe-max-size and \
+                        "no pipe of {} bytes for splicing, copying instead: {}; see fs.pipe-max-size and \
                          fs.pipe-user-pages-soft, or set runtime.relay.splice to off",
-                        self.size
+                        self.size,
+                        Plain(&error)
                     );
                 }
                 None

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use crate::rules::config::{BackendAddress, Config, Relay};
-use crate::words::limits;
+use crate::words::{counted, limits};
 
 /// Descriptors of a session: the client's and the backend's.
 const PER_SESSION: u64 = 2;
@@ -40,13 +40,22 @@ pub(super) fn pipes(relay: &Relay, shards: usize, quota: Option<u64>) -> u32 {
 /// The descriptors do not suffice.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{needed} descriptors are needed for {sessions} sessions, but this process may open {limit}; raise the limit (`ulimit -n`, or LimitNOFILE= in the systemd unit), or set runtime.max_connections to {possible} or less"
+    "{needed} descriptors are needed for {}, but this process may open {limit}; raise the limit (`ulimit -n`, or LimitNOFILE= in the systemd unit){}",
+    counted(*sessions, "session"), smaller(*possible)
 )]
 pub struct TooFewDescriptors {
     needed: u64,
     sessions: u64,
     limit: u64,
     possible: u64,
+}
+
+/// The last part of the sentence, where a smaller number would do.
+fn smaller(possible: u64) -> String {
+    match possible {
+        0 => String::new(),
+        possible => format!(", or set runtime.max_connections to {possible} or less"),
+    }
 }
 
 /// How many sessions the process serves at a time.

@@ -2,6 +2,7 @@
 
 mod budget;
 mod cores;
+mod machine;
 mod supervise;
 
 use std::io;
@@ -9,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::control::{Clocks, Control};
@@ -20,12 +22,14 @@ use crate::rules::steering::{CoreStatus, Cores};
 use crate::rules::upstream::{Health, ShardPlace, Shared, UpstreamStates};
 use crate::shard::{self, Letterbox, Mailbox, Passer, Phase, ShardParts};
 use crate::telemetry::counters::{ListenerTotals, ShardCounters};
+use crate::telemetry::log::ALWAYS;
 use crate::telemetry::thread_clock::ThreadClock;
 use crate::uring::{self, Doorbell, Missing};
-use crate::words::{BackendId, ListenerId, ShardId, UpstreamId};
+use crate::words::{BackendId, ListenerId, Plain, ShardId, UpstreamId, counted};
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
+pub use machine::{NOT_LOOKED_AT, lacks};
 pub use supervise::{signals, supervise};
 
 /// Why a server does not start.
@@ -37,6 +41,9 @@ pub enum StartError {
     /// The cores are not to be had.
     #[error(transparent)]
     Cores(#[from] CoresError),
+    /// An address names an interface that is not there.
+    #[error("there is no interface {0} here; `ip link` lists those")]
+    NoInterface(String),
     /// An address is not to be had.
     #[error("listener {name}: {error}")]
     Listen {
@@ -48,8 +55,11 @@ pub enum StartError {
     /// Too few descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
+    /// What was to be done before anything is accepted could not be.
+    #[error("{0}")]
+    Listening(String),
     /// A thread or a doorbell cannot be made.
-    #[error("cannot start: {0}")]
+    #[error("cannot start: {}", Plain(.0))]
     System(#[from] io::Error),
 }
 
@@ -85,15 +95,44 @@ impl Server {
     ///
     /// What is missing, in one sentence with its cure. Nothing keeps running then.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
-        uring::probe()?;
-        net::prepare();
         let cores = cores::choose(&config.runtime.cores)?;
+        Self::start_on(&cores, config, || Ok(()))
+    }
+
+    /// The same; `listening` is called once every address is had, and before anything is accepted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::start`], and what `listening` says.
+    pub fn start_with(
+        config: Arc<Config>,
+        listening: impl FnOnce() -> Result<(), String>,
+    ) -> Result<Self, StartError> {
+        let cores = cores::choose(&config.runtime.cores)?;
+        Self::start_on(&cores, config, listening)
+    }
+
+    /// The same with a shard for each of these, whatever the configuration says; one CPU may stand there several times.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::start`].
+    pub fn start_on(
+        cores: &[CoreId],
+        config: Arc<Config>,
+        listening: impl FnOnce() -> Result<(), String>,
+    ) -> Result<Self, StartError> {
+        let numbered = config.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
+        let config = numbered.map_or(config, Arc::new);
+        uring::probe(cores.len(), config.runtime.relay.buffers_per_core)?;
+        net::prepare();
         let pipes = budget::pipes(&config.runtime.relay, cores.len(), net::pipe_quota());
         let descriptors = net::raise_descriptor_limit()?;
         let sessions = budget::sessions(&config, cores.len(), pipes, descriptors)?;
         net::reserve_descriptors(descriptors);
         let cpus: Vec<_> = cores.iter().map(|core| core.id).collect();
         let (sockets, files) = listen_all(&config, &cpus)?;
+        listening().map_err(StartError::Listening)?;
         let limit = Arc::new(Limit::new(sessions));
         let (failures, reports) = crate::health::failures(&config);
         let upstreams = config.upstreams.iter().zip(failures);
@@ -103,7 +142,7 @@ impl Server {
         let seed = fastrand::u64(..);
         let (ended, shards_ended) = bounded(0);
         let (mut letterboxes, mut ends) = (Vec::new(), Vec::new());
-        for _ in &cores {
+        for _ in cores {
             let (bell, doorbell) = Doorbell::new()?;
             let (letterbox, mailbox): (Letterbox, Mailbox) = shard::mailbox(bell);
             letterboxes.push(letterbox);
@@ -167,11 +206,16 @@ impl Server {
             _files: files,
             shards_ended,
         };
-        let spawned =
-            parts.into_iter().try_for_each(|part| spawn_shard(part, Arc::clone(&clocks), ended.clone()));
+        // One after the other: what one has made and given up again, the kernel still holds for a moment when the next one asks.
+        let started = parts.into_iter().try_for_each(|part| {
+            let (report, reported) = bounded(1);
+            spawn_shard(part, Arc::clone(&clocks), ShardEnds { report, ended: ended.clone() })?;
+            // One that panics before it reports takes the process with it.
+            reported.recv().unwrap_or(Ok(())).map_err(StartError::from)
+        });
         // Before the server, which on an error waits for the shards that did start.
         drop(ended);
-        spawned?;
+        started?;
         Ok(server)
     }
 
@@ -212,6 +256,12 @@ impl Server {
         let mut totals = ListenerTotals::default();
         self.counters.iter().for_each(|shard| totals.add(shard.listener(listener)));
         totals
+    }
+
+    /// What of this machine is worth a warning.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<String> {
+        machine::doubts(&self.config, self.cpus.len())
     }
 
     /// Open sessions of the process.
@@ -301,7 +351,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.close();
         if !self.wait_ended(CLOSE_PATIENCE) {
-            log::error!("{} sessions did not end within {CLOSE_PATIENCE:?}", self.active_sessions());
+            let open = counted(self.active_sessions(), "session");
+            log::error!("{open} did not end within {CLOSE_PATIENCE:?}");
         }
         if let Some(health) = self.health.take() {
             health.stop();
@@ -329,19 +380,34 @@ fn listen_all(config: &Config, cpus: &[usize]) -> Result<(Vec<Vec<OwnedFd>>, Vec
     Ok((sockets, files))
 }
 
+/// Where a shard tells of its start and of its end.
+struct ShardEnds {
+    /// Whether it has its ring.
+    report: Sender<Result<(), Missing>>,
+    /// Dropped at its end.
+    ended: Sender<()>,
+}
+
 /// A dead shard would keep its listener open, and the kernel would go on sending it connections: so it takes the
 /// process down.
-fn spawn_shard(parts: ShardParts, clocks: Clocks, ended: Sender<()>) -> io::Result<()> {
+fn spawn_shard(parts: ShardParts, clocks: Clocks, ends: ShardEnds) -> io::Result<()> {
     let shard = parts.place.shard;
     let run = move || {
         if let Some(clock) = ThreadClock::of_this_thread() {
             // Each shard starts once, so it is empty.
             let _ = clocks[shard.index()].set(clock);
         }
-        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shard::run(parts)));
+        let ShardEnds { report, ended } = ends;
+        let mut report = Some(report);
+        let mut tell = |outcome| {
+            // Nobody listens any more if another shard did not start.
+            let _ = report.take().map(|report| report.send(outcome));
+        };
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            shard::run(parts, || tell(Ok(()))).map_err(|missing| tell(Err(missing)))
+        }));
         match ran {
-            Ok(Ok(())) => drop(ended),
-            Ok(Err(missing)) => die(&missing.to_string()),
+            Ok(_) => drop(ended),
             Err(_) => die("a shard panicked; its last words are above"),
         }
     };
@@ -349,7 +415,7 @@ fn spawn_shard(parts: ShardParts, clocks: Clocks, ended: Sender<()>) -> io::Resu
 }
 
 fn die(cause: &str) -> ! {
-    log::error!("the process ends: {cause}");
+    log::error!(target: ALWAYS, event = "stopped", cause; "the process ends: {cause}");
     log::logger().flush();
     std::process::exit(1);
 }

@@ -10,6 +10,7 @@ use signal_hook::low_level::signal_name;
 
 use super::Server;
 use crate::telemetry::log::LogHandle;
+use crate::words::counted;
 
 /// How often the threads beside the shards are looked after.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,8 +36,8 @@ pub fn signals() -> io::Result<Receiver<i32>> {
 /// Serves until a signal asks for the end and the sessions have ended, or may not go on.
 ///
 /// TERM: accepting goes on for `runtime.shutdown_delay`, then drain, at most `runtime.shutdown_timeout`. INT and QUIT
-/// skip the delay. A second one ends all sessions at once.
-pub fn supervise(server: &Server, signals: &Receiver<i32>, log: &LogHandle) {
+/// skip the delay. A second one ends all sessions at once. Returns what ended it, for the last words.
+pub fn supervise(server: &Server, signals: &Receiver<i32>, log: &LogHandle) -> &'static str {
     let runtime = &server.config().runtime;
     let stop = wait_for_stop(server, signals, &never(), log);
     if let (Some(SIGTERM), Some(delay)) = (stop, runtime.shutdown_delay) {
@@ -45,17 +46,17 @@ pub fn supervise(server: &Server, signals: &Receiver<i32>, log: &LogHandle) {
             return end(server, "a second signal");
         }
     }
-    let open = server.active_sessions();
+    let open = counted(server.active_sessions(), "open session");
     let limit = runtime.shutdown_timeout;
     match limit {
-        Some(limit) => log::info!("draining: {open} open sessions have {limit:?} to end"),
-        None => log::info!("draining: {open} open sessions may take as long as they like"),
+        Some(limit) => log::info!("draining: {open} may take {limit:?} to end"),
+        None => log::info!("draining: {open} may take as long as they like"),
     }
     server.drain();
     let deadline = limit.map_or_else(never, after);
     match wait_for_stop(server, signals, &deadline, log) {
         Some(_) => end(server, "a second signal"),
-        None if server.wait_ended(Duration::ZERO) => log::info!("stopped: every session has ended"),
+        None if server.wait_ended(Duration::ZERO) => "every session has ended",
         None => end(server, "runtime.shutdown_timeout"),
     }
 }
@@ -92,8 +93,9 @@ fn wait_for_stop(
     }
 }
 
-fn end(server: &Server, cause: &str) {
+fn end(server: &Server, cause: &'static str) -> &'static str {
     // Dropping the server waits for them.
-    log::warn!("closing {} open sessions: {cause}", server.active_sessions());
+    log::warn!("closing {}: {cause}", counted(server.active_sessions(), "open session"));
     server.close();
+    cause
 }

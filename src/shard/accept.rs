@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{Shard, session};
 use crate::telemetry::counters::AcceptError;
 use crate::uring::Acceptor;
-use crate::words::{ListenerId, limits};
+use crate::words::{ListenerId, Plain, limits};
 
 /// Pause after a failed accept: for want of descriptors or memory, trying again at once fails at once. A connection that
 /// its client has given up already is no reason for one.
@@ -46,7 +46,7 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
                 let now = shard.ring.now();
                 if shard.accept_warnings.is_due(now) {
                     let name = &shard.config.listeners[listener.index()].name;
-                    log::warn!("listener {name}: accepting failed, going on: {error}");
+                    log::warn!("listener {name}: accepting failed, going on: {}", Plain(&error));
                 }
                 if error.raw_os_error() != Some(libc::ECONNABORTED) {
                     shard.ring.sleep_until(now.after(PAUSE)).await;

@@ -14,7 +14,7 @@ use crate::rules::config::TcpOptions;
 use crate::rules::upstream::Address;
 use crate::telemetry::counters::LocalFailure;
 use crate::uring::{End, Socket, Tick, Timer};
-use crate::words::{BackendId, CloseReason, UpstreamId};
+use crate::words::{BackendId, CloseReason, Plain, UpstreamId};
 
 /// How long an attempt may still take once the client has sent FIN without a byte before it: mostly it has left, but
 /// a client that only reads (`nc -N` to a daytime server) looks the same, and a backend that is well answers sooner.
@@ -93,7 +93,7 @@ pub(super) async fn connect_any(
     if let Failure::Local(kind, error) = &failure
         && shard.connect_warnings[*kind as usize].is_due(shard.ring.now())
     {
-        log::warn!("no connection to a backend can be made, for want of {}: {error}", kind.name());
+        log::warn!("no connection to a backend can be made, for want of {}: {}", kind.name(), Plain(error));
     }
     Err(failure)
 }
@@ -246,7 +246,7 @@ impl<'a> Wait<'a> {
         {
             return Poll::Ready(connected.map_err(|error| match local_or_backend(error, address) {
                 Failure::Backend { error, .. } if self.seeker.is_some_and(Seeker::has_ended) => {
-                    log::debug!("connection failed and the client has left: {error}");
+                    log::debug!("connection failed and the client has left: {}", Plain(&error));
                     Failure::Session(CloseReason::ClientLeft)
                 }
                 failure => failure,

@@ -14,7 +14,7 @@ use crate::rules::config::HashKey;
 use crate::rules::upstream::{Fault, InFlight, Pick};
 use crate::telemetry::counters::LocalFailure;
 use crate::uring::{Socket, Tick};
-use crate::words::{BackendId, CloseReason, UpstreamId};
+use crate::words::{BackendId, CloseReason, Plain, UpstreamId};
 
 /// A backend connection before its first byte.
 pub(super) struct Established {
@@ -188,7 +188,7 @@ impl Tries {
                     counters.connect_failures.add(1);
                     self.was_refused = is_refusal(&error);
                     let name = &shard.config.upstreams[self.upstream.index()].backends[id.index()].name;
-                    log::debug!("backend {name}: connection failed: {error}");
+                    log::debug!("backend {name}: connection failed: {}", Plain(&error));
                     self.failure = reason;
                 }
             }

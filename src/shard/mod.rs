@@ -15,6 +15,7 @@ mod testing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use crate::rules::config::Config;
 use crate::rules::steering::Cores;
 use crate::rules::upstream::{ShardPlace, Shared, Sources, UpstreamTable};
 use crate::telemetry::counters::{LocalFailure, ShardCounters};
-use crate::uring::{Answer, BufferSettings, Missing, Ring, Tick};
+use crate::uring::{self, Answer, BufferSettings, Missing, Ring, Tick};
 use crate::words::{BackendId, ListenerId, ShardId, UpstreamId, limits};
 
 use connect::Silent;
@@ -121,7 +122,8 @@ impl WarningLimit {
     }
 }
 
-/// Runs a shard on the calling thread until it was told to drain and every session has ended.
+/// Runs a shard on the calling thread until it was told to drain and every session has ended. `started` is called once it has
+/// all that it needs.
 ///
 /// # Errors
 ///
@@ -129,21 +131,21 @@ impl WarningLimit {
 ///
 /// # Panics
 ///
-/// When the CPU cannot be pinned to or the executor cannot start; the caller checked both before.
-pub fn run(parts: ShardParts) -> Result<(), Missing> {
+/// When the CPU cannot be pinned to; the caller checked it before.
+pub fn run(parts: ShardParts, started: impl FnOnce()) -> Result<(), Missing> {
     assert!(core_affinity::set_for_current(parts.cpu), "CPU {} was in the allowed set", parts.cpu.id);
     // The thread is pinned already; glommio would take any online CPU. Its own rings are never used for I/O: keep
     // them small.
-    let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
-        .name("shard")
-        .io_memory(64 << 10)
-        .ring_depth(8)
-        .make()
-        .unwrap_or_else(|error| panic!("the executor of a shard cannot start: {error}"));
+    let executor = uring::make_executor(|| {
+        let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
+        let made = builder.name("shard").io_memory(64 << 10).ring_depth(8).make();
+        made.map_err(|error| Missing::from(io::Error::from(error)))
+    })?;
     executor.run(async {
         let relay = &parts.config.runtime.relay;
         let ring = Ring::new(BufferSettings { bytes: relay.buffer_bytes, count: relay.buffers_per_core })?;
         start(&ring, parts)?;
+        started();
         ring.drive().await;
         Ok(())
     })

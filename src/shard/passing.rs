@@ -94,7 +94,7 @@ mod tests {
             let other = others.remove(0);
             // Only so does anything move: the other shard is full and this one empty.
             (0..3).for_each(|_| cores.begin_session(ShardId(1)));
-            let shard = std::thread::spawn(move || run(parts).map_err(|missing| missing.to_string()));
+            let shard = std::thread::spawn(move || run(parts, || ()).map_err(|missing| missing.to_string()));
             other.letterboxes[0].post_phase(phase);
             until("nobody is accepted any more", || TcpStream::connect(address).is_err());
 

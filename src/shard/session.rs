@@ -337,16 +337,13 @@ impl Session {
             }
             None => ("-", 0, 0),
         };
-        log::debug!(
+        let (reason, letters, listener) = (self.reason.name(), self.reason.letters(), &*listener.name);
+        let client = client.as_deref().unwrap_or("-");
+        let seconds = shard.ring.now().since(self.begun).as_secs_f64();
+        log::debug!(event = "session_closed", reason, letters, client, listener, upstream = &*upstream.name, backend,
+            seconds, to_backend, to_client;
             "session closed: {reason} ({letters}) client={client} listener={listener} backend={backend} \
-             seconds={seconds:.3} \
-             to_backend={to_backend} to_client={to_client}",
-            reason = self.reason.name(),
-            letters = self.reason.letters(),
-            client = client.as_deref().unwrap_or("-"),
-            listener = listener.name,
-            seconds = shard.ring.now().since(self.begun).as_secs_f64(),
-        );
+             seconds={seconds:.3} to_backend={to_backend} to_client={to_client}");
     }
 }
 

@@ -20,6 +20,9 @@ use io_uring::types::BufRingEntry;
 pub(super) const GROUP: u16 = 0;
 /// Buffers posted at first, and at least.
 const FIRST_TARGET: u32 = 32;
+/// Most entries of the ring they are posted in, which is locked memory. So many receives fit into a turn without a wait for
+/// the next refill; the number of buffers may be larger.
+pub(super) const RING_ENTRIES: u32 = 1024;
 /// A piece is copied behind another one up to this part of a buffer; larger ones keep their own. So two
 /// neighbours of a chain hold more than this part together.
 const COPY_FRACTION: u32 = 4;
@@ -125,15 +128,16 @@ impl Buffers {
     /// Maps `count` buffers of `size` bytes and registers their ring; `count` is a power of two up to 32,768.
     pub(super) fn new(ring: &IoUring, size: u32, count: u32) -> io::Result<Self> {
         assert!(count.is_power_of_two() && count <= 32_768, "number of buffers: {count}");
+        let entry_count = count.min(RING_ENTRIES);
         let count = count as usize;
         let memory = Mapping::new(size as usize * count)?;
-        let entries = Mapping::new(size_of::<BufRingEntry>() * count)?;
-        // SAFETY: the entries are page-aligned, hold `count` elements, and outlive the ring: `Core` declares the
+        let entries = Mapping::new(size_of::<BufRingEntry>() * entry_count as usize)?;
+        // SAFETY: the entries are page-aligned, hold `entry_count` elements, and outlive the ring: `Core` declares the
         // ring first, so it is closed first.
         unsafe {
             ring.submitter().register_buf_ring_with_flags(
                 entries.base.as_ptr() as u64,
-                count as u16,
+                entry_count as u16,
                 GROUP,
                 0,
             )?;
@@ -143,7 +147,7 @@ impl Buffers {
             entries,
             meta: vec![Meta { next: NIL, touched: false, filled: 0, consumed: 0 }; count],
             size,
-            mask: (count - 1) as u16,
+            mask: (entry_count - 1) as u16,
             tail: 0,
             // Popped from the back: buffer 0 first.
             free: (0..count as u16).rev().collect(),
@@ -185,7 +189,7 @@ impl Buffers {
     /// The kernel found no buffer: post more from now on.
     pub(super) fn ran_out(&mut self) {
         self.ran_out = true;
-        self.target = (self.target * 2).min(self.meta.len() as u32);
+        self.target = (self.target * 2).min(u32::from(self.mask) + 1);
     }
 
     /// Takes over a buffer that the kernel filled and appends it to a chain.

@@ -14,10 +14,10 @@ use super::buffers::{Buffers, GROUP};
 use super::probe::Features;
 use super::slot::{End, Extra, Key, Mark, NOBODY, Op, Slot, Slots, errno};
 
-/// Entries of the submission queue; what does not fit waits in `overflow`.
-pub(super) const SUBMISSION_ENTRIES: u32 = 1024;
+/// Entries of the submission queue; what does not fit waits in `overflow`. All of the queues is locked memory (`locked`).
+pub(super) const SUBMISSION_ENTRIES: u32 = 512;
 /// Entries of the completion queue; beyond it the kernel keeps completions back (NODROP) and nothing is lost.
-pub(super) const COMPLETION_ENTRIES: u32 = 8192;
+pub(super) const COMPLETION_ENTRIES: u32 = 2048;
 /// Bytes one multishot receive may bring before it has to be armed again: four buffers of the default size.
 const MULTISHOT_BYTES: u32 = 64 * 1024;
 /// Most buffers gathered into one send.

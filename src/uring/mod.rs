@@ -19,6 +19,7 @@ mod buffers;
 mod core;
 mod doorbell;
 mod driver;
+mod locked;
 mod probe;
 mod slot;
 mod socket;
@@ -36,6 +37,7 @@ use std::task::Waker;
 
 pub use accept::Acceptor;
 pub use doorbell::{Answer, Doorbell};
+pub use locked::{LockedMemory, locked_memory, make_executor};
 pub use probe::{Features, Missing, probe};
 pub use slot::{End, Errno};
 pub use socket::{Peeked, Sent, Socket};
@@ -81,9 +83,11 @@ impl Ring {
     ///
     /// What the kernel lacks or forbids.
     pub fn new(buffers: BufferSettings) -> Result<Self, Missing> {
-        let (ring, features) = probe::set_up()?;
-        let now = Tick::read_clock();
-        let core = core::Core::new(ring, features, buffers.bytes, buffers.count)?;
+        let core = locked::patiently(|| {
+            let (ring, features) = probe::set_up()?;
+            Ok((core::Core::new(ring, features, buffers.bytes, buffers.count)?, features))
+        });
+        let ((core, features), now) = (core?, Tick::read_clock());
         Ok(Self(Rc::new(Inner {
             core: RefCell::new(core),
             wheel: RefCell::new(wheel::Wheel::new(now)),

@@ -5,11 +5,14 @@
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, Probe, opcode};
 
 use super::core::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
+use super::locked::{self, LockedMemory};
+use crate::words::{Plain, counted};
 
 /// What differs between the kernels that Ringway runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,17 +41,51 @@ pub enum Missing {
         /// What it does not know.
         what: &'static str,
     },
-    /// The kernel accounts ring memory to the locked memory of the user.
+    /// More is needed than the limit allows.
     #[error(
-        "too little memory may be locked for io_uring (limit {limit} bytes, 524288 needed for each process); raise it with `ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit"
+        "{} of locked memory are needed for io_uring on {}, but this user may lock {}; raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit){}",
+        locked::shown(memory.needed), counted(*shards as u64, "core"), locked::shown(memory.limit), fewer_cores(memory)
     )]
-    LockedMemory {
+    LimitOfLockedMemory {
+        /// How many cores are wanted.
+        shards: usize,
+        /// Limit and need.
+        memory: LockedMemory,
+    },
+    /// The limit suffices, and yet there is nothing left.
+    #[error(
+        "no locked memory is left for io_uring: this user may lock {}, of which this process needs {}, and other processes of this user hold the rest; stop those, or raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit)",
+        locked::shown(*limit), locked::shown(*needed)
+    )]
+    LockedMemoryInUse {
         /// The limit, bytes.
         limit: u64,
+        /// What the shards of this process need, bytes.
+        needed: u64,
     },
+    /// There is no limit, and yet there is nothing left.
+    #[error(
+        "the system has no memory for io_uring; look at the memory limit of the container or service, and at free memory"
+    )]
+    Memory,
     /// Anything else.
-    #[error("io_uring cannot be set up: {0}")]
-    Other(#[from] io::Error),
+    #[error("io_uring cannot be set up: {}", Plain(.0))]
+    Other(io::Error),
+}
+
+/// The last part of the sentence, where fewer cores would do.
+fn fewer_cores(memory: &LockedMemory) -> String {
+    match memory.shards() {
+        0 => String::new(),
+        possible => format!(", or set runtime.cores to {possible} or less"),
+    }
+}
+
+impl From<io::Error> for Missing {
+    /// `ENOMEM` of any call on a ring is the same thing.
+    fn from(error: io::Error) -> Self {
+        if error.raw_os_error() == Some(libc::ENOMEM) { locked::out_of_memory() } else { Self::Other(error) }
+    }
 }
 
 impl Missing {
@@ -59,26 +96,19 @@ impl Missing {
             Some(libc::EINVAL) => {
                 Self::TooOld { what: "a ring for a single thread with deferred completions" }
             }
-            Some(libc::ENOMEM) => Self::LockedMemory { limit: locked_memory_limit() },
-            _ => Self::Other(error),
+            _ => Self::from(error),
         }
     }
 }
 
-/// The executor under a shard refuses to start, by ending the process, below this limit.
-const LOCKED_MEMORY: u64 = 512 * 1024;
-
-/// Tries everything a shard needs, without keeping it.
+/// Tries everything that so many shards need, without keeping it.
 ///
 /// # Errors
 ///
 /// What is missing.
-pub fn probe() -> Result<Features, Missing> {
-    let limit = locked_memory_limit();
-    if limit < LOCKED_MEMORY {
-        return Err(Missing::LockedMemory { limit });
-    }
-    set_up().map(|(_, features)| features)
+pub fn probe(shards: usize, buffers_per_core: u32) -> Result<Features, Missing> {
+    locked::reserve(shards, buffers_per_core)?;
+    locked::patiently(set_up).map(|(_, features)| features)
 }
 
 /// Makes a ring that the calling thread alone may use.
@@ -112,7 +142,15 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
     if let Some((_, what)) = needed.iter().find(|(code, _)| !known.is_supported(*code)) {
         return Err(Missing::TooOld { what });
     }
-    let bounded_multishot = try_bounded_multishot()?;
+    // The kernel stays the same, and each ring costs locked memory for some milliseconds beyond its end.
+    static BOUNDED: OnceLock<bool> = OnceLock::new();
+    let bounded_multishot = match BOUNDED.get() {
+        Some(known) => *known,
+        None => *BOUNDED.get_or_init({
+            let found = try_bounded_multishot()?;
+            move || found
+        }),
+    };
     Ok((ring, Features { bounded_multishot }))
 }
 
@@ -120,7 +158,10 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
 fn try_bounded_multishot() -> Result<bool, Missing> {
     let mut ring = IoUring::new(4).map_err(Missing::from_setup)?;
     let buffers = super::buffers::Buffers::new(&ring, 4096, 1);
-    let mut buffers = buffers.map_err(|_| Missing::TooOld { what: "a ring of provided buffers" })?;
+    let mut buffers = buffers.map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => Missing::TooOld { what: "a ring of provided buffers" },
+        _ => Missing::from(error),
+    })?;
     buffers.refill();
     let (mut sender, receiver) = UnixStream::pair()?;
     sender.write_all(b"x")?;
@@ -132,11 +173,4 @@ fn try_bounded_multishot() -> Result<bool, Missing> {
     let completion = ring.completion().next().ok_or_else(|| io::Error::other("a wait brought nothing"))?;
     // `buffers` is declared after the ring and dropped before it, which is sound: the one operation has ended.
     Ok(completion.result() == 1)
-}
-
-fn locked_memory_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel fills the struct that outlives the call; getrlimit(2) with a known resource cannot fail.
-    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
-    limit.rlim_cur
 }

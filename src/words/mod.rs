@@ -3,6 +3,8 @@
 mod close_reason;
 mod ids;
 pub mod limits;
+mod plain;
 
 pub use close_reason::CloseReason;
 pub use ids::{BackendId, ListenerId, ShardId, UpstreamId};
+pub use plain::{Plain, counted};

@@ -34,7 +34,8 @@ fn last_line(output: &Output) -> String {
 #[test]
 fn every_way_to_check_a_valid_file_says_so() {
     let (_folder, path) = file(VALID);
-    let ways: [&[&str]; 6] = [
+    let ways: [&[&str]; 7] = [
+        &["check"],
         &["check", "-f"],
         &["check", "--config"],
         &["-t", "-f"],
@@ -146,4 +147,68 @@ fn output_that_takes_nothing_does_not_change_the_exit_status() {
     let line = |line: &str| run_to_end(Command::new("sh").arg("-c").arg(line)).status.code();
     assert_eq!(line("exec \"$RINGWAY\" -f /nonexistent 2>/dev/full"), Some(1));
     assert_eq!(line("exec \"$RINGWAY\" demo --seconds 1 >/dev/full 2>/dev/full"), Some(0));
+}
+
+/// As scripts fill in templates: through the standard input, a descriptor of the shell, or a file that is a link.
+#[test]
+fn file_comes_through_a_pipe_too() {
+    let (folder, path) = file(VALID);
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("f.yaml", &link).unwrap();
+    for line in [
+        "cat \"$FILE\" | \"$RINGWAY\" check -",
+        "cat \"$FILE\" | \"$RINGWAY\" check -f -",
+        "cat \"$FILE\" | \"$RINGWAY\" check -f /dev/stdin",
+        "(sleep 0.1; cat \"$FILE\") | \"$RINGWAY\" -f /dev/stdin check",
+        "\"$RINGWAY\" check -f - < \"$FILE\"",
+        "\"$RINGWAY\" check -f /dev/fd/3 3< \"$FILE\"",
+        "cat \"$FILE\" | \"$RINGWAY\" config - | \"$RINGWAY\" -t -f -",
+        "\"$RINGWAY\" check \"$LINK\"",
+    ] {
+        let output = run_to_end(Command::new("sh").arg("-c").arg(line).env("FILE", &path).env("LINK", &link));
+        assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
+        assert!(last_line(&output).ends_with("configuration is valid"), "{line}: {output:?}");
+    }
+    let endless = "head -c 3000000 /dev/zero | \"$RINGWAY\" check -f -";
+    let output = run_to_end(Command::new("sh").arg("-c").arg(endless));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(last_line(&output).contains("has more than 1048576 bytes"), "{output:?}");
+}
+
+/// The file is valid all the same: it may be meant for another machine.
+#[test]
+fn what_this_machine_lacks_is_a_warning() {
+    let lacks = |runtime: &str, listen: &str, more: &str| {
+        let text = format!(
+            "runtime: {{{runtime}}}\nloadbalancer: {{listen_address: '{listen}', backlog: 1000000}}\nbackends: ['a:1']\n{more}"
+        );
+        let (_folder, path) = file(text);
+        let output = ringway(&["check", "-f"], &path);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(last_line(&output).ends_with("configuration is valid"), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let text = lacks("cores: 1000", "192.0.2.1:80", "logging: {target: /nonexistent/log}");
+    for words in [
+        "warning: on this machine: runtime.cores: 1000 cores are wanted",
+        "192.0.2.1:80 is not an address of this machine",
+        "logging.target: the folder /nonexistent is not there",
+        "not looked at: whether the addresses are free",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let text = lacks("cores: 1, max_connections: 1000000", "unix:/nonexistent/x", "");
+    for words in
+        ["descriptors are needed for 1000000 sessions", "net.core.somaxconn", "the folder /nonexistent"]
+    {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+#[test]
+fn an_option_that_is_in_vain_is_wrong_usage() {
+    for arguments in [["-f", "a", "check", "b"].as_slice(), &["--pid-file", "p", "check", "a"], &["a.yaml"]] {
+        let output = run_to_end(Command::new(RUN).args(arguments));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+    }
 }

@@ -7,12 +7,14 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside; `pub` is what other modules use")]
 
 mod balancing;
+mod circles;
 mod command_line;
 mod connecting;
 mod drain;
 mod fairness;
 mod health;
 mod limits;
+mod memory;
 mod options;
 mod passive;
 mod pool;

@@ -57,7 +57,7 @@ fn sessions_open_at_the_deadline_are_closed_and_the_exit_status_is_0() {
     let (received, end) = client.receive_all();
     assert!(received.is_empty() && end.as_ref().is_err_and(is_reset), "{end:?}");
     assert_eq!(process.exit().code(), Some(0), "{}", process.log());
-    assert!(process.log().contains("closing 1 open sessions"), "{}", process.log());
+    assert!(process.log().contains("closing 1 open session: runtime.shutdown_timeout"), "{}", process.log());
 }
 
 #[test]
@@ -136,6 +136,84 @@ fn pid_file_lives_as_long_as_the_process() {
     process.signal(libc::SIGTERM);
     assert_eq!(process.exit().code(), Some(0));
     assert!(!path.exists());
+}
+
+/// Whoever gets through knows where to send a signal.
+#[test]
+fn pid_file_is_there_before_the_first_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let only = backend().echo().start();
+    for round in 0..10 {
+        let path = folder.path().join(round.to_string());
+        // It waits for a session to get through, and no longer.
+        let process =
+            process().backends([&only]).argument("--pid-file").argument(path.to_str().unwrap()).start();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim(), process.id().to_string());
+    }
+}
+
+#[test]
+fn every_end_has_a_last_line() {
+    let only = backend().echo().start();
+    for (section, signals, words) in [
+        ("", 1, "stopped: every session has ended"),
+        ("runtime: {cores: 1, shutdown_timeout: 100ms}", 1, "stopped: runtime.shutdown_timeout"),
+        ("", 2, "stopped: a second signal"),
+    ] {
+        let mut process = process().backends([&only]).section(section).start();
+        let open = (words != "stopped: every session has ended").then(|| process.echoing_client());
+        for _ in 0..signals {
+            let before = process.log().matches("TERM received").count();
+            process.signal(libc::SIGTERM);
+            eventually("it has heard", || process.log().matches("TERM received").count() > before);
+        }
+        assert_eq!(process.exit().code(), Some(0));
+        let log = process.log();
+        assert!(log.lines().last().unwrap().ends_with(words), "{words}: {log}");
+        drop(open);
+    }
+}
+
+#[test]
+fn records_of_json_have_their_parts_by_name() {
+    let only = backend().echo().start();
+    let mut process = process().backends([&only]).section("logging: {format: json, level: debug}").start();
+    process.echoing_client().finish().unwrap();
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.exit().code(), Some(0));
+    let records: Vec<serde_json::Value> =
+        process.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |event: &str| {
+        records.iter().rfind(|record| record["event"] == event).unwrap_or_else(|| panic!("{event}"))
+    };
+    assert_eq!((&of("listener")["listener"], &of("listener")["backends"]), (&"l".into(), &1.into()));
+    assert!(of("listener")["message"].as_str().unwrap().contains("(1 backend, round_robin)"));
+    let closed = of("session_closed");
+    assert_eq!(
+        (&closed["reason"], &closed["listener"], &closed["upstream"]),
+        (&"normal".into(), &"l".into(), &"u".into())
+    );
+    assert_eq!((&closed["to_backend"], &closed["to_client"]), (&5.into(), &5.into()));
+    assert!(closed["seconds"].is_f64(), "{closed}");
+    assert!(of("started")["max_sessions"].is_u64());
+    assert_eq!(of("stopped")["cause"], "every session has ended");
+}
+
+#[test]
+fn log_that_is_truncated_has_no_hole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    // As `2> log`: without O_APPEND.
+    let opened = File::create(&path).unwrap();
+    let only = backend().echo().start();
+    let process = process().backends([&only]).section("logging: {level: debug}").stderr(opened).start();
+    let wait = || eventually("a record", || std::fs::metadata(&path).unwrap().len() > 0);
+    wait();
+    process.await_rest();
+    File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    process.echoing_client().finish().unwrap();
+    wait();
+    assert!(!std::fs::read(&path).unwrap().contains(&0), "the rest of what was there before");
 }
 
 #[test]

@@ -1,14 +1,11 @@
 //! Set-up: the binary with something missing that it needs. Claim: it ends with exit status 1 and one sentence that names
 //! the cause and the cure; nothing is half started.
 
-#![expect(unsafe_code, reason = "a seccomp filter is installed with prctl(2)")]
-
-use std::io;
-use std::os::unix::process::CommandExt;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::support::{Reserved, V4, run_to_end, write_config};
+use crate::support::{Client, Reserved, V4, backend, eventually, forbid, process, run_to_end, write_config};
 
 const RUN: &str = env!("CARGO_BIN_EXE_ringway");
 
@@ -55,9 +52,9 @@ fn too_little_locked_memory_is_refused() {
 fn too_few_descriptors_for_the_wanted_sessions_is_refused() {
     let port = Reserved::at(V4);
     let (_folder, config) = write_config("cores: 1, max_connections: 1000", port.address().port());
-    let line = "ulimit -n 200; exec \"$RINGWAY\" -f \"$CONFIG\"";
+    let line = "ulimit -n 400; exec \"$RINGWAY\" -f \"$CONFIG\"";
     let output = run_to_end(Command::new("sh").arg("-c").arg(line).env("CONFIG", config));
-    assert_refused(&output, &["1000 sessions", "200", "ulimit -n", "runtime.max_connections"]);
+    assert_refused(&output, &["1000 sessions", "400", "ulimit -n", "or set runtime.max_connections to"]);
 }
 
 /// `ulimit -n 16` leaves less than the process itself needs.
@@ -77,7 +74,10 @@ fn port_that_somebody_listens_on_is_refused() {
     let _stale = port.listen(16);
     let (_folder, config) = write_config("cores: 1", port.address().port());
     let output = run_to_end(Command::new(RUN).arg("-f").arg(config));
-    assert_refused(&output, &["in use", &port.address().to_string(), "ss -ltnp"]);
+    assert_refused(
+        &output,
+        &["in use", &port.address().to_string(), &format!("ss -tanp 'sport = :{}'", port.address().port())],
+    );
 }
 
 /// An operator at a terminal does not look into the log file first.
@@ -155,37 +155,83 @@ fn forbidden_io_uring_is_refused() {
         let (_folder, config) = write_config("cores: 1", port.address().port());
         let mut command = Command::new(RUN);
         command.arg("-f").arg(config);
-        // SAFETY: between fork and exec only async-signal-safe calls are made: two of prctl(2), no allocation.
-        unsafe { command.pre_exec(move || forbid_io_uring(errno)) };
+        forbid(&mut command, libc::SYS_io_uring_setup, None, errno);
         let output = run_to_end(&mut command);
         assert_refused(&output, &["io_uring", words, "seccomp"]);
     }
 }
 
-/// Makes io_uring_setup(2) of this process fail, as container runtimes do.
-fn forbid_io_uring(errno: i32) -> io::Result<()> {
-    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let number = libc::SYS_io_uring_setup as u32;
-    let mut program = [
-        // The number of the call is the first field of `seccomp_data`.
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
-        libc::sock_filter {
-            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
-            jt: 0,
-            jf: 1,
-            k: number,
-        },
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: takes numbers only.
-    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
-        return Err(io::Error::last_os_error());
+#[test]
+fn interface_that_is_not_there_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("ringway.yaml");
+    let yaml = "loadbalancer: {listen_address: \"[fe80::1%nosuch0]:8080\"}\nbackends: [\"127.0.0.1:1\"]\n";
+    std::fs::write(&config, yaml).unwrap();
+    let output = run_to_end(Command::new(RUN).arg("-f").arg(config));
+    assert_refused(&output, &["no interface nosuch0", "ip link"]);
+}
+
+/// Nobody listens, and `ss -ltnp` shows nothing: the port belongs to a connection that this machine has opened.
+#[test]
+fn port_of_an_outgoing_connection_is_refused_with_what_helps() {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let outgoing = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let port = outgoing.local_addr().unwrap().port();
+    let (_folder, config) = write_config("cores: 1", port);
+    let output = run_to_end(Command::new(RUN).arg("-f").arg(config));
+    assert_refused(&output, &["in use", "outgoing connection", "ip_local_reserved_ports"]);
+}
+
+#[test]
+fn all_addresses_are_those_of_ipv4_where_there_is_no_ipv6() {
+    let only = backend().echo().start();
+    let entry = format!("name: named, address: localhost, port: {}", only.address().port());
+    let process = process().on_all_addresses().without_ipv6().entry(&entry).start();
+    let client = Client::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, process.address().port()))).unwrap();
+    client.echo(b"hello").unwrap();
+    client.finish().unwrap();
+    eventually("it tells of its listener", || process.log().contains("listener l on :"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("ringway.yaml");
+    std::fs::write(&config, "loadbalancer: {listen_address: '[::1]:8080'}\nbackends: ['127.0.0.1:1']\n")
+        .unwrap();
+    let mut command = Command::new(RUN);
+    command.arg("-f").arg(config);
+    forbid(&mut command, libc::SYS_socket, Some(libc::AF_INET6 as u32), libc::EAFNOSUPPORT);
+    assert_refused(&run_to_end(&mut command), &["[::1]:8080", "no IPv6"]);
+}
+
+/// Who asked for other records wants to know this all the same.
+#[test]
+fn refusal_is_said_whatever_the_filter() {
+    let port = Reserved::at(V4);
+    let _stale = port.listen(16);
+    let (_folder, config) = write_config("cores: 1", port.address().port());
+    for filter in ["other=debug", "off", "ringway::server=off,info"] {
+        let line = "RUST_LOG=$FILTER exec \"$RINGWAY\" -f \"$CONFIG\"";
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(line).env("CONFIG", &config).env("FILTER", filter);
+        assert_refused(&run_to_end(&mut command), &["in use"]);
     }
-    // SAFETY: the kernel copies the program, which outlives the call.
-    if unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+}
+
+/// No more than what nothing can be done about without it is offered as a cure.
+#[test]
+fn number_of_descriptors_that_is_asked_for_suffices() {
+    let port = Reserved::at(V4);
+    let (_folder, config) = write_config("cores: 1, relay: {splice: off}", port.address().port());
+    let with = |limit: u64| {
+        let line = "ulimit -n $LIMIT; exec \"$RINGWAY\" -f \"$CONFIG\" --pid-file \"$CONFIG\"/x";
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(line).env("CONFIG", &config).env("LIMIT", limit.to_string());
+        String::from_utf8_lossy(&run_to_end(&mut command).stderr).into_owned()
+    };
+    let said = with(100);
+    assert!(said.contains("for 1 session,") && !said.contains("or less"), "{said}");
+    let needed = said.split(" descriptors are needed").next().unwrap().rsplit(' ').next().unwrap();
+    // With that many it comes as far as the pid file, which cannot be made.
+    let said = with(needed.parse().unwrap());
+    assert!(said.contains("the pid file") && said.contains("cannot be written: Not a directory"), "{said}");
+    assert!(!said.contains("os error"), "{said}");
 }

@@ -14,12 +14,12 @@ fn kernel() -> (u32, u32) {
 #[test]
 fn kernel_is_one_that_is_supported() {
     assert!(kernel() >= (6, 1), "{:?}", kernel());
-    probe().expect("everything a shard needs");
+    probe(1, 4096).expect("everything a shard needs");
 }
 
 #[test]
 fn bounded_multishot_receive_is_found_where_it_is_and_only_there() {
-    let features = probe().expect("everything a shard needs");
+    let features = probe(1, 4096).expect("everything a shard needs");
     println!("kernel {:?}: {features:?}", kernel());
     if kernel() <= (6, 12) {
         assert!(!features.bounded_multishot, "not before Linux 6.17 or so");
@@ -32,5 +32,5 @@ fn bounded_multishot_receive_is_found_where_it_is_and_only_there() {
 #[test]
 fn ring_of_a_shard_has_the_features_the_probe_found() {
     let features = on_ring(SMALL, |ring: Ring| async move { ring.features() });
-    assert_eq!(features, probe().expect("everything a shard needs"));
+    assert_eq!(features, probe(1, 4096).expect("everything a shard needs"));
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{STOPPED, WEIGHTS};
+use crate::words::Plain;
 
 /// Clients at a time; each opens one session after the other.
 pub(super) const CLIENTS: usize = 64;
@@ -155,7 +156,7 @@ async fn serve(mut listener: TcpListener, address: SocketAddr, index: usize, mut
                 }
                 listener = match listen_again(address) {
                     Ok(again) => again,
-                    Err(error) => return complain(format_args!("backend {} does not come back: {error}", index + 1)),
+                    Err(error) => return complain(format_args!("backend {} does not come back: {}", index + 1, Plain(&error))),
                 };
             }
         }
@@ -200,7 +201,7 @@ async fn visit(mut acts: watch::Receiver<Act>, counts: Arc<Counts>) {
             }
             Err(error) => {
                 if counts.errors.fetch_add(1, Ordering::Relaxed) == 0 {
-                    complain(format_args!("a client saw an error: {error}"));
+                    complain(format_args!("a client saw an error: {}", Plain(&error)));
                 }
             }
         }

@@ -22,6 +22,7 @@ use tokio::time::{self, Instant};
 use crate::rules::config::{BackendAddress, CheckKind, HealthCheck, Step};
 use crate::rules::upstream::Address;
 use crate::telemetry::counters::LocalFailure;
+use crate::words::Plain;
 
 use ending::Ending;
 use http::Get;
@@ -106,7 +107,7 @@ impl Fault {
     }
 
     fn of_socket(what: &str, error: &io::Error) -> Self {
-        Self { cause: format!("{what}: {error}"), is_own: lacks_memory(error) }
+        Self { cause: format!("{what}: {}", Plain(error)), is_own: lacks_memory(error) }
     }
 }
 
@@ -172,7 +173,7 @@ pub(super) async fn probe(
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 is_local &= LocalFailure::of(&error, address).is_some();
-                add(&mut causes, address, &error);
+                add(&mut causes, address, &Plain(&error));
                 continue;
             }
             Err(_) if Instant::now() > due + LATE => return Outcome::Frozen,

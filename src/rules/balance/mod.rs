@@ -46,6 +46,41 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .flat_map(|algorithm| std::iter::once(algorithm.name).chain(algorithm.aliases.iter().copied()))
 }
 
+/// What other balancers, and people, call algorithms that do the same or the nearest to it. In lower case, with `_`.
+const FOREIGN: &[(&str, &[&str])] = &[
+    ("round_robin", &["rr", "wrr", "swrr", "roundrobin", "static_rr", "weighted", "rotate"]),
+    (
+        "least_connections",
+        &["lc", "wlc", "leastconn", "least_conn", "least_connection", "leastconnections", "least_request"],
+    ),
+    ("random", &["p2c", "power_of_two", "power_of_two_choices", "random_two", "two_choices"]),
+    (
+        "source_hash",
+        &[
+            "source",
+            "src",
+            "sh",
+            "hash",
+            "ip_hash",
+            "iphash",
+            "source_ip",
+            "source_ip_hash",
+            "client_ip",
+            "sticky",
+        ],
+    ),
+    ("maglev", &["mh", "consistent", "consistent_hash", "ring_hash", "ketama", "chash"]),
+    ("peak_ewma", &["ewma", "least_time", "fastest", "response_time", "latency"]),
+    ("first", &["failover", "pick_first", "priority", "active_passive", "primary_backup"]),
+];
+
+/// The algorithm that whoever comes from another program means by this word.
+#[must_use]
+pub fn meant_by(word: &str) -> Option<&'static str> {
+    let word = word.to_lowercase().replace(['-', ' '], "_");
+    FOREIGN.iter().find(|(_, theirs)| theirs.contains(&&*word)).map(|(ours, _)| *ours)
+}
+
 /// An algorithm as the registry knows it.
 #[derive(Debug)]
 pub struct Registered {
@@ -181,6 +216,18 @@ mod tests {
             assert!(found.name == name || found.aliases.contains(&name));
         }
         assert!(find("round-robin").is_none());
+    }
+
+    #[test]
+    fn words_of_others_mean_one_of_ours_and_are_none() {
+        let mut seen = HashSet::new();
+        for (ours, theirs) in FOREIGN {
+            assert_eq!(find(ours).map(|found| found.name), Some(*ours));
+            for word in *theirs {
+                assert!(find(word).is_none() && seen.insert(word), "{word}");
+                assert_eq!(meant_by(&word.to_uppercase().replace('_', "-")), Some(*ours));
+            }
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Addresses of listeners and backends, as the operator writes them.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 
-use super::model::{BackendAddress, ListenAddress};
+use super::hints;
+use super::model::{BackendAddress, ListenAddress, ZonedAddress};
 use super::report::quote;
 use super::section::Read;
 use super::tree::Node;
@@ -14,6 +15,7 @@ use crate::words::limits;
 /// The address of a listener: `:PORT`, `IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`.
 pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
     let text = text(node)?;
+    refuse_foreign(text)?;
     if let Some(path) = text.strip_prefix("unix:") {
         return socket_path(path).map(ListenAddress::Unix);
     }
@@ -28,13 +30,22 @@ pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
     if host == "*" {
         return Err(format!("{shown} is not an address; write `:{port}` for all addresses"));
     }
-    if let Ok(address) = text.parse() {
-        return Ok(ListenAddress::Tcp(address));
-    }
-    if host.contains(':') {
+    if host.contains(':') && !host.starts_with('[') {
         return Err(format!(
             "{shown} is not an address; an IPv6 address with a port is written `[::1]:{port}`"
         ));
+    }
+    if let Some(literal) = literal(host, port, &shown) {
+        return match literal? {
+            Literal::Ip(address) if is_many(address.ip()) => Err(format!(
+                "{shown} is an address of many hosts, on which nobody can connect; write one of this machine's, or `:{port}`"
+            )),
+            Literal::Ip(address) => Ok(ListenAddress::Tcp(address)),
+            Literal::Zoned(address) => Ok(ListenAddress::Zoned(address)),
+        };
+    }
+    if let Some(ip) = hints::loose_ipv4(host) {
+        return Err(format!("{shown} is not an address in decimal notation; write `{ip}:{port}`"));
     }
     Err(format!(
         "{shown} is not an address; write an IP address, or `:{port}` for all; host names are not looked up here"
@@ -43,6 +54,7 @@ pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
 
 /// The address of a backend from its `address` and, where written, its `port`.
 pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> {
+    refuse_foreign(address)?;
     let shown = quote(address);
     if let Some(path) = address.strip_prefix("unix:") {
         if port.is_some() {
@@ -61,19 +73,100 @@ pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> 
         (Some(port), None) | (None, Some(port)) => port,
         (None, None) => return Err(format!("{shown} has no port; add `port`")),
     };
-    if let Ok(address) = format!("{}:{port}", bracketed(host)).parse::<SocketAddr>() {
-        let ip = address.ip();
-        if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255; 4]) {
-            return Err(format!(
+    if let Some(literal) = literal(host, port, &shown) {
+        return match literal? {
+            Literal::Ip(address) if address.ip().is_unspecified() || is_many(address.ip()) => Err(format!(
                 "{shown} is no address of a single host; write the backend's own, such as 127.0.0.1"
-            ));
-        }
-        return Ok(BackendAddress::Ip(address));
+            )),
+            Literal::Ip(address) => Ok(BackendAddress::Ip(address)),
+            Literal::Zoned(address) => Ok(BackendAddress::Zoned(address)),
+        };
     }
     if !is_host_name(host) {
         return Err(format!("{shown} is neither an IP address nor a host name"));
     }
     Ok(BackendAddress::Host { name: host.to_owned(), port })
+}
+
+/// The IPv4 address, with the port where there is one, that the system would read in a backend's `address` with a
+/// hexadecimal, an octal or a missing part; and what to say of it.
+pub(super) fn loose_backend(address: &str) -> Option<(String, String)> {
+    let (host, port) = split_port(address).ok()?;
+    let ip = hints::loose_ipv4(host).filter(|_| host.parse::<Ipv4Addr>().is_err())?;
+    let meant = port.map_or_else(|| ip.to_string(), |port| format!("{ip}:{port}"));
+    let message = format!(
+        "{} is neither an IP address in decimal notation nor a host name (hexadecimal, octal or missing parts); write \
+         `{meant}`",
+        quote(address)
+    );
+    Some((meant, message))
+}
+
+/// What other programs take for an address.
+fn refuse_foreign(text: &str) -> Read<()> {
+    let shown = quote(text);
+    if hints::is_abstract_name(text) {
+        return Err(format!(
+            "{shown} is an abstract socket name, which is not supported; write `unix:/PATH`"
+        ));
+    }
+    if let Some(scheme) = hints::scheme(text).filter(|scheme| *scheme != "unix") {
+        return Err(format!("{shown} has a scheme; write it without `{scheme}://`"));
+    }
+    if text.starts_with('/') || text.starts_with("./") {
+        return Err(format!("{shown} looks like a path; a socket file is written `unix:/PATH`"));
+    }
+    Ok(())
+}
+
+/// A literal address with its port.
+enum Literal {
+    Ip(SocketAddr),
+    Zoned(ZonedAddress),
+}
+
+/// Reads an IP address, IPv6 with or without brackets and zone; `None` where it is none. A mapped one is the IPv4 address
+/// that it stands for.
+fn literal(host: &str, port: u16, shown: &str) -> Option<Read<Literal>> {
+    let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let text = inside.unwrap_or(host);
+    let (ip, zone) = text.split_once('%').map_or((text, None), |(ip, zone)| (ip, Some(zone)));
+    let ip = match ip.parse::<IpAddr>().ok()? {
+        IpAddr::V4(_) if inside.is_some() || zone.is_some() => return None,
+        ip => ip.to_canonical(),
+    };
+    let local = match ip {
+        IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80 => Some(ip),
+        _ => None,
+    };
+    Some(match (local, zone) {
+        (None, None) => Ok(Literal::Ip(SocketAddr::new(ip, port))),
+        (None, Some(zone)) => Err(format!(
+            "only a link-local address (fe80::/10) has an interface; write {shown} without `%{zone}`"
+        )),
+        (Some(ip), Some(zone)) if zone.parse::<u32>().is_ok_and(|index| index > 0) => {
+            let index = zone.parse().unwrap_or_default();
+            Ok(Literal::Ip(SocketAddrV6::new(ip, port, 0, index).into()))
+        }
+        (Some(ip), Some(zone)) if is_interface(zone) => {
+            Ok(Literal::Zoned(ZonedAddress { ip, zone: zone.to_owned(), port }))
+        }
+        (Some(ip), _) => Err(format!(
+            "{shown} is a link-local address, which needs its interface; write it as in `{ip}%eth0`"
+        )),
+    })
+}
+
+/// The shape of an interface's name; whether there is one is known at the start.
+fn is_interface(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    // IFNAMSIZ without its NUL, netdevice(7).
+    (1..=15).contains(&name.len()) && name.chars().all(plain) && name.contains(|c: char| !c.is_ascii_digit())
+}
+
+/// Multicast and broadcast.
+fn is_many(ip: IpAddr) -> bool {
+    ip.is_multicast() || ip == IpAddr::from([255; 4])
 }
 
 /// The header `Host`: a host name, an IPv4 address or an IPv6 one in brackets, and perhaps a port.
@@ -111,14 +204,8 @@ fn split_port(address: &str) -> Read<(&str, Option<u16>)> {
     }
 }
 
-/// A bare IPv6 address in the brackets that a socket address needs.
-fn bracketed(host: &str) -> String {
-    let bare = host.split('%').next().is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
-    if bare { format!("[{host}]") } else { host.to_owned() }
-}
-
-/// RFC 1123, with the underscore that names inside container networks have. A last label of digits only
-/// is an IPv4 address that did not parse.
+/// RFC 1123, with the underscore that names inside container networks have. A last label of digits only, or a hexadecimal
+/// one, is an IPv4 address that did not parse, and one to the resolver of the system.
 fn is_host_name(host: &str) -> bool {
     const LONGEST: usize = 253;
     let label = |label: &str| {
@@ -129,8 +216,10 @@ fn is_host_name(host: &str) -> bool {
             && !label.ends_with('-')
     };
     let name = host.strip_suffix('.').unwrap_or(host);
-    let digits = name.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
-    host.len() <= LONGEST && name.split('.').all(label) && !digits
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let digits = last.chars().all(|c| c.is_ascii_digit());
+    let hexadecimal = last.len() > 1 && (last.starts_with("0x") || last.starts_with("0X"));
+    host.len() <= LONGEST && name.split('.').all(label) && !digits && !hexadecimal
 }
 
 fn socket_path(path: &str) -> Read<PathBuf> {
@@ -152,8 +241,15 @@ impl fmt::Display for ListenAddress {
         match self {
             Self::Any { port } => write!(f, ":{port}"),
             Self::Tcp(address) => write!(f, "{address}"),
+            Self::Zoned(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+impl fmt::Display for ZonedAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}%{}]:{}", self.ip, self.zone, self.port)
     }
 }
 
@@ -161,53 +257,9 @@ impl fmt::Display for BackendAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ip(address) => write!(f, "{address}"),
+            Self::Zoned(address) => write!(f, "{address}"),
             Self::Host { name, port } => write!(f, "{name}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl ListenAddress {
-    /// Whether both would receive the same connections. `[::]` is IPv6 alone, unlike `:PORT`.
-    #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Unix(one), Self::Unix(two)) => one == two,
-            (Self::Unix(_), _) | (_, Self::Unix(_)) => false,
-            (Self::Any { port }, Self::Any { port: other }) => port == other,
-            (Self::Any { port }, Self::Tcp(address)) | (Self::Tcp(address), Self::Any { port }) => {
-                *port == address.port()
-            }
-            (Self::Tcp(one), Self::Tcp(two)) => {
-                let same_family = one.is_ipv4() == two.is_ipv4();
-                let whole_family = one.ip().is_unspecified() || two.ip().is_unspecified();
-                one.port() == two.port() && (one == two || (same_family && whole_family))
-            }
-        }
-    }
-
-    /// Whether a connection from this machine to a backend of this address would come back here. Of the machine's own
-    /// addresses only the loopback ones are known to be its own.
-    #[must_use]
-    pub fn is_reached_by(&self, backend: &BackendAddress) -> bool {
-        let local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
-        match (self, backend) {
-            (Self::Unix(one), BackendAddress::Unix(two)) => one == two,
-            (Self::Any { port }, BackendAddress::Ip(address)) => {
-                *port == address.port() && local(address.ip().to_canonical())
-            }
-            (Self::Any { port }, BackendAddress::Host { name, port: other }) => {
-                port == other && name == "localhost"
-            }
-            (Self::Tcp(listener), BackendAddress::Ip(backend)) => {
-                let same_family = listener.is_ipv4() == backend.is_ipv4();
-                let any = listener.ip().is_unspecified() && same_family && local(backend.ip());
-                listener == backend || (any && listener.port() == backend.port())
-            }
-            (Self::Tcp(listener), BackendAddress::Host { name, port }) => {
-                listener.port() == *port && name == "localhost" && local(listener.ip())
-            }
-            (Self::Unix(_), _) | (_, BackendAddress::Unix(_)) => false,
         }
     }
 }

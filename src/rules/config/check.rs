@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address;
+use super::hints;
 use super::model::{Backend, CheckKind, HealthCheck, HttpCheck, Statuses, Step};
 use super::relations;
 use super::report::quote;
@@ -64,7 +65,12 @@ pub(super) fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<H
 
 /// The type and the keys that belong to it; `None` where it is off, or not known, which was reported.
 fn kind(s: &mut Section<'_>) -> Option<CheckKind> {
-    let written = s.optional("type", off_or(one_of(TYPES)));
+    let written = s.optional("type", |node| match text(node) {
+        Ok(text) if hints::is_check_to_come(text) => {
+            Err(format!("checks of type {} are not there yet; `send_expect` can do much of it", quote(text)))
+        }
+        _ => off_or(one_of(TYPES))(node),
+    });
     let Some(on) = (if s.has("type") { written.flatten() } else { Some(Type::Tcp) }) else {
         // A check that is switched off keeps its settings, of whatever type they are.
         http(s);

@@ -2,7 +2,8 @@
 //!
 //! One door: [`parse`] turns the text of a file into a [`Config`] or into a [`Report`] of everything that is
 //! wrong with it. On the way the text becomes a tree of nodes with their places (`tree`), which is read key
-//! by key (`section`, `schema`, `check`) into values (`values`, `address`) that are then compared (`relations`).
+//! by key (`section`, `schema`, `check`) into values (`values`, `address`) that are then compared (`relations`). What does
+//! not fit is told by what it looks like (`hints`).
 //! [`Config::to_yaml`] is the way back.
 //!
 //! Invariants: no input panics; time and memory are bounded by `limits::CONFIG_*`; a `Config` holds only
@@ -11,8 +12,10 @@
 
 mod address;
 mod check;
+mod hints;
 mod model;
 mod pool;
+mod reach;
 mod relations;
 mod report;
 mod resolved;
@@ -22,6 +25,7 @@ mod tree;
 mod values;
 
 pub use model::*;
+pub use reach::Circle;
 pub use report::{Problem, Report, Severity};
 
 use crate::words::limits;

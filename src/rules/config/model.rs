@@ -1,7 +1,7 @@
 //! What runs: units converted, names resolved to positions, every value within its bound. Immutable.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -142,8 +142,21 @@ pub enum ListenAddress {
     },
     /// One address and port.
     Tcp(SocketAddr),
+    /// The same on a named interface; [`Config::with_zones`] makes it the above.
+    Zoned(ZonedAddress),
     /// A socket file.
     Unix(PathBuf),
+}
+
+/// A link-local address and port on an interface that goes by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ZonedAddress {
+    /// Within fe80::/10.
+    pub ip: Ipv6Addr,
+    /// Name of the interface.
+    pub zone: String,
+    /// The port, at least 1.
+    pub port: u16,
 }
 
 /// `timeouts:` of a listener.
@@ -378,6 +391,8 @@ pub struct Backend {
 pub enum BackendAddress {
     /// A literal address.
     Ip(SocketAddr),
+    /// The same on a named interface; [`Config::with_zones`] makes it the above.
+    Zoned(ZonedAddress),
     /// A host name, looked up off the shards; its addresses are tried in order.
     Host {
         /// The name as written.

@@ -1,11 +1,14 @@
 //! Rules that hold between values: names, addresses, times that contradict each other.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::model::{
-    Backend, BackendAddress, Clients, HashKey, HealthCheck, ListenAddress, Listener, OpenSessions, Outlier,
-    PoolRules, QueueRules, Reuse, Upstream, UpstreamTimeouts,
+    Backend, BackendAddress, Clients, HashKey, HealthCheck, ListenAddress, Listener, ListenerTimeouts,
+    OpenSessions, Outlier, PoolRules, QueueRules, Reuse, Upstream, UpstreamTimeouts,
 };
+use super::reach::Circle;
 use super::report::{Place, quote};
 use super::section::{Section, nearest};
 use super::values::duration_text;
@@ -83,16 +86,195 @@ pub(super) fn overlap(s: &Section<'_>, address: &ListenAddress, others: &[Listen
     }
 }
 
-/// A listener whose sessions come back to it would open connections until there are no descriptors left.
-pub(super) fn circle(s: &Section<'_>, key: &str, address: &ListenAddress, backends: &[Backend]) {
-    if let Some(backend) = backends.iter().find(|backend| address.is_reached_by(&backend.address)) {
-        let (listener, name) = (quote(&address.to_string()), quote(&backend.name));
-        s.error_at(
-            key,
-            format!(
-                "the backend {name} is the listener {listener} itself; its sessions would go in a circle"
-            ),
+/// An idle limit as it was written, and where.
+pub(super) type WrittenIdle = (Option<Duration>, Place);
+
+/// What of the `timeouts` of a listener was written.
+pub(super) struct WrittenTimeouts {
+    pub(super) idle: Option<WrittenIdle>,
+    /// Where `half_close` stands.
+    pub(super) half_close: Option<Place>,
+}
+
+/// Where that of an upstream stands which is compared with the listeners.
+pub(super) struct UpstreamPlaces {
+    /// The address of each backend.
+    backends: Vec<Place>,
+    idle: Option<WrittenIdle>,
+    /// `healthcheck.port`, where it is written, and `pool.max_idle`.
+    check_port: Option<Place>,
+    max_idle: Option<Place>,
+}
+
+impl UpstreamPlaces {
+    /// Those of the upstream whose section is `s`.
+    pub(super) fn of(s: &Section<'_>, backends: Vec<Place>, idle: Option<WrittenIdle>) -> Self {
+        let check_port = s.place_within("healthcheck", "port");
+        Self { backends, idle, check_port, max_idle: s.place_within("pool", "max_idle") }
+    }
+}
+
+/// The idle limits of both sides. Of the two, where only one is written it is both; where both are, the shorter one ends a
+/// session, and that is said. An upstream of several listeners has the longest of theirs.
+pub(super) fn idle(
+    s: &Section<'_>,
+    (listeners, clients): (&mut [Listener], &[WrittenTimeouts]),
+    (upstreams, places): (&mut [Upstream], &[UpstreamPlaces]),
+) {
+    for (position, (upstream, place)) in upstreams.iter_mut().zip(places).enumerate() {
+        let theirs =
+            listeners.iter_mut().zip(clients).filter(|(listener, _)| listener.upstream.index() == position);
+        let mut longest: Option<Option<Duration>> = None;
+        for (listener, client) in theirs {
+            match (&client.idle, &place.idle) {
+                (None, Some((backend, _))) => listener.timeouts.client_idle = *backend,
+                (Some(client), Some(backend)) => shorter_idle(s, client, backend),
+                (_, None) => {}
+            }
+            let idle = listener.timeouts.client_idle;
+            longest = Some(longest.map_or(idle, |before| longer(before, idle)));
+            within_idle(
+                s,
+                &listener.timeouts,
+                client,
+                upstream.timeouts.backend_idle.filter(|_| place.idle.is_some()),
+            );
+        }
+        if let (None, Some(longest)) = (&place.idle, longest) {
+            upstream.timeouts.backend_idle = longest;
+        }
+        pool_within_idle(s, upstream, place);
+    }
+}
+
+/// The longer of two limits, where none is the longest.
+fn longer(one: Option<Duration>, two: Option<Duration>) -> Option<Duration> {
+    one.zip(two).map(|(one, two)| one.max(two))
+}
+
+fn or_off(limit: Option<Duration>) -> String {
+    limit.map_or_else(|| "off".to_owned(), duration_text)
+}
+
+fn shorter_idle(s: &Section<'_>, client: &WrittenIdle, backend: &WrittenIdle) {
+    if client.0 == backend.0 {
+        return;
+    }
+    let client_is_longer = longer(client.0, backend.0) == client.0;
+    let place = if client_is_longer { &client.1 } else { &backend.1 };
+    let shorter = if client_is_longer { "backend_idle" } else { "client_idle" };
+    s.warn_place(
+        place.clone(),
+        format!(
+            "`client_idle` is {} and `backend_idle` is {}: the shorter one, `{shorter}`, ends a session",
+            or_off(client.0),
+            or_off(backend.0)
+        ),
+    );
+}
+
+/// A session that is over before a limit can act, and a half of one that may be silent for longer than the whole.
+fn within_idle(
+    s: &Section<'_>,
+    timeouts: &ListenerTimeouts,
+    written: &WrittenTimeouts,
+    backend: Option<Duration>,
+) {
+    if let (Some(session), Some((Some(idle), place))) = (timeouts.session, &written.idle)
+        && session < *idle
+    {
+        let (session, idle) = (duration_text(session), duration_text(*idle));
+        s.warn_place(
+            place.clone(),
+            format!("`client_idle` is {idle}, but `session` ends every session at {session}"),
         );
+    }
+    let idle = timeouts.client_idle.into_iter().chain(backend).min();
+    if let (Some(place), Some(idle)) = (&written.half_close, idle)
+        && timeouts.half_close > idle
+    {
+        let (half_close, idle) = (duration_text(timeouts.half_close), duration_text(idle));
+        s.warn_place(
+            place.clone(),
+            format!("a session of which one side has ended may be silent for {half_close}, a whole one for {idle} only"),
+        );
+    }
+}
+
+/// A backend that ends what is idle for so long, ends ready connections too.
+fn pool_within_idle(s: &Section<'_>, upstream: &Upstream, place: &UpstreamPlaces) {
+    let (Some(max_idle), Some(idle)) = (&place.max_idle, upstream.timeouts.backend_idle) else { return };
+    let is_longer = match upstream.pool.max_idle {
+        Some(max_idle) => max_idle > idle,
+        // The default says nothing about the backend.
+        None => place.idle.is_some(),
+    };
+    if upstream.pool.size > 0 && is_longer {
+        let (max_idle_text, idle) = (or_off(upstream.pool.max_idle), duration_text(idle));
+        s.warn_place(
+            max_idle.clone(),
+            format!("`max_idle` is {max_idle_text}: ready connections may be idle for longer than `backend_idle`, {idle}"),
+        );
+    }
+}
+
+/// A listener whose sessions come back to it would open connections until there are no descriptors left.
+pub(super) fn circles(
+    s: &Section<'_>,
+    listeners: &[Listener],
+    upstreams: &[Upstream],
+    places: &[UpstreamPlaces],
+) {
+    let counts: Vec<usize> = upstreams.iter().map(|upstream| upstream.backends.len()).collect();
+    let sessions = Circle::all(listeners, &counts, |upstream, backend, listener| {
+        upstreams[upstream].backends[backend].address.is_known_to_reach(&listeners[listener].address)
+    });
+    for Circle { upstream, backend, listener } in sessions {
+        let place = places[upstream].backends[backend].clone();
+        let (backend, listener) = (&upstreams[upstream].backends[backend], &listeners[listener]);
+        let (name, address) = (quote(&backend.name), quote(&listener.address.to_string()));
+        let rest = if listener.upstream.index() == upstream {
+            " itself; its sessions would go in a circle".to_owned()
+        } else {
+            let through = quote(&upstreams[listener.upstream.index()].name);
+            format!(", whose upstream {through} leads back here; sessions would go in a circle")
+        };
+        s.error_place(place, format!("the backend {name} is the listener {address}{rest}"));
+    }
+    checks_in_a_circle(s, listeners, upstreams, places);
+}
+
+/// A check that comes back to its upstream asks the balancer about itself.
+fn checks_in_a_circle(
+    s: &Section<'_>,
+    listeners: &[Listener],
+    upstreams: &[Upstream],
+    places: &[UpstreamPlaces],
+) {
+    let asked = |upstream: &Upstream, backend: &Backend| {
+        let port = upstream.healthcheck.as_ref().and_then(|check| check.port)?;
+        Some(match &backend.address {
+            BackendAddress::Ip(address) => BackendAddress::Ip(SocketAddr::new(address.ip(), port)),
+            BackendAddress::Host { name, .. } => BackendAddress::Host { name: name.clone(), port },
+            BackendAddress::Zoned(_) | BackendAddress::Unix(_) => return None,
+        })
+    };
+    for (position, (upstream, place)) in upstreams.iter().zip(places).enumerate() {
+        let own = listeners.iter().filter(|listener| listener.upstream.index() == position);
+        let own: Vec<&Listener> = own.collect();
+        let backends =
+            upstream.backends.iter().filter_map(|backend| Some((backend, asked(upstream, backend)?)));
+        let circle = backends.into_iter().find_map(|(backend, asked)| {
+            let listener = own.iter().find(|listener| asked.is_known_to_reach(&listener.address))?;
+            Some((backend, listener))
+        });
+        if let (Some((backend, listener)), Some(place)) = (circle, &place.check_port) {
+            let (name, address) = (quote(&backend.name), quote(&listener.address.to_string()));
+            s.error_place(
+                place.clone(),
+                format!("the check of {name} asks the listener {address}, whose backend it is: it would go in a circle"),
+            );
+        }
     }
 }
 

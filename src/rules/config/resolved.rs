@@ -182,6 +182,7 @@ impl Serialize for BackendAddress {
         let text = self.to_string();
         let (address, port) = match self {
             Self::Ip(address) => (text.rsplit_once(':').map_or(&*text, |(ip, _)| ip), Some(address.port())),
+            Self::Zoned(address) => (text.rsplit_once(':').map_or(&*text, |(ip, _)| ip), Some(address.port)),
             Self::Host { name, port } => (name.as_str(), Some(*port)),
             Self::Unix(_) => (&*text, None),
         };

@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use super::address;
 use super::check::healthcheck;
+use super::hints;
 use super::model::{
     Backend, BackendAddress, Config, Cores, HashKey, ListenAddress, Listener, ListenerTcp, ListenerTimeouts,
     LogFormat, LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream,
     UpstreamTimeouts,
 };
 use super::pool::pool;
-use super::relations::{self, Names};
-use super::section::Section;
+use super::relations::{self, Names, UpstreamPlaces, WrittenIdle, WrittenTimeouts};
+use super::report::Place;
+use super::section::{Read, Section};
+use super::tree::Node;
 use super::values::{
     FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean, buffers, cores, count, duration,
     duration_within, keepalive, limit, list, log_target, name, number, off_or, one_of, percent, port, size,
@@ -25,6 +28,9 @@ use crate::words::{UpstreamId, limits};
 
 /// Name of the one listener and the one upstream of the short form.
 const DEFAULT_NAME: &str = "default";
+
+/// What both idle limits are where neither is written.
+const IDLE: Duration = Duration::from_secs(3_600);
 
 const SHORT_KEYS: [&str; 14] = [
     "loadbalancer",
@@ -85,19 +91,28 @@ fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
     if !written {
         root.error("`loadbalancer` is missing; add it, or `listeners` and `upstreams` of the long form");
     }
-    let listener = root.section("loadbalancer", |s| {
+    let mut connecting = None;
+    let (listener, client) = root.section("loadbalancer", |s| {
         for key in ["name", "upstream"] {
             s.forbid(key, "the short form has one listener and one upstream, both called `default`");
         }
         let address = if written { s.required("listen_address", address::listen) } else { None };
+        let address = address.unwrap_or_else(nowhere);
         picked = balancing(s);
-        listener(s, DEFAULT_NAME.to_owned(), address.unwrap_or_else(nowhere), UpstreamId(0))
+        // Here the two sections take the keys of both sides.
+        let (timeouts, of_upstream) = s.section("timeouts", |s| (listener_timeouts(s), upstream_timeouts(s)));
+        let (tcp, tcp_of_upstream) = s.section("tcp", |s| (listener_tcp(s, &address), tcp(s)));
+        connecting = Some((of_upstream, tcp_of_upstream));
+        (bare_listener(s, DEFAULT_NAME.to_owned(), address, timeouts.0, tcp), timeouts.1)
     });
-    let backends = backends(root);
-    relations::circle(root, "backends", &listener.address, &backends);
-    let connecting = (upstream_timeouts(&mut root.absent()), tcp(&mut root.absent()));
-    let upstream = upstream(root, DEFAULT_NAME.to_owned(), picked, connecting, backends);
-    (vec![listener], vec![upstream])
+    let ((timeouts, backend), tcp) = connecting.expect("the section was read");
+    let (backends, places) = backends(root);
+    let upstream = upstream(root, DEFAULT_NAME.to_owned(), picked, (timeouts, tcp), backends);
+    let places = vec![UpstreamPlaces::of(root, places, backend)];
+    let (mut listeners, mut upstreams) = (vec![listener], vec![upstream]);
+    relations::idle(root, (&mut listeners, &[client]), (&mut upstreams, &places));
+    relations::circles(root, &listeners, &upstreams, &places);
+    (listeners, upstreams)
 }
 
 fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
@@ -108,20 +123,24 @@ fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
     }
     let (listener_defaults, upstream_defaults) = root.section("defaults", defaults);
     let mut names = Names::default();
-    let mut upstreams = Vec::new();
+    let (mut upstreams, mut places) = (Vec::new(), Vec::new());
     for mut s in root.entries("upstreams", limits::UPSTREAMS, Some(&upstream_defaults)) {
         let called = s.required("name", name);
         if let Some(called) = &called {
             names.claim(&s, called);
         }
-        let backends = backends(&mut s);
-        upstreams.push(long_upstream(&mut s, called.unwrap_or_default(), backends));
+        let (backends, of_backends) = backends(&mut s);
+        let (upstream, idle) = long_upstream(&mut s, called.unwrap_or_default(), backends);
+        upstreams.push(upstream);
+        places.push(UpstreamPlaces::of(&s, of_backends, idle));
         s.finish();
     }
-    let listeners = listeners(root, &listener_defaults, &mut names, &upstreams);
+    let (mut listeners, clients) = listeners(root, &listener_defaults, &mut names, &upstreams);
     if root.has("listeners") {
         names.warn_unused(root);
     }
+    relations::idle(root, (&mut listeners, &clients), (&mut upstreams, &places));
+    relations::circles(root, &listeners, &upstreams, &places);
     (listeners, upstreams)
 }
 
@@ -130,9 +149,9 @@ fn listeners<'a>(
     defaults: &Section<'a>,
     upstreams: &mut Names,
     known: &[Upstream],
-) -> Vec<Listener> {
+) -> (Vec<Listener>, Vec<WrittenTimeouts>) {
     let mut names = Names::default();
-    let mut listeners: Vec<Listener> = Vec::new();
+    let (mut listeners, mut written) = (Vec::<Listener>::new(), Vec::new());
     for mut s in root.entries("listeners", limits::LISTENERS, Some(defaults)) {
         let called = s.required("name", name);
         let address = s.required("address", address::listen);
@@ -147,17 +166,17 @@ fn listeners<'a>(
         if let (Some(address), Some(id)) = (&address, upstream)
             && let Some(upstream) = known.get(id.index())
         {
-            relations::circle(&s, "upstream", address, &upstream.backends);
             relations::clients_apart(&s, address, upstream);
         }
         // What is missing was reported; the rest of the entry is read all the same.
         let address = address.unwrap_or_else(nowhere);
-        let listener =
-            listener(&mut s, called.unwrap_or_default(), address, upstream.unwrap_or(UpstreamId(0)));
+        let (mut listener, timeouts) = listener(&mut s, called.unwrap_or_default(), address);
+        listener.upstream = upstream.unwrap_or(UpstreamId(0));
         listeners.push(listener);
+        written.push(timeouts);
         s.finish();
     }
-    listeners
+    (listeners, written)
 }
 
 /// Stands for an address that was reported, so that the rest of its entry is read all the same.
@@ -172,7 +191,7 @@ fn defaults<'a>(s: &mut Section<'a>) -> (Section<'a>, Section<'a>) {
         own.forbid(key, "each listener has its own");
     }
     own.optional("upstream", name);
-    listener(&mut own, String::new(), nowhere(), UpstreamId(0));
+    listener(&mut own, String::new(), nowhere());
     let listener_defaults = own.clone();
     own.finish();
 
@@ -186,24 +205,40 @@ fn defaults<'a>(s: &mut Section<'a>) -> (Section<'a>, Section<'a>) {
     (listener_defaults, upstream_defaults)
 }
 
-fn listener(s: &mut Section<'_>, name: String, address: ListenAddress, upstream: UpstreamId) -> Listener {
-    Listener {
-        name,
-        upstream,
-        backlog: s.value("backlog", 4_096, number(1..=limits::BACKLOG)),
-        timeouts: s.section("timeouts", |s| ListenerTimeouts {
-            client_idle: s.value("client_idle", Some(Duration::from_secs(3_600)), off_or(duration)),
-            half_close: s.value("half_close", Duration::from_secs(30), duration),
-            session: s.value("session", None, off_or(duration)),
-        }),
-        tcp: s.section("tcp", |s| {
-            let options = tcp(s);
-            let steer_by_cpu = s.value("steer_by_cpu", false, boolean);
-            relations::steerable(s, steer_by_cpu, &address);
-            ListenerTcp { options, steer_by_cpu }
-        }),
-        address,
-    }
+fn listener(s: &mut Section<'_>, name: String, address: ListenAddress) -> (Listener, WrittenTimeouts) {
+    let (timeouts, written) = s.section("timeouts", listener_timeouts);
+    let tcp = s.section("tcp", |s| listener_tcp(s, &address));
+    (bare_listener(s, name, address, timeouts, tcp), written)
+}
+
+/// The keys that a listener has in both forms.
+fn bare_listener(
+    s: &mut Section<'_>,
+    name: String,
+    address: ListenAddress,
+    timeouts: ListenerTimeouts,
+    tcp: ListenerTcp,
+) -> Listener {
+    let backlog = s.value("backlog", 4_096, number(1..=limits::BACKLOG));
+    Listener { name, upstream: UpstreamId(0), backlog, timeouts, tcp, address }
+}
+
+fn listener_timeouts(s: &mut Section<'_>) -> (ListenerTimeouts, WrittenTimeouts) {
+    let idle = s.optional("client_idle", off_or(duration));
+    let timeouts = ListenerTimeouts {
+        client_idle: idle.unwrap_or(Some(IDLE)),
+        half_close: s.value("half_close", Duration::from_secs(30), duration),
+        session: s.value("session", None, off_or(duration)),
+    };
+    let half_close = s.has("half_close").then(|| s.place("half_close"));
+    (timeouts, WrittenTimeouts { idle: idle.map(|idle| (idle, s.place("client_idle"))), half_close })
+}
+
+fn listener_tcp(s: &mut Section<'_>, address: &ListenAddress) -> ListenerTcp {
+    let options = tcp(s);
+    let steer_by_cpu = s.value("steer_by_cpu", false, boolean);
+    relations::steerable(s, steer_by_cpu, address);
+    ListenerTcp { options, steer_by_cpu }
 }
 
 fn tcp(s: &mut Section<'_>) -> TcpOptions {
@@ -218,10 +253,14 @@ fn tcp(s: &mut Section<'_>) -> TcpOptions {
     }
 }
 
-fn long_upstream(s: &mut Section<'_>, name: String, backends: Vec<Backend>) -> Upstream {
+fn long_upstream(
+    s: &mut Section<'_>,
+    name: String,
+    backends: Vec<Backend>,
+) -> (Upstream, Option<WrittenIdle>) {
     let balancing = balancing(s);
-    let connecting = (s.section("timeouts", upstream_timeouts), s.section("tcp", tcp));
-    upstream(s, name, balancing, connecting, backends)
+    let ((timeouts, idle), tcp) = (s.section("timeouts", upstream_timeouts), s.section("tcp", tcp));
+    (upstream(s, name, balancing, (timeouts, tcp), backends), idle)
 }
 
 /// The keys that stand in an entry of `upstreams`, and in the short form at the top.
@@ -303,32 +342,67 @@ fn outlier(s: &mut Section<'_>, backends: &[Backend]) -> Option<Outlier> {
     })
 }
 
-fn upstream_timeouts(s: &mut Section<'_>) -> UpstreamTimeouts {
+fn upstream_timeouts(s: &mut Section<'_>) -> (UpstreamTimeouts, Option<WrittenIdle>) {
+    let idle = s.optional("backend_idle", off_or(duration));
     let timeouts = UpstreamTimeouts {
         connect: s.value("connect", Duration::from_secs(5), duration),
         establish: s.value("establish", Some(Duration::from_secs(15)), off_or(duration)),
-        backend_idle: s.value("backend_idle", Some(Duration::from_secs(3_600)), off_or(duration)),
+        backend_idle: idle.unwrap_or(Some(IDLE)),
     };
     relations::connect_within_establish(s, &timeouts);
-    timeouts
+    (timeouts, idle.map(|idle| (idle, s.place("backend_idle"))))
 }
 
-fn backends(s: &mut Section<'_>) -> Vec<Backend> {
+/// The backends of a section, and where their addresses stand.
+fn backends(s: &mut Section<'_>) -> (Vec<Backend>, Vec<Place>) {
     let mut names = Names::default();
-    let mut backends = Vec::new();
-    let sections = s.entries("backends", limits::BACKENDS_PER_UPSTREAM, None);
+    let (mut backends, mut places) = (Vec::new(), Vec::new());
+    let sections = s.entries_or_texts("backends", limits::BACKENDS_PER_UPSTREAM);
     let written = sections.len();
-    for mut entry in sections {
-        if let Some(backend) = backend(&mut entry) {
+    for (mut entry, bare) in sections {
+        let read = match bare {
+            Some(node) => bare_backend(&entry, node),
+            None => backend(&mut entry),
+        };
+        if let Some(backend) = read {
             names.claim(&entry, &backend.name);
             backends.push(backend);
+            places.push(entry.place("address"));
         }
         entry.finish();
     }
     if backends.len() == written {
         relations::some_weight(s, &backends);
     }
-    backends
+    (backends, places)
+}
+
+/// An entry that is an address and nothing else.
+fn bare_backend(s: &Section<'_>, node: &Node) -> Option<Backend> {
+    let address = text(node)
+        .map_err(|_| "not an entry; write `HOST:PORT`, or `key: value` pairs".to_owned())
+        .and_then(|text| backend_address(s, text, None))
+        .and_then(|address| match address {
+            BackendAddress::Unix(_) => {
+                Err("a `unix:` backend needs a name; write `{name: NAME, address: ...}`".to_owned())
+            }
+            address => Ok(address),
+        })
+        .map_err(|rule| s.error(hints::of_value(node).unwrap_or(rule)))
+        .ok()?;
+    Some(Backend { name: address.to_string(), address, weight: 1, max_connections: None, backup: false })
+}
+
+/// A backend's address. One that only the resolver of the system would understand is reported, and taken for what that
+/// would make of it, because it may be a listener of this file.
+fn backend_address(s: &Section<'_>, text: &str, port: Option<u16>) -> Read<BackendAddress> {
+    match address::loose_backend(text) {
+        Some((meant, message)) => {
+            s.error_at("address", message);
+            address::backend(&meant, port)
+        }
+        None => address::backend(text, port),
+    }
 }
 
 fn backend(s: &mut Section<'_>) -> Option<Backend> {
@@ -339,9 +413,10 @@ fn backend(s: &mut Section<'_>) -> Option<Backend> {
     let port = s.optional("port", port);
     let port_unfit = s.has("port") && port.is_none();
     // Without its port the address can be read, not judged.
+    let looked_at = s.clone();
     let address = s.required("address", |node| {
         let text = text(node)?;
-        if port_unfit { Ok(None) } else { address::backend(text, port).map(Some) }
+        if port_unfit { Ok(None) } else { backend_address(&looked_at, text, port).map(Some) }
     })??;
     let name = match (name, &address) {
         (Some(name), _) => name,

@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 
+use super::hints;
 use super::report::{Place, Problems, Span, quote};
 use super::tree::{Entry, Map, Node, Value};
 
@@ -55,7 +56,7 @@ impl<'a> Section<'a> {
         let (entry, place) = self.find(key)?;
         let value = match &entry.node.value {
             Value::Null => Err("no value; write one or remove the key".to_owned()),
-            _ => read(&entry.node),
+            _ => read(&entry.node).map_err(|rule| hints::of_value(&entry.node).unwrap_or(rule)),
         };
         value.map_err(|message| self.problems.error(place, message)).ok()
     }
@@ -104,7 +105,9 @@ impl<'a> Section<'a> {
                 _ => {
                     let place = Place { span: entry.node.span, ..path };
                     if part.layers.is_empty() {
-                        self.problems.error(place, "not a section; write keys with values below it");
+                        let rule = || "not a section; write keys with values below it".to_owned();
+                        let message = hints::of_value(&entry.node).unwrap_or_else(rule);
+                        self.problems.error(place, message);
                     }
                     break;
                 }
@@ -115,15 +118,45 @@ impl<'a> Section<'a> {
 
     /// The sections in the list under `key`, at most `most`; `defaults` stands behind each.
     pub(super) fn entries(&mut self, key: &'static str, most: usize, defaults: Option<&Self>) -> Vec<Self> {
+        let behind = defaults.map_or(&[][..], |section| &section.layers);
+        let items = self.items(key, most);
+        let entry = |(place, node): (Place, &'a Node)| {
+            let Value::Map(map) = &node.value else {
+                let rule = || "not an entry; write it as `key: value` pairs".to_owned();
+                self.problems.error(place, hints::of_value(node).unwrap_or_else(rule));
+                return None;
+            };
+            Some(self.entry_of(place, map, behind))
+        };
+        items.into_iter().filter_map(entry).collect()
+    }
+
+    /// The same without defaults, where an entry may be the text of its most important key alone.
+    pub(super) fn entries_or_texts(
+        &mut self,
+        key: &'static str,
+        most: usize,
+    ) -> Vec<(Self, Option<&'a Node>)> {
+        let items = self.items(key, most);
+        let entry = |(place, node): (Place, &'a Node)| match &node.value {
+            Value::Map(map) => (self.entry_of(place, map, &[]), None),
+            _ => (Self { place, ..self.absent() }, Some(node)),
+        };
+        items.into_iter().map(entry).collect()
+    }
+
+    /// What stands in the list under `key`, at most `most` of it.
+    fn items(&mut self, key: &'static str, most: usize) -> Vec<(Place, &'a Node)> {
         let Some((entry, place)) = self.find(key) else {
             self.error(format!("`{key}` is missing; add it"));
             return Vec::new();
         };
-        let items: &[Rc<Node>] = match &entry.node.value {
+        let items: &'a [Rc<Node>] = match &entry.node.value {
             Value::List(items) => items,
             Value::Null => &[],
             _ => {
-                self.problems.error(place, "not a list; start each entry with `-`");
+                let rule = || "not a list; start each entry with `-`".to_owned();
+                self.problems.error(place, hints::of_value(&entry.node).unwrap_or_else(rule));
                 return Vec::new();
             }
         };
@@ -132,18 +165,16 @@ impl<'a> Section<'a> {
         } else if items.len() > most {
             self.problems.error(place.clone(), format!("{} entries; at most {most} fit", items.len()));
         }
-        let behind = defaults.map_or(&[][..], |section| &section.layers);
         let item = |(index, node): (usize, &'a Rc<Node>)| {
-            let place = Place { path: format!("{}[{index}]", place.path), span: node.span };
-            let Value::Map(map) = &node.value else {
-                self.problems.error(place, "not an entry; write it as `key: value` pairs");
-                return None;
-            };
-            let own = Layer { path: place.clone(), map };
-            let layers = std::iter::once(own).chain(behind.iter().cloned()).collect();
-            Some(Self { problems: self.problems, place, own: Some(map), layers, known: Vec::new() })
+            (Place { path: format!("{}[{index}]", place.path), span: node.span }, &**node)
         };
-        items.iter().take(most).enumerate().filter_map(item).collect()
+        items.iter().take(most).enumerate().map(item).collect()
+    }
+
+    fn entry_of(&self, place: Place, map: &'a Map, behind: &[Layer<'a>]) -> Self {
+        let own = Layer { path: place.clone(), map };
+        let layers = std::iter::once(own).chain(behind.iter().cloned()).collect();
+        Self { problems: self.problems, place, own: Some(map), layers, known: Vec::new() }
     }
 
     /// Reports `key` where it is written, although it is known elsewhere.
@@ -168,6 +199,16 @@ impl<'a> Section<'a> {
     /// Where the value of `key` stands, or this section where it is not written.
     pub(super) fn place(&self, key: &str) -> Place {
         self.entry(key).map_or_else(|| self.place.clone(), |(_, place)| place)
+    }
+
+    /// Where `key` stands in the section under `section`, if it is written there.
+    pub(super) fn place_within(&self, section: &str, key: &str) -> Option<Place> {
+        self.layers.iter().find_map(|layer| {
+            let Value::Map(map) = &layer.map.get(section)?.node.value else { return None };
+            let entry = map.get(key)?;
+            let path = Place { path: layer.path.path_of(section), span: entry.node.span };
+            Some(Place { path: path.path_of(key), ..path })
+        })
     }
 
     /// Reports something at a place that was found before.
@@ -209,10 +250,11 @@ impl<'a> Section<'a> {
             if self.known.contains(&key.as_str()) {
                 continue;
             }
-            let remedy = match nearest(key, self.known.iter().copied()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known here: {}", self.known.join(", ")),
-            };
+            let near =
+                || nearest(key, self.known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+            let remedy = hints::of_key(key, &self.known)
+                .or_else(near)
+                .unwrap_or_else(|| format!("known here: {}", self.known.join(", ")));
             let place = Place { path: self.place.path_of(key), span: entry.key };
             self.problems.error(place, format!("unknown key {}; {remedy}", quote(key)));
         }

@@ -82,7 +82,9 @@ pub(super) fn parse(text: &str, problems: &Problems) -> Option<Rc<Node>> {
     }
     let mut builder = Builder::new(problems);
     for event in Parser::new_from_str(text) {
-        if let Err((span, message)) = event.map_err(|error| syntax(&error)).and_then(|e| builder.take(e)) {
+        if let Err((span, message)) =
+            event.map_err(|error| syntax(&error, text)).and_then(|e| builder.take(e))
+        {
             problems.error(Place::of_text(span), message);
             return None;
         }
@@ -97,15 +99,62 @@ pub(super) fn parse(text: &str, problems: &Problems) -> Option<Rc<Node>> {
 pub(super) const EMPTY: &str =
     "the file is empty; it needs `loadbalancer` and `backends`, or `listeners` and `upstreams`";
 
-fn syntax(error: &ScanError) -> (Span, String) {
+fn syntax(error: &ScanError, text: &str) -> (Span, String) {
     let mark = error.marker();
+    let line = mark.line().max(1);
+    // The scanner sees what is wrong with a value at its end, or in the line after it.
+    let mut before = lines(text).enumerate().take(line).skip(line.saturating_sub(2));
+    if let Some((index, (column, message))) = before.find_map(|(at, line)| Some((at, needs_quotes(line)?))) {
+        return (Span::at(index + 1, column), message);
+    }
     // The text of the scanner repeats characters of the file.
     let info: String = error.info().chars().flat_map(char::escape_debug).collect();
-    (Span::at(mark.line().max(1), mark.col() + 1), format!("not YAML: {info}"))
+    (Span::at(line, mark.col() + 1), format!("not YAML: {info}"))
+}
+
+/// The column of a value that means something else to YAML without quotes, and what to write.
+fn needs_quotes(line: &str) -> Option<(usize, String)> {
+    let (at, value) = plain_value(line)?;
+    let address = value.split([' ', ',', '}']).next().unwrap_or_default();
+    let port = address.strip_prefix("*:").or_else(|| address.split_once("]:").map(|(_, port)| port));
+    let is_address = port.is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));
+    let first = value.chars().next()?;
+    let message = match first {
+        '*' if is_address => {
+            format!("a value that begins with `*` needs quotes; all addresses are `\":{}\"`", &address[2..])
+        }
+        '[' if is_address => format!("a value that begins with `[` needs quotes: `\"{address}\"`"),
+        '%' | '@' | '`' => format!("a value that begins with {} needs quotes", quote(&first.to_string())),
+        _ => return None,
+    };
+    Some((line[..at].chars().count() + 1, message))
+}
+
+/// Where the value of a line begins, and the value.
+fn plain_value(line: &str) -> Option<(usize, &str)> {
+    let indentation = line.len() - line.trim_start_matches([' ', '-']).len();
+    let at = line.find(": ").map_or(indentation, |colon| colon + 2);
+    let value = line[at..].trim_start();
+    (!value.is_empty()).then(|| (line.len() - value.len(), value))
+}
+
+/// Whether the value of a line is the beginning of a template that nobody has filled in.
+fn template(content: &str) -> Option<usize> {
+    let (at, value) = plain_value(content)?;
+    (value.starts_with("{{") || value.starts_with("{%")).then_some(at)
+}
+
+/// Spaces that look like plain ones and are none to YAML, outside of a comment.
+fn odd_space(content: &str) -> Option<usize> {
+    let odd =
+        |c: char| matches!(c, '\u{a0}' | '\u{2000}'..='\u{200b}' | '\u{202f}' | '\u{205f}' | '\u{3000}');
+    let at = content.find(odd)?;
+    let comment = content.starts_with('#') || content[..at].contains(" #");
+    (!comment).then_some(at)
 }
 
 /// The scanner takes NUL for the end of the file and tabs for spaces in some places; both are refused
-/// before it sees them. One problem a line is enough.
+/// before it sees them, and so are spaces that it takes for letters. One problem a line is enough.
 fn report_unfit_characters(text: &str, problems: &Problems) {
     for (line, content) in lines(text).enumerate() {
         let unfit = |c: char| (c.is_control() && c != '\t') || c == '\u{feff}';
@@ -116,6 +165,12 @@ fn report_unfit_characters(text: &str, problems: &Problems) {
             (at, format!("control character U+{code:04X} is not allowed; remove it"))
         } else if let (Some(at), false) = (content[..indentation].find('\t'), blank) {
             (at, "a tab in the indentation; YAML is indented with spaces".to_owned())
+        } else if let Some(at) = odd_space(content) {
+            let code = content[at..].chars().next().map_or(0, u32::from);
+            let what = if code == 0xa0 { "no-break space" } else { "space" };
+            (at, format!("{what} U+{code:04X} instead of a plain one; type a plain one"))
+        } else if let Some(at) = template(content) {
+            (at, "a template that was not filled in: it is not expanded here; fill it in before".to_owned())
         } else {
             continue;
         };
@@ -270,6 +325,9 @@ fn key_text(node: &Node, span: Span, problems: &Problems) -> String {
             "merge keys are not supported; use `defaults`, or write the keys out"
         }
         Value::Scalar { text, .. } => return text.clone(),
+        Value::Map(_) => {
+            "not a key; a key is a single word, and a template such as `{{ name }}` is not expanded"
+        }
         _ => "not a key; a key is a single word",
     };
     problems.error(Place::of_text(span), message);

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::hints;
 use super::model::{Cores, HashKey, LogFormat, LogTarget, OpenSessions};
 use super::report::quote;
 use super::section::{Read, nearest};
@@ -30,7 +31,11 @@ pub(super) fn off_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Re
         if node.is_off() {
             return Ok(None);
         }
-        read(node).map(Some).map_err(|message| format!("{message}, or `off`"))
+        let text = text(node).unwrap_or_default();
+        read(node).map(Some).map_err(|message| match hints::switch(text) {
+            Some(false) => format!("{} is not possible here; write `off`", quote(text)),
+            _ => format!("{message}, or `off`"),
+        })
     }
 }
 
@@ -41,7 +46,10 @@ pub(super) fn boolean(node: &Node) -> Read<bool> {
     }
     match text(node)? {
         "true" | "True" | "TRUE" => Ok(true),
-        other => Err(format!("{} is neither `true` nor `false`", quote(other))),
+        other => Err(match hints::switch(other) {
+            Some(on) => format!("{} is neither `true` nor `false`; write `{on}`", quote(other)),
+            None => format!("{} is neither `true` nor `false`", quote(other)),
+        }),
     }
 }
 
@@ -50,7 +58,9 @@ pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> 
     move |node| {
         let text = text(node)?;
         decimal(text).filter(|number| range.contains(number)).ok_or_else(|| {
-            format!("{} is not a whole number from {} to {}", quote(text), range.start(), range.end())
+            let rule =
+                format!("{} is not a whole number from {} to {}", quote(text), range.start(), range.end());
+            with_hint(rule, text)
         })
     }
 }
@@ -58,6 +68,11 @@ pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> 
 /// The same, where `off` is 0.
 pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
     move |node| if node.is_off() { Ok(0) } else { number(range.clone())(node) }
+}
+
+/// The rule, and why this text, which was meant as a number, breaks it.
+fn with_hint(rule: String, text: &str) -> String {
+    hints::of_number(text).map_or_else(|| rule.clone(), |hint| format!("{rule}; {hint}"))
 }
 
 /// Digits only, without the leading zero that YAML 1.1 reads as octal.
@@ -73,7 +88,12 @@ pub(super) fn port(node: &Node) -> Read<u16> {
 /// A TCP port as the text of a single value or a part of it.
 pub(super) fn port_text(text: &str) -> Read<u16> {
     let port = decimal(text).and_then(|number| u16::try_from(number).ok()).filter(|port| *port > 0);
-    port.ok_or_else(|| format!("{} is not a port; a port is a number from 1 to 65535", quote(text)))
+    port.ok_or_else(|| {
+        let rule = format!("{} is not a port; a port is a number from 1 to 65535", quote(text));
+        let is_range =
+            text.split_once('-').is_some_and(|(first, last)| decimal(first).and(decimal(last)).is_some());
+        if is_range { format!("{rule}; a range needs an entry for each") } else { with_hint(rule, text) }
+    })
 }
 
 /// A number, where 0 and `off` stand for no limit of our own.
@@ -117,11 +137,7 @@ pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node)
             return Err(format!("{shown} is not possible here; write a duration such as `30s`"));
         }
         let Some(value) = parse_duration(text) else {
-            let remedy = match text.parse::<f64>() {
-                Ok(_) => "has no unit; write a duration such as `250ms`, `30s`, `5m` or `1h`",
-                Err(_) => "is not a duration; write one such as `250ms`, `30s`, `5m` or `1h`",
-            };
-            return Err(format!("{shown} {remedy}"));
+            return Err(format!("{shown} {}", no_duration(text)));
         };
         let (shortest, longest) = (*range.start(), *range.end());
         if value < shortest {
@@ -131,6 +147,23 @@ pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node)
             return Err(format!("{shown} is too long; write at most `{}`", duration_text(longest)));
         }
         Ok(value)
+    }
+}
+
+/// What is wrong with a text that is no duration, and what to write.
+fn no_duration(text: &str) -> String {
+    const SUCH: &str = "such as `250ms`, `30s`, `5m` or `1h`";
+    if text.starts_with('-') && text[1..].starts_with(|c: char| c.is_ascii_digit()) {
+        return format!("is negative; write a duration {SUCH}");
+    }
+    if let Some(ours) = hints::duration(text) {
+        return format!(
+            "is not a duration: whole numbers with a unit, h, m, s or ms, without spaces; write `{ours}`"
+        );
+    }
+    match text.parse::<f64>() {
+        Ok(_) => format!("has no unit; write a duration {SUCH}"),
+        Err(_) => format!("is not a duration; write one {SUCH}"),
     }
 }
 
@@ -181,7 +214,8 @@ pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
         let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = BYTES.iter().find(|(name, _)| *name == &text[number.len()..]);
         let (Some((_, factor)), Some(count)) = (unit, decimal(number)) else {
-            return Err(format!("{} is not a size; write a number and B, KiB, MiB or GiB", quote(text)));
+            let rule = format!("{} is not a size; write a number and B, KiB, MiB or GiB", quote(text));
+            return Err(with_hint(rule, number));
         };
         let bytes = u32::try_from(u64::from(count).saturating_mul(*factor)).unwrap_or(u32::MAX);
         if range.contains(&bytes) {
@@ -258,7 +292,7 @@ pub(super) fn log_target(node: &Node) -> Read<LogTarget> {
         text if text.is_empty() || text.contains(char::is_control) => {
             Err(format!("{} is not a path; write `stderr` or the path of a file", quote(text)))
         }
-        text => Ok(LogTarget::File(PathBuf::from(text))),
+        text => hints::of_text(text).map_or_else(|| Ok(LogTarget::File(PathBuf::from(text))), Err),
     }
 }
 
@@ -266,6 +300,7 @@ pub(super) fn log_target(node: &Node) -> Read<LogTarget> {
 pub(super) fn source(node: &Node) -> Read<IpAddr> {
     let (text, shown) = (text(node)?, quote(text(node)?));
     let ip: IpAddr = text.parse().map_err(|_| format!("{shown} is not an IP address"))?;
+    let ip = ip.to_canonical();
     if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255; 4]) {
         return Err(format!("{shown} is no address of this host; write one that `ip address` shows"));
     }
@@ -293,7 +328,8 @@ pub(super) fn algorithm(node: &Node) -> Read<&'static Registered> {
     let text = text(node)?;
     balance::find(text).ok_or_else(|| {
         let names: Vec<&str> = balance::names().collect();
-        let remedy = match nearest(text, names.iter().copied()) {
+        let near = balance::meant_by(text).or_else(|| nearest(text, names.iter().copied()));
+        let remedy = match near {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known are {}", names.join(", ")),
         };

@@ -16,6 +16,19 @@ pub(super) struct Entry {
     pub(super) level: Level,
     pub(super) target: Cow<'static, str>,
     pub(super) message: String,
+    /// What of the message has a name; for [`Style::Json`] alone.
+    pub(super) fields: Vec<(String, Field)>,
+}
+
+/// The value of a named part of a record.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Field {
+    Bool(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Text(String),
 }
 
 /// How records are written.
@@ -36,6 +49,12 @@ struct JsonRecord<'a> {
     level: &'a str,
     target: &'a str,
     message: &'a str,
+    #[serde(flatten, serialize_with = "as_map")]
+    fields: &'a [(String, Field)],
+}
+
+fn as_map<S: serde::Serializer>(fields: &[(String, Field)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(fields.iter().map(|(key, value)| (key, value)))
 }
 
 impl Style {
@@ -55,6 +74,7 @@ impl Style {
                     level: lower_case(entry.level),
                     target: &entry.target,
                     message: &entry.message,
+                    fields: &entry.fields,
                 };
                 serde_json::to_writer(&mut *out, &record).map_err(Into::into).and_then(|()| writeln!(out))
             }
@@ -127,6 +147,11 @@ mod tests {
             level: Level::Info,
             target: Cow::Borrowed("ringway::health"),
             message: message.to_owned(),
+            fields: vec![
+                ("backend".to_owned(), Field::Text("a\n\"".to_owned())),
+                ("up".to_owned(), Field::Unsigned(2)),
+                ("seconds".to_owned(), Field::Float(0.5)),
+            ],
         };
         let mut out = Vec::new();
         style.render(&entry, &mut out);
@@ -160,5 +185,9 @@ mod tests {
         assert_eq!(value["level"], "info");
         assert_eq!(value["target"], "ringway::health");
         assert_eq!(value["message"], hostile);
+        assert_eq!(
+            (&value["backend"], &value["up"], &value["seconds"]),
+            (&"a\n\"".into(), &2.into(), &0.5.into())
+        );
     }
 }

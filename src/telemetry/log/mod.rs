@@ -4,7 +4,9 @@
 //! system call, no wait. The thread `log` alone touches the target (`writer`), so a target that is full,
 //! broken or blocked costs records and never time of a shard; every lost one is counted.
 //!
-//! `RUST_LOG`, read in `env_logger`'s syntax, wins over the configured level until [`LogHandle::set_level`].
+//! Who decides what is written: a level set at run time ([`LogHandle::set_level`], which `--log-level` uses, too), else
+//! `RUST_LOG` in `env_logger`'s syntax, else the configuration; glommio's own records from `error` up, unless `RUST_LOG` names it.
+//! Errors of the target [`ALWAYS`] are written whatever anybody decides: why the process ends.
 
 mod format;
 mod writer;
@@ -20,16 +22,19 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use log::{LevelFilter, Log, Metadata, Record};
+use log::kv::{Key, Value, VisitSource};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::rules::config::Logging;
-use crate::words::limits;
+use crate::rules::config::{LogFormat, Logging};
+use crate::words::{Plain, limits};
 
-use format::Entry;
+use format::{Entry, Field};
 use writer::Writer;
 
 /// Behind a record that was longer than `limits::LOG_RECORD_BYTES`.
 const CUT_MARK: &str = " [cut]";
+/// Target of the last words of a process.
+pub const ALWAYS: &str = "ringway";
 /// In `Shared::level`: no level was set at run time.
 const AS_FILTERED: usize = usize::MAX;
 
@@ -37,7 +42,7 @@ const AS_FILTERED: usize = usize::MAX;
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The target cannot be opened.
-    #[error("cannot open the log file {path}: {error}")]
+    #[error("cannot open the log file {path}: {}", Plain(error))]
     Open {
         /// The file.
         path: PathBuf,
@@ -45,10 +50,10 @@ pub enum LogError {
         error: io::Error,
     },
     /// The standard error stream is closed.
-    #[error("cannot log to the standard error stream: {0}")]
+    #[error("cannot log to the standard error stream: {}", Plain(.0))]
     Stderr(io::Error),
     /// The system gave no thread.
-    #[error("cannot start the log thread: {0}")]
+    #[error("cannot start the log thread: {}", Plain(.0))]
     Thread(io::Error),
     /// A logger was set before.
     #[error("logging was started twice")]
@@ -65,7 +70,7 @@ pub fn init(logging: &Logging) -> Result<LogHandle, LogError> {
     let (logger, handle) = start(logging, spec.as_deref())?;
     let most = logger.filter.filter();
     log::set_boxed_logger(Box::new(logger)).map_err(|_| LogError::Taken)?;
-    log::set_max_level(most);
+    log::set_max_level(most.max(LevelFilter::Error));
     Ok(handle)
 }
 
@@ -74,8 +79,10 @@ fn start(logging: &Logging, spec: Option<&str>) -> Result<(Logger, LogHandle), L
     let mut builder = env_logger::Builder::new();
     match spec {
         Some(spec) if !spec.trim().is_empty() => builder.parse_filters(spec),
-        _ => builder.filter_level(logging.level),
+        // It speaks of its own rings, which nothing uses.
+        _ => builder.filter_level(logging.level).filter_module("glommio", LevelFilter::Error),
     };
+    let has_fields = logging.format == LogFormat::Json;
     let (queue, messages) = bounded(limits::LOG_QUEUE);
     let shared = Arc::new(Shared {
         level: AtomicUsize::new(AS_FILTERED),
@@ -86,7 +93,7 @@ fn start(logging: &Logging, spec: Option<&str>) -> Result<(Logger, LogHandle), L
     // Detached: `flush` waits for what was queued, and nothing ever waits for a thread that is blocked.
     thread::Builder::new().name("log".to_owned()).spawn(move || writer.run()).map_err(LogError::Thread)?;
     let handle = LogHandle { queue: queue.clone(), shared: Arc::clone(&shared) };
-    Ok((Logger { filter: builder.build(), queue, shared }, handle))
+    Ok((Logger { filter: builder.build(), has_fields, queue, shared }, handle))
 }
 
 /// Makes a panic a record of level `error` instead of lines on the standard error stream, where a full pipe
@@ -157,7 +164,7 @@ impl LogHandle {
     /// Changes the level of all records from now on; `RUST_LOG` no longer counts.
     pub fn set_level(&self, level: LevelFilter) {
         self.shared.level.store(level as usize, Ordering::Relaxed);
-        log::set_max_level(level);
+        log::set_max_level(level.max(LevelFilter::Error));
     }
 
     /// Waits until everything queued before was written, at most `within`; says whether it was. Call it last
@@ -179,6 +186,8 @@ fn flush(queue: &Sender<Message>, within: Duration) -> bool {
 struct Logger {
     /// Used as a filter only.
     filter: env_logger::Logger,
+    /// Whether the named parts of a record are written.
+    has_fields: bool,
     queue: Sender<Message>,
     shared: Arc<Shared>,
 }
@@ -189,15 +198,22 @@ impl Logger {
         let level = self.shared.level.load(Ordering::Relaxed);
         (level != AS_FILTERED).then(|| metadata.level() as usize <= level)
     }
+
+    fn is_last_word(metadata: &Metadata<'_>) -> bool {
+        metadata.level() == Level::Error && metadata.target() == ALWAYS
+    }
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.by_level(metadata).unwrap_or_else(|| self.filter.enabled(metadata))
+        Self::is_last_word(metadata)
+            || self.by_level(metadata).unwrap_or_else(|| self.filter.enabled(metadata))
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.by_level(record.metadata()).unwrap_or_else(|| self.filter.matches(record)) {
+        if !Self::is_last_word(record.metadata())
+            && !self.by_level(record.metadata()).unwrap_or_else(|| self.filter.matches(record))
+        {
             return;
         }
         let entry = Entry {
@@ -208,6 +224,7 @@ impl Log for Logger {
                 _ => Cow::Owned(capture(format_args!("{}", record.target()))),
             },
             message: capture(*record.args()),
+            fields: if self.has_fields { fields(record) } else { Vec::new() },
         };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.queue.try_send(Message::Record(entry))
@@ -220,6 +237,27 @@ impl Log for Logger {
     fn flush(&self) {
         let _ = flush(&self.queue, Duration::from_secs(1));
     }
+}
+
+/// The named parts of a record, each in its kind.
+fn fields(record: &Record<'_>) -> Vec<(String, Field)> {
+    struct Collected(Vec<(String, Field)>);
+
+    impl<'kvs> VisitSource<'kvs> for Collected {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+            let number = value.to_u64().map(Field::Unsigned).or_else(|| value.to_i64().map(Field::Signed));
+            let number = number.or_else(|| value.to_f64().map(Field::Float));
+            let known = value.to_bool().map(Field::Bool).or(number);
+            let field = known.unwrap_or_else(|| Field::Text(capture(format_args!("{value}"))));
+            self.0.push((key.to_string(), field));
+            Ok(())
+        }
+    }
+
+    let mut collected = Collected(Vec::new());
+    // The visitor itself never fails.
+    let _ = record.key_values().visit(&mut collected);
+    collected.0
 }
 
 /// Formats a text of at most `limits::LOG_RECORD_BYTES`, marked where it was cut.

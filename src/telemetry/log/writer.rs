@@ -1,9 +1,11 @@
 //! The log thread: the only one that touches the log's target, and may be blocked by it for as long as it likes.
 
+#![expect(unsafe_code, reason = "fcntl(2) has no safe wrapper in the crates we use")]
+
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender};
 use log::Level;
 
 use crate::rules::config::{LogFormat, LogTarget, Logging};
+use crate::words::{Plain, counted};
 
 use super::format::{Entry, Style};
 use super::{LogError, Message, Shared};
@@ -50,7 +53,9 @@ impl Writer {
         let file = match &logging.target {
             // A descriptor of our own: the lock of `io::stderr` would be held while a write is blocked.
             LogTarget::Stderr => {
-                File::from(io::stderr().as_fd().try_clone_to_owned().map_err(LogError::Stderr)?)
+                let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(LogError::Stderr)?;
+                append_to(stderr.as_fd());
+                File::from(stderr)
             }
             LogTarget::File(path) => {
                 open(path).map_err(|error| LogError::Open { path: path.clone(), error })?
@@ -117,7 +122,7 @@ impl Writer {
         if dropped == self.reported {
             return;
         }
-        self.render_own(Level::Warn, format!("{} log records dropped", dropped - self.reported));
+        self.render_own(Level::Warn, format!("{} dropped", counted(dropped - self.reported, "log record")));
         let (_, result) = self.write_lines();
         self.batch.clear();
         if result.is_ok() {
@@ -155,7 +160,10 @@ impl Writer {
                 self.torn = false;
             }
             Err(error) => {
-                let text = format!("cannot open {} again: {error}; the old file is used on", path.display());
+                let text = {
+                    let (path, cause) = (path.display(), Plain(&error));
+                    format!("cannot open {path} again: {cause}; the old file is used on")
+                };
                 self.render_own(Level::Error, text);
             }
         }
@@ -163,8 +171,26 @@ impl Writer {
 
     /// Adds a record of the writer itself.
     fn render_own(&mut self, level: Level, message: String) {
-        let entry = Entry { time: SystemTime::now(), level, target: Cow::Borrowed(module_path!()), message };
+        let entry = Entry {
+            time: SystemTime::now(),
+            level,
+            target: Cow::Borrowed(module_path!()),
+            message,
+            fields: Vec::new(),
+        };
         self.style.render(&entry, &mut self.batch);
+    }
+}
+
+/// Has a file that the shell opened (`2> FILE`) written at its end: else, once it is truncated by whoever rotates logs, the next
+/// record would stand behind a hole as large as the file was.
+fn append_to(target: BorrowedFd<'_>) {
+    let number = target.as_raw_fd();
+    // SAFETY: takes numbers only, and the descriptor is open.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFL) };
+    if flags >= 0 {
+        // SAFETY: as above. What is no file has no end to write at, and takes the flag all the same.
+        unsafe { libc::fcntl(number, libc::F_SETFL, flags | libc::O_APPEND) };
     }
 }
 

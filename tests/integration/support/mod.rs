@@ -8,7 +8,9 @@ mod balancer;
 mod client;
 mod network;
 mod process;
+mod seccomp;
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -17,13 +19,25 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub use backend::{Backend, Connection, backend, exchange};
 pub use balancer::{Balancer, Builder as BalancerBuilder, balancer, both_ways, shards, timed};
 pub use client::{Client, expect_reset, is_reset, receive_at_once};
-pub use network::{in_own_network, set_network};
+pub use network::{add_address, in_own_network, set_network};
 pub use process::{Process, process, run_to_end, write_config};
+pub use seccomp::forbid;
 
 /// Longer than anything here takes on a loaded machine; what has not happened by then does not happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// Whether this is root, who must skip nothing.
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+/// Says, past the capture of the test's output, that a test is skipped, and why. Not for root.
+pub fn skip(test: &str, why: &str) {
+    assert!(!is_root(), "{test}: {why}");
+    let _ = writeln!(std::io::stderr().lock(), "skipped {test}: {why}");
+}
 
 /// Waits until a condition holds, and says whether it does.
 pub fn holds_within(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {

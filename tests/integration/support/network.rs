@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "unshare(2) and ioctl(2) have no safe wrapper in the crates we use")]
 
 use std::io::Error;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 /// Runs a test on a thread in a network of its own, with all threads and processes that it starts: there is loopback and
@@ -36,4 +36,24 @@ fn switch_loopback_on() {
 #[track_caller]
 pub fn set_network(path: &str, value: &str) {
     std::fs::write(format!("/proc/sys/net/{path}"), value).unwrap();
+}
+
+/// Gives loopback another address, as `ip address add IP/32 dev lo`; netdevice(7), by an alias of the interface.
+#[track_caller]
+pub fn add_address(ip: Ipv4Addr) {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // SAFETY: zeroes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo:1") {
+        *place = *byte as libc::c_char;
+    }
+    let mut address = [0; 14];
+    // Behind two bytes of port, in the order of the network: `sockaddr_in`.
+    for (place, byte) in address[2..].iter_mut().zip(ip.octets()) {
+        *place = byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_addr = libc::sockaddr { sa_family: libc::AF_INET as u16, sa_data: address };
+    // SAFETY: the kernel reads the request, which outlives the call.
+    let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, &raw const request) };
+    assert_eq!(set, 0, "another address: {}", Error::last_os_error());
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{Backend, Client, PATIENCE, Reserved, V4, eventually, holds_within};
+use super::{Backend, Client, PATIENCE, Reserved, V4, eventually, forbid, holds_within};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 
@@ -20,6 +20,8 @@ pub struct Builder {
     upstream: Vec<String>,
     arguments: Vec<String>,
     stderr: Option<Stdio>,
+    on_all: bool,
+    has_ipv6: bool,
 }
 
 /// A process with one shard and without checks.
@@ -30,6 +32,8 @@ pub fn process() -> Builder {
         upstream: vec!["healthcheck: off".into()],
         arguments: Vec::new(),
         stderr: None,
+        on_all: false,
+        has_ipv6: true,
     }
 }
 
@@ -69,6 +73,18 @@ impl Builder {
         self
     }
 
+    /// Listens on `":PORT"`.
+    pub fn on_all_addresses(mut self) -> Self {
+        self.on_all = true;
+        self
+    }
+
+    /// In a system without IPv6, as far as it can tell.
+    pub fn without_ipv6(mut self) -> Self {
+        self.has_ipv6 = false;
+        self
+    }
+
     /// Where its standard error goes, instead of a file that [`Process::log`] reads.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stderr = Some(stderr.into());
@@ -82,19 +98,28 @@ impl Builder {
         let port = Reserved::at(V4);
         let runtime = if self.sections.contains("runtime:") { "" } else { "runtime: {cores: 1}\n" };
         let backends: String = self.backends.iter().map(|entry| format!("      - {{{entry}}}\n")).collect();
+        let address = port.address();
+        let address = if self.on_all { format!(":{}", address.port()) } else { address.to_string() };
         let yaml = format!(
             "{runtime}{}listeners:\n  - {{name: l, address: \"{}\", upstream: u}}\nupstreams:\n  - name: u\n    {}\n    \
              backends:\n{backends}",
             self.sections,
-            port.address(),
+            address,
             self.upstream.join("\n    "),
         );
         let config = folder.path().join("ringway.yaml");
         std::fs::write(&config, &yaml).unwrap();
         let log = folder.path().join("log");
         let stderr = self.stderr.unwrap_or_else(|| std::fs::File::create(&log).unwrap().into());
-        let mut process =
-            Process { child: None, folder, port, arguments: self.arguments, stderr_file: log, yaml };
+        let mut process = Process {
+            child: None,
+            folder,
+            port,
+            arguments: self.arguments,
+            has_ipv6: self.has_ipv6,
+            stderr_file: log,
+            yaml,
+        };
         process.spawn(stderr);
         process.await_service();
         process
@@ -107,6 +132,7 @@ pub struct Process {
     folder: TempDir,
     port: Reserved,
     arguments: Vec<String>,
+    has_ipv6: bool,
     stderr_file: PathBuf,
     yaml: String,
 }
@@ -122,6 +148,9 @@ impl Process {
     fn spawn(&mut self, stderr: Stdio) {
         let mut command = self.second();
         command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        if !self.has_ipv6 {
+            forbid(&mut command, libc::SYS_socket, Some(libc::AF_INET6 as u32), libc::EAFNOSUPPORT);
+        }
         self.child = Some(command.spawn().unwrap());
     }
 

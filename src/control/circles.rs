@@ -1,0 +1,197 @@
+//! Addresses of backends that are listeners of this process, which only the machine can tell: a name that resolves to it, an
+//! address that it has beside the loopback ones.
+//!
+//! One such session would open another one here, and that the next, until the process is full. So an address that closes a
+//! circle is reported once and not used. A backend that is another listener, from which no way leads back, is left alone.
+//! What the file alone tells is refused before (`rules::config`).
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use tokio::sync::watch::{self, Receiver, Sender};
+
+use crate::rules::config::{Circle, Config, ListenAddress, Listener};
+use crate::rules::upstream::{Address, Addresses};
+
+/// Takes the addresses that close a circle out of what the resolver knows.
+pub(super) struct Circles {
+    listeners: Vec<Listener>,
+    /// Upstream and backend, for messages.
+    names: Vec<Vec<String>>,
+    found: Receiver<Arc<Addresses>>,
+    used: Sender<Arc<Addresses>>,
+    /// What was reported: upstream, backend, address.
+    reported: HashSet<(usize, usize, String)>,
+}
+
+impl Circles {
+    /// What is left of the addresses in `found`, now and while [`Circles::run`] runs.
+    pub(super) fn new(config: &Config, found: Receiver<Arc<Addresses>>) -> (Self, Receiver<Arc<Addresses>>) {
+        let names = config.upstreams.iter().map(|upstream| {
+            let backends = upstream.backends.iter();
+            backends.map(|backend| format!("{}/{}", upstream.name, backend.name)).collect()
+        });
+        let (used, receiver) = watch::channel(Arc::new(Addresses { upstreams: Vec::new() }));
+        let listeners = config.listeners.clone();
+        let mut circles = Self { listeners, names: names.collect(), found, used, reported: HashSet::new() };
+        circles.pass_on();
+        (circles, receiver)
+    }
+
+    /// Passes on what the resolver finds, until it is dropped.
+    pub(super) async fn run(mut self) {
+        while self.found.changed().await.is_ok() {
+            self.pass_on();
+        }
+        // The resolver has ended, and with it the control thread.
+    }
+
+    fn pass_on(&mut self) {
+        let found = Arc::clone(&self.found.borrow_and_update());
+        let left = self.without_circles(&found, is_own);
+        self.used.send_replace(left.map_or(found, Arc::new));
+    }
+
+    /// The addresses that are left, `None` if that is all of them; `is_own` tells which are of this machine.
+    fn without_circles(&mut self, found: &Addresses, is_own: impl Fn(IpAddr) -> bool) -> Option<Addresses> {
+        let meetings = self.meetings(found, is_own);
+        let counts: Vec<usize> = found.upstreams.iter().map(Vec::len).collect();
+        let circles = Circle::all(&self.listeners, &counts, |upstream, backend, listener| {
+            meetings.contains_key(&Circle { upstream, backend, listener })
+        });
+        if circles.is_empty() {
+            return None;
+        }
+        let mut left = found.clone();
+        for circle in circles {
+            let addresses = &mut left.upstreams[circle.upstream][circle.backend].addresses;
+            for closing in &meetings[&circle] {
+                self.report(circle, closing);
+                *addresses = addresses.iter().filter(|address| *address != closing).cloned().collect();
+            }
+        }
+        Some(left)
+    }
+
+    /// The addresses of backends that are a listener's; mostly there are none.
+    fn meetings(&self, found: &Addresses, is_own: impl Fn(IpAddr) -> bool) -> HashMap<Circle, Vec<Address>> {
+        let mut known = HashMap::new();
+        let mut meets = |address: &Address, listener: &ListenAddress| match (address, listener) {
+            (Address::Tcp(address), _) => {
+                // Only what has a listener's port is asked for.
+                listener.takes(*address, |_| true) && {
+                    let ip = address.ip().to_canonical();
+                    let own = *known.entry(ip).or_insert_with(|| is_own(ip));
+                    listener.takes(*address, |_| own)
+                }
+            }
+            (Address::Unix(one), ListenAddress::Unix(two)) => {
+                one.canonicalize().is_ok_and(|one| two.canonicalize().is_ok_and(|two| one == two))
+            }
+            (Address::Unix(_), _) => false,
+        };
+        let mut meetings: HashMap<Circle, Vec<Address>> = HashMap::new();
+        for (upstream, backends) in found.upstreams.iter().enumerate() {
+            for (backend, address) in
+                backends.iter().enumerate().flat_map(|(at, all)| all.addresses.iter().map(move |one| (at, one)))
+            {
+                for (listener, _) in
+                    self.listeners.iter().enumerate().filter(|(_, one)| meets(address, &one.address))
+                {
+                    let circle = Circle { upstream, backend, listener };
+                    meetings.entry(circle).or_default().push(address.clone());
+                }
+            }
+        }
+        meetings
+    }
+
+    fn report(&mut self, Circle { upstream, backend, listener }: Circle, address: &Address) {
+        if self.reported.insert((upstream, backend, address.to_string())) {
+            log::warn!(
+                "{} has the address {address}, which is the listener {} of this process: sessions would go in a circle, so the \
+                 address is not used",
+                self.names[upstream][backend],
+                self.listeners[listener].name
+            );
+        }
+    }
+}
+
+/// Whether an address is of this machine: to such a one a connection comes from itself. Nothing is sent for it.
+fn is_own(ip: IpAddr) -> bool {
+    if ip.is_loopback() || ip.is_unspecified() {
+        return true;
+    }
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        // The port does not matter, but it may not be 0.
+        socket.connect(SocketAddr::new(ip, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::upstream::Resolved;
+
+    /// Two listeners; the first one's upstream has two names, the second one's another.
+    const FILE: &str =
+        "listeners: [{name: a, address: ':80', upstream: a}, {name: b, address: '10.0.0.1:81', upstream: b}]
+upstreams:
+  - {name: a, backends: ['one:80', 'two:81']}
+  - {name: b, backends: ['three:90']}
+";
+
+    fn addresses(upstreams: &[&[&str]]) -> Addresses {
+        let list = |text: &&str| {
+            let all = text.split_whitespace().map(|address| Address::Tcp(address.parse().unwrap()));
+            Resolved { addresses: all.collect(), has_failed: false }
+        };
+        Addresses {
+            upstreams: upstreams.iter().map(|backends| backends.iter().map(list).collect()).collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_that_close_a_circle_are_left_out_and_others_stay() {
+        let config = crate::rules::config::parse("f", FILE.as_bytes()).unwrap().config;
+        let all = addresses(&[&["10.0.0.9:80 10.0.0.1:80", "10.0.0.1:81"], &["10.0.0.1:90"]]);
+        let (sender, found) = watch::channel(Arc::new(all.clone()));
+        let (mut circles, _used) = Circles::new(&config, found);
+        let own = |ip: IpAddr| ip == IpAddr::from([10, 0, 0, 1]);
+        // The second listener leads nowhere back.
+        let left = circles.without_circles(&all, own).unwrap();
+        assert_eq!(left, addresses(&[&["10.0.0.9:80", "10.0.0.1:81"], &["10.0.0.1:90"]]));
+        assert_eq!(circles.without_circles(&left, own), None);
+        // Now it does.
+        let all = addresses(&[&["10.0.0.9:80", "10.0.0.1:81"], &["10.0.0.1:80 10.0.0.3:80"]]);
+        let left = circles.without_circles(&all, own).unwrap();
+        assert_eq!(left, addresses(&[&["10.0.0.9:80", ""], &["10.0.0.3:80"]]));
+        assert_eq!(circles.reported.len(), 3, "each once");
+        drop(sender);
+    }
+
+    #[tokio::test]
+    async fn what_is_found_is_passed_on() {
+        let config = crate::rules::config::parse("f", FILE.as_bytes()).unwrap().config;
+        let (sender, found) = watch::channel(Arc::new(addresses(&[&["", ""], &[""]])));
+        let (circles, mut used) = Circles::new(&config, found);
+        assert_eq!(*used.borrow_and_update().upstreams, addresses(&[&["", ""], &[""]]).upstreams);
+        let running = tokio::spawn(circles.run());
+        sender.send_replace(Arc::new(addresses(&[&["127.0.0.1:80 192.0.2.1:80", ""], &[""]])));
+        used.changed().await.unwrap();
+        assert_eq!(**used.borrow(), addresses(&[&["192.0.2.1:80", ""], &[""]]));
+        drop(sender);
+        running.await.unwrap();
+    }
+
+    #[test]
+    fn loopback_is_own_and_a_documentation_address_is_not() {
+        assert!(is_own([127, 0, 0, 9].into()) && is_own([0, 0, 0, 0].into()));
+        assert!(!is_own([192, 0, 2, 1].into()));
+    }
+}

@@ -1,0 +1,230 @@
+//! Which addresses meet: listeners that overlap, backends that are listeners of the same process, and the circles that come
+//! of it.
+//!
+//! Left out: what only the machine knows, its addresses and the numbers of its interfaces; the caller brings them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::path::{Component, Path, PathBuf};
+
+use super::model::{BackendAddress, Config, ListenAddress, Listener, ZonedAddress};
+
+impl ListenAddress {
+    /// Whether both would receive the same connections. `[::]` is IPv6 alone, unlike `:PORT`.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        if let (Self::Unix(one), Self::Unix(two)) = (self, other) {
+            return cleaned(one) == cleaned(two);
+        }
+        let (Some(port), Some(other_port)) = (self.port(), other.port()) else { return false };
+        if port != other_port {
+            return false;
+        }
+        let (Some(one), Some(two)) = (self.ip(), other.ip()) else {
+            // One of both takes all addresses.
+            return true;
+        };
+        let whole_family = one.is_unspecified() || two.is_unspecified();
+        self == other || (one.is_ipv4() == two.is_ipv4() && whole_family)
+    }
+
+    /// Whether a connection to this address, made on this machine, comes here; `own` says which addresses are the machine's.
+    #[must_use]
+    pub fn takes(&self, address: SocketAddr, own: impl Fn(IpAddr) -> bool) -> bool {
+        if self.port() != Some(address.port()) {
+            return false;
+        }
+        let ip = address.ip().to_canonical();
+        match self {
+            Self::Any { .. } => own(ip),
+            Self::Tcp(listener) if listener.ip().is_unspecified() => {
+                listener.is_ipv4() == ip.is_ipv4() && own(ip)
+            }
+            Self::Tcp(listener) => {
+                *listener == address || (listener.ip() == ip && !is_scoped(listener) && !is_scoped(&address))
+            }
+            Self::Zoned(_) | Self::Unix(_) => false,
+        }
+    }
+
+    /// `None` for a socket file.
+    fn port(&self) -> Option<u16> {
+        match self {
+            Self::Any { port } => Some(*port),
+            Self::Tcp(address) => Some(address.port()),
+            Self::Zoned(address) => Some(address.port),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// `None` for all addresses and for a socket file.
+    fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Zoned(address) => Some(address.ip.into()),
+            Self::Any { .. } | Self::Unix(_) => None,
+        }
+    }
+}
+
+/// Link-local addresses are told apart by their interface.
+fn is_scoped(address: &SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(address) if address.scope_id() > 0)
+}
+
+impl BackendAddress {
+    /// The addresses that it has without asking anybody, in the order in which they are tried; none for a name that has to
+    /// be looked up, and for a socket file. `localhost` is the loopback by definition (RFC 6761, section 6.3), also where
+    /// `/etc/hosts` is missing or names one family only.
+    #[must_use]
+    pub fn known(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Ip(address) => vec![*address],
+            Self::Host { name, port } if is_localhost(name) => {
+                let loopback = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
+                loopback.map(|ip| SocketAddr::new(ip, *port)).to_vec()
+            }
+            Self::Host { .. } | Self::Zoned(_) | Self::Unix(_) => Vec::new(),
+        }
+    }
+
+    /// Whether a session to it would come to this listener, as far as the file tells: of the machine's own addresses only
+    /// the loopback ones are known.
+    #[must_use]
+    pub fn is_known_to_reach(&self, listener: &ListenAddress) -> bool {
+        match (self, listener) {
+            (Self::Unix(backend), ListenAddress::Unix(listener)) => cleaned(backend) == cleaned(listener),
+            (Self::Zoned(backend), ListenAddress::Zoned(listener)) => backend == listener,
+            _ => self.known().iter().any(|address| listener.takes(*address, |ip| ip.is_loopback())),
+        }
+    }
+}
+
+fn is_localhost(name: &str) -> bool {
+    name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost")
+}
+
+/// A path without `.`, `..` and doubled slashes, as far as its text tells.
+fn cleaned(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+/// A backend that is a listener of the same process, whose sessions may come back to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Circle {
+    /// Position of the upstream.
+    pub upstream: usize,
+    /// Position of the backend in it.
+    pub backend: usize,
+    /// Position of the listener that it is.
+    pub listener: usize,
+}
+
+impl Circle {
+    /// Every one of them. `backends` has the number of backends of each upstream, `reaches` says whether a session to a backend
+    /// of an upstream comes to a listener, all by their positions.
+    #[must_use]
+    pub fn all(
+        listeners: &[Listener],
+        backends: &[usize],
+        reaches: impl Fn(usize, usize, usize) -> bool,
+    ) -> Vec<Self> {
+        // Only an upstream that a listener names can be come back to: those get a row each.
+        let mut rows = BTreeMap::new();
+        for listener in listeners {
+            let next = rows.len();
+            rows.entry(listener.upstream.index()).or_insert(next);
+        }
+        let mut edges = Vec::new();
+        for (&upstream, _) in rows.iter().filter(|(upstream, _)| **upstream < backends.len()) {
+            for backend in 0..backends[upstream] {
+                let at = (0..listeners.len()).filter(|listener| reaches(upstream, backend, *listener));
+                edges.extend(at.map(|listener| Self { upstream, backend, listener }));
+            }
+        }
+        if edges.is_empty() {
+            return edges;
+        }
+        let leads = |edge: &Self| (rows[&edge.upstream], rows[&listeners[edge.listener].upstream.index()]);
+        let reached = closure(rows.len(), edges.iter().map(leads));
+        edges.retain(|edge| {
+            let (from, to) = leads(edge);
+            reached[to][from]
+        });
+        edges
+    }
+}
+
+/// What is reached from where, in any number of steps, none included.
+fn closure(size: usize, edges: impl Iterator<Item = (usize, usize)>) -> Vec<Vec<bool>> {
+    let mut reached: Vec<Vec<bool>> = (0..size).map(|row| (0..size).map(|to| to == row).collect()).collect();
+    edges.for_each(|(from, to)| reached[from][to] = true);
+    for through in 0..size {
+        let beyond = reached[through].clone();
+        for row in reached.iter_mut().filter(|row| row[through]) {
+            row.iter_mut().zip(&beyond).for_each(|(reaches, more)| *reaches |= more);
+        }
+    }
+    reached
+}
+
+impl Config {
+    /// The same with the numbers of interfaces instead of their names, `None` where it names none.
+    ///
+    /// # Errors
+    ///
+    /// The name of an interface that `index` does not know.
+    pub fn with_zones(&self, index: impl Fn(&str) -> Option<u32>) -> Result<Option<Self>, String> {
+        let numbered = |address: &ZonedAddress| match index(&address.zone) {
+            Some(index) => Ok(SocketAddrV6::new(address.ip, address.port, 0, index).into()),
+            None => Err(address.zone.clone()),
+        };
+        let mut config = self.clone();
+        let mut changed = false;
+        for listener in &mut config.listeners {
+            if let ListenAddress::Zoned(address) = &listener.address {
+                (listener.address, changed) = (ListenAddress::Tcp(numbered(address)?), true);
+            }
+        }
+        for backend in config.upstreams.iter_mut().flat_map(|upstream| &mut upstream.backends) {
+            if let BackendAddress::Zoned(address) = &backend.address {
+                (backend.address, changed) = (BackendAddress::Ip(numbered(address)?), true);
+            }
+        }
+        Ok(changed.then_some(config))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_compared_without_detours() {
+        for (one, two, same) in [
+            ("/run/x", "/run/../run/x", true),
+            ("/run/x", "/run//x", true),
+            ("/run/x", "/run/./x", true),
+            ("/run/x", "/../run/x", true),
+            ("/run/x", "/run/x/y", false),
+        ] {
+            assert_eq!(cleaned(Path::new(one)) == cleaned(Path::new(two)), same, "{one} {two}");
+        }
+    }
+
+    #[test]
+    fn a_closure_has_every_way() {
+        let reached = closure(4, [(0, 1), (1, 2)].into_iter());
+        assert!(reached[0][2] && reached[0][0] && !reached[2][0] && !reached[0][3]);
+    }
+}

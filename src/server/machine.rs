@@ -1,0 +1,263 @@
+//! What a configuration needs and this machine does not give: looked at before anything is started or bound, so that `check` can
+//! say it, too.
+//!
+//! Left out: whether an address is free, since the instance that runs may hold it; names and backends, which others answer for.
+
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use crate::net;
+use crate::rules::config::{BackendAddress, Config, ListenAddress, Listener, LogTarget};
+use crate::uring::LockedMemory;
+use crate::words::counted;
+
+use super::{budget, cores};
+
+/// What nobody but a start finds out.
+pub const NOT_LOOKED_AT: &str = "not looked at: whether the addresses are free, what names resolve to, whether backends \
+                                 answer, and limits of the service where they differ from those here";
+
+/// Why a start here would fail, as far as that can be known, and what it would warn of.
+#[must_use]
+pub fn lacks(config: &Config) -> Vec<String> {
+    let mut lacks = Vec::new();
+    match cores::choose(&config.runtime.cores) {
+        Ok(cores) => {
+            lacks.extend(too_little_memory(config, cores.len()));
+            lacks.extend(too_few_descriptors(config, cores.len()));
+            lacks.extend(doubts(config, cores.len()));
+        }
+        Err(error) => lacks.push(error.to_string()),
+    }
+    lacks.extend(config.listeners.iter().filter_map(cannot_listen));
+    if let LogTarget::File(path) = &config.logging.target {
+        lacks.extend(cannot_make(path).map(|why| format!("logging.target: {why}")));
+    }
+    let zones = config.upstreams.iter().flat_map(|upstream| &upstream.backends).filter_map(|backend| {
+        let BackendAddress::Zoned(address) = &backend.address else { return None };
+        no_interface(&address.zone).map(|why| format!("backend {}: {why}", backend.name))
+    });
+    lacks.extend(zones);
+    lacks.extend(config.listeners.iter().filter_map(|listener| in_the_way(listener, &local_ports())));
+    lacks
+}
+
+/// What does not keep it from running, and is worth a warning at the start.
+pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
+    let mut doubts: Vec<String> = Vec::new();
+    if let Some(quota) = cpu_quota().filter(|quota| *quota < shards as f64) {
+        let fitting = (quota as usize).max(1);
+        doubts.push(format!(
+            "the CPU quota of this container or service is {quota:.1} CPUs for {}: whoever has used it up waits; set runtime.cores \
+             to {fitting}, or raise the quota",
+            counted(shards as u64, "core")
+        ));
+    }
+    // The kernel cuts a backlog down without a word, listen(2).
+    let Some(most) = number("/proc/sys/net/core/somaxconn") else { return doubts };
+    for listener in config.listeners.iter().filter(|listener| u64::from(listener.backlog) > most) {
+        doubts.push(format!(
+            "listener {}: backlog {} is cut down to {most} by the sysctl net.core.somaxconn",
+            listener.name, listener.backlog
+        ));
+    }
+    doubts
+}
+
+fn too_little_memory(config: &Config, shards: usize) -> Option<String> {
+    let memory = LockedMemory::of(shards, config.runtime.relay.buffers_per_core);
+    (memory.limit < memory.needed)
+        .then(|| crate::uring::Missing::LimitOfLockedMemory { shards, memory }.to_string())
+}
+
+fn too_few_descriptors(config: &Config, shards: usize) -> Option<String> {
+    let pipes = budget::pipes(&config.runtime.relay, shards, net::pipe_quota());
+    let limit = net::raise_descriptor_limit().ok()?;
+    budget::sessions(config, shards, pipes, limit).err().map(|error| error.to_string())
+}
+
+fn cannot_listen(listener: &Listener) -> Option<String> {
+    let why = match &listener.address {
+        ListenAddress::Unix(path) => cannot_make(path),
+        ListenAddress::Zoned(address) => no_interface(&address.zone),
+        ListenAddress::Tcp(address) if !is_here(address.ip()) => {
+            Some(format!("{address} is not an address of this machine; `ip address` lists those"))
+        }
+        ListenAddress::Any { port } => needs_rights(*port),
+        ListenAddress::Tcp(address) => needs_rights(address.port()),
+    };
+    why.map(|why| format!("listener {}: {why}", listener.name))
+}
+
+/// Whether an address can be bound to. Link-local ones need their interface, which the socket address has.
+fn is_here(ip: IpAddr) -> bool {
+    let link_local = matches!(ip, IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80);
+    link_local || UdpSocket::bind((ip, 0)).is_ok()
+}
+
+fn no_interface(name: &str) -> Option<String> {
+    net::interface_index(name)
+        .is_none()
+        .then(|| format!("there is no interface {name} here; `ip link` lists those"))
+}
+
+fn needs_rights(port: u16) -> Option<String> {
+    let first = number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024);
+    (u64::from(port) < first && !net::may_bind_all_ports()).then(|| {
+        format!("this user may not listen on port {port}; use one from {first} up, or give the binary CAP_NET_BIND_SERVICE")
+    })
+}
+
+/// Why a file cannot be made, or written where it is there already.
+fn cannot_make(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Some(format!("the folder {} is not there; make it", folder.display()));
+    }
+    let place = if path.exists() { path } else { folder };
+    (!net::may_write(place)).then(|| format!("this user may not write to {}", place.display()))
+}
+
+/// Ports that the kernel gives to outgoing connections, as ranges.
+fn local_ports() -> Vec<(u16, u16)> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let ends: Vec<u16> = text.split_whitespace().filter_map(|end| end.parse().ok()).collect();
+    let [first, last] = ends[..] else { return Vec::new() };
+    let reserved = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
+    let mut free = vec![(first, last)];
+    for part in reserved.trim().split(',').filter(|part| !part.is_empty()) {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (Ok(from), Ok(to)) = (from.parse::<u16>(), to.parse::<u16>()) else { continue };
+        free = free.into_iter().flat_map(|range| without(range, (from, to))).collect();
+    }
+    free
+}
+
+/// What is left of a range.
+fn without((first, last): (u16, u16), (from, to): (u16, u16)) -> Vec<(u16, u16)> {
+    let before = from.checked_sub(1).map(|end| (first, last.min(end)));
+    let after = to.checked_add(1).map(|begin| (first.max(begin), last));
+    before.into_iter().chain(after).filter(|(first, last)| first <= last).collect()
+}
+
+/// A port that an outgoing connection may have when it is wanted.
+fn in_the_way(listener: &Listener, outgoing: &[(u16, u16)]) -> Option<String> {
+    let port = match &listener.address {
+        ListenAddress::Any { port } => *port,
+        ListenAddress::Tcp(address) => address.port(),
+        ListenAddress::Zoned(address) => address.port,
+        ListenAddress::Unix(_) => return None,
+    };
+    outgoing.iter().any(|(first, last)| (*first..=*last).contains(&port)).then(|| {
+        format!(
+            "listener {}: the kernel may have given port {port} to an outgoing connection when it is wanted; add it to the sysctl \
+             net.ipv4.ip_local_reserved_ports",
+            listener.name
+        )
+    })
+}
+
+fn number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// CPUs that this process may use up at a time, by the control groups it is in; `None` without a bound.
+fn cpu_quota() -> Option<f64> {
+    quota_of(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
+}
+
+/// The smallest quota of the groups named in `membership` and of those around them, cgroups(7).
+fn quota_of(membership: &str, mounted: &Path) -> Option<f64> {
+    let mut smallest: Option<f64> = None;
+    for line in membership.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { continue };
+        let roots: &[PathBuf] = match controllers {
+            "" => &[mounted.to_owned(), mounted.join("unified")],
+            some if some.split(',').any(|one| one == "cpu") => &[mounted.join("cpu"), mounted.join(some)],
+            _ => continue,
+        };
+        for root in roots {
+            for group in Path::new(group.trim_start_matches('/')).ancestors() {
+                let folder = root.join(group);
+                let quota = unified_quota(&folder).or_else(|| legacy_quota(&folder));
+                smallest = smallest.into_iter().chain(quota).reduce(f64::min);
+            }
+        }
+    }
+    smallest
+}
+
+/// `cpu.max`: quota and period in microseconds, or `max`.
+fn unified_quota(folder: &Path) -> Option<f64> {
+    let text = fs::read_to_string(folder.join("cpu.max")).ok()?;
+    let (quota, period) = text.trim().split_once(' ')?;
+    ratio(quota.parse().ok()?, period.parse().ok()?)
+}
+
+/// The same in the first version; -1 is no quota.
+fn legacy_quota(folder: &Path) -> Option<f64> {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<i64>().ok();
+    ratio(read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?)
+}
+
+fn ratio(quota: i64, period: i64) -> Option<f64> {
+    (quota > 0 && period > 0).then(|| quota as f64 / period as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listener: &str) -> Config {
+        let text = format!("loadbalancer: {{listen_address: '{listener}'}}\nbackends: ['a:1']\n");
+        crate::rules::config::parse("f", text.as_bytes()).unwrap().config
+    }
+
+    #[test]
+    fn quotas_of_both_versions_and_of_the_groups_around() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let quota = |membership| quota_of(membership, folder.path());
+        assert_eq!(quota("0::/a/b\n"), None);
+        write("a/b/cpu.max", "max 100000\n");
+        assert_eq!(quota("0::/a/b\n"), None);
+        write("a/cpu.max", "150000 100000\n");
+        assert_eq!(quota("0::/a/b\n"), Some(1.5));
+        write("cpu/c/cpu.cfs_quota_us", "20000\n");
+        write("cpu/c/cpu.cfs_period_us", "100000\n");
+        assert_eq!(quota("4:memory:/c\n3:cpu,cpuacct:/c\n0::/a\n"), Some(0.2));
+        write("cpu/d/cpu.cfs_quota_us", "-1\n");
+        write("cpu/d/cpu.cfs_period_us", "100000\n");
+        assert_eq!(quota("3:cpu:/d\n"), None);
+        assert_eq!(quota("nonsense\n"), None);
+    }
+
+    #[test]
+    fn ranges_are_cut() {
+        assert_eq!(without((10, 20), (12, 14)), [(10, 11), (15, 20)]);
+        assert_eq!(without((10, 20), (5, 14)), [(15, 20)]);
+        assert_eq!(without((10, 20), (10, 20)), []);
+        assert_eq!(without((0, 65_535), (0, 65_535)), []);
+        let listener = &config(":15").listeners[0];
+        assert!(in_the_way(listener, &[(10, 14)]).is_none());
+        assert!(in_the_way(listener, &[(10, 15)]).unwrap().contains("ip_local_reserved_ports"));
+    }
+
+    #[test]
+    fn what_is_not_here_is_named() {
+        for (listener, words) in [
+            ("192.0.2.1:8080", "192.0.2.1:8080 is not an address of this machine"),
+            ("[fe80::1%nosuch0]:8080", "no interface nosuch0"),
+            ("unix:/nonexistent/x", "the folder /nonexistent is not there"),
+        ] {
+            let lacks = lacks(&config(listener));
+            assert!(lacks.iter().any(|lack| lack.contains(words)), "{listener}: {lacks:?}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Locked memory: what of a ring the kernel counts as such, how much that is, and what to do while there is none.
+//!
+//! The limit (`RLIMIT_MEMLOCK`) is one for all processes of a user together, and what kernels count differs: registered
+//! buffers always, the rings themselves and rings of provided buffers only some (6.18 does, 6.1 does not).
+//! Nobody tells what is in use. So it is tried at start what this kernel counts, and the rest is arithmetic.
+//!
+//! Whoever has `CAP_IPC_LOCK` is not bound by it.
+
+#![expect(
+    unsafe_code,
+    reason = "getrlimit(2), setrlimit(2) and io_uring_register(2) on rings that are not ours"
+)]
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use io_uring::IoUring;
+
+use super::buffers::{Buffers, RING_ENTRIES};
+use super::core::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
+use super::probe::Missing;
+
+const PAGE: u64 = 4096;
+/// glommio refuses to start below, whatever it needs.
+const EXECUTOR_LEAST: u64 = 512 * 1024;
+/// The three rings of an executor at `ring_depth` 8, each a page of rings and a page of entries.
+const EXECUTOR_RINGS: u64 = 3 * 2 * PAGE;
+/// The kernel gives back what a process had locked some milliseconds after its end, and so after a ring's.
+const PATIENCE: Duration = Duration::from_secs(2);
+const STEP: Duration = Duration::from_millis(10);
+
+/// What the shards of this process need, bytes; for messages, so `Relaxed`. Written by [`reserve`].
+static NEEDED: AtomicU64 = AtomicU64::new(0);
+
+/// What of a shard this kernel counts for this user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counted {
+    rings: bool,
+    buffer_rings: bool,
+}
+
+impl Counted {
+    /// Bytes of one shard with so many provided buffers.
+    fn bytes(self, buffers: u32) -> u64 {
+        let pages = |bytes: u64| bytes.next_multiple_of(PAGE);
+        let (submissions, completions) = (u64::from(SUBMISSION_ENTRIES), u64::from(COMPLETION_ENTRIES));
+        // A header, the completions of 16 bytes, an index for each submission; and the submissions of 64.
+        let ring = pages(64 + 16 * completions + 4 * submissions) + pages(64 * submissions) + EXECUTOR_RINGS;
+        let buffer_ring = pages(16 * u64::from(buffers.min(RING_ENTRIES)));
+        u64::from(self.rings) * ring + u64::from(self.buffer_rings) * buffer_ring
+    }
+}
+
+/// Locked memory that a process of so many shards needs where the kernel counts everything; as the documentation has it.
+#[must_use]
+pub fn locked_memory(shards: usize, buffers_per_core: u32) -> u64 {
+    let all = Counted { rings: true, buffer_rings: true };
+    (shards as u64 * all.bytes(buffers_per_core)).max(EXECUTOR_LEAST)
+}
+
+/// What this process may lock, bytes: the limit, once the soft one is raised to the hard one, and what so many shards need of it here.
+#[derive(Clone, Copy, Debug)]
+pub struct LockedMemory {
+    /// The limit, of this user's processes together.
+    pub limit: u64,
+    /// What the shards need of it.
+    pub needed: u64,
+    /// What one of them needs; 0 where nothing is counted.
+    pub per_shard: u64,
+}
+
+impl LockedMemory {
+    /// Finds it out. Once for the process, the limit is lowered for the time of two system calls to see what is counted.
+    #[must_use]
+    pub fn of(shards: usize, buffers_per_core: u32) -> Self {
+        static COUNTED: OnceLock<Counted> = OnceLock::new();
+        let limit = raise();
+        let counted = *COUNTED.get_or_init(try_what_counts);
+        let per_shard = counted.bytes(buffers_per_core);
+        Self { limit, needed: (shards as u64 * per_shard).max(EXECUTOR_LEAST), per_shard }
+    }
+
+    /// How many shards the limit allows.
+    #[must_use]
+    pub fn shards(&self) -> u64 {
+        if self.limit < EXECUTOR_LEAST {
+            0
+        } else {
+            self.limit.checked_div(self.per_shard).unwrap_or(u64::MAX)
+        }
+    }
+}
+
+/// Checks that so many shards may have what they need.
+pub(super) fn reserve(shards: usize, buffers_per_core: u32) -> Result<(), Missing> {
+    let memory = LockedMemory::of(shards, buffers_per_core);
+    NEEDED.store(memory.needed, Ordering::Relaxed);
+    if memory.limit < memory.needed {
+        return Err(Missing::LimitOfLockedMemory { shards, memory });
+    }
+    Ok(())
+}
+
+/// What `ENOMEM` of a ring call means; that the limit suffices for this process was checked before.
+pub(super) fn out_of_memory() -> Missing {
+    let (limit, needed) = (limit().rlim_cur, NEEDED.load(Ordering::Relaxed));
+    if limit == libc::RLIM_INFINITY { Missing::Memory } else { Missing::LockedMemoryInUse { limit, needed } }
+}
+
+/// Makes a ring, or what has some. While there is no memory for it, the process that has just ended is waited for.
+///
+/// # Errors
+///
+/// Those of `make`, and that there is still no memory.
+pub(super) fn patiently<T>(mut make: impl FnMut() -> Result<T, Missing>) -> Result<T, Missing> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match make() {
+            Err(Missing::LockedMemoryInUse { .. } | Missing::Memory) if Instant::now() < deadline => {
+                std::thread::sleep(STEP);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Makes an executor, and gives back the buffers that it registers with its rings: 64 KiB three times, which a shard never uses
+/// and which count as locked memory. One executor at a time, so that nobody looks at the rings of a half-made one.
+///
+/// # Errors
+///
+/// Those of `make`.
+pub fn make_executor<T>(make: impl FnMut() -> Result<T, Missing>) -> Result<T, Missing> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let executor = patiently(make)?;
+    unregister_buffers();
+    drop(one);
+    Ok(executor)
+}
+
+/// Gives back the registered buffers of every ring of the process; we register none.
+fn unregister_buffers() {
+    /// `IORING_UNREGISTER_BUFFERS`, io_uring_register(2).
+    const UNREGISTER_BUFFERS: libc::c_long = 1;
+    for number in descriptors() {
+        // SAFETY: takes numbers only, and touches no memory of ours. What is no ring, or one without buffers, or of another thread
+        // alone, answers with an error.
+        unsafe { libc::syscall(libc::SYS_io_uring_register, number, UNREGISTER_BUFFERS, 0_usize, 0) };
+    }
+}
+
+/// Numbers among which are those of all rings. /proc hides them from a process that got capabilities with its binary.
+fn descriptors() -> Vec<libc::c_long> {
+    /// More than there are at start in any process that we know; a shard tries them in 10 ms.
+    const MOST: libc::c_long = 1 << 16;
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return (0..MOST).collect() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Makes a small ring, and one of provided buffers in it, while nothing may be locked.
+fn try_what_counts() -> Counted {
+    let before = limit();
+    set_limit(libc::rlimit { rlim_cur: 0, ..before });
+    let without = IoUring::new(1);
+    let is_memory = |error: &io::Error| error.raw_os_error() == Some(libc::ENOMEM);
+    let rings = without.as_ref().is_err_and(is_memory);
+    let buffer_rings = match &without {
+        Ok(ring) => Buffers::new(ring, 4096, 1).is_err_and(|error| is_memory(&error)),
+        // A kernel that counts rings counts these, too, since both are made by the same function.
+        Err(_) => rings,
+    };
+    set_limit(before);
+    Counted { rings, buffer_rings }
+}
+
+fn limit() -> libc::rlimit {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the struct that outlives the call; getrlimit(2) with a known resource cannot fail.
+    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    limit
+}
+
+/// A soft limit up to the hard one is never refused.
+fn set_limit(limit: libc::rlimit) {
+    // SAFETY: the kernel reads the struct, which outlives the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}
+
+/// Raises the soft limit to the hard one, and returns it.
+fn raise() -> u64 {
+    let limit = limit();
+    if limit.rlim_cur < limit.rlim_max {
+        set_limit(libc::rlimit { rlim_cur: limit.rlim_max, ..limit });
+    }
+    limit.rlim_max
+}
+
+/// Bytes for a message.
+pub(super) fn shown(bytes: u64) -> String {
+    match bytes {
+        libc::RLIM_INFINITY => "no limit".to_owned(),
+        bytes => format!("{} KiB", bytes.div_ceil(1024)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table in docs/maintainers/ARCHITECTURE.md.
+    #[test]
+    fn need_is_what_the_documentation_says() {
+        let need = [1, 8, 64, 128].map(|shards| locked_memory(shards, 4096) / 1024);
+        let row = need.map(|kibibytes| format!("{kibibytes} KiB")).join(" | ");
+        let text = include_str!("../../docs/maintainers/ARCHITECTURE.md");
+        assert!(text.contains(&format!("| {row} |")), "{row}");
+    }
+
+    #[test]
+    fn memory_that_comes_back_is_waited_for() {
+        let mut tries = 0;
+        let made = patiently(|| {
+            tries += 1;
+            if tries < 5 { Err(Missing::Memory) } else { Ok(tries) }
+        });
+        assert!(matches!(made, Ok(5)));
+        let mut tries = 0;
+        let other = patiently(|| {
+            tries += 1;
+            Err::<(), _>(Missing::NoSystemCall)
+        });
+        assert!(matches!(other, Err(Missing::NoSystemCall)) && tries == 1);
+    }
+}

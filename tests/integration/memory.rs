@@ -1,0 +1,137 @@
+//! Set-up: a process of a user of its own, whose limit on locked memory is what the documentation says, or less, and more
+//! shards than there are cores. Claim: what is said suffices, on 64 shards too; less is refused in one sentence before anything
+//! starts, and what others of the user hold is told apart from that.
+//!
+//! Root alone can be another user: a test starts this binary again, for itself alone, and that process changes its user. No
+//! other process counts for that one's limit.
+
+#![expect(
+    unsafe_code,
+    reason = "prctl(2), setresuid(2) and setrlimit(2) have no safe wrapper in the crates we use"
+)]
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ringway::rules::config::{self, Config};
+use ringway::server::Server;
+use ringway::uring::locked_memory;
+
+use crate::support::{Backend, Client, PATIENCE, Reserved, V4, backend, eventually, is_root, skip};
+
+const BUFFERS: u32 = 4_096;
+/// In the environment of the process that changes its user.
+const CHILD: &str = "RINGWAY_TEST_USER";
+
+/// Runs `test` in a process of its own, as a user of its own who may lock so much.
+fn as_other_user(name: &str, limit: u64, test: impl FnOnce()) {
+    if let Ok(user) = std::env::var(CHILD) {
+        become_user(user.parse().unwrap(), limit);
+        return test();
+    }
+    if !is_root() {
+        return skip(name, "only root can be another user");
+    }
+    // Of the numbers that no system gives to anybody, another one for each test.
+    static USERS: AtomicU32 = AtomicU32::new(0);
+    let user = 3_000_000_000 + std::process::id() * 16 + USERS.fetch_add(1, Ordering::Relaxed);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture"]).env(CHILD, user.to_string()).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+fn become_user(user: u32, limit: u64) {
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: the kernel reads the struct, which outlives the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) }, 0);
+    // SAFETY: takes numbers only; the library does so for all threads, and with the user the capabilities go.
+    assert_eq!(unsafe { libc::setresuid(user, user, user) }, 0);
+    // SAFETY: takes numbers only. As after an exec: /proc/self is its own again.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) }, 0);
+}
+
+/// So many CPUs, each as often as it takes.
+fn cpus(count: usize) -> Vec<core_affinity::CoreId> {
+    core_affinity::get_core_ids().unwrap().iter().cycle().take(count).copied().collect()
+}
+
+/// One listener with this backend.
+fn configuration(only: &Backend) -> (Arc<Config>, Reserved) {
+    let port = Reserved::at(V4);
+    let yaml = format!(
+        "runtime: {{relay: {{splice: off}}, max_connections: 200}}\nloadbalancer: {{listen_address: '{}'}}\n\
+         healthcheck: off\nbackends: [{{{}}}]\n",
+        port.address(),
+        only.entry()
+    );
+    (Arc::new(config::parse("test.yaml", yaml.as_bytes()).unwrap().config), port)
+}
+
+/// Starts so many shards, whatever the number of CPUs, and serves as many clients.
+fn serve_on(shards: usize) -> Result<(), String> {
+    let only = backend().echo().start();
+    let (config, port) = configuration(&only);
+    let server = Server::start_on(&cpus(shards), config, || Ok(())).map_err(|error| error.to_string())?;
+    assert!(server.wait_checked(PATIENCE));
+    let clients: Vec<_> = (0..shards).map(|_| Client::connect(port.address()).unwrap()).collect();
+    clients.iter().for_each(|client| client.echo(b"hello").unwrap());
+    clients.into_iter().for_each(|client| client.finish().unwrap());
+    eventually("all have ended", || server.active_sessions() == 0);
+    Ok(())
+}
+
+#[test]
+fn documented_locked_memory_suffices_for_1_shard() {
+    as_other_user("memory::documented_locked_memory_suffices_for_1_shard", locked_memory(1, BUFFERS), || {
+        // What the one before held comes back a moment after its end.
+        (0..3).for_each(|_| serve_on(1).unwrap());
+    });
+}
+
+#[test]
+fn documented_locked_memory_suffices_for_64_shards() {
+    as_other_user(
+        "memory::documented_locked_memory_suffices_for_64_shards",
+        locked_memory(64, BUFFERS),
+        || {
+            serve_on(64).unwrap();
+        },
+    );
+}
+
+#[test]
+fn less_than_the_documented_locked_memory_is_refused_with_numbers_that_are_true() {
+    let name = "memory::less_than_the_documented_locked_memory_is_refused_with_numbers_that_are_true";
+    let needed = locked_memory(64, BUFFERS);
+    as_other_user(name, needed - 4096, || {
+        let said = serve_on(64).unwrap_err();
+        if !said.contains("of locked memory are needed") {
+            // A kernel that counts less: then it is not needed either.
+            return skip(name, "this kernel does not count rings as locked memory");
+        }
+        assert!(said.contains(&format!("{} KiB", needed / 1024)), "{said}");
+        assert!(said.contains("64 cores") && said.contains("set runtime.cores to 63 or less"), "{said}");
+        assert!(said.contains(&format!("may lock {} KiB", needed / 1024 - 4)), "{said}");
+        // The cure in it helps.
+        serve_on(63).unwrap();
+    });
+}
+
+#[test]
+fn locked_memory_that_others_of_the_user_hold_is_told_apart() {
+    let name = "memory::locked_memory_that_others_of_the_user_hold_is_told_apart";
+    as_other_user(name, locked_memory(16, BUFFERS), || {
+        // The limit is the user's, so it does not matter that the other one is in this process, too.
+        let (config, _port) = configuration(&backend().echo().start());
+        let other = Server::start_on(&cpus(12), Arc::clone(&config), || Ok(())).unwrap();
+        let Err(said) = serve_on(16) else {
+            return skip(name, "this kernel does not count rings as locked memory");
+        };
+        assert!(said.contains("other processes of this user hold the rest"), "{said}");
+        drop(other);
+        serve_on(16).unwrap();
+    });
+}
