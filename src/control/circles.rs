@@ -93,8 +93,10 @@ impl Circles {
         };
         let mut meetings: HashMap<Circle, Vec<Address>> = HashMap::new();
         for (upstream, backends) in found.upstreams.iter().enumerate() {
-            for (backend, address) in
-                backends.iter().enumerate().flat_map(|(at, all)| all.addresses.iter().map(move |one| (at, one)))
+            for (backend, address) in backends
+                .iter()
+                .enumerate()
+                .flat_map(|(at, all)| all.addresses.iter().map(move |one| (at, one)))
             {
                 for (listener, _) in
                     self.listeners.iter().enumerate().filter(|(_, one)| meets(address, &one.address))

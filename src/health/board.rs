@@ -81,9 +81,7 @@ impl Board {
 
     /// Takes over the result of a check that began at `begun`, and what the backend is by it, if that is new.
     pub(super) fn checked(&self, which: Which, verdict: Verdict, begun: Duration, to: Option<Health>) {
-        self.update(which.upstream, |verdicts, now| {
-            verdicts.checked(which.backend, verdict, begun, to, now)
-        });
+        self.update(which.upstream, |verdicts, now| verdicts.checked(which.backend, verdict, begun, to, now));
     }
 
     /// Takes over at which of its addresses a check found a backend well.

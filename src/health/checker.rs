@@ -143,8 +143,7 @@ impl<C: Connect> Checker<C> {
                 probe(&*self.connect, &addresses, &self.question, self.check.timeout).await
             };
             self.counters.count_check(self.which, &outcome);
-            let failure =
-                |cause| Judgement::Verdict { verdict: Verdict::Failure, found_at: None, cause };
+            let failure = |cause| Judgement::Verdict { verdict: Verdict::Failure, found_at: None, cause };
             match outcome {
                 Outcome::Success(found) => {
                     let (verdict, found_at) = (Verdict::Success, Some(found));

@@ -51,12 +51,15 @@ async fn watch<C: Connect>(checker: Rc<Checker<C>>, address: Address) {
         if checker.board.state(checker.which).addresses.contains(&address) {
             return;
         }
-        let Judgement::Verdict { verdict, cause, .. } = checker.judge(std::slice::from_ref(&address)).await else {
+        let Judgement::Verdict { verdict, cause, .. } = checker.judge(std::slice::from_ref(&address)).await
+        else {
             continue;
         };
         if rules.observe(verdict).is_some_and(|transition| transition.to == Health::Down) {
             let Checker { upstream, backend, .. } = &*checker;
-            log::warn!("{upstream}/{backend} has left {address}, which is down now ({cause}): its sessions end");
+            log::warn!(
+                "{upstream}/{backend} has left {address}, which is down now ({cause}): its sessions end"
+            );
             return checker.board.gone(checker.which, &address);
         }
     }

@@ -120,7 +120,10 @@ impl Notes {
                         counted(u64::from(faults), "consecutive failure")
                     ),
                     Fault::EmptyAnswer => {
-                        format!("{} ended without an answer", counted(u64::from(faults), "consecutive session"))
+                        format!(
+                            "{} ended without an answer",
+                            counted(u64::from(faults), "consecutive session")
+                        )
                     }
                 };
                 let backend = name(backend);
@@ -154,7 +157,9 @@ impl Notes {
                 names.panic_threshold.unwrap_or_default()
             ),
             Event::PanicEnds => log::info!("{upstream} heeds checks and ejections again: {left}"),
-            Event::Deserted => log::error!("{upstream} has no backend left to try: its clients are turned away"),
+            Event::Deserted => {
+                log::error!("{upstream} has no backend left to try: its clients are turned away")
+            }
             Event::Served => log::info!("{upstream} has a backend again"),
         }
     }

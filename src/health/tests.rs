@@ -469,7 +469,8 @@ async fn an_address_that_has_left_its_name_is_watched_until_it_is_dead() {
     let mut config = config(&[(Some(CHECK), None, &[host("name", 1)])]);
     config.upstreams[0].on_down = OpenSessions::Close;
     play(config, &world, async |published, addresses, _| {
-        let lead_to = |ports: &[u16]| addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(ports)]] }));
+        let lead_to =
+            |ports: &[u16]| addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(ports)]] }));
         lead_to(&[2]);
         published.until(&[Up]).await;
         lead_to(&[3]);

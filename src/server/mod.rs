@@ -4,6 +4,7 @@ mod budget;
 mod cores;
 mod machine;
 mod supervise;
+mod turned_away;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

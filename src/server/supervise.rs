@@ -9,6 +9,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
 use super::Server;
+use super::turned_away::{TurnedAway, log_totals};
 use crate::telemetry::log::LogHandle;
 use crate::words::counted;
 
@@ -38,11 +39,20 @@ pub fn signals() -> io::Result<Receiver<i32>> {
 /// TERM: accepting goes on for `runtime.shutdown_delay`, then drain, at most `runtime.shutdown_timeout`. INT and QUIT
 /// skip the delay. A second one ends all sessions at once. Returns what ended it, for the last words.
 pub fn supervise(server: &Server, signals: &Receiver<i32>, log: &LogHandle) -> &'static str {
+    let cause = serve(server, signals, log);
+    log_totals(server);
+    cause
+}
+
+fn serve(server: &Server, signals: &Receiver<i32>, log: &LogHandle) -> &'static str {
     let runtime = &server.config().runtime;
-    let stop = wait_for_stop(server, signals, &never(), log);
+    let mut turned_away = TurnedAway::new(server, Instant::now());
+    let mut wait_for_stop =
+        |deadline: &Receiver<Instant>| wait_for_stop(server, signals, deadline, log, &mut turned_away);
+    let stop = wait_for_stop(&never());
     if let (Some(SIGTERM), Some(delay)) = (stop, runtime.shutdown_delay) {
         log::info!("stopping: accepting goes on for {delay:?}");
-        if wait_for_stop(server, signals, &after(delay), log).is_some() {
+        if wait_for_stop(&after(delay)).is_some() {
             return end(server, "a second signal");
         }
     }
@@ -54,7 +64,7 @@ pub fn supervise(server: &Server, signals: &Receiver<i32>, log: &LogHandle) -> &
     }
     server.drain();
     let deadline = limit.map_or_else(never, after);
-    match wait_for_stop(server, signals, &deadline, log) {
+    match wait_for_stop(&deadline) {
         Some(_) => end(server, "a second signal"),
         None if server.wait_ended(Duration::ZERO) => "every session has ended",
         None => end(server, "runtime.shutdown_timeout"),
@@ -67,6 +77,7 @@ fn wait_for_stop(
     signals: &Receiver<i32>,
     deadline: &Receiver<Instant>,
     log: &LogHandle,
+    turned_away: &mut TurnedAway,
 ) -> Option<i32> {
     let look = tick(LOOK_INTERVAL);
     loop {
@@ -78,6 +89,7 @@ fn wait_for_stop(
                 if server.is_broken() {
                     super::die("the health or the control thread has ended; its last words are above");
                 }
+                turned_away.look(server, Instant::now());
                 continue;
             }
         };
@@ -94,8 +106,9 @@ fn wait_for_stop(
 }
 
 fn end(server: &Server, cause: &'static str) -> &'static str {
-    // Dropping the server waits for them.
     log::warn!("closing {}: {cause}", counted(server.active_sessions(), "open session"));
     server.close();
+    // Their ends belong to the totals. Whoever does not end is spoken of when the server is dropped.
+    let _ = server.wait_ended(super::CLOSE_PATIENCE);
     cause
 }

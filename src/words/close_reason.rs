@@ -74,6 +74,13 @@ impl CloseReason {
         Self::Internal,
     ];
 
+    /// Whether a client that ended so got no backend, and would have liked one.
+    #[must_use]
+    pub const fn turns_away(self) -> bool {
+        use CloseReason::{ConnectFailed, ConnectTimeout, NoBackend, QueueFull, QueueTimeout, Resource};
+        matches!(self, ConnectFailed | ConnectTimeout | NoBackend | QueueFull | QueueTimeout | Resource)
+    }
+
     /// The position in a table with one entry for each reason.
     #[must_use]
     pub const fn index(self) -> usize {

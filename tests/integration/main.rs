@@ -21,6 +21,7 @@ mod pool;
 mod process;
 mod queue;
 mod resets;
+mod resort;
 mod retries;
 mod shortage;
 mod sources;

@@ -55,8 +55,7 @@ impl World {
         let mut is_full = false;
         for (index, tier) in self.shards[session.shard].view.tiers.iter().enumerate() {
             let left = untried(tier, &session.tried);
-            let is_open =
-                |id: &BackendId| self.may_have(session.shard, *id) && !self.line.wants(*id);
+            let is_open = |id: &BackendId| self.may_have(session.shard, *id) && !self.line.wants(*id);
             let open: Vec<_> = left.iter().copied().filter(is_open).collect();
             if !open.is_empty() {
                 return Expected::OneOf { open, tier: index };
@@ -152,7 +151,8 @@ impl World {
         self.check_limits();
         self.check_queue();
         for session in &self.sessions {
-            let cut = session.in_flight.as_ref().and_then(|in_flight| in_flight.cut(|| session.address.clone()));
+            let cut =
+                session.in_flight.as_ref().and_then(|in_flight| in_flight.cut(|| session.address.clone()));
             assert_eq!(cut, session.expected_cut(), "whether session {} has to end", session.id);
         }
     }

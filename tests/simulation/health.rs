@@ -62,7 +62,13 @@ impl HealthThread {
             Failures::new(thresholds, backends, Box::new(report))
         });
         let rules = |check: &HealthCheck| (0..backends).map(|_| HealthRules::new(check)).collect();
-        let history = History { run: None, health: Health::Checking, ejection: None, was_eligible: None, ramps_since: None };
+        let history = History {
+            run: None,
+            health: Health::Checking,
+            ejection: None,
+            was_eligible: None,
+            ramps_since: None,
+        };
         Self {
             verdicts: Verdicts::new(upstream),
             rules: upstream.healthcheck.as_ref().map(rules),
@@ -331,7 +337,8 @@ impl World {
         }
         let to = self.health.observe(backend, verdict);
         note(self.now, format_args!("{backend:?}: {verdict:?}, {to:?}"));
-        self.health.update(self.now, None, |verdicts, now| verdicts.checked(backend, verdict, begun, to, now));
+        self.health
+            .update(self.now, None, |verdicts, now| verdicts.checked(backend, verdict, begun, to, now));
     }
 
     /// The health thread takes a report. Whether there was one.
@@ -347,7 +354,8 @@ impl World {
             Reported::Suspect => self.check_backend_now(backend),
             Reported::TooMany(fault) => {
                 count(if fault == Fault::Failure { "too many failures" } else { "too many empty answers" });
-                self.health.update(self.now, Some(backend), |verdicts, now| verdicts.report(backend, fault, now));
+                self.health
+                    .update(self.now, Some(backend), |verdicts, now| verdicts.report(backend, fault, now));
             }
         }
         true
@@ -394,7 +402,9 @@ impl World {
                     count("moved");
                 }
                 let history = &mut self.health.histories[index];
-                if let (Some(rules), Some(check)) = (&mut self.health.rules, &self.health.upstream.healthcheck) {
+                if let (Some(rules), Some(check)) =
+                    (&mut self.health.rules, &self.health.upstream.healthcheck)
+                {
                     rules[index] = HealthRules::new(check);
                     (history.run, history.health) = (None, Health::Checking);
                 }

@@ -274,7 +274,12 @@ impl World {
         let passed = shard.table.not_waited_for(&session.tried);
         let all = shard.view.untried(&Tried::default());
         let waited_for: Vec<_> = all.into_iter().filter(|id| !passed.contains(*id)).collect();
-        assert_eq!(waited_for, shard.view.waited_for(&session.tried), "for whom session {} waits", session.id);
+        assert_eq!(
+            waited_for,
+            shard.view.waited_for(&session.tried),
+            "for whom session {} waits",
+            session.id
+        );
         passed
     }
 

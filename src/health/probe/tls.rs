@@ -172,7 +172,11 @@ mod tests {
             (None, &file, None),
         ] {
             let (outcome, asked_for) = ask_server(&handshake(host, backend), &TLS12).await;
-            assert_eq!((outcome, asked_for.as_deref()), (Outcome::Success(0), expected), "{host:?} {backend:?}");
+            assert_eq!(
+                (outcome, asked_for.as_deref()),
+                (Outcome::Success(0), expected),
+                "{host:?} {backend:?}"
+            );
         }
     }
 

@@ -12,7 +12,7 @@ mod state;
 mod table;
 mod verdicts;
 
-pub use failures::{Fault, Failures, Report, Reported, Thresholds};
+pub use failures::{Failures, Fault, Report, Reported, Thresholds};
 pub use health_rules::{HealthRules, Transition, Verdict};
 pub use loads::Loads;
 pub use outlier::{Cause, Outliers, Return, Spared};

@@ -90,8 +90,12 @@ impl Outliers {
             let all = shares.iter().filter(|share| share.weight > 0 && share.backup == backup).count();
             all * rules.max_ejected as usize / 100
         });
-        let unknown =
-            |share: &Share| History { backup: share.backup, ejection: None, times: 0, returned: Duration::ZERO };
+        let unknown = |share: &Share| History {
+            backup: share.backup,
+            ejection: None,
+            times: 0,
+            returned: Duration::ZERO,
+        };
         let backends = shares.iter().map(unknown).collect();
         Self { ejection_time: rules.ejection_time, rise, most, backends }
     }
@@ -137,7 +141,13 @@ impl Outliers {
     }
 
     /// Takes the result of a check that began at `begun`; enough that passed since a backend was ejected end that.
-    pub fn checked(&mut self, backend: BackendId, passed: bool, begun: Duration, now: Duration) -> Option<Return> {
+    pub fn checked(
+        &mut self,
+        backend: BackendId,
+        passed: bool,
+        begun: Duration,
+        now: Duration,
+    ) -> Option<Return> {
         let rise = self.rise?;
         let ejection = self.backends[backend.index()].ejection.as_mut()?;
         if !passed {
@@ -265,7 +275,11 @@ mod tests {
         assert_eq!(outliers.report(BackendId(1), &[true, true], secs(1)), Err(Spared::MaxEjected));
         let mut outliers = self::outliers(50, &[false, false, true]);
         assert_eq!(outliers.report(BackendId(0), &[true; 3], secs(1)), Ok(TIME), "one of two may go");
-        assert_eq!(outliers.report(BackendId(1), &[true; 3], secs(1)), Ok(TIME), "and the last, for a backup");
+        assert_eq!(
+            outliers.report(BackendId(1), &[true; 3], secs(1)),
+            Ok(TIME),
+            "and the last, for a backup"
+        );
     }
 
     #[test]
@@ -290,7 +304,10 @@ mod tests {
         let up = [true; 2];
         assert!(outliers.report(BackendId(0), &up, secs(1)).is_ok());
         let back = Some(Return { backend: BackendId(0), cause: Cause::Moved });
-        assert_eq!((outliers.moved(BackendId(0), secs(2)), outliers.moved(BackendId(0), secs(2))), (back, None));
+        assert_eq!(
+            (outliers.moved(BackendId(0), secs(2)), outliers.moved(BackendId(0), secs(2))),
+            (back, None)
+        );
         assert_eq!(outliers.report(BackendId(0), &up, secs(3)), Ok(TIME), "as if it were the first time");
     }
 

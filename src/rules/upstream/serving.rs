@@ -79,13 +79,15 @@ impl Order {
             };
             (0..states.len()).filter(fits).collect()
         };
-        let (primaries, backups) = (part(false, BackendState::is_eligible), part(true, BackendState::is_eligible));
-        let awaits = [false, true].map(|backup| !part(backup, |state| state.awaited).is_empty());
+        let (primaries, backups) =
+            (part(false, BackendState::is_eligible), part(true, BackendState::is_eligible));
+        let awaits = [false, true].map(|backup| !part(backup, BackendState::is_awaited).is_empty());
         let all = part(false, |_| true).len();
         let is_below = |percent: u32| primaries.len() * 100 < all.max(1) * percent as usize;
         let has_address = [false, true].map(|backup| part(backup, BackendState::has_address));
         let is_reachable = has_address.iter().any(|part| !part.is_empty());
-        if panic_threshold.is_some_and(is_below) && backups.is_empty() && is_reachable && awaits == [false; 2] {
+        if panic_threshold.is_some_and(is_below) && backups.is_empty() && is_reachable && awaits == [false; 2]
+        {
             // Panic knows nothing of the backends, so nothing of who came back lately.
             let [primaries, backups] = has_address.map(|part| candidates(&part, states, shares, false));
             let tiers = [primaries, Vec::new(), backups, Vec::new(), Vec::new()];
@@ -93,7 +95,7 @@ impl Order {
         }
         let tiers = [
             primaries,
-            part(false, |state| state.awaited && state.has_address()),
+            part(false, |state| state.is_awaited() && state.has_address()),
             backups,
             part(false, is_last_resort),
             part(true, is_last_resort),
@@ -110,14 +112,14 @@ impl Order {
     #[must_use]
     pub fn is_decided(states: &[BackendState], shares: &[Share]) -> bool {
         let counts = |(_, share): &(&BackendState, &Share)| share.weight > 0 && !share.backup;
-        states.iter().zip(shares).filter(counts).all(|(state, _)| !state.awaited)
+        states.iter().zip(shares).filter(counts).all(|(state, _)| !state.is_awaited())
     }
 }
 
 /// Whether a backend is tried when there is nobody better: it is ejected, which a check may contradict, or the checks could
 /// say nothing. An awaited primary is in a tier of its own.
 fn is_last_resort(state: &BackendState) -> bool {
-    let is_unjudged = state.health == Health::Checking && !state.awaited;
+    let is_unjudged = state.health == Health::Checking && !state.is_awaited();
     state.has_address() && (state.ejected && state.health == Health::Up || is_unjudged)
 }
 

@@ -74,7 +74,7 @@ pub struct Resolved {
 pub struct BackendState {
     /// What the checks say.
     pub health: Health,
-    /// Its first verdict is still to come, and others wait for it: backups and panic do not serve in its place.
+    /// While it has no verdict: others still wait for the first one, so backups and panic do not serve in its place.
     pub awaited: bool,
     /// Its sessions failed too often: out for a while.
     pub ejected: bool,
@@ -104,6 +104,12 @@ impl BackendState {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.health == Health::Up && !self.addresses.is_empty()
+    }
+
+    /// Whether others wait for its first verdict.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.awaited && self.health == Health::Checking
     }
 
     /// Whether it is known where it is.

@@ -193,7 +193,8 @@ impl UpstreamTable {
                 let checked = || Arc::clone(&before.addresses);
                 is_cut |= self.cut(index, CloseReason::BackendDown, cuts.has_moved.get().then(checked));
             }
-            let gone: Arc<[_]> = now.gone.iter().filter(|gone| !before.gone.contains(gone)).cloned().collect();
+            let gone: Arc<[_]> =
+                now.gone.iter().filter(|gone| !before.gone.contains(gone)).cloned().collect();
             if self.on_down == OpenSessions::Close && !gone.is_empty() {
                 is_cut |= self.cut(index, CloseReason::BackendDown, Some(gone));
             }
@@ -291,7 +292,8 @@ impl UpstreamTable {
         let mut passed: Option<Tried> = None;
         loop {
             let passing = passed.as_ref().unwrap_or(tried);
-            let Some(backend) = algorithm.pick(&Demand { loads: sums, tried: passing, key, now_millis }) else {
+            let Some(backend) = algorithm.pick(&Demand { loads: sums, tried: passing, key, now_millis })
+            else {
                 return if passed.is_some() { Pick::Full } else { Pick::Nobody };
             };
             debug_assert!(candidates.iter().any(|one| one.id == backend), "{backend:?} is in no tier");

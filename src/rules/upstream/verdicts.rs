@@ -309,7 +309,10 @@ mod tests {
         let mut verdicts = verdicts("outlier: {}\npanic_threshold: 100%");
         assert_eq!(check(&mut verdicts, A, Health::Up, secs(0)), []);
         assert_eq!(check(&mut verdicts, B, Health::Up, secs(0)), []);
-        assert_eq!(verdicts.report(A, FAILURES, secs(1)), [Event::Ejected(A, secs(30), FAILURES), Event::PanicBegins]);
+        assert_eq!(
+            verdicts.report(A, FAILURES, secs(1)),
+            [Event::Ejected(A, secs(30), FAILURES), Event::PanicBegins]
+        );
         let events = check(&mut verdicts, B, Health::Down, secs(2));
         assert_eq!(events, [Event::Returned(Return { backend: A, cause: Cause::NobodyElse })]);
         assert_eq!(check(&mut verdicts, B, Health::Up, secs(3)), [Event::PanicEnds]);
@@ -322,7 +325,9 @@ mod tests {
             assert_eq!(check(&mut verdicts, backend, Health::Up, secs(0)), []);
         }
         let back = Event::Returned(Return { backend: A, cause: Cause::Checks });
-        for checks in [&[Health::Up][..], &[Health::Down, Health::Up], &[Health::Up, Health::Down, Health::Up]] {
+        for checks in
+            [&[Health::Up][..], &[Health::Down, Health::Up], &[Health::Up, Health::Down, Health::Up]]
+        {
             assert_eq!(verdicts.report(A, FAILURES, secs(1)), [Event::Ejected(A, secs(30), FAILURES)]);
             for to in checks {
                 assert_eq!(check(&mut verdicts, A, *to, secs(2)), []);
@@ -337,7 +342,8 @@ mod tests {
     #[test]
     fn first_verdict_is_awaited_for_the_time_of_a_look_up_and_a_check() {
         let mut verdicts = verdicts("healthcheck: {timeout: 3s}");
-        let awaited = |verdicts: &Verdicts| verdicts.states().iter().map(|state| state.awaited).collect::<Vec<_>>();
+        let awaited =
+            |verdicts: &Verdicts| verdicts.states().iter().map(|state| state.awaited).collect::<Vec<_>>();
         let until = secs(3) + limits::FIRST_CHECK_SPREAD;
         assert_eq!((awaited(&verdicts), verdicts.next_due()), (vec![true; 2], Some(until)));
         assert_eq!(check(&mut verdicts, A, Health::Up, secs(1)), []);
@@ -353,7 +359,8 @@ mod tests {
             "test",
             b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: a, port: 2}, {address: b, port: 3}]\n",
         );
-        let mut verdicts = Verdicts::new(&parsed.unwrap_or_else(|report| panic!("{report}")).config.upstreams[0]);
+        let mut verdicts =
+            Verdicts::new(&parsed.unwrap_or_else(|report| panic!("{report}")).config.upstreams[0]);
         assert_eq!(verdicts.settle(secs(0)), []);
         assert_eq!(verdicts.next_due(), Some(limits::FIRST_LOOKUP));
         let failed = Resolved { has_failed: true, ..Resolved::default() };

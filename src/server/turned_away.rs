@@ -1,0 +1,104 @@
+//! Clients that were turned away: one warning in ten seconds for each listener while it goes on, and totals at the end.
+//!
+//! Whoever is turned away sees a reset and nothing else, so the operator has to hear of it. The shards only count; what is
+//! said comes from their counters.
+
+use std::time::{Duration, Instant};
+
+use super::Server;
+use crate::telemetry::counters::ListenerTotals;
+use crate::words::{CloseReason, ListenerId, counted};
+
+/// Between two warnings of one listener.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What was said of each listener.
+pub(super) struct TurnedAway(Vec<Said>);
+
+struct Said {
+    at: Instant,
+    /// As of then.
+    totals: ListenerTotals,
+    /// Whether it was a warning.
+    warned: bool,
+}
+
+impl TurnedAway {
+    pub(super) fn new(server: &Server, now: Instant) -> Self {
+        let said = |id| Said { at: now, totals: server.totals(id), warned: false };
+        Self(ids(server).map(said).collect())
+    }
+
+    /// Warns of the clients that were turned away since the last warning, where that is due.
+    pub(super) fn look(&mut self, server: &Server, now: Instant) {
+        for (id, said) in ids(server).zip(&mut self.0) {
+            let elapsed = now.saturating_duration_since(said.at);
+            if said.warned && elapsed < PAUSE {
+                continue;
+            }
+            let totals = server.totals(id);
+            let since = since(&totals, &said.totals);
+            let count: u64 = since.iter().map(|(_, count)| count).sum();
+            let warned = count > 0;
+            if warned {
+                let name = &*server.config().listeners[id.index()].name;
+                let (reasons, seconds) = (list(&since), elapsed.as_secs().max(1));
+                log::warn!(event = "turned_away", listener = name, count, reasons, seconds;
+                    "listener {name} turned {} away in the last {seconds} s: {reasons}", counted(count, "client"));
+            }
+            *said = Said { at: now, totals, warned };
+        }
+    }
+}
+
+/// Says how the clients of each listener ended.
+pub(super) fn log_totals(server: &Server) {
+    for id in ids(server) {
+        let totals = server.totals(id);
+        let name = &*server.config().listeners[id.index()].name;
+        let closed = CloseReason::ALL.iter().map(|reason| (reason.name(), totals.closed[reason.index()]));
+        let ends: Vec<_> = closed.chain([(DENIED, totals.denied)]).filter(|(_, count)| *count > 0).collect();
+        let (count, reasons) = (totals.accepted, list(&ends));
+        let colon = if ends.is_empty() { "" } else { ": " };
+        log::info!(event = "totals", listener = name, count, reasons;
+            "listener {name} had {}{colon}{reasons}", counted(count, "client"));
+    }
+}
+
+/// The reason of those who found `max_connections` of the process reached.
+const DENIED: &str = "process_limit";
+
+fn ids(server: &Server) -> impl Iterator<Item = ListenerId> + use<> {
+    (0..server.config().listeners.len()).map(|index| ListenerId(index as u16))
+}
+
+/// How many were turned away since `before`, by reason, where there are some.
+fn since(now: &ListenerTotals, before: &ListenerTotals) -> Vec<(&'static str, u64)> {
+    let of = |reason: &CloseReason| now.closed[reason.index()].saturating_sub(before.closed[reason.index()]);
+    let reasons = CloseReason::ALL.iter().filter(|reason| reason.turns_away());
+    let closed = reasons.map(|reason| (reason.name(), of(reason)));
+    let denied = (DENIED, now.denied.saturating_sub(before.denied));
+    closed.chain([denied]).filter(|(_, count)| *count > 0).collect()
+}
+
+fn list(counts: &[(&str, u64)]) -> String {
+    counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_those_who_got_no_backend_were_turned_away() {
+        let (mut before, mut now) = (ListenerTotals::default(), ListenerTotals::default());
+        before.closed[CloseReason::NoBackend.index()] = 2;
+        now.closed[CloseReason::NoBackend.index()] = 5;
+        now.closed[CloseReason::Normal.index()] = 100;
+        now.closed[CloseReason::BackendReset.index()] = 7;
+        now.closed[CloseReason::QueueFull.index()] = 1;
+        now.denied = 4;
+        assert_eq!(list(&since(&now, &before)), "3 no_backend, 1 queue_full, 4 process_limit");
+        assert_eq!(list(&since(&now, &now)), "");
+    }
+}
