@@ -352,24 +352,52 @@ impl Sides<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::Shutdown;
 
     use super::*;
     use crate::uring::testing::{on_ring, pair, reset};
+
+    fn rules() -> RelayRules {
+        RelayRules {
+            client_idle: None,
+            backend_idle: None,
+            half_close: Duration::from_secs(5),
+            client_keepalive: None,
+            backend_keepalive: None,
+            pipes: None,
+        }
+    }
+
+    /// The send takes the error, and the receive reports a clean end in the same turn.
+    #[test]
+    fn reset_that_a_send_takes_is_no_end_of_the_client() {
+        on_ring(|ring| async move {
+            let ((client, client_peer), (backend, mut backend_peer)) = (pair(&ring), pair(&ring));
+            let rules = rules();
+            let sides = Sides { client: &client, backend: &backend, rules: &rules, reuse: Reuse::Off };
+            let mut relay = Relay::new(sides, Tick::NEVER);
+            backend_peer.write_all(b"answer").expect("connected");
+            let mut client_peer = Some(client_peer);
+            let outcome = std::future::poll_fn(|context| {
+                let polled = relay.poll(sides, context);
+                if relay.to_client.is_sending() && polled.is_pending() {
+                    // Before the send reaches the kernel.
+                    client_peer.take().into_iter().for_each(reset);
+                }
+                polled
+            })
+            .await;
+            assert_eq!((outcome, relay.to_backend.flow), (Outcome::Reset(Side::Client), Flow::Aborted));
+        });
+    }
 
     /// The watch alone can tell of the reset, and the kernel ends it when the queue of completions is full.
     #[test]
     fn half_closed_session_renews_its_watch() {
         on_ring(|ring| async move {
             let ((client, client_peer), (backend, _backend_peer)) = (pair(&ring), pair(&ring));
-            let rules = RelayRules {
-                client_idle: None,
-                backend_idle: None,
-                half_close: Duration::from_secs(5),
-                client_keepalive: None,
-                backend_keepalive: None,
-                pipes: None,
-            };
+            let rules = rules();
             let sides = Sides { client: &client, backend: &backend, rules: &rules, reuse: Reuse::Off };
             let mut relay = Relay::new(sides, Tick::NEVER);
             client_peer.shutdown(Shutdown::Write).expect("connected");

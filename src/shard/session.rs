@@ -283,6 +283,10 @@ impl Session {
     /// After a reset of one side, waits until the other one has everything that was sent to it.
     async fn await_delivery(&self, reset: Side) {
         let Some(leg) = &self.leg else { return };
+        let both = [&self.client, &leg.backend];
+        // Nothing is relayed any more, and this may take long.
+        both.into_iter().for_each(Socket::drop_unsent);
+        both.into_iter().for_each(Socket::discard_received);
         let other = if reset == Side::Client { &leg.backend } else { &self.client };
         let silence = self.shard().relay_rules[self.listener.index()].half_close;
         await_delivery(self.shard(), other, silence, self.deadline()).await;

@@ -168,6 +168,20 @@ impl Core {
         source.spill(&bytes);
     }
 
+    /// Throws away what was to be sent and is not with the kernel now, so that others can use its buffers.
+    pub(super) fn drop_unsent(&mut self, key: Key) {
+        let slot = self.slots.of(key);
+        if slot.is_in_flight(Op::Send) {
+            return;
+        }
+        slot.set(Mark::Sending, false);
+        slot.set(Mark::Full, false);
+        if matches!(slot.extra(), Some(Extra::Bytes(..))) {
+            slot.take_extra();
+        }
+        self.buffers.release(&mut slot.unsent);
+    }
+
     /// Moves received bytes out of the provided buffers, so that others can use those.
     pub(super) fn spill_received(&mut self, key: Key) {
         let slot = self.slots.of(key);
@@ -477,6 +491,8 @@ impl Core {
         } else if -result == libc::EAGAIN {
             true
         } else {
+            // At once, and not when the task hears of it: the receive may report a clean end in this very turn.
+            slot.set(Mark::Dead, true);
             slot.error = Some(errno(result));
             false
         };

@@ -174,6 +174,11 @@ impl Socket {
         self.core().reclaim(self.key, to.key);
     }
 
+    /// Throws away what a send that failed, or that waits for room, has left; its buffers are for others.
+    pub fn drop_unsent(&self) {
+        self.core().drop_unsent(self.key);
+    }
+
     /// Starts to send bytes of our own. The last send must have been reported as done.
     pub fn send(&self, bytes: Vec<u8>) {
         self.core().start_bytes(self.key, bytes);
