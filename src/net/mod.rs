@@ -11,5 +11,5 @@ pub use connect::{is_self_connected, peer_address, prepare, socket_for};
 pub use limits::{pipe_quota, raise_descriptor_limit, reserve_descriptors};
 pub use listen::{ListenError, Listening, SocketFile, listen};
 pub use options::keep_alive;
-pub use queue::unacknowledged;
+pub use queue::{queued, unacknowledged};
 pub use steer::steer_by_cpu;

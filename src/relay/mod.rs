@@ -46,6 +46,9 @@ pub use splice::{Moved, Pipes};
 /// Sessions that end sooner get no keepalive. Not more than the shortest keepalive, of one second.
 const YOUTH: Duration = Duration::from_millis(500);
 
+/// A relay that is silent looks so often, within the limit on its silence, whether a peer still takes what the kernel holds.
+const LOOKS: u32 = 4;
+
 /// How long a backend may still speak to a client that has ended its stream without a byte, before its connection counts
 /// as one that nobody needs.
 const READER_GRACE: Duration = Duration::from_secs(1);
@@ -115,6 +118,8 @@ pub struct Relay {
     to_client: Direction,
     /// When a byte last moved.
     moved: Tick,
+    /// What the kernel held for both sides at the last look since then.
+    queued: u32,
     /// Keepalive is still to be set on both sockets.
     young: bool,
     /// The side whose reset was seen first.
@@ -133,6 +138,7 @@ impl Relay {
             to_backend: Direction::new(Side::Backend),
             to_client: Direction::new(Side::Client),
             moved: now,
+            queued: 0,
             young: true,
             reset: None,
             session_deadline,
@@ -235,6 +241,7 @@ impl Relay {
         }
         if std::mem::take(&mut self.to_backend.moved) | std::mem::take(&mut self.to_client.moved) {
             self.moved = sides.now();
+            self.queued = 0;
         }
         // Reset seen by a receive, by a send, or by the watch that replaces the receive after FIN.
         if self.to_backend.flow == Flow::Aborted || self.to_client.flow == Flow::Broken || client.is_dead() {
@@ -288,8 +295,8 @@ impl Relay {
 
     /// The limit on silence that applies now, with what exceeding it means.
     ///
-    /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can; so one
-    /// moment of last movement serves both sides.
+    /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can, here or by the kernel;
+    /// so one moment of last movement serves both sides.
     fn silence(&self, sides: Sides<'_>) -> Option<(Duration, Outcome)> {
         let rules = sides.rules;
         if let Some(side) = self.reset {
@@ -309,9 +316,31 @@ impl Relay {
         [client, backend].into_iter().flatten().min_by_key(|(idle, _)| *idle)
     }
 
+    /// The next look at what the kernel holds, or the end of the silence that is allowed.
     fn next_deadline(&self, sides: Sides<'_>) -> Tick {
-        let silence = self.silence(sides).map(|(limit, _)| self.moved.after(limit));
-        silence.unwrap_or(Tick::NEVER).min(self.session_deadline)
+        let Some((limit, _)) = self.silence(sides) else { return self.session_deadline };
+        let (now, look) = (sides.now(), self.moved.after(limit / LOOKS));
+        let next = match (now < look, self.queued > 0) {
+            (true, _) => look,
+            (false, true) => now.after(limit / LOOKS),
+            // What the kernel does not hold cannot move unless we send it.
+            (false, false) => Tick::NEVER,
+        };
+        next.min(self.moved.after(limit)).min(self.session_deadline)
+    }
+
+    /// Notes whether a peer has taken something of what the kernel holds for it: a reader that is slow takes from there for
+    /// a long time before there is room for more.
+    ///
+    /// At the first look the last byte may just have moved, so a peer that takes nothing has a part of the limit more.
+    fn look(&mut self, sides: Sides<'_>, limit: Duration, now: Tick) {
+        if now < self.moved.after(limit / LOOKS) {
+            return;
+        }
+        let queued = sides.client.with(net::queued).saturating_add(sides.backend.with(net::queued));
+        if queued != std::mem::replace(&mut self.queued, queued) {
+            self.moved = now;
+        }
     }
 
     /// The timer is set for the earliest end there can be; bytes that moved since only postpone it, when it fires.
@@ -324,10 +353,11 @@ impl Relay {
             if now >= self.session_deadline {
                 return Poll::Ready(Outcome::TooLong);
             }
-            if let Some((limit, outcome)) = self.silence(sides)
-                && now >= self.moved.after(limit)
-            {
-                return Poll::Ready(outcome);
+            if let Some((limit, outcome)) = self.silence(sides) {
+                self.look(sides, limit, now);
+                if now >= self.moved.after(limit) {
+                    return Poll::Ready(outcome);
+                }
             }
             self.timer.set(self.next_deadline(sides));
         }
