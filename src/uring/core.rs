@@ -386,6 +386,11 @@ impl Core {
         }
     }
 
+    /// Whether a receive waits for a buffer.
+    pub(super) fn has_starved(&self) -> bool {
+        !self.starved.is_empty()
+    }
+
     /// Takes all completions. The number of them.
     pub(super) fn reap(&mut self) -> usize {
         let mut count = 0;

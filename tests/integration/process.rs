@@ -202,3 +202,20 @@ fn broken_standard_error_leaves_sessions_alone() {
     process.signal(libc::SIGTERM);
     assert_eq!(process.exit().code(), Some(0));
 }
+
+/// Their bytes came while the process stood still, long before they would have been idle.
+#[test]
+fn sessions_in_use_outlive_a_freeze_that_is_longer_than_their_idle_limit() {
+    let only = backend().echo().start();
+    let process = process().upstream("timeouts: {backend_idle: 1s}").backends([&only]).start();
+    let clients: Vec<_> = (0..300).map(|_| process.echoing_client()).collect();
+    process.signal(libc::SIGSTOP);
+    clients.iter().for_each(|client| client.send(b"still here").unwrap());
+    // Not to wait for something: so long is the freeze.
+    std::thread::sleep(Duration::from_millis(1_500));
+    process.signal(libc::SIGCONT);
+    for client in &clients {
+        assert_eq!(client.receive_exact(10).unwrap(), b"still here");
+    }
+    clients.into_iter().for_each(|client| client.finish().unwrap());
+}
