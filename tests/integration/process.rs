@@ -209,7 +209,7 @@ fn sessions_in_use_outlive_a_freeze_that_is_longer_than_their_idle_limit() {
     let only = backend().echo().start();
     let process = process().upstream("timeouts: {backend_idle: 1s}").backends([&only]).start();
     let clients: Vec<_> = (0..300).map(|_| process.echoing_client()).collect();
-    process.signal(libc::SIGSTOP);
+    process.freeze();
     clients.iter().for_each(|client| client.send(b"still here").unwrap());
     // Not to wait for something: so long is the freeze.
     std::thread::sleep(Duration::from_millis(1_500));
