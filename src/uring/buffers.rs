@@ -289,6 +289,11 @@ impl Buffers {
         bytes
     }
 
+    /// Size of one, bytes.
+    pub(super) fn size(&self) -> u32 {
+        self.size
+    }
+
     /// Buffers that are neither posted nor held.
     pub(super) fn free(&self) -> u32 {
         self.free.len() as u32

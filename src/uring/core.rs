@@ -20,10 +20,14 @@ pub(super) const SUBMISSION_ENTRIES: u32 = 1024;
 pub(super) const COMPLETION_ENTRIES: u32 = 8192;
 /// Bytes one multishot receive may bring before it has to be armed again: four buffers of the default size.
 const MULTISHOT_BYTES: u32 = 64 * 1024;
+/// Pieces after which a multishot receive is armed anew. Having brought 33 of them the kernel queues it again
+/// (MULTISHOT_MAX_RETRY in io_uring/net.c), and may then never tell of an end or a reset that stands behind the bytes
+/// (seen on 6.18.44). A receive that is armed looks at the socket itself.
+const MULTISHOT_PIECES: u8 = 31;
 /// Most buffers gathered into one send.
 pub(super) const SEND_PIECES: usize = 16;
 /// `IORING_ENTER_GETEVENTS`, io_uring_enter(2): run deferred completions also when not waiting.
-const GETEVENTS: u32 = 1;
+pub(super) const GETEVENTS: u32 = 1;
 /// Position of `optlen` in an entry, linux/io_uring.h: the total a multishot receive may bring (Linux 6.18).
 const OPTLEN: usize = 44;
 
@@ -96,8 +100,10 @@ impl Core {
         let fd = Fd(slot.fd);
         slot.set(Mark::Multi, multi && self.features.bounded_multishot);
         slot.set(Mark::Cancelled, false);
+        slot.pieces = 0;
         let entry = if slot.is(Mark::Multi) {
-            with_total(opcode::RecvMulti::new(fd, GROUP).build(), MULTISHOT_BYTES)
+            let most = MULTISHOT_BYTES.min(self.buffers.size().saturating_mul(MULTISHOT_PIECES.into()));
+            with_total(opcode::RecvMulti::new(fd, GROUP).build(), most)
         } else {
             opcode::Recv::new(fd, std::ptr::null_mut(), 0)
                 .buf_group(GROUP)
@@ -447,6 +453,11 @@ impl Core {
         match (result, buffer) {
             (1.., Some(id)) if !slot.is(Mark::Orphan) => {
                 self.buffers.append(&mut slot.received, id, result as u32);
+                // Pieces may be smaller than a buffer, so the bound on their bytes is none on their number.
+                slot.pieces = slot.pieces.saturating_add(1);
+                if !last && slot.pieces >= MULTISHOT_PIECES {
+                    self.pause_receive(key);
+                }
             }
             (_, Some(id)) => {
                 self.buffers.recycle(id);

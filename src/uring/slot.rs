@@ -141,6 +141,8 @@ pub(super) struct Slot {
     marks: u16,
     /// [`Op::bit`]s of what is in flight.
     pub(super) in_flight: u8,
+    /// Pieces that the receive in flight has brought.
+    pub(super) pieces: u8,
 }
 
 const _: () = assert!(size_of::<Slot>() == 64 && size_of::<Entry>() == 64);
@@ -159,6 +161,7 @@ impl Slot {
             error: None,
             marks: 0,
             in_flight: 0,
+            pieces: 0,
         }
     }
 
