@@ -11,6 +11,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::buffers::{Buffers, GROUP};
+use super::knock::Knock;
 use super::probe::Features;
 use super::slot::{End, Extra, Key, Mark, NOBODY, Op, Slot, Slots, errno};
 
@@ -244,6 +245,10 @@ impl Core {
     pub(super) fn start_connect(&mut self, key: Key, address: socket2::SockAddr) {
         let slot = self.slots.of(key);
         slot.error = None;
+        if address.is_unix() {
+            slot.put_extra(Extra::Knock(Knock::new(address)));
+            return;
+        }
         let fd = Fd(slot.fd);
         let Extra::Address(address) = slot.put_extra(Extra::Address(address)) else {
             unreachable!("put there just now")

@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::task::Waker;
 
 use super::buffers::Chain;
+use super::knock::Knock;
 
 /// What can be in flight on one descriptor, each at most once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,8 @@ pub enum End {
 pub(super) enum Extra {
     /// The address of a connect; only the kernel reads it.
     Address(socket2::SockAddr),
+    /// A connect to a socket file.
+    Knock(Knock),
     /// Bytes to send that are not in provided buffers, and how many of them are gone.
     Bytes(Vec<u8>, usize),
     /// The counter read from an eventfd.

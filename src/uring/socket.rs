@@ -8,6 +8,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
+use super::knock::Knocked;
 use super::slot::{End, Errno, Key, Mark, Op};
 use super::{Ring, Tick, core};
 
@@ -95,6 +96,15 @@ impl Socket {
     pub fn poll_connected(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.register(context.waker());
         let mut core = self.core();
+        match core.knock(self.key, self.ring.now()) {
+            Knocked::Done => {}
+            Knocked::Waiting => return Poll::Pending,
+            Knocked::Again(next) => {
+                drop(core);
+                self.wake_at(next);
+                return Poll::Pending;
+            }
+        }
         let slot = core.slots.of(self.key);
         if slot.is_in_flight(Op::Connect) {
             return Poll::Pending;
