@@ -253,7 +253,8 @@ impl Relay {
     }
 
     /// Whether the end of the client's stream is kept from the backend, so that its connection may serve another client.
-    fn keeps_end(&self, sides: Sides<'_>) -> bool {
+    #[must_use]
+    pub fn keeps_end(&self, sides: Sides<'_>) -> bool {
         let reusable = match sides.reuse {
             Reuse::Off => false,
             Reuse::Untouched => self.is_untouched(sides),

@@ -307,8 +307,9 @@ impl Shard {
                 }
             }
             if table.has_waiters() {
-                // A connection on its way gives way too.
+                // A connection on its way gives way too, and a session whose client seems to have left.
                 pool.wake_keepers();
+                pool.wake_lingering();
             }
         }
     }

@@ -222,6 +222,13 @@ impl Session {
         }
         shard.account(*listener, leg.in_flight.backend(), to_backend, to_client);
         tries.take_if(|tries| tries.note_progress(shard, relay, sides));
+        if reuse == Reuse::Untouched
+            && polled.is_pending()
+            && relay.keeps_end(sides)
+            && tries.as_mut().is_some_and(|tries| tries.gives_way(shard, &leg.in_flight, context))
+        {
+            return Poll::Ready(Outcome::ClientDone);
+        }
         polled
     }
 

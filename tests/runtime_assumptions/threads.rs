@@ -144,10 +144,8 @@ fn waiting_for_a_backlog_takes_no_thread() {
     SockRef::from(&file).listen(0).expect("bound");
     SockRef::from(&port).listen(0).expect("bound");
     on_ring(SMALL, move |ring| async move {
-        let targets = [
-            (Domain::UNIX, SockAddr::unix(&path).expect("short")),
-            (Domain::IPV4, SockAddr::from(address)),
-        ];
+        let targets =
+            [(Domain::UNIX, SockAddr::unix(&path).expect("short")), (Domain::IPV4, SockAddr::from(address))];
         let mut sockets = Vec::new();
         for (domain, target) in targets.iter().cycle().take(2 * MANY) {
             let socket = socket2::Socket::new(*domain, Type::STREAM, None).expect("descriptors");

@@ -441,6 +441,16 @@ impl InFlight {
         (cut.count != self.cuts).then_some(cut.reason)
     }
 
+    /// Notes that the session may give its place up, until the guard is dropped; `None` where nobody can want it.
+    #[must_use]
+    pub fn linger(&self) -> Option<Lingering> {
+        self.is_limited().then(|| {
+            let lingering = Lingering { table: Rc::clone(&self.table), backend: self.backend };
+            self.table.shared.pooled[self.backend.index()].fetch_add(1, SeqCst);
+            lingering
+        })
+    }
+
     /// Notes that the backend failed: it took no connection, or reset one before the first byte.
     pub fn failed(&self) {
         if let Some(failures) = &self.table.shared.failures {
@@ -453,6 +463,26 @@ impl InFlight {
         if let Some(failures) = &self.table.shared.failures {
             failures.clear(self.backend);
         }
+    }
+}
+
+/// A session whose client seems to have left. Who begins to wait finds its place among those of the pools, and asks for it.
+pub struct Lingering {
+    table: Rc<UpstreamTable>,
+    backend: BackendId,
+}
+
+impl Lingering {
+    /// Whether a client waits for its place.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.table.shared.queue.wants(self.backend) && self.table.is_eligible(self.backend)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        self.table.shared.pooled[self.backend.index()].fetch_sub(1, SeqCst);
     }
 }
 
