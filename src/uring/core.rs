@@ -11,6 +11,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::buffers::{Buffers, GROUP};
+use super::heap::Heap;
 use super::knock::Knock;
 use super::probe::Features;
 use super::slot::{End, Extra, Key, Mark, NOBODY, Op, Slot, Slots, errno};
@@ -44,6 +45,7 @@ pub(super) struct Core {
     ring: IoUring,
     pub(super) slots: Slots,
     pub(super) buffers: Buffers,
+    heap: Heap,
     features: Features,
     overflow: VecDeque<squeue::Entry>,
     #[expect(
@@ -63,6 +65,7 @@ impl Core {
             ring,
             slots: Slots::new(),
             buffers,
+            heap: Heap::default(),
             features,
             overflow: VecDeque::new(),
             gathers: Vec::new(),
@@ -193,6 +196,7 @@ impl Core {
     pub(super) fn spill_received(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if !slot.received.is_empty() {
+            self.heap.note_moved(slot.received.bytes as usize);
             slot.spill(&self.buffers.copy(&slot.received));
             self.buffers.release(&mut slot.received);
         }
@@ -338,7 +342,9 @@ impl Core {
     }
 
     pub(super) fn insert(&mut self, fd: OwnedFd) -> Key {
-        self.slots.insert(fd.into_raw_fd())
+        let key = self.slots.insert(fd.into_raw_fd());
+        self.heap.note_descriptors(self.slots.len());
+        key
     }
 
     pub(super) fn fd(&mut self, key: Key) -> RawFd {
@@ -395,6 +401,17 @@ impl Core {
                 left -= 1;
             }
         }
+    }
+
+    /// Whether [`Self::shrink`] could give memory back some time.
+    pub(super) fn can_shrink(&self) -> bool {
+        self.buffers.can_shrink() || self.heap.can_shrink(self.slots.len())
+    }
+
+    /// Gives memory back that was not used since the last call; for every few seconds.
+    pub(super) fn shrink(&mut self) {
+        self.buffers.shrink();
+        self.heap.shrink(self.slots.len());
     }
 
     /// Whether a receive waits for a buffer.
@@ -525,6 +542,7 @@ impl Core {
         slot.set(Mark::Blocked, true);
         if self.buffers.scarce() && !slot.unsent.is_empty() {
             let bytes = self.buffers.copy(&slot.unsent);
+            self.heap.note_moved(bytes.len());
             self.buffers.release(&mut slot.unsent);
             slot.put_extra(Extra::Bytes(bytes, 0));
         }

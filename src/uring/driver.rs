@@ -133,7 +133,7 @@ impl Driver<'_> {
         }
         if now >= self.housekeeping {
             self.housekeeping = now.after(HOUSEKEEPING);
-            core.buffers.shrink();
+            core.shrink();
         }
         drop(core);
         self.fire(now, due, &reaped);
@@ -161,7 +161,7 @@ impl Driver<'_> {
     fn sleep_time(&self) -> Option<Duration> {
         let inner = &*self.ring.0;
         let timer = inner.wheel.borrow().next_event();
-        let housekeeping = inner.core.borrow().buffers.can_shrink().then_some(self.housekeeping);
+        let housekeeping = inner.core.borrow().can_shrink().then_some(self.housekeeping);
         let first = [timer, housekeeping].into_iter().flatten().min()?;
         // Only here is the clock read twice a turn: the tick is as old as the work of the last turn.
         Some(first.time_left())

@@ -19,6 +19,7 @@ mod buffers;
 mod core;
 mod doorbell;
 mod driver;
+mod heap;
 mod knock;
 mod probe;
 mod slot;
