@@ -176,7 +176,7 @@ impl Direction {
             self.flow = Flow::Aborted;
         } else if self.bytes > 0 {
             self.leave_splicing(from);
-            self.destination_failed(from, to);
+            self.destination_failed(from);
         } else {
             from.pause_receive();
             from.spill_received();
@@ -234,8 +234,8 @@ impl Direction {
         let Some(mut pipe) = pipes.take(now) else { return self.copy_again(from) };
         let filled = pipe.fill(from);
         self.note_turn(filled.bytes, looks, from);
-        if filled.failed {
-            from.mark_dead();
+        if let Some(error) = filled.failed {
+            from.mark_dead(error);
         }
         let over = filled.ended || self.is_small();
         if !self.drain(pipe, from, to) {
@@ -287,9 +287,10 @@ impl Direction {
             None => return true,
             Some(Left::Full) => to.wait_writable(),
             Some(Left::Shortage) => from.wake_at(from.ring().now().after(SHORTAGE_PAUSE)),
-            Some(Left::Failed) => {
+            Some(Left::Failed(error)) => {
+                to.mark_dead(error);
                 self.leave_splicing(from);
-                self.destination_failed(from, to);
+                self.destination_failed(from);
                 return false;
             }
         }
@@ -358,14 +359,13 @@ impl Direction {
                     from.reclaim(to);
                 }
                 to.drop_unsent();
-                self.destination_failed(from, to);
+                self.destination_failed(from);
                 false
             }
         }
     }
 
-    fn destination_failed(&mut self, from: &Socket, to: &Socket) {
-        to.mark_dead();
+    fn destination_failed(&mut self, from: &Socket) {
         self.flow = Flow::Broken;
         self.discard(from);
     }

@@ -38,7 +38,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::net;
-use crate::rules::config::Reuse;
+use crate::rules::config::{Keepalive, Reuse};
 use crate::uring::{Peeked, Socket, Tick, Timer};
 use direction::{Direction, Flow};
 pub use splice::{Moved, Pipes};
@@ -71,10 +71,10 @@ pub struct RelayRules {
     pub backend_idle: Option<Duration>,
     /// Longest silence once one side has ended its stream.
     pub half_close: Duration,
-    /// Silence after which the kernel probes the client.
-    pub client_keepalive: Option<Duration>,
-    /// Silence after which the kernel probes the backend.
-    pub backend_keepalive: Option<Duration>,
+    /// When the kernel probes the client.
+    pub client_keepalive: Option<Keepalive>,
+    /// When the kernel probes the backend.
+    pub backend_keepalive: Option<Keepalive>,
     /// Pipes for splicing; none where it is off.
     pub pipes: Option<Rc<Pipes>>,
 }
@@ -373,9 +373,9 @@ impl Sides<'_> {
 
     fn keep_alive(&self) {
         let both = [(self.client, self.rules.client_keepalive), (self.backend, self.rules.backend_keepalive)];
-        for (socket, idle) in both {
-            if let Some(idle) = idle {
-                socket.with(|socket| net::keep_alive(socket, idle));
+        for (socket, keepalive) in both {
+            if let Some(keepalive) = keepalive {
+                socket.with(|socket| net::keep_alive(socket, keepalive));
             }
         }
     }

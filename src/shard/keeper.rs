@@ -155,9 +155,9 @@ impl Keeper {
         let made = match connected {
             Some(Ok((socket, address))) => {
                 shard.counters.pool(self.upstream).made.add(1);
-                if let Some(idle) = upstream.tcp.keepalive {
+                if let Some(keepalive) = upstream.tcp.keepalive {
                     // A host that crashed does not say so.
-                    socket.with(|socket| net::keep_alive(socket, idle));
+                    socket.with(|socket| net::keep_alive(socket, keepalive));
                 }
                 let connection = Pooled { socket, address: address.clone(), fresh: true };
                 pool.put(backend, connection, shard.ring.now());

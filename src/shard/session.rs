@@ -79,6 +79,7 @@ fn serve(mut session: Session) -> impl Future<Output = ()> {
             session.close(outcome, cut);
             break match outcome {
                 Outcome::Stopped => session.order_to_end().unwrap_or(CloseReason::Shutdown),
+                Outcome::Reset(side) => session.reset_by(side),
                 outcome => close_reason(outcome),
             };
         };
@@ -285,6 +286,19 @@ impl Session {
         let cut = leg.relay.holds_bytes(sides);
         leg.relay.stop(sides);
         cut
+    }
+
+    /// What the end of a side's connection counts as: a peer that has vanished has not reset it.
+    pub(super) fn reset_by(&self, side: Side) -> CloseReason {
+        let socket = match (side, &self.leg) {
+            (Side::Backend, Some(leg)) => &leg.backend,
+            _ => &self.client,
+        };
+        match side {
+            Side::Client if socket.died_silent() => CloseReason::ClientDead,
+            Side::Backend if socket.died_silent() => CloseReason::BackendDead,
+            side => close_reason(Outcome::Reset(side)),
+        }
     }
 
     /// After a reset of one side, waits until the other one has everything that was sent to it.

@@ -497,7 +497,7 @@ impl Core {
                 // Paused, or interrupted: whoever wants more arms it again.
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => {
-                    slot.set(Mark::Dead, true);
+                    slot.die(errno(result));
                     slot.end = Some(End::Failed(errno(result)));
                 }
             },
@@ -530,7 +530,7 @@ impl Core {
             true
         } else {
             // At once, and not when the task hears of it: the receive may report a clean end in this very turn.
-            slot.set(Mark::Dead, true);
+            slot.die(errno(result));
             slot.error = Some(errno(result));
             false
         };

@@ -71,6 +71,14 @@ pub(super) fn errno(result: i32) -> Errno {
     u16::try_from(-result).ok().and_then(Errno::new).unwrap_or(Errno::MAX)
 }
 
+/// Whether a connection with this error ended for want of an answer. The kernel reports why a host cannot be reached, where
+/// it knows that, instead of the time-out.
+fn is_silence(error: Errno) -> bool {
+    let unreachable = [libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EHOSTDOWN, libc::ENETDOWN];
+    let error = i32::from(error.get());
+    error == libc::ETIMEDOUT || unreachable.contains(&error)
+}
+
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -122,6 +130,8 @@ pub(super) enum Mark {
     Sending = 1 << 7,
     /// The last send did not complete at once.
     Blocked = 1 << 8,
+    /// It died because its peer did not answer.
+    Silent = 1 << 9,
 }
 
 /// One descriptor: a cache line, so that an idle one costs no more.
@@ -181,6 +191,14 @@ impl Slot {
         let before = self.is(mark);
         self.set(mark, false);
         before
+    }
+
+    /// Notes that the connection died of this.
+    pub(super) fn die(&mut self, error: Errno) {
+        self.set(Mark::Dead, true);
+        if is_silence(error) {
+            self.set(Mark::Silent, true);
+        }
     }
 
     pub(super) fn extra(&mut self) -> Option<&mut Extra> {

@@ -273,15 +273,24 @@ impl Socket {
         }
     }
 
-    /// Remembers that the connection died; a later call may report a clean end all the same.
-    pub fn mark_dead(&self) {
-        self.core().slots.of(self.key).set(Mark::Dead, true);
+    /// Remembers that the connection died of this error; a later call may report a clean end all the same.
+    pub fn mark_dead(&self, error: Errno) {
+        self.core().slots.of(self.key).die(error);
     }
 
     /// Whether a call, or [`Self::watch`], saw the connection die.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.core().slots.of(self.key).is(Mark::Dead)
+    }
+
+    /// Whether it died because the peer did not answer any more. Asks the kernel where a poll alone has told of the death.
+    #[must_use]
+    pub fn died_silent(&self) -> bool {
+        if let Ok(Some(error)) = self.with(|socket| socket.take_error()) {
+            self.mark_dead(errno_of(&error));
+        }
+        self.core().slots.of(self.key).is(Mark::Silent)
     }
 
     /// Makes the close of this socket send RST instead of FIN.
@@ -307,9 +316,9 @@ impl Socket {
             Ok(0) => Peeked::End,
             Ok(_) => Peeked::Bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,
-            Err(_) => {
+            Err(error) => {
                 // The error is reported once, to a peek too, tcp(7).
-                self.mark_dead();
+                self.mark_dead(errno_of(&error));
                 Peeked::End
             }
         }
@@ -339,6 +348,11 @@ impl Socket {
     pub fn ring(&self) -> &Ring {
         &self.ring
     }
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    let number = error.raw_os_error().and_then(|number| u16::try_from(number).ok());
+    number.and_then(Errno::new).unwrap_or(Errno::MAX)
 }
 
 /// Resets a TCP connection without a close: connect(2) to `AF_UNSPEC` dissolves it.

@@ -297,6 +297,24 @@ unknown: 1
         );
     }
 
+    /// A time alone is a dead peer noticed within two minutes; where `user_timeout` decides, probes are often enough for it.
+    #[test]
+    fn keepalive_is_a_time_or_all_of_it() {
+        let all = |tcp: &str| {
+            let text = upstream(&format!("backends: [{{address: a, port: 1}}]\ntcp: {{{tcp}}}"));
+            let keepalive = valid(&text).upstreams[0].tcp.keepalive?;
+            Some((keepalive.idle.as_secs(), keepalive.interval.as_secs(), keepalive.count))
+        };
+        assert_eq!(all(""), Some((60, 15, 4)));
+        assert_eq!(all("keepalive: off"), None);
+        assert_eq!(all("keepalive: 2s"), Some((2, 2, 4)));
+        assert_eq!(all("keepalive: 10s, user_timeout: 9s"), Some((10, 3, 4)));
+        assert_eq!(all("keepalive: 10s, user_timeout: 1s"), Some((10, 1, 4)));
+        assert_eq!(all("keepalive: {}"), Some((60, 15, 4)));
+        assert_eq!(all("keepalive: {idle: 30s, interval: 7s, count: 9}"), Some((30, 7, 9)));
+        assert_eq!(all("keepalive: {idle: 90s, interval: 20s}, user_timeout: 9s"), Some((90, 20, 4)));
+    }
+
     #[test]
     fn report_shows_line_caret_and_path() {
         let text = upstream("retires: 1\nbackends:\n  - address: a\n    port: 70000");
@@ -865,7 +883,8 @@ mod properties {
     fn valid_file() -> impl Strategy<Value = String> {
         let duration = prop::sample::select(vec!["1ms", "250ms", "90s", "1h30m", "8784h"]);
         let or_off = prop::sample::select(vec!["off", "false", "1ms", "61s", "8784h"]);
-        let keepalive = prop::sample::select(vec!["off", "1s", "32767s"]);
+        let keepalive =
+            prop::sample::select(vec!["off", "1s", "32767s", "{idle: 9s, count: 127}", "{interval: 32767s}"]);
         let listen =
             prop::sample::select(vec![":3", "1.2.3.4:65535", "'[::1]:80'", "'[fe80::1%3]:80'", "unix:/a b"]);
         let backend = prop::sample::select(vec![
