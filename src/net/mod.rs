@@ -12,6 +12,6 @@ pub use connect::{is_self_connected, peer_address, prepare, socket_for};
 pub use limits::{may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors};
 pub use listen::{ListenError, Listening, SocketFile, listen};
 pub use options::keep_alive;
-pub use queue::unacknowledged;
+pub use queue::{queued, unacknowledged};
 pub use steer::steer_by_cpu;
 pub use zone::interface_index;

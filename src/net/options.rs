@@ -4,11 +4,10 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::rules::config::TcpOptions;
+use crate::rules::config::{Keepalive, TcpOptions};
 
 /// Sets the options of one side. Sockets accepted from a listener inherit those of the listener, tcp(7), which
 /// saves the calls for each connection. Keepalive is another matter, see [`keep_alive`].
@@ -38,13 +37,14 @@ pub(super) fn bind_without_port(socket: SockRef<'_>) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has the kernel probe a silent peer after `idle` (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, tcp(7)).
+/// Has the kernel probe a silent peer, and end the connection with ETIMEDOUT where it does not answer (`SO_KEEPALIVE`,
+/// `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`, tcp(7)).
 ///
 /// Not an option to be inherited: each socket that has it arms a timer of the kernel's, at a cost that sessions of a
 /// moment need not bear.
-pub fn keep_alive(socket: SockRef<'_>, idle: Duration) {
-    // TCP_KEEPIDLE counts whole seconds.
-    let idle = Duration::from_secs(idle.as_secs().max(1));
+pub fn keep_alive(socket: SockRef<'_>, keepalive: Keepalive) {
+    let Keepalive { idle, interval, count, .. } = keepalive;
+    let options = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
     // A unix socket has no such option, and needs none: its peer cannot vanish unseen.
-    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle));
+    let _ = socket.set_tcp_keepalive(&options);
 }

@@ -12,9 +12,14 @@ use socket2::{Domain, SockRef};
 /// None of a unix socket: what was sent on it lies with the peer already.
 #[must_use]
 pub fn unacknowledged(socket: SockRef<'_>) -> u32 {
-    if !socket.domain().is_ok_and(|domain| domain == Domain::IPV4 || domain == Domain::IPV6) {
-        return 0;
-    }
+    let is_tcp = socket.domain().is_ok_and(|domain| domain == Domain::IPV4 || domain == Domain::IPV6);
+    if is_tcp { queued(socket) } else { 0 }
+}
+
+/// What the kernel holds of what was sent on a socket, because its peer has not taken it: bytes of a TCP connection, the
+/// memory of whole pieces on a socket file (SIOCOUTQ, tcp(7)). While it changes, the peer takes something.
+#[must_use]
+pub fn queued(socket: SockRef<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one `int`, which outlives the call; the socket is borrowed and so open.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };

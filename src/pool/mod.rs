@@ -38,6 +38,8 @@ struct Shelf {
     connecting: Cell<bool>,
     /// In sessions without a byte yet, which may come back.
     lent: Cell<u32>,
+    /// Of sessions that would give up their place for somebody who waits.
+    lingering: RefCell<Vec<Waker>>,
     /// Of the task that fills and tidies the shelf.
     keeper: RefCell<Option<Waker>>,
 }
@@ -152,6 +154,19 @@ impl Pool {
     pub fn lend(self: &Rc<Self>, backend: BackendId) -> Lent {
         self.shelf(backend).lent.update(|lent| lent + 1);
         Lent { pool: Rc::clone(self), backend }
+    }
+
+    /// Has a session's task woken by the next [`Self::wake_lingering`].
+    pub fn note_lingering(&self, backend: BackendId, waker: &Waker) {
+        let mut lingering = self.shelf(backend).lingering.borrow_mut();
+        if !lingering.iter().any(|noted| noted.will_wake(waker)) {
+            lingering.push(waker.clone());
+        }
+    }
+
+    /// Wakes the sessions that would give up their place.
+    pub fn wake_lingering(&self) {
+        self.shelves.iter().for_each(|shelf| shelf.lingering.take().into_iter().for_each(Waker::wake));
     }
 
     /// Notes that a connection is being made, or not any more.

@@ -162,14 +162,26 @@ impl Direction {
         }
     }
 
-    /// Whether the destination was reset: then what it sent before is the other direction's business, and what is
-    /// received here may still go to another backend. Where the source was reset too, nothing more is to be done.
+    /// Whether the destination was reset: then what it sent before is the other direction's business. Where the source was
+    /// reset too, nothing more is to be done.
+    ///
+    /// The other direction may take long over it, so nothing of this one lies in buffers meanwhile. What is received before
+    /// the first byte went out may still be for somebody else: for another backend, or, of a connection that goes back to
+    /// the pool, for another client.
     fn is_hopeless(&mut self, from: &Socket, to: &Socket) -> bool {
-        let hopeless = to.has_failed();
-        if hopeless && from.has_failed() {
-            self.flow = Flow::Aborted;
+        if !to.has_failed() {
+            return false;
         }
-        hopeless
+        if from.has_failed() {
+            self.flow = Flow::Aborted;
+        } else if self.bytes > 0 {
+            self.leave_splicing(from);
+            self.destination_failed(from);
+        } else {
+            from.pause_receive();
+            from.spill_received();
+        }
+        true
     }
 
     /// Notes how many bytes were found when the destination was ready for more. Whether the direction is bulk.
@@ -222,8 +234,8 @@ impl Direction {
         let Some(mut pipe) = pipes.take(now) else { return self.copy_again(from) };
         let filled = pipe.fill(from);
         self.note_turn(filled.bytes, looks, from);
-        if filled.failed {
-            from.mark_dead();
+        if let Some(error) = filled.failed {
+            from.mark_dead(error);
         }
         let over = filled.ended || self.is_small();
         if !self.drain(pipe, from, to) {
@@ -275,9 +287,10 @@ impl Direction {
             None => return true,
             Some(Left::Full) => to.wait_writable(),
             Some(Left::Shortage) => from.wake_at(from.ring().now().after(SHORTAGE_PAUSE)),
-            Some(Left::Failed) => {
+            Some(Left::Failed(error)) => {
+                to.mark_dead(error);
                 self.leave_splicing(from);
-                self.destination_failed(from, to);
+                self.destination_failed(from);
                 return false;
             }
         }
@@ -345,14 +358,14 @@ impl Direction {
                     // Nothing reached the destination: another one may get it.
                     from.reclaim(to);
                 }
-                self.destination_failed(from, to);
+                to.drop_unsent();
+                self.destination_failed(from);
                 false
             }
         }
     }
 
-    fn destination_failed(&mut self, from: &Socket, to: &Socket) {
-        to.mark_dead();
+    fn destination_failed(&mut self, from: &Socket) {
         self.flow = Flow::Broken;
         self.discard(from);
     }
@@ -366,6 +379,7 @@ impl Direction {
             from.receive(false);
         } else {
             from.pause_receive();
+            from.spill_received();
         }
     }
 

@@ -38,13 +38,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::net;
-use crate::rules::config::Reuse;
+use crate::rules::config::{Keepalive, Reuse};
 use crate::uring::{Peeked, Socket, Tick, Timer};
 use direction::{Direction, Flow};
 pub use splice::{Moved, Pipes};
 
 /// Sessions that end sooner get no keepalive. Not more than the shortest keepalive, of one second.
 const YOUTH: Duration = Duration::from_millis(500);
+
+/// A relay that is silent looks so often, within the limit on its silence, whether a peer still takes what the kernel holds.
+const LOOKS: u32 = 4;
 
 /// How long a backend may still speak to a client that has ended its stream without a byte, before its connection counts
 /// as one that nobody needs.
@@ -68,10 +71,10 @@ pub struct RelayRules {
     pub backend_idle: Option<Duration>,
     /// Longest silence once one side has ended its stream.
     pub half_close: Duration,
-    /// Silence after which the kernel probes the client.
-    pub client_keepalive: Option<Duration>,
-    /// Silence after which the kernel probes the backend.
-    pub backend_keepalive: Option<Duration>,
+    /// When the kernel probes the client.
+    pub client_keepalive: Option<Keepalive>,
+    /// When the kernel probes the backend.
+    pub backend_keepalive: Option<Keepalive>,
     /// Pipes for splicing; none where it is off.
     pub pipes: Option<Rc<Pipes>>,
 }
@@ -115,6 +118,8 @@ pub struct Relay {
     to_client: Direction,
     /// When a byte last moved.
     moved: Tick,
+    /// What the kernel held for both sides at the last look since then.
+    queued: u32,
     /// Keepalive is still to be set on both sockets.
     young: bool,
     /// The side whose reset was seen first.
@@ -135,6 +140,7 @@ impl Relay {
             to_backend: Direction::new(Side::Backend),
             to_client: Direction::new(Side::Client),
             moved: now,
+            queued: 0,
             young: true,
             reset: None,
             first_end: None,
@@ -244,6 +250,7 @@ impl Relay {
         }
         if std::mem::take(&mut self.to_backend.moved) | std::mem::take(&mut self.to_client.moved) {
             self.moved = sides.now();
+            self.queued = 0;
         }
         if self.first_end.is_none() {
             self.first_end = match (self.to_backend.flow, self.to_client.flow) {
@@ -263,7 +270,8 @@ impl Relay {
     }
 
     /// Whether the end of the client's stream is kept from the backend, so that its connection may serve another client.
-    fn keeps_end(&self, sides: Sides<'_>) -> bool {
+    #[must_use]
+    pub fn keeps_end(&self, sides: Sides<'_>) -> bool {
         let reusable = match sides.reuse {
             Reuse::Off => false,
             Reuse::Untouched => self.is_untouched(sides),
@@ -305,8 +313,8 @@ impl Relay {
 
     /// The limit on silence that applies now, with what exceeding it means.
     ///
-    /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can; so one
-    /// moment of last movement serves both sides.
+    /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can, here or by the kernel;
+    /// so one moment of last movement serves both sides.
     fn silence(&self, sides: Sides<'_>) -> Option<(Duration, Outcome)> {
         let rules = sides.rules;
         if let Some(side) = self.reset {
@@ -326,9 +334,31 @@ impl Relay {
         [client, backend].into_iter().flatten().min_by_key(|(idle, _)| *idle)
     }
 
+    /// The next look at what the kernel holds, or the end of the silence that is allowed.
     fn next_deadline(&self, sides: Sides<'_>) -> Tick {
-        let silence = self.silence(sides).map(|(limit, _)| self.moved.after(limit));
-        silence.unwrap_or(Tick::NEVER).min(self.session_deadline)
+        let Some((limit, _)) = self.silence(sides) else { return self.session_deadline };
+        let (now, look) = (sides.now(), self.moved.after(limit / LOOKS));
+        let next = match (now < look, self.queued > 0) {
+            (true, _) => look,
+            (false, true) => now.after(limit / LOOKS),
+            // What the kernel does not hold cannot move unless we send it.
+            (false, false) => Tick::NEVER,
+        };
+        next.min(self.moved.after(limit)).min(self.session_deadline)
+    }
+
+    /// Notes whether a peer has taken something of what the kernel holds for it: a reader that is slow takes from there for
+    /// a long time before there is room for more.
+    ///
+    /// At the first look the last byte may just have moved, so a peer that takes nothing has a part of the limit more.
+    fn look(&mut self, sides: Sides<'_>, limit: Duration, now: Tick) {
+        if now < self.moved.after(limit / LOOKS) {
+            return;
+        }
+        let queued = sides.client.with(net::queued).saturating_add(sides.backend.with(net::queued));
+        if queued != std::mem::replace(&mut self.queued, queued) {
+            self.moved = now;
+        }
     }
 
     /// The timer is set for the earliest end there can be; bytes that moved since only postpone it, when it fires.
@@ -341,10 +371,11 @@ impl Relay {
             if now >= self.session_deadline {
                 return Poll::Ready(Outcome::TooLong);
             }
-            if let Some((limit, outcome)) = self.silence(sides)
-                && now >= self.moved.after(limit)
-            {
-                return Poll::Ready(outcome);
+            if let Some((limit, outcome)) = self.silence(sides) {
+                self.look(sides, limit, now);
+                if now >= self.moved.after(limit) {
+                    return Poll::Ready(outcome);
+                }
             }
             self.timer.set(self.next_deadline(sides));
         }
@@ -359,9 +390,9 @@ impl Sides<'_> {
 
     fn keep_alive(&self) {
         let both = [(self.client, self.rules.client_keepalive), (self.backend, self.rules.backend_keepalive)];
-        for (socket, idle) in both {
-            if let Some(idle) = idle {
-                socket.with(|socket| net::keep_alive(socket, idle));
+        for (socket, keepalive) in both {
+            if let Some(keepalive) = keepalive {
+                socket.with(|socket| net::keep_alive(socket, keepalive));
             }
         }
     }
@@ -369,24 +400,52 @@ impl Sides<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::Shutdown;
 
     use super::*;
     use crate::uring::testing::{on_ring, pair, reset};
+
+    fn rules() -> RelayRules {
+        RelayRules {
+            client_idle: None,
+            backend_idle: None,
+            half_close: Duration::from_secs(5),
+            client_keepalive: None,
+            backend_keepalive: None,
+            pipes: None,
+        }
+    }
+
+    /// The send takes the error, and the receive reports a clean end in the same turn.
+    #[test]
+    fn reset_that_a_send_takes_is_no_end_of_the_client() {
+        on_ring(|ring| async move {
+            let ((client, client_peer), (backend, mut backend_peer)) = (pair(&ring), pair(&ring));
+            let rules = rules();
+            let sides = Sides { client: &client, backend: &backend, rules: &rules, reuse: Reuse::Off };
+            let mut relay = Relay::new(sides, Tick::NEVER);
+            backend_peer.write_all(b"answer").expect("connected");
+            let mut client_peer = Some(client_peer);
+            let outcome = std::future::poll_fn(|context| {
+                let polled = relay.poll(sides, context);
+                if relay.to_client.is_sending() && polled.is_pending() {
+                    // Before the send reaches the kernel.
+                    client_peer.take().into_iter().for_each(reset);
+                }
+                polled
+            })
+            .await;
+            assert_eq!((outcome, relay.to_backend.flow), (Outcome::Reset(Side::Client), Flow::Aborted));
+        });
+    }
 
     /// The watch alone can tell of the reset, and the kernel ends it when the queue of completions is full.
     #[test]
     fn half_closed_session_renews_its_watch() {
         on_ring(|ring| async move {
             let ((client, client_peer), (backend, _backend_peer)) = (pair(&ring), pair(&ring));
-            let rules = RelayRules {
-                client_idle: None,
-                backend_idle: None,
-                half_close: Duration::from_secs(5),
-                client_keepalive: None,
-                backend_keepalive: None,
-                pipes: None,
-            };
+            let rules = rules();
             let sides = Sides { client: &client, backend: &backend, rules: &rules, reuse: Reuse::Off };
             let mut relay = Relay::new(sides, Tick::NEVER);
             client_peer.shutdown(Shutdown::Write).expect("connected");

@@ -74,8 +74,8 @@ pub(super) struct Filled {
     pub(super) bytes: u32,
     /// Nothing more is to be had in this way: an end, an urgent mark, a failure, or a kernel without memory.
     pub(super) ended: bool,
-    /// The connection failed.
-    pub(super) failed: bool,
+    /// The connection failed with this error.
+    pub(super) failed: Option<Errno>,
 }
 
 /// Why bytes are left in a pipe.
@@ -85,8 +85,8 @@ pub(super) enum Left {
     Full,
     /// The kernel has no memory for them now.
     Shortage,
-    /// The connection failed.
-    Failed,
+    /// The connection failed with this error.
+    Failed(Errno),
 }
 
 impl Pipes {
@@ -177,7 +177,7 @@ impl Pipe {
     /// Moves what `from` has received into the pipe, as much as fits, and at most twice the size of the pipe.
     pub(super) fn fill(&mut self, from: &Socket) -> Filled {
         let before = self.held;
-        let (mut ended, mut failed) = (false, false);
+        let (mut ended, mut failed) = (false, None);
         from.with(|socket| {
             let source = NonBlocking::new(socket.as_raw_fd());
             // A place of the pipe may hold more than a page, so more than its nominal size may fit.
@@ -188,7 +188,7 @@ impl Pipe {
                     Ok(bytes) => self.held += bytes,
                     // Nothing more there, or so many small pieces that the pipe has no place for another.
                     Err(error) if is_again(error) => return,
-                    Err(error) => (ended, failed) = (true, !is_shortage(error)),
+                    Err(error) => (ended, failed) = (true, Some(error).filter(|&error| !is_shortage(error))),
                 }
             }
         });
@@ -212,7 +212,7 @@ impl Pipe {
                     Ok(bytes) => self.held -= bytes,
                     Err(error) if is_again(error) => return Some(Left::Full),
                     Err(error) if is_shortage(error) => return Some(Left::Shortage),
-                    Err(_) => return Some(Left::Failed),
+                    Err(error) => return Some(Left::Failed(error)),
                 }
             }
             None

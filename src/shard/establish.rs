@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
+use std::task::Context;
 use std::time::Instant;
 
 use super::connect::{Failure, Seeker, connect_any};
@@ -11,7 +12,7 @@ use crate::pool::{Lent, Pooled};
 use crate::relay::{Relay, Sides};
 use crate::rules::balance::{self, Sample, Tried};
 use crate::rules::config::HashKey;
-use crate::rules::upstream::{Fault, InFlight, Pick};
+use crate::rules::upstream::{Fault, InFlight, Lingering, Pick};
 use crate::telemetry::counters::LocalFailure;
 use crate::uring::{Socket, Tick};
 use crate::words::{BackendId, CloseReason, Plain, UpstreamId};
@@ -45,6 +46,8 @@ pub(super) struct Tries {
     pooled: Option<bool>,
     /// It may go back there.
     lent: Option<Lent>,
+    /// Its place is for whoever waits.
+    lingering: Option<Lingering>,
     /// The place at a backend whose pooled connection proved dead; a new connection to it is free.
     stale: Option<InFlight>,
 }
@@ -73,6 +76,7 @@ impl Tries {
             was_refused: false,
             pooled: None,
             lent: None,
+            lingering: None,
             stale: None,
         }
     }
@@ -93,6 +97,18 @@ impl Tries {
     /// Whether the connection in use has served no client before.
     pub(super) fn is_fresh(&self) -> bool {
         self.pooled.unwrap_or(true)
+    }
+
+    /// Whether a session that only waits whether its backend still speaks, its client having ended without a byte, is to end
+    /// because another client waits for its place. Its task is woken when one begins to.
+    pub(super) fn gives_way(&mut self, shard: &Shard, in_flight: &InFlight, context: &Context<'_>) -> bool {
+        if let Some(pool) = &shard.pools[self.upstream.index()] {
+            pool.note_lingering(in_flight.backend(), context.waker());
+        }
+        // Noted first: of one who looks for waiters then, and one who begins to wait and looks for places, one sees the other.
+        let lingering = self.lingering.take().or_else(|| in_flight.linger());
+        self.lingering = lingering;
+        self.lingering.as_ref().is_some_and(Lingering::is_wanted)
     }
 
     /// Takes back the place at a backend whose pooled connection proved of no use. A new one has all its time.
@@ -117,7 +133,7 @@ impl Tries {
     /// from the first byte to it where that came later. Whether there is nothing more to try or to tell.
     pub(super) fn note_progress(&mut self, shard: &Shard, relay: &Relay, sides: Sides<'_>) -> bool {
         if relay.has_begun(sides) {
-            self.lent = None;
+            (self.lent, self.lingering) = (None, None);
         }
         let Some(awaited) = &mut self.awaited else { return relay.has_begun(sides) };
         if relay.bytes_to_client() > 0 {
@@ -138,7 +154,7 @@ impl Tries {
         client: &Socket,
     ) -> Result<Established, CloseReason> {
         loop {
-            (self.pooled, self.awaited, self.lent) = (None, None, None);
+            (self.pooled, self.awaited, self.lent, self.lingering) = (None, None, None, None);
             let is_replacement = self.stale.is_some();
             let in_flight = match self.stale.take() {
                 Some(in_flight) => in_flight,

@@ -154,9 +154,9 @@ impl Keeper {
         let made = match connected {
             Some(Ok((socket, address))) => {
                 shard.counters.pool(self.upstream).made.add(1);
-                if let Some(idle) = upstream.tcp.keepalive {
+                if let Some(keepalive) = upstream.tcp.keepalive {
                     // A host that crashed does not say so.
-                    socket.with(|socket| net::keep_alive(socket, idle));
+                    socket.with(|socket| net::keep_alive(socket, keepalive));
                 }
                 let connection = Pooled { socket, address, fresh: true };
                 pool.put(backend, connection, shard.ring.now());
@@ -298,8 +298,9 @@ impl Shard {
                 }
             }
             if table.has_waiters() {
-                // A connection on its way gives way too.
+                // A connection on its way gives way too, and a session whose client seems to have left.
                 pool.wake_keepers();
+                pool.wake_lingering();
             }
         }
     }

@@ -48,7 +48,7 @@ impl Session {
                 return CloseReason::Normal;
             }
             self.client.reset_on_close();
-            return CloseReason::ClientReset;
+            return self.reset_by(Side::Client);
         }
         let upstream = &shard.config.upstreams[self.upstream().index()];
         let Some(reset) = &upstream.pool.reset else { return CloseReason::Normal };

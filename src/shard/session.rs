@@ -94,6 +94,7 @@ fn serve(mut session: Session) -> impl Future<Output = ()> {
             session.close(outcome, cut);
             break match outcome {
                 Outcome::Stopped => session.order_to_end().unwrap_or(CloseReason::Shutdown),
+                Outcome::Reset(side) => session.reset_by(side),
                 outcome => close_reason(outcome),
             };
         };
@@ -237,6 +238,13 @@ impl Session {
         }
         shard.account(*listener, leg.in_flight.backend(), to_backend, to_client);
         tries.take_if(|tries| tries.note_progress(shard, relay, sides));
+        if reuse == Reuse::Untouched
+            && polled.is_pending()
+            && relay.keeps_end(sides)
+            && tries.as_mut().is_some_and(|tries| tries.gives_way(shard, &leg.in_flight, context))
+        {
+            return Poll::Ready(Outcome::ClientDone);
+        }
         polled
     }
 
@@ -304,9 +312,26 @@ impl Session {
         cut
     }
 
+    /// What the end of a side's connection counts as: a peer that has vanished has not reset it.
+    pub(super) fn reset_by(&self, side: Side) -> CloseReason {
+        let socket = match (side, &self.leg) {
+            (Side::Backend, Some(leg)) => &leg.backend,
+            _ => &self.client,
+        };
+        match side {
+            Side::Client if socket.died_silent() => CloseReason::ClientDead,
+            Side::Backend if socket.died_silent() => CloseReason::BackendDead,
+            side => close_reason(Outcome::Reset(side)),
+        }
+    }
+
     /// After a reset of one side, waits until the other one has everything that was sent to it.
     async fn await_delivery(&self, reset: Side) {
         let Some(leg) = &self.leg else { return };
+        let both = [&self.client, &leg.backend];
+        // Nothing is relayed any more, and this may take long.
+        both.into_iter().for_each(Socket::drop_unsent);
+        both.into_iter().for_each(Socket::discard_received);
         let other = if reset == Side::Client { &leg.backend } else { &self.client };
         let silence = self.shard().relay_rules[self.listener.index()].half_close;
         await_delivery(self.shard(), other, silence, self.deadline()).await;

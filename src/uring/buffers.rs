@@ -2,8 +2,9 @@
 //!
 //! The kernel takes buffers in the order they were posted. If all of them were posted, every message would touch
 //! the coldest memory of the block; so only `target` of them are posted at a time, refilled from the top of a
-//! stack (warmest first). The target doubles whenever the kernel ran out. Buffers at the bottom of the stack that
-//! nobody used for a while give their memory back.
+//! stack (warmest first). The target doubles whenever the kernel ran out, and falls when it does not. Buffers that nobody
+//! used for a while give their memory back: those at the bottom of the stack, and those that were posted for a higher target
+//! and stay so, untouched, until traffic has used up all before them.
 //!
 //! Invariant, checked in debug builds: posted + free + held = all. "Held" buffers are in a [`Chain`].
 
@@ -122,6 +123,8 @@ pub(super) struct Buffers {
     free_low: usize,
     /// Whether the kernel ran out since the last [`Self::shrink`].
     ran_out: bool,
+    /// `tail` and `posted` at the last [`Self::shrink`]: the same ones again where nothing was received since.
+    last: (u16, u32),
 }
 
 impl Buffers {
@@ -156,6 +159,7 @@ impl Buffers {
             touched: 0,
             free_low: count,
             ran_out: false,
+            last: (0, 0),
         })
     }
 
@@ -174,7 +178,7 @@ impl Buffers {
             entry.set_addr(self.address(id) as u64);
             entry.set_len(self.size);
             entry.set_bid(id);
-            self.touched += u32::from(!std::mem::replace(&mut self.meta[usize::from(id)].touched, true));
+            self.touch(id);
             self.tail = self.tail.wrapping_add(1);
             self.posted += 1;
         }
@@ -199,6 +203,7 @@ impl Buffers {
     pub(super) fn append(&mut self, chain: &mut Chain, id: u16, filled: u32) {
         debug_assert!(filled > 0 && filled <= self.size, "{filled} bytes in a buffer of {}", self.size);
         self.posted -= 1;
+        self.touch(id);
         chain.bytes += filled;
         if !chain.is_empty() {
             let last = usize::from(chain.tail);
@@ -228,6 +233,7 @@ impl Buffers {
     /// A buffer that came back from the kernel with nothing of use in it.
     pub(super) fn recycle(&mut self, id: u16) {
         self.posted -= 1;
+        self.touch(id);
         self.free.push(id);
     }
 
@@ -293,6 +299,11 @@ impl Buffers {
         bytes
     }
 
+    /// Size of one, bytes.
+    pub(super) fn size(&self) -> u32 {
+        self.size
+    }
+
     /// Buffers that are neither posted nor held.
     pub(super) fn free(&self) -> u32 {
         self.free.len() as u32
@@ -316,25 +327,60 @@ impl Buffers {
 
     /// Whether [`Self::shrink`] could give memory back some time.
     pub(super) fn can_shrink(&self) -> bool {
-        (self.size as usize).is_multiple_of(PAGE) && self.touched > self.held() + 2 * FIRST_TARGET
+        let size = self.size as usize;
+        let shrinks = size.is_multiple_of(PAGE) || PAGE.is_multiple_of(size);
+        shrinks && self.touched > self.held() + 2 * FIRST_TARGET
+    }
+
+    fn touch(&mut self, id: u16) {
+        self.touched += u32::from(!std::mem::replace(&mut self.meta[usize::from(id)].touched, true));
     }
 
     /// Gives memory back that was not used since the last call; for every few seconds.
     pub(super) fn shrink(&mut self) {
-        if !std::mem::take(&mut self.ran_out) {
-            self.target = (self.target / 2).max(FIRST_TARGET.min(self.meta.len() as u32));
+        let first = FIRST_TARGET.min(self.meta.len() as u32);
+        let now = (self.tail, self.posted);
+        let rests = std::mem::replace(&mut self.last, now) == now;
+        let ran_out = std::mem::take(&mut self.ran_out);
+        if rests {
+            self.target = first;
+        } else if !ran_out {
+            self.target = (self.target / 2).max(first);
         }
         let idle = std::mem::replace(&mut self.free_low, self.free.len()).min(self.free.len());
-        if !(self.size as usize).is_multiple_of(PAGE) {
+        // The kernel takes them in the order of the ring, and faults in what is gone.
+        let posted = (self.target..self.posted).map(|ahead| {
+            let position = self.tail.wrapping_sub(self.posted as u16).wrapping_add(ahead as u16) & self.mask;
+            // SAFETY: a position of the ring, below its tail, so this thread has written it; the kernel writes none but
+            // the tail's, beside the number that is read.
+            unsafe { (*self.entries.base.as_ptr().cast::<BufRingEntry>().add(usize::from(position))).bid() }
+        });
+        let spare: Vec<_> = self.free[..idle].iter().copied().chain(posted).collect();
+        self.give_back(&spare);
+    }
+
+    /// Gives back the memory of buffers that hold nothing: of whole pages, where several lie on one.
+    fn give_back(&mut self, spare: &[u16]) {
+        let size = self.size as usize;
+        let on_a_page = if PAGE.is_multiple_of(size) { PAGE / size } else { 1 };
+        if !(size * on_a_page).is_multiple_of(PAGE) {
             return;
         }
-        for &id in &self.free[..idle] {
-            if std::mem::take(&mut self.meta[usize::from(id)].touched) {
-                self.touched -= 1;
-                // SAFETY: a free buffer belongs to nobody; its pages read as zero afterwards.
-                unsafe {
-                    libc::madvise(self.address(id).cast(), self.size as usize, libc::MADV_DONTNEED);
-                }
+        let mut spare_on = vec![0; self.meta.len().div_ceil(on_a_page)];
+        spare.iter().for_each(|&id| spare_on[usize::from(id) / on_a_page] += 1);
+        let all_spare = |(index, &count): (usize, &usize)| (count == on_a_page).then_some(index * on_a_page);
+        for first in spare_on.iter().enumerate().filter_map(all_spare) {
+            let metas = &mut self.meta[first..first + on_a_page];
+            let touched: u32 =
+                metas.iter_mut().map(|meta| u32::from(std::mem::take(&mut meta.touched))).sum();
+            if touched == 0 {
+                continue;
+            }
+            self.touched -= touched;
+            // SAFETY: these buffers hold nothing, and their pages nothing else; they read as zero afterwards. What is posted
+            // of them the kernel fills in calls of this thread alone.
+            unsafe {
+                libc::madvise(self.address(first as u16).cast(), size * on_a_page, libc::MADV_DONTNEED);
             }
         }
     }
@@ -348,5 +394,90 @@ impl Buffers {
     fn address(&self, id: u16) -> *mut u8 {
         debug_assert!(usize::from(id) < self.meta.len(), "buffer {id}");
         self.memory.base.as_ptr().wrapping_add(usize::from(id) * self.size as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Buffers {
+        /// Pages of the block that are in memory.
+        fn resident(&self) -> usize {
+            let mut pages = vec![0_u8; self.memory.length / PAGE];
+            // SAFETY: the kernel writes one byte for each page of the mapping, and there is room for them.
+            let told = unsafe {
+                libc::mincore(self.memory.base.as_ptr().cast(), self.memory.length, pages.as_mut_ptr())
+            };
+            assert_eq!(told, 0, "mincore(2) on a mapping");
+            pages.iter().filter(|&&page| page & 1 == 1).count()
+        }
+
+        /// The ids of the next buffers that the kernel would take, and fills.
+        fn fill(&mut self, count: u32) -> Vec<u16> {
+            (0..count.min(self.posted))
+                .map(|ahead| {
+                    let position =
+                        self.tail.wrapping_sub(self.posted as u16).wrapping_add(ahead as u16) & self.mask;
+                    // SAFETY: as in `shrink`.
+                    let entry =
+                        unsafe { &*self.entries.base.as_ptr().cast::<BufRingEntry>().add(position.into()) };
+                    let id = entry.bid();
+                    // SAFETY: a posted buffer is free to be written to, and this test is the kernel.
+                    unsafe { self.address(id).write_bytes(7, self.size as usize) };
+                    id
+                })
+                .collect()
+        }
+    }
+
+    /// After a burst that has touched all of them: some were posted and never used, the others came back.
+    #[test]
+    fn memory_of_a_burst_comes_back_at_rest() {
+        for size in [1_u32 << 10, 2 << 10, 4 << 10, 16 << 10] {
+            let ring = IoUring::new(4).expect("a ring");
+            let mut buffers = Buffers::new(&ring, size, 1024).expect("memory");
+            (0..6).for_each(|_| buffers.ran_out());
+            buffers.refill();
+            assert_eq!(buffers.posted(), 1024);
+            let mut chain = Chain::EMPTY;
+            for id in buffers.fill(1024) {
+                buffers.append(&mut chain, id, size);
+            }
+            buffers.release(&mut chain);
+            buffers.refill();
+            let all = 1024 * size as usize / PAGE;
+            assert_eq!(buffers.resident(), all, "the burst");
+            // The first one ends the time in which there was traffic.
+            (0..2).for_each(|_| buffers.shrink());
+            let most = (FIRST_TARGET * size) as usize / PAGE + 1;
+            assert!(buffers.resident() <= most, "{} pages with {size} bytes each", buffers.resident());
+            assert!(!buffers.can_shrink());
+            // What was given back is as good as before.
+            for id in buffers.fill(100) {
+                buffers.append(&mut chain, id, size);
+            }
+            assert!(buffers.copy(&chain) == vec![7; 100 * size as usize]);
+            buffers.release(&mut chain);
+        }
+    }
+
+    #[test]
+    fn memory_of_buffers_in_use_stays() {
+        let ring = IoUring::new(4).expect("a ring");
+        let mut buffers = Buffers::new(&ring, 1024, 256).expect("memory");
+        (0..3).for_each(|_| buffers.ran_out());
+        buffers.refill();
+        let mut chain = Chain::EMPTY;
+        for (index, id) in buffers.fill(256).into_iter().enumerate() {
+            if index % 5 == 0 {
+                buffers.append(&mut chain, id, 1024);
+            } else {
+                buffers.recycle(id);
+            }
+        }
+        (0..3).for_each(|_| buffers.shrink());
+        assert!(buffers.copy(&chain) == vec![7; 52 * 1024]);
+        buffers.release(&mut chain);
     }
 }

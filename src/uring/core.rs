@@ -11,6 +11,8 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::buffers::{Buffers, GROUP};
+use super::heap::Heap;
+use super::knock::Knock;
 use super::probe::Features;
 use super::slot::{End, Extra, Key, Mark, NOBODY, Op, Slot, Slots, errno};
 
@@ -20,10 +22,14 @@ pub(super) const SUBMISSION_ENTRIES: u32 = 512;
 pub(super) const COMPLETION_ENTRIES: u32 = 2048;
 /// Bytes one multishot receive may bring before it has to be armed again: four buffers of the default size.
 const MULTISHOT_BYTES: u32 = 64 * 1024;
+/// Pieces after which a multishot receive is armed anew. Having brought 33 of them the kernel queues it again
+/// (MULTISHOT_MAX_RETRY in io_uring/net.c), and may then never tell of an end or a reset that stands behind the bytes
+/// (seen on 6.18.44). A receive that is armed looks at the socket itself.
+const MULTISHOT_PIECES: u8 = 31;
 /// Most buffers gathered into one send.
 pub(super) const SEND_PIECES: usize = 16;
 /// `IORING_ENTER_GETEVENTS`, io_uring_enter(2): run deferred completions also when not waiting.
-const GETEVENTS: u32 = 1;
+pub(super) const GETEVENTS: u32 = 1;
 /// Position of `optlen` in an entry, linux/io_uring.h: the total a multishot receive may bring (Linux 6.18).
 const OPTLEN: usize = 44;
 
@@ -39,6 +45,7 @@ pub(super) struct Core {
     ring: IoUring,
     pub(super) slots: Slots,
     pub(super) buffers: Buffers,
+    heap: Heap,
     features: Features,
     overflow: VecDeque<squeue::Entry>,
     #[expect(
@@ -58,6 +65,7 @@ impl Core {
             ring,
             slots: Slots::new(),
             buffers,
+            heap: Heap::default(),
             features,
             overflow: VecDeque::new(),
             gathers: Vec::new(),
@@ -96,8 +104,10 @@ impl Core {
         let fd = Fd(slot.fd);
         slot.set(Mark::Multi, multi && self.features.bounded_multishot);
         slot.set(Mark::Cancelled, false);
+        slot.pieces = 0;
         let entry = if slot.is(Mark::Multi) {
-            with_total(opcode::RecvMulti::new(fd, GROUP).build(), MULTISHOT_BYTES)
+            let most = MULTISHOT_BYTES.min(self.buffers.size().saturating_mul(MULTISHOT_PIECES.into()));
+            with_total(opcode::RecvMulti::new(fd, GROUP).build(), most)
         } else {
             opcode::Recv::new(fd, std::ptr::null_mut(), 0)
                 .buf_group(GROUP)
@@ -168,10 +178,25 @@ impl Core {
         source.spill(&bytes);
     }
 
+    /// Throws away what was to be sent and is not with the kernel now, so that others can use its buffers.
+    pub(super) fn drop_unsent(&mut self, key: Key) {
+        let slot = self.slots.of(key);
+        if slot.is_in_flight(Op::Send) {
+            return;
+        }
+        slot.set(Mark::Sending, false);
+        slot.set(Mark::Full, false);
+        if matches!(slot.extra(), Some(Extra::Bytes(..))) {
+            slot.take_extra();
+        }
+        self.buffers.release(&mut slot.unsent);
+    }
+
     /// Moves received bytes out of the provided buffers, so that others can use those.
     pub(super) fn spill_received(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if !slot.received.is_empty() {
+            self.heap.note_moved(slot.received.bytes as usize);
             slot.spill(&self.buffers.copy(&slot.received));
             self.buffers.release(&mut slot.received);
         }
@@ -224,6 +249,10 @@ impl Core {
     pub(super) fn start_connect(&mut self, key: Key, address: socket2::SockAddr) {
         let slot = self.slots.of(key);
         slot.error = None;
+        if address.is_unix() {
+            slot.put_extra(Extra::Knock(Knock::new(address)));
+            return;
+        }
         let fd = Fd(slot.fd);
         let Extra::Address(address) = slot.put_extra(Extra::Address(address)) else {
             unreachable!("put there just now")
@@ -313,7 +342,9 @@ impl Core {
     }
 
     pub(super) fn insert(&mut self, fd: OwnedFd) -> Key {
-        self.slots.insert(fd.into_raw_fd())
+        let key = self.slots.insert(fd.into_raw_fd());
+        self.heap.note_descriptors(self.slots.len());
+        key
     }
 
     pub(super) fn fd(&mut self, key: Key) -> RawFd {
@@ -372,6 +403,22 @@ impl Core {
         }
     }
 
+    /// Whether [`Self::shrink`] could give memory back some time.
+    pub(super) fn can_shrink(&self) -> bool {
+        self.buffers.can_shrink() || self.heap.can_shrink(self.slots.len())
+    }
+
+    /// Gives memory back that was not used since the last call; for every few seconds.
+    pub(super) fn shrink(&mut self) {
+        self.buffers.shrink();
+        self.heap.shrink(self.slots.len());
+    }
+
+    /// Whether a receive waits for a buffer.
+    pub(super) fn has_starved(&self) -> bool {
+        !self.starved.is_empty()
+    }
+
     /// Takes all completions. The number of them.
     pub(super) fn reap(&mut self) -> usize {
         let mut count = 0;
@@ -428,6 +475,11 @@ impl Core {
         match (result, buffer) {
             (1.., Some(id)) if !slot.is(Mark::Orphan) => {
                 self.buffers.append(&mut slot.received, id, result as u32);
+                // Pieces may be smaller than a buffer, so the bound on their bytes is none on their number.
+                slot.pieces = slot.pieces.saturating_add(1);
+                if !last && slot.pieces >= MULTISHOT_PIECES {
+                    self.pause_receive(key);
+                }
             }
             (_, Some(id)) => {
                 self.buffers.recycle(id);
@@ -445,7 +497,7 @@ impl Core {
                 // Paused, or interrupted: whoever wants more arms it again.
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => {
-                    slot.set(Mark::Dead, true);
+                    slot.die(errno(result));
                     slot.end = Some(End::Failed(errno(result)));
                 }
             },
@@ -477,6 +529,8 @@ impl Core {
         } else if -result == libc::EAGAIN {
             true
         } else {
+            // At once, and not when the task hears of it: the receive may report a clean end in this very turn.
+            slot.die(errno(result));
             slot.error = Some(errno(result));
             false
         };
@@ -488,6 +542,7 @@ impl Core {
         slot.set(Mark::Blocked, true);
         if self.buffers.scarce() && !slot.unsent.is_empty() {
             let bytes = self.buffers.copy(&slot.unsent);
+            self.heap.note_moved(bytes.len());
             self.buffers.release(&mut slot.unsent);
             slot.put_extra(Extra::Bytes(bytes, 0));
         }

@@ -8,6 +8,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::core::Core;
 use super::{Ring, Tick};
 
 /// How often memory of unused buffers is given back.
@@ -17,8 +18,42 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// io_uring/io_uring.c, since Linux 6.13). The rest waits for the next enter, and everything new behind it: a turn that
 /// took only so many, and started more, would have open sessions wait behind a crowd.
 const COMPLETIONS_AN_ENTER: usize = 20;
-/// Further enters of a turn for the rest.
+/// Enters of a turn for the rest.
 const MOST_FURTHER_ENTERS: usize = 32;
+/// Turns that timers wait for, at most, until everything is taken that had completed when they were due: as many completions
+/// as there can be after a freeze, at [`MOST_FURTHER_ENTERS`] a turn.
+const MOST_TURNS_LATE: u32 = 64;
+
+/// What one turn has taken so far.
+#[derive(Default)]
+struct Reaped {
+    /// Anything.
+    any: bool,
+    /// Completions of the last enter.
+    last: usize,
+    /// Receives wait for buffers.
+    starved: bool,
+}
+
+impl Reaped {
+    /// Whether nothing is left that had come by then.
+    fn is_all(&self) -> bool {
+        self.last < COMPLETIONS_AN_ENTER && !self.starved
+    }
+
+    /// Takes what the last enter brought, and enters again for as long as there may be more, within the bound.
+    fn take(&mut self, core: &mut Core) {
+        for _ in 0..MOST_FURTHER_ENTERS {
+            self.last = core.reap();
+            self.any |= self.last > 0;
+            if self.last < COMPLETIONS_AN_ENTER {
+                break;
+            }
+            core.enter(false, None).expect("the kernel takes the entries of a sound ring");
+        }
+        self.starved = core.has_starved();
+    }
+}
 
 struct Driver<'a> {
     ring: &'a Ring,
@@ -27,6 +62,10 @@ struct Driver<'a> {
     /// The driver passed once already since the last turn.
     passed: bool,
     housekeeping: Tick,
+    /// What had completed by this moment was taken, and its tasks run before the next turn: then timers are due.
+    settled: Option<Tick>,
+    /// Turns that due timers have waited for.
+    late: u32,
 }
 
 impl Ring {
@@ -41,6 +80,8 @@ impl Ring {
             polls_seen: self.0.polls.get().wrapping_sub(1),
             passed: false,
             housekeeping: self.now().after(HOUSEKEEPING),
+            settled: None,
+            late: 0,
         };
         std::future::poll_fn(|context| driver.pass(context)).await;
     }
@@ -78,28 +119,49 @@ impl Driver<'_> {
         core.enter(wait, timeout).expect("the kernel takes the entries of a sound ring");
         inner.now.set(Tick::read_clock());
         inner.turn.set(inner.turn.get() + 1);
-        let mut reaped = core.reap();
-        for _ in 0..MOST_FURTHER_ENTERS {
-            if reaped < COMPLETIONS_AN_ENTER {
-                break;
-            }
-            core.enter(false, None).expect("the kernel takes the entries of a sound ring");
-            reaped = core.reap();
+        let mut reaped = Reaped::default();
+        reaped.take(&mut core);
+        let now = inner.now.get();
+        if let Some(settled) = self.settled.take() {
+            inner.wheel.borrow_mut().advance(settled, std::task::Waker::wake);
         }
-        if inner.now.get() >= self.housekeeping {
-            self.housekeeping = inner.now.get().after(HOUSEKEEPING);
-            core.buffers.shrink();
+        let due = !inner.wheel.borrow_mut().pass(now);
+        if due {
+            // The enter above may have ended before a freeze of this process, and the clock was read after it.
+            core.enter(false, None).expect("the kernel takes the entries of a sound ring");
+            reaped.take(&mut core);
+        }
+        if now >= self.housekeeping {
+            self.housekeeping = now.after(HOUSEKEEPING);
+            core.shrink();
         }
         drop(core);
-        inner.wheel.borrow_mut().advance(inner.now.get(), std::task::Waker::wake);
+        self.fire(now, due, &reaped);
         inner.next_turn.borrow_mut().drain(..).for_each(std::task::Waker::wake);
+    }
+
+    /// Advances the timers, those that are due only behind everything that had completed before, and behind its tasks: a
+    /// session whose bytes have arrived is not idle, however long this process or its machine stood still.
+    fn fire(&mut self, now: Tick, due: bool, reaped: &Reaped) {
+        if !due {
+            return;
+        }
+        if !reaped.any && !reaped.starved {
+            self.ring.0.wheel.borrow_mut().advance(now, std::task::Waker::wake);
+            self.late = 0;
+        } else if reaped.is_all() || self.late == MOST_TURNS_LATE {
+            self.settled = Some(now);
+            self.late = 0;
+        } else {
+            self.late += 1;
+        }
     }
 
     /// How long the shard may sleep: to the first timer, or to the next housekeeping where memory is to be given back.
     fn sleep_time(&self) -> Option<Duration> {
         let inner = &*self.ring.0;
         let timer = inner.wheel.borrow().next_event();
-        let housekeeping = inner.core.borrow().buffers.can_shrink().then_some(self.housekeeping);
+        let housekeeping = inner.core.borrow().can_shrink().then_some(self.housekeeping);
         let first = [timer, housekeeping].into_iter().flatten().min()?;
         // Only here is the clock read twice a turn: the tick is as old as the work of the last turn.
         Some(first.time_left())

@@ -9,6 +9,7 @@
 //! - a descriptor is closed only after the last completion of every operation that names it;
 //! - memory that the kernel may touch belongs to the ring, never to a future;
 //! - the driver sleeps only after a whole pass of the run queue in which no other task was polled;
+//! - no operation of it ends on a thread of the kernel's;
 //! - one system call for each turn, or for 20 completions, none for a timer, no clock call for a message.
 //!
 //! Deliberately absent: zero-copy send, bundles, registered files, `SQPOLL`;
@@ -19,6 +20,8 @@ mod buffers;
 mod core;
 mod doorbell;
 mod driver;
+mod heap;
+mod knock;
 mod locked;
 mod probe;
 mod slot;

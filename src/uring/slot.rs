@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::task::Waker;
 
 use super::buffers::Chain;
+use super::knock::Knock;
 
 /// What can be in flight on one descriptor, each at most once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,14 @@ pub(super) fn errno(result: i32) -> Errno {
     u16::try_from(-result).ok().and_then(Errno::new).unwrap_or(Errno::MAX)
 }
 
+/// Whether a connection with this error ended for want of an answer. The kernel reports why a host cannot be reached, where
+/// it knows that, instead of the time-out.
+fn is_silence(error: Errno) -> bool {
+    let unreachable = [libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EHOSTDOWN, libc::ENETDOWN];
+    let error = i32::from(error.get());
+    error == libc::ETIMEDOUT || unreachable.contains(&error)
+}
+
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -83,6 +92,8 @@ pub enum End {
 pub(super) enum Extra {
     /// The address of a connect; only the kernel reads it.
     Address(socket2::SockAddr),
+    /// A connect to a socket file.
+    Knock(Knock),
     /// Bytes to send that are not in provided buffers, and how many of them are gone.
     Bytes(Vec<u8>, usize),
     /// The counter read from an eventfd.
@@ -119,6 +130,8 @@ pub(super) enum Mark {
     Sending = 1 << 7,
     /// The last send did not complete at once.
     Blocked = 1 << 8,
+    /// It died because its peer did not answer.
+    Silent = 1 << 9,
 }
 
 /// One descriptor: a cache line, so that an idle one costs no more.
@@ -141,6 +154,8 @@ pub(super) struct Slot {
     marks: u16,
     /// [`Op::bit`]s of what is in flight.
     pub(super) in_flight: u8,
+    /// Pieces that the receive in flight has brought.
+    pub(super) pieces: u8,
 }
 
 const _: () = assert!(size_of::<Slot>() == 64 && size_of::<Entry>() == 64);
@@ -159,6 +174,7 @@ impl Slot {
             error: None,
             marks: 0,
             in_flight: 0,
+            pieces: 0,
         }
     }
 
@@ -175,6 +191,14 @@ impl Slot {
         let before = self.is(mark);
         self.set(mark, false);
         before
+    }
+
+    /// Notes that the connection died of this.
+    pub(super) fn die(&mut self, error: Errno) {
+        self.set(Mark::Dead, true);
+        if is_silence(error) {
+            self.set(Mark::Silent, true);
+        }
     }
 
     pub(super) fn extra(&mut self) -> Option<&mut Extra> {

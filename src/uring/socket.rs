@@ -8,6 +8,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
+use super::knock::Knocked;
 use super::slot::{End, Errno, Key, Mark, Op};
 use super::{Ring, Tick, core};
 
@@ -95,6 +96,15 @@ impl Socket {
     pub fn poll_connected(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.register(context.waker());
         let mut core = self.core();
+        match core.knock(self.key, self.ring.now()) {
+            Knocked::Done => {}
+            Knocked::Waiting => return Poll::Pending,
+            Knocked::Again(next) => {
+                drop(core);
+                self.wake_at(next);
+                return Poll::Pending;
+            }
+        }
         let slot = core.slots.of(self.key);
         if slot.is_in_flight(Op::Connect) {
             return Poll::Pending;
@@ -172,6 +182,11 @@ impl Socket {
     /// Takes back what [`Self::forward`] could not send on `to` because it failed before the first byte.
     pub fn reclaim(&self, to: &Self) {
         self.core().reclaim(self.key, to.key);
+    }
+
+    /// Throws away what a send that failed, or that waits for room, has left; its buffers are for others.
+    pub fn drop_unsent(&self) {
+        self.core().drop_unsent(self.key);
     }
 
     /// Starts to send bytes of our own. The last send must have been reported as done.
@@ -258,15 +273,24 @@ impl Socket {
         }
     }
 
-    /// Remembers that the connection died; a later call may report a clean end all the same.
-    pub fn mark_dead(&self) {
-        self.core().slots.of(self.key).set(Mark::Dead, true);
+    /// Remembers that the connection died of this error; a later call may report a clean end all the same.
+    pub fn mark_dead(&self, error: Errno) {
+        self.core().slots.of(self.key).die(error);
     }
 
     /// Whether a call, or [`Self::watch`], saw the connection die.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.core().slots.of(self.key).is(Mark::Dead)
+    }
+
+    /// Whether it died because the peer did not answer any more. Asks the kernel where a poll alone has told of the death.
+    #[must_use]
+    pub fn died_silent(&self) -> bool {
+        if let Ok(Some(error)) = self.with(|socket| socket.take_error()) {
+            self.mark_dead(errno_of(&error));
+        }
+        self.core().slots.of(self.key).is(Mark::Silent)
     }
 
     /// Makes the close of this socket send RST instead of FIN.
@@ -292,9 +316,9 @@ impl Socket {
             Ok(0) => Peeked::End,
             Ok(_) => Peeked::Bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,
-            Err(_) => {
+            Err(error) => {
                 // The error is reported once, to a peek too, tcp(7).
-                self.mark_dead();
+                self.mark_dead(errno_of(&error));
                 Peeked::End
             }
         }
@@ -324,6 +348,11 @@ impl Socket {
     pub fn ring(&self) -> &Ring {
         &self.ring
     }
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    let number = error.raw_os_error().and_then(|number| u16::try_from(number).ok());
+    number.and_then(Errno::new).unwrap_or(Errno::MAX)
 }
 
 /// Resets a TCP connection without a close: connect(2) to `AF_UNSPEC` dissolves it.

@@ -43,10 +43,11 @@ impl Timer {
 
     /// Ready when the moment has come; else the task is woken when it does.
     pub fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.ring.now() >= self.deadline {
+        let mut wheel = self.ring.0.wheel.borrow_mut();
+        // Not by the clock: it may be ahead of what was taken from the kernel, and timers are behind that.
+        if wheel.now() >= self.deadline {
             return Poll::Ready(());
         }
-        let mut wheel = self.ring.0.wheel.borrow_mut();
         if !self.armed.is_some_and(|key| wheel.is_armed(key)) {
             self.armed = Some(wheel.arm(self.deadline, context.waker().clone()));
         }

@@ -100,9 +100,23 @@ impl Wheel {
         entry.generation == key.generation && entry.waker.is_some()
     }
 
+    /// The moment up to which timers have fired.
+    pub(super) fn now(&self) -> Tick {
+        Tick(self.now)
+    }
+
     /// No timer fires before this tick; it may be earlier than the first deadline, where a slot spans many ticks.
     pub(super) fn next_event(&self) -> Option<Tick> {
         self.next_slot().map(|(_, _, start)| Tick(start.max(self.now)))
+    }
+
+    /// Moves the time forward if no timer is due before or at that moment. Whether it did.
+    pub(super) fn pass(&mut self, now: Tick) -> bool {
+        let passes = self.next_event().is_none_or(|next| next > now);
+        if passes {
+            self.now = self.now.max(now.0);
+        }
+        passes
     }
 
     /// Moves the time forward and hands over the wakers of all timers that are due.
@@ -268,6 +282,10 @@ mod tests {
                         if let Some(first) = model.values().map(|(deadline, ..)| *deadline).min() {
                             prop_assert!(wheel.next_event().unwrap().0 <= first.max(now - by));
                         }
+                        let due = model.values().any(|(deadline, ..)| *deadline <= now);
+                        let passed = wheel.pass(Tick(now));
+                        prop_assert!(!(passed && due));
+                        prop_assert!(!passed || wheel.now() == Tick(now));
                         wheel.advance(Tick(now), Waker::wake);
                         model.retain(|_, (deadline, key, record)| {
                             let due = *deadline <= now;

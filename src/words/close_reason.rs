@@ -12,6 +12,10 @@ pub enum CloseReason {
     ClientReset,
     /// The backend reset its connection while data could still flow.
     BackendReset,
+    /// The client did not answer any more: its connection ended in a time-out of the kernel's.
+    ClientDead,
+    /// The backend did not answer any more: its connection ended in a time-out of the kernel's.
+    BackendDead,
     /// Every tried backend refused or failed the connection.
     ConnectFailed,
     /// The tries together, or the last of them, took too long.
@@ -51,11 +55,13 @@ impl CloseReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, in the order of its discriminant.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Normal,
         Self::ClientLeft,
         Self::ClientReset,
         Self::BackendReset,
+        Self::ClientDead,
+        Self::BackendDead,
         Self::ConnectFailed,
         Self::ConnectTimeout,
         Self::NoBackend,
@@ -95,6 +101,8 @@ impl CloseReason {
             Self::ClientLeft => "client_left",
             Self::ClientReset => "client_reset",
             Self::BackendReset => "backend_reset",
+            Self::ClientDead => "client_dead",
+            Self::BackendDead => "backend_dead",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::NoBackend => "no_backend",
@@ -125,8 +133,8 @@ impl CloseReason {
             Self::ConnectTimeout => "sC",
             Self::QueueFull => "PQ",
             Self::QueueTimeout => "sQ",
-            Self::ClientIdle | Self::HalfCloseClient => "cD",
-            Self::BackendIdle | Self::HalfCloseBackend => "sD",
+            Self::ClientIdle | Self::ClientDead | Self::HalfCloseClient => "cD",
+            Self::BackendIdle | Self::BackendDead | Self::HalfCloseBackend => "sD",
             Self::SessionTimeout | Self::AnswerCut => "PD",
             Self::BackendDown => "DD",
             Self::PrimaryUp => "UD",

@@ -28,6 +28,8 @@ pub const RAMP_PAUSE: Duration = Duration::from_millis(100);
 pub const EJECTION_GROWTH: u32 = 10;
 /// Longest `TCP_KEEPIDLE`, tcp(7): the kernel's `MAX_TCP_KEEPIDLE`.
 pub const KEEPALIVE: Duration = Duration::from_secs(32_767);
+/// Most keepalive probes, `MAX_TCP_KEEPCNT` of the kernel.
+pub const KEEPALIVE_PROBES: u32 = 127;
 /// Longest `TCP_USER_TIMEOUT`: the kernel keeps milliseconds in an `int`.
 pub const USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 /// Most listeners.

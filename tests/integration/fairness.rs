@@ -157,6 +157,39 @@ fn sixty_backends_that_do_not_read_leave_a_healthy_session_alone() {
     }
 }
 
+/// What such clients still say is for nobody, and is not held until they have read the last bytes of their backend.
+#[test]
+fn clients_that_do_not_read_and_whose_backend_has_reset_leave_a_healthy_session_its_buffers() {
+    const FEW: &str = "buffers_per_core: 64";
+    let directory = tempfile::tempdir().unwrap();
+    for on_unix in [false, true] {
+        for (builder, splices) in both_ways(FEW) {
+            let reset_or_echo = |connection: &mut Connection| {
+                let first = connection.receive_exact(1)?;
+                if first != FLOOD {
+                    return connection.send(&first).and_then(|()| connection.echo());
+                }
+                connection.send_until_full();
+                connection.reset();
+                Ok(())
+            };
+            let only = backend().name("only").serve(reset_or_echo);
+            let path = directory.path().join(format!("{splices}"));
+            let only = if on_unix { only.on_unix(path) } else { only }.start();
+            let balancer = builder.backends([&only]).start();
+            let healthy = balancer.echoing_client();
+            let deaf: Vec<_> = (0..60).map(|_| Client::connect_small(balancer.address()).unwrap()).collect();
+            deaf.iter().for_each(|client| client.send(FLOOD).unwrap());
+            eventually("their backends are gone", || only.connections() == 61 && only.open() == 1);
+            // More would be read, and thrown away, for as long as it comes.
+            deaf.iter().for_each(|client| client.send(&[b'x'; 64 << 10]).unwrap());
+            assert_healthy(&healthy, 50);
+            deaf.into_iter().for_each(Client::reset);
+            healthy.finish().unwrap();
+        }
+    }
+}
+
 /// What a deaf client did not read is not lost: once it reads, everything comes, in order.
 #[test]
 fn slow_reader_gets_everything_once_it_reads() {

@@ -13,17 +13,28 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::support::{Balancer, Client, backend, balancer, eventually};
+use ringway::words::CloseReason;
+
+use crate::support::{Balancer, Client, backend, balancer, eventually, in_own_network, switch_loopback};
 
 #[derive(Debug, PartialEq)]
 struct Options {
-    keepalive: Option<Duration>,
+    keepalive: Option<Keepalive>,
     user_timeout: Option<Duration>,
 }
 
+/// Seconds and number, as the kernel has them.
+#[derive(Debug, PartialEq)]
+struct Keepalive(u64, u64, u32);
+
 impl Options {
     fn of(socket: &SockRef<'_>) -> io::Result<Self> {
-        let keepalive = if socket.keepalive()? { Some(socket.tcp_keepalive_time()?) } else { None };
+        let all = Keepalive(
+            socket.tcp_keepalive_time()?.as_secs(),
+            socket.tcp_keepalive_interval()?.as_secs(),
+            socket.tcp_keepalive_retries()?,
+        );
+        let keepalive = socket.keepalive()?.then_some(all);
         Ok(Self { keepalive, user_timeout: socket.tcp_user_timeout()?.filter(|timeout| !timeout.is_zero()) })
     }
 }
@@ -59,13 +70,13 @@ fn each_side_has_its_own_keepalive_and_user_timeout() {
     let backend = backend().echo().start();
     let balancer = balancer()
         .listener("tcp: {keepalive: 7s, user_timeout: 11s}")
-        .upstream("tcp: {keepalive: 8s, user_timeout: 12s}")
+        .upstream("tcp: {keepalive: {idle: 8s, interval: 2s, count: 9}, user_timeout: 12s}")
         .backends([&backend])
         .start();
     let client = balancer.echoing_client();
     let wanted = [
-        Options { keepalive: seconds(7), user_timeout: seconds(11) },
-        Options { keepalive: seconds(8), user_timeout: seconds(12) },
+        Options { keepalive: Some(Keepalive(7, 3, 4)), user_timeout: seconds(11) },
+        Options { keepalive: Some(Keepalive(8, 2, 9)), user_timeout: seconds(12) },
     ];
     eventually("both sides have their options", || both(&balancer, &client, backend.address()) == wanted);
     client.finish().unwrap();
@@ -74,7 +85,7 @@ fn each_side_has_its_own_keepalive_and_user_timeout() {
 /// Keepalive is set on both sides at once, so what one of them does not have by then it never gets.
 #[test]
 fn options_that_are_off_are_not_set() {
-    let on = Options { keepalive: seconds(7), user_timeout: seconds(11) };
+    let on = Options { keepalive: Some(Keepalive(7, 3, 4)), user_timeout: seconds(11) };
     let off = || Options { keepalive: None, user_timeout: None };
     let (set, unset) =
         ("tcp: {keepalive: 7s, user_timeout: 11s}", "tcp: {keepalive: off, user_timeout: off}");
@@ -89,5 +100,26 @@ fn options_that_are_off_are_not_set() {
             with == on && without == off()
         });
         client.finish().unwrap();
+    }
+}
+
+/// The kernel ends its connection, with an error that is no reset.
+#[test]
+fn peer_that_has_vanished_is_noticed_and_counts_as_dead() {
+    let (on, off) = ("tcp: {keepalive: {idle: 1s, interval: 1s, count: 2}}", "tcp: {keepalive: off}");
+    for (listener, upstream, reason) in
+        [(on, off, CloseReason::ClientDead), (off, on, CloseReason::BackendDead)]
+    {
+        in_own_network(|| {
+            let backend = backend().echo().start();
+            let balancer = balancer().listener(listener).upstream(upstream).backends([&backend]).start();
+            let client = balancer.echoing_client();
+            eventually("keepalive is set", || {
+                let [of_client, of_backend] = both(&balancer, &client, backend.address());
+                of_client.keepalive.is_some() || of_backend.keepalive.is_some()
+            });
+            switch_loopback(false);
+            balancer.await_closed(reason, 1);
+        });
     }
 }

@@ -12,6 +12,7 @@ use ringway::words::{BackendId, CloseReason, UpstreamId};
 
 use crate::support::{
     Backend, Balancer, Client, Connection, Stream, backend, balancer, eventually, expect_reset, holds_within,
+    timed,
 };
 
 const UPSTREAM: UpstreamId = UpstreamId(0);
@@ -191,6 +192,36 @@ fn connection_without_a_byte_comes_back() {
     balancer.await_closed(CloseReason::Normal, 2);
     balancer.await_closed(CloseReason::ClientReset, 20);
     assert_eq!(count(&balancer, |pool| &pool.returned), 21, "one that carried bytes does not come back");
+}
+
+/// The one place is held by a client that has left, and by nobody else: on whatever shard, a client that waits gets it.
+#[test]
+fn place_of_a_client_that_has_left_without_a_byte_goes_at_once_to_one_that_waits() {
+    for waits_first in [false, true] {
+        let only = backend().echo().start();
+        let balancer = balancer()
+            .entry(&format!("{}, max_connections: 1", only.entry()))
+            .upstream("pool: {size: 2, reuse: untouched}")
+            .upstream("queue: {max: 5, timeout: 10s}")
+            .start();
+        for round in 1..=20 {
+            let leaving = balancer.client();
+            eventually("it has the place", || balancer.in_flight() == [1]);
+            if !waits_first {
+                leaving.end().unwrap();
+            }
+            let waiting = balancer.client();
+            waiting.send(b"x").unwrap();
+            eventually("it waits, or has waited", || balancer.queued() >= round);
+            let _ = leaving.end();
+            // Less than the second for which a backend may still speak to a client that only reads.
+            let took = timed(|| assert_eq!(waiting.receive_exact(1).unwrap(), b"x"));
+            assert!(took < Duration::from_millis(600), "{took:?}, waits first: {waits_first}");
+            waiting.finish().unwrap();
+            drop(leaving);
+            eventually("both have ended", || balancer.totals().closed_sum() == 2 * round);
+        }
+    }
 }
 
 const RESET: &str = "pool: {size: 2, reuse: reset, clients: trusted, reset: {send: 'RESET\\r\\n', expect: '+RESET\\r\\n', timeout: 300ms}}";

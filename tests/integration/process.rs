@@ -5,7 +5,9 @@ use std::fs::{File, OpenOptions};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Client, backend, eventually, is_reset, process, run_to_end, timed};
+use crate::support::{
+    Client, Connection, backend, eventually, holds_within, is_reset, process, run_to_end, timed,
+};
 
 #[test]
 fn term_under_load_serves_open_sessions_and_exits_with_0() {
@@ -279,4 +281,41 @@ fn broken_standard_error_leaves_sessions_alone() {
     many_sessions(&process);
     process.signal(libc::SIGTERM);
     assert_eq!(process.exit().code(), Some(0));
+}
+
+/// Their bytes came while the process stood still, long before they would have been idle.
+#[test]
+fn sessions_in_use_outlive_a_freeze_that_is_longer_than_their_idle_limit() {
+    let only = backend().echo().start();
+    let process = process().upstream("timeouts: {backend_idle: 1s}").backends([&only]).start();
+    let clients: Vec<_> = (0..300).map(|_| process.echoing_client()).collect();
+    process.freeze();
+    clients.iter().for_each(|client| client.send(b"still here").unwrap());
+    // Not to wait for something: so long is the freeze.
+    std::thread::sleep(Duration::from_millis(1_500));
+    process.signal(libc::SIGCONT);
+    for client in &clients {
+        assert_eq!(client.receive_exact(10).unwrap(), b"still here");
+    }
+    clients.into_iter().for_each(|client| client.finish().unwrap());
+}
+
+/// Readers that stall use up all buffers and much of the heap; then there is no traffic at all.
+#[test]
+fn memory_of_a_burst_is_given_back_at_rest() {
+    const CLIENTS: usize = 500;
+    let answer_or_echo = |connection: &mut Connection| match connection.receive_exact(1)?.as_slice() {
+        b"!" => connection.send(&[b'x'; 512 << 10]),
+        first => connection.send(first).and_then(|()| connection.echo()),
+    };
+    let only = backend().serve(answer_or_echo).start();
+    let relay = "runtime: {cores: 1, relay: {splice: off, buffers_per_core: 1024}}";
+    let process = process().section(relay).backends([&only]).start();
+    let before = process.resident_bytes();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect_small(process.address()).unwrap()).collect();
+    clients.iter().for_each(|client| client.send(b"!").unwrap());
+    eventually("the burst is there", || process.resident_bytes() > before + (16 << 20));
+    clients.into_iter().for_each(Client::reset);
+    let is_back = || process.resident_bytes() < before + (4 << 20);
+    assert!(holds_within(Duration::from_secs(50), is_back), "{before}, then {}", process.resident_bytes());
 }

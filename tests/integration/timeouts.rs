@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringway::words::CloseReason;
 
-use crate::support::{Reserved, Stream, V4, backend, balancer, eventually, is_reset, timed};
+use crate::support::{Client, Reserved, Stream, V4, backend, balancer, eventually, is_reset, timed};
 
 const LIMIT: Duration = Duration::from_millis(300);
 
@@ -142,6 +142,77 @@ fn idle_timeout_ends_a_session_whose_client_does_not_read() {
     balancer.await_closed(CloseReason::ClientIdle, 1);
     eventually("the backend's connection ends", || backend.open() == 0);
     assert!(client.receive_all().1.is_err(), "a cut stream does not end cleanly");
+}
+
+/// Takes 100 KB/s out of a stream, for as long as that takes: much less than the kernel wants to have room for before it
+/// says so.
+fn read_slowly(mut receive: impl FnMut(&mut [u8]) -> std::io::Result<usize>) -> std::io::Result<()> {
+    let (end, stream) = (Instant::now() + 4 * LONG_LIMIT, Stream::new(3));
+    let mut offset = 0;
+    while Instant::now() < end {
+        let mut buffer = [0; 2_000];
+        let count = receive(&mut buffer)?;
+        assert!(count > 0 && stream.matches(offset, &buffer[..count]), "{count} bytes at {offset}");
+        offset += count as u64;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+const LONG_LIMIT: Duration = Duration::from_secs(1);
+const LONG_LIMITS: &str = "timeouts: {client_idle: 1s, half_close: 1s}";
+
+/// What it takes, it takes from the kernel: the shard itself moves no byte for longer than the limit.
+#[test]
+fn limits_on_silence_spare_a_client_that_reads_slowly() {
+    let directory = tempfile::tempdir().unwrap();
+    let slow = |on_unix: bool, ends: bool| {
+        let only = backend().source(Stream::new(3).head(8 << 20)).start();
+        let path = directory.path().join(format!("{ends}"));
+        let builder = balancer().backends([&only]).listener(LONG_LIMITS);
+        let balancer = if on_unix { builder.on_unix(path.clone()) } else { builder }.start();
+        let client = match on_unix {
+            true => Client::connect_unix(&path).unwrap(),
+            false => Client::connect_small(balancer.address()).unwrap(),
+        };
+        client.send(b"request").unwrap();
+        if ends {
+            client.end().unwrap();
+        }
+        read_slowly(|buffer| client.receive(buffer)).unwrap();
+        client.reset();
+    };
+    std::thread::scope(|scope| {
+        for (on_unix, ends) in [(false, false), (false, true), (true, false), (true, true)] {
+            scope.spawn(move || slow(on_unix, ends));
+        }
+    });
+}
+
+/// Mirrored.
+#[test]
+fn limits_on_silence_spare_a_backend_that_reads_slowly() {
+    let directory = tempfile::tempdir().unwrap();
+    let slow = |on_unix: bool| {
+        let only = backend().name("slow").serve(|connection| {
+            connection.shrink();
+            read_slowly(|buffer| connection.receive(buffer))?;
+            connection.reset();
+            Ok(())
+        });
+        let only = if on_unix { only.on_unix(directory.path().join("slow")) } else { only }.start();
+        let balancer = balancer().backends([&only]).upstream("timeouts: {backend_idle: 1s}").start();
+        let client = balancer.client();
+        // Until the backend has read for long enough, and goes.
+        assert!(client.send(&Stream::new(3).head(32 << 20)).is_err());
+        eventually("its end", || only.open() == 0);
+        assert_eq!(only.failed(), 0, "it was never reset, on_unix: {on_unix}");
+    };
+    std::thread::scope(|scope| {
+        for on_unix in [false, true] {
+            scope.spawn(move || slow(on_unix));
+        }
+    });
 }
 
 #[test]

@@ -73,6 +73,46 @@ fn task_that_keeps_yielding_is_not_starved_and_does_not_starve_the_ring() {
     });
 }
 
+/// More than one turn takes, and than there are buffers: whoever has bytes is told of them before its time is over, though
+/// the shard stood still until long after that.
+#[test]
+fn timers_that_are_due_after_a_freeze_wait_for_everything_that_has_come() {
+    const SOCKETS: usize = 1_500;
+    let over = on_ring(SMALL, |ring| async move {
+        let deadline = ring.now().after(Duration::from_millis(300));
+        let over = Rc::new(RefCell::new(Vec::new()));
+        let mut peers = Vec::new();
+        for _ in 0..SOCKETS {
+            let (ours, peer) = UnixStream::pair().expect("descriptors");
+            let (socket, mut timer) = (ring.socket(ours.into()), ring.timer(deadline));
+            let over = over.clone();
+            peers.push(peer);
+            ring.spawn(async move {
+                let waits = std::future::poll_fn(|context| {
+                    socket.register(context.waker());
+                    if !socket.take_received().is_empty() {
+                        return Poll::Ready(false);
+                    }
+                    socket.receive(true);
+                    timer.poll_due(context).map(|()| true)
+                });
+                let is_over = waits.await;
+                over.borrow_mut().push(is_over);
+            });
+        }
+        // They are armed, and the freeze begins in the middle of a task.
+        ring.next_turn().await;
+        assert!(ring.now() < deadline, "a machine that is this slow proves nothing");
+        peers.iter_mut().for_each(|peer| peer.write_all(b"x").expect("connected"));
+        std::thread::sleep(Duration::from_millis(400));
+        while over.borrow().len() < SOCKETS {
+            ring.next_turn().await;
+        }
+        over.take()
+    });
+    assert_eq!(over.iter().filter(|&&is_over| is_over).count(), 0, "of {SOCKETS} were over");
+}
+
 #[test]
 fn timers_fire_in_order_and_never_early() {
     on_ring(SMALL, |ring| async move {

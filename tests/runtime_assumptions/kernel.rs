@@ -4,16 +4,17 @@ use ringway::uring::{Ring, probe};
 
 use crate::support::{SMALL, on_ring};
 
-/// The running kernel as (major, minor).
-fn kernel() -> (u32, u32) {
+/// The running kernel as (major, minor, patch).
+fn kernel() -> (u32, u32, u32) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    (numbers.next().expect("major"), numbers.next().expect("minor"))
+    let numbers = &mut release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next())
 }
 
 #[test]
 fn kernel_is_one_that_is_supported() {
-    assert!(kernel() >= (6, 1), "{:?}", kernel());
+    assert!(kernel() >= (6, 1, 0), "{:?}", kernel());
     probe(1, 4096).expect("everything a shard needs");
 }
 
@@ -21,10 +22,11 @@ fn kernel_is_one_that_is_supported() {
 fn bounded_multishot_receive_is_found_where_it_is_and_only_there() {
     let features = probe(1, 4096).expect("everything a shard needs");
     println!("kernel {:?}: {features:?}", kernel());
-    if kernel() <= (6, 12) {
+    if kernel() < (6, 13, 0) {
         assert!(!features.bounded_multishot, "not before Linux 6.17 or so");
     }
-    if kernel() >= (6, 18) {
+    // The first ones of 6.18 lose the end of a stream; which was the last of them was not tried.
+    if kernel() >= (6, 18, 44) {
         assert!(features.bounded_multishot);
     }
 }

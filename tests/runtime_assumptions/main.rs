@@ -12,3 +12,4 @@ mod kernel;
 mod resets;
 mod support;
 mod tasks;
+mod threads;

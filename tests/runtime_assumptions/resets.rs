@@ -1,11 +1,12 @@
 //! Rule 6: resets.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::task::Poll;
 use std::time::Duration;
 
-use ringway::uring::{End, Errno, Peeked, Sent};
+use ringway::uring::{BufferSettings, End, Errno, Peeked, Sent, Socket};
 
 use crate::support::{SMALL, on_ring, reset, tcp_pair};
 
@@ -130,6 +131,98 @@ fn connection_that_is_ended_now_ends_before_its_close_whatever_it_is_made_of() {
             }
             socket.end_now();
             assert_eq!(peer.read(&mut [0]).expect("the end"), 0, "resets: {resets}");
+        }
+    });
+}
+
+/// Bytes from a thread of its own, and then the end: a reset on TCP, a close on a socket file.
+fn send_and_end(on_unix: bool, bytes: usize) -> (OwnedFd, std::thread::JoinHandle<()>) {
+    let bytes = vec![b'x'; bytes];
+    if on_unix {
+        let (ours, mut peer) = UnixStream::pair().expect("descriptors");
+        let sending = move || peer.write_all(&bytes).expect("the ring reads");
+        return (ours.into(), std::thread::spawn(sending));
+    }
+    let (ours, mut peer) = tcp_pair();
+    let sending = move || {
+        peer.write_all(&bytes).expect("the ring reads");
+        reset(peer);
+    };
+    (ours, std::thread::spawn(sending))
+}
+
+/// Receives as a relay does: many pieces at a time, armed again when a receive has ended.
+async fn end_of(socket: &Socket, turns: Option<u32>) -> Option<End> {
+    let mut left = turns;
+    loop {
+        let _ = socket.take_received();
+        if let Some(end) = socket.ended() {
+            return Some(end);
+        }
+        socket.receive(true);
+        if left == Some(0) {
+            return None;
+        }
+        left = left.map(|left| left - 1);
+        match turns {
+            Some(_) => socket.ring().next_turn().await,
+            None => wait(socket).await,
+        }
+    }
+}
+
+/// Until something completes.
+async fn wait(socket: &Socket) {
+    let mut waited = false;
+    std::future::poll_fn(|context| {
+        socket.register(context.waker());
+        if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Of small buffers a receive of many brings so many pieces that the kernel queues it anew, and may lose what is behind.
+#[test]
+fn end_behind_bytes_is_seen_with_buffers_of_all_sizes() {
+    for bytes in [1_u32, 2, 4, 16, 128, 1024].map(|kib| kib << 10) {
+        for on_unix in [false, true] {
+            on_ring(BufferSettings { bytes, count: 64 }, move |ring| async move {
+                for round in 0..40 {
+                    let (ours, sending) = send_and_end(on_unix, 1_000 + round * 7_001);
+                    let socket = ring.socket(ours);
+                    let end = end_of(&socket, None).await;
+                    let reset = End::Failed(errno(libc::ECONNRESET));
+                    assert_eq!(end, Some(if on_unix { End::Clean } else { reset }), "{bytes} bytes each");
+                    sending.join().expect("no assertion failed");
+                }
+            });
+        }
+    }
+}
+
+/// Both come while the shard is elsewhere, so that it hears of them at once: the first kernels with a bounded multishot
+/// receive tell of the bytes alone then.
+#[test]
+fn end_that_comes_together_with_bytes_is_seen() {
+    on_ring(SMALL, |ring| async move {
+        for round in 0..200 {
+            let (ours, peer) = match round % 2 {
+                0 => {
+                    let (ours, peer) = UnixStream::pair().expect("descriptors");
+                    (ours.into(), OwnedFd::from(peer))
+                }
+                _ => {
+                    let (ours, peer) = tcp_pair();
+                    (ours, OwnedFd::from(peer))
+                }
+            };
+            let socket = ring.socket(ours);
+            socket.receive(true);
+            ring.next_turn().await;
+            let mut peer = std::fs::File::from(peer);
+            peer.write_all(&[b'x'; 100]).expect("connected");
+            drop(peer);
+            assert_eq!(end_of(&socket, Some(50)).await, Some(End::Clean), "round {round}");
         }
     });
 }

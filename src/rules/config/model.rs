@@ -192,12 +192,40 @@ pub struct ListenerTcp {
 pub struct TcpOptions {
     /// `TCP_NODELAY`.
     pub nodelay: bool,
-    /// `SO_KEEPALIVE` with this `TCP_KEEPIDLE`; whole seconds.
-    #[serde(serialize_with = "resolved::duration_or_off")]
-    pub keepalive: Option<Duration>,
+    /// `SO_KEEPALIVE`.
+    #[serde(serialize_with = "resolved::keepalive")]
+    pub keepalive: Option<Keepalive>,
     /// `TCP_USER_TIMEOUT`, milliseconds in the kernel.
     #[serde(serialize_with = "resolved::duration_or_off")]
     pub user_timeout: Option<Duration>,
+}
+
+/// When the kernel probes a silent peer, and takes it for dead: after `idle` + `count` x `interval`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Keepalive {
+    /// Silence before the first probe, `TCP_KEEPIDLE`; whole seconds.
+    #[serde(serialize_with = "resolved::duration")]
+    pub idle: Duration,
+    /// Between two probes, `TCP_KEEPINTVL`; whole seconds.
+    #[serde(serialize_with = "resolved::duration")]
+    pub interval: Duration,
+    /// Probes without an answer, `TCP_KEEPCNT`.
+    pub count: u32,
+}
+
+impl Keepalive {
+    /// Longest interval where none is written: with [`Self::COUNT`], an idle time of 60 s is two minutes until the end.
+    const INTERVAL: Duration = Duration::from_secs(15);
+    /// Probes where no number is written.
+    pub(super) const COUNT: u32 = 4;
+
+    /// The interval where none is written. Where `user_timeout` decides, the kernel looks at that at each probe only.
+    pub(super) fn interval_for(idle: Duration, user_timeout: Option<Duration>) -> Duration {
+        let longest = user_timeout.map_or(Self::INTERVAL, |timeout| timeout / 3);
+        let seconds = idle.min(Self::INTERVAL).min(longest).as_secs();
+        Duration::from_secs(seconds.max(1))
+    }
 }
 
 /// One entry of `upstreams:`

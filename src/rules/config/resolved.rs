@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::model::{
-    BackendAddress, Config, Cores, HashKey, HealthCheck, Listener, LogFormat, LogTarget, Logging, Outlier,
-    Runtime, Step, Upstream,
+    BackendAddress, Config, Cores, HashKey, HealthCheck, Keepalive, Listener, LogFormat, LogTarget, Logging,
+    Outlier, Runtime, Step, Upstream,
 };
 use super::values::{FORMATS, HASH_KEYS, cores_text, duration_text, size_text};
 use crate::rules::balance::Registered;
@@ -63,6 +63,13 @@ pub(super) fn duration<S: Serializer>(value: &Duration, serializer: S) -> Done<S
 
 pub(super) fn duration_or_off<S: Serializer>(value: &Option<Duration>, serializer: S) -> Done<S> {
     serializer.serialize_str(&value.map_or_else(|| OFF.to_owned(), duration_text))
+}
+
+pub(super) fn keepalive<S: Serializer>(value: &Option<Keepalive>, serializer: S) -> Done<S> {
+    match value {
+        Some(keepalive) => keepalive.serialize(serializer),
+        None => serializer.serialize_str(OFF),
+    }
 }
 
 pub(super) fn size<S: Serializer>(bytes: &u32, serializer: S) -> Done<S> {

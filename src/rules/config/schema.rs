@@ -9,9 +9,9 @@ use super::address;
 use super::check::healthcheck;
 use super::hints;
 use super::model::{
-    Backend, BackendAddress, Config, Cores, HashKey, ListenAddress, Listener, ListenerTcp, ListenerTimeouts,
-    LogFormat, LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream,
-    UpstreamTimeouts,
+    Backend, BackendAddress, Config, Cores, HashKey, Keepalive, ListenAddress, Listener, ListenerTcp,
+    ListenerTimeouts, LogFormat, LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime,
+    TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::pool::pool;
 use super::relations::{self, Names, UpstreamPlaces, WrittenIdle, WrittenTimeouts};
@@ -20,8 +20,8 @@ use super::section::{Read, Section};
 use super::tree::Node;
 use super::values::{
     FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean, buffers, cores, count, duration,
-    duration_within, keepalive, limit, list, log_target, name, number, off_or, one_of, percent, port, size,
-    source, text,
+    duration_within, limit, list, log_target, name, number, off_or, one_of, percent, port, size, source,
+    text, whole_seconds,
 };
 use crate::rules::balance::{self, Registered};
 use crate::words::{UpstreamId, limits};
@@ -242,15 +242,34 @@ fn listener_tcp(s: &mut Section<'_>, address: &ListenAddress) -> ListenerTcp {
 }
 
 fn tcp(s: &mut Section<'_>) -> TcpOptions {
+    let user_timeout = duration_within(limits::DURATION_MIN..=limits::USER_TIMEOUT);
+    let user_timeout = s.value("user_timeout", None, off_or(user_timeout));
     TcpOptions {
         nodelay: s.value("nodelay", true, boolean),
-        keepalive: s.value("keepalive", Some(Duration::from_secs(60)), off_or(keepalive)),
-        user_timeout: s.value(
-            "user_timeout",
-            None,
-            off_or(duration_within(limits::DURATION_MIN..=limits::USER_TIMEOUT)),
-        ),
+        keepalive: keepalive(s, user_timeout),
+        user_timeout,
     }
+}
+
+/// A time of silence alone, or all of it in a section.
+fn keepalive(s: &mut Section<'_>, user_timeout: Option<Duration>) -> Option<Keepalive> {
+    const IDLE: Duration = Duration::from_secs(60);
+    let after = |idle| Keepalive {
+        idle,
+        interval: Keepalive::interval_for(idle, user_timeout),
+        count: Keepalive::COUNT,
+    };
+    if !s.is_section("keepalive") {
+        return s.value("keepalive", Some(IDLE), off_or(whole_seconds)).map(after);
+    }
+    Some(s.section("keepalive", |s| {
+        let usual = after(s.value("idle", IDLE, whole_seconds));
+        Keepalive {
+            interval: s.value("interval", usual.interval, whole_seconds),
+            count: s.value("count", usual.count, number(1..=limits::KEEPALIVE_PROBES)),
+            ..usual
+        }
+    }))
 }
 
 fn long_upstream(

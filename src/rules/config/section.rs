@@ -196,6 +196,11 @@ impl<'a> Section<'a> {
         self.find(key).is_some_and(|(entry, _)| entry.node.is_off())
     }
 
+    /// Whether the value of `key` is a section.
+    pub(super) fn is_section(&mut self, key: &'static str) -> bool {
+        self.find(key).is_some_and(|(entry, _)| matches!(entry.node.value, Value::Map(_)))
+    }
+
     /// Where the value of `key` stands, or this section where it is not written.
     pub(super) fn place(&self, key: &str) -> Place {
         self.entry(key).map_or_else(|| self.place.clone(), |(_, place)| place)

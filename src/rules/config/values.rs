@@ -167,8 +167,8 @@ fn no_duration(text: &str) -> String {
     }
 }
 
-/// Time without traffic before the kernel probes; it counts whole seconds.
-pub(super) fn keepalive(node: &Node) -> Read<Duration> {
+/// A time of keepalive, of which the kernel counts whole seconds.
+pub(super) fn whole_seconds(node: &Node) -> Read<Duration> {
     let value = duration_within(Duration::from_secs(1)..=limits::KEEPALIVE)(node)?;
     if value.subsec_nanos() > 0 {
         return Err(format!(

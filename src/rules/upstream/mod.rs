@@ -21,5 +21,5 @@ pub use shared::Shared;
 pub use slow_start::Ramps;
 pub use sources::Sources;
 pub use state::{Address, Addresses, BackendState, Health, Resolved, UpstreamStates};
-pub use table::{Deliver, InFlight, Pick, ShardPlace, UpstreamTable};
+pub use table::{Deliver, InFlight, Lingering, Pick, ShardPlace, UpstreamTable};
 pub use verdicts::{Event, Verdicts};

@@ -591,6 +591,16 @@ impl InFlight {
         cut.map(|cut| cut.reason)
     }
 
+    /// Notes that the session may give its place up, until the guard is dropped; `None` where nobody can want it.
+    #[must_use]
+    pub fn linger(&self) -> Option<Lingering> {
+        self.is_limited().then(|| {
+            let lingering = Lingering { table: Rc::clone(&self.table), backend: self.backend };
+            self.table.shared.pooled[self.backend.index()].fetch_add(1, SeqCst);
+            lingering
+        })
+    }
+
     /// Notes that the session suffered a fault of the backend.
     pub fn failed(&self, fault: Fault) {
         if let Some(failures) = &self.table.shared.failures {
@@ -603,6 +613,26 @@ impl InFlight {
         if let Some(failures) = &self.table.shared.failures {
             failures.clear(self.backend);
         }
+    }
+}
+
+/// A session whose client seems to have left. Who begins to wait finds its place among those of the pools, and asks for it.
+pub struct Lingering {
+    table: Rc<UpstreamTable>,
+    backend: BackendId,
+}
+
+impl Lingering {
+    /// Whether a client waits for its place.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.table.shared.queue.wants(self.backend) && self.table.is_candidate(self.backend)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        self.table.shared.pooled[self.backend.index()].fetch_sub(1, SeqCst);
     }
 }
 

@@ -379,6 +379,11 @@ impl Connection {
         self.socket.shutdown(Shutdown::Write)
     }
 
+    /// Has a receive buffer that few bytes fill.
+    pub fn shrink(&self) {
+        self.socket.set_recv_buffer_size(4_096).unwrap();
+    }
+
     /// The close of this connection will be a reset.
     pub fn reset(&self) {
         self.socket.set_linger(Some(Duration::ZERO)).unwrap();

@@ -13,20 +13,20 @@ pub fn in_own_network(test: impl FnOnce() + Send) {
         // SAFETY: the call takes a number, and changes nothing but the network of this thread.
         let made = unsafe { libc::unshare(libc::CLONE_NEWNET) };
         assert_eq!(made, 0, "a network of its own, as root: {}", Error::last_os_error());
-        switch_loopback_on();
+        switch_loopback(true);
         test();
     };
     let ended = std::thread::scope(|scope| scope.spawn(run).join());
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// As `ip link set lo up`, netdevice(7).
-fn switch_loopback_on() {
+/// As `ip link set lo up` or `down` in the network of this thread, netdevice(7). While it is down, all peers have vanished.
+pub fn switch_loopback(on: bool) {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     // SAFETY: zeroes are a valid `ifreq`: an empty name and no flags.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     (request.ifr_name[0], request.ifr_name[1]) = (b'l' as libc::c_char, b'o' as libc::c_char);
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    request.ifr_ifru.ifru_flags = if on { libc::IFF_UP as libc::c_short } else { 0 };
     // SAFETY: the kernel reads the request, which outlives the call.
     let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     assert_eq!(set, 0, "loopback: {}", Error::last_os_error());

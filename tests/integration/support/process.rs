@@ -257,6 +257,15 @@ impl Process {
         tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok()).collect()
     }
 
+    /// Stops it, as a debugger or a full machine does, and waits until it stands still.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+        let stands = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"));
+        let tasks = || std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).unwrap();
+        eventually("it stands still", || tasks().all(|task| stands(stat(task.unwrap()))));
+    }
+
     /// Waits until it opens and closes nothing more: the sockets of ended sessions go a moment after their last bytes.
     #[track_caller]
     pub fn await_rest(&self) {

@@ -247,7 +247,7 @@ fn short_form_takes_timeouts_and_tcp_of_both_sides() {
     assert_eq!(listener.timeouts.half_close, Duration::from_secs(7));
     assert_eq!(upstream.timeouts.backend_idle, Some(Duration::from_secs(300)));
     for tcp in [&listener.tcp.options, &upstream.tcp] {
-        assert!(!tcp.nodelay && tcp.keepalive == Some(Duration::from_secs(9)));
+        assert!(!tcp.nodelay && tcp.keepalive.as_ref().is_some_and(|keepalive| keepalive.idle == Duration::from_secs(9)));
     }
     assert!(listener.tcp.steer_by_cpu);
 }
@@ -279,4 +279,22 @@ fn an_idle_limit_that_is_written_alone_is_that_of_both_sides() {
         ];
         assert_eq!(found, limits, "{first}, {second}, {upstream}");
     }
+}
+
+/// A time alone is a dead peer noticed within two minutes; where `user_timeout` decides, probes are often enough for it.
+#[test]
+fn keepalive_is_a_time_or_all_of_it() {
+    let all = |tcp: &str| {
+        let text = upstream(&format!("backends: [{{address: a, port: 1}}]\ntcp: {{{tcp}}}"));
+        let keepalive = valid(&text).upstreams[0].tcp.keepalive?;
+        Some((keepalive.idle.as_secs(), keepalive.interval.as_secs(), keepalive.count))
+    };
+    assert_eq!(all(""), Some((60, 15, 4)));
+    assert_eq!(all("keepalive: off"), None);
+    assert_eq!(all("keepalive: 2s"), Some((2, 2, 4)));
+    assert_eq!(all("keepalive: 10s, user_timeout: 9s"), Some((10, 3, 4)));
+    assert_eq!(all("keepalive: 10s, user_timeout: 1s"), Some((10, 1, 4)));
+    assert_eq!(all("keepalive: {}"), Some((60, 15, 4)));
+    assert_eq!(all("keepalive: {idle: 30s, interval: 7s, count: 9}"), Some((30, 7, 9)));
+    assert_eq!(all("keepalive: {idle: 90s, interval: 20s}, user_timeout: 9s"), Some((90, 20, 4)));
 }

@@ -104,7 +104,8 @@ fn mutated() -> impl Strategy<Value = String> {
 fn valid_file() -> impl Strategy<Value = String> {
     let duration = prop::sample::select(vec!["1ms", "250ms", "90s", "1h30m", "8784h"]);
     let or_off = prop::sample::select(vec!["off", "false", "1ms", "61s", "8784h"]);
-    let keepalive = prop::sample::select(vec!["off", "1s", "32767s"]);
+    let keepalive =
+        prop::sample::select(vec!["off", "1s", "32767s", "{idle: 9s, count: 127}", "{interval: 32767s}"]);
     let listen = prop::sample::select(vec![
         ":3",
         "1.2.3.4:65535",
