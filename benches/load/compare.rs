@@ -12,6 +12,7 @@ use crate::Options;
 use crate::figures::{Figure, Latencies, Outcome, Row};
 use crate::generator::{Measurement, Unit};
 use crate::histogram::Histogram;
+use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::peers::{BALANCER_CORE, Subject, free_ports, start_all};
 use crate::plots;
@@ -124,6 +125,8 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
 }
 
 fn measure_all(plan: &Plan) -> Result<Report, String> {
+    // Before any socket is made.
+    let kernel = Kernel::set();
     let bench = Bench::start(&plan.others)?;
     let mut report = Report::new(Machine::describe(&bench.subjects), plan.quick, plan.rounds, plan.seconds);
     println!("{}; balancer on core {BALANCER_CORE}, the rest on {}", report.head(), bench.cores);
@@ -137,6 +140,7 @@ fn measure_all(plan: &Plan) -> Result<Report, String> {
         report.workloads.push(outcome);
     }
     progress.end();
+    report.dropped = kernel.dropped();
     Ok(report)
 }
 

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::congestion_control;
 use crate::peers::Subject;
 
 #[derive(Serialize, Deserialize)]
@@ -15,6 +16,9 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) virtual_machine: bool,
     pub(crate) kernel: String,
+    /// Of all connections; absent in reports of before.
+    #[serde(default)]
+    pub(crate) congestion_control: String,
     pub(crate) memory_gib: f64,
     /// Average over one, five and fifteen minutes, before the run.
     pub(crate) load_before: String,
@@ -41,6 +45,7 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             virtual_machine: value(&cpu, "flags").split(' ').any(|flag| flag == "hypervisor"),
             kernel: read("/proc/sys/kernel/osrelease"),
+            congestion_control: congestion_control(),
             memory_gib: (kib / f64::from(1 << 20) * 10.0).round() / 10.0,
             load_before: read("/proc/loadavg"),
             mitigations: mitigations(),
@@ -57,7 +62,11 @@ impl Machine {
     /// One line for figures and tables.
     pub(crate) fn line(&self) -> String {
         let kind = if self.virtual_machine { ", virtual machine" } else { "" };
-        format!("{}, {} cores{kind}, Linux {}", self.cpu, self.cores, self.kernel)
+        let control = match self.congestion_control.as_str() {
+            "" => String::new(),
+            control => format!(", {control}"),
+        };
+        format!("{}, {} cores{kind}, Linux {}{control}", self.cpu, self.cores, self.kernel)
     }
 
     /// The versions of what was compared, each once.

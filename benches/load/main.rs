@@ -24,6 +24,7 @@ mod epoll;
 mod figures;
 mod generator;
 mod histogram;
+mod kernel;
 mod machine;
 mod peers;
 mod plots;

@@ -208,7 +208,9 @@ fn haproxy(ports: [u16; 4], backend: [u16; 4], tuned: bool) -> String {
         text += "  tune.pipesize 1048576\n  tune.bufsize 65536\n";
     }
     text += "defaults\n  mode tcp\n  maxconn 6000\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
-    text += "  option splice-request\n  option splice-response\n";
+    if tuned {
+        text += "  option splice-request\n  option splice-response\n";
+    }
     for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
         text += &format!("listen {name}\n  bind 127.0.0.1:{port}\n");
         for address in addresses() {

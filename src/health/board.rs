@@ -155,10 +155,11 @@ impl Board {
         self.rescheduled.notified().await;
     }
 
-    /// How many backends of an upstream are up, and how many there are.
-    pub(super) fn count_up(&self, upstream: UpstreamId) -> (usize, usize) {
-        let verdicts = self.upstreams[upstream.index()].borrow();
-        (verdicts.count_up(), verdicts.states().len())
+    /// How many other backends of an upstream are up, and how many there are with this one.
+    pub(super) fn count_others_up(&self, which: Which) -> (usize, usize) {
+        let verdicts = self.upstreams[which.upstream.index()].borrow();
+        let own = usize::from(verdicts.states()[which.backend.index()].health == Health::Up);
+        (verdicts.count_up() - own, verdicts.states().len())
     }
 
     /// A copy of everything.

@@ -162,25 +162,27 @@ impl<C: Connect> Checker<C> {
         Judgement::Verdict { verdict: Verdict::Failure, found_at: None, cause }
     }
 
-    /// Takes a verdict, and makes a transition known.
+    /// Takes a verdict, and makes a transition known: first to the operator, whom what follows from it will make more sense to.
     fn observe(&self, rules: &mut HealthRules, verdict: Verdict, begun: Duration, cause: &str) {
         let transition = rules.observe(verdict);
-        let to = transition.map(|transition| transition.to);
-        self.board.checked(self.which, verdict, begun, to);
-        let Some(transition) = transition else {
-            if verdict == Verdict::Failure {
+        match transition {
+            Some(transition) => {
+                self.counters.count_transition(self.which, transition.to);
+                self.log_transition(transition, cause);
+            }
+            None if verdict == Verdict::Failure => {
                 log::debug!("check of {}/{} failed: {cause}", self.upstream, self.backend);
             }
-            return;
-        };
-        self.counters.count_transition(self.which, transition.to);
-        self.log_transition(transition, cause);
+            None => {}
+        }
+        self.board.checked(self.which, verdict, begun, transition.map(|transition| transition.to));
     }
 
     /// One line that says what happened, why, and what is left.
     fn log_transition(&self, transition: Transition, cause: &str) {
         let Self { upstream, backend, .. } = self;
-        let (up, all) = self.board.count_up(self.which.upstream);
+        let (others, all) = self.board.count_others_up(self.which);
+        let up = others + usize::from(transition.to == Health::Up);
         let first = transition.from == Health::Checking;
         let checks = match transition.results {
             1 if first => "its first check".to_owned(),

@@ -76,11 +76,11 @@ fn rolling_restart_costs_no_client_anything_where_nobody_is_checked() {
             .upstream(&format!("algorithm: {algorithm}"))
             .upstream("outlier: {}")
             .start();
-        for restarted in 0..backends.len() {
+        for restarted in &mut backends {
             (0..30).for_each(|_| balancer.echoing_client().finish().unwrap());
-            backends[restarted].stop();
+            restarted.stop();
             (0..60).for_each(|_| balancer.echoing_client().finish().unwrap());
-            backends[restarted].restart();
+            restarted.restart();
         }
         let totals = balancer.finish();
         assert_eq!(totals.closed_with(CloseReason::Normal), totals.accepted, "{algorithm}: {totals:?}");

@@ -75,7 +75,7 @@ impl View {
             let mut cuts = Vec::new();
             let is_out = new.health == Health::Down || new.ejected;
             if is_eligible(old) && is_out && self.serving != Serving::Panic && closes {
-                let addresses = self.has_moved[index].then(|| old.addresses.to_vec());
+                let addresses = self.has_moved[index].then(|| new.addresses.to_vec());
                 cuts.push(Cut { reason: CloseReason::BackendDown, addresses });
             }
             let gone: Vec<_> = new.gone.iter().filter(|gone| !old.gone.contains(gone)).cloned().collect();

@@ -190,7 +190,8 @@ impl UpstreamTable {
             // One that has moved is judged afresh, which says nothing of its sessions.
             let is_out = now.health == Health::Down || now.ejected;
             if cuts_down && before.is_eligible() && is_out {
-                let checked = || Arc::clone(&before.addresses);
+                // The verdict is on those of now, also where the name has led elsewhere in the same moment.
+                let checked = || Arc::clone(&now.addresses);
                 is_cut |= self.cut(index, CloseReason::BackendDown, cuts.has_moved.get().then(checked));
             }
             let gone: Arc<[_]> =
@@ -793,6 +794,9 @@ mod tests {
         moved[0].addresses = Arc::from([new.clone()]);
         moved[0].health = Health::Checking;
         assert!(!table.apply(&moved), "judged afresh is not down");
+        moved[0].health = Health::Down;
+        table.apply(&moved);
+        assert_eq!(on(&old), None, "the new address was never up");
         moved[0].health = Health::Up;
         table.apply(&moved);
         moved[0].health = Health::Down;
@@ -803,6 +807,17 @@ mod tests {
         assert!(table.apply(&moved));
         assert_eq!(on(&old), Some(CloseReason::BackendDown));
         assert!(!table.apply(&moved) || on(&old).is_some());
+    }
+
+    #[test]
+    fn move_and_verdict_that_come_together_end_no_session_at_the_old_address() {
+        let table = table("on_down: close");
+        table.apply(&states([true, true, true]));
+        let session = pick(&table);
+        let mut moved = states([false, true, true]);
+        moved[0].addresses = Arc::from([Address::Tcp(([127, 0, 0, 1], 9).into())]);
+        table.apply(&moved);
+        assert_eq!(session.cut(|| Some(Address::Tcp(([127, 0, 0, 1], 2).into()))), None);
     }
 
     #[test]

@@ -247,7 +247,10 @@ fn short_form_takes_timeouts_and_tcp_of_both_sides() {
     assert_eq!(listener.timeouts.half_close, Duration::from_secs(7));
     assert_eq!(upstream.timeouts.backend_idle, Some(Duration::from_secs(300)));
     for tcp in [&listener.tcp.options, &upstream.tcp] {
-        assert!(!tcp.nodelay && tcp.keepalive.as_ref().is_some_and(|keepalive| keepalive.idle == Duration::from_secs(9)));
+        assert!(
+            !tcp.nodelay
+                && tcp.keepalive.as_ref().is_some_and(|keepalive| keepalive.idle == Duration::from_secs(9))
+        );
     }
     assert!(listener.tcp.steer_by_cpu);
 }
