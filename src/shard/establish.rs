@@ -198,6 +198,7 @@ impl Tries {
                     if blamed {
                         in_flight.failed(Fault::Failure);
                     }
+                    in_flight.was_in_vain(shard.ring.now().0);
                     if let Some(begun) = begun {
                         table.observe(id, Sample::InVain(begun.elapsed()), shard.ring.now().0);
                     }

@@ -268,9 +268,14 @@ impl Session {
         };
         if let Some(fault) = fault {
             in_flight.failed(fault);
+        }
+        // What ejects nobody may still say where others do better.
+        let is_unanswered = outcome == Outcome::Reset(Side::Backend) && relay.bytes_to_client() == 0;
+        if fault.is_some() || is_unanswered {
             let (shard, table) = (self.shard(), &self.shard().upstreams[self.upstream().index()]);
+            let now = shard.ring.now();
+            in_flight.was_in_vain(now.0);
             if table.wants().latency {
-                let now = shard.ring.now();
                 table.observe(in_flight.backend(), Sample::InVain(now.since(self.begun)), now.0);
             }
         }

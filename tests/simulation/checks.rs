@@ -86,7 +86,7 @@ impl World {
         let tier = &view.tiers[tier];
         match algorithm.name {
             "first" => assert_eq!(Some(&picked), open.first(), "the first one of {open:?}"),
-            "least_connections" => {
+            "least_connections" if self.shards[session.shard].now >= view.in_vain_until => {
                 let fill = |backend: BackendId| {
                     let weight = tier.iter().find(|(candidate, _)| *candidate == backend);
                     let load = own[backend.index()] + view.others[backend.index()];

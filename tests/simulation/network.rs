@@ -96,6 +96,9 @@ impl World {
         let Some(in_flight) = &session.in_flight else { return };
         let before = self.health.reports_on_their_way();
         in_flight.failed(fault);
+        in_flight.was_in_vain(self.shards[session.shard].now);
+        let until = self.shards[session.shard].now + 1_000;
+        self.shards[session.shard].view.in_vain_until = until;
         let reports = self.health.reports_on_their_way() - before;
         let backend = in_flight.backend();
         let expected = self.health.streaks.as_mut().map(|streaks| streaks.failed(backend, fault));

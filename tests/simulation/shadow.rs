@@ -38,6 +38,8 @@ pub struct View {
     pub serving: Serving,
     /// Who takes new sessions, in the order of resort, and with which weight.
     pub tiers: Vec<Vec<(BackendId, u32)>>,
+    /// Until then some backend may count as fuller than it is.
+    pub in_vain_until: u64,
     /// Which backends have been at other addresses.
     pub has_moved: Vec<bool>,
     /// Sessions of the other shards, as of a moment.
@@ -56,6 +58,7 @@ impl View {
             states: vec![BackendState::unknown(); backends],
             serving: Serving::Nobody,
             tiers: Vec::new(),
+            in_vain_until: 0,
             has_moved: vec![false; backends],
             others: vec![0; backends],
             others_at: None,

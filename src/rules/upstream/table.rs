@@ -54,6 +54,10 @@ pub struct UpstreamTable {
     build: fn(Start) -> Box<dyn Algorithm>,
     /// For each backend the cuts of its sessions.
     cuts: Box<[Cuts]>,
+    /// For each backend until when its sessions are taken for longer than they are, and the last such moment of all;
+    /// milliseconds.
+    in_vain: Box<[Cell<u64>]>,
+    in_vain_until: Cell<u64>,
     /// For each limited backend the places that connections in this shard's pool hold.
     pooled: Box<[Cell<u32>]>,
     inner: RefCell<Inner>,
@@ -82,6 +86,9 @@ struct Cuts {
     /// The backend has been at other addresses, where sessions may still be.
     has_moved: Cell<bool>,
 }
+
+/// So long a session in vain tells of its backend: then one is tried again.
+const IN_VAIN_MILLIS: u64 = 1_000;
 
 /// So many can come between two turns of a session, and be judged apart.
 const CUTS_KEPT: usize = 8;
@@ -155,6 +162,8 @@ impl UpstreamTable {
             start,
             build: upstream.algorithm.build,
             cuts: (0..backends).map(|_| Cuts::default()).collect(),
+            in_vain: (0..backends).map(|_| Cell::new(0)).collect(),
+            in_vain_until: Cell::new(0),
             pooled: (0..backends).map(|_| Cell::new(0)).collect(),
             inner: RefCell::new(Inner {
                 tiers: Default::default(),
@@ -284,6 +293,8 @@ impl UpstreamTable {
     ) -> Pick {
         let Inner { tiers, sums, .. } = &mut *inner;
         let Tier { candidates, algorithm } = &mut tiers[tier];
+        let corrected = self.corrected(candidates, sums, now_millis);
+        let loads = corrected.as_ref().unwrap_or(sums);
         let algorithm = algorithm.get_or_insert_with(|| {
             let mut algorithm = (self.build)(self.start);
             algorithm.update(candidates);
@@ -293,7 +304,7 @@ impl UpstreamTable {
         let mut passed: Option<Tried> = None;
         loop {
             let passing = passed.as_ref().unwrap_or(tried);
-            let Some(backend) = algorithm.pick(&Demand { loads: sums, tried: passing, key, now_millis })
+            let Some(backend) = algorithm.pick(&Demand { loads, tried: passing, key, now_millis })
             else {
                 return if passed.is_some() { Pick::Full } else { Pick::Nobody };
             };
@@ -305,6 +316,27 @@ impl UpstreamTable {
             }
             passed.get_or_insert_with(|| tried.clone()).insert(backend);
         }
+    }
+
+    /// The loads as an algorithm shall see them, where they are others than `sums`. A backend that ends sessions without an
+    /// answer has few of them, and would get all the more; so for a while it counts as no emptier than the others are on
+    /// average.
+    fn corrected(&self, candidates: &[Candidate], sums: &[u32], now_millis: u64) -> Option<Vec<u32>> {
+        if !self.wants.loads || now_millis >= self.in_vain_until.get() {
+            return None;
+        }
+        let is_in_vain = |candidate: &&Candidate| now_millis < self.in_vain[candidate.id.index()].get();
+        let others = candidates.iter().filter(|candidate| !is_in_vain(candidate));
+        let (load, weight) = others.fold((0, 0), |(load, weight), candidate| {
+            (load + u64::from(sums[candidate.id.index()]), weight + u64::from(candidate.weight))
+        });
+        let mut loads = sums.to_vec();
+        for candidate in candidates.iter().filter(is_in_vain) {
+            let average = (load * u64::from(candidate.weight)).div_ceil(weight.max(1)) + 1;
+            let load = &mut loads[candidate.id.index()];
+            *load = (*load).max(u32::try_from(average).unwrap_or(u32::MAX));
+        }
+        Some(loads)
     }
 
     /// Whether there can be room in the queue for somebody who waits for a place in this tier.
@@ -602,6 +634,13 @@ impl InFlight {
         })
     }
 
+    /// Notes that the backend ended the session, or took none, without a byte for the client.
+    pub fn was_in_vain(&self, now_millis: u64) {
+        let until = now_millis + IN_VAIN_MILLIS;
+        self.table.in_vain[self.backend.index()].set(until);
+        self.table.in_vain_until.set(until.max(self.table.in_vain_until.get()));
+    }
+
     /// Notes that the session suffered a fault of the backend.
     pub fn failed(&self, fault: Fault) {
         if let Some(failures) = &self.table.shared.failures {
@@ -611,6 +650,7 @@ impl InFlight {
 
     /// Notes that the backend did what it is there for.
     pub fn succeeded(&self) {
+        self.table.in_vain[self.backend.index()].set(0);
         if let Some(failures) = &self.table.shared.failures {
             failures.clear(self.backend);
         }
@@ -666,14 +706,24 @@ mod tests {
         limited(0, keys)
     }
 
+    fn of_algorithm(algorithm: &str) -> Rc<UpstreamTable> {
+        made(0, "", algorithm)
+    }
+
     /// The same, each with so many places.
     fn limited(places: u32, keys: &str) -> Rc<UpstreamTable> {
+        made(places, keys, "round_robin")
+    }
+
+    fn made(places: u32, keys: &str, algorithm: &str) -> Rc<UpstreamTable> {
         let backend = |port| {
             let backup = port == 4;
             format!("{{address: 127.0.0.1, port: {port}, backup: {backup}, max_connections: {places}}}")
         };
         let backends = [2, 3, 4].map(backend).join(", ");
-        let yaml = format!("loadbalancer: {{listen_address: ':1'}}\nbackends: [{backends}]\n{keys}\n");
+        let yaml = format!(
+            "loadbalancer: {{listen_address: ':1', algorithm: {algorithm}}}\nbackends: [{backends}]\n{keys}\n"
+        );
         let parsed = config::parse("test", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}"));
         let place = ShardPlace { shard: ShardId(0), shards: 1, seed: 0 };
         let upstream = &parsed.config.upstreams[0];
@@ -834,6 +884,36 @@ mod tests {
             table.apply(&moving);
         }
         assert_eq!(session.cut(|| Some(address(2))), Some(CloseReason::BackendDown));
+    }
+
+    #[test]
+    fn backend_whose_sessions_are_in_vain_does_not_win_by_being_empty() {
+        for algorithm in ["least_connections", "random", "peak_ewma"] {
+            let table = of_algorithm(algorithm);
+            table.apply(&states([true, true, true]));
+            // The other one has ten sessions that last.
+            let mut tried = Tried::default();
+            tried.insert(FIRST);
+            let pick_at = |now, tried: &Tried| match table.pick(now, tried, 0, false) {
+                Pick::Backend(in_flight) => in_flight,
+                Pick::Full | Pick::Nobody => panic!("one is eligible"),
+            };
+            let _lasting: Vec<_> = (0..10).map(|_| pick_at(0, &tried)).collect();
+            let failing = pick_at(0, &Tried::default());
+            assert_eq!(failing.backend(), FIRST, "it is the emptier one");
+            failing.was_in_vain(0);
+            drop(failing);
+            let next: Vec<_> = (0..20).map(|_| pick_at(500, &Tried::default())).collect();
+            let of_first = next.iter().filter(|session| session.backend() == FIRST).count();
+            assert!(of_first <= 10, "{algorithm}: {of_first} of 20");
+            drop(next);
+            let again = pick_at(1_000, &Tried::default());
+            assert_eq!(again.backend(), FIRST, "once more");
+            again.was_in_vain(1_000);
+            again.succeeded();
+            drop(again);
+            assert_eq!(pick_at(1_001, &Tried::default()).backend(), FIRST, "all is well");
+        }
     }
 
     #[test]
