@@ -304,8 +304,7 @@ impl UpstreamTable {
         let mut passed: Option<Tried> = None;
         loop {
             let passing = passed.as_ref().unwrap_or(tried);
-            let Some(backend) = algorithm.pick(&Demand { loads, tried: passing, key, now_millis })
-            else {
+            let Some(backend) = algorithm.pick(&Demand { loads, tried: passing, key, now_millis }) else {
                 return if passed.is_some() { Pick::Full } else { Pick::Nobody };
             };
             debug_assert!(candidates.iter().any(|one| one.id == backend), "{backend:?} is in no tier");
