@@ -227,7 +227,7 @@ fn number_of_descriptors_that_is_asked_for_suffices() {
         command.arg("-c").arg(line).env("CONFIG", &config).env("LIMIT", limit.to_string());
         String::from_utf8_lossy(&run_to_end(&mut command).stderr).into_owned()
     };
-    let said = with(100);
+    let said = with(60);
     assert!(said.contains("for 1 session,") && !said.contains("or less"), "{said}");
     let needed = said.split(" descriptors are needed").next().unwrap().rsplit(' ').next().unwrap();
     // With that many it comes as far as the pid file, which cannot be made.
