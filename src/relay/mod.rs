@@ -38,7 +38,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::net;
-use crate::rules::config::Reuse;
+use crate::rules::config::{EqualIdle, Reuse};
 use crate::uring::{Peeked, Socket, Tick, Timer};
 use direction::{Direction, Flow};
 pub use splice::{Moved, Pipes};
@@ -66,6 +66,8 @@ pub struct RelayRules {
     pub client_idle: Option<Duration>,
     /// Longest time in which no byte moves on the backend's socket.
     pub backend_idle: Option<Duration>,
+    /// Which of the two it is where they are equal.
+    pub equal_idle: EqualIdle,
     /// Longest silence once one side has ended its stream.
     pub half_close: Duration,
     /// Silence after which the kernel probes the client.
@@ -306,7 +308,9 @@ impl Relay {
         }
         let client = rules.client_idle.map(|idle| (idle, Outcome::Idle(Side::Client)));
         let backend = rules.backend_idle.map(|idle| (idle, Outcome::Idle(Side::Backend)));
-        [client, backend].into_iter().flatten().min_by_key(|(idle, _)| *idle)
+        // The first one of equals.
+        let both = if rules.equal_idle == EqualIdle::Client { [client, backend] } else { [backend, client] };
+        both.into_iter().flatten().min_by_key(|(idle, _)| *idle)
     }
 
     fn next_deadline(&self, sides: Sides<'_>) -> Tick {
@@ -364,6 +368,7 @@ mod tests {
             let ((client, client_peer), (backend, _backend_peer)) = (pair(&ring), pair(&ring));
             let rules = RelayRules {
                 client_idle: None,
+                equal_idle: EqualIdle::Client,
                 backend_idle: None,
                 half_close: Duration::from_secs(5),
                 client_keepalive: None,
