@@ -246,14 +246,9 @@ mod tests {
             &["ringway", "-t", "run", "a"],
             &["ringway", "run", "-t", "a"],
         ] {
-            assert!(
-                matches!(task(arguments), Task::Check(path) if path == PathBuf::from("a")),
-                "{arguments:?}"
-            );
+            assert!(matches!(task(arguments), Task::Check(path) if path.as_os_str() == "a"), "{arguments:?}");
         }
-        assert!(
-            matches!(task(&["ringway", "config", "-"]), Task::Config(path) if path == PathBuf::from("-"))
-        );
+        assert!(matches!(task(&["ringway", "config", "-"]), Task::Config(path) if path.as_os_str() == "-"));
     }
 
     #[test]

@@ -38,7 +38,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::net;
-use crate::rules::config::{Keepalive, Reuse};
+use crate::rules::config::{EqualIdle, Keepalive, Reuse};
 use crate::uring::{Peeked, Socket, Tick, Timer};
 use direction::{Direction, Flow};
 pub use splice::{Moved, Pipes};
@@ -69,6 +69,8 @@ pub struct RelayRules {
     pub client_idle: Option<Duration>,
     /// Longest time in which no byte moves on the backend's socket.
     pub backend_idle: Option<Duration>,
+    /// Which of the two it is where they are equal.
+    pub equal_idle: EqualIdle,
     /// Longest silence once one side has ended its stream.
     pub half_close: Duration,
     /// When the kernel probes the client.
@@ -331,7 +333,9 @@ impl Relay {
         }
         let client = rules.client_idle.map(|idle| (idle, Outcome::Idle(Side::Client)));
         let backend = rules.backend_idle.map(|idle| (idle, Outcome::Idle(Side::Backend)));
-        [client, backend].into_iter().flatten().min_by_key(|(idle, _)| *idle)
+        // The first one of equals.
+        let both = if rules.equal_idle == EqualIdle::Client { [client, backend] } else { [backend, client] };
+        both.into_iter().flatten().min_by_key(|(idle, _)| *idle)
     }
 
     /// The next look at what the kernel holds, or the end of the silence that is allowed.
@@ -409,6 +413,7 @@ mod tests {
     fn rules() -> RelayRules {
         RelayRules {
             client_idle: None,
+            equal_idle: EqualIdle::Client,
             backend_idle: None,
             half_close: Duration::from_secs(5),
             client_keepalive: None,

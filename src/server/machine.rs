@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::net;
 use crate::rules::config::{BackendAddress, Config, ListenAddress, Listener, LogTarget};
-use crate::uring::LockedMemory;
+use crate::uring;
 use crate::words::counted;
 
 use super::{budget, cores};
@@ -24,7 +24,8 @@ pub fn lacks(config: &Config) -> Vec<String> {
     let mut lacks = Vec::new();
     match cores::choose(&config.runtime.cores) {
         Ok(cores) => {
-            lacks.extend(too_little_memory(config, cores.len()));
+            let ring = uring::probe(cores.len(), config.runtime.relay.buffers_per_core);
+            lacks.extend(ring.err().map(|missing| missing.to_string()));
             lacks.extend(too_few_descriptors(config, cores.len()));
             lacks.extend(doubts(config, cores.len()));
         }
@@ -63,12 +64,6 @@ pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
         ));
     }
     doubts
-}
-
-fn too_little_memory(config: &Config, shards: usize) -> Option<String> {
-    let memory = LockedMemory::of(shards, config.runtime.relay.buffers_per_core);
-    (memory.limit < memory.needed)
-        .then(|| crate::uring::Missing::LimitOfLockedMemory { shards, memory }.to_string())
 }
 
 fn too_few_descriptors(config: &Config, shards: usize) -> Option<String> {

@@ -181,7 +181,6 @@ impl Server {
             });
         }
 
-        // The unpinned threads come first: a thread inherits the affinity of the one that makes it.
         let control = Control::start(&config, Arc::clone(&core_table), Arc::clone(&clocks))?;
         let (latest_sender, latest) =
             tokio::sync::watch::channel(Arc::new(UpstreamStates { version: 0, upstreams: Vec::new() }));
@@ -190,16 +189,13 @@ impl Server {
             boxes.iter().for_each(|letterbox| letterbox.post_states(Arc::clone(&states)));
             latest_sender.send_replace(states);
         };
-        let health =
-            crate::health::spawn(Arc::clone(&config), control.addresses(), reports, Box::new(publish))?;
-        let health = Some(health);
-        let server = Self {
-            config,
+        let mut server = Self {
+            config: Arc::clone(&config),
             counters,
             upstreams,
             cores: core_table,
             letterboxes,
-            health,
+            health: None,
             control,
             latest,
             cpus,
@@ -217,6 +213,9 @@ impl Server {
         // Before the server, which on an error waits for the shards that did start.
         drop(ended);
         started?;
+        // Checks begin once there is somebody to tell, and after whatever may refuse the start.
+        let addresses = server.control.addresses();
+        server.health = Some(crate::health::spawn(config, addresses, reports, Box::new(publish))?);
         Ok(server)
     }
 

@@ -187,6 +187,7 @@ impl Shard {
             (parts.pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, parts.pipes)));
         let relay_rules = config.listeners.iter().map(|listener| RelayRules {
             client_idle: listener.timeouts.client_idle,
+            equal_idle: listener.timeouts.equal_idle,
             backend_idle: config.upstreams[listener.upstream.index()].timeouts.backend_idle,
             half_close: listener.timeouts.half_close,
             client_keepalive: listener.tcp.options.keepalive,

@@ -23,11 +23,7 @@ fn client_idle_ends_a_silent_session() {
 #[test]
 fn backend_idle_ends_a_silent_session() {
     let backend = backend().echo().start();
-    let balancer = balancer()
-        .backends([&backend])
-        .listener("timeouts: {client_idle: off}")
-        .upstream("timeouts: {backend_idle: 300ms}")
-        .start();
+    let balancer = balancer().backends([&backend]).upstream("timeouts: {backend_idle: 300ms}").start();
     let client = balancer.echoing_client();
     let took = timed(|| drop(client.receive_all()));
     assert!(took >= LIMIT - Duration::from_millis(20), "{took:?}");
@@ -222,11 +218,7 @@ fn limits_on_silence_spare_a_backend_that_reads_slowly() {
 #[test]
 fn idle_timeout_ends_a_session_whose_backend_does_not_read() {
     let backend = backend().never_reads().start();
-    let balancer = balancer()
-        .backends([&backend])
-        .listener("timeouts: {client_idle: off}")
-        .upstream("timeouts: {backend_idle: 500ms}")
-        .start();
+    let balancer = balancer().backends([&backend]).upstream("timeouts: {backend_idle: 500ms}").start();
     let client = balancer.client();
     assert!(client.send_until_full(Duration::from_millis(200)) > 0);
     balancer.await_closed(CloseReason::BackendIdle, 1);

@@ -200,6 +200,7 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
         let (source, sink) = (ring.socket(source), ring.socket(sink));
         let rules = RelayRules {
             client_idle: None,
+            equal_idle: ringway::rules::config::EqualIdle::Client,
             backend_idle: None,
             half_close: std::time::Duration::from_secs(60),
             client_keepalive: None,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ringway::uring::{BufferSettings, Doorbell, End, Ring, Socket};
 
-use crate::support::{SMALL, on_ring, tcp_pair};
+use crate::support::{SMALL, has_descriptors, on_ring, tcp_pair};
 
 /// Returns to the run queue once.
 async fn yield_once() {
@@ -210,6 +210,9 @@ fn everything_that_has_completed_comes_in_one_turn() {
 /// keeps back (NODROP); before Linux 6.13 one enter brings all of it.
 #[test]
 fn completions_beyond_the_queue_are_not_lost() {
+    if !has_descriptors(6_000) {
+        return;
+    }
     // Each completes four times: a poll, a watch, a byte, the end.
     const SOCKETS: usize = 2_500;
     let buffers = BufferSettings { bytes: 64, count: 4_096 };
@@ -222,8 +225,8 @@ fn completions_beyond_the_queue_are_not_lost() {
             socket.watch();
             socket.receive(true);
         }
-        // 1,024 of them are handed over in one enter.
-        for _ in 0..10 {
+        // 512 of them are handed over in one enter.
+        for _ in 0..20 {
             ring.next_turn().await;
         }
         for peer in &mut peers {

@@ -1,11 +1,12 @@
 //! A ring on a thread of its own, and pairs of sockets to use on it.
 
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use ringway::uring::{BufferSettings, Ring};
+use ringway::uring::{BufferSettings, Missing, Ring, make_executor};
 
 /// Longer than anything here takes on a loaded machine, emulation included; a shard that hangs is found by it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -15,8 +16,24 @@ pub(crate) const SMALL: BufferSettings = BufferSettings { bytes: 4096, count: 64
 
 /// An executor as `shard::run` makes it.
 pub(crate) fn executor() -> glommio::LocalExecutor {
-    let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
-    builder.io_memory(64 << 10).ring_depth(8).make().expect("glommio runs here")
+    let made = make_executor(|| {
+        let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
+        let made = builder.io_memory(64 << 10).ring_depth(8).make();
+        made.map_err(|error| Missing::from(std::io::Error::from(error)))
+    });
+    made.expect("glommio runs here")
+}
+
+/// Whether a test may open so many descriptors; if not, it says so, past the capture of its output, and is skipped.
+pub(crate) fn has_descriptors(count: u64) -> bool {
+    let limit = ringway::net::raise_descriptor_limit().expect("getrlimit(2)");
+    if limit < count {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("a test");
+        let _ =
+            writeln!(std::io::stderr(), "skipped {name}: it needs {count} descriptors, and may open {limit}");
+    }
+    limit >= count
 }
 
 /// Runs `body` as a task on a fresh ring and waits for its result and for the end of the ring.

@@ -8,7 +8,7 @@ use super::{STOPPED, WEIGHTS};
 use crate::rules::steering::CoreStatus;
 use crate::rules::upstream::Health;
 use crate::server::Server;
-use crate::words::{ListenerId, UpstreamId};
+use crate::words::{ListenerId, UpstreamId, counted};
 
 /// The live table; drawn over the last one on a terminal.
 pub(super) struct Table {
@@ -93,14 +93,14 @@ fn cores(server: &Server) -> Vec<String> {
 pub(super) fn summary(server: &Server, tally: &Tally, elapsed: Duration) {
     let totals = server.totals(ListenerId(0));
     let mut text = format!(
-        "\n{sessions} sessions in {seconds:.1} s ({rate:.0}/s); {bytes} bytes came back as sent; {errors} errors seen \
+        "\n{sessions} in {seconds:.1} s ({rate:.0}/s); {bytes} bytes came back as sent; {errors} seen \
          by clients\nbytes: {up} to backends, {down} to clients; sessions: accepted {accepted} = denied {denied} + \
          closed {closed} + open {active}\n",
-        sessions = tally.sessions,
+        sessions = counted(tally.sessions, "session"),
         seconds = elapsed.as_secs_f64(),
         rate = tally.sessions as f64 / elapsed.as_secs_f64(),
         bytes = tally.bytes,
-        errors = tally.errors,
+        errors = counted(tally.errors, "error"),
         up = totals.bytes_to_backend,
         down = totals.bytes_to_client,
         accepted = totals.accepted,
@@ -109,7 +109,8 @@ pub(super) fn summary(server: &Server, tally: &Tally, elapsed: Duration) {
         active = totals.active,
     );
     for (index, sessions) in server.backend_sessions(UpstreamId(0)).into_iter().enumerate() {
-        text.push_str(&format!("backend {} (weight {}): {sessions} sessions\n", index + 1, WEIGHTS[index]));
+        let sessions = counted(sessions, "session");
+        text.push_str(&format!("backend {} (weight {}): {sessions}\n", index + 1, WEIGHTS[index]));
     }
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

@@ -166,12 +166,31 @@ pub struct ListenerTimeouts {
     /// Longest time in which no byte moves on the client's socket.
     #[serde(serialize_with = "resolved::duration_or_off")]
     pub client_idle: Option<Duration>,
+    /// Which of both idle limits ends a session where they are equal.
+    #[serde(skip)]
+    pub equal_idle: EqualIdle,
     /// Longest silence once one side has ended its stream.
     #[serde(serialize_with = "resolved::duration")]
     pub half_close: Duration,
     /// Longest session.
     #[serde(serialize_with = "resolved::duration_or_off")]
     pub session: Option<Duration>,
+}
+
+/// The idle limit that was written, where the other one follows it: the reason of the close bears its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum EqualIdle {
+    /// `client_idle`, or both.
+    Client,
+    /// `backend_idle`.
+    Backend,
+}
+
+impl fmt::Debug for EqualIdle {
+    /// The same for both: the printed configuration has both limits, and so is the same without it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EqualIdle")
+    }
 }
 
 /// `tcp:` of a listener.

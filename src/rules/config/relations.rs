@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::model::{
-    Backend, BackendAddress, Clients, HashKey, HealthCheck, ListenAddress, Listener, ListenerTimeouts,
-    OpenSessions, Outlier, PoolRules, QueueRules, Reuse, Upstream, UpstreamTimeouts,
+    Backend, BackendAddress, Clients, EqualIdle, HashKey, HealthCheck, ListenAddress, Listener,
+    ListenerTimeouts, OpenSessions, Outlier, PoolRules, QueueRules, Reuse, Upstream, UpstreamTimeouts,
 };
 use super::reach::Circle;
 use super::report::{Place, quote};
@@ -127,7 +127,10 @@ pub(super) fn idle(
         let mut longest: Option<Option<Duration>> = None;
         for (listener, client) in theirs {
             match (&client.idle, &place.idle) {
-                (None, Some((backend, _))) => listener.timeouts.client_idle = *backend,
+                (None, Some((backend, _))) => {
+                    listener.timeouts.client_idle = *backend;
+                    listener.timeouts.equal_idle = EqualIdle::Backend;
+                }
                 (Some(client), Some(backend)) => shorter_idle(s, client, backend),
                 (_, None) => {}
             }

@@ -9,9 +9,9 @@ use super::address;
 use super::check::healthcheck;
 use super::hints;
 use super::model::{
-    Backend, BackendAddress, Config, Cores, HashKey, Keepalive, ListenAddress, Listener, ListenerTcp,
-    ListenerTimeouts, LogFormat, LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime,
-    TcpOptions, Upstream, UpstreamTimeouts,
+    Backend, BackendAddress, Config, Cores, EqualIdle, HashKey, Keepalive, ListenAddress, Listener,
+    ListenerTcp, ListenerTimeouts, LogFormat, LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay,
+    Runtime, TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::pool::pool;
 use super::relations::{self, Names, UpstreamPlaces, WrittenIdle, WrittenTimeouts};
@@ -227,6 +227,7 @@ fn listener_timeouts(s: &mut Section<'_>) -> (ListenerTimeouts, WrittenTimeouts)
     let idle = s.optional("client_idle", off_or(duration));
     let timeouts = ListenerTimeouts {
         client_idle: idle.unwrap_or(Some(IDLE)),
+        equal_idle: EqualIdle::Client,
         half_close: s.value("half_close", Duration::from_secs(30), duration),
         session: s.value("session", None, off_or(duration)),
     };

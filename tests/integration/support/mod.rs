@@ -39,6 +39,16 @@ pub fn skip(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr().lock(), "skipped {test}: {why}");
 }
 
+/// Whether a test may open so many descriptors; if not, it is skipped.
+pub fn has_descriptors(count: u64) -> bool {
+    let limit = ringway::net::raise_descriptor_limit().unwrap();
+    if limit < count {
+        let name = std::thread::current().name().unwrap_or("a test").to_owned();
+        skip(&name, &format!("it needs {count} descriptors, and may open {limit}"));
+    }
+    limit >= count
+}
+
 /// Waits until a condition holds, and says whether it does.
 pub fn holds_within(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + patience;

@@ -292,8 +292,13 @@ impl Process {
                 .map(|(_, number)| number)
                 .unwrap()
         });
-        let limit = libc::rlimit { rlim_cur: limit, rlim_max: 10_000 };
         let id = self.id() as i32;
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel fills the struct, which outlives the call.
+        let known = unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut before) };
+        assert_eq!(known, 0, "{}", std::io::Error::last_os_error());
+        // Nobody but root may raise the hard limit again.
+        let limit = libc::rlimit { rlim_cur: limit.min(before.rlim_max), ..before };
         // SAFETY: the kernel reads the struct, which outlives the call, and writes nothing.
         let result =
             unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
