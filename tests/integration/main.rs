@@ -20,6 +20,7 @@ mod process;
 mod queue;
 mod resets;
 mod retries;
+mod sessions;
 mod shortage;
 mod sources;
 mod splicing;
