@@ -25,8 +25,9 @@ use crate::support::{Balancer, Reserved, Stream, V4, balancer};
 const SEEDS: u64 = 80;
 /// Sessions of a seed, all at the same time.
 const SESSIONS: u64 = 24;
-/// A side that has not come to its end by then hangs: no pause is longer than milliseconds.
-const TOO_LONG: Duration = Duration::from_secs(30);
+/// A side that has not come to its end by then hangs. No pause is longer than milliseconds; but where other tests have what
+/// the kernel has for all of TCP, it drops segments, and their retransmission backs off to half a minute.
+const TOO_LONG: Duration = Duration::from_secs(90);
 /// Bytes that tell the backend which session it has.
 const HEADER: usize = 8;
 
@@ -354,7 +355,8 @@ impl Plan {
             "relay: {{splice: {splice}, buffer_size: {buffer}, buffers_per_core: {buffers}, pipes_per_core: 3, pipe_size: 64KiB}}"
         );
         let builder = balancer().one_shard().runtime(&relay).entry(entry);
-        let builder = builder.listener("timeouts: {half_close: 15s}");
+        // Longer than that: what it ends looks whole where nothing is held.
+        let builder = builder.listener("timeouts: {half_close: 2m}");
         if self.kind.unix_client { builder.on_unix(directory.join("client")) } else { builder }.start()
     }
 
