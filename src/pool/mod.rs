@@ -9,7 +9,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Waker;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use crate::rules::upstream::Address;
@@ -31,17 +33,78 @@ pub struct Pool {
 }
 
 /// The connections to one backend.
-#[derive(Default)]
 struct Shelf {
     ready: RefCell<Vec<Ready>>,
+    /// The first so many were looked at, and their sockets tell when there is something new.
+    watched: Cell<usize>,
+    /// The first of those is too old then.
+    first_end: Cell<Tick>,
+    /// Where all of them led when they were looked at.
+    addresses: RefCell<Option<Arc<[Address]>>>,
+    /// What their sockets wake.
+    notice: Arc<Notice>,
+    notice_waker: Waker,
     /// One is being made.
     connecting: Cell<bool>,
     /// In sessions without a byte yet, which may come back.
     lent: Cell<u32>,
     /// Of sessions that would give up their place for somebody who waits.
     lingering: RefCell<Vec<Waker>>,
-    /// Of the task that fills and tidies the shelf.
-    keeper: RefCell<Option<Waker>>,
+}
+
+/// Tells the task that fills and tidies a shelf that something has come on one of its sockets, and not merely that one was
+/// taken: who takes one from a large pool does not have all of it looked through.
+#[derive(Default)]
+struct Notice {
+    changed: AtomicBool,
+    /// Of the one thread that has the pool; a waker has to be of any.
+    keeper: Mutex<Option<Waker>>,
+}
+
+impl Notice {
+    fn wake_keeper(&self) {
+        if let Some(waker) = &*self.keeper.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn set_keeper(&self, waker: &Waker) {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if !keeper.as_ref().is_some_and(|keeper| keeper.will_wake(waker)) {
+            *keeper = Some(waker.clone());
+        }
+    }
+}
+
+impl Wake for Notice {
+    fn wake(self: Arc<Self>) {
+        self.changed.store(true, Relaxed);
+        self.wake_keeper();
+    }
+}
+
+impl Shelf {
+    fn new() -> Self {
+        let notice = Arc::<Notice>::default();
+        Self {
+            ready: RefCell::default(),
+            watched: Cell::new(0),
+            first_end: Cell::new(Tick::NEVER),
+            addresses: RefCell::new(None),
+            notice_waker: Waker::from(Arc::clone(&notice)),
+            notice,
+            connecting: Cell::new(false),
+            lent: Cell::new(0),
+            lingering: RefCell::default(),
+        }
+    }
+
+    /// How many of the first connections need no look now.
+    fn known(&self, now: Tick, addresses: &Arc<[Address]>) -> usize {
+        let same = self.addresses.borrow().as_ref().is_some_and(|known| Arc::ptr_eq(known, addresses));
+        let changed = self.notice.changed.swap(false, Relaxed);
+        if same && !changed && now < self.first_end.get() { self.watched.get() } else { 0 }
+    }
 }
 
 struct Ready {
@@ -123,7 +186,7 @@ impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(backends: usize, most: usize, max_idle: Option<Duration>) -> Self {
-        Self { shelves: (0..backends).map(|_| Shelf::default()).collect(), most, max_idle }
+        Self { shelves: (0..backends).map(|_| Shelf::new()).collect(), most, max_idle }
     }
 
     fn shelf(&self, backend: BackendId) -> &Shelf {
@@ -200,13 +263,19 @@ impl Pool {
     }
 
     /// Closes the connections that are too old, unfit, or lead to none of these addresses.
-    pub fn tidy(&self, backend: BackendId, now: Tick, addresses: &[Address]) -> Tidied {
+    pub fn tidy(&self, backend: BackendId, now: Tick, addresses: &Arc<[Address]>) -> Tidied {
+        let shelf = self.shelf(backend);
+        let known = shelf.known(now, addresses).min(shelf.ready.borrow().len());
+        shelf.watched.set(known);
+        if known == 0 {
+            shelf.first_end.set(Tick::NEVER);
+            shelf.addresses.replace(Some(Arc::clone(addresses)));
+        }
         let stays = |ready: &Ready| {
             let leads_there = addresses.contains(&ready.connection.address);
             ready.until > now && !ready.is_spoken_on() && !ready.has_ended() && leads_there
         };
-        let (stay, go) = self.shelf(backend).ready.take().into_iter().partition::<Vec<_>, _>(stays);
-        self.shelf(backend).ready.replace(stay);
+        let go: Vec<_> = shelf.ready.borrow_mut().extract_if(known.., |ready| !stays(ready)).collect();
         let is_refused =
             |ready: &Ready| ready.connection.fresh && ready.has_ended() && now.since(ready.since) < SETTLED;
         let tidied = Tidied { closed: go.len(), refused: go.iter().any(is_refused) };
@@ -237,23 +306,28 @@ impl Pool {
     /// Has the keeper's task woken when there is something to do, and arms what tells of it. When that is at the latest.
     pub fn watch(&self, backend: BackendId, waker: &Waker) -> Tick {
         let shelf = self.shelf(backend);
-        shelf.keeper.replace(Some(waker.clone()));
+        shelf.notice.set_keeper(waker);
         let ready = shelf.ready.borrow();
-        for Ready { connection: Pooled { socket, .. }, .. } in &*ready {
-            socket.register(waker);
+        for one in &ready[shelf.watched.get().min(ready.len())..] {
+            let socket = &one.connection.socket;
+            socket.register(&shelf.notice_waker);
             socket.spill_received();
             if socket.received() < GREETING {
                 socket.receive(false);
             }
+            if one.has_ended() || one.is_spoken_on() {
+                // Before it told anybody here.
+                shelf.notice_waker.wake_by_ref();
+            }
+            shelf.first_end.set(shelf.first_end.get().min(one.until));
         }
-        ready.iter().map(|ready| ready.until).min().unwrap_or(Tick::NEVER)
+        shelf.watched.set(ready.len());
+        shelf.first_end.get()
     }
 
     /// Wakes the keeper of a backend.
     pub fn wake(&self, backend: BackendId) {
-        if let Some(waker) = &*self.shelf(backend).keeper.borrow() {
-            waker.wake_by_ref();
-        }
+        self.shelf(backend).notice.wake_keeper();
     }
 
     /// Wakes the keepers of all backends.
@@ -287,12 +361,37 @@ mod tests {
     }
 
     #[test]
+    fn taking_one_of_many_has_no_other_one_looked_at() {
+        let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+        let (pool, mut ends) = filled(&ring, 100);
+        let addresses: Arc<[Address]> = [Address::Unix("b".into())].into();
+        let known = || {
+            let known = pool.shelf(BACKEND).known(Tick(1), &addresses);
+            pool.tidy(BACKEND, Tick(1), &addresses);
+            pool.watch(BACKEND, Waker::noop());
+            known
+        };
+        assert_eq!((known(), known()), (0, 100));
+        let (taken, _) = pool.take(BACKEND);
+        assert_eq!(known().min(pool.len(BACKEND)), 99);
+        // What comes in is looked at, and what has ended has all of them looked at.
+        pool.put(BACKEND, taken.expect("one of them"), Tick(1));
+        assert_eq!(known(), 99);
+        assert_eq!(known(), 100);
+        ends.pop();
+        pool.shelf(BACKEND).notice_waker.wake_by_ref();
+        assert_eq!(known(), 0);
+    }
+
+    #[test]
     fn connections_that_came_together_end_one_after_the_other_in_the_last_tenth_of_their_time() {
         let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
         let (pool, _ends) = filled(&ring, 64);
+        let addresses: Arc<[Address]> = [Address::Unix("b".into())].into();
         let closed_at = |percent: u64| {
             let now = Tick(IDLE.as_millis() as u64 * percent / 100);
-            pool.tidy(BACKEND, now, &[Address::Unix("b".into())]).closed
+            pool.watch(BACKEND, Waker::noop());
+            pool.tidy(BACKEND, now, &addresses).closed
         };
         assert_eq!(closed_at(89), 0);
         let closed: Vec<_> = (91..=100).map(closed_at).collect();

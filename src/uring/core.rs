@@ -98,12 +98,18 @@ impl Core {
     /// Receives into provided buffers: as a multishot with a bound where `multi` and the kernel can, else once.
     pub(super) fn arm_receive(&mut self, key: Key, multi: bool) {
         let slot = self.slots.of(key);
+        if slot.is_in_flight(Op::Recv) && slot.is(Mark::More) {
+            // A receive of many goes on as long as there is more. This one did not: before an urgent byte that is at the end
+            // it stops, and what comes behind that may not wake it (seen once in 50,000 ends, and as many resets).
+            return self.pause_receive(key);
+        }
         if slot.is_in_flight(Op::Recv) || slot.is(Mark::Starved) || slot.end.is_some() {
             return;
         }
         let fd = Fd(slot.fd);
         slot.set(Mark::Multi, multi && self.features.bounded_multishot);
         slot.set(Mark::Cancelled, false);
+        slot.set(Mark::More, false);
         slot.pieces = 0;
         let entry = if slot.is(Mark::Multi) {
             let most = MULTISHOT_BYTES.min(self.buffers.size().saturating_mul(MULTISHOT_PIECES.into()));
@@ -120,7 +126,15 @@ impl Core {
     /// Ends a multishot receive; what it brings until then is kept.
     pub(super) fn pause_receive(&mut self, key: Key) {
         let slot = self.slots.of(key);
-        if slot.is_in_flight(Op::Recv) && slot.is(Mark::Multi) && !slot.is(Mark::Cancelled) {
+        if slot.is(Mark::Multi) {
+            self.renew_receive(key);
+        }
+    }
+
+    /// Ends the receive in flight, for its owner to arm another one, which looks at the socket itself.
+    pub(super) fn renew_receive(&mut self, key: Key) {
+        let slot = self.slots.of(key);
+        if !slot.is(Mark::Cancelled) {
             slot.set(Mark::Cancelled, true);
             self.cancel(key, Op::Recv);
         }
@@ -440,7 +454,10 @@ impl Core {
             slot.in_flight &= !op.bit();
         }
         match op {
-            Op::Recv => self.received(key, entry.result(), cqueue::buffer_select(entry.flags()), last),
+            Op::Recv => {
+                slot.set(Mark::More, !last && cqueue::sock_nonempty(entry.flags()));
+                self.received(key, entry.result(), cqueue::buffer_select(entry.flags()), last);
+            }
             Op::Send => self.sent(key, entry.result()),
             Op::Connect => {
                 slot.take_extra();
@@ -481,14 +498,14 @@ impl Core {
                     self.pause_receive(key);
                 }
             }
-            (_, Some(id)) => {
+            (0.., Some(id)) => {
                 self.buffers.recycle(id);
                 if result == 0 {
                     slot.end = Some(End::Clean);
                 }
             }
             (0, None) => slot.end = Some(End::Clean),
-            (result, None) => match -result {
+            (result, buffer) => match -result {
                 libc::ENOBUFS => {
                     self.buffers.ran_out();
                     slot.set(Mark::Starved, true);
@@ -499,6 +516,8 @@ impl Core {
                 _ => {
                     slot.die(errno(result));
                     slot.end = Some(End::Failed(errno(result)));
+                    // None is known that selects one for a failure.
+                    buffer.into_iter().for_each(|id| self.buffers.recycle(id));
                 }
             },
         }

@@ -132,6 +132,8 @@ pub(super) enum Mark {
     Blocked = 1 << 8,
     /// It died because its peer did not answer.
     Silent = 1 << 9,
+    /// With the last piece the kernel said that there is more.
+    More = 1 << 10,
 }
 
 /// One descriptor: a cache line, so that an idle one costs no more.

@@ -23,6 +23,7 @@ mod queue;
 mod resets;
 mod resort;
 mod retries;
+mod sessions;
 mod shortage;
 mod sources;
 mod splicing;
