@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ringway::rules::upstream::Health;
 
-use crate::support::{Balancer, Client, Reserved, add_address, backend, expect_reset, in_own_network};
+use crate::support::{
+    Balancer, Client, PATIENCE, Reserved, add_address, backend, expect_reset, in_own_network,
+};
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 7);
 
@@ -31,6 +33,7 @@ fn backend_that_is_the_balancer_itself_gets_no_session() {
                 assert_eq!(balancer.finish().accepted, 5, "one for each client");
                 continue;
             }
+            assert!(balancer.server().wait_states(PATIENCE, |states| !states.upstreams.is_empty()));
             balancer.await_health(1, Health::Up);
             let clients: Vec<Client> = (0..10).map(|_| balancer.echoing_client()).collect();
             assert_eq!(balancer.totals().accepted, 10, "one for each client");
