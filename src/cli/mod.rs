@@ -35,7 +35,8 @@ fn with_lacks(parsed: &Parsed) -> String {
     let lacks = crate::server::lacks(&parsed.config);
     let lacks = lacks.iter().map(|lack| format!("warning: on this machine: {lack}"));
     let lines = (!problems.is_empty()).then(|| problems.to_owned()).into_iter().chain(lacks);
-    let lines = lines.chain([format!("({NOT_LOOKED_AT})"), summary.to_owned()]);
+    let notes = parsed.config.notes().into_iter().chain([NOT_LOOKED_AT.to_owned()]);
+    let lines = lines.chain(notes.map(|note| format!("({note})"))).chain([summary.to_owned()]);
     lines.collect::<Vec<_>>().join("\n")
 }
 

@@ -5,12 +5,13 @@
 //! circle is reported once and not used. A backend that is another listener, from which no way leads back, is left alone.
 //! What the file alone tells is refused before (`rules::config`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use tokio::sync::watch::{self, Receiver, Sender};
 
+use super::resolve::Resolver;
 use crate::rules::config::{Circle, Config, ListenAddress, Listener};
 use crate::rules::upstream::{Address, Addresses};
 
@@ -21,8 +22,16 @@ pub(super) struct Circles {
     names: Vec<Vec<String>>,
     found: Receiver<Arc<Addresses>>,
     used: Sender<Arc<Addresses>>,
-    /// What was reported: upstream, backend, address.
-    reported: HashSet<(usize, usize, String)>,
+    /// What was reported, in words.
+    reported: BTreeSet<String>,
+}
+
+/// The circles that the addresses of this machine close, of those backends whose addresses are known without asking.
+#[must_use]
+pub fn circles_here(config: &Config) -> Vec<String> {
+    let (_resolver, found) = Resolver::new(config);
+    let (circles, _used) = Circles::new(config, found);
+    circles.reported.into_iter().collect()
 }
 
 impl Circles {
@@ -34,7 +43,7 @@ impl Circles {
         });
         let (used, receiver) = watch::channel(Arc::new(Addresses { upstreams: Vec::new() }));
         let listeners = config.listeners.clone();
-        let mut circles = Self { listeners, names: names.collect(), found, used, reported: HashSet::new() };
+        let mut circles = Self { listeners, names: names.collect(), found, used, reported: BTreeSet::new() };
         circles.pass_on();
         (circles, receiver)
     }
@@ -110,13 +119,14 @@ impl Circles {
     }
 
     fn report(&mut self, Circle { upstream, backend, listener }: Circle, address: &Address) {
-        if self.reported.insert((upstream, backend, address.to_string())) {
-            log::warn!(
-                "{} has the address {address}, which is the listener {} of this process: sessions would go in a circle, so the \
-                 address is not used",
-                self.names[upstream][backend],
-                self.listeners[listener].name
-            );
+        let (backend, listener) = (&self.names[upstream][backend], &self.listeners[listener].name);
+        let message = format!(
+            "{backend} has the address {address}, which is the listener {listener} of this process: sessions would go in a \
+             circle, so the address is not used"
+        );
+        if !self.reported.contains(&message) {
+            log::warn!("{message}");
+            self.reported.insert(message);
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::rules::upstream::Addresses;
 use circles::Circles;
 use resolve::{Resolver, SystemLookup};
 
+pub use circles::circles_here;
 pub use sampler::Clocks;
 
 /// The control thread: a tokio runtime of its own, not pinned.

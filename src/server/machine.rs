@@ -7,6 +7,7 @@ use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use crate::control::circles_here;
 use crate::net;
 use crate::rules::config::{BackendAddress, Config, ListenAddress, Listener, LogTarget};
 use crate::uring;
@@ -31,6 +32,7 @@ pub fn lacks(config: &Config) -> Vec<String> {
         }
         Err(error) => lacks.push(error.to_string()),
     }
+    lacks.extend(circles_here(config));
     lacks.extend(config.listeners.iter().filter_map(cannot_listen));
     if let LogTarget::File(path) = &config.logging.target {
         lacks.extend(cannot_make(path).map(|why| format!("logging.target: {why}")));

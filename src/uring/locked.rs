@@ -31,7 +31,7 @@ const EXECUTOR_RINGS: u64 = 3 * 2 * PAGE;
 const PATIENCE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(10);
 
-/// What the shards of this process need, bytes; for messages, so `Relaxed`. Written by [`reserve`].
+/// What the shards of this process need, bytes, 0 where nothing is counted; for messages, so `Relaxed`. Written by [`reserve`].
 static NEEDED: AtomicU64 = AtomicU64::new(0);
 
 /// What of a shard this kernel counts for this user.
@@ -96,7 +96,7 @@ impl LockedMemory {
 /// Checks that so many shards may have what they need.
 pub(super) fn reserve(shards: usize, buffers_per_core: u32) -> Result<(), Missing> {
     let memory = LockedMemory::of(shards, buffers_per_core);
-    NEEDED.store(memory.needed, Ordering::Relaxed);
+    NEEDED.store(if memory.per_shard > 0 { memory.needed } else { 0 }, Ordering::Relaxed);
     if memory.limit < memory.needed {
         return Err(Missing::LimitOfLockedMemory { shards, memory });
     }
@@ -106,7 +106,11 @@ pub(super) fn reserve(shards: usize, buffers_per_core: u32) -> Result<(), Missin
 /// What `ENOMEM` of a ring call means; that the limit suffices for this process was checked before.
 pub(super) fn out_of_memory() -> Missing {
     let (limit, needed) = (limit().rlim_cur, NEEDED.load(Ordering::Relaxed));
-    if limit == libc::RLIM_INFINITY { Missing::Memory } else { Missing::LockedMemoryInUse { limit, needed } }
+    if limit == libc::RLIM_INFINITY || needed == 0 {
+        // No limit binds, so memory itself is wanting.
+        return Missing::Memory;
+    }
+    Missing::LockedMemoryInUse { limit, needed }
 }
 
 /// Makes a ring, or what has some. While there is no memory for it, the process that has just ended is waited for.

@@ -273,7 +273,8 @@ fn peer_that_takes_nothing_more_ends_by_the_idle_timeout() {
         let timeouts = "timeouts: {client_idle: 300ms, half_close: 300ms}";
         let balancer = builder.listener(timeouts).backends([&backend]).start();
         let client = Client::connect_small(balancer.address()).unwrap();
-        client.receive_exact(2 << 20).unwrap();
+        // On a loaded machine it may take nothing for so long before it has them: then that is what ends the session.
+        let _ = client.receive_exact(2 << 20);
         balancer.await_closed(CloseReason::ClientIdle, 1);
         eventually("the backend's connection ends", || backend.open() == 0);
     }

@@ -11,6 +11,7 @@ use super::model::{
     BackendAddress, Config, Cores, HashKey, HealthCheck, Keepalive, Listener, LogFormat, LogTarget, Logging,
     Outlier, Runtime, Step, Upstream,
 };
+use super::schema::IDLE;
 use super::values::{FORMATS, HASH_KEYS, cores_text, duration_text, size_text};
 use crate::rules::balance::Registered;
 
@@ -32,6 +33,22 @@ impl Config {
             upstreams: &self.upstreams,
         };
         serde_yaml::to_string(&written).expect("text, numbers and lists with text as keys can be written")
+    }
+
+    /// What follows from the file and does not stand in it as such, a line each: the idle limit of each listener whose two are
+    /// the same and not the default ones, since one of them may be written alone.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let text = |limit: Option<Duration>| limit.map_or_else(|| OFF.to_owned(), duration_text);
+        let notes = self.listeners.iter().filter_map(|listener| {
+            let idle = listener.timeouts.client_idle;
+            let same = self.upstreams[listener.upstream.index()].timeouts.backend_idle == idle;
+            (same && idle != Some(IDLE)).then(|| {
+                let (name, idle) = (&listener.name, text(idle));
+                format!("listener {name}: `client_idle` and `backend_idle` are {idle}")
+            })
+        });
+        notes.collect()
     }
 }
 

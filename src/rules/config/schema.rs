@@ -30,7 +30,7 @@ use crate::words::{UpstreamId, limits};
 const DEFAULT_NAME: &str = "default";
 
 /// What both idle limits are where neither is written.
-const IDLE: Duration = Duration::from_secs(3_600);
+pub(super) const IDLE: Duration = Duration::from_secs(3_600);
 
 const SHORT_KEYS: [&str; 14] = [
     "loadbalancer",

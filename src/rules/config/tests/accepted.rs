@@ -281,6 +281,12 @@ fn an_idle_limit_that_is_written_alone_is_that_of_both_sides() {
             config.upstreams[0].timeouts.backend_idle,
         ];
         assert_eq!(found, limits, "{first}, {second}, {upstream}");
+        let noted = config.notes();
+        assert_eq!(
+            noted.is_empty(),
+            limits == [seconds(3600); 3],
+            "{first}, {second}, {upstream}: {noted:?}"
+        );
     }
 }
 
