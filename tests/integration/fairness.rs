@@ -40,7 +40,7 @@ const NARROW: &str = "buffers_per_core: 256";
 
 /// On loopback the delivery of what a client sent before it reset can hang for half a minute: a full receive queue drops
 /// segments (TcpExtTCPRcvQDrop), and their retransmission backs off. This bounds it.
-const BOUNDED_END: &str = "timeouts: {half_close: 2s}";
+const BOUNDED_END: &str = "timeouts: {half_close: 1s}";
 
 /// Whether bulk went the way that was wanted.
 #[track_caller]
