@@ -305,7 +305,7 @@ fn sessions_in_use_outlive_a_freeze_that_is_longer_than_their_idle_limit() {
 fn memory_of_a_burst_is_given_back_at_rest() {
     const CLIENTS: usize = 500;
     let answer_or_echo = |connection: &mut Connection| match connection.receive_exact(1)?.as_slice() {
-        b"!" => connection.send(&[b'x'; 512 << 10]),
+        b"!" => connection.send(&[b'x'; 256 << 10]),
         first => connection.send(first).and_then(|()| connection.echo()),
     };
     let only = backend().serve(answer_or_echo).start();
@@ -314,8 +314,8 @@ fn memory_of_a_burst_is_given_back_at_rest() {
     let before = process.resident_bytes();
     let clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect_small(process.address()).unwrap()).collect();
     clients.iter().for_each(|client| client.send(b"!").unwrap());
-    eventually("the burst is there", || process.resident_bytes() > before + (16 << 20));
+    eventually("the burst is there", || process.resident_bytes() > before + (8 << 20));
     clients.into_iter().for_each(Client::reset);
-    let is_back = || process.resident_bytes() < before + (4 << 20);
+    let is_back = || process.resident_bytes() < before + (3 << 20);
     assert!(holds_within(Duration::from_secs(50), is_back), "{before}, then {}", process.resident_bytes());
 }
