@@ -25,8 +25,8 @@ const AFTER_FREEZE_SPREAD: Duration = Duration::from_secs(1);
 
 /// A check that a failed session asks for comes so long after the last one where that failed...
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
-/// ...and so long after one that succeeded. With `fall` at 3, a backend that has died just after a check is found down less
-/// than half a second after the first session that fails on it.
+/// ...and so long after one that succeeded; doubled with each suspicion that proves wrong, up to `fast_interval`. With `fall` at 3,
+/// a backend that has died just after a check is found down less than half a second after the first session that fails on it.
 const AFTER_SUCCESS: Duration = Duration::from_millis(200);
 
 /// Everything the task of one backend needs.
@@ -68,6 +68,31 @@ impl Slots {
     }
 }
 
+/// What sessions that fail have the checks ask.
+#[derive(Default)]
+struct Suspicion {
+    /// A session has failed, and no check has succeeded since.
+    is_open: bool,
+    /// Suspicions in a row that proved wrong.
+    wrong: u32,
+}
+
+impl Suspicion {
+    fn checked(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Failure => self.wrong = 0,
+            Verdict::Success if self.is_open => self.wrong = self.wrong.saturating_add(1),
+            Verdict::Success => {}
+        }
+        self.is_open &= verdict == Verdict::Failure;
+    }
+
+    /// How long after a check that succeeded the next one may come.
+    fn gap(&self, fast: Duration) -> Duration {
+        AFTER_SUCCESS.saturating_mul(1 << self.wrong.saturating_sub(1).min(10)).min(fast)
+    }
+}
+
 /// What one check told about the backend.
 pub(super) enum Judgement {
     /// A result: the address that took the connection, if one did, and the cause of a failure.
@@ -82,54 +107,64 @@ impl<C: Connect> Checker<C> {
         let mut rules = HealthRules::new(&self.check);
         let mut departed = Departed::new();
         let mut is_in_trouble = false;
-        // A session has failed on it, and no check has succeeded since.
-        let mut is_suspect = false;
+        let mut suspicion = Suspicion::default();
         time::sleep(spread.mul_f64(fastrand::f64())).await;
         let mut resolved = self.board.moved_from(self.which, &[]).await;
         loop {
-            let (begun, addresses) = (self.board.now(), self.board.state(self.which).addresses);
-            match self.judge(&addresses).await {
-                Judgement::Verdict { verdict, found_at, cause } => {
+            let addresses = self.board.state(self.which).addresses;
+            let step = async {
+                let begun = self.board.now();
+                let judgement = self.judge(&addresses).await;
+                if let Judgement::Verdict { verdict, found_at, cause } = &judgement {
                     is_in_trouble = false;
-                    is_suspect &= verdict == Verdict::Failure;
+                    suspicion.checked(*verdict);
                     if let Some(found) = found_at {
-                        self.board.found_at(self.which, &addresses[found]);
+                        self.board.found_at(self.which, &addresses[*found]);
                     }
-                    self.observe(&mut rules, verdict, begun, &cause);
+                    self.observe(&mut rules, *verdict, begun, cause);
                 }
-                Judgement::Unknown(cause) => {
+                if let Judgement::Unknown(cause) = &judgement {
                     if !is_in_trouble {
-                        self.log_trouble(&cause);
+                        self.log_trouble(cause);
                     }
                     is_in_trouble = true;
                 }
-            }
-            let ended = Instant::now();
-            let pause = if is_in_trouble {
-                self.check.fast_interval.min(self.check.interval)
-            } else if is_suspect && rules.is_failing() {
-                AFTER_FAILURE.min(self.check.fast_interval)
-            } else {
-                rules.next_check(&self.check, self.board.state(self.which).ejected, fastrand::f64())
+                self.pause(&rules, is_in_trouble, &mut suspicion).await;
             };
-            tokio::select! {
-                // New addresses are checked at once.
-                moved = self.board.moved_from(self.which, &resolved) => {
-                    if self.watches_departed {
-                        departed.follow(&self, &resolved, &moved);
-                    }
-                    resolved = moved;
-                    if self.board.state(self.which).health == Health::Checking {
-                        rules = HealthRules::new(&self.check);
-                    }
-                }
-                () = self.board.suspected(self.which) => {
-                    is_suspect = true;
-                    let gap = if rules.is_failing() { AFTER_FAILURE } else { AFTER_SUCCESS };
-                    time::sleep_until(ended + gap.min(pause)).await;
-                }
-                () = sleep_and_spread(pause) => {}
+            // New addresses are checked at once, and what an old one answers from then on says nothing of them.
+            let moved = tokio::select! {
+                biased;
+                moved = self.board.moved_from(self.which, &resolved) => moved,
+                () = step => continue,
+            };
+            if self.watches_departed {
+                departed.follow(&self, &resolved, &moved);
             }
+            resolved = moved;
+            if self.board.state(self.which).health == Health::Checking {
+                rules = HealthRules::new(&self.check);
+            }
+        }
+    }
+
+    /// Waits for the time of the next check, which a session that fails may bring nearer.
+    async fn pause(&self, rules: &HealthRules, is_in_trouble: bool, suspicion: &mut Suspicion) {
+        let ended = Instant::now();
+        let fast = self.check.fast_interval.min(self.check.interval);
+        let pause = if is_in_trouble {
+            fast
+        } else if suspicion.is_open && rules.is_failing() {
+            AFTER_FAILURE.min(fast)
+        } else {
+            rules.next_check(&self.check, self.board.state(self.which).ejected, fastrand::f64())
+        };
+        tokio::select! {
+            () = self.board.suspected(self.which) => {
+                suspicion.is_open = true;
+                let gap = if rules.is_failing() { AFTER_FAILURE.min(fast) } else { suspicion.gap(fast) };
+                time::sleep_until(ended + gap.min(pause)).await;
+            }
+            () = sleep_and_spread(pause) => {}
         }
     }
 

@@ -15,41 +15,48 @@ use super::checker::{Checker, Judgement};
 use super::probe::Connect;
 
 /// The addresses of one backend that are watched; dropping it ends that.
-pub(super) struct Departed(JoinSet<()>);
+pub(super) struct Departed {
+    tasks: JoinSet<Address>,
+    watched: Vec<Address>,
+}
 
 impl Departed {
     pub(super) fn new() -> Self {
-        Self(JoinSet::new())
+        Self { tasks: JoinSet::new(), watched: Vec::new() }
     }
 
     /// Watches those of the `old` addresses that are not among the `new` ones, as far as there is room.
     pub(super) fn follow<C: Connect>(&mut self, checker: &Rc<Checker<C>>, old: &[Address], new: &[Address]) {
-        while let Some(ended) = self.0.try_join_next() {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                std::panic::resume_unwind(error.into_panic());
+        while let Some(ended) = self.tasks.try_join_next() {
+            match ended {
+                Ok(address) => self.watched.retain(|watched| *watched != address),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
             }
         }
         for address in old.iter().filter(|address| !new.contains(address)) {
-            if self.0.len() == limits::ADDRESSES_PER_BACKEND {
+            if self.watched.contains(address) {
+                continue;
+            }
+            if self.watched.len() == limits::ADDRESSES_PER_BACKEND {
                 log::debug!("{address} is not watched: too many addresses have left this name");
                 return;
             }
-            self.0.spawn_local(watch(Rc::clone(checker), address.clone()));
+            self.watched.push(address.clone());
+            self.tasks.spawn_local(watch(Rc::clone(checker), address.clone()));
         }
     }
 }
 
-/// Checks an address until it is dead, or the name leads there again.
-async fn watch<C: Connect>(checker: Rc<Checker<C>>, address: Address) {
+/// Checks an address until it is dead, or the name leads there again; returns it.
+async fn watch<C: Connect>(checker: Rc<Checker<C>>, address: Address) -> Address {
     let mut rules = HealthRules::new(&checker.check);
     // It served sessions.
     rules.observe(Verdict::Success);
     loop {
         time::sleep(rules.next_check(&checker.check, false, fastrand::f64())).await;
         if checker.board.state(checker.which).addresses.contains(&address) {
-            return;
+            return address;
         }
         let Judgement::Verdict { verdict, cause, .. } = checker.judge(std::slice::from_ref(&address)).await
         else {
@@ -60,7 +67,8 @@ async fn watch<C: Connect>(checker: Rc<Checker<C>>, address: Address) {
             log::warn!(
                 "{upstream}/{backend} has left {address}, which is down now ({cause}): its sessions end"
             );
-            return checker.board.gone(checker.which, &address);
+            checker.board.gone(checker.which, &address);
+            return address;
         }
     }
 }

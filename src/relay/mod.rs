@@ -183,6 +183,12 @@ impl Relay {
             || self.to_client.flow == Flow::Finished
     }
 
+    /// Whether a byte was delivered, to either side.
+    #[must_use]
+    pub fn has_delivered(&self) -> bool {
+        self.to_backend.bytes > 0 || self.to_client.bytes > 0
+    }
+
     /// Whether the backend took bytes of the client and ended its stream, before the client did, without a byte of its own.
     #[must_use]
     pub fn is_empty_answer(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::rules::config::{BackendAddress, Config, Relay};
+use crate::rules::config::{BackendAddress, Config, OpenSessions, Relay};
 use crate::words::{counted, limits};
 
 /// Descriptors of a session: the client's and the backend's.
@@ -70,14 +70,20 @@ pub(super) fn sessions(
     limit: u64,
 ) -> Result<u32, TooFewDescriptors> {
     let shards = shards as u64;
-    let backends: u64 = config.upstreams.iter().map(|upstream| upstream.backends.len() as u64).sum();
     let pools = config
         .upstreams
         .iter()
         .map(|upstream| upstream.backends.len() as u64 * u64::from(upstream.pool.size));
     let pools: u64 = pools.sum();
-    let checks =
-        (backends.min(limits::PROBES as u64) + backends.min(limits::PROBES_ENDING as u64)) * PER_CHECK;
+    // With `on_down: close` the addresses that have left a name are checked too.
+    let checked = config.upstreams.iter().filter(|upstream| upstream.healthcheck.is_some()).map(|upstream| {
+        let departed =
+            if upstream.on_down == OpenSessions::Close { limits::ADDRESSES_PER_BACKEND } else { 0 };
+        (upstream.backends.len() * (1 + departed)) as u64
+    });
+    let checked: u64 = checked.sum();
+    let ending = if checked > 0 { limits::PROBES_ENDING as u64 } else { 0 };
+    let checks = checked.min(limits::PROBES as u64) * PER_CHECK + ending;
     let entries = config.upstreams.iter().flat_map(|upstream| &upstream.backends);
     let names = entries.filter(|entry| matches!(entry.address, BackendAddress::Host { .. })).count();
     let listeners = shards * config.listeners.len() as u64 * (1 + OVERLAP);

@@ -72,13 +72,15 @@ fn ids(server: &Server) -> impl Iterator<Item = ListenerId> + use<> {
     (0..server.config().listeners.len()).map(|index| ListenerId(index as u16))
 }
 
-/// How many were turned away since `before`, by reason, where there are some.
+/// How many were turned away since `before`, by reason, where there are some. Of those that a backend reset only the ones count
+/// that got nothing of any.
 fn since(now: &ListenerTotals, before: &ListenerTotals) -> Vec<(&'static str, u64)> {
     let of = |reason: &CloseReason| now.closed[reason.index()].saturating_sub(before.closed[reason.index()]);
     let reasons = CloseReason::ALL.iter().filter(|reason| reason.turns_away());
     let closed = reasons.map(|reason| (reason.name(), of(reason)));
+    let reset = (CloseReason::BackendReset.name(), now.reset_unserved.saturating_sub(before.reset_unserved));
     let denied = (DENIED, now.denied.saturating_sub(before.denied));
-    closed.chain([denied]).filter(|(_, count)| *count > 0).collect()
+    closed.chain([reset, denied]).filter(|(_, count)| *count > 0).collect()
 }
 
 fn list(counts: &[(&str, u64)]) -> String {
@@ -96,9 +98,13 @@ mod tests {
         now.closed[CloseReason::NoBackend.index()] = 5;
         now.closed[CloseReason::Normal.index()] = 100;
         now.closed[CloseReason::BackendReset.index()] = 7;
+        now.reset_unserved = 2;
         now.closed[CloseReason::QueueFull.index()] = 1;
         now.denied = 4;
-        assert_eq!(list(&since(&now, &before)), "3 no_backend, 1 queue_full, 4 process_limit");
+        assert_eq!(
+            list(&since(&now, &before)),
+            "3 no_backend, 1 queue_full, 2 backend_reset, 4 process_limit"
+        );
         assert_eq!(list(&since(&now, &now)), "");
     }
 }

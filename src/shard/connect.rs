@@ -64,6 +64,7 @@ pub(super) async fn connect_any(
     let (tcp, table) = (&shard.config.upstreams[upstream.index()].tcp, &shard.upstreams[upstream.index()]);
     let addresses = shard.silent.behind(upstream, backend, table.addresses(backend), shard.ring.now());
     let mut failure = Failure::Local(LocalFailure::Addresses, io::ErrorKind::AddrNotAvailable.into());
+    let mut was_silent = false;
     'all: for (index, address) in addresses.iter().enumerate() {
         // One address that does not answer leaves the others their share of the time.
         let now = shard.ring.now();
@@ -83,6 +84,9 @@ pub(super) async fn connect_any(
                     if blamed && reason == CloseReason::ConnectTimeout && addresses.len() > 1 {
                         shard.silent.note(upstream, backend, address, shard.ring.now());
                     }
+                    was_silent |= reason == CloseReason::ConnectTimeout;
+                    // A refusal behind a silent address has cost as much as that.
+                    let reason = if was_silent { CloseReason::ConnectTimeout } else { reason };
                     failure = Failure::Backend { reason, error, blamed };
                     break;
                 }
@@ -126,14 +130,18 @@ impl Silent {
         addresses: Arc<[Address]>,
         now: Tick,
     ) -> Arc<[Address]> {
-        let notes = self.0.borrow();
+        let mut notes = self.0.borrow_mut();
+        while notes.pop_front_if(|note| note.3 <= now).is_some() {}
         if notes.is_empty() || addresses.len() < 2 {
             return addresses;
         }
         let is_silent = |address: &Address| {
             let mut notes = notes.iter();
-            notes.any(|note| (note.0, note.1, &note.2) == (upstream, backend, address) && now < note.3)
+            notes.any(|note| (note.0, note.1, &note.2) == (upstream, backend, address))
         };
+        if !addresses.iter().any(is_silent) {
+            return addresses;
+        }
         let (silent, others): (Vec<_>, Vec<_>) = addresses.iter().cloned().partition(is_silent);
         others.into_iter().chain(silent).collect()
     }

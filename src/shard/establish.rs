@@ -118,6 +118,11 @@ impl Tries {
         self.stale = Some(in_flight);
     }
 
+    /// How long the backend in use has been asked without an answer, where the algorithm wants to know.
+    pub(super) fn waited(&self) -> Option<std::time::Duration> {
+        self.awaited.as_ref().filter(|awaited| awaited.asked).map(|awaited| awaited.since.elapsed())
+    }
+
     /// Notes that the connection which was established failed before its first byte.
     pub(super) fn failed(&mut self, reason: CloseReason) {
         self.failure = reason;
@@ -197,13 +202,13 @@ impl Tries {
                 Err(Failure::Backend { reason, error, blamed }) => {
                     if blamed {
                         in_flight.failed(Fault::Failure);
-                    }
-                    in_flight.was_in_vain(shard.ring.now().0);
-                    if let Some(begun) = begun {
-                        table.observe(id, Sample::InVain(begun.elapsed()), shard.ring.now().0);
+                        in_flight.was_in_vain(shard.ring.now().0);
+                        if let Some(begun) = begun {
+                            table.observe(id, Sample::InVain(begun.elapsed()), shard.ring.now().0);
+                        }
                     }
                     counters.connect_failures.add(1);
-                    self.was_refused = is_refusal(&error);
+                    self.was_refused = reason == CloseReason::ConnectFailed && is_refusal(&error);
                     let name = &shard.config.upstreams[self.upstream.index()].backends[id.index()].name;
                     log::debug!("backend {name}: connection failed: {}", Plain(&error));
                     self.failure = reason;

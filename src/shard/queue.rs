@@ -2,8 +2,8 @@
 //!
 //! Who is next is decided by the queue of the upstream, which all shards share (`rules::admission::Queue`); here is
 //! whom to wake. A place that was given to a waiter is on its way as a message until the waiter takes it; when the
-//! waiter has left meanwhile, the place goes to the next. When the backend has gone out meanwhile, or others come first in
-//! the order of resort by now, the waiter waits again, before all who came later.
+//! waiter has left meanwhile, the place goes to the next. When the backend has gone out meanwhile, the waiter gives the place
+//! back and waits again, before all who came later.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -70,36 +70,23 @@ pub(super) async fn wait(
     deadline: Tick,
 ) -> Result<InFlight, CloseReason> {
     let table = &shard.upstreams[upstream.index()];
-    let mut passed = table.not_waited_for(tried);
-    let ticket = table.join(&passed).ok_or(CloseReason::QueueFull)?;
+    let ticket = table.join(tried).ok_or(CloseReason::QueueFull)?;
     shard.waiters.0.borrow_mut().insert((upstream, ticket.number), Waiter::default());
     shard.counters.queued.add(1);
-    ask_pools(shard, table, &passed);
+    ask_pools(shard, table, tried);
     let place = Place { shard, upstream, ticket };
     let mut wait = Wait::until(shard, Some(seeker), deadline);
-    let mut seen = table.changes();
     std::future::poll_fn(|context| {
-        let mut is_out = false;
         if let Some(backend) = place.poll_granted(context) {
             if let Some(in_flight) = table.accept(backend) {
                 return Poll::Ready(Ok(in_flight));
             }
-            is_out = true;
+            table.join_again(ticket, tried);
+            // They may have taken places while nobody waited.
+            ask_pools(shard, table, tried);
         }
         if !table.has_untried(tried) {
             return Poll::Ready(Err(CloseReason::NoBackend));
-        }
-        if std::mem::replace(&mut seen, table.changes()) != seen || is_out {
-            let before = std::mem::replace(&mut passed, table.not_waited_for(tried));
-            // Whoever cannot leave any more has been given a place, which is on its way.
-            is_out |= before != passed && table.leave(ticket);
-        }
-        if is_out {
-            if !table.join_again(ticket, &passed) {
-                return Poll::Ready(Err(CloseReason::QueueFull));
-            }
-            // They may have taken places while nobody waited.
-            ask_pools(shard, table, &passed);
         }
         wait.poll(context).map(|over| {
             Err(match over {
@@ -113,8 +100,8 @@ pub(super) async fn wait(
 }
 
 /// Has all shards look whether their pools hold a place that is waited for.
-fn ask_pools(shard: &Shard, table: &UpstreamTable, passed: &Tried) {
-    if table.places_in_pools(passed) > 0 {
+fn ask_pools(shard: &Shard, table: &UpstreamTable, tried: &Tried) {
+    if table.places_in_pools(tried) > 0 {
         shard.letterboxes.iter().for_each(super::Letterbox::ring);
     }
 }

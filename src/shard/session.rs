@@ -75,13 +75,19 @@ fn serve(mut session: Session) -> impl Future<Output = ()> {
         session.reason = loop {
             // Boxed, so that an idle session does not carry the state of its beginning.
             if let Err(reason) = Box::pin(session.establish()).await {
+                if reason == CloseReason::BackendReset {
+                    session.note_unserved();
+                }
                 session.client.reset_on_close();
                 break reason;
             }
             let outcome = std::future::poll_fn(|context| session.poll(context)).await;
             session.judge(outcome);
-            if outcome == Outcome::Reset(Side::Backend) && session.starts_again() {
-                continue;
+            if outcome == Outcome::Reset(Side::Backend) {
+                if session.starts_again() {
+                    continue;
+                }
+                session.note_unserved();
             }
             if session.may_return(outcome) {
                 break Box::pin(session.return_backend(outcome)).await;
@@ -249,7 +255,7 @@ impl Session {
     }
 
     /// Notes what the end of a relay says of the backend; its first byte said that it is well. An end without an answer is
-    /// none of a backend that is well, but may be what the client asked for. A reset after bytes went to it says nothing: it
+    /// none of a backend that is well, but a client may have asked for it: so it ejects only where the operator wants that. A reset after bytes went to it says nothing: it
     /// may be what they deserved, and no client shall be able to have a backend ejected. Nor does anything that comes after
     /// the client's own end, if that came before a byte, nor the end of a connection that was in the pool.
     fn judge(&self, outcome: Outcome) {
@@ -275,10 +281,17 @@ impl Session {
             let (shard, table) = (self.shard(), &self.shard().upstreams[self.upstream().index()]);
             let now = shard.ring.now();
             in_flight.was_in_vain(now.0);
-            if table.wants().latency {
-                table.observe(in_flight.backend(), Sample::InVain(now.since(self.begun)), now.0);
+            // What it was not asked tells nothing of its speed.
+            if let Some(waited) = self.tries.as_ref().and_then(|tries| tries.waited()) {
+                table.observe(in_flight.backend(), Sample::InVain(waited), now.0);
             }
         }
+    }
+
+    /// Counts a client that a backend reset before a byte, which is turned away for want of another one.
+    fn note_unserved(&self) {
+        let unserved = self.leg.as_ref().is_none_or(|leg| !leg.relay.has_delivered());
+        self.shard().counters.listener(self.listener).reset_unserved.add(u64::from(unserved));
     }
 
     /// Whether another backend is to be tried, which is so as long as none can tell that there was one before it.

@@ -116,6 +116,8 @@ pub struct ListenerCounters {
     pub active: Counter,
     /// Ended sessions by reason.
     pub closed: [Counter; CloseReason::COUNT],
+    /// Of those that a backend reset, the ones without a byte, when no other backend was left to try.
+    pub reset_unserved: Counter,
     /// Failed accepts by kind.
     pub accept_errors: [Counter; AcceptError::COUNT],
     /// Bytes delivered to backends.
@@ -231,6 +233,8 @@ pub struct ListenerTotals {
     pub active: u64,
     /// Ended sessions by reason, indexed by [`CloseReason::index`].
     pub closed: [u64; CloseReason::COUNT],
+    /// Of those that a backend reset, the ones without a byte, when no other backend was left to try.
+    pub reset_unserved: u64,
     /// Failed accepts by kind.
     pub accept_errors: [u64; AcceptError::COUNT],
     /// Bytes delivered to backends.
@@ -269,6 +273,7 @@ impl ListenerTotals {
         for (sum, counter) in self.accept_errors.iter_mut().zip(&counters.accept_errors) {
             *sum += counter.value();
         }
+        self.reset_unserved += counters.reset_unserved.value();
         self.bytes_to_backend += counters.bytes_to_backend.value();
         self.bytes_to_client += counters.bytes_to_client.value();
     }

@@ -80,7 +80,7 @@ impl CloseReason {
         Self::Internal,
     ];
 
-    /// Whether a client that ended so got no backend, and would have liked one.
+    /// Whether a client that ended so got no backend, and would have liked one; one that a backend reset may be among them, too.
     #[must_use]
     pub const fn turns_away(self) -> bool {
         use CloseReason::{ConnectFailed, ConnectTimeout, NoBackend, QueueFull, QueueTimeout, Resource};

@@ -10,8 +10,7 @@ use ringway::rules::upstream::Health;
 use ringway::words::CloseReason;
 
 use crate::support::{
-    Backend, Balancer, BalancerBuilder, Client, PATIENCE, backend, balancer, eventually, expect_reset,
-    process, timed,
+    Backend, Balancer, BalancerBuilder, Client, backend, balancer, eventually, expect_reset, process, timed,
 };
 
 /// All that `outlier: {}` and `healthcheck: {}` stand for: checks every 30 s, three of which take a backend down.
@@ -172,21 +171,45 @@ fn clients_of_the_first_moment_wait_for_the_verdict_on_the_primary() {
     }
 }
 
-/// A name that resolves to nothing, and a check that is never answered: both have had their time.
+/// The check of the primary is never answered, and its time is longer than that of the start.
 #[test]
 fn clients_of_the_first_moment_wait_no_longer_than_a_check_may_take() {
-    let silent = backend().never_reads().start();
-    let standby = backend().greet(b"b").start();
+    let (silent, standby) = (backend().never_reads().start(), backend().greet(b"b").start());
     let balancer = balancer()
         .entry(&silent.entry())
         .entry(&backup(&standby))
-        .check("type: send_expect, steps: [{expect: x}], timeout: 500ms, fall: 1")
+        .check("type: send_expect, steps: [{expect: b}], timeout: 1s, fall: 1")
         .unready()
         .start();
-    // The standby speaks, but not this word; without the backup's verdict nobody is there.
-    let client = balancer.client();
-    let took = timed(|| drop(client.receive_all()));
-    assert!(took < PATIENCE / 2, "{took:?}");
+    let took = timed(|| assert_eq!(answers(&balancer, 1), ["b"]));
+    let (least, most) = (Duration::from_millis(900), Duration::from_millis(2_500));
+    assert!(least <= took && took <= most, "{took:?}");
+}
+
+/// No primary will ever serve, and the check of the backup is answered late.
+#[test]
+fn clients_of_the_first_moment_wait_for_a_backup_where_there_is_no_primary() {
+    for weight in [0, 1] {
+        let primary = backend().stopped().start();
+        let standby = backend()
+            .serve(|connection| {
+                std::thread::sleep(Duration::from_millis(300));
+                connection.send(b"b")?;
+                connection.receive(&mut [0; 9]).map(drop)
+            })
+            .start();
+        let balancer = balancer()
+            .entry(&format!("{}, weight: {weight}", primary.entry()))
+            .entry(&format!("{}, weight: 1", backup(&standby)))
+            .check("type: send_expect, steps: [{expect: b}], timeout: 20s, fall: 1")
+            .unready()
+            .start();
+        let early: Vec<_> = (0..10).map(|_| balancer.client()).collect();
+        for client in early {
+            assert_eq!(client.receive_exact(1).unwrap(), b"b", "weight {weight}");
+            client.finish().unwrap();
+        }
+    }
 }
 
 #[test]
@@ -287,6 +310,30 @@ fn whoever_is_turned_away_is_seen_in_the_log() {
     let log = process.log();
     let totals = log.lines().find(|line| line.contains("listener l had")).unwrap_or_else(|| panic!("{log}"));
     assert!(totals.contains("connect_failed") && totals.contains("no_backend"), "{totals}");
+}
+
+/// Whoever gets nothing but resets is turned away too.
+#[test]
+fn whoever_is_reset_by_everybody_is_seen_in_the_log() {
+    let well = std::sync::Arc::new(AtomicBool::new(true));
+    let gate = Arc::clone(&well);
+    let only = backend()
+        .serve(move |connection| {
+            if gate.load(Ordering::SeqCst) {
+                connection.echo()
+            } else {
+                connection.reset();
+                Ok(())
+            }
+        })
+        .start();
+    let process = process().backends([&only]).check("interval: 1h").start();
+    well.store(false, Ordering::SeqCst);
+    expect_reset(process.address());
+    eventually("a warning", || {
+        process.log().contains("listener l turned 1 client away in the last")
+            && process.log().contains("1 backend_reset")
+    });
 }
 
 #[test]

@@ -55,7 +55,10 @@ impl World {
         let mut is_full = false;
         for (index, tier) in self.shards[session.shard].view.tiers.iter().enumerate() {
             let left = untried(tier, &session.tried);
-            let is_open = |id: &BackendId| self.may_have(session.shard, *id) && !self.line.wants(*id);
+            let is_open = |id: &BackendId| {
+                self.may_have(session.shard, *id)
+                    && !self.line.wants(&[&self.shards[session.shard].view], *id)
+            };
             let open: Vec<_> = left.iter().copied().filter(is_open).collect();
             if !open.is_empty() {
                 return Expected::OneOf { open, tier: index };
@@ -199,11 +202,11 @@ impl World {
 
     fn check_queue(&self) {
         assert_eq!(self.shared.queue_length(), self.line.len(), "who waits");
+        let views: Vec<_> = self.shards.iter().map(|shard| &shard.view).collect();
         for (id, _) in self.plan.backends() {
-            // A shard that does not know yet that a backend is back gives no place of it away; the one that learns it does.
-            let is_known = self.shards.iter().all(|shard| shard.view.is_candidate(id));
+            // A shard that does not know yet that a backend is of use gives no place of it away; the one that learns it does.
             assert!(
-                !(is_known && self.has_place(id) && self.line.wants(id)),
+                !(self.has_place(id) && self.line.wants(&views, id)),
                 "{id:?} has a place, and somebody waits for it"
             );
         }
@@ -216,7 +219,8 @@ impl World {
             assert_eq!(shard.view.states, self.health.verdicts.states(), "states on shard {index}");
             assert!(shard.grants.is_empty());
         }
-        for (id, backend) in self.plan.backends().filter(|(id, _)| self.line.wants(*id)) {
+        let views: Vec<_> = self.shards.iter().map(|shard| &shard.view).collect();
+        for (id, backend) in self.plan.backends().filter(|(id, _)| self.line.wants(&views, *id)) {
             let keeps = |shard: &Shard| shard.pooled[id.index()] > 0 && shard.view.is_candidate(id);
             let is_kept = backend.max_connections.is_some() && self.shards.iter().any(keeps);
             assert!(!is_kept, "a pool keeps a place of {id:?}, and somebody waits");

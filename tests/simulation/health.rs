@@ -15,6 +15,9 @@ use super::shadow::{Serving, Streaks, is_eligible, order};
 use super::trace::{count, note};
 use super::world::World;
 
+/// Half of the `fast_interval` that the plan leaves at its default.
+const APART: Duration = Duration::from_secs(1);
+
 type Reports = Arc<Mutex<VecDeque<(BackendId, Reported)>>>;
 
 pub struct HealthThread {
@@ -41,7 +44,7 @@ struct History {
     /// What the last checks in a row said, and how many they are.
     run: Option<(Verdict, u32)>,
     health: Health,
-    /// Begin and end of the ejection, and the consecutive checks passed that began since.
+    /// The moment from which a check that begins counts, the end of the ejection, and the consecutive checks that passed.
     ejection: Option<(Duration, Duration, u32)>,
     /// Whether it was eligible when it last had a verdict.
     was_eligible: Option<bool>,
@@ -330,7 +333,10 @@ impl World {
         let begun = Duration::from_millis(self.now.saturating_sub(self.rng.u64(..20)));
         if let Some((since, _, passed)) = &mut self.health.histories[backend.index()].ejection {
             match verdict {
-                Verdict::Success if begun >= *since => *passed += 1,
+                Verdict::Success if begun >= *since => {
+                    *passed += 1;
+                    *since = begun + APART;
+                }
                 Verdict::Success => {}
                 Verdict::Failure => *passed = 0,
             }

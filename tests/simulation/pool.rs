@@ -19,8 +19,9 @@ impl World {
         if shard.phase != Phase::Running {
             return;
         }
-        let may_hold =
-            !self.line.wants(id) && shard.view.may_pool(self.plan.upstream(), id) && self.has_place(id);
+        let may_hold = !self.line.wants(&[&shard.view], id)
+            && shard.view.may_pool(self.plan.upstream(), id)
+            && self.has_place(id);
         assert_eq!(shard.table.hold(id), may_hold, "whether a pool may hold a place of {id:?}");
         if may_hold {
             note(self.now, format_args!("shard {index}: a connection to {id:?} for the pool"));

@@ -54,9 +54,6 @@ pub enum Stage {
         wait: Wait,
         ticket: Ticket,
         granted: Option<BackendId>,
-        /// Whom it does not wait for, and the states by which that is so.
-        passed: Tried,
-        seen: u64,
     },
     Connecting {
         wait: Wait,
@@ -268,45 +265,28 @@ impl World {
         }
     }
 
-    /// Whom a session does not wait for.
-    fn passed(&self, session: &Session) -> Tried {
-        let shard = &self.shards[session.shard];
-        let passed = shard.table.not_waited_for(&session.tried);
-        let all = shard.view.untried(&Tried::default());
-        let waited_for: Vec<_> = all.into_iter().filter(|id| !passed.contains(*id)).collect();
-        assert_eq!(
-            waited_for,
-            shard.view.waited_for(&session.tried),
-            "for whom session {} waits",
-            session.id
-        );
-        passed
-    }
-
     fn join_line(&mut self, session: &mut Session) -> Next {
         self.let_others_run(session.shard);
-        let passed = self.passed(session);
         let shard = &self.shards[session.shard];
-        let Some(ticket) = shard.table.join(&passed) else {
+        let Some(ticket) = shard.table.join(&session.tried) else {
             self.check_full(session);
             return Err(CloseReason::QueueFull);
         };
         note(self.now, format_args!("session {} waits as {ticket:?}", session.id));
-        self.line.join(ticket, passed.clone());
+        self.line.join(ticket, session.tried.clone());
         self.check_joined();
         let timeout = self.plan.upstream().queue.timeout.as_millis() as u64;
         let until = *session.queue_deadline.get_or_insert(shard.now + timeout);
         let wait = Wait::until(session.deadline.min(until), session.left);
-        let seen = shard.table.changes();
-        self.ask_pools(session.shard, &passed);
-        session.stage = Stage::Waiting { wait, ticket, granted: None, passed, seen };
+        session.stage = Stage::Waiting { wait, ticket, granted: None };
+        self.ask_pools(session.shard, &session.tried);
         self.pass_on();
         self.poll_waiting(session)
     }
 
     fn poll_waiting(&mut self, session: &mut Session) -> Next {
         let Stage::Waiting { ticket, granted, .. } = &mut session.stage else { unreachable!("it waits") };
-        let (ticket, mut is_out) = (*ticket, false);
+        let ticket = *ticket;
         if let Some(backend) = granted.take() {
             let shard = &self.shards[session.shard];
             let accepted = shard.table.accept(backend);
@@ -317,7 +297,10 @@ impl World {
                 return self.connect(session, in_flight);
             }
             count("place of no use any more");
-            is_out = true;
+            self.pass_on();
+            self.shards[session.shard].table.join_again(ticket, &session.tried);
+            self.line.join_again(ticket, session.tried.clone());
+            self.ask_pools(session.shard, &session.tried);
             self.pass_on();
         }
         let shard = &self.shards[session.shard];
@@ -325,28 +308,6 @@ impl World {
         assert_eq!(shard.table.has_untried(&session.tried), has_untried, "whether there is use in waiting");
         if !has_untried {
             return Err(CloseReason::NoBackend);
-        }
-        let now_passed = self.passed(session);
-        let table = &self.shards[session.shard].table;
-        let Stage::Waiting { passed, seen, .. } = &mut session.stage else { unreachable!("it waits") };
-        if std::mem::replace(seen, table.changes()) != *seen || is_out {
-            let before = std::mem::replace(passed, now_passed);
-            if before != *passed && table.leave(ticket) {
-                count("waits for others");
-                self.line.leave(ticket);
-                is_out = true;
-            }
-        }
-        if is_out {
-            let passed = passed.clone();
-            if !table.join_again(ticket, &passed) {
-                self.check_full(session);
-                return Err(CloseReason::QueueFull);
-            }
-            self.line.join_again(ticket, passed.clone());
-            self.check_joined();
-            self.ask_pools(session.shard, &passed);
-            self.pass_on();
         }
         let Stage::Waiting { wait, .. } = &mut session.stage else { unreachable!("it waits") };
         let shard = &self.shards[session.shard];

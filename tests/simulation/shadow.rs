@@ -155,6 +155,7 @@ pub fn order(upstream: &Upstream, states: &[BackendState]) -> (Serving, Vec<Vec<
             (Serving::Primaries, primaries),
             (Serving::Unjudged, part(false, &|state| is_reachable(state) && state.awaited)),
             (Serving::Backups, backups),
+            (Serving::Unjudged, part(true, &|state| is_reachable(state) && state.awaited)),
             (Serving::LastResort, part(false, &last_resort)),
             (Serving::LastResort, part(true, &last_resort)),
         ]
@@ -193,14 +194,14 @@ impl Line {
         self.0.insert(later.unwrap_or(self.0.len()), (ticket, tried));
     }
 
-    /// Whether somebody waits who has use for a backend.
-    pub fn wants(&self, backend: BackendId) -> bool {
-        self.0.iter().any(|(_, tried)| !tried.contains(backend))
+    /// Whether somebody waits who has use for a backend, as all these shards know the states.
+    pub fn wants(&self, views: &[&View], backend: BackendId) -> bool {
+        self.0.iter().any(|(_, tried)| views.iter().all(|view| view.waited_for(tried).contains(&backend)))
     }
 
-    /// A place at a backend was given to a waiter.
-    pub fn serve(&mut self, ticket: Ticket, backend: BackendId) {
-        let first = self.0.iter().position(|(_, tried)| !tried.contains(backend));
+    /// A place at a backend was given to a waiter, by a shard that knows these states.
+    pub fn serve(&mut self, view: &View, ticket: Ticket, backend: BackendId) {
+        let first = self.0.iter().position(|(_, tried)| view.waited_for(tried).contains(&backend));
         let served = first.and_then(|first| self.0.remove(first)).map(|(served, _)| served);
         assert_eq!(Some(ticket), served, "who is served with {backend:?}, and the first who can use it");
     }

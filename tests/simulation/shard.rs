@@ -137,7 +137,7 @@ impl World {
                 "{:?} gives a place at a backend that is out",
                 given.by
             );
-            self.line.serve(given.ticket, given.backend);
+            self.line.serve(view, given.ticket, given.backend);
             let grant = Grant { ticket: given.ticket.number, backend: given.backend };
             self.shards[given.ticket.shard.index()].grants.push_back(grant);
         }

@@ -5,5 +5,5 @@ mod queue;
 mod retry_budget;
 
 pub use limit::{Limit, Permit};
-pub use queue::{Queue, Ticket};
+pub use queue::{Queue, Ticket, Use};
 pub use retry_budget::RetryBudget;

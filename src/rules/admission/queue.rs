@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::rules::balance::Tried;
-use crate::words::{BackendId, ShardId};
+use crate::words::ShardId;
 
 /// A waiting client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +23,16 @@ pub struct Ticket {
 
 struct Waiter {
     ticket: Ticket,
-    /// Backends that are of no use to it.
+    /// Backends that it has tried. For whom it waits beyond that is what the shard knows that has a place to give.
     tried: Tried,
+}
+
+/// Who of those that wait can use a place at a backend.
+pub struct Use<F> {
+    /// By what they have tried.
+    pub by: F,
+    /// Nobody who has tried none.
+    pub after_tries_only: bool,
 }
 
 /// See the module's page.
@@ -39,6 +47,29 @@ pub struct Queue {
 struct Waiters {
     in_order: VecDeque<Waiter>,
     numbers: u64,
+    /// Of those who wait, those who have tried somebody.
+    retrying: usize,
+}
+
+impl Waiters {
+    fn insert(&mut self, place: usize, waiter: Waiter) {
+        self.retrying += usize::from(!waiter.tried.is_empty());
+        self.in_order.insert(place, waiter);
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Waiter> {
+        let waiter = self.in_order.remove(place)?;
+        self.retrying -= usize::from(!waiter.tried.is_empty());
+        Some(waiter)
+    }
+
+    /// Where the first is, from a place on, who can use it.
+    fn first(&self, from: usize, usage: &Use<impl Fn(&Tried) -> bool>) -> Option<usize> {
+        if usage.after_tries_only && self.retrying == 0 {
+            return None;
+        }
+        Some(from + self.in_order.range(from..).position(|waiter| (usage.by)(&waiter.tried))?)
+    }
 }
 
 impl Queue {
@@ -62,22 +93,19 @@ impl Queue {
         }
         waiters.numbers += 1;
         let ticket = Ticket { shard, number: waiters.numbers };
-        waiters.in_order.push_back(Waiter { ticket, tried });
+        let end = waiters.in_order.len();
+        waiters.insert(end, Waiter { ticket, tried });
         self.length.store(waiters.in_order.len(), SeqCst);
         Some(ticket)
     }
 
-    /// Joins the queue again, before all who came later, when the place that was given is of no use; `false` where it is full.
-    #[must_use]
-    pub fn join_again(&self, ticket: Ticket, tried: Tried, more: usize) -> bool {
+    /// Joins the queue again, before all who came later, when the place that was given is of no use; also where others have
+    /// filled the queue meanwhile.
+    pub fn join_again(&self, ticket: Ticket, tried: Tried) {
         let mut waiters = self.lock();
-        let has_room = waiters.in_order.len() < self.most + more;
-        if has_room {
-            let place = waiters.in_order.partition_point(|waiter| waiter.ticket.number < ticket.number);
-            waiters.in_order.insert(place, Waiter { ticket, tried });
-            self.length.store(waiters.in_order.len(), SeqCst);
-        }
-        has_room
+        let place = waiters.in_order.partition_point(|waiter| waiter.ticket.number < ticket.number);
+        waiters.insert(place, Waiter { ticket, tried });
+        self.length.store(waiters.in_order.len(), SeqCst);
     }
 
     /// Leaves the queue. If it is `false`, a place was given to the waiter, who has to use it or to give it back.
@@ -85,37 +113,34 @@ impl Queue {
     pub fn leave(&self, ticket: Ticket) -> bool {
         let mut waiters = self.lock();
         let place = waiters.in_order.iter().position(|waiter| waiter.ticket == ticket);
-        if let Some(place) = place {
-            waiters.in_order.remove(place);
-            self.length.store(waiters.in_order.len(), SeqCst);
-        }
-        place.is_some()
+        let has_left = place.and_then(|place| waiters.remove(place)).is_some();
+        self.length.store(waiters.in_order.len(), SeqCst);
+        has_left
     }
 
     /// Gives places of a backend to the first who can use them, as long as `take` takes one. Who got one.
     #[must_use]
-    pub fn serve(&self, backend: BackendId, mut take: impl FnMut() -> bool) -> Vec<Ticket> {
+    pub fn serve(&self, usage: &Use<impl Fn(&Tried) -> bool>, mut take: impl FnMut() -> bool) -> Vec<Ticket> {
         let mut served = Vec::new();
         if self.is_empty() {
             return served;
         }
         let mut waiters = self.lock();
         let mut from = 0;
-        let useful = |waiter: &Waiter| !waiter.tried.contains(backend);
-        while let Some(ahead) = waiters.in_order.range(from..).position(useful)
+        while let Some(first) = waiters.first(from, usage)
             && take()
         {
-            from += ahead;
-            served.extend(waiters.in_order.remove(from).map(|waiter| waiter.ticket));
+            from = first;
+            served.extend(waiters.remove(first).map(|waiter| waiter.ticket));
         }
         self.length.store(waiters.in_order.len(), SeqCst);
         served
     }
 
-    /// Whether somebody waits who can use a place of this backend.
+    /// Whether somebody waits who can use a place.
     #[must_use]
-    pub fn wants(&self, backend: BackendId) -> bool {
-        !self.is_empty() && self.lock().in_order.iter().any(|waiter| !waiter.tried.contains(backend))
+    pub fn wants(&self, usage: &Use<impl Fn(&Tried) -> bool>) -> bool {
+        !self.is_empty() && self.lock().first(0, usage).is_some()
     }
 
     /// Whether anybody may wait in it, but for those for whom pools hold places.
@@ -146,6 +171,7 @@ impl Queue {
 mod tests {
     use super::super::Limit;
     use super::*;
+    use crate::words::BackendId;
 
     const SHARD: ShardId = ShardId(0);
     const A: BackendId = BackendId(0);
@@ -157,6 +183,11 @@ mod tests {
         tried
     }
 
+    /// A backend that all can use who have not tried it.
+    fn of(backend: BackendId) -> Use<impl Fn(&Tried) -> bool> {
+        Use { by: move |tried: &Tried| !tried.contains(backend), after_tries_only: false }
+    }
+
     #[test]
     fn places_go_to_the_first_who_can_use_them() {
         let queue = Queue::new(4);
@@ -164,12 +195,12 @@ mod tests {
         let second = queue.join(SHARD, tried(&[]), 0).expect("room");
         let third = queue.join(SHARD, tried(&[]), 0).expect("room");
         let limit = Limit::new(1);
-        assert_eq!(queue.serve(A, || limit.take()), [second]);
+        assert_eq!(queue.serve(&of(A), || limit.take()), [second]);
         limit.give_back();
-        assert_eq!(queue.serve(A, || limit.take()), [third]);
-        assert!(queue.serve(A, || true).is_empty(), "nobody else has use for it");
+        assert_eq!(queue.serve(&of(A), || limit.take()), [third]);
+        assert!(queue.serve(&of(A), || true).is_empty(), "nobody else has use for it");
         assert_eq!((queue.len(), limit.taken()), (1, 1));
-        assert_eq!(queue.serve(B, || true), [first]);
+        assert_eq!(queue.serve(&of(B), || true), [first]);
     }
 
     #[test]
@@ -187,23 +218,36 @@ mod tests {
         let queue = Queue::new(2);
         let tickets = [0, 1].map(|_| queue.join(SHARD, tried(&[]), 0).expect("room"));
         let mut places = 0..1;
-        assert_eq!(queue.serve(A, || places.next().is_some()), tickets[..1]);
+        assert_eq!(queue.serve(&of(A), || places.next().is_some()), tickets[..1]);
         let third = queue.join(SHARD, tried(&[]), 0).expect("room");
-        assert!(!queue.join_again(tickets[0], tried(&[]), 0), "it is full");
-        assert!(queue.leave(third) && queue.join_again(tickets[0], tried(&[]), 0));
-        assert_eq!(queue.serve(A, || true), tickets);
+        queue.join_again(tickets[0], tried(&[]));
+        assert_eq!(queue.serve(&of(A), || true), [tickets[0], tickets[1], third], "though it was full");
     }
 
     #[test]
     fn a_backend_is_wanted_if_somebody_who_waits_has_not_tried_it() {
         let queue = Queue::new(2);
-        assert!(!queue.wants(A));
+        assert!(!queue.wants(&of(A)));
         let first = queue.join(SHARD, tried(&[A]), 0).expect("room");
-        assert_eq!([A, B].map(|backend| queue.wants(backend)), [false, true]);
+        assert_eq!([A, B].map(|backend| queue.wants(&of(backend))), [false, true]);
         queue.join(SHARD, tried(&[B]), 0).expect("room");
-        assert_eq!([A, B].map(|backend| queue.wants(backend)), [true, true]);
+        assert_eq!([A, B].map(|backend| queue.wants(&of(backend))), [true, true]);
         assert!(queue.leave(first));
-        assert_eq!([A, B].map(|backend| queue.wants(backend)), [true, false]);
+        assert_eq!([A, B].map(|backend| queue.wants(&of(backend))), [true, false]);
+    }
+
+    #[test]
+    fn a_backend_for_those_who_have_tried_others_is_nobodys_where_all_are_fresh() {
+        let queue = Queue::new(3);
+        let late = Use { by: |tried: &Tried| tried.contains(A), after_tries_only: true };
+        queue.join(SHARD, tried(&[]), 0).expect("room");
+        assert!(!queue.wants(&late));
+        let ticket = queue.join(SHARD, tried(&[A]), 0).expect("room");
+        assert!(queue.wants(&late));
+        assert_eq!(queue.serve(&late, || true), [ticket]);
+        assert_eq!(queue.lock().retrying, 0);
+        queue.join_again(ticket, tried(&[A]));
+        assert!(queue.leave(ticket) && !queue.wants(&late));
     }
 
     /// Threads that take a place of three, directly or by waiting, and give it back. None stays in the queue while
@@ -228,7 +272,7 @@ mod tests {
                     for round in 0..20_000 {
                         if !(queue.is_empty() && limit.take()) {
                             let ticket = queue.join(ShardId(index as u16), tried(&[]), 0).expect("room");
-                            deliver(queue.serve(A, || limit.take()));
+                            deliver(queue.serve(&of(A), || limit.take()));
                             let leaves = round % 7 == 0 && queue.leave(ticket);
                             if leaves {
                                 continue;
@@ -239,7 +283,7 @@ mod tests {
                         assert!(holders.fetch_add(1, SeqCst) < 3);
                         holders.fetch_sub(1, SeqCst);
                         limit.give_back();
-                        deliver(queue.serve(A, || limit.take()));
+                        deliver(queue.serve(&of(A), || limit.take()));
                     }
                 });
             }

@@ -2,8 +2,8 @@
 //!
 //! The latency is a moving average that follows a rise at once and a fall slowly, as in Finagle and linkerd2-proxy: a
 //! sample above the average replaces it, one below pulls it down as the time between the two says. What is sampled are
-//! the time of a connect and the time from then to the first byte; a session that got no byte counts as the slowest there
-//! is.
+//! the time of a connect and the time from then to the first byte; a session that got no byte counts as slow as
+//! the others are on average, at least.
 
 use std::time::Duration;
 
@@ -22,8 +22,6 @@ pub(super) const REGISTERED: Registered = Registered {
 
 /// After so long without a sample, `1 / e` of an average is left.
 const DECAY: Duration = Duration::from_secs(10);
-/// What a session that got nothing counts at least: an answer that takes this long is worse than most.
-const FAILED_MICROS: f64 = 100_000.0;
 /// A backend without a sample is as good as one that answers at once, but not free: so the sessions it has count.
 const UNKNOWN_MICROS: f64 = 1.0;
 
@@ -61,9 +59,13 @@ impl Average {
 }
 
 impl PeakEwma {
-    /// The highest average there is.
-    fn slowest(&self, now_millis: u64) -> f64 {
-        self.averages.iter().map(|average| average.at(now_millis)).fold(0.0, f64::max)
+    /// The mean of what is known of all others.
+    fn average_but_for(&self, backend: BackendId, now_millis: u64) -> f64 {
+        let others = self.averages.iter().enumerate().filter(|(index, _)| *index != backend.index());
+        let known =
+            others.map(|(_, average)| average.at(now_millis)).filter(|micros| *micros > UNKNOWN_MICROS);
+        let (sum, count) = known.fold((0.0, 0.0), |(sum, count), micros| (sum + micros, count + 1.0));
+        if count > 0.0 { sum / count } else { 0.0 }
     }
 
     /// What one more session on a candidate would cost.
@@ -90,9 +92,10 @@ impl Algorithm for PeakEwma {
     fn observe(&mut self, backend: BackendId, sample: Sample, now_millis: u64) {
         let micros = match sample {
             Sample::Took(latency) => latency.as_secs_f64() * 1e6,
-            // Who fails fastest must not look best.
+            // Who fails fastest must not look best; nor may a single session, whose client may have wished for that end, make a
+            // backend look worse than the others are.
             Sample::InVain(latency) => {
-                (latency.as_secs_f64() * 1e6).max(self.slowest(now_millis)).max(FAILED_MICROS)
+                (latency.as_secs_f64() * 1e6).max(self.average_but_for(backend, now_millis))
             }
         };
         if let Some(average) = self.averages.get_mut(backend.index()) {
@@ -158,6 +161,23 @@ mod tests {
         assert_eq!(pick(&[0, 0]), 0);
         assert_eq!(pick(&[1, 0]), 0);
         assert_eq!(pick(&[3, 0]), 1);
+    }
+
+    #[test]
+    fn session_in_vain_makes_a_backend_look_no_better_and_little_worse() {
+        let mut algorithm = peak_ewma(&weights(&[1; 3]));
+        for (id, millis) in [(0, 1), (1, 4), (2, 6)] {
+            algorithm.observe(BackendId(id), Sample::Took(Duration::from_millis(millis)), 0);
+        }
+        algorithm.observe(BackendId(0), Sample::InVain(Duration::ZERO), 0);
+        let (tried, loads) = (Tried::default(), [0; 3]);
+        let mut of_first = 0;
+        for _ in 0..300 {
+            let picked = algorithm.pick(&demand(&loads, &tried)).expect("a backend");
+            of_first += u32::from(picked == BackendId(0));
+        }
+        // Now 5 ms: worse than the second, better than the third.
+        assert!((60..140).contains(&of_first), "{of_first} of 300");
     }
 
     #[test]

@@ -18,10 +18,19 @@ use crate::words::{BackendId, limits};
 pub struct Outliers {
     ejection_time: Duration,
     /// Checks that end an ejection; `None` where there are no checks.
-    rise: Option<u32>,
+    rise: Option<Rise>,
     /// Most that are ejected at a time: primaries, backups.
     most: [usize; 2],
     backends: Vec<History>,
+}
+
+/// The checks that end an ejection.
+#[derive(Clone, Copy, Debug)]
+pub struct Rise {
+    /// How many, one after the other.
+    pub checks: u32,
+    /// So long after each other at least; those that come faster, because sessions fail, do not count.
+    pub apart: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -37,10 +46,11 @@ struct History {
 
 #[derive(Clone, Copy, Debug)]
 struct Ejection {
-    since: Duration,
     until: Duration,
     /// Consecutive checks that began since and passed.
     passed: u32,
+    /// Before which none counts.
+    not_before: Duration,
 }
 
 /// Why a backend that failed too often is not ejected.
@@ -83,9 +93,9 @@ impl Outliers {
     ///
     /// If the ejection time is 0, which no valid configuration has.
     #[must_use]
-    pub fn new(rules: &Outlier, rise: Option<u32>, shares: &[Share]) -> Self {
+    pub fn new(rules: &Outlier, rise: Option<Rise>, shares: &[Share]) -> Self {
         assert!(!rules.ejection_time.is_zero(), "an ejection takes time");
-        assert!(rise != Some(0), "no check ends an ejection");
+        assert!(rise.is_none_or(|rise| rise.checks > 0), "no check ends an ejection");
         let most = [false, true].map(|backup| {
             let all = shares.iter().filter(|share| share.weight > 0 && share.backup == backup).count();
             all * rules.max_ejected as usize / 100
@@ -136,7 +146,7 @@ impl Outliers {
         let healed = u32::try_from(well).unwrap_or(u32::MAX);
         history.times = (history.times.saturating_sub(healed) + 1).min(limits::EJECTION_GROWTH);
         let length = self.ejection_time * history.times;
-        history.ejection = Some(Ejection { since: now, until: now.saturating_add(length), passed: 0 });
+        history.ejection = Some(Ejection { until: now.saturating_add(length), passed: 0, not_before: now });
         Ok(length)
     }
 
@@ -152,10 +162,11 @@ impl Outliers {
         let ejection = self.backends[backend.index()].ejection.as_mut()?;
         if !passed {
             ejection.passed = 0;
-        } else if begun >= ejection.since {
+        } else if begun >= ejection.not_before {
             ejection.passed += 1;
+            ejection.not_before = begun.saturating_add(rise.apart);
         }
-        let is_over = ejection.passed >= rise;
+        let is_over = ejection.passed >= rise.checks;
         is_over.then(|| self.end_one(backend, now, Cause::Checks)).flatten()
     }
 
@@ -218,7 +229,11 @@ mod tests {
         let share = |&backup: &bool| Share { weight: 1, backup, name_hash: 0 };
         let rules =
             Outlier { consecutive_failures: 5, empty_answers: None, ejection_time: TIME, max_ejected };
-        Outliers::new(&rules, Some(2), &backups.iter().map(share).collect::<Vec<_>>())
+        Outliers::new(
+            &rules,
+            Some(Rise { checks: 2, apart: secs(1) }),
+            &backups.iter().map(share).collect::<Vec<_>>(),
+        )
     }
 
     fn secs(secs: u64) -> Duration {
@@ -292,7 +307,8 @@ mod tests {
         assert_eq!(check(true, 9, 11), None, "it began before");
         assert_eq!(check(true, 11, 12), None);
         assert_eq!(check(false, 12, 13), None);
-        assert_eq!(check(true, 13, 14), None, "one since the failure");
+        assert_eq!(check(true, 13, 13), None, "one since the failure");
+        assert_eq!(check(true, 13, 13), None, "too soon after it");
         assert_eq!(check(true, 14, 15), back);
         assert_eq!(check(true, 15, 16), None, "it is over");
         assert!(!outliers.is_ejected(BackendId(0)));

@@ -5,8 +5,9 @@
 //! | 0 | eligible primaries; in panic all primaries with an address |
 //! | 1 | primaries whose first verdict is still awaited |
 //! | 2 | eligible backups; in panic all backups with an address |
-//! | 3 | primaries that are ejected but up by their checks, or that no check could judge |
-//! | 4 | backups of which the same is true |
+//! | 3 | backups whose first verdict is still awaited |
+//! | 4 | primaries that are ejected but up by their checks, or that no check could judge |
+//! | 5 | backups of which the same is true |
 //!
 //! A session takes the first tier that has somebody it has not tried. Unknown is not down: a primary that has just begun
 //! comes before every backup. Panic comes last: it needs that no backup is eligible, that no first verdict is awaited, and
@@ -20,7 +21,7 @@ use crate::rules::config::Backend;
 use crate::words::{BackendId, limits};
 
 /// How many tiers there are.
-pub const TIERS: usize = 5;
+pub const TIERS: usize = 6;
 
 /// What the configuration says of a backend's part in balancing.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +50,7 @@ pub enum Serving {
     Nobody,
     /// The eligible primaries.
     Primaries,
-    /// Primaries without a verdict yet.
+    /// Those without a verdict yet.
     Unjudged,
     /// The eligible backups.
     Backups,
@@ -90,36 +91,43 @@ impl Order {
         {
             // Panic knows nothing of the backends, so nothing of who came back lately.
             let [primaries, backups] = has_address.map(|part| candidates(&part, states, shares, false));
-            let tiers = [primaries, Vec::new(), backups, Vec::new(), Vec::new()];
+            let tiers = [primaries, Vec::new(), backups, Vec::new(), Vec::new(), Vec::new()];
             return Self { serving: Serving::Panic, tiers };
         }
         let tiers = [
             primaries,
             part(false, |state| state.is_awaited() && state.has_address()),
             backups,
+            part(true, |state| state.is_awaited() && state.has_address()),
             part(false, is_last_resort),
             part(true, is_last_resort),
         ];
         let first = tiers.iter().position(|tier| !tier.is_empty());
         let serving = first.map_or(Serving::Nobody, |first| {
             use Serving::{Backups, LastResort, Primaries, Unjudged};
-            [Primaries, Unjudged, Backups, LastResort, LastResort][first]
+            [Primaries, Unjudged, Backups, Unjudged, LastResort, LastResort][first]
         });
         Self { serving, tiers: tiers.map(|tier| candidates(&tier, states, shares, true)) }
     }
 
-    /// Whether the listeners of the upstream may accept: no primary is without a verdict that is still awaited.
+    /// Whether the listeners of the upstream may accept: no primary is without a verdict that is still awaited, nor, where no
+    /// primary is eligible, is every backup that could serve.
     #[must_use]
     pub fn is_decided(states: &[BackendState], shares: &[Share]) -> bool {
-        let counts = |(_, share): &(&BackendState, &Share)| share.weight > 0 && !share.backup;
-        states.iter().zip(shares).filter(counts).all(|(state, _)| !state.is_awaited())
+        let any = |backup: Option<bool>, wanted: fn(&BackendState) -> bool| {
+            let counts =
+                |share: &Share| share.weight > 0 && backup.is_none_or(|backup| share.backup == backup);
+            states.iter().zip(shares).any(|(state, share)| counts(share) && wanted(state))
+        };
+        let serves = || any(None, BackendState::is_eligible) || !any(Some(true), BackendState::is_awaited);
+        !any(Some(false), BackendState::is_awaited) && serves()
     }
 }
 
 /// Whether a backend is tried when there is nobody better: it is ejected, which a check may contradict, or the checks could
 /// say nothing. An awaited primary is in a tier of its own.
 fn is_last_resort(state: &BackendState) -> bool {
-    let is_unjudged = state.health == Health::Checking && !state.is_awaited();
+    let is_unjudged = state.health == Health::Checking && !state.awaited;
     state.has_address() && (state.ejected && state.health == Health::Up || is_unjudged)
 }
 
@@ -192,10 +200,12 @@ mod tests {
             ("udddU", Primaries, "0/4"),
             ("ddddU", Backups, "4"),
             ("ddddD", Panic, "0123/4"),
+            ("ddddC", Unjudged, "4"),
             ("dddc", Unjudged, "3"),
             ("dddo", Panic, "0123"),
             ("dddcU", Unjudged, "3/4"),
             ("dddnU", Backups, "4"),
+            ("dddcC", Unjudged, "3/4"),
             ("uccc", Primaries, "0/123"),
             ("mD", Panic, "1"),
             ("D", Panic, "0"),
@@ -215,9 +225,12 @@ mod tests {
             ("ddddUD", Backups, "4"),
             ("ueUE", Primaries, "0/2/1/3"),
             ("ucUoOE", Primaries, "0/1/2/3/45"),
+            ("ucUCoOE", Primaries, "0/1/2/3/4/56"),
             ("eE", LastResort, "0/1"),
             ("oU", Backups, "1/0"),
-            ("C", Nobody, ""),
+            ("C", Unjudged, "0"),
+            ("N", Nobody, ""),
+            ("dC", Unjudged, "1"),
             ("O", LastResort, "0"),
         ] {
             assert_eq!(ordered(text, None), (expected, tiers.to_owned()), "{text}");
@@ -250,10 +263,22 @@ mod tests {
     }
 
     #[test]
-    fn listeners_wait_for_primaries_alone() {
-        for (text, expected) in
-            [("ud", true), ("uc", false), ("un", false), ("uC", true), ("uN", true), ("om", true)]
-        {
+    fn listeners_wait_for_the_first_verdicts_of_those_who_would_serve() {
+        for (text, expected) in [
+            ("ud", true),
+            ("uc", false),
+            ("un", false),
+            ("uC", true),
+            ("uN", true),
+            ("om", true),
+            ("dC", false),
+            ("dN", false),
+            ("dD", true),
+            ("dCU", true),
+            ("dCD", false),
+            ("C", false),
+            ("O", true),
+        ] {
             let (states, shares) = scene(text);
             assert_eq!(Order::is_decided(&states, &shares), expected, "{text}");
         }
@@ -271,10 +296,8 @@ mod tests {
             prop_assert!(serving != Panic || threshold.is_some());
             for (index, state) in states.iter().enumerate() {
                 let times = all.iter().filter(|one| **one == index).count();
-                // A backup that nothing is known of yet is nobody's resort, one that is down only in panic.
-                let may = state.has_address()
-                    && (serving == Panic || state.health == Health::Up
-                        || state.health == Health::Checking && !(state.awaited && shares[index].backup));
+                // Whoever is down is tried only in panic.
+                let may = state.has_address() && (serving == Panic || state.health != Health::Down);
                 prop_assert_eq!(times, usize::from(may), "{} of {} in {:?}", index, text, tiers);
             }
             // An eligible primary is never behind anybody else, an eligible backup only behind primaries.
@@ -283,7 +306,7 @@ mod tests {
                 if serving != Panic && state.is_eligible() {
                     prop_assert_eq!(tier, if share.backup { 2 } else { 0 });
                 }
-                prop_assert!(tier < 3 || !state.is_eligible() || serving == Panic);
+                prop_assert!(tier < 4 || !state.is_eligible() || serving == Panic);
             }
         }
     }

@@ -14,7 +14,7 @@ use super::failures::Fault;
 use super::serving::{Order, Serving, Share, TIERS};
 use super::shared::Shared;
 use super::state::{Address, BackendState, Health};
-use crate::rules::admission::Ticket;
+use crate::rules::admission::{Ticket, Use};
 use crate::rules::balance::{Algorithm, Candidate, Demand, Sample, Start, Tried, Wants};
 use crate::rules::config::{OpenSessions, Upstream};
 use crate::words::{BackendId, CloseReason, ShardId};
@@ -104,13 +104,13 @@ struct Cut {
 struct Inner {
     /// In the order of resort.
     tiers: [Tier; TIERS],
+    /// For each backend its tier, if it has one.
+    tier_of: Vec<Option<usize>>,
     states: Vec<BackendState>,
     serving: Serving,
     /// Sessions of all shards: this one's exact, the others' as of `others_at`. Kept only where they are wanted.
     sums: Vec<u32>,
     others_at: Option<u64>,
-    /// How often states were applied.
-    changes: u64,
 }
 
 /// Backends that are as good as each other.
@@ -142,6 +142,28 @@ impl Inner {
     fn candidates(&self) -> impl Iterator<Item = &Candidate> {
         self.tiers.iter().flat_map(|tier| &tier.candidates)
     }
+
+    /// Whom a client that has tried these waits for: the first tier in which it has not tried everybody.
+    fn waited_for(&self, tried: &Tried) -> impl Iterator<Item = BackendId> {
+        let first = self.tiers.iter().find(|tier| tier.has_untried(tried));
+        let ids = first.into_iter().flat_map(|tier| tier.candidates.iter().map(|one| one.id));
+        ids.filter(|id| !tried.contains(*id))
+    }
+
+    /// Who of those that wait can use a place at a backend, which is nobody's where that is in no tier.
+    fn use_of(&self, backend: BackendId) -> Option<Use<impl Fn(&Tried) -> bool>> {
+        Some(use_of(&self.tiers[..self.tier_of[backend.index()]?], backend))
+    }
+}
+
+/// Who of those that wait can use a place at a backend that comes behind these tiers.
+fn use_of(before: &[Tier], backend: BackendId) -> Use<impl Fn(&Tried) -> bool> {
+    Use {
+        by: move |tried: &Tried| {
+            !tried.contains(backend) && !before.iter().any(|tier| tier.has_untried(tried))
+        },
+        after_tries_only: before.iter().any(|tier| !tier.candidates.is_empty()),
+    }
 }
 
 impl UpstreamTable {
@@ -167,11 +189,11 @@ impl UpstreamTable {
             pooled: (0..backends).map(|_| Cell::new(0)).collect(),
             inner: RefCell::new(Inner {
                 tiers: Default::default(),
+                tier_of: vec![None; backends],
                 states: vec![BackendState::unknown(); backends],
                 serving: Serving::Nobody,
                 sums: vec![0; backends],
                 others_at: None,
-                changes: 0,
             }),
         })
     }
@@ -212,11 +234,14 @@ impl UpstreamTable {
                 is_cut |= self.cut(index, CloseReason::PrimaryUp, None);
             }
         }
-        inner.changes += 1;
         inner.serving = serving;
         inner.states.clear();
         inner.states.extend_from_slice(states);
-        inner.tiers.iter_mut().zip(tiers).for_each(|(tier, candidates)| tier.update(candidates));
+        inner.tier_of.fill(None);
+        for (index, candidates) in tiers.into_iter().enumerate() {
+            candidates.iter().for_each(|one| inner.tier_of[one.id.index()] = Some(index));
+            inner.tiers[index].update(candidates);
+        }
         is_cut
     }
 
@@ -230,12 +255,6 @@ impl UpstreamTable {
             last.pop_front();
         }
         self.shared.loads.own(self.place.shard, backend) > 0
-    }
-
-    /// A number that is another one after each change of states.
-    #[must_use]
-    pub fn changes(&self) -> u64 {
-        self.inner.borrow().changes
     }
 
     /// Whether clients may be let in: no primary is without a first verdict that is still awaited.
@@ -292,7 +311,8 @@ impl UpstreamTable {
         now_millis: u64,
     ) -> Pick {
         let Inner { tiers, sums, .. } = &mut *inner;
-        let Tier { candidates, algorithm } = &mut tiers[tier];
+        let (before, rest) = tiers.split_at_mut(tier);
+        let Tier { candidates, algorithm } = &mut rest[0];
         let corrected = self.corrected(candidates, sums, now_millis);
         let loads = corrected.as_ref().unwrap_or(sums);
         let algorithm = algorithm.get_or_insert_with(|| {
@@ -310,7 +330,9 @@ impl UpstreamTable {
             debug_assert!(candidates.iter().any(|one| one.id == backend), "{backend:?} is in no tier");
             debug_assert!(!passing.contains(backend), "{backend:?} was tried");
             // A connection in the pool hands its place over; the session gets both.
-            if !self.shared.queue.wants(backend) && (self.take(backend) || self.unhold(backend)) {
+            let is_wanted =
+                !self.shared.queue.is_empty() && self.shared.queue.wants(&use_of(before, backend));
+            if !is_wanted && (self.take(backend) || self.unhold(backend)) {
                 return Pick::Backend(self.begin(inner, backend));
             }
             passed.get_or_insert_with(|| tried.clone()).insert(backend);
@@ -340,7 +362,8 @@ impl UpstreamTable {
 
     /// Whether there can be room in the queue for somebody who waits for a place in this tier.
     fn may_wait_for(&self, tier: &Tier, tried: &Tried) -> bool {
-        self.shared.queue.may_hold() || self.pooled_of(tier.candidates.iter(), tried) > 0
+        let untried = tier.candidates.iter().map(|one| one.id).filter(|id| !tried.contains(*id));
+        self.shared.queue.may_hold() || self.pooled_of(untried) > 0
     }
 
     /// Whether somebody is left who was not tried.
@@ -349,25 +372,19 @@ impl UpstreamTable {
         self.inner.borrow().tiers.iter().any(|tier| tier.has_untried(tried))
     }
 
-    /// Whom a client that has tried these does not wait for: those, and all that are not in the first tier with somebody
-    /// else.
-    #[must_use]
-    pub fn not_waited_for(&self, tried: &Tried) -> Tried {
-        let inner = self.inner.borrow();
-        let first = inner.tiers.iter().position(|tier| tier.has_untried(tried));
-        let mut passed = tried.clone();
-        for (_, tier) in inner.tiers.iter().enumerate().filter(|(index, _)| Some(*index) != first) {
-            let more: Vec<_> =
-                tier.candidates.iter().map(|one| one.id).filter(|id| !passed.contains(*id)).collect();
-            more.into_iter().for_each(|id| passed.insert(id));
-        }
-        passed
-    }
-
     /// Whether sessions may be sent to a backend, if need be.
     #[must_use]
     pub fn is_candidate(&self, backend: BackendId) -> bool {
-        self.inner.borrow().candidates().any(|candidate| candidate.id == backend)
+        self.inner.borrow().tier_of[backend.index()].is_some()
+    }
+
+    /// Whether somebody waits who can use a place at a backend.
+    fn is_waited_for(&self, backend: BackendId) -> bool {
+        if self.shared.queue.is_empty() {
+            return false;
+        }
+        let inner = self.inner.borrow();
+        inner.use_of(backend).is_some_and(|usage| self.shared.queue.wants(&usage))
     }
 
     /// All to whom that applies.
@@ -395,12 +412,12 @@ impl UpstreamTable {
 
     // The queue of the upstream.
 
-    /// Waits for a place at one who is not [`passed`](Self::not_waited_for), behind all who do already; `None` where the
-    /// queue is full. The place is [delivered](Deliver), maybe at once.
-    pub fn join(&self, passed: &Tried) -> Option<Ticket> {
-        let more = self.places_in_pools(passed);
-        let ticket = self.shared.queue.join(self.place.shard, passed.clone(), more)?;
-        self.serve_all();
+    /// Waits for a place, behind all who do already; `None` where the queue is full. The place is [delivered](Deliver), maybe
+    /// at once. It is one of the first tier in which the client has not tried everybody, as whoever gives it knows the tiers.
+    pub fn join(&self, tried: &Tried) -> Option<Ticket> {
+        let more = self.places_in_pools(tried);
+        let ticket = self.shared.queue.join(self.place.shard, tried.clone(), more)?;
+        self.serve_waited_for(tried);
         Some(ticket)
     }
 
@@ -410,15 +427,10 @@ impl UpstreamTable {
         self.shared.queue.leave(ticket)
     }
 
-    /// Waits again, where it did before; `false` where the queue is full by now.
-    #[must_use]
-    pub fn join_again(&self, ticket: Ticket, passed: &Tried) -> bool {
-        let more = self.places_in_pools(passed);
-        let is_in = self.shared.queue.join_again(ticket, passed.clone(), more);
-        if is_in {
-            self.serve_all();
-        }
-        is_in
+    /// Waits again, where it did before.
+    pub fn join_again(&self, ticket: Ticket, tried: &Tried) {
+        self.shared.queue.join_again(ticket, tried.clone());
+        self.serve_waited_for(tried);
     }
 
     /// Takes a place that was delivered. `None` if the backend has gone out while the place was on its way: it is
@@ -445,11 +457,14 @@ impl UpstreamTable {
 
     /// Gives free places of a backend to those who wait for it.
     fn serve(&self, backend: BackendId) {
-        let queue = &self.shared.queue;
-        if queue.is_empty() || !self.is_candidate(backend) {
+        if self.shared.queue.is_empty() {
             return;
         }
-        let served = queue.serve(backend, || self.take(backend));
+        let served = {
+            let inner = self.inner.borrow();
+            let Some(usage) = inner.use_of(backend) else { return };
+            self.shared.queue.serve(&usage, || self.take(backend))
+        };
         let delivered = served.iter().filter(|ticket| (self.deliver)(**ticket, backend)).count();
         // Shards that have ended have nobody who waits.
         (delivered..served.len()).for_each(|_| self.give_back(backend));
@@ -459,6 +474,11 @@ impl UpstreamTable {
         if !self.shared.queue.is_empty() {
             self.all_candidates().into_iter().for_each(|backend| self.serve(backend));
         }
+    }
+
+    fn serve_waited_for(&self, tried: &Tried) {
+        let waited_for: Vec<_> = self.inner.borrow().waited_for(tried).collect();
+        waited_for.into_iter().for_each(|backend| self.serve(backend));
     }
 
     // The places that the pool of this shard holds.
@@ -473,7 +493,7 @@ impl UpstreamTable {
     /// Takes a place for a connection in the pool, unless sessions need it.
     #[must_use]
     pub fn hold(&self, backend: BackendId) -> bool {
-        if !self.may_pool(backend) || self.shared.queue.wants(backend) || !self.take(backend) {
+        if !self.may_pool(backend) || self.is_waited_for(backend) || !self.take(backend) {
             return false;
         }
         self.note_held(backend);
@@ -528,23 +548,20 @@ impl UpstreamTable {
         !self.shared.queue.is_empty()
     }
 
-    /// Places that the pools of all shards hold of the backends that a client can use.
+    /// Places that the pools of all shards hold of the backends that a client waits for.
     #[must_use]
     pub fn places_in_pools(&self, tried: &Tried) -> usize {
-        self.pooled_of(self.inner.borrow().candidates(), tried)
+        self.pooled_of(self.inner.borrow().waited_for(tried))
     }
 
-    fn pooled_of<'a>(&self, candidates: impl Iterator<Item = &'a Candidate>, tried: &Tried) -> usize {
-        let usable = candidates.map(|one| one.id).filter(|id| !tried.contains(*id));
-        usable.map(|id| self.shared.pooled[id.index()].load(SeqCst)).sum()
+    fn pooled_of(&self, backends: impl Iterator<Item = BackendId>) -> usize {
+        backends.map(|id| self.shared.pooled[id.index()].load(SeqCst)).sum()
     }
 
     /// Whether a place that this shard's pool holds is waited for.
     #[must_use]
     pub fn is_wanted(&self, backend: BackendId) -> bool {
-        self.pooled[backend.index()].get() > 0
-            && self.shared.queue.wants(backend)
-            && self.is_candidate(backend)
+        self.pooled[backend.index()].get() > 0 && self.is_waited_for(backend)
     }
 
     /// Backends of which that is so.
@@ -666,7 +683,7 @@ impl Lingering {
     /// Whether a client waits for its place.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.table.shared.queue.wants(self.backend) && self.table.is_candidate(self.backend)
+        self.table.is_waited_for(self.backend)
     }
 }
 
@@ -807,16 +824,31 @@ mod tests {
         table.apply(&states([true, true, true]));
         let sessions = [pick(&table), pick(&table)];
         assert!(matches!(table.pick(0, &Tried::default(), 0, false), Pick::Full));
-        let passed = table.not_waited_for(&Tried::default());
-        let mut expected = Tried::default();
-        expected.insert(BackendId(2));
-        assert_eq!(passed, expected, "it does not wait for the backup");
-        let ticket = table.join(&passed).expect("room");
-        assert_eq!(table.shared.queue_length(), 1, "whose free place it does not get");
+        let ticket = table.join(&Tried::default()).expect("room");
+        assert_eq!(
+            table.shared.queue_length(),
+            1,
+            "it does not wait for the backup, whose free place it does not get"
+        );
+        table.apply(&states([true, true, false]));
+        table.apply(&states([true, true, true]));
+        assert_eq!(table.shared.queue_length(), 1, "whatever becomes of that");
         let Pick::Backend(spilled) = table.pick(0, &Tried::default(), 0, true) else { panic!("it is free") };
         assert_eq!(spilled.backend(), BackendId(2));
         drop(sessions);
         assert_eq!(table.shared.queue_length(), 0, "{ticket:?} is served");
+    }
+
+    #[test]
+    fn who_waits_for_a_primary_is_served_by_the_backup_when_the_primaries_go_down() {
+        let table = limited(1, "queue: {max: 2}");
+        table.apply(&states([true, true, true]));
+        let _sessions = [pick(&table), pick(&table)];
+        table.join(&Tried::default()).expect("room");
+        table.apply(&states([false, true, true]));
+        assert_eq!(table.shared.queue_length(), 1);
+        table.apply(&states([false, false, true]));
+        assert_eq!((table.shared.queue_length(), table.shared.places_taken(BackendId(2))), (0, Some(1)));
     }
 
     #[test]
@@ -827,7 +859,7 @@ mod tests {
         [0, 1].into_iter().for_each(|id| tried.insert(BackendId(id)));
         let Pick::Backend(backup) = table.pick(0, &tried, 0, false) else { panic!("it is free") };
         assert!(matches!(table.pick(0, &tried, 0, false), Pick::Full));
-        table.join(&table.not_waited_for(&tried)).expect("room");
+        table.join(&tried).expect("room");
         drop(backup);
         assert_eq!((table.shared.queue_length(), table.shared.places_taken(BackendId(2))), (0, Some(1)));
     }
@@ -855,7 +887,6 @@ mod tests {
         moved[0].gone = Arc::from([old.clone()]);
         assert!(table.apply(&moved));
         assert_eq!(on(&old), Some(CloseReason::BackendDown));
-        assert!(!table.apply(&moved) || on(&old).is_some());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::failures::Fault;
 use super::health_rules::Verdict;
-use super::outlier::{Outliers, Return, Spared};
+use super::outlier::{Outliers, Return, Rise, Spared};
 use super::serving::{Order, Serving, Share};
 use super::slow_start::Ramps;
 use super::state::{Address, BackendState, Health, Resolved};
@@ -62,7 +62,9 @@ impl Verdicts {
     pub fn new(upstream: &Upstream) -> Self {
         let shares: Vec<Share> = upstream.backends.iter().map(Share::of).collect();
         let check = upstream.healthcheck.as_ref();
-        let rise = check.map(|check| check.rise);
+        // The jitter may bring two checks nearer to each other.
+        let rise = check
+            .map(|check| Rise { checks: check.rise, apart: check.fast_interval.min(check.interval) / 2 });
         Self {
             states: vec![BackendState::unknown(); shares.len()],
             resolved: vec![Arc::from([]); shares.len()],
@@ -329,13 +331,13 @@ mod tests {
             [&[Health::Up][..], &[Health::Down, Health::Up], &[Health::Up, Health::Down, Health::Up]]
         {
             assert_eq!(verdicts.report(A, FAILURES, secs(1)), [Event::Ejected(A, secs(30), FAILURES)]);
-            for to in checks {
-                assert_eq!(check(&mut verdicts, A, *to, secs(2)), []);
+            for (second, to) in (2..).zip(checks) {
+                assert_eq!(check(&mut verdicts, A, *to, secs(second)), []);
                 assert!(!verdicts.states()[0].is_eligible());
             }
-            assert_eq!(check(&mut verdicts, A, Health::Up, secs(3)), [back]);
+            assert_eq!(check(&mut verdicts, A, Health::Up, secs(9)), [back]);
             assert!(verdicts.states()[0].is_eligible());
-            verdicts.outliers.as_mut().expect("it is on").moved(A, secs(3));
+            verdicts.outliers.as_mut().expect("it is on").moved(A, secs(9));
         }
     }
 
