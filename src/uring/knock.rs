@@ -56,7 +56,10 @@ impl Core {
         }
         // SAFETY: the slot owns the descriptor, which is open for as long as it is there.
         let connected = connect(SockRef::from(&unsafe { BorrowedFd::borrow_raw(fd) }), &knock.address);
-        if connected.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+        let is_later = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+        };
+        if connected.as_ref().is_err_and(is_later) {
             knock.next = now.after(knock.pause);
             knock.pause = (knock.pause * 2).min(LAST_PAUSE);
             return Knocked::Again(knock.next);
