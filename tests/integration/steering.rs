@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use ringway::words::CloseReason;
 
-use crate::support::{Balancer, Client, backend, balancer, eventually, is_reset, shards, timed};
+use crate::support::{
+    Balancer, Client, backend, balancer, eventually, has_descriptors, is_reset, shards, timed,
+};
 
 /// With one CPU there is one shard, and nothing to steer.
 fn two_shards() -> bool {
@@ -148,6 +150,10 @@ fn end_in_a_storm(end: impl Fn(&Balancer)) -> u64 {
 /// What the kernel resets because it was on no accept queue when the listener closed was never accepted.
 #[test]
 fn drain_in_a_storm_loses_no_accepted_connection() {
+    // Four for each session, and on a loaded machine many are open at once.
+    if !has_descriptors(4_000) {
+        return;
+    }
     let mut passed = 0;
     for _ in 0..5 {
         passed += end_in_a_storm(|balancer| {
@@ -166,6 +172,10 @@ fn drain_in_a_storm_loses_no_accepted_connection() {
 
 #[test]
 fn close_in_a_storm_accounts_for_every_connection() {
+    // Four for each session, and on a loaded machine many are open at once.
+    if !has_descriptors(4_000) {
+        return;
+    }
     let mut passed = 0;
     for _ in 0..5 {
         passed += end_in_a_storm(|balancer| balancer.server().close());

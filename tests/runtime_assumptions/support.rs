@@ -30,8 +30,8 @@ pub(crate) fn has_descriptors(count: u64) -> bool {
     if limit < count {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("a test");
-        let _ =
-            writeln!(std::io::stderr(), "skipped {name}: it needs {count} descriptors, and may open {limit}");
+        let line = format!("\nskipped {name}: it needs {count} descriptors, and may open {limit}\n");
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }
     limit >= count
 }

@@ -36,7 +36,8 @@ pub fn is_root() -> bool {
 /// Says, past the capture of the test's output, that a test is skipped, and why. Not for root.
 pub fn skip(test: &str, why: &str) {
     assert!(!is_root(), "{test}: {why}");
-    let _ = writeln!(std::io::stderr().lock(), "skipped {test}: {why}");
+    // In one write, on a line of its own, whatever the other tests say meanwhile.
+    let _ = std::io::stderr().write_all(format!("\nskipped {test}: {why}\n").as_bytes());
 }
 
 /// Whether a test may open so many descriptors; if not, it is skipped.
