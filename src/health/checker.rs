@@ -17,7 +17,7 @@ use super::counters::HealthCounters;
 use super::departed::Departed;
 use super::probe::{Connect, LATE, Outcome, Question, probe};
 
-/// Checks repeated in a row because this process was not running when their time ran out. If it happens
+/// Checks repeated one after the other because this process was not running when their time ran out. If it happens
 /// more often, the process is starved rather than stopped, and a backend that hangs must still go down.
 const FROZEN_REPEATS: u32 = 3;
 /// Checks that became due while the process was stopped are spread over this much.
@@ -73,7 +73,7 @@ impl Slots {
 struct Suspicion {
     /// A session has failed, and no check has succeeded since.
     is_open: bool,
-    /// Suspicions in a row that proved wrong.
+    /// Consecutive suspicions that proved wrong.
     wrong: u32,
 }
 

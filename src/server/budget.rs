@@ -85,7 +85,10 @@ pub(super) fn sessions(
     let ending = if checked > 0 { limits::PROBES_ENDING as u64 } else { 0 };
     let checks = checked.min(limits::PROBES as u64) * PER_CHECK + ending;
     let entries = config.upstreams.iter().flat_map(|upstream| &upstream.backends);
-    let names = entries.filter(|entry| matches!(entry.address, BackendAddress::Host { .. })).count();
+    let is_looked_up = |address: &BackendAddress| {
+        matches!(address, BackendAddress::Host { .. }) && address.known().is_empty()
+    };
+    let names = entries.filter(|entry| is_looked_up(&entry.address)).count();
     let listeners = shards * config.listeners.len() as u64 * (1 + OVERLAP);
     // A look-up holds a socket to a name server.
     let passed = if shards > 1 { shards * PASSED } else { 0 };

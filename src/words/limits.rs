@@ -16,9 +16,9 @@ pub const NAME_BYTES: usize = 259;
 pub const SOCKET_PATH_BYTES: usize = 107;
 /// Largest CPU number; the kernel's `NR_CPUS` is at most 8,192 on the platforms we build for.
 pub const CPU: u32 = 8_191;
-/// Most results in a row that `rise` and `fall` may ask for.
+/// Most consecutive results that `rise` and `fall` may ask for.
 pub const CHECKS_IN_A_ROW: u32 = 1_000;
-/// Most failures in a row that `outlier` may ask for.
+/// Most consecutive failures that `outlier` may ask for.
 pub const FAILURES_IN_A_ROW: u32 = 1_000;
 /// Steps in which `slow_start` raises a share to the whole of it...
 pub const RAMP_STEPS: u32 = 20;

@@ -313,7 +313,7 @@ pub struct QueueRules {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Outlier {
-    /// Failures in a row that eject it.
+    /// Consecutive failures that eject it.
     pub consecutive_failures: u32,
     /// Consecutive sessions that eject it because it took bytes and ended them without one of its own.
     #[serde(serialize_with = "resolved::number_or_off")]
@@ -467,9 +467,9 @@ pub struct HealthCheck {
     /// Longest check.
     #[serde(serialize_with = "resolved::duration")]
     pub timeout: Duration,
-    /// Successes in a row that bring a backend up.
+    /// Consecutive successes that bring a backend up.
     pub rise: u32,
-    /// Failures in a row that take a backend down.
+    /// Consecutive failures that take a backend down.
     pub fall: u32,
     /// Random change of each interval, as a fraction of it, at most 1.
     #[serde(serialize_with = "resolved::fraction")]

@@ -25,7 +25,7 @@ pub struct Transition {
     pub from: Health,
     /// The state now: `Up` or `Down`.
     pub to: Health,
-    /// How many results in a row led to it.
+    /// How many consecutive results led to it.
     pub results: u32,
 }
 
@@ -35,7 +35,7 @@ pub struct HealthRules {
     rise: u32,
     fall: u32,
     health: Health,
-    /// Results in a row that contradict `health`; below `rise` or `fall`.
+    /// Consecutive results that contradict `health`; below `rise` or `fall`.
     against: u32,
     /// Failures since it is down.
     down_for: u32,
