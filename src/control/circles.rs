@@ -63,7 +63,11 @@ impl Circles {
     }
 
     /// The addresses that are left, `None` if that is all of them; `is_own` tells which are of this machine.
-    fn without_circles(&mut self, found: &Addresses, is_own: impl Fn(IpAddr) -> bool) -> Option<Addresses> {
+    fn without_circles(
+        &mut self,
+        found: &Addresses,
+        is_own: impl Fn(SocketAddr) -> bool,
+    ) -> Option<Addresses> {
         let meetings = self.meetings(found, is_own);
         let counts: Vec<usize> = found.upstreams.iter().map(Vec::len).collect();
         let circles = Circle::all(&self.listeners, &counts, |upstream, backend, listener| {
@@ -74,24 +78,35 @@ impl Circles {
         }
         let mut left = found.clone();
         for circle in circles {
-            let addresses = &mut left.upstreams[circle.upstream][circle.backend].addresses;
+            let known = &mut left.upstreams[circle.upstream][circle.backend];
             for closing in &meetings[&circle] {
                 self.report(circle, closing);
-                *addresses = addresses.iter().filter(|address| *address != closing).cloned().collect();
+                known.addresses =
+                    known.addresses.iter().filter(|address| *address != closing).cloned().collect();
             }
+            // Nobody need wait for one that has no other address.
+            known.has_failed |= known.addresses.is_empty();
         }
         Some(left)
     }
 
     /// The addresses of backends that are a listener's; mostly there are none.
-    fn meetings(&self, found: &Addresses, is_own: impl Fn(IpAddr) -> bool) -> HashMap<Circle, Vec<Address>> {
+    fn meetings(
+        &self,
+        found: &Addresses,
+        is_own: impl Fn(SocketAddr) -> bool,
+    ) -> HashMap<Circle, Vec<Address>> {
         let mut known = HashMap::new();
         let mut meets = |address: &Address, listener: &ListenAddress| match (address, listener) {
             (Address::Tcp(address), _) => {
                 // Only what has a listener's port is asked for.
                 listener.takes(*address, |_| true) && {
-                    let ip = address.ip().to_canonical();
-                    let own = *known.entry(ip).or_insert_with(|| is_own(ip));
+                    // With its scope: a link-local address is of this machine on one interface.
+                    let host = match address.ip().to_canonical() {
+                        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+                        IpAddr::V6(_) => *address,
+                    };
+                    let own = *known.entry(host).or_insert_with(|| is_own(host));
                     listener.takes(*address, |_| own)
                 }
             }
@@ -132,14 +147,16 @@ impl Circles {
 }
 
 /// Whether an address is of this machine: to such a one a connection comes from itself. Nothing is sent for it.
-fn is_own(ip: IpAddr) -> bool {
+fn is_own(mut address: SocketAddr) -> bool {
+    let ip = address.ip();
     if ip.is_loopback() || ip.is_unspecified() {
         return true;
     }
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
         // The port does not matter, but it may not be 0.
-        socket.connect(SocketAddr::new(ip, 9))?;
+        address.set_port(9);
+        socket.connect(address)?;
         socket.local_addr()
     });
     source.is_ok_and(|source| source.ip() == ip)
@@ -161,7 +178,7 @@ upstreams:
     fn addresses(upstreams: &[&[&str]]) -> Addresses {
         let list = |text: &&str| {
             let all = text.split_whitespace().map(|address| Address::Tcp(address.parse().unwrap()));
-            Resolved { addresses: all.collect(), has_failed: false }
+            Resolved { addresses: all.collect(), has_failed: text.trim().is_empty() }
         };
         Addresses {
             upstreams: upstreams.iter().map(|backends| backends.iter().map(list).collect()).collect(),
@@ -174,7 +191,7 @@ upstreams:
         let all = addresses(&[&["10.0.0.9:80 10.0.0.1:80", "10.0.0.1:81"], &["10.0.0.1:90"]]);
         let (sender, found) = watch::channel(Arc::new(all.clone()));
         let (mut circles, _used) = Circles::new(&config, found);
-        let own = |ip: IpAddr| ip == IpAddr::from([10, 0, 0, 1]);
+        let own = |address: SocketAddr| address.ip() == IpAddr::from([10, 0, 0, 1]);
         // The second listener leads nowhere back.
         let left = circles.without_circles(&all, own).unwrap();
         assert_eq!(left, addresses(&[&["10.0.0.9:80", "10.0.0.1:81"], &["10.0.0.1:90"]]));
@@ -203,7 +220,8 @@ upstreams:
 
     #[test]
     fn loopback_is_own_and_a_documentation_address_is_not() {
-        assert!(is_own([127, 0, 0, 9].into()) && is_own([0, 0, 0, 0].into()));
-        assert!(!is_own([192, 0, 2, 1].into()));
+        let at = |ip: [u8; 4]| SocketAddr::from((ip, 80));
+        assert!(is_own(at([127, 0, 0, 9])) && is_own(at([0, 0, 0, 0])));
+        assert!(!is_own(at([192, 0, 2, 1])));
     }
 }

@@ -152,15 +152,20 @@ impl Notes {
                     if spared == Spared::LastEligible { "no other one is eligible" } else { "max_ejected" };
                 log::debug!("{upstream}/{} fails, and is not ejected ({why}); {left}", name(backend));
             }
-            Event::PanicBegins => log::warn!(
+            Event::PanicBegins => log::warn!(event = "panic_begins", upstream = &**upstream;
                 "{upstream} ignores checks and ejections: {left}, panic_threshold is {}%",
                 names.panic_threshold.unwrap_or_default()
             ),
-            Event::PanicEnds => log::info!("{upstream} heeds checks and ejections again: {left}"),
-            Event::Deserted => {
-                log::error!("{upstream} has no backend left to try: its clients are turned away")
+            Event::PanicEnds => {
+                log::info!(event = "panic_ends", upstream = &**upstream; "{upstream} heeds checks and ejections again: {left}")
             }
-            Event::Served => log::info!("{upstream} has a backend again"),
+            Event::Deserted => {
+                log::error!(event = "upstream_deserted", upstream = &**upstream;
+                "{upstream} has no backend left to try: its clients are turned away")
+            }
+            Event::Served => {
+                log::info!(event = "upstream_served", upstream = &**upstream; "{upstream} has a backend again")
+            }
         }
     }
 }

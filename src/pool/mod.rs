@@ -8,6 +8,7 @@
 //! has served a client, bytes can only be a late answer to that client, and it is closed.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,8 @@ pub struct Pool {
     /// Most connections for each backend.
     most: usize,
     max_idle: Option<Duration>,
+    /// Numbers of lingering sessions.
+    lingerings: Cell<u64>,
 }
 
 /// The connections to one backend.
@@ -49,7 +52,7 @@ struct Shelf {
     /// In sessions without a byte yet, which may come back.
     lent: Cell<u32>,
     /// Of sessions that would give up their place for somebody who waits.
-    lingering: RefCell<Vec<Waker>>,
+    lingering: RefCell<BTreeMap<u64, Waker>>,
 }
 
 /// Tells the task that fills and tidies a shelf that something has come on one of its sockets, and not merely that one was
@@ -182,11 +185,32 @@ impl Drop for Lent {
     }
 }
 
+/// A session that would give up its place, if somebody waited for it.
+pub struct NotedLingering {
+    pool: Rc<Pool>,
+    backend: BackendId,
+    key: u64,
+}
+
+impl NotedLingering {
+    /// Has its task woken by each [`Pool::wake_lingering`].
+    pub fn wake(&self, waker: &Waker) {
+        self.pool.shelf(self.backend).lingering.borrow_mut().insert(self.key, waker.clone());
+    }
+}
+
+impl Drop for NotedLingering {
+    fn drop(&mut self) {
+        self.pool.shelf(self.backend).lingering.borrow_mut().remove(&self.key);
+    }
+}
+
 impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(backends: usize, most: usize, max_idle: Option<Duration>) -> Self {
-        Self { shelves: (0..backends).map(|_| Shelf::new()).collect(), most, max_idle }
+        let shelves = (0..backends).map(|_| Shelf::new()).collect();
+        Self { shelves, most, max_idle, lingerings: Cell::new(0) }
     }
 
     fn shelf(&self, backend: BackendId) -> &Shelf {
@@ -219,17 +243,17 @@ impl Pool {
         Lent { pool: Rc::clone(self), backend }
     }
 
-    /// Has a session's task woken by the next [`Self::wake_lingering`].
-    pub fn note_lingering(&self, backend: BackendId, waker: &Waker) {
-        let mut lingering = self.shelf(backend).lingering.borrow_mut();
-        if !lingering.iter().any(|noted| noted.will_wake(waker)) {
-            lingering.push(waker.clone());
-        }
+    /// A session that would give up its place, until the guard is dropped.
+    #[must_use]
+    pub fn note_lingering(self: &Rc<Self>, backend: BackendId) -> NotedLingering {
+        let key = self.lingerings.get();
+        self.lingerings.set(key + 1);
+        NotedLingering { pool: Rc::clone(self), backend, key }
     }
 
     /// Wakes the sessions that would give up their place.
     pub fn wake_lingering(&self) {
-        self.shelves.iter().for_each(|shelf| shelf.lingering.take().into_iter().for_each(Waker::wake));
+        self.shelves.iter().for_each(|shelf| shelf.lingering.borrow().values().for_each(Waker::wake_by_ref));
     }
 
     /// Notes that a connection is being made, or not any more.
@@ -249,6 +273,9 @@ impl Pool {
             ready.end();
             unfit += 1;
         };
+        let shelf = self.shelf(backend);
+        // Whatever is put next was not watched yet.
+        shelf.watched.set(shelf.watched.get().min(shelf.ready.borrow().len()));
         self.wake(backend);
         (taken, unfit)
     }
@@ -291,12 +318,14 @@ impl Pool {
         }
         let first = ready.remove(0);
         drop(ready);
+        self.shelf(backend).watched.update(|watched| watched.saturating_sub(1));
         first.end();
         true
     }
 
     /// Closes all connections to a backend. How many.
     pub fn clear(&self, backend: BackendId) -> usize {
+        self.shelf(backend).watched.set(0);
         let all = self.shelf(backend).ready.take();
         let count = all.len();
         all.into_iter().for_each(Ready::end);
@@ -361,6 +390,17 @@ mod tests {
     }
 
     #[test]
+    fn lingering_sessions_are_forgotten_with_their_guards() {
+        let pool = Rc::new(Pool::new(1, 1, None));
+        let noted: Vec<_> = (0..3).map(|_| pool.note_lingering(BACKEND)).collect();
+        (0..2).for_each(|_| noted.iter().for_each(|one| one.wake(Waker::noop())));
+        assert_eq!(pool.shelf(BACKEND).lingering.borrow().len(), 3);
+        pool.wake_lingering();
+        drop(noted);
+        assert_eq!(pool.shelf(BACKEND).lingering.borrow().len(), 0);
+    }
+
+    #[test]
     fn taking_one_of_many_has_no_other_one_looked_at() {
         let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
         let (pool, mut ends) = filled(&ring, 100);
@@ -375,6 +415,11 @@ mod tests {
         let (taken, _) = pool.take(BACKEND);
         assert_eq!(known().min(pool.len(BACKEND)), 99);
         // What comes in is looked at, and what has ended has all of them looked at.
+        pool.put(BACKEND, taken.expect("one of them"), Tick(1));
+        assert_eq!(known(), 99);
+        assert_eq!(known(), 100);
+        // Also what was taken and came back before anybody looked.
+        let (taken, _) = pool.take(BACKEND);
         pool.put(BACKEND, taken.expect("one of them"), Tick(1));
         assert_eq!(known(), 99);
         assert_eq!(known(), 100);

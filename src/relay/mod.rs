@@ -357,17 +357,17 @@ impl Relay {
         next.min(self.moved.after(limit)).min(self.session_deadline)
     }
 
-    /// Has a look at what the shard may not have been told of, and notes whether a peer has taken something of what the kernel holds for it: a reader that is slow takes from there for
-    /// a long time before there is room for more.
+    /// Has a look at what the shard may not have been told of, and notes whether a peer has taken something of what the kernel
+    /// holds for it: a reader that is slow takes from there for a long time before there is room for more.
     ///
     /// At the first look the last byte may just have moved, so a peer that takes nothing has a part of the limit more.
     fn look(&mut self, sides: Sides<'_>, limit: Duration, now: Tick) {
         if now < self.moved.after(limit / LOOKS) {
             return;
         }
-        [sides.client, sides.backend].into_iter().for_each(Socket::check_receive);
+        let has_missed = [sides.client, sides.backend].map(Socket::check_receive).contains(&true);
         let queued = sides.client.with(net::queued).saturating_add(sides.backend.with(net::queued));
-        if queued != std::mem::replace(&mut self.queued, queued) {
+        if queued != std::mem::replace(&mut self.queued, queued) || has_missed {
             self.moved = now;
         }
     }

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::{Shard, session};
+use crate::rules::config::Listener;
 use crate::telemetry::counters::AcceptError;
 use crate::uring::Acceptor;
 use crate::words::{ListenerId, Plain, limits};
@@ -63,15 +64,19 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
 
 /// Waits for the first verdicts, or the end.
 async fn opening(shard: &Shard, listener: ListenerId) {
-    let table = &shard.upstreams[shard.config.listeners[listener.index()].upstream.index()];
     std::future::poll_fn(|context| {
-        if table.is_decided() || !shard.is_running() {
+        if shard.is_open(listener) {
             return Poll::Ready(());
         }
         shard.openings.borrow_mut().push(context.waker().clone());
         Poll::Pending
     })
     .await;
+    if shard.place.shard.0 == 0 && shard.is_running() {
+        let Listener { name, address, .. } = &shard.config.listeners[listener.index()];
+        let (name, address) = (&**name, address.to_string());
+        log::info!(event = "accepting", listener = name, address; "listener {name} accepts on {address}");
+    }
 }
 
 /// The connection, unless another shard gets it. While the shard drains, all stay.

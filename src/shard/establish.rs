@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::connect::{Failure, Seeker, connect_any};
 use super::{Shard, queue};
-use crate::pool::{Lent, Pooled};
+use crate::pool::{Lent, NotedLingering, Pooled};
 use crate::relay::{Relay, Sides};
 use crate::rules::balance::{self, Sample, Tried};
 use crate::rules::config::HashKey;
@@ -47,7 +47,7 @@ pub(super) struct Tries {
     /// It may go back there.
     lent: Option<Lent>,
     /// Its place is for whoever waits.
-    lingering: Option<Lingering>,
+    lingering: Option<(NotedLingering, Lingering)>,
     /// The place at a backend whose pooled connection proved dead; a new connection to it is free.
     stale: Option<InFlight>,
 }
@@ -102,13 +102,20 @@ impl Tries {
     /// Whether a session that only waits whether its backend still speaks, its client having ended without a byte, is to end
     /// because another client waits for its place. Its task is woken when one begins to.
     pub(super) fn gives_way(&mut self, shard: &Shard, in_flight: &InFlight, context: &Context<'_>) -> bool {
-        if let Some(pool) = &shard.pools[self.upstream.index()] {
-            pool.note_lingering(in_flight.backend(), context.waker());
+        let Some(pool) = &shard.pools[self.upstream.index()] else { return false };
+        if self.lingering.is_none() {
+            let noted = |lingering| (pool.note_lingering(in_flight.backend()), lingering);
+            self.lingering = in_flight.linger().map(noted);
         }
         // Noted first: of one who looks for waiters then, and one who begins to wait and looks for places, one sees the other.
-        let lingering = self.lingering.take().or_else(|| in_flight.linger());
-        self.lingering = lingering;
-        self.lingering.as_ref().is_some_and(Lingering::is_wanted)
+        let Some((noted, lingering)) = &self.lingering else { return false };
+        noted.wake(context.waker());
+        lingering.is_wanted()
+    }
+
+    /// Notes that the session does not wait so, or not any more.
+    pub(super) fn does_not_linger(&mut self) {
+        self.lingering = None;
     }
 
     /// Takes back the place at a backend whose pooled connection proved of no use. A new one has all its time.

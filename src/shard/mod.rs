@@ -33,7 +33,7 @@ use crate::uring::{self, Answer, BufferSettings, Missing, Ring, Tick};
 use crate::words::{BackendId, ListenerId, ShardId, UpstreamId, limits};
 
 use connect::Silent;
-use mailbox::{Grant, Message};
+use mailbox::{Grant, Message, Passed};
 pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
 pub use passing::Passer;
 use queue::Waiters;
@@ -96,8 +96,12 @@ struct Shard {
     /// Where the clients of open sessions come from, by descriptor, where sessions are logged. Not in the session, which is
     /// small.
     clients: RefCell<HashMap<RawFd, String>>,
+    /// For each listener, whether the first verdicts are there.
+    opened: Box<[Cell<bool>]>,
     /// Accept loops that wait for the first verdicts.
     openings: RefCell<Vec<Waker>>,
+    /// Connections that wait for them, from shards that knew them earlier; at most as many as a mailbox holds each turn.
+    held: RefCell<Vec<Passed>>,
     /// Addresses of backends that did not answer lately.
     silent: Silent,
     /// Warnings of failed accepts.
@@ -211,7 +215,9 @@ impl Shard {
             phase: Cell::new(Phase::Running),
             busy: Cell::new(0),
             clients: RefCell::default(),
+            opened: config.listeners.iter().map(|_| Cell::new(false)).collect(),
             openings: RefCell::default(),
+            held: RefCell::default(),
             silent: Silent::default(),
             accept_warnings: WarningLimit::default(),
             connect_warnings: Default::default(),
@@ -232,7 +238,7 @@ impl Shard {
                         if cuts > 0 {
                             self.ring.wake_all();
                         }
-                        self.openings.take().into_iter().for_each(Waker::wake);
+                        self.open();
                         // There may be nobody left to wait for, or somebody to connect to.
                         self.waiters.wake_all();
                         self.wake_keepers();
@@ -242,7 +248,7 @@ impl Shard {
                         self.phase.set(phase);
                         self.passer.take();
                         self.ring.wake_all();
-                        self.openings.take().into_iter().for_each(Waker::wake);
+                        self.open();
                         self.wake_keepers();
                     }
                     Message::Phase(_) => {}
@@ -264,10 +270,35 @@ impl Shard {
     fn take_passed(self: &Rc<Self>, mailbox: &Mailbox) -> u32 {
         let passed = std::iter::from_fn(|| mailbox.take_passed()).take(limits::SESSIONS_PER_TURN as usize);
         passed.fold(0, |count, passed| {
-            session::start(self, passed.listener, passed.connection);
             self.cores.note_received(self.id());
+            if self.is_open(passed.listener) {
+                session::start(self, passed.listener, passed.connection);
+            } else {
+                self.held.borrow_mut().push(passed);
+            }
             count + 1
         })
+    }
+
+    /// Whether sessions of a listener may begin: every primary of its upstream has had its first verdict, or the time for it,
+    /// once. While the shard drains, whoever has come is served as it may be.
+    fn is_open(&self, listener: ListenerId) -> bool {
+        self.opened[listener.index()].get() || !self.is_running()
+    }
+
+    /// Lets those begin that have waited for the first verdicts: accept loops, and what shards that knew them earlier have
+    /// passed on.
+    fn open(self: &Rc<Self>) {
+        for (opened, listener) in
+            self.opened.iter().zip(&self.config.listeners).filter(|(opened, _)| !opened.get())
+        {
+            opened.set(self.upstreams[listener.upstream.index()].is_decided());
+        }
+        self.openings.take().into_iter().for_each(Waker::wake);
+        let (begin, held) = self.held.take().into_iter().partition(|passed| self.is_open(passed.listener));
+        self.held.replace(held);
+        let begin: Vec<Passed> = begin;
+        begin.into_iter().for_each(|passed| session::start(self, passed.listener, passed.connection));
     }
 
     fn id(&self) -> ShardId {

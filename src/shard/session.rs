@@ -244,20 +244,21 @@ impl Session {
         }
         shard.account(*listener, leg.in_flight.backend(), to_backend, to_client);
         tries.take_if(|tries| tries.note_progress(shard, relay, sides));
-        if reuse == Reuse::Untouched
-            && polled.is_pending()
-            && relay.keeps_end(sides)
-            && tries.as_mut().is_some_and(|tries| tries.gives_way(shard, &leg.in_flight, context))
-        {
-            return Poll::Ready(Outcome::ClientDone);
+        if let Some(tries) = tries {
+            if reuse != Reuse::Untouched || polled.is_ready() || !relay.keeps_end(sides) {
+                tries.does_not_linger();
+            } else if tries.gives_way(shard, &leg.in_flight, context) {
+                return Poll::Ready(Outcome::ClientDone);
+            }
         }
         polled
     }
 
     /// Notes what the end of a relay says of the backend; its first byte said that it is well. An end without an answer is
-    /// none of a backend that is well, but a client may have asked for it: so it ejects only where the operator wants that. A reset after bytes went to it says nothing: it
-    /// may be what they deserved, and no client shall be able to have a backend ejected. Nor does anything that comes after
-    /// the client's own end, if that came before a byte, nor the end of a connection that was in the pool.
+    /// none of a backend that is well, but a client may have asked for it: so it ejects only where the operator wants that. A
+    /// reset after bytes went to it says nothing: it may be what they deserved, and no client shall be able to have a backend
+    /// ejected. Nor does anything that comes after the client's own end, if that came before a byte, nor the end of a
+    /// connection that was in the pool.
     fn judge(&self, outcome: Outcome) {
         let Some(Leg { backend, in_flight, relay }) = &self.leg else { return };
         let rules = &self.shard().relay_rules[self.listener.index()];

@@ -377,8 +377,9 @@ impl Buffers {
                 continue;
             }
             self.touched -= touched;
-            // SAFETY: these buffers hold nothing, and their pages nothing else; they read as zero afterwards. What is posted
-            // of them the kernel fills in calls of this thread alone.
+            // SAFETY: these buffers hold nothing, and their pages nothing else; they read as zero afterwards. Those that are
+            // posted are empty, since every completion was taken (`Core::shrink`), and the kernel fills them in calls of this
+            // thread alone.
             unsafe {
                 libc::madvise(self.address(first as u16).cast(), size * on_a_page, libc::MADV_DONTNEED);
             }

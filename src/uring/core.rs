@@ -422,8 +422,14 @@ impl Core {
         self.buffers.can_shrink() || self.heap.can_shrink(self.slots.len())
     }
 
-    /// Gives memory back that was not used since the last call; for every few seconds.
+    /// Gives memory back that was not used since the last call; for every few seconds, and only behind a [reap](Self::reap): a
+    /// buffer whose completion was not taken yet counts as posted, and is full.
     pub(super) fn shrink(&mut self) {
+        let is_reaped = self.ring.completion().is_empty() && !self.ring.submission().cq_overflow();
+        debug_assert!(is_reaped, "completions that nobody has taken");
+        if !is_reaped {
+            return;
+        }
         self.buffers.shrink();
         self.heap.shrink(self.slots.len());
     }

@@ -12,6 +12,7 @@
 )]
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -130,6 +131,13 @@ pub(super) fn patiently<T>(mut make: impl FnMut() -> Result<T, Missing>) -> Resu
     }
 }
 
+/// Whether glommio's probe can be made, or has been.
+static IS_PROBED: AtomicBool = AtomicBool::new(false);
+/// At least as large as the ring of that.
+const PROBE_ENTRIES: u32 = 8;
+/// So long the kernel takes to give back what a ring has locked.
+const RELEASE: Duration = Duration::from_millis(20);
+
 /// Makes an executor, and gives back the buffers that it registers with its rings: 64 KiB three times, which a shard never uses
 /// and which count as locked memory. One executor at a time, so that nobody looks at the rings of a half-made one.
 ///
@@ -139,7 +147,17 @@ pub(super) fn patiently<T>(mut make: impl FnMut() -> Result<T, Missing>) -> Resu
 pub fn make_executor<T>(make: impl FnMut() -> Result<T, Missing>) -> Result<T, Missing> {
     static ONE: Mutex<()> = Mutex::new(());
     let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let executor = patiently(make)?;
+    let mut make = make;
+    let executor = patiently(|| {
+        if !IS_PROBED.load(Relaxed) {
+            // The first executor of a process asks the kernel what it can do, on a ring of its own, and glommio panics where
+            // there is no memory for that. What that ring holds comes back some milliseconds after its end.
+            drop(IoUring::new(PROBE_ENTRIES).map_err(Missing::from_setup)?);
+            std::thread::sleep(RELEASE);
+            IS_PROBED.store(true, Relaxed);
+        }
+        make()
+    })?;
     unregister_buffers();
     drop(one);
     Ok(executor)

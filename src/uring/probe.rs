@@ -91,7 +91,7 @@ impl From<io::Error> for Missing {
 }
 
 impl Missing {
-    fn from_setup(error: io::Error) -> Self {
+    pub(super) fn from_setup(error: io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::ENOSYS) => Self::NoSystemCall,
             Some(libc::EPERM | libc::EACCES) => Self::Forbidden,

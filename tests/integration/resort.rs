@@ -171,6 +171,20 @@ fn clients_of_the_first_moment_wait_for_the_verdict_on_the_primary() {
     }
 }
 
+/// A shard that knows the states passes connections on to one that does not know them yet.
+#[test]
+fn crowd_of_the_first_moment_is_served_on_all_shards() {
+    let only = backend().greet(b"b").start();
+    for _ in 0..10 {
+        let balancer = balancer().backends([&only]).unready().start();
+        let crowd: Vec<_> = (0..100).map(|_| balancer.client()).collect();
+        for client in crowd {
+            assert_eq!(client.receive_exact(1).unwrap(), b"b");
+            client.finish().unwrap();
+        }
+    }
+}
+
 /// The check of the primary is never answered, and its time is longer than that of the start.
 #[test]
 fn clients_of_the_first_moment_wait_no_longer_than_a_check_may_take() {

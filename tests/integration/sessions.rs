@@ -432,7 +432,12 @@ impl Plan {
         let (script, other) = &self.scripts[session as usize];
         let resets = script.may_reset() || other.may_reset();
         let Some(backend) = backend else {
-            return if resets { Ok(()) } else { Err("it never reached the backend".to_owned()) };
+            return match client {
+                _ if client.hangs => Err("the client hangs".to_owned()),
+                _ if client.received > 0 => Err("the client got bytes of nobody".to_owned()),
+                _ if !resets => Err("it never reached the backend".to_owned()),
+                _ => Ok(()),
+            };
         };
         let both = [
             ("client", client, backend, self.kind.unix_client),

@@ -114,16 +114,17 @@ fn syntax(error: &ScanError, text: &str) -> (Span, String) {
 
 /// The column of a value that means something else to YAML without quotes, and what to write.
 fn needs_quotes(line: &str) -> Option<(usize, String)> {
-    let (at, value) = plain_value(line)?;
+    let (at, value) = plain_value(line).filter(|_| !is_comment(line))?;
     let address = value.split([' ', ',', '}']).next().unwrap_or_default();
-    let port = address.strip_prefix("*:").or_else(|| address.split_once("]:").map(|(_, port)| port));
-    let is_address = port.is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));
+    let is_port = |port: &&str| port.starts_with(|c: char| c.is_ascii_digit());
     let first = value.chars().next()?;
     let message = match first {
-        '*' if is_address => {
-            format!("a value that begins with `*` needs quotes; all addresses are `\":{}\"`", &address[2..])
+        '*' if let Some(port) = address.strip_prefix("*:").filter(is_port) => {
+            format!("a value that begins with `*` needs quotes; all addresses are `\":{port}\"`")
         }
-        '[' if is_address => format!("a value that begins with `[` needs quotes: `\"{address}\"`"),
+        '[' if address.split_once("]:").is_some_and(|(_, port)| is_port(&port)) => {
+            format!("a value that begins with `[` needs quotes: `\"{address}\"`")
+        }
         '%' | '@' | '`' => format!("a value that begins with {} needs quotes", quote(&first.to_string())),
         _ => return None,
     };
@@ -138,9 +139,13 @@ fn plain_value(line: &str) -> Option<(usize, &str)> {
     (!value.is_empty()).then(|| (line.len() - value.len(), value))
 }
 
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with('#')
+}
+
 /// Whether the value of a line is the beginning of a template that nobody has filled in.
 fn template(content: &str) -> Option<usize> {
-    let (at, value) = plain_value(content)?;
+    let (at, value) = plain_value(content).filter(|_| !is_comment(content))?;
     (value.starts_with("{{") || value.starts_with("{%")).then_some(at)
 }
 

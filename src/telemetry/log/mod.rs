@@ -106,8 +106,8 @@ pub fn log_panics() {
         let name = thread.name().unwrap_or("without name");
         // `info` reads: panicked at FILE:LINE:COLUMN, and the message.
         match backtrace.status() {
-            BacktraceStatus::Captured => log::error!("thread {name} {info}\n{backtrace}"),
-            _ => log::error!("thread {name} {info}"),
+            BacktraceStatus::Captured => log::error!(target: ALWAYS, "thread {name} {info}\n{backtrace}"),
+            _ => log::error!(target: ALWAYS, "thread {name} {info}"),
         }
     }));
 }

@@ -307,3 +307,18 @@ fn keepalive_is_a_time_or_all_of_it() {
     assert_eq!(all("keepalive: {idle: 30s, interval: 7s, count: 9}"), Some((30, 7, 9)));
     assert_eq!(all("keepalive: {idle: 90s, interval: 20s}, user_timeout: 9s"), Some((90, 20, 4)));
 }
+
+#[test]
+fn comments_may_say_anything() {
+    for comment in ["# port: {{ port }}", "# was: [::]:8080", "  # if: {% if %}", "# @x: *:80"] {
+        valid(&format!("{comment}\n{}", short("")));
+    }
+}
+
+#[test]
+fn odd_value_without_quotes_is_an_error_and_no_panic() {
+    for value in ["*é]:8080", "- *é]:8080", "[é]:80", "*:é", "*:8é"] {
+        let text = format!("loadbalancer:\n  listen_address: {value}\nbackends: [{{address: a, port: 1}}]\n");
+        assert!(super::super::parse("f", text.as_bytes()).is_err(), "{value}");
+    }
+}
