@@ -365,9 +365,9 @@ impl Relay {
         if now < self.moved.after(limit / LOOKS) {
             return;
         }
-        let has_missed = [sides.client, sides.backend].map(Socket::check_receive).contains(&true);
+        [sides.client, sides.backend].into_iter().for_each(Socket::check_receive);
         let queued = sides.client.with(net::queued).saturating_add(sides.backend.with(net::queued));
-        if queued != std::mem::replace(&mut self.queued, queued) || has_missed {
+        if queued != std::mem::replace(&mut self.queued, queued) {
             self.moved = now;
         }
     }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use crate::control::circles_here;
@@ -35,8 +36,16 @@ pub fn lacks(config: &Config) -> Vec<String> {
     lacks.extend(circles_here(config));
     lacks.extend(config.listeners.iter().filter_map(cannot_listen));
     if let LogTarget::File(path) = &config.logging.target {
-        lacks.extend(cannot_make(path).map(|why| format!("logging.target: {why}")));
+        lacks.extend(cannot_write(path).map(|why| format!("logging.target: {why}")));
     }
+    let sources =
+        config.upstreams.iter().flat_map(|upstream| upstream.source.iter().map(move |ip| (upstream, *ip)));
+    lacks.extend(sources.filter(|(_, ip)| !is_here(*ip)).map(|(upstream, ip)| {
+        format!(
+            "upstream {}: source {ip} is not an address of this machine; `ip address` lists those",
+            upstream.name
+        )
+    }));
     let zones = config.upstreams.iter().flat_map(|upstream| &upstream.backends).filter_map(|backend| {
         let BackendAddress::Zoned(address) = &backend.address else { return None };
         no_interface(&address.zone).map(|why| format!("backend {}: {why}", backend.name))
@@ -51,9 +60,11 @@ pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
     let mut doubts: Vec<String> = Vec::new();
     if let Some(quota) = cpu_quota().filter(|quota| *quota < shards as f64) {
         let fitting = (quota as usize).max(1);
+        let fewer =
+            if fitting < shards { format!("set runtime.cores to {fitting}, or ") } else { String::new() };
         doubts.push(format!(
-            "the CPU quota of this container or service is {quota:.1} CPUs for {}: whoever has used it up waits; set runtime.cores \
-             to {fitting}, or raise the quota",
+            "the CPU quota of this container or service is {quota:.1} CPUs for {}: whoever has used it up waits; {fewer}raise \
+             the quota",
             counted(shards as u64, "core")
         ));
     }
@@ -76,7 +87,7 @@ fn too_few_descriptors(config: &Config, shards: usize) -> Option<String> {
 
 fn cannot_listen(listener: &Listener) -> Option<String> {
     let why = match &listener.address {
-        ListenAddress::Unix(path) => cannot_make(path),
+        ListenAddress::Unix(path) => cannot_make_socket(path),
         ListenAddress::Zoned(address) => no_interface(&address.zone),
         ListenAddress::Tcp(address) if !is_here(address.ip()) => {
             Some(format!("{address} is not an address of this machine; `ip address` lists those"))
@@ -107,12 +118,37 @@ fn needs_rights(port: u16) -> Option<String> {
 }
 
 /// Why a file cannot be made, or written where it is there already.
-fn cannot_make(path: &Path) -> Option<String> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+fn cannot_write(path: &Path) -> Option<String> {
+    if path.is_dir() {
+        return Some(format!("{} is a folder; name a file in it", path.display()));
+    }
+    if path.exists() { not_writable(path) } else { cannot_make_in(folder_of(path)) }
+}
+
+/// Why a socket file cannot be made; one of before is removed first.
+fn cannot_make_socket(path: &Path) -> Option<String> {
+    let is_socket = |found: fs::Metadata| found.file_type().is_socket();
+    if fs::symlink_metadata(path).is_ok_and(|found| !is_socket(found)) {
+        return Some(format!(
+            "{} exists and is no socket; remove it, or choose another path",
+            path.display()
+        ));
+    }
+    cannot_make_in(folder_of(path))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn cannot_make_in(folder: &Path) -> Option<String> {
     if !folder.is_dir() {
         return Some(format!("the folder {} is not there; make it", folder.display()));
     }
-    let place = if path.exists() { path } else { folder };
+    not_writable(folder)
+}
+
+fn not_writable(place: &Path) -> Option<String> {
     (!net::may_write(place)).then(|| format!("this user may not write to {}", place.display()))
 }
 
@@ -206,6 +242,22 @@ fn ratio(quota: i64, period: i64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_written_or_listened_at_is_said() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("file");
+        fs::write(&file, "").expect("it is ours");
+        assert_eq!(cannot_write(&file), None);
+        assert_eq!(cannot_write(&folder.path().join("new")), None);
+        assert!(cannot_write(folder.path()).is_some_and(|why| why.contains("is a folder")));
+        assert!(cannot_write(&file.join("x")).is_some_and(|why| why.contains("is not there")));
+        assert_eq!(cannot_make_socket(&folder.path().join("new")), None);
+        assert!(cannot_make_socket(&file).is_some_and(|why| why.contains("no socket")));
+        let socket = folder.path().join("socket");
+        drop(std::os::unix::net::UnixListener::bind(&socket).expect("it is ours"));
+        assert_eq!(cannot_make_socket(&socket), None, "it is removed first");
+    }
 
     fn config(listener: &str) -> Config {
         let text = format!("loadbalancer: {{listen_address: '{listener}'}}\nbackends: ['a:1']\n");

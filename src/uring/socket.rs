@@ -122,14 +122,12 @@ impl Socket {
     }
 
     /// Has a receive that has missed something brought to an end, so that its owner, who is woken, arms another one. A system
-    /// call. No kernel is known to miss anything of what is received here, but some have. Whether it is so.
-    pub fn check_receive(&self) -> bool {
+    /// call. No kernel is known to miss anything of what is received here, but some have.
+    pub fn check_receive(&self) {
         let waits = self.core().slots.of(self.key).is_in_flight(Op::Recv);
-        let has_missed = waits && self.received() == 0 && self.peek() != Peeked::Nothing;
-        if has_missed {
+        if waits && self.received() == 0 && self.peek() != Peeked::Nothing {
             self.core().renew_receive(self.key);
         }
-        has_missed
     }
 
     /// Ends a receive of many; what it brings until then is kept.
