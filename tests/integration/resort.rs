@@ -175,9 +175,9 @@ fn clients_of_the_first_moment_wait_for_the_verdict_on_the_primary() {
 #[test]
 fn crowd_of_the_first_moment_is_served_on_all_shards() {
     let only = backend().greet(b"b").start();
-    for _ in 0..10 {
+    for _ in 0..20 {
         let balancer = balancer().backends([&only]).unready().start();
-        let crowd: Vec<_> = (0..100).map(|_| balancer.client()).collect();
+        let crowd: Vec<_> = (0..40).map(|_| balancer.client()).collect();
         for client in crowd {
             assert_eq!(client.receive_exact(1).unwrap(), b"b");
             client.finish().unwrap();
