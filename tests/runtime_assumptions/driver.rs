@@ -78,6 +78,9 @@ fn task_that_keeps_yielding_is_not_starved_and_does_not_starve_the_ring() {
 #[test]
 fn timers_that_are_due_after_a_freeze_wait_for_everything_that_has_come() {
     const SOCKETS: usize = 1_500;
+    if !has_descriptors(4_000) {
+        return;
+    }
     let over = on_ring(SMALL, |ring| async move {
         let deadline = ring.now().after(Duration::from_millis(300));
         let over = Rc::new(RefCell::new(Vec::new()));
