@@ -86,12 +86,7 @@ pub enum ListenError {
 
 impl ListenError {
     fn new(address: &ListenAddress, error: io::Error) -> Self {
-        let port = match address {
-            ListenAddress::Any { port } => Some(*port),
-            ListenAddress::Tcp(address) => Some(address.port()),
-            ListenAddress::Zoned(address) => Some(address.port),
-            ListenAddress::Unix(_) => None,
-        };
+        let port = address.port();
         let address = address.to_string();
         match error.raw_os_error() {
             Some(libc::EADDRINUSE) => match port {

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Side;
-use crate::uring::{Errno, Socket, Tick};
+use crate::uring::{Errno, Socket, Tick, errno_of};
 use crate::words::Plain;
 
 /// No pipe is made for so long after one could not be made.
@@ -264,10 +264,9 @@ fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, Errno> {
         if let Ok(moved) = u32::try_from(moved) {
             return Ok(moved);
         }
-        let error = io::Error::last_os_error().raw_os_error().and_then(|error| u16::try_from(error).ok());
-        match error.and_then(Errno::new) {
-            Some(error) if i32::from(error.get()) == libc::EINTR => {}
-            error => return Err(error.unwrap_or(Errno::MAX)),
+        let error = errno_of(&io::Error::last_os_error());
+        if i32::from(error.get()) != libc::EINTR {
+            return Err(error);
         }
     }
 }

@@ -51,7 +51,8 @@ pub fn lacks(config: &Config) -> Vec<String> {
         no_interface(&address.zone).map(|why| format!("backend {}: {why}", backend.name))
     });
     lacks.extend(zones);
-    lacks.extend(config.listeners.iter().filter_map(|listener| in_the_way(listener, &local_ports())));
+    let outgoing = local_ports();
+    lacks.extend(config.listeners.iter().filter_map(|listener| in_the_way(listener, &outgoing)));
     lacks
 }
 
@@ -100,7 +101,7 @@ fn cannot_listen(listener: &Listener) -> Option<String> {
 
 /// Whether an address can be bound to. Link-local ones need their interface, which the socket address has.
 fn is_here(ip: IpAddr) -> bool {
-    let link_local = matches!(ip, IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80);
+    let link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     link_local || UdpSocket::bind((ip, 0)).is_ok()
 }
 
@@ -176,12 +177,7 @@ fn without((first, last): (u16, u16), (from, to): (u16, u16)) -> Vec<(u16, u16)>
 
 /// A port that an outgoing connection may have when it is wanted.
 fn in_the_way(listener: &Listener, outgoing: &[(u16, u16)]) -> Option<String> {
-    let port = match &listener.address {
-        ListenAddress::Any { port } => *port,
-        ListenAddress::Tcp(address) => address.port(),
-        ListenAddress::Zoned(address) => address.port,
-        ListenAddress::Unix(_) => return None,
-    };
+    let port = listener.address.port()?;
     outgoing.iter().any(|(first, last)| (*first..=*last).contains(&port)).then(|| {
         format!(
             "listener {}: the kernel may have given port {port} to an outgoing connection when it is wanted; add it to the sysctl \

@@ -14,7 +14,7 @@ use socket2::{SockAddr, SockRef};
 
 use super::Tick;
 use super::core::Core;
-use super::slot::{Errno, Extra, Key};
+use super::slot::{Extra, Key, errno_of};
 
 /// Pause after a first try, doubled with each further one...
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -65,9 +65,7 @@ impl Core {
             return Knocked::Again(knock.next);
         }
         slot.take_extra();
-        slot.error = connected.err().map(|error| {
-            error.raw_os_error().and_then(|error| Errno::new(error as u16)).unwrap_or(Errno::MAX)
-        });
+        slot.error = connected.err().map(|error| errno_of(&error));
         Knocked::Done
     }
 }

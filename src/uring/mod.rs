@@ -42,6 +42,7 @@ pub use accept::Acceptor;
 pub use doorbell::{Answer, Doorbell};
 pub use locked::{LockedMemory, locked_memory, make_executor};
 pub use probe::{Features, Missing, probe};
+pub(crate) use slot::errno_of;
 pub use slot::{End, Errno};
 pub use socket::{Peeked, Sent, Socket};
 pub use tick::Tick;

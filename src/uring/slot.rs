@@ -5,6 +5,7 @@
 //! entry is submitted later: a queued send of a closed session would reach whoever got its number), and the
 //! memory an operation uses belongs to the slot, not to a future that may be dropped.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::task::Waker;
 
@@ -69,6 +70,12 @@ pub type Errno = std::num::NonZeroU16;
 pub(super) fn errno(result: i32) -> Errno {
     // The kernel's numbers end at 4,095 (MAX_ERRNO in linux/err.h).
     u16::try_from(-result).ok().and_then(Errno::new).unwrap_or(Errno::MAX)
+}
+
+/// The error number of an error; the greatest where it has none.
+pub(crate) fn errno_of(error: &io::Error) -> Errno {
+    let number = error.raw_os_error().and_then(|number| u16::try_from(number).ok());
+    number.and_then(Errno::new).unwrap_or(Errno::MAX)
 }
 
 /// Whether a connection with this error ended for want of an answer. The kernel reports why a host cannot be reached, where

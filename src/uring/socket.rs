@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
 use super::knock::Knocked;
-use super::slot::{End, Errno, Key, Mark, Op};
+use super::slot::{End, Errno, Key, Mark, Op, errno_of};
 use super::{Ring, Tick, core};
 
 /// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last completion.
@@ -357,11 +357,6 @@ impl Socket {
     pub fn ring(&self) -> &Ring {
         &self.ring
     }
-}
-
-fn errno_of(error: &io::Error) -> Errno {
-    let number = error.raw_os_error().and_then(|number| u16::try_from(number).ok());
-    number.and_then(Errno::new).unwrap_or(Errno::MAX)
 }
 
 /// Resets a TCP connection without a close: connect(2) to `AF_UNSPEC` dissolves it.

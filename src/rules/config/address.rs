@@ -136,7 +136,7 @@ fn literal(host: &str, port: u16, shown: &str) -> Option<Read<Literal>> {
         ip => ip.to_canonical(),
     };
     let local = match ip {
-        IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80 => Some(ip),
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(ip),
         _ => None,
     };
     Some(match (local, zone) {

@@ -48,7 +48,8 @@ impl ListenAddress {
     }
 
     /// `None` for a socket file.
-    fn port(&self) -> Option<u16> {
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
         match self {
             Self::Any { port } => Some(*port),
             Self::Tcp(address) => Some(address.port()),
