@@ -98,8 +98,8 @@ fn sessions_without_buffers_are_slower_and_lose_nothing() {
                 std::thread::scope(|scope| {
                     scope.spawn(|| client.send(&bytes).and_then(|()| client.end()).unwrap());
                     let (received, end) = client.receive_all();
-                    end.unwrap();
-                    assert!(received == bytes, "{} of {LENGTH} bytes", received.len());
+                    let whole = end.is_ok() && received == bytes;
+                    assert!(whole, "{} of {LENGTH} bytes, {end:?}", received.len());
                 });
             });
         }
