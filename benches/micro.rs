@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
-use ringway::rules::balance::{self, Candidate, Demand, Registered, Start, Tried};
-use ringway::rules::config;
-use ringway::rules::upstream::{
-    Address, BackendState, Health, InFlight, Pick, ShardPlace, Shared, UpstreamTable,
-};
-use ringway::words::{BackendId, ShardId};
+use ringway::balance::{self, Candidate, Demand, Registered, Start, Tried};
+use ringway::base::Address;
+use ringway::base::ShardPlace;
+use ringway::base::{BackendId, ShardId};
+use ringway::config;
+use ringway::upstream::{BackendState, Health, InFlight, Pick, SharedUpstream, UpstreamTable};
 
 /// Sizes of the upstream.
 const BACKENDS: [u16; 3] = [10, 100, 1000];
@@ -136,7 +136,7 @@ impl Shards {
             );
         }
         let config = config::parse("bench.yaml", yaml.as_bytes()).expect("a valid configuration").config;
-        let shared = Shared::new(&config.upstreams[0], usize::from(SHARDS), None);
+        let shared = SharedUpstream::new(&config.upstreams[0], usize::from(SHARDS), None);
         let addresses: Arc<[Address]> = Arc::from([Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)))]);
         let up = BackendState { health: Health::Up, addresses, ..BackendState::unknown() };
         let states = vec![up; usize::from(backends)];

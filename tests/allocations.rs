@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringway::rules::config;
+use ringway::config;
 use ringway::server::Server;
 
 const SESSIONS: usize = 16;

@@ -1,5 +1,6 @@
-//! The layers of the house, read from the source: a module uses its own layer's folder or lower layers, the rules are
-//! pure, and the runtimes stay behind the doors that were made for them (`docs/maintainers/ARCHITECTURE.md`).
+//! The layers of the crate, read from the source: a module uses its own folder or lower ones, no files import each other
+//! in a circle, pure code is pure, and the runtimes stay behind the doors that were made for them
+//! (`docs/maintainers/ARCHITECTURE.md`).
 //!
 //! This reads text, not Rust: paths that begin with `crate::`, and names of foreign APIs, outside of comments, strings
 //! and test modules. The checker is tested on bad examples below, so that it cannot pass by seeing nothing.
@@ -9,17 +10,34 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The layers, lowest first. A folder may use those of lower layers and itself.
-const LAYERS: [&[&str]; 5] = [
-    &["words"],
-    &["rules"],
-    &["uring", "net", "relay", "pool", "telemetry"],
+/// The folders, lowest first; the six layers in the comments. A folder may use itself and those above it in this list,
+/// but none of its own line.
+const ORDER: [&[&str]; 12] = [
+    &["base"],
+    // Pure: bytes, numbers and time in, values out.
+    &["balance"],
+    &["config"],
+    // State that threads share: atomics and short locks.
+    &["admission"],
+    &["upstream"],
+    &["steering"],
+    // Mechanisms.
+    &["net", "uring"],
+    &["relay", "pool", "telemetry"],
+    // Planes.
     &["shard", "health", "control"],
-    &["server", "cli", "main", "lib"],
+    // Assembly.
+    &["server"],
+    &["cli"],
+    &["main", "lib"],
 ];
 
-/// Uses between folders of one layer that the design names: relaying and accepting is done on the ring.
-const BESIDE: [(&str, &str); 4] = [("relay", "uring"), ("relay", "net"), ("net", "uring"), ("pool", "uring")];
+/// Folders whose circles are still to be opened.
+const OPEN_CIRCLES: [&str; 9] =
+    ["balance/", "cli/", "config/", "health/", "relay/", "shard/", "telemetry/", "uring/", ""];
+
+/// Folders and files that are pure.
+const PURE: [&str; 4] = ["balance/", "config/", "health/rules/", "upstream/serving.rs"];
 
 /// A name that only some folders may use.
 struct Reserved {
@@ -36,8 +54,13 @@ const RESERVED: [Reserved; 4] = [
     Reserved { name: "SystemTime", allowed: &["telemetry"] },
 ];
 
-/// What pure rules do not touch: clocks, sockets, threads, files, and randomness without a seed.
-const IMPURE: [&str; 19] = [
+/// What pure code does not touch: clocks, sockets, threads, files, locks, callbacks, and randomness without a seed.
+const IMPURE: [&str; 24] = [
+    "Mutex",
+    "RwLock",
+    "Condvar",
+    "dyn Fn",
+    "dyn FnMut",
     "Instant",
     "SystemTime",
     "TcpStream",
@@ -61,30 +84,41 @@ const IMPURE: [&str; 19] = [
 
 /// One line of one module, without comments and strings.
 struct Line<'a> {
+    path: &'a Path,
     folder: &'a str,
     place: String,
     text: String,
 }
 
 #[test]
-fn modules_use_their_own_layer_or_lower_ones() {
-    assert_none(&source(), layer_faults);
+fn modules_use_lower_folders_only() {
+    assert_none(&source("src"), layer_faults);
 }
 
 #[test]
-fn rules_touch_no_clock_socket_thread_or_file() {
-    assert_none(&source(), purity_faults);
+fn pure_code_touches_no_clock_socket_thread_file_or_lock() {
+    assert_none(&source("src"), purity_faults);
 }
 
 #[test]
 fn runtimes_stay_behind_their_doors() {
-    assert_none(&source(), reserved_faults);
+    assert_none(&source("src"), reserved_faults);
 }
 
 #[test]
-fn every_folder_has_a_layer() {
-    for (path, _) in source() {
-        assert!(layer_of(folder_of(&path)).is_some(), "{} has no layer", path.display());
+fn every_folder_has_its_place_in_the_order() {
+    for (path, _) in source("src") {
+        assert!(position_of(folder_of(&path)).is_some(), "{} has no layer", path.display());
+    }
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    for root in ["src", "benches/load"] {
+        let circles = circles(&source(root));
+        let is_open = |circle: &String| OPEN_CIRCLES.iter().any(|folder| circle.starts_with(folder));
+        let circles: Vec<_> = circles.into_iter().filter(|circle| !is_open(circle)).collect();
+        assert!(circles.is_empty(), "{root}:\n{}", circles.join("\n"));
     }
 }
 
@@ -98,14 +132,17 @@ fn checker_finds_what_is_wrong_and_nothing_else() {
             + faults_of(&all, reserved_faults).len()
     };
     let bad = [
-        ("words/a.rs", "use crate::rules::config::Config;"),
-        ("rules/a.rs", "use crate::{words::CloseReason, telemetry::counters};"),
-        ("rules/a.rs", "use crate::{\n    words,\n    net,\n};"),
-        ("rules/a/b.rs", "fn f() { let now = std::time::Instant::now(); }"),
-        ("rules/a.rs", "use std::{fs, io};"),
-        ("rules/a.rs", "use std::net::{IpAddr, TcpStream};"),
+        ("base/a.rs", "use crate::config::Config;"),
+        ("balance/a.rs", "use crate::{base::CloseReason, telemetry::counters};"),
+        ("config/a.rs", "use crate::{\n    base,\n    net,\n};"),
+        ("balance/a/b.rs", "fn f() { let now = std::time::Instant::now(); }"),
+        ("config/a.rs", "use std::{fs, io};"),
+        ("config/a.rs", "use std::net::{IpAddr, TcpStream};"),
+        ("balance/a.rs", "use std::sync::Mutex;"),
+        ("upstream/serving.rs", "struct A { callback: Box<dyn Fn()> }"),
+        ("health/rules/a.rs", "use std::sync::{Arc, RwLock};"),
         ("relay/a.rs", "fn f(shard: &crate::shard::Shard) {}"),
-        ("net/a.rs", "use crate::relay::Relay;"),
+        ("net/a.rs", "use crate::uring::Ring;"),
         ("uring/a.rs", "use tokio::net::TcpStream;"),
         ("shard/a.rs", "use crate::health::HealthThread;"),
         ("health/a.rs", "use glommio::timer;"),
@@ -116,29 +153,53 @@ fn checker_finds_what_is_wrong_and_nothing_else() {
         assert_eq!(faults(path, text), 1, "{path}: {text}");
     }
     let good = [
-        ("words/a.rs", "//! As crate::rules says.\nfn f() { println!(\"crate::shard tokio\"); } // glommio"),
+        ("base/a.rs", "//! As crate::config says.\nfn f() { println!(\"crate::shard tokio\"); } // glommio"),
         (
-            "rules/a.rs",
-            "use crate::words::{CloseReason, limits};\nuse std::net::SocketAddr;\nuse std::time::Duration;",
+            "config/a.rs",
+            "use crate::base::{CloseReason, limits};\nuse std::net::SocketAddr;\nuse std::time::Duration;",
         ),
-        (
-            "rules/a.rs",
-            "use crate::rules::balance;\n#[cfg(test)]\nmod tests {\n    use std::time::Instant;\n}",
-        ),
+        ("config/a.rs", "use crate::balance;\n#[cfg(test)]\nmod tests {\n    use std::time::Instant;\n}"),
+        ("admission/a.rs", "use std::sync::Mutex;"),
         ("relay/a.rs", "use crate::uring::{Ring, Socket};"),
-        ("server/a.rs", "use crate::{cli, control, words};\nfn f() { tokio::spawn(async {}); }"),
-        ("rules/tests.rs", "use std::time::Instant;"),
-        ("rules/config/tests/hostile.rs", "use std::time::Instant;"),
+        ("cli/a.rs", "use crate::{base, control, server};\nfn f() { tokio::spawn(async {}); }"),
+        ("config/tests.rs", "use std::time::Instant;"),
+        ("config/tests/hostile.rs", "use std::time::Instant;"),
     ];
     for (path, text) in good {
         assert_eq!(faults(path, text), 0, "{path}: {text}");
     }
 }
 
+/// Every way of naming another file, in a circle and in a straight line.
+#[test]
+fn circle_is_found_however_it_is_written() {
+    let circles_of = |files: &[(&str, &str)]| {
+        let files: Vec<_> =
+            files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())).collect();
+        circles(&files).len()
+    };
+    let root = ("a/mod.rs", "mod b;\nmod c;\npub use b::B;\npub use c::C;");
+    let bad = [
+        ("use super::c::C;", "use super::b::B;"),
+        ("use super::c::C;", "fn f(b: &crate::a::b::B) {}"),
+        ("use super::{c, d};", "use super::{\n    b::{self, B},\n};"),
+        // What a folder re-exports belongs to the file it comes from.
+        ("use super::C;", "use crate::a::{B, D};"),
+    ];
+    for (b, c) in bad {
+        assert_eq!(circles_of(&[root, ("a/b.rs", b), ("a/c.rs", c)]), 1, "{b} / {c}");
+    }
+    assert_eq!(circles_of(&[root, ("a/b.rs", "use super::c::C;"), ("a/c.rs", "// super::b\nfn f() {}")]), 0);
+    // A module and its own folder: a child that uses what its parent defines, which uses it.
+    let parent = "mod b;\npub struct A(b::B);\nfn f() { b::g() }";
+    assert_eq!(circles_of(&[("a/mod.rs", parent), ("a/b.rs", "use super::A;")]), 1);
+    assert_eq!(circles_of(&[("a/mod.rs", "mod b;\npub struct A;"), ("a/b.rs", "use super::A;")]), 0);
+}
+
 /// The checks say nothing about an empty tree, so there must be one.
 #[test]
 fn source_is_read() {
-    let source = source();
+    let source = source("src");
     let uses = source.iter().filter(|(_, text)| text.contains("use crate::")).count();
     assert!(source.len() > 40 && uses > 20, "{} files, {uses} with imports", source.len());
 }
@@ -156,8 +217,12 @@ fn faults_of(source: &[(PathBuf, String)], check: fn(&Line<'_>) -> Vec<String>) 
             continue;
         }
         for (number, text) in statements(&code(text)) {
-            let line =
-                Line { folder: folder_of(path), place: format!("src/{}:{number}", path.display()), text };
+            let line = Line {
+                path,
+                folder: folder_of(path),
+                place: format!("src/{}:{number}", path.display()),
+                text,
+            };
             faults.extend(check(&line).into_iter().map(|fault| format!("{}: {fault}", line.place)));
         }
     }
@@ -165,36 +230,232 @@ fn faults_of(source: &[(PathBuf, String)], check: fn(&Line<'_>) -> Vec<String>) 
 }
 
 fn layer_faults(line: &Line<'_>) -> Vec<String> {
-    let own = layer_of(line.folder);
-    let wrong = |used: &String| {
-        let layer = layer_of(used);
-        layer.is_none() || layer > own || layer == own && !may_use_beside(line.folder, used)
-    };
-    let fault = |used: String| format!("{} uses {used}, which is no lower layer", line.folder);
+    let own = position_of(line.folder);
+    let wrong =
+        |used: &String| used != line.folder && (position_of(used).is_none() || position_of(used) >= own);
+    let fault = |used: String| format!("{} uses {used}, which is not below it", line.folder);
     crate_folders(&line.text).into_iter().filter(wrong).map(fault).collect()
 }
 
-/// The assembly is one house; of the other layers' folders each stands alone, but for what is written down.
-fn may_use_beside(folder: &str, used: &str) -> bool {
-    folder == used || layer_of(folder) == Some(LAYERS.len() - 1) || BESIDE.contains(&(folder, used))
+fn is_pure(path: &Path) -> bool {
+    PURE.iter().any(|pure| path.to_str().unwrap().starts_with(pure))
 }
 
 fn purity_faults(line: &Line<'_>) -> Vec<String> {
-    if line.folder != "rules" {
+    if !is_pure(line.path) {
         return Vec::new();
     }
     let paths = expand_std(&line.text);
     let used = IMPURE
         .iter()
         .filter(|name| if name.contains("::") { paths.contains(*name) } else { has_word(&paths, name) });
-    used.map(|name| format!("rules use {name}")).collect()
+    used.map(|name| format!("pure code uses {name}")).collect()
 }
 
 fn reserved_faults(line: &Line<'_>) -> Vec<String> {
-    // `rules` may not use it either, and says so itself.
-    let foreign = |reserved: &&Reserved| line.folder != "rules" && !reserved.allowed.contains(&line.folder);
+    // Pure code may not use the clock either, and has a fault of its own for it.
+    let foreign = |reserved: &&Reserved| !is_pure(line.path) && !reserved.allowed.contains(&line.folder);
     let used = RESERVED.iter().filter(foreign).filter(|reserved| has_word(&line.text, reserved.name));
     used.map(|reserved| format!("{} uses {}", line.folder, reserved.name)).collect()
+}
+
+/// Each circle of files as the paths on it.
+///
+/// A file uses another one where it names a path into it: `crate::`, `super::` or a child module, resolved through what
+/// the files between re-export. A `mod` or `pub use` line alone is no use: it is what a folder's door consists of.
+fn circles(source: &[(PathBuf, String)]) -> Vec<String> {
+    let files: Vec<_> = source.iter().filter(|(path, _)| !is_test_file(path)).collect();
+    let modules: Vec<Vec<String>> = files.iter().map(|(path, _)| module_of(path)).collect();
+    let doors: Vec<_> = files.iter().map(|(_, text)| re_exports(&code(text))).collect();
+    let find = |module: &[String]| modules.iter().position(|known| known == module);
+    // The file in which a path ends: the longest module it names, and from a door on to where its item comes from.
+    let resolve = |path: &[String]| -> Option<usize> {
+        let mut at = (1..=path.len()).rev().find_map(|length| Some((find(&path[..length])?, length)))?;
+        while let Some((name, module)) =
+            path.get(at.1).and_then(|item| doors[at.0].iter().find(|(n, _)| n == item))
+        {
+            debug_assert_eq!(Some(name), path.get(at.1));
+            let target: Vec<_> = modules[at.0].iter().chain(module).cloned().collect();
+            at = (find(&target)?, at.1);
+        }
+        Some(at.0)
+    };
+    let uses: Vec<Vec<usize>> = files
+        .iter()
+        .enumerate()
+        .map(|(index, (_, text))| {
+            let named = named_paths(&code(text), &modules[index]);
+            let mut used: Vec<_> =
+                named.iter().filter_map(|path| resolve(path)).filter(|&to| to != index).collect();
+            used.sort_unstable();
+            used.dedup();
+            used
+        })
+        .collect();
+    // What is left when files that nobody on a circle uses, or that use none, are taken away again and again.
+    let mut left: Vec<_> = (0..files.len()).collect();
+    loop {
+        let before = left.len();
+        let known = left.clone();
+        left.retain(|one| {
+            uses[*one].iter().any(|to| known.contains(to))
+                && known.iter().any(|from| uses[*from].contains(one))
+        });
+        if left.len() == before {
+            break;
+        }
+    }
+    let reaches = |from: usize| {
+        let mut seen = vec![from];
+        let mut next = 0;
+        while let Some(&at) = seen.get(next) {
+            seen.extend(
+                uses[at].iter().filter(|to| left.contains(to) && !seen.contains(to)).collect::<Vec<_>>(),
+            );
+            next += 1;
+        }
+        seen
+    };
+    let mut circles: Vec<Vec<usize>> = Vec::new();
+    for &one in &left {
+        if circles.iter().flatten().any(|known| *known == one) {
+            continue;
+        }
+        let circle: Vec<_> =
+            reaches(one).into_iter().filter(|&other| other == one || reaches(other).contains(&one)).collect();
+        if circle.len() > 1 {
+            circles.push(circle);
+        }
+    }
+    let shown = |circle: &Vec<usize>| {
+        let pairs = circle
+            .iter()
+            .flat_map(|from| uses[*from].iter().filter(|to| circle.contains(to)).map(move |to| (from, to)));
+        let pairs =
+            pairs.map(|(from, to)| format!("{} -> {}", files[*from].0.display(), files[*to].0.display()));
+        pairs.collect::<Vec<_>>().join(", ")
+    };
+    circles.iter().map(shown).collect()
+}
+
+/// The module of a file, from the root on: `a/b.rs` and `a/b/mod.rs` are `a::b`.
+fn module_of(path: &Path) -> Vec<String> {
+    let mut module: Vec<_> = path
+        .with_extension("")
+        .components()
+        .map(|part| part.as_os_str().to_str().unwrap().to_owned())
+        .collect();
+    if matches!(module.last().map(String::as_str), Some("mod" | "main" | "lib")) {
+        module.pop();
+    }
+    module
+}
+
+/// What a file passes on of its children: the name, and the module below that it comes from.
+fn re_exports(code: &str) -> Vec<(String, Vec<String>)> {
+    let mut exports = Vec::new();
+    for (_, statement) in statements(code) {
+        let statement = statement.trim();
+        let Some(begin) = statement.starts_with("pub").then(|| statement.find("use ")).flatten() else {
+            continue;
+        };
+        let tree = statement[begin + "use ".len()..].trim_end_matches(';');
+        for path in expand_tree(tree) {
+            if let Some((name, module)) = path.split_last().filter(|(_, module)| !module.is_empty()) {
+                exports.push((name.clone(), module.to_vec()));
+            }
+        }
+    }
+    exports
+}
+
+/// All paths of a file that lead to files of this crate, from the root on.
+fn named_paths(code: &str, module: &[String]) -> Vec<Vec<String>> {
+    let children: Vec<String> = code
+        .lines()
+        .filter_map(|line| {
+            let line = line
+                .trim()
+                .trim_start_matches("pub(crate) ")
+                .trim_start_matches("pub(super) ")
+                .trim_start_matches("pub ");
+            line.strip_prefix("mod ")?.strip_suffix(';').map(str::to_owned)
+        })
+        .collect();
+    let mut paths = Vec::new();
+    for (_, statement) in statements(code) {
+        let statement = statement.trim();
+        if statement.starts_with("pub") && statement.contains("use ") {
+            continue;
+        }
+        for tree in trees(statement) {
+            for path in expand_tree(tree) {
+                let above = path.iter().take_while(|part| *part == "super").count();
+                let first = &path[above.min(path.len() - 1)];
+                let base: &[String] = match path[0].as_str() {
+                    "crate" => &[],
+                    "super" if above <= module.len() => &module[..module.len() - above],
+                    "self" => module,
+                    _ if children.contains(first) => module,
+                    _ => continue,
+                };
+                let skipped = match path[0].as_str() {
+                    "crate" | "self" => 1,
+                    _ => above,
+                };
+                paths.push(base.iter().chain(&path[skipped..]).cloned().collect());
+            }
+        }
+    }
+    paths
+}
+
+/// Where paths of a statement begin: at each word that is followed by `::` and does not follow one.
+fn trees(statement: &str) -> Vec<&str> {
+    let is_part = |character: char| character.is_alphanumeric() || character == '_';
+    let mut begins = Vec::new();
+    let mut word = None;
+    for (index, character) in statement.char_indices() {
+        match (is_part(character), word) {
+            (true, None) => word = Some(index),
+            (false, Some(begin)) => {
+                let in_path = statement[..begin].ends_with("::");
+                if !in_path && statement[index..].starts_with("::") {
+                    begins.push(&statement[begin..]);
+                }
+                word = None;
+            }
+            _ => {}
+        }
+    }
+    // Inside the braces of a tree, words begin paths of their own only for the tree.
+    match statement.starts_with("use ") {
+        true => begins.into_iter().take(1).collect(),
+        false => begins,
+    }
+}
+
+/// The single paths of `a::{b, c::D}`; of other text the path at its begin.
+fn expand_tree(tree: &str) -> Vec<Vec<String>> {
+    let tree = tree.trim();
+    if let Some(rest) = tree.strip_prefix("self").filter(|rest| !rest.starts_with("::")) {
+        let _ = rest;
+        return vec![Vec::new()];
+    }
+    let Some(first) = first_word(tree) else { return Vec::new() };
+    let Some(rest) = tree[first.len()..].strip_prefix("::") else { return vec![vec![first]] };
+    let below = match rest.strip_prefix('{') {
+        Some(list) => top_of_list(list).iter().flat_map(|item| expand_tree(item)).collect(),
+        None => expand_tree(rest),
+    };
+    let with_first = |mut path: Vec<String>| {
+        path.insert(0, first.clone());
+        path
+    };
+    match below.is_empty() {
+        true => vec![vec![first]],
+        false => below.into_iter().map(with_first).collect(),
+    }
 }
 
 /// The folders a statement names behind `crate::`, single or in braces; `crate` alone is none.
@@ -332,8 +593,8 @@ fn is_test_file(path: &Path) -> bool {
     in_folder || path.file_name().is_some_and(|name| name == "tests.rs" || name == "testing.rs")
 }
 
-fn layer_of(folder: &str) -> Option<usize> {
-    LAYERS.iter().position(|layer| layer.contains(&folder))
+fn position_of(folder: &str) -> Option<usize> {
+    ORDER.iter().position(|folders| folders.contains(&folder))
 }
 
 /// The folder of `src` a file is in, or the file's own name at the top.
@@ -342,8 +603,8 @@ fn folder_of(path: &Path) -> &str {
     first.strip_suffix(".rs").unwrap_or(first)
 }
 
-/// Every file of `src`, by its path within.
-fn source() -> Vec<(PathBuf, String)> {
+/// Every file below a folder, by its path within.
+fn source(folder: &str) -> Vec<(PathBuf, String)> {
     fn collect(folder: &Path, root: &Path, found: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -355,7 +616,7 @@ fn source() -> Vec<(PathBuf, String)> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut found = Vec::new();
     collect(&root, &root, &mut found);
     found.sort();

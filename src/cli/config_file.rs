@@ -7,8 +7,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::rules::config::{Parsed, Report, parse};
-use crate::words::{Plain, limits};
+use crate::base::{Plain, limits};
+use crate::config::{Parsed, Report, parse};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,10 @@ pub enum LoadError {
         error: io::Error,
     },
     /// It is there, and it is no configuration file.
-    #[error("{file}: {what}; a configuration is a regular file of at most {} bytes", limits::CONFIG_BYTES)]
+    #[error(
+        "{file}: {what}; a configuration is a regular file of at most {} bytes",
+        limits::CONFIG_BYTES_MAX
+    )]
     Unfit {
         /// The file as it was named.
         file: String,
@@ -59,14 +62,14 @@ pub fn load(path: &Path) -> Result<Parsed, LoadError> {
     if !metadata.is_file() && !is_stream {
         return Err(unfit(format!("is {}", kind(kind_of_file))));
     }
-    if metadata.len() > limits::CONFIG_BYTES {
+    if metadata.len() > limits::CONFIG_BYTES_MAX {
         return Err(unfit(format!("has {} bytes", metadata.len())));
     }
     // The file may grow meanwhile, and those of /proc have no length: one byte more shows it.
     let mut text = Vec::new();
-    opened.take(limits::CONFIG_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > limits::CONFIG_BYTES {
-        return Err(unfit(format!("has more than {} bytes", limits::CONFIG_BYTES)));
+    opened.take(limits::CONFIG_BYTES_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > limits::CONFIG_BYTES_MAX {
+        return Err(unfit(format!("has more than {} bytes", limits::CONFIG_BYTES_MAX)));
     }
     Ok(parse(&name, &text)?)
 }

@@ -12,7 +12,7 @@ pub use run::run;
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::rules::config::Parsed;
+use crate::config::Parsed;
 use crate::server::NOT_LOOKED_AT;
 
 /// `ringway check`: prints every problem of the file, what this machine lacks for it, and a summary line to standard output.

@@ -9,10 +9,10 @@ use anyhow::anyhow;
 use crossbeam_channel::Receiver;
 
 use super::args::RunArguments;
-use crate::rules::config::{Config, LogTarget, Parsed};
+use crate::base::{Plain, counted};
+use crate::config::{Config, LogTarget, Parsed};
 use crate::server::{self, Server};
 use crate::telemetry::log::{self as logging, LogHandle};
-use crate::words::{Plain, counted};
 
 /// How long the last log records may take.
 const FLUSH: Duration = Duration::from_secs(1);

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use tokio::sync::watch::{self, Receiver, Sender};
 
 use super::resolve::Resolver;
-use crate::rules::config::{Circle, Config, ListenAddress, Listener};
-use crate::rules::upstream::{Address, Addresses};
+use crate::base::Address;
+use crate::config::{Circle, Config, ListenAddress, Listener};
+use crate::upstream::Addresses;
 
 /// Takes the addresses that close a circle out of what the resolver knows.
 pub(super) struct Circles {
@@ -165,7 +166,7 @@ fn is_own(mut address: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::upstream::Resolved;
+    use crate::upstream::Resolved;
 
     /// Two listeners; the first one's upstream has two names, the second one's another.
     const FILE: &str =
@@ -187,7 +188,7 @@ upstreams:
 
     #[tokio::test]
     async fn addresses_that_close_a_circle_are_left_out_and_others_stay() {
-        let config = crate::rules::config::parse("f", FILE.as_bytes()).unwrap().config;
+        let config = crate::config::parse("f", FILE.as_bytes()).unwrap().config;
         let all = addresses(&[&["10.0.0.9:80 10.0.0.1:80", "10.0.0.1:81"], &["10.0.0.1:90"]]);
         let (sender, found) = watch::channel(Arc::new(all.clone()));
         let (mut circles, _used) = Circles::new(&config, found);
@@ -206,7 +207,7 @@ upstreams:
 
     #[tokio::test]
     async fn what_is_found_is_passed_on() {
-        let config = crate::rules::config::parse("f", FILE.as_bytes()).unwrap().config;
+        let config = crate::config::parse("f", FILE.as_bytes()).unwrap().config;
         let (sender, found) = watch::channel(Arc::new(addresses(&[&["", ""], &[""]])));
         let (circles, mut used) = Circles::new(&config, found);
         assert_eq!(*used.borrow_and_update().upstreams, addresses(&[&["", ""], &[""]]).upstreams);

@@ -1,8 +1,8 @@
 //! The control plane: what may block, wait or talk to the operator runs here and never on a shard.
 
 mod circles;
+mod core_load;
 pub mod resolve;
-mod sampler;
 
 use std::io;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
 
-use crate::rules::config::Config;
-use crate::rules::steering::Cores;
-use crate::rules::upstream::Addresses;
+use crate::config::Config;
+use crate::steering::CoreLoads;
+use crate::upstream::Addresses;
 use circles::Circles;
 use resolve::{Resolver, SystemLookup};
 
 pub use circles::circles_here;
-pub use sampler::Clocks;
+pub use core_load::Clocks;
 
 /// The control thread: a tokio runtime of its own, not pinned.
 pub struct Control {
@@ -34,7 +34,7 @@ impl Control {
     /// # Errors
     ///
     /// No thread or no descriptor to be had.
-    pub fn start(config: &Config, cores: Arc<Cores>, clocks: Clocks) -> io::Result<Self> {
+    pub fn start(config: &Config, cores: Arc<CoreLoads>, clocks: Clocks) -> io::Result<Self> {
         let (resolver, found) = Resolver::new(config);
         let (circles, addresses) = Circles::new(config, found);
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -45,7 +45,7 @@ impl Control {
                 tokio::select! {
                     () = resolver.run(SystemLookup) => {}
                     () = circles.run() => {}
-                    () = sampler::run(cores, clocks) => {}
+                    () = core_load::run(cores, clocks) => {}
                     _ = stopped => {}
                 }
             });

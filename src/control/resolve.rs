@@ -3,7 +3,7 @@
 //! `getaddrinfo` can take as long as the name servers, or a broken NSS module, like. So every look-up has a
 //! thread of its own while it lasts, which nobody ever joins: neither start nor stop waits for it.
 //!
-//! Invariants: at most one look-up of a name is under way, and at most `limits::LOOKUPS` together; one that takes its time
+//! Invariants: at most one look-up of a name is under way, and at most `limits::LOOKUPS_MAX` together; one that takes its time
 //! holds up no name that may be answered at once; a failure or an empty answer never takes away addresses that were known; a
 //! change of trouble is logged once.
 
@@ -18,15 +18,16 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 
-use crate::rules::config::{BackendAddress, Config};
-use crate::rules::upstream::{Address, Addresses, Resolved};
-use crate::words::{Plain, limits};
+use crate::base::Address;
+use crate::base::{Plain, limits};
+use crate::config::{BackendAddress, Config};
+use crate::upstream::{Addresses, Resolved};
 
 /// First pause after a look-up failed of a name that was never resolved; doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest pause between look-ups of a name that was never resolved.
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// A look-up that takes longer leaves its place to the next one, as far as `limits::LOOKUPS` allows...
+/// A look-up that takes longer leaves its place to the next one, as far as `limits::LOOKUPS_MAX` allows...
 const QUICK: Duration = Duration::from_millis(250);
 /// ...and the name waits the next time behind those that were answered at once.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -191,8 +192,8 @@ struct Places {
 
 impl Default for Places {
     fn default() -> Self {
-        let quick = limits::LOOKUPS / 8;
-        Self { quick: Semaphore::new(quick), slow: Semaphore::new(limits::LOOKUPS - quick) }
+        let quick = limits::LOOKUPS_MAX / 8;
+        Self { quick: Semaphore::new(quick), slow: Semaphore::new(limits::LOOKUPS_MAX - quick) }
     }
 }
 
@@ -260,7 +261,7 @@ impl Knowledge {
         let had_trouble = self.trouble.take().is_some();
         let mut addresses: Vec<IpAddr> = Vec::new();
         for ip in found {
-            if addresses.len() < limits::ADDRESSES_PER_BACKEND && !addresses.contains(&ip) {
+            if addresses.len() < limits::ADDRESSES_PER_BACKEND_MAX && !addresses.contains(&ip) {
                 addresses.push(ip);
             }
         }
@@ -532,7 +533,7 @@ mod tests {
         let many: Vec<IpAddr> = (0..100).rev().map(|last| IpAddr::from([10, 0, 0, last])).collect();
         let mut knowledge = Knowledge::default();
         knowledge.learn(Ok(many.clone()));
-        assert_eq!(knowledge.addresses, many[..limits::ADDRESSES_PER_BACKEND]);
+        assert_eq!(knowledge.addresses, many[..limits::ADDRESSES_PER_BACKEND_MAX]);
         assert_eq!(knowledge.learn(Ok(many)), News::None);
     }
 

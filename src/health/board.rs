@@ -7,17 +7,19 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::rules::config::Config;
-use crate::rules::upstream::{Address, Addresses, BackendState, Event, Health, Verdict, Verdicts};
-use crate::words::{BackendId, UpstreamId};
+use crate::base::Address;
+use crate::base::{BackendId, UpstreamId};
+use crate::config::Config;
+use crate::health::rules::{Event, UpstreamHealth, Verdict};
+use crate::upstream::{Addresses, BackendState, Health};
 
-use super::Which;
-use super::passive::Notes;
+use super::failures::HealthLog;
+use crate::base::BackendKey;
 
 /// The verdicts of all upstreams. No borrow of them outlives a method.
-pub(super) struct Board {
-    upstreams: Vec<RefCell<Verdicts>>,
-    notes: Notes,
+pub(super) struct HealthStates {
+    upstreams: Vec<RefCell<UpstreamHealth>>,
+    log_lines: HealthLog,
     /// What the times of the verdicts count from.
     begun: Instant,
     /// Rung when something may have become due earlier than it was.
@@ -32,8 +34,8 @@ pub(super) struct Board {
     suspected: Vec<Vec<Notify>>,
 }
 
-impl Board {
-    pub(super) fn new(config: &Config, notes: Notes) -> Self {
+impl HealthStates {
+    pub(super) fn new(config: &Config, log_lines: HealthLog) -> Self {
         let notifies = || -> Vec<Vec<Notify>> {
             let sizes = config.upstreams.iter().map(|upstream| upstream.backends.len());
             sizes.map(|size| std::iter::repeat_with(Notify::new).take(size).collect()).collect()
@@ -42,9 +44,9 @@ impl Board {
             upstreams: config
                 .upstreams
                 .iter()
-                .map(|upstream| RefCell::new(Verdicts::new(upstream)))
+                .map(|upstream| RefCell::new(UpstreamHealth::new(upstream)))
                 .collect(),
-            notes,
+            log_lines,
             begun: Instant::now(),
             rescheduled: Notify::new(),
             is_changed: Cell::new(true),
@@ -70,7 +72,7 @@ impl Board {
     }
 
     /// The state of a backend now.
-    pub(super) fn state(&self, which: Which) -> BackendState {
+    pub(super) fn state(&self, which: BackendKey) -> BackendState {
         self.upstreams[which.upstream.index()].borrow().states()[which.backend.index()].clone()
     }
 
@@ -80,12 +82,12 @@ impl Board {
     }
 
     /// Takes over the result of a check that began at `begun`, and what the backend is by it, if that is new.
-    pub(super) fn checked(&self, which: Which, verdict: Verdict, begun: Duration, to: Option<Health>) {
+    pub(super) fn checked(&self, which: BackendKey, verdict: Verdict, begun: Duration, to: Option<Health>) {
         self.update(which.upstream, |verdicts, now| verdicts.checked(which.backend, verdict, begun, to, now));
     }
 
     /// Takes over at which of its addresses a check found a backend well.
-    pub(super) fn found_at(&self, which: Which, address: &Address) {
+    pub(super) fn found_at(&self, which: BackendKey, address: &Address) {
         self.update(which.upstream, |verdicts, _| {
             verdicts.found_at(which.backend, address);
             Vec::new()
@@ -93,7 +95,7 @@ impl Board {
     }
 
     /// Takes over which address that has left a name is dead.
-    pub(super) fn gone(&self, which: Which, address: &Address) {
+    pub(super) fn gone(&self, which: BackendKey, address: &Address) {
         self.update(which.upstream, |verdicts, _| {
             verdicts.gone(which.backend, address);
             Vec::new()
@@ -101,7 +103,7 @@ impl Board {
     }
 
     /// A session has failed on a backend: has its checker look, unless it knows already.
-    pub(super) fn suspect(&self, which: Which) {
+    pub(super) fn suspect(&self, which: BackendKey) {
         if self.state(which).health == Health::Up {
             self.suspected[which.upstream.index()][which.backend.index()].notify_one();
         }
@@ -112,7 +114,7 @@ impl Board {
     /// # Cancel safety
     ///
     /// What is rung while nobody waits is kept for the next call.
-    pub(super) async fn suspected(&self, which: Which) {
+    pub(super) async fn suspected(&self, which: BackendKey) {
         self.suspected[which.upstream.index()][which.backend.index()].notified().await;
     }
 
@@ -120,12 +122,12 @@ impl Board {
     pub(super) fn update(
         &self,
         upstream: UpstreamId,
-        change: impl FnOnce(&mut Verdicts, Duration) -> Vec<Event>,
+        change: impl FnOnce(&mut UpstreamHealth, Duration) -> Vec<Event>,
     ) {
         let mut verdicts = self.upstreams[upstream.index()].borrow_mut();
         let before = verdicts.states().to_vec();
         for event in change(&mut verdicts, self.begun.elapsed()) {
-            self.notes.take(upstream, event, verdicts.count_primaries());
+            self.log_lines.take(upstream, event, verdicts.count_primaries());
         }
         if verdicts.states() != before {
             self.is_changed.set(true);
@@ -139,7 +141,7 @@ impl Board {
         for (id, verdicts) in (0..).map(UpstreamId).zip(&self.upstreams) {
             let due = verdicts.borrow().next_due();
             if due.is_some_and(|due| due <= self.begun.elapsed()) {
-                self.update(id, Verdicts::settle);
+                self.update(id, UpstreamHealth::settle);
             }
         }
     }
@@ -156,7 +158,7 @@ impl Board {
     }
 
     /// How many other backends of an upstream are up, and how many there are with this one.
-    pub(super) fn count_others_up(&self, which: Which) -> (usize, usize) {
+    pub(super) fn count_others_up(&self, which: BackendKey) -> (usize, usize) {
         let verdicts = self.upstreams[which.upstream.index()].borrow();
         let own = usize::from(verdicts.states()[which.backend.index()].health == Health::Up);
         (verdicts.count_up() - own, verdicts.states().len())
@@ -179,7 +181,7 @@ impl Board {
     /// # Cancel safety
     ///
     /// A change is not lost when the future is dropped: the next call compares again.
-    pub(super) async fn moved_from(&self, which: Which, known: &[Address]) -> Arc<[Address]> {
+    pub(super) async fn moved_from(&self, which: BackendKey, known: &[Address]) -> Arc<[Address]> {
         loop {
             let addresses = {
                 let verdicts = self.upstreams[which.upstream.index()].borrow();

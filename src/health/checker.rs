@@ -7,15 +7,17 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{self, Instant};
 
-use crate::rules::config::HealthCheck;
-use crate::rules::upstream::{Address, Health, HealthRules, Transition, Verdict};
-use crate::words::{counted, limits};
+use crate::base::Address;
+use crate::base::{counted, limits};
+use crate::config::HealthCheck;
+use crate::health::rules::{RiseFall, Transition, Verdict};
+use crate::upstream::Health;
 
-use super::Which;
-use super::board::Board;
+use super::board::HealthStates;
 use super::counters::HealthCounters;
 use super::departed::Departed;
-use super::probe::{Connect, LATE, Outcome, Question, probe};
+use super::probe::{Connect, LATE, ProbeOutcome, Question, probe};
+use crate::base::BackendKey;
 
 /// Checks repeated one after the other because this process was not running when their time ran out. If it happens
 /// more often, the process is starved rather than stopped, and a backend that hangs must still go down.
@@ -31,7 +33,7 @@ const AFTER_SUCCESS: Duration = Duration::from_millis(200);
 
 /// Everything the task of one backend needs.
 pub(super) struct Checker<C> {
-    pub(super) which: Which,
+    pub(super) which: BackendKey,
     /// Name of the upstream.
     pub(super) upstream: String,
     /// Name of the backend.
@@ -40,7 +42,7 @@ pub(super) struct Checker<C> {
     /// Whether addresses that leave its name are still looked after.
     pub(super) watches_departed: bool,
     pub(super) question: Question,
-    pub(super) board: Rc<Board>,
+    pub(super) board: Rc<HealthStates>,
     pub(super) counters: Arc<HealthCounters>,
     /// Bounds the checks of all backends that are under way.
     pub(super) slots: Rc<Slots>,
@@ -56,7 +58,7 @@ pub(super) struct Slots {
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { all: Semaphore::new(limits::PROBES), down: Semaphore::new(limits::PROBES / 4 * 3) }
+        Self { all: Semaphore::new(limits::PROBES_MAX), down: Semaphore::new(limits::PROBES_MAX / 4 * 3) }
     }
 }
 
@@ -104,7 +106,7 @@ pub(super) enum Judgement {
 impl<C: Connect> Checker<C> {
     /// Checks the backend until dropped; the first time after a random part of `spread`.
     pub(super) async fn run(self: Rc<Self>, spread: Duration) {
-        let mut rules = HealthRules::new(&self.check);
+        let mut rules = RiseFall::new(&self.check);
         let mut departed = Departed::new();
         let mut is_in_trouble = false;
         let mut suspicion = Suspicion::default();
@@ -142,13 +144,13 @@ impl<C: Connect> Checker<C> {
             }
             resolved = moved;
             if self.board.state(self.which).health == Health::Checking {
-                rules = HealthRules::new(&self.check);
+                rules = RiseFall::new(&self.check);
             }
         }
     }
 
     /// Waits for the time of the next check, which a session that fails may bring nearer.
-    async fn pause(&self, rules: &HealthRules, is_in_trouble: bool, suspicion: &mut Suspicion) {
+    async fn pause(&self, rules: &RiseFall, is_in_trouble: bool, suspicion: &mut Suspicion) {
         let ended = Instant::now();
         let fast = self.check.fast_interval.min(self.check.interval);
         let pause = if is_in_trouble {
@@ -180,13 +182,13 @@ impl<C: Connect> Checker<C> {
             self.counters.count_check(self.which, &outcome);
             let failure = |cause| Judgement::Verdict { verdict: Verdict::Failure, found_at: None, cause };
             match outcome {
-                Outcome::Success(found) => {
+                ProbeOutcome::Success(found) => {
                     let (verdict, found_at) = (Verdict::Success, Some(found));
                     return Judgement::Verdict { verdict, found_at, cause: String::new() };
                 }
-                Outcome::Failure(cause) | Outcome::Timeout(cause) => return failure(cause),
-                Outcome::Local(cause) => return Judgement::Unknown(cause),
-                Outcome::Frozen => log::debug!(
+                ProbeOutcome::Failure(cause) | ProbeOutcome::Timeout(cause) => return failure(cause),
+                ProbeOutcome::Local(cause) => return Judgement::Unknown(cause),
+                ProbeOutcome::Frozen => log::debug!(
                     "check of {}/{} repeated: this process was not running when its time ran out",
                     self.upstream,
                     self.backend
@@ -198,7 +200,7 @@ impl<C: Connect> Checker<C> {
     }
 
     /// Takes a verdict, and makes a transition known: first to the operator, whom what follows from it will make more sense to.
-    fn observe(&self, rules: &mut HealthRules, verdict: Verdict, begun: Duration, cause: &str) {
+    fn observe(&self, rules: &mut RiseFall, verdict: Verdict, begun: Duration, cause: &str) {
         let transition = rules.observe(verdict);
         match transition {
             Some(transition) => {

@@ -2,24 +2,24 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::rules::config::Config;
-use crate::rules::upstream::Health;
-use crate::words::{BackendId, UpstreamId};
+use crate::base::{BackendId, UpstreamId};
+use crate::config::Config;
+use crate::upstream::Health;
 
-use super::Which;
-use super::probe::Outcome;
+use super::probe::ProbeOutcome;
+use crate::base::BackendKey;
 
 /// Counters of all backends.
 #[derive(Debug)]
 pub struct HealthCounters {
     /// Indexed by `UpstreamId`, then by `BackendId`.
-    upstreams: Vec<Vec<BackendCounters>>,
+    upstreams: Vec<Vec<CheckCounters>>,
 }
 
 /// Counters of one backend, since the start. The health thread alone writes; readers need no order among
 /// them, so all accesses are `Relaxed`.
 #[derive(Debug, Default)]
-pub struct BackendCounters {
+pub struct CheckCounters {
     /// Checks that succeeded.
     pub success: AtomicU64,
     /// Checks that failed with an error.
@@ -39,7 +39,7 @@ pub struct BackendCounters {
 
 impl HealthCounters {
     pub(super) fn new(config: &Config) -> Self {
-        let backends = |count| std::iter::repeat_with(BackendCounters::default).take(count).collect();
+        let backends = |count| std::iter::repeat_with(CheckCounters::default).take(count).collect();
         Self {
             upstreams: config.upstreams.iter().map(|upstream| backends(upstream.backends.len())).collect(),
         }
@@ -47,28 +47,28 @@ impl HealthCounters {
 
     /// The counters of one backend, `None` where the configuration has no such backend.
     #[must_use]
-    pub fn backend(&self, upstream: UpstreamId, backend: BackendId) -> Option<&BackendCounters> {
+    pub fn backend(&self, upstream: UpstreamId, backend: BackendId) -> Option<&CheckCounters> {
         self.upstreams.get(upstream.index())?.get(backend.index())
     }
 
-    pub(super) fn count_check(&self, which: Which, outcome: &Outcome) {
+    pub(super) fn count_check(&self, which: BackendKey, outcome: &ProbeOutcome) {
         let Some(backend) = self.backend(which.upstream, which.backend) else { return };
         let counter = match outcome {
-            Outcome::Success(_) => &backend.success,
-            Outcome::Failure(_) => &backend.failure,
-            Outcome::Timeout(_) => &backend.timeout,
-            Outcome::Local(_) | Outcome::Frozen => &backend.local,
+            ProbeOutcome::Success(_) => &backend.success,
+            ProbeOutcome::Failure(_) => &backend.failure,
+            ProbeOutcome::Timeout(_) => &backend.timeout,
+            ProbeOutcome::Local(_) | ProbeOutcome::Frozen => &backend.local,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn count_ejection(&self, which: Which) {
+    pub(super) fn count_ejection(&self, which: BackendKey) {
         if let Some(backend) = self.backend(which.upstream, which.backend) {
             backend.ejections.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn count_transition(&self, which: Which, to: Health) {
+    pub(super) fn count_transition(&self, which: BackendKey, to: Health) {
         let Some(backend) = self.backend(which.upstream, which.backend) else { return };
         let counter = if to == Health::Up { &backend.up } else { &backend.down };
         counter.fetch_add(1, Ordering::Relaxed);

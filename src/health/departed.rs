@@ -8,8 +8,10 @@ use std::rc::Rc;
 use tokio::task::JoinSet;
 use tokio::time;
 
-use crate::rules::upstream::{Address, Health, HealthRules, Verdict};
-use crate::words::limits;
+use crate::base::Address;
+use crate::base::limits;
+use crate::health::rules::{RiseFall, Verdict};
+use crate::upstream::Health;
 
 use super::checker::{Checker, Judgement};
 use super::probe::Connect;
@@ -38,7 +40,7 @@ impl Departed {
             if self.watched.contains(address) {
                 continue;
             }
-            if self.watched.len() == limits::ADDRESSES_PER_BACKEND {
+            if self.watched.len() == limits::ADDRESSES_PER_BACKEND_MAX {
                 log::debug!("{address} is not watched: too many addresses have left this name");
                 return;
             }
@@ -50,7 +52,7 @@ impl Departed {
 
 /// Checks an address until it is dead, or the name leads there again; returns it.
 async fn watch<C: Connect>(checker: Rc<Checker<C>>, address: Address) -> Address {
-    let mut rules = HealthRules::new(&checker.check);
+    let mut rules = RiseFall::new(&checker.check);
     // It served sessions.
     rules.observe(Verdict::Success);
     loop {

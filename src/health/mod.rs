@@ -2,7 +2,7 @@
 //!
 //! Each backend has a task with a schedule of its own, which checks, waits, and checks again: checks of one
 //! backend cannot overlap or pile up, and one that hangs delays no other. What a result means is decided by
-//! [`HealthRules`](crate::rules::upstream::HealthRules); what goes out is always the state of all backends.
+//! [`RiseFall`](crate::health::rules::RiseFall); what goes out is always the state of all backends.
 //!
 //! Invariants: versions strictly increase; a change goes out in the same turn of the thread in which it was
 //! found; nothing that is this process's own fault (no descriptor, no local port, having been stopped) is held
@@ -12,8 +12,9 @@ mod board;
 mod checker;
 mod counters;
 mod departed;
-mod passive;
+mod failures;
 mod probe;
+pub mod rules;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -28,20 +29,20 @@ use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::rules::config::{Config, OpenSessions};
-use crate::rules::upstream::{Addresses, UpstreamStates};
-use crate::words::{BackendId, UpstreamId, limits};
+use crate::base::{BackendId, BackendKey, UpstreamId, limits};
+use crate::config::{Config, OpenSessions};
+use crate::upstream::{Addresses, UpstreamStates};
 
-use board::Board;
+use board::HealthStates;
 use checker::{Checker, Slots};
-use passive::Notes;
+use failures::HealthLog;
 use probe::{Connect, Question, Sockets};
 
-pub use counters::{BackendCounters, HealthCounters};
-pub use passive::{Reports, failures};
+pub use counters::{CheckCounters, HealthCounters};
+pub use failures::{Reports, failures};
 
 /// The first checks start spread over this much for each backend, so that a thousand of them are no burst; over
-/// `limits::FIRST_CHECK_SPREAD` at most, so that the first verdicts come soon.
+/// `limits::FIRST_CHECK_SPREAD_MAX` at most, so that the first verdicts come soon.
 const FIRST_SPREAD_EACH: Duration = Duration::from_millis(1);
 
 /// Takes each new state of all backends, on the health thread; it must not block.
@@ -109,13 +110,6 @@ impl HealthThread {
     }
 }
 
-/// A backend among all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Which {
-    upstream: UpstreamId,
-    backend: BackendId,
-}
-
 /// Checks until it is dropped; never returns.
 async fn check_all(
     config: &Config,
@@ -124,23 +118,23 @@ async fn check_all(
     counters: Arc<HealthCounters>,
     connect: impl Connect,
 ) {
-    let board = Rc::new(Board::new(config, Notes::new(config, Arc::clone(&counters), &reports)));
+    let board = Rc::new(HealthStates::new(config, HealthLog::new(config, Arc::clone(&counters), &reports)));
     board.set_addresses(&addresses.borrow_and_update());
     let slots = Rc::new(Slots::default());
     let connect = Rc::new(connect);
     let backends: usize = config.upstreams.iter().map(|upstream| upstream.backends.len()).sum();
     let spread = FIRST_SPREAD_EACH.saturating_mul(u32::try_from(backends).unwrap_or(u32::MAX));
-    let spread = spread.min(limits::FIRST_CHECK_SPREAD);
+    let spread = spread.min(limits::FIRST_CHECK_SPREAD_MAX);
 
     let mut tasks = JoinSet::new();
     tasks.spawn_local(publish_changes(Rc::clone(&board), publish));
     tasks.spawn_local(follow_addresses(Rc::clone(&board), addresses));
-    tasks.spawn_local(passive::follow(Rc::clone(&board), reports));
+    tasks.spawn_local(failures::follow(Rc::clone(&board), reports));
     for (id, upstream) in (0..).map(UpstreamId).zip(&config.upstreams) {
         let Some(check) = &upstream.healthcheck else { continue };
         for (backend, entry) in (0..).map(BackendId).zip(&upstream.backends) {
             let checker = Rc::new(Checker {
-                which: Which { upstream: id, backend },
+                which: BackendKey { upstream: id, backend },
                 upstream: upstream.name.clone(),
                 backend: entry.name.clone(),
                 check: check.clone(),
@@ -166,7 +160,7 @@ async fn check_all(
 }
 
 /// Publishes the first state, then each new one. Whatever changes in one turn of the thread goes out together.
-async fn publish_changes(board: Rc<Board>, mut publish: Publish) {
+async fn publish_changes(board: Rc<HealthStates>, mut publish: Publish) {
     for version in 1.. {
         board.changed().await;
         publish(Arc::new(UpstreamStates { version, upstreams: board.states() }));
@@ -174,7 +168,7 @@ async fn publish_changes(board: Rc<Board>, mut publish: Publish) {
 }
 
 /// Takes over what the resolver finds, until it ends.
-async fn follow_addresses(board: Rc<Board>, mut addresses: watch::Receiver<Arc<Addresses>>) {
+async fn follow_addresses(board: Rc<HealthStates>, mut addresses: watch::Receiver<Arc<Addresses>>) {
     while addresses.changed().await.is_ok() {
         board.set_addresses(&addresses.borrow_and_update());
     }

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::rules::balance;
-use crate::rules::config::*;
+use crate::config::*;
 
 /// Intervals that tell in the log of a paused clock which one applied.
 pub(crate) const CHECK: HealthCheck = HealthCheck {
@@ -18,67 +17,27 @@ pub(crate) const CHECK: HealthCheck = HealthCheck {
     port: None,
 };
 
-/// A configuration with one upstream for each list of addresses.
+/// A configuration with one upstream for each list of addresses, and nothing that is not asked for.
 pub(crate) fn config(upstreams: &[(Option<HealthCheck>, Option<Duration>, &[BackendAddress])]) -> Config {
-    let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };
-    let second = Duration::from_secs(1);
-    let upstreams =
-        upstreams.iter().enumerate().map(|(number, (healthcheck, resolve, addresses))| Upstream {
-            name: format!("upstream{number}"),
-            algorithm: balance::find("round_robin").expect("registered"),
-            backends: (addresses.iter().enumerate())
-                .map(|(number, address)| Backend {
-                    name: format!("backend{number}"),
-                    address: address.clone(),
-                    weight: 1,
-                    max_connections: None,
-                    backup: false,
-                })
-                .collect(),
-            hash_key: HashKey::Source,
-            healthcheck: healthcheck.clone(),
-            outlier: None,
-            panic_threshold: None,
-            slow_start: None,
-            on_down: OpenSessions::Keep,
-            on_up: OpenSessions::Keep,
-            retries: 2,
-            retry_budget: None,
-            queue: QueueRules { max: 0, timeout: second },
-            pool: PoolRules {
-                size: 0,
-                max_idle: None,
-                reuse: Reuse::Off,
-                clients: Clients::Untrusted,
-                reset: None,
-            },
-            source: Vec::new(),
-            resolve: *resolve,
-            timeouts: UpstreamTimeouts { connect: second, establish: None, backend_idle: None },
-            tcp: tcp.clone(),
-        });
-    Config {
-        runtime: Runtime {
-            cores: Cores::Auto,
-            max_connections: None,
-            shutdown_delay: None,
-            shutdown_timeout: None,
-            relay: Relay {
-                buffer_bytes: 16 << 10,
-                buffers_per_core: 64,
-                splice: false,
-                pipe_bytes: 1 << 20,
-                pipes_per_core: None,
-            },
-        },
-        logging: Logging {
-            level: log::LevelFilter::Info,
-            format: LogFormat::Text,
-            target: LogTarget::Stderr,
-        },
-        listeners: Vec::new(),
-        upstreams: upstreams.collect(),
+    let backend = |number| format!("{{name: backend{number}, address: 127.0.0.1, port: {}}}", 1 + number);
+    let upstream = |(number, (_, _, addresses)): (usize, &(_, _, &[_]))| {
+        let backends: Vec<_> = (0..addresses.len()).map(backend).collect();
+        let settings = "healthcheck: off, outlier: off, panic_threshold: off, retry_budget: off";
+        format!("{{name: upstream{number}, {settings}, backends: [{}]}}", backends.join(", "))
+    };
+    let all: Vec<_> = upstreams.iter().enumerate().map(upstream).collect();
+    let yaml = format!(
+        "listeners: [{{name: listener, address: '127.0.0.9:9', upstream: upstream0}}]\nupstreams: [{}]\n",
+        all.join(", ")
+    );
+    let mut config = parse("test.yaml", yaml.as_bytes()).expect("a sound file").config;
+    for (upstream, (healthcheck, resolve, addresses)) in config.upstreams.iter_mut().zip(upstreams) {
+        (upstream.healthcheck, upstream.resolve) = (healthcheck.clone(), *resolve);
+        for (backend, address) in upstream.backends.iter_mut().zip(*addresses) {
+            backend.address = address.clone();
+        }
     }
+    config
 }
 
 /// A literal address on this machine.

@@ -10,8 +10,9 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{self, Instant};
 
-use crate::rules::config::{BackendAddress, HealthCheck, Outlier};
-use crate::rules::upstream::{Address, Failures, Fault, Health, Resolved};
+use crate::base::Address;
+use crate::config::{BackendAddress, HealthCheck, Outlier};
+use crate::upstream::{Failures, Fault, Health, Resolved};
 
 use super::probe::Connection;
 use super::testing::*;
@@ -149,7 +150,7 @@ fn literal(config: &Config) -> Addresses {
         BackendAddress::Ip(address) => at(&[address.port()]),
         _ => Resolved::default(),
     };
-    let backends = |upstream: &crate::rules::config::Upstream| {
+    let backends = |upstream: &crate::config::Upstream| {
         upstream.backends.iter().map(|backend| known(&backend.address)).collect()
     };
     Addresses { upstreams: config.upstreams.iter().map(backends).collect() }
@@ -196,9 +197,9 @@ async fn the_first_check_decides_soon_after_the_start() {
         let begin = Instant::now();
         assert!(!published.until(&[Checking, Checking, Checking]).await.all_decided());
         published.until(&[Up, Down, Checking]).await;
-        assert!(begin.elapsed() <= limits::FIRST_CHECK_SPREAD);
+        assert!(begin.elapsed() <= limits::FIRST_CHECK_SPREAD_MAX);
         assert!(published.until(&[Up, Down, Down]).await.all_decided());
-        assert!(begin.elapsed() <= limits::FIRST_CHECK_SPREAD + CHECK.timeout);
+        assert!(begin.elapsed() <= limits::FIRST_CHECK_SPREAD_MAX + CHECK.timeout);
         let hanging = counters.backend(UpstreamId(0), BackendId(2)).expect("the third");
         assert_eq!((hanging.timeout.load(Ordering::Relaxed), hanging.down.load(Ordering::Relaxed)), (1, 1));
     })
@@ -528,7 +529,7 @@ async fn backends_that_are_down_hold_up_none_that_is_up() {
     // The last one is well, until all the others have been found down.
     world.set(1_500, Acts::Accepts);
     play(checked(&many), &world, async |published, _, _| {
-        let is_down = |backend: &crate::rules::upstream::BackendState| backend.health == Down;
+        let is_down = |backend: &crate::upstream::BackendState| backend.health == Down;
         while published.next().await.upstreams[0].iter().filter(|backend| is_down(backend)).count() < 1_499 {}
         world.set(1_500, Acts::Refuses);
         world.failures.borrow().as_ref().expect("it is checked").failed(BackendId(1_499), Fault::Failure);

@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::options;
-use crate::rules::config::TcpOptions;
-use crate::rules::upstream::Address;
+use crate::base::Address;
+use crate::config::TcpOptions;
 
 /// A new socket for a connection to a backend, and the address to connect it to. With `source` the connection comes
 /// from that local address, and the port is chosen by the connect: bound before, each port of the address would serve

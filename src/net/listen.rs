@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::options;
-use crate::rules::config::{ListenAddress, TcpOptions};
-use crate::words::Plain;
+use crate::base::Plain;
+use crate::config::{ListenAddress, TcpOptions};
 
 /// The ring of a killed process closes its sockets 5-10 ms after the end of the process; so much longer is waited
 /// before an address counts as taken.

@@ -1,6 +1,7 @@
 //! Sockets: listening, connecting, options. What is made here is handed to a ring.
 
 mod connect;
+mod errors;
 mod limits;
 mod listen;
 mod options;
@@ -9,6 +10,7 @@ mod steer;
 mod zone;
 
 pub use connect::{is_self_connected, peer_address, prepare, socket_for};
+pub use errors::{AcceptError, LocalFailure};
 pub use limits::{may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors};
 pub use listen::{ListenError, Listening, SocketFile, listen};
 pub use options::keep_alive;

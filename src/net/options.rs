@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::rules::config::{Keepalive, TcpOptions};
+use crate::config::{Keepalive, TcpOptions};
 
 /// Sets the options of one side. Sockets accepted from a listener inherit those of the listener, tcp(7), which
 /// saves the calls for each connection. Keepalive is another matter, see [`keep_alive`].

@@ -24,7 +24,7 @@ const CURRENT_CPU: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_CPU) as u32;
 /// When `cpus` is empty or does not strictly increase.
 pub fn steer_by_cpu(socket: BorrowedFd<'_>, cpus: &[usize]) -> io::Result<()> {
     let mut program = program(cpus);
-    let length = u16::try_from(program.len()).expect("limits::SHARDS keeps it below BPF_MAXINSNS");
+    let length = u16::try_from(program.len()).expect("limits::SHARDS_MAX keeps it below BPF_MAXINSNS");
     let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
     let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
     // SAFETY: the kernel copies the program, which outlives the call, and keeps no pointer to it.
@@ -41,10 +41,10 @@ pub fn steer_by_cpu(socket: BorrowedFd<'_>, cpus: &[usize]) -> io::Result<()> {
 }
 
 /// One step for each run of consecutive CPUs, else the remainder. At most two instructions for a CPU, so that the 4,096 that
-/// the kernel takes suffice for `limits::SHARDS`.
+/// the kernel takes suffice for `limits::SHARDS_MAX`.
 fn program(cpus: &[usize]) -> Vec<sock_filter> {
     assert!(!cpus.is_empty() && cpus.is_sorted_by(|one, next| one < next), "{cpus:?} does not increase");
-    let number = |value: usize| u32::try_from(value).expect("limits::CPU and limits::SHARDS fit");
+    let number = |value: usize| u32::try_from(value).expect("limits::CPU_MAX and limits::SHARDS_MAX fit");
     let step = |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: code as u16, jt, jf, k };
     let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, CURRENT_CPU)];
     let mut place = 0;
@@ -79,7 +79,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::words::limits;
+    use crate::base::limits;
 
     /// What the program answers on a CPU: an interpreter of the instructions it is made of.
     fn run(program: &[sock_filter], cpu: u32) -> u32 {
@@ -114,7 +114,7 @@ mod tests {
         const BPF_MAXINSNS: usize = 4_096;
         // All single, and all in pairs.
         for cpu in [|shard| 2 * shard + 1, |shard| shard + shard / 2] {
-            let longest = program(&(0..limits::SHARDS).map(cpu).collect::<Vec<_>>());
+            let longest = program(&(0..limits::SHARDS_MAX).map(cpu).collect::<Vec<_>>());
             assert!(longest.len() <= BPF_MAXINSNS, "{}", longest.len());
         }
     }
@@ -128,7 +128,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_cpu_has_the_place_of_its_shard(
-            cpus in prop::collection::btree_set(0_usize..=limits::CPU as usize, 1..64), other in 0..=limits::CPU,
+            cpus in prop::collection::btree_set(0_usize..=limits::CPU_MAX as usize, 1..64), other in 0..=limits::CPU_MAX,
         ) {
             let cpus: Vec<_> = cpus.into_iter().collect();
             let program = program(&cpus);

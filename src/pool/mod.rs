@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use crate::rules::upstream::Address;
-use crate::uring::{Peeked, Socket, Tick};
-use crate::words::BackendId;
+use crate::base::Address;
+use crate::base::BackendId;
+use crate::base::Tick;
+use crate::uring::{Peeked, Socket};
 
 /// Nothing more is received of a greeting, bytes; the rest waits in the kernel for the session.
 const GREETING: usize = 16 << 10;
@@ -27,7 +28,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 /// The pool of one upstream.
 pub struct Pool {
-    shelves: Box<[Shelf]>,
+    lists: Box<[IdleList]>,
     /// Most connections for each backend.
     most: usize,
     max_idle: Option<Duration>,
@@ -36,7 +37,7 @@ pub struct Pool {
 }
 
 /// The connections to one backend.
-struct Shelf {
+struct IdleList {
     ready: RefCell<Vec<Ready>>,
     /// The first so many were looked at, and their sockets tell when there is something new.
     watched: Cell<usize>,
@@ -50,12 +51,12 @@ struct Shelf {
     /// One is being made.
     connecting: Cell<bool>,
     /// In sessions without a byte yet, which may come back.
-    lent: Cell<u32>,
+    leased: Cell<u32>,
     /// Of sessions that would give up their place for somebody who waits.
     lingering: RefCell<BTreeMap<u64, Waker>>,
 }
 
-/// Tells the task that fills and tidies a shelf that something has come on one of its sockets, and not merely that one was
+/// Tells the task that fills and tidies a list that something has come on one of its sockets, and not merely that one was
 /// taken: who takes one from a large pool does not have all of it looked through.
 #[derive(Default)]
 struct Notice {
@@ -65,13 +66,13 @@ struct Notice {
 }
 
 impl Notice {
-    fn wake_keeper(&self) {
+    fn wake_task(&self) {
         if let Some(waker) = &*self.keeper.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
         }
     }
 
-    fn set_keeper(&self, waker: &Waker) {
+    fn set_task(&self, waker: &Waker) {
         let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         if !keeper.as_ref().is_some_and(|keeper| keeper.will_wake(waker)) {
             *keeper = Some(waker.clone());
@@ -82,11 +83,11 @@ impl Notice {
 impl Wake for Notice {
     fn wake(self: Arc<Self>) {
         self.changed.store(true, Relaxed);
-        self.wake_keeper();
+        self.wake_task();
     }
 }
 
-impl Shelf {
+impl IdleList {
     fn new() -> Self {
         let notice = Arc::<Notice>::default();
         Self {
@@ -97,7 +98,7 @@ impl Shelf {
             notice_waker: Waker::from(Arc::clone(&notice)),
             notice,
             connecting: Cell::new(false),
-            lent: Cell::new(0),
+            leased: Cell::new(0),
             lingering: RefCell::default(),
         }
     }
@@ -173,14 +174,14 @@ pub fn is_fit(socket: &Socket, fresh: bool) -> bool {
 }
 
 /// A connection in a session without a byte yet.
-pub struct Lent {
+pub struct Lease {
     pool: Rc<Pool>,
     backend: BackendId,
 }
 
-impl Drop for Lent {
+impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.shelf(self.backend).lent.update(|lent| lent - 1);
+        self.pool.list(self.backend).leased.update(|leased| leased - 1);
         self.pool.wake(self.backend);
     }
 }
@@ -195,13 +196,13 @@ pub struct NotedLingering {
 impl NotedLingering {
     /// Has its task woken by each [`Pool::wake_lingering`].
     pub fn wake(&self, waker: &Waker) {
-        self.pool.shelf(self.backend).lingering.borrow_mut().insert(self.key, waker.clone());
+        self.pool.list(self.backend).lingering.borrow_mut().insert(self.key, waker.clone());
     }
 }
 
 impl Drop for NotedLingering {
     fn drop(&mut self) {
-        self.pool.shelf(self.backend).lingering.borrow_mut().remove(&self.key);
+        self.pool.list(self.backend).lingering.borrow_mut().remove(&self.key);
     }
 }
 
@@ -209,19 +210,19 @@ impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(backends: usize, most: usize, max_idle: Option<Duration>) -> Self {
-        let shelves = (0..backends).map(|_| Shelf::new()).collect();
-        Self { shelves, most, max_idle, lingerings: Cell::new(0) }
+        let lists = (0..backends).map(|_| IdleList::new()).collect();
+        Self { lists, most, max_idle, lingerings: Cell::new(0) }
     }
 
-    fn shelf(&self, backend: BackendId) -> &Shelf {
-        &self.shelves[backend.index()]
+    fn list(&self, backend: BackendId) -> &IdleList {
+        &self.lists[backend.index()]
     }
 
     /// Connections to a backend, the one that is being made too.
     #[must_use]
     pub fn len(&self, backend: BackendId) -> usize {
-        let shelf = self.shelf(backend);
-        shelf.ready.borrow().len() + usize::from(shelf.connecting.get())
+        let list = self.list(backend);
+        list.ready.borrow().len() + usize::from(list.connecting.get())
     }
 
     /// Whether there is room for one more beside `out` connections that are expected back.
@@ -230,17 +231,17 @@ impl Pool {
         self.len(backend) + out < self.most
     }
 
-    /// How many are [lent](Self::lend).
+    /// How many are [leased](Self::lease).
     #[must_use]
-    pub fn lent(&self, backend: BackendId) -> usize {
-        self.shelf(backend).lent.get() as usize
+    pub fn leased(&self, backend: BackendId) -> usize {
+        self.list(backend).leased.get() as usize
     }
 
     /// Notes a connection that is expected back, until the guard is dropped.
     #[must_use]
-    pub fn lend(self: &Rc<Self>, backend: BackendId) -> Lent {
-        self.shelf(backend).lent.update(|lent| lent + 1);
-        Lent { pool: Rc::clone(self), backend }
+    pub fn lease(self: &Rc<Self>, backend: BackendId) -> Lease {
+        self.list(backend).leased.update(|leased| leased + 1);
+        Lease { pool: Rc::clone(self), backend }
     }
 
     /// A session that would give up its place, until the guard is dropped.
@@ -253,29 +254,29 @@ impl Pool {
 
     /// Wakes the sessions that would give up their place.
     pub fn wake_lingering(&self) {
-        self.shelves.iter().for_each(|shelf| shelf.lingering.borrow().values().for_each(Waker::wake_by_ref));
+        self.lists.iter().for_each(|list| list.lingering.borrow().values().for_each(Waker::wake_by_ref));
     }
 
     /// Notes that a connection is being made, or not any more.
     pub fn set_connecting(&self, backend: BackendId, connecting: bool) {
-        self.shelf(backend).connecting.set(connecting);
+        self.list(backend).connecting.set(connecting);
     }
 
     /// The connection that was put last and is fit, and how many unfit ones were closed before it.
     pub fn take(&self, backend: BackendId) -> (Option<Pooled>, usize) {
         let mut unfit = 0;
         let taken = loop {
-            // Dropped after the borrow ends: closing needs none, and the shelf is whole again.
-            let Some(ready) = self.shelf(backend).ready.borrow_mut().pop() else { break None };
+            // Dropped after the borrow ends: closing needs none, and the list is whole again.
+            let Some(ready) = self.list(backend).ready.borrow_mut().pop() else { break None };
             if is_fit(&ready.connection.socket, ready.connection.fresh) {
                 break Some(ready.connection);
             }
             ready.end();
             unfit += 1;
         };
-        let shelf = self.shelf(backend);
+        let list = self.list(backend);
         // Whatever is put next was not watched yet.
-        shelf.watched.set(shelf.watched.get().min(shelf.ready.borrow().len()));
+        list.watched.set(list.watched.get().min(list.ready.borrow().len()));
         self.wake(backend);
         (taken, unfit)
     }
@@ -285,24 +286,24 @@ impl Pool {
         // A tenth earlier at most: those that come together do not end together.
         let idle = self.max_idle.map(|idle| idle.mul_f64(1.0 - fastrand::f64() / 10.0));
         let until = idle.map_or(Tick::NEVER, |idle| now.after(idle));
-        self.shelf(backend).ready.borrow_mut().push(Ready { connection, since: now, until });
+        self.list(backend).ready.borrow_mut().push(Ready { connection, since: now, until });
         self.wake(backend);
     }
 
     /// Closes the connections that are too old, unfit, or lead to none of these addresses.
     pub fn tidy(&self, backend: BackendId, now: Tick, addresses: &Arc<[Address]>) -> Tidied {
-        let shelf = self.shelf(backend);
-        let known = shelf.known(now, addresses).min(shelf.ready.borrow().len());
-        shelf.watched.set(known);
+        let list = self.list(backend);
+        let known = list.known(now, addresses).min(list.ready.borrow().len());
+        list.watched.set(known);
         if known == 0 {
-            shelf.first_end.set(Tick::NEVER);
-            shelf.addresses.replace(Some(Arc::clone(addresses)));
+            list.first_end.set(Tick::NEVER);
+            list.addresses.replace(Some(Arc::clone(addresses)));
         }
         let stays = |ready: &Ready| {
             let leads_there = addresses.contains(&ready.connection.address);
             ready.until > now && !ready.is_spoken_on() && !ready.has_ended() && leads_there
         };
-        let go: Vec<_> = shelf.ready.borrow_mut().extract_if(known.., |ready| !stays(ready)).collect();
+        let go: Vec<_> = list.ready.borrow_mut().extract_if(known.., |ready| !stays(ready)).collect();
         let is_refused =
             |ready: &Ready| ready.connection.fresh && ready.has_ended() && now.since(ready.since) < SETTLED;
         let tidied = Tidied { closed: go.len(), refused: go.iter().any(is_refused) };
@@ -312,21 +313,21 @@ impl Pool {
 
     /// Closes the connection that was put first. Whether there was one.
     pub fn close_one(&self, backend: BackendId) -> bool {
-        let mut ready = self.shelf(backend).ready.borrow_mut();
+        let mut ready = self.list(backend).ready.borrow_mut();
         if ready.is_empty() {
             return false;
         }
         let first = ready.remove(0);
         drop(ready);
-        self.shelf(backend).watched.update(|watched| watched.saturating_sub(1));
+        self.list(backend).watched.update(|watched| watched.saturating_sub(1));
         first.end();
         true
     }
 
     /// Closes all connections to a backend. How many.
     pub fn clear(&self, backend: BackendId) -> usize {
-        self.shelf(backend).watched.set(0);
-        let all = self.shelf(backend).ready.take();
+        self.list(backend).watched.set(0);
+        let all = self.list(backend).ready.take();
         let count = all.len();
         all.into_iter().for_each(Ready::end);
         count
@@ -334,34 +335,34 @@ impl Pool {
 
     /// Has the keeper's task woken when there is something to do, and arms what tells of it. When that is at the latest.
     pub fn watch(&self, backend: BackendId, waker: &Waker) -> Tick {
-        let shelf = self.shelf(backend);
-        shelf.notice.set_keeper(waker);
-        let ready = shelf.ready.borrow();
-        for one in &ready[shelf.watched.get().min(ready.len())..] {
+        let list = self.list(backend);
+        list.notice.set_task(waker);
+        let ready = list.ready.borrow();
+        for one in &ready[list.watched.get().min(ready.len())..] {
             let socket = &one.connection.socket;
-            socket.register(&shelf.notice_waker);
+            socket.register(&list.notice_waker);
             socket.spill_received();
             if socket.received() < GREETING {
                 socket.receive(false);
             }
             if one.has_ended() || one.is_spoken_on() {
                 // Before it told anybody here.
-                shelf.notice_waker.wake_by_ref();
+                list.notice_waker.wake_by_ref();
             }
-            shelf.first_end.set(shelf.first_end.get().min(one.until));
+            list.first_end.set(list.first_end.get().min(one.until));
         }
-        shelf.watched.set(ready.len());
-        shelf.first_end.get()
+        list.watched.set(ready.len());
+        list.first_end.get()
     }
 
     /// Wakes the keeper of a backend.
     pub fn wake(&self, backend: BackendId) {
-        self.shelf(backend).notice.wake_keeper();
+        self.list(backend).notice.wake_task();
     }
 
     /// Wakes the keepers of all backends.
-    pub fn wake_keepers(&self) {
-        (0..self.shelves.len()).for_each(|index| self.wake(BackendId(index as u16)));
+    pub fn wake_pool_tasks(&self) {
+        (0..self.lists.len()).for_each(|index| self.wake(BackendId(index as u16)));
     }
 }
 
@@ -394,10 +395,10 @@ mod tests {
         let pool = Rc::new(Pool::new(1, 1, None));
         let noted: Vec<_> = (0..3).map(|_| pool.note_lingering(BACKEND)).collect();
         (0..2).for_each(|_| noted.iter().for_each(|one| one.wake(Waker::noop())));
-        assert_eq!(pool.shelf(BACKEND).lingering.borrow().len(), 3);
+        assert_eq!(pool.list(BACKEND).lingering.borrow().len(), 3);
         pool.wake_lingering();
         drop(noted);
-        assert_eq!(pool.shelf(BACKEND).lingering.borrow().len(), 0);
+        assert_eq!(pool.list(BACKEND).lingering.borrow().len(), 0);
     }
 
     #[test]
@@ -406,7 +407,7 @@ mod tests {
         let (pool, mut ends) = filled(&ring, 100);
         let addresses: Arc<[Address]> = [Address::Unix("b".into())].into();
         let known = || {
-            let known = pool.shelf(BACKEND).known(Tick(1), &addresses);
+            let known = pool.list(BACKEND).known(Tick(1), &addresses);
             pool.tidy(BACKEND, Tick(1), &addresses);
             pool.watch(BACKEND, Waker::noop());
             known
@@ -424,7 +425,7 @@ mod tests {
         assert_eq!(known(), 99);
         assert_eq!(known(), 100);
         ends.pop();
-        pool.shelf(BACKEND).notice_waker.wake_by_ref();
+        pool.list(BACKEND).notice_waker.wake_by_ref();
         assert_eq!(known(), 0);
     }
 

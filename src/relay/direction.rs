@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use super::Side;
 use super::splice::{self, Left, Pipe, Pipes};
-use crate::uring::{End, Sent, Socket, Tick};
+use crate::base::Tick;
+use crate::uring::{End, Sent, Socket};
 
 /// Bytes in a row after which a direction is bulk.
 const BULK_BYTES: u32 = 256 << 10;

@@ -37,9 +37,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::base::Tick;
+use crate::config::{EqualIdle, Keepalive, Reuse};
 use crate::net;
-use crate::rules::config::{EqualIdle, Keepalive, Reuse};
-use crate::uring::{Peeked, Socket, Tick, Timer};
+use crate::uring::{Peeked, Socket, Timer};
 use direction::{Direction, Flow};
 pub use splice::{Moved, Pipes};
 

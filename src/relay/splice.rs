@@ -18,8 +18,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Side;
-use crate::uring::{Errno, Socket, Tick, errno_of};
-use crate::words::Plain;
+use crate::base::Plain;
+use crate::base::Tick;
+use crate::uring::{Errno, Socket, errno_of};
 
 /// No pipe is made for so long after one could not be made.
 const PAUSE: Duration = Duration::from_secs(1);

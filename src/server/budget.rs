@@ -2,15 +2,15 @@
 
 use std::num::NonZeroU32;
 
-use crate::rules::config::{BackendAddress, Config, OpenSessions, Relay};
-use crate::words::{counted, limits};
+use crate::base::{counted, limits};
+use crate::config::{BackendAddress, Config, OpenSessions, Relay};
 
 /// Descriptors of a session: the client's and the backend's.
 const PER_SESSION: u64 = 2;
 /// A shard: its ring, its doorbell (two ends), and the executor's three rings and three eventfds.
 const PER_SHARD: u64 = 9;
 /// Connections on their way to a shard from the others, where there are others.
-const PASSED: u64 = limits::PASSED_CONNECTIONS as u64;
+const PASSED: u64 = limits::HANDOFFS_MAX as u64;
 /// A pipe: its two ends.
 const PER_PIPE: u64 = 2;
 /// One check in flight, or at its end.
@@ -19,7 +19,7 @@ const PER_CHECK: u64 = 1;
 const PROCESS: u64 = 32;
 /// Sessions that a listener may start in a turn while as many that have ended still hold their two descriptors, which
 /// close a turn later (`shard::accept`).
-const OVERLAP: u64 = limits::SESSIONS_PER_TURN as u64 * PER_SESSION;
+const OVERLAP: u64 = limits::SESSIONS_PER_TURN_MAX as u64 * PER_SESSION;
 
 /// Pipes of a core where neither the configuration nor a quota says less. A pipe is held for a turn, and longer only while
 /// its destination is slow.
@@ -78,12 +78,12 @@ pub(super) fn sessions(
     // With `on_down: close` the addresses that have left a name are checked too.
     let checked = config.upstreams.iter().filter(|upstream| upstream.healthcheck.is_some()).map(|upstream| {
         let departed =
-            if upstream.on_down == OpenSessions::Close { limits::ADDRESSES_PER_BACKEND } else { 0 };
+            if upstream.on_down == OpenSessions::Close { limits::ADDRESSES_PER_BACKEND_MAX } else { 0 };
         (upstream.backends.len() * (1 + departed)) as u64
     });
     let checked: u64 = checked.sum();
-    let ending = if checked > 0 { limits::PROBES_ENDING as u64 } else { 0 };
-    let checks = checked.min(limits::PROBES as u64) * PER_CHECK + ending;
+    let ending = if checked > 0 { limits::PROBES_ENDING_MAX as u64 } else { 0 };
+    let checks = checked.min(limits::PROBES_MAX as u64) * PER_CHECK + ending;
     let entries = config.upstreams.iter().flat_map(|upstream| &upstream.backends);
     let is_looked_up = |address: &BackendAddress| {
         matches!(address, BackendAddress::Host { .. }) && address.known().is_empty()
@@ -97,7 +97,7 @@ pub(super) fn sessions(
         + listeners
         + checks
         + pools
-        + names.min(limits::LOOKUPS) as u64
+        + names.min(limits::LOOKUPS_MAX) as u64
         + PROCESS;
     let possible = limit.saturating_sub(fixed) / PER_SESSION;
     let sessions =

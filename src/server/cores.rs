@@ -2,7 +2,7 @@
 
 use core_affinity::CoreId;
 
-use crate::rules::config::Cores;
+use crate::config::CoreSelection;
 
 /// Why the wanted cores cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -39,18 +39,18 @@ pub enum CoresError {
 /// # Errors
 ///
 /// The configuration asks for CPUs that this process may not use.
-pub(super) fn choose(cores: &Cores) -> Result<Vec<CoreId>, CoresError> {
+pub(super) fn choose(cores: &CoreSelection) -> Result<Vec<CoreId>, CoresError> {
     let allowed = core_affinity::get_core_ids().filter(|ids| !ids.is_empty()).ok_or(CoresError::Unknown)?;
     match cores {
-        Cores::Auto => Ok(allowed),
-        Cores::Count(count) => {
+        CoreSelection::Auto => Ok(allowed),
+        CoreSelection::Count(count) => {
             let wanted = count.get();
             if wanted as usize > allowed.len() {
                 return Err(CoresError::TooMany { wanted, allowed: allowed.len() });
             }
             Ok(allowed[..wanted as usize].to_vec())
         }
-        Cores::List(cpus) => {
+        CoreSelection::List(cpus) => {
             let find = |cpu: &u32| {
                 allowed.iter().find(|core| core.id == *cpu as usize).copied().ok_or_else(|| {
                     CoresError::NotAllowed {

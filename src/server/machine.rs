@@ -8,11 +8,11 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::base::counted;
+use crate::config::{BackendAddress, Config, ListenAddress, Listener, LogTarget};
 use crate::control::circles_here;
 use crate::net;
-use crate::rules::config::{BackendAddress, Config, ListenAddress, Listener, LogTarget};
 use crate::uring;
-use crate::words::counted;
 
 use super::{budget, cores};
 
@@ -257,7 +257,7 @@ mod tests {
 
     fn config(listener: &str) -> Config {
         let text = format!("loadbalancer: {{listen_address: '{listener}'}}\nbackends: ['a:1']\n");
-        crate::rules::config::parse("f", text.as_bytes()).unwrap().config
+        crate::config::parse("f", text.as_bytes()).unwrap().config
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 mod budget;
 mod cores;
+mod lifecycle;
 mod machine;
-mod supervise;
 mod turned_away;
 
 use std::io;
@@ -14,24 +14,25 @@ use std::time::{Duration, Instant};
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::admission::Limit;
+use crate::base::ShardPlace;
+use crate::base::{BackendId, ListenerId, Plain, ShardId, UpstreamId, counted};
+use crate::config::Config;
 use crate::control::{Clocks, Control};
 use crate::health::HealthThread;
 use crate::net::{self, ListenError, SocketFile};
-use crate::rules::admission::Limit;
-use crate::rules::config::Config;
-use crate::rules::steering::{CoreStatus, Cores};
-use crate::rules::upstream::{Health, ShardPlace, Shared, UpstreamStates};
-use crate::shard::{self, Letterbox, Mailbox, Passer, Phase, ShardParts};
+use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
+use crate::steering::{CoreLoads, CoreStatus};
 use crate::telemetry::counters::{ListenerTotals, ShardCounters};
 use crate::telemetry::log::ALWAYS;
 use crate::telemetry::thread_clock::ThreadClock;
+use crate::upstream::{Health, SharedUpstream, UpstreamStates};
 use crate::uring::{self, Doorbell, Missing};
-use crate::words::{BackendId, ListenerId, Plain, ShardId, UpstreamId, counted};
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
+pub use lifecycle::{signals, supervise};
 pub use machine::{NOT_LOOKED_AT, lacks};
-pub use supervise::{signals, supervise};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +42,7 @@ pub enum StartError {
     Missing(#[from] Missing),
     /// The cores are not to be had.
     #[error(transparent)]
-    Cores(#[from] CoresError),
+    CoreLoads(#[from] CoresError),
     /// An address names an interface that is not there.
     #[error("there is no interface {0} here; `ip link` lists those")]
     NoInterface(String),
@@ -71,9 +72,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Server {
     config: Arc<Config>,
     counters: Vec<Arc<ShardCounters>>,
-    upstreams: Vec<Arc<Shared>>,
-    cores: Arc<Cores>,
-    letterboxes: Arc<[Letterbox]>,
+    upstreams: Vec<Arc<SharedUpstream>>,
+    cores: Arc<CoreLoads>,
+    handles: Arc<[ShardHandle]>,
     /// Stopped in `drop`.
     health: Option<HealthThread>,
     control: Control,
@@ -137,30 +138,31 @@ impl Server {
         let limit = Arc::new(Limit::new(sessions));
         let (failures, reports) = crate::health::failures(&config);
         let upstreams = config.upstreams.iter().zip(failures);
-        let upstreams: Vec<_> =
-            upstreams.map(|(upstream, failures)| Shared::new(upstream, cores.len(), failures)).collect();
+        let upstreams: Vec<_> = upstreams
+            .map(|(upstream, failures)| SharedUpstream::new(upstream, cores.len(), failures))
+            .collect();
 
         let seed = fastrand::u64(..);
         let (ended, shards_ended) = bounded(0);
-        let (mut letterboxes, mut ends) = (Vec::new(), Vec::new());
+        let (mut handles, mut ends) = (Vec::new(), Vec::new());
         for _ in cores {
             let (bell, doorbell) = Doorbell::new()?;
-            let (letterbox, mailbox): (Letterbox, Mailbox) = shard::mailbox(bell);
-            letterboxes.push(letterbox);
-            ends.push((mailbox, doorbell));
+            let (handle, inbox): (ShardHandle, Inbox) = shard::inbox(bell);
+            handles.push(handle);
+            ends.push((inbox, doorbell));
         }
-        let letterboxes: Arc<[Letterbox]> = letterboxes.into();
-        let core_table = Cores::new(cores.len());
+        let handles: Arc<[ShardHandle]> = handles.into();
+        let core_table = CoreLoads::new(cores.len());
         let clocks: Clocks = cores.iter().map(|_| OnceLock::new()).collect();
         let (mut counters, mut parts) = (Vec::new(), Vec::new());
-        for ((index, cpu), (listeners, (mailbox, doorbell))) in
+        for ((index, cpu), (listeners, (inbox, doorbell))) in
             cores.iter().enumerate().zip(sockets.into_iter().zip(ends))
         {
             let backends = config.upstreams.iter().map(|upstream| upstream.backends.len());
             let shard_counters = ShardCounters::new(config.listeners.len(), backends);
             counters.push(Arc::clone(&shard_counters));
             let place = ShardPlace {
-                shard: ShardId(u16::try_from(index).expect("limits::SHARDS fits")),
+                shard: ShardId(u16::try_from(index).expect("limits::SHARDS_MAX fits")),
                 shards: cores.len(),
                 seed,
             };
@@ -172,11 +174,11 @@ impl Server {
                 pipes,
                 upstreams: upstreams.clone(),
                 cores: Arc::clone(&core_table),
-                passer: Passer::new(place, Arc::clone(&core_table), Arc::clone(&letterboxes)),
+                handoff: Handoff::new(place, Arc::clone(&core_table), Arc::clone(&handles)),
                 counters: shard_counters,
                 limit: Arc::clone(&limit),
-                letterboxes: Arc::clone(&letterboxes),
-                mailbox,
+                handles: Arc::clone(&handles),
+                inbox,
                 doorbell,
             });
         }
@@ -184,9 +186,9 @@ impl Server {
         let control = Control::start(&config, Arc::clone(&core_table), Arc::clone(&clocks))?;
         let (latest_sender, latest) =
             tokio::sync::watch::channel(Arc::new(UpstreamStates { version: 0, upstreams: Vec::new() }));
-        let boxes = Arc::clone(&letterboxes);
+        let boxes = Arc::clone(&handles);
         let publish = move |states: Arc<UpstreamStates>| {
-            boxes.iter().for_each(|letterbox| letterbox.post_states(Arc::clone(&states)));
+            boxes.iter().for_each(|handle| handle.post_states(Arc::clone(&states)));
             latest_sender.send_replace(states);
         };
         let mut server = Self {
@@ -194,7 +196,7 @@ impl Server {
             counters,
             upstreams,
             cores: core_table,
-            letterboxes,
+            handles,
             health: None,
             control,
             latest,
@@ -325,12 +327,12 @@ impl Server {
 
     /// Accepts no more; open sessions go on.
     pub fn drain(&self) {
-        self.letterboxes.iter().for_each(|letterbox| letterbox.post_phase(Phase::Draining));
+        self.handles.iter().for_each(|handle| handle.post_phase(Phase::Draining));
     }
 
     /// Ends all sessions.
     pub fn close(&self) {
-        self.letterboxes.iter().for_each(|letterbox| letterbox.post_phase(Phase::Closing));
+        self.handles.iter().for_each(|handle| handle.post_phase(Phase::Closing));
     }
 
     /// Ready when the last shard has ended.

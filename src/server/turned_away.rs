@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use super::Server;
+use crate::base::{CloseReason, ListenerId, counted};
 use crate::telemetry::counters::ListenerTotals;
-use crate::words::{CloseReason, ListenerId, counted};
 
 /// Between two warnings of one listener.
 const PAUSE: Duration = Duration::from_secs(10);

@@ -9,10 +9,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::{Shard, session};
-use crate::rules::config::Listener;
-use crate::telemetry::counters::AcceptError;
+use crate::base::{ListenerId, Plain, limits};
+use crate::config::Listener;
+use crate::net::AcceptError;
 use crate::uring::Acceptor;
-use crate::words::{ListenerId, Plain, limits};
 
 /// Pause after a failed accept: for want of descriptors or memory, trying again at once fails at once. A connection that
 /// its client has given up already is no reason for one.
@@ -55,7 +55,7 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
             }
         }
         started += 1;
-        if started == limits::SESSIONS_PER_TURN {
+        if started == limits::SESSIONS_PER_TURN_MAX {
             started = 0;
             shard.ring.next_turn().await;
         }
@@ -81,12 +81,13 @@ async fn opening(shard: &Shard, listener: ListenerId) {
 
 /// The connection, unless another shard gets it. While the shard drains, all stay.
 fn keep(shard: &Shard, listener: ListenerId, connection: OwnedFd) -> Option<OwnedFd> {
-    let passer = shard.passer.borrow();
-    let Some(passer) = passer.as_ref().filter(|_| !shard.config.listeners[listener.index()].tcp.steer_by_cpu)
+    let handoff = shard.handoff.borrow();
+    let Some(handoff) =
+        handoff.as_ref().filter(|_| !shard.config.listeners[listener.index()].tcp.steer_by_cpu)
     else {
         return Some(connection);
     };
-    passer.pass(shard.ring.now(), listener, connection)
+    handoff.pass(shard.ring.now(), listener, connection)
 }
 
 /// The next connection or failure; `None` when the shard drains.

@@ -9,12 +9,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Shard;
+use crate::base::Address;
+use crate::base::Tick;
+use crate::base::{BackendId, CloseReason, Plain, UpstreamId};
+use crate::config::TcpOptions;
 use crate::net;
-use crate::rules::config::TcpOptions;
-use crate::rules::upstream::Address;
-use crate::telemetry::counters::LocalFailure;
-use crate::uring::{End, Socket, Tick, Timer};
-use crate::words::{BackendId, CloseReason, Plain, UpstreamId};
+use crate::net::LocalFailure;
+use crate::uring::{End, Socket, Timer};
 
 /// How long an attempt may still take once the client has sent FIN without a byte before it: mostly it has left, but
 /// a client that only reads (`nc -N` to a daytime server) looks the same, and a backend that is well answers sooner.
@@ -56,7 +57,7 @@ impl Failure {
 /// half a minute away, or there may be none.
 pub(super) async fn connect_any(
     shard: &Shard,
-    seeker: Option<Seeker<'_>>,
+    waiting: Option<WaitingClient<'_>>,
     upstream: UpstreamId,
     backend: BackendId,
     all: Tick,
@@ -71,7 +72,7 @@ pub(super) async fn connect_any(
         let left = (addresses.len() - index) as u32;
         let deadline = now.after(all.since(now) / left);
         for source in shard.sources[upstream.index()].in_turn(address) {
-            match Wait::until(shard, seeker, deadline).connect(address, tcp, source).await {
+            match Wait::until(shard, waiting, deadline).connect(address, tcp, source).await {
                 Ok(socket) => return Ok((socket, address.clone())),
                 Err(Failure::Local(kind, error)) => {
                     shard.counters.local_failures[kind as usize].add(1);
@@ -149,13 +150,13 @@ impl Silent {
 
 /// A client that wants a backend.
 #[derive(Clone, Copy)]
-pub(super) struct Seeker<'a> {
+pub(super) struct WaitingClient<'a> {
     pub(super) client: &'a Socket,
     /// When it counts as left because it has sent FIN without a byte before it: [`LEFT_GRACE`] later, through all tries.
     pub(super) left: &'a Cell<Tick>,
 }
 
-impl Seeker<'_> {
+impl WaitingClient<'_> {
     fn has_ended(self) -> bool {
         self.left.get() != Tick::NEVER
     }
@@ -164,45 +165,45 @@ impl Seeker<'_> {
 /// A wait for a backend: with an eye on the client that wants it, if one does, on the clock and on the end of the shard.
 pub(super) struct Wait<'a> {
     shard: &'a Shard,
-    seeker: Option<Seeker<'a>>,
+    waiting: Option<WaitingClient<'a>>,
     deadline: Tick,
     /// For the deadline, or the moment at which the client counts as left.
     timer: Timer,
 }
 
 /// Why a wait is in vain.
-pub(super) enum Over {
+pub(super) enum WaitEnd {
     Closing,
     ClientLeft,
     TimeUp,
 }
 
 impl<'a> Wait<'a> {
-    pub(super) fn until(shard: &'a Shard, seeker: Option<Seeker<'a>>, deadline: Tick) -> Self {
-        Self { shard, seeker, deadline, timer: shard.ring.timer(deadline) }
+    pub(super) fn until(shard: &'a Shard, waiting: Option<WaitingClient<'a>>, deadline: Tick) -> Self {
+        Self { shard, waiting, deadline, timer: shard.ring.timer(deadline) }
     }
 
     /// Ready when there is no use in waiting any longer.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Over> {
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<WaitEnd> {
         if self.shard.is_closing() {
-            return Poll::Ready(Over::Closing);
+            return Poll::Ready(WaitEnd::Closing);
         }
-        let mut over = Over::TimeUp;
-        if let Some(seeker) = self.seeker {
-            if self.has_left(seeker, context) {
-                return Poll::Ready(Over::ClientLeft);
+        let mut over = WaitEnd::TimeUp;
+        if let Some(waiting) = self.waiting {
+            if self.has_left(waiting, context) {
+                return Poll::Ready(WaitEnd::ClientLeft);
             }
-            let left = seeker.left.get();
+            let left = waiting.left.get();
             if left < self.deadline {
                 self.timer.set(left);
-                over = Over::ClientLeft;
+                over = WaitEnd::ClientLeft;
             }
         }
         self.timer.poll_due(context).map(|()| over)
     }
 
     /// Whether the client has left for sure. What it says meanwhile waits for the backend.
-    fn has_left(&self, Seeker { client, left }: Seeker<'_>, context: &Context<'_>) -> bool {
+    fn has_left(&self, WaitingClient { client, left }: WaitingClient<'_>, context: &Context<'_>) -> bool {
         client.register(context.waker());
         if client.ring().buffers_scarce() {
             // Open sessions need them more than those who wait.
@@ -253,7 +254,7 @@ impl<'a> Wait<'a> {
             && let Poll::Ready(connected) = backend.poll_connected(context)
         {
             return Poll::Ready(connected.map_err(|error| match local_or_backend(error, address) {
-                Failure::Backend { error, .. } if self.seeker.is_some_and(Seeker::has_ended) => {
+                Failure::Backend { error, .. } if self.waiting.is_some_and(WaitingClient::has_ended) => {
                     log::debug!("connection failed and the client has left: {}", Plain(&error));
                     Failure::Session(CloseReason::ClientLeft)
                 }
@@ -262,9 +263,9 @@ impl<'a> Wait<'a> {
         }
         self.poll(context).map(|over| {
             Err(match over {
-                Over::Closing => Failure::Session(CloseReason::Shutdown),
-                Over::ClientLeft => Failure::Session(CloseReason::ClientLeft),
-                Over::TimeUp => {
+                WaitEnd::Closing => Failure::Session(CloseReason::Shutdown),
+                WaitEnd::ClientLeft => Failure::Session(CloseReason::ClientLeft),
+                WaitEnd::TimeUp => {
                     // If the shard did not run when the time was over, the answer may not have been taken yet.
                     let is_late = self.shard.ring.now() > self.deadline.after(LATE);
                     let error = io::ErrorKind::TimedOut.into();

@@ -6,16 +6,17 @@ use std::net::IpAddr;
 use std::task::Context;
 use std::time::Instant;
 
-use super::connect::{Failure, Seeker, connect_any};
-use super::{Shard, queue};
-use crate::pool::{Lent, NotedLingering, Pooled};
+use super::connect::{Failure, WaitingClient, connect_any};
+use super::{Shard, waiters};
+use crate::balance::{self, Sample, Tried};
+use crate::base::Tick;
+use crate::base::{BackendId, CloseReason, Plain, UpstreamId};
+use crate::config::HashKey;
+use crate::net::LocalFailure;
+use crate::pool::{Lease, NotedLingering, Pooled};
 use crate::relay::{Relay, Sides};
-use crate::rules::balance::{self, Sample, Tried};
-use crate::rules::config::HashKey;
-use crate::rules::upstream::{Fault, InFlight, Lingering, Pick};
-use crate::telemetry::counters::LocalFailure;
-use crate::uring::{Socket, Tick};
-use crate::words::{BackendId, CloseReason, Plain, UpstreamId};
+use crate::upstream::{Fault, InFlight, Lingering, Pick};
+use crate::uring::Socket;
 
 /// A backend connection before its first byte.
 pub(super) struct Established {
@@ -24,7 +25,7 @@ pub(super) struct Established {
 }
 
 /// The tries of one session.
-pub(super) struct Tries {
+pub(super) struct Attempts {
     upstream: UpstreamId,
     tried: Tried,
     /// Hash of the client, where the algorithm wants it.
@@ -36,7 +37,7 @@ pub(super) struct Tries {
     session_deadline: Tick,
     /// End of all waits in the queue together, once there was one.
     queue_deadline: Option<Tick>,
-    /// See [`Seeker`].
+    /// See [`WaitingClient`].
     left: Cell<Tick>,
     /// What to report when no other backend is left.
     failure: CloseReason,
@@ -45,7 +46,7 @@ pub(super) struct Tries {
     /// The connection in use was in the pool; whether it has served no client before.
     pooled: Option<bool>,
     /// It may go back there.
-    lent: Option<Lent>,
+    leased: Option<Lease>,
     /// Its place is for whoever waits.
     lingering: Option<(NotedLingering, Lingering)>,
     /// The place at a backend whose pooled connection proved dead; a new connection to it is free.
@@ -60,7 +61,7 @@ struct Awaited {
     asked: bool,
 }
 
-impl Tries {
+impl Attempts {
     /// No try, and no time for one after `session_deadline`.
     pub(super) fn new(shard: &Shard, upstream: UpstreamId, client: &Socket, session_deadline: Tick) -> Self {
         Self {
@@ -75,7 +76,7 @@ impl Tries {
             failure: CloseReason::NoBackend,
             was_refused: false,
             pooled: None,
-            lent: None,
+            leased: None,
             lingering: None,
             stale: None,
         }
@@ -145,7 +146,7 @@ impl Tries {
     /// from the first byte to it where that came later. Whether there is nothing more to try or to tell.
     pub(super) fn note_progress(&mut self, shard: &Shard, relay: &Relay, sides: Sides<'_>) -> bool {
         if relay.has_begun(sides) {
-            (self.lent, self.lingering) = (None, None);
+            (self.leased, self.lingering) = (None, None);
         }
         let Some(awaited) = &mut self.awaited else { return relay.has_begun(sides) };
         if relay.bytes_to_client() > 0 {
@@ -166,7 +167,7 @@ impl Tries {
         client: &Socket,
     ) -> Result<Established, CloseReason> {
         loop {
-            (self.pooled, self.awaited, self.lent, self.lingering) = (None, None, None, None);
+            (self.pooled, self.awaited, self.leased, self.lingering) = (None, None, None, None);
             let is_replacement = self.stale.is_some();
             let in_flight = match self.stale.take() {
                 Some(in_flight) => in_flight,
@@ -174,7 +175,7 @@ impl Tries {
             };
             let id = in_flight.backend();
             let counters = shard.counters.backend(self.upstream, id);
-            self.lent = shard.lend(self.upstream, id);
+            self.leased = shard.lease(self.upstream, id);
             let table = &shard.upstreams[self.upstream.index()];
             if !is_replacement
                 && let Some(Pooled { socket, fresh, .. }) = shard.take_pooled(self.upstream, id)
@@ -258,8 +259,9 @@ impl Tries {
     async fn wait(&mut self, shard: &Shard, client: &Socket) -> Result<InFlight, CloseReason> {
         let timeout = shard.config.upstreams[self.upstream.index()].queue.timeout;
         let until = *self.queue_deadline.get_or_insert(shard.ring.now().after(timeout));
-        let seeker = Seeker { client, left: &self.left };
-        let waited = queue::wait(shard, self.upstream, &self.tried, seeker, until.min(self.deadline)).await;
+        let waiting = WaitingClient { client, left: &self.left };
+        let waited =
+            waiters::wait(shard, self.upstream, &self.tried, waiting, until.min(self.deadline)).await;
         waited.or_else(|reason| {
             if matches!(reason, CloseReason::QueueFull | CloseReason::QueueTimeout) {
                 let (table, now) = (&shard.upstreams[self.upstream.index()], shard.ring.now());
@@ -275,8 +277,8 @@ impl Tries {
     async fn connect(&self, shard: &Shard, client: &Socket, backend: BackendId) -> Result<Socket, Failure> {
         let whole = shard.ring.now().after(shard.config.upstreams[self.upstream.index()].timeouts.connect);
         let all = self.deadline.min(whole);
-        let seeker = Seeker { client, left: &self.left };
-        let connected = connect_any(shard, Some(seeker), self.upstream, backend, all).await;
+        let waiting = WaitingClient { client, left: &self.left };
+        let connected = connect_any(shard, Some(waiting), self.upstream, backend, all).await;
         connected.map(|(backend, _)| backend).map_err(|failure| match failure {
             // A time-out says less where the tries before it left less than a whole `connect`.
             Failure::Backend { reason: reason @ CloseReason::ConnectTimeout, error, blamed } => {

@@ -4,14 +4,14 @@
 mod accept;
 mod connect;
 mod establish;
-mod keeper;
-mod mailbox;
-mod passing;
-mod queue;
+mod handoff;
+mod inbox;
+mod pool_task;
 mod reuse;
 mod session;
 #[cfg(test)]
 mod testing;
+mod waiters;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,21 +22,24 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use crate::admission::{Limit, Ticket};
+use crate::base::ShardPlace;
+use crate::base::Tick;
+use crate::base::{BackendId, ListenerId, ShardId, UpstreamId, limits};
+use crate::config::Config;
+use crate::net::LocalFailure;
 use crate::pool::Pool;
 use crate::relay::{Pipes, RelayRules};
-use crate::rules::admission::{Limit, Ticket};
-use crate::rules::config::Config;
-use crate::rules::steering::Cores;
-use crate::rules::upstream::{ShardPlace, Shared, Sources, UpstreamTable};
-use crate::telemetry::counters::{LocalFailure, ShardCounters};
-use crate::uring::{self, Answer, BufferSettings, Missing, Ring, Tick};
-use crate::words::{BackendId, ListenerId, ShardId, UpstreamId, limits};
+use crate::steering::CoreLoads;
+use crate::telemetry::counters::ShardCounters;
+use crate::upstream::{LocalAddresses, SharedUpstream, UpstreamTable};
+use crate::uring::{self, BufferSettings, DoorbellListener, Missing, Ring};
 
 use connect::Silent;
-use mailbox::{Grant, Message, Passed};
-pub use mailbox::{Letterbox, Mailbox, Phase, mailbox};
-pub use passing::Passer;
-use queue::Waiters;
+pub use handoff::Handoff;
+use inbox::{Grant, HandedOff, Message};
+pub use inbox::{Inbox, Phase, ShardHandle, inbox};
+use waiters::Waiters;
 
 /// What a shard is made of.
 pub struct ShardParts {
@@ -51,20 +54,20 @@ pub struct ShardParts {
     /// Most pipes for splicing; 0 where that is off.
     pub pipes: u32,
     /// What all shards share of each upstream.
-    pub upstreams: Vec<Arc<Shared>>,
+    pub upstreams: Vec<Arc<SharedUpstream>>,
     /// What each core tells of itself.
-    pub cores: Arc<Cores>,
+    pub cores: Arc<CoreLoads>,
     /// The right to pass connections to other shards.
-    pub passer: Passer,
+    pub handoff: Handoff,
     /// Counters of this shard.
     pub counters: Arc<ShardCounters>,
     /// The limit on sessions of the process.
     pub limit: Arc<Limit>,
-    /// Where other threads write to: one letterbox for each shard, this one's too.
-    pub letterboxes: Arc<[Letterbox]>,
+    /// Where other threads write to: one handle for each shard, this one's too.
+    pub handles: Arc<[ShardHandle]>,
     /// Where this shard reads.
-    pub mailbox: Mailbox,
-    /// The descriptor behind the doorbell of the letterbox.
+    pub inbox: Inbox,
+    /// The descriptor behind the doorbell of the handle.
     pub doorbell: OwnedFd,
 }
 
@@ -78,18 +81,18 @@ struct Shard {
     /// Ready connections, for each upstream that has a pool.
     pools: Vec<Option<Rc<Pool>>>,
     /// Local addresses of backend connections, for each upstream.
-    sources: Vec<Sources>,
+    sources: Vec<LocalAddresses>,
     /// Clients that wait for a place at a backend.
     waiters: Waiters,
     /// None where splicing is off.
     pipes: Option<Rc<Pipes>>,
-    cores: Arc<Cores>,
+    cores: Arc<CoreLoads>,
     /// There while the shard runs.
-    passer: RefCell<Option<Passer>>,
+    handoff: RefCell<Option<Handoff>>,
     counters: Arc<ShardCounters>,
     limit: Arc<Limit>,
     place: ShardPlace,
-    letterboxes: Arc<[Letterbox]>,
+    handles: Arc<[ShardHandle]>,
     phase: Cell<Phase>,
     /// Accept loops and sessions that have not ended.
     busy: Cell<usize>,
@@ -100,8 +103,8 @@ struct Shard {
     opened: Box<[Cell<bool>]>,
     /// Accept loops that wait for the first verdicts.
     openings: RefCell<Vec<Waker>>,
-    /// Connections that wait for them, from shards that knew them earlier; at most as many as a mailbox holds each turn.
-    held: RefCell<Vec<Passed>>,
+    /// Connections that wait for them, from shards that knew them earlier; at most as many as a inbox holds each turn.
+    held: RefCell<Vec<HandedOff>>,
     /// Addresses of backends that did not answer lately.
     silent: Silent,
     /// Warnings of failed accepts.
@@ -157,13 +160,13 @@ pub fn run(parts: ShardParts, started: impl FnOnce()) -> Result<(), Missing> {
 
 fn start(ring: &Ring, parts: ShardParts) -> Result<(), Missing> {
     let shard = Rc::new(Shard::new(ring, &parts));
-    shard.passer.replace(Some(parts.passer));
-    let answer = ring.answer(parts.doorbell);
-    ring.spawn_vital(Rc::clone(&shard).read_mail(answer, parts.mailbox));
-    keeper::start(&shard);
+    shard.handoff.replace(Some(parts.handoff));
+    let answer = ring.listen(parts.doorbell);
+    ring.spawn_vital(Rc::clone(&shard).read_inbox(answer, parts.inbox));
+    pool_task::start(&shard);
     for (index, socket) in parts.listeners.into_iter().enumerate() {
         let acceptor = ring.accept_from(socket)?;
-        let id = ListenerId(u16::try_from(index).expect("limits::LISTENERS fits"));
+        let id = ListenerId(u16::try_from(index).expect("limits::LISTENERS_MAX fits"));
         ring.spawn_vital(accept::run(Rc::clone(&shard), id, acceptor));
     }
     Ok(())
@@ -174,15 +177,15 @@ impl Shard {
         let config = Arc::clone(&parts.config);
         let upstreams = (0..).map(UpstreamId).zip(config.upstreams.iter().zip(&parts.upstreams));
         let upstreams = upstreams.map(|(id, (upstream, shared))| {
-            let letterboxes = Arc::clone(&parts.letterboxes);
+            let handles = Arc::clone(&parts.handles);
             let deliver = Box::new(move |ticket: Ticket, backend| {
                 let grant = Grant { upstream: id, ticket: ticket.number, backend };
-                letterboxes[ticket.shard.index()].post_grant(grant)
+                handles[ticket.shard.index()].post_grant(grant)
             });
             UpstreamTable::new(upstream, Arc::clone(shared), parts.place, deliver)
         });
         let sources =
-            config.upstreams.iter().map(|upstream| Sources::new(&upstream.source, parts.place.shard));
+            config.upstreams.iter().map(|upstream| LocalAddresses::new(&upstream.source, parts.place.shard));
         let pools = config.upstreams.iter().map(|upstream| {
             let most = parts.place.share_of(upstream.pool.size);
             (most > 0).then(|| Rc::new(Pool::new(upstream.backends.len(), most, upstream.pool.max_idle)))
@@ -207,11 +210,11 @@ impl Shard {
             waiters: Waiters::default(),
             pipes: pipes.clone(),
             cores: Arc::clone(&parts.cores),
-            passer: RefCell::new(None),
+            handoff: RefCell::new(None),
             counters: Arc::clone(&parts.counters),
             limit: Arc::clone(&parts.limit),
             place: parts.place,
-            letterboxes: Arc::clone(&parts.letterboxes),
+            handles: Arc::clone(&parts.handles),
             phase: Cell::new(Phase::Running),
             busy: Cell::new(0),
             clients: RefCell::default(),
@@ -226,11 +229,11 @@ impl Shard {
     }
 
     /// Takes what other threads say, until nothing is left to do.
-    async fn read_mail(self: Rc<Self>, mut answer: Answer, mailbox: Mailbox) {
+    async fn read_inbox(self: Rc<Self>, mut answer: DoorbellListener, inbox: Inbox) {
         loop {
             // Before the look into the channel, so that an empty one stays empty.
-            let passing_over = self.cores.is_passing_over();
-            while let Some(message) = mailbox.take() {
+            let passing_over = self.cores.are_handoffs_over();
+            while let Some(message) = inbox.take() {
                 match message {
                     Message::States(states) => {
                         let tables = self.upstreams.iter().zip(&states.upstreams);
@@ -241,20 +244,20 @@ impl Shard {
                         self.open();
                         // There may be nobody left to wait for, or somebody to connect to.
                         self.waiters.wake_all();
-                        self.wake_keepers();
+                        self.wake_pool_tasks();
                     }
                     Message::Grant(grant) => self.waiters.grant(&self, grant),
                     Message::Phase(phase) if phase > self.phase.get() => {
                         self.phase.set(phase);
-                        self.passer.take();
+                        self.handoff.take();
                         self.ring.wake_all();
                         self.open();
-                        self.wake_keepers();
+                        self.wake_pool_tasks();
                     }
                     Message::Phase(_) => {}
                 }
             }
-            if self.take_passed(&mailbox) == limits::SESSIONS_PER_TURN {
+            if self.take_handed_off(&inbox) == limits::SESSIONS_PER_TURN_MAX {
                 self.ring.next_turn().await;
                 continue;
             }
@@ -262,13 +265,14 @@ impl Shard {
                 return;
             }
             self.give_way();
-            answer.rung().await;
+            answer.notified().await;
         }
     }
 
     /// Starts sessions for what other shards have passed on, as many as fit into a turn. How many it were.
-    fn take_passed(self: &Rc<Self>, mailbox: &Mailbox) -> u32 {
-        let passed = std::iter::from_fn(|| mailbox.take_passed()).take(limits::SESSIONS_PER_TURN as usize);
+    fn take_handed_off(self: &Rc<Self>, inbox: &Inbox) -> u32 {
+        let passed =
+            std::iter::from_fn(|| inbox.take_handed_off()).take(limits::SESSIONS_PER_TURN_MAX as usize);
         passed.fold(0, |count, passed| {
             self.cores.note_received(self.id());
             if self.is_open(passed.listener) {
@@ -297,7 +301,7 @@ impl Shard {
         self.openings.take().into_iter().for_each(Waker::wake);
         let (begin, held) = self.held.take().into_iter().partition(|passed| self.is_open(passed.listener));
         self.held.replace(held);
-        let begin: Vec<Passed> = begin;
+        let begin: Vec<HandedOff> = begin;
         begin.into_iter().for_each(|passed| session::start(self, passed.listener, passed.connection));
     }
 
@@ -346,7 +350,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get() - 1);
         if self.0.busy.get() == 0 && !self.0.is_running() {
-            self.0.letterboxes[self.0.id().index()].ring();
+            self.0.handles[self.0.id().index()].notify();
         }
     }
 }

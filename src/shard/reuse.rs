@@ -5,14 +5,14 @@ use std::task::Poll;
 
 use super::Shard;
 use super::session::{Leg, Session};
+use crate::base::CloseReason;
+use crate::config::{ResetRules, Reuse};
 use crate::relay::{Outcome, Side};
-use crate::rules::config::{ResetRules, Reuse};
 use crate::uring::{Sent, Socket};
-use crate::words::CloseReason;
 
 /// What a backend says to the question whether it has forgotten its client.
 #[derive(PartialEq)]
-enum Answer {
+enum ResetAnswer {
     /// Exactly that, and in time.
     Clean,
     /// Nothing, or not all of it.
@@ -53,12 +53,12 @@ impl Session {
         let upstream = &shard.config.upstreams[self.upstream().index()];
         let Some(reset) = &upstream.pool.reset else { return CloseReason::Normal };
         let answer = ask_for_reset(&shard, &leg.backend, reset).await;
-        if answer == Answer::Clean {
+        if answer == ResetAnswer::Clean {
             self.returns = Some(false);
             return CloseReason::Normal;
         }
         shard.counters.pool(self.upstream()).reset_failed.add(1);
-        if answer == Answer::None {
+        if answer == ResetAnswer::None {
             return CloseReason::Normal;
         }
         // It was on its way to the client. What is cut must not look whole.
@@ -68,29 +68,29 @@ impl Session {
 }
 
 /// Asks a backend to forget its client.
-async fn ask_for_reset(shard: &Shard, backend: &Socket, rules: &ResetRules) -> Answer {
+async fn ask_for_reset(shard: &Shard, backend: &Socket, rules: &ResetRules) -> ResetAnswer {
     backend.send(rules.send.clone());
     let mut timer = shard.ring.timer(shard.ring.now().after(rules.timeout));
     let mut answer = Vec::new();
     std::future::poll_fn(|context| {
         backend.register(context.waker());
         let sent = match backend.sent() {
-            Sent::Failed { .. } => return Poll::Ready(Answer::None),
+            Sent::Failed { .. } => return Poll::Ready(ResetAnswer::None),
             Sent::Busy { .. } => false,
             Sent::Done { .. } | Sent::Nothing => true,
         };
         answer.extend(backend.take_received());
         if !rules.expect.starts_with(&answer) {
-            return Poll::Ready(Answer::Other);
+            return Poll::Ready(ResetAnswer::Other);
         }
         if backend.ended().is_some() || shard.is_closing() {
-            return Poll::Ready(Answer::None);
+            return Poll::Ready(ResetAnswer::None);
         }
         if sent && answer == rules.expect {
-            return Poll::Ready(Answer::Clean);
+            return Poll::Ready(ResetAnswer::Clean);
         }
         backend.receive(false);
-        timer.poll_due(context).map(|()| Answer::None)
+        timer.poll_due(context).map(|()| ResetAnswer::None)
     })
     .await
 }

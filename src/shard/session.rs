@@ -6,16 +6,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::establish::{Established, Tries};
+use super::establish::{Attempts, Established};
 use super::{Busy, Shard};
+use crate::admission::Permit;
+use crate::balance::Sample;
+use crate::base::Tick;
+use crate::base::{CloseReason, ListenerId, UpstreamId};
+use crate::config::Reuse;
 use crate::net;
 use crate::relay::{Outcome, Relay, Side, Sides};
-use crate::rules::admission::Permit;
-use crate::rules::balance::Sample;
-use crate::rules::config::Reuse;
-use crate::rules::upstream::{Fault, InFlight};
-use crate::uring::{Socket, Tick};
-use crate::words::{CloseReason, ListenerId, UpstreamId};
+use crate::upstream::{Fault, InFlight};
+use crate::uring::Socket;
 
 /// Shortest and longest pause between two looks at what a peer has taken.
 const DELIVERY_LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -63,7 +64,7 @@ fn admit(shard: &Rc<Shard>, listener: ListenerId, client: Socket) -> Result<Sess
         reason: CloseReason::Internal,
         returns: None,
     };
-    let tries = Tries::new(shard, session.upstream(), &session.client, session.deadline());
+    let tries = Attempts::new(shard, session.upstream(), &session.client, session.deadline());
     session.tries = Some(Box::new(tries));
     Ok(session)
 }
@@ -166,7 +167,7 @@ pub(super) struct Session {
     _permit: Permit,
     pub(super) client: Socket,
     /// There until a byte was relayed: from then on no other backend can take the place of this one.
-    pub(super) tries: Option<Box<Tries>>,
+    pub(super) tries: Option<Box<Attempts>>,
     /// There once a backend has taken the connection.
     pub(super) leg: Option<Leg>,
     begun: Tick,
@@ -398,7 +399,7 @@ impl Drop for Session {
         }
         // Before the session counts as closed, so that what is in flight is never more than what is active.
         if let Some(Leg { backend: socket, in_flight, .. }) = self.leg.take() {
-            // They note what the pool has lent.
+            // They note what the pool has leased.
             self.tries = None;
             self.shard().end_of_leg(self.upstream(), in_flight, socket, self.returns);
         }

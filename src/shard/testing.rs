@@ -3,32 +3,33 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::{Passer, ShardParts, mailbox};
-use crate::rules::admission::Limit;
-use crate::rules::config;
-use crate::rules::steering::Cores;
-use crate::rules::upstream::{ShardPlace, Shared};
+use super::{Handoff, ShardParts, inbox};
+use crate::admission::Limit;
+use crate::base::ShardId;
+use crate::base::ShardPlace;
+use crate::config;
+use crate::steering::CoreLoads;
 use crate::telemetry::counters::ShardCounters;
+use crate::upstream::SharedUpstream;
 use crate::uring::Doorbell;
-use crate::words::ShardId;
 
 /// The first of so many shards, with one listener and one backend that is never up; and what the others pass on with.
-pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<Passer>) {
+pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<Handoff>) {
     let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
     let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
-    let upstreams = vec![Shared::new(&config.upstreams[0], shards, None)];
-    let (mut letterboxes, mut ends) = (Vec::new(), Vec::new());
+    let upstreams = vec![SharedUpstream::new(&config.upstreams[0], shards, None)];
+    let (mut handles, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..shards {
         let (doorbell, answers) = Doorbell::new().expect("an eventfd");
-        let (letterbox, mailbox) = mailbox(doorbell);
-        letterboxes.push(letterbox);
-        ends.push((mailbox, answers));
+        let (handle, inbox) = inbox(doorbell);
+        handles.push(handle);
+        ends.push((inbox, answers));
     }
-    let (letterboxes, cores): (Arc<[_]>, _) = (letterboxes.into(), Cores::new(shards));
+    let (handles, cores): (Arc<[_]>, _) = (handles.into(), CoreLoads::new(shards));
     let place = |shard: usize| ShardPlace { shard: ShardId(shard as u16), shards, seed: 0 };
-    let passer = |shard| Passer::new(place(shard), Arc::clone(&cores), Arc::clone(&letterboxes));
-    let (mailbox, doorbell) = ends.swap_remove(0);
-    let others = (1..shards).map(passer).collect();
+    let handoff = |shard| Handoff::new(place(shard), Arc::clone(&cores), Arc::clone(&handles));
+    let (inbox, doorbell) = ends.swap_remove(0);
+    let others = (1..shards).map(handoff).collect();
     let parts = ShardParts {
         place: place(0),
         cpu: core_affinity::get_core_ids().expect("CPUs")[0],
@@ -36,12 +37,12 @@ pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<
         listeners,
         pipes: 0,
         upstreams,
-        passer: passer(0),
+        handoff: handoff(0),
         cores: Arc::clone(&cores),
         counters: ShardCounters::new(1, [1]),
         limit: Arc::new(Limit::new(100)),
-        letterboxes,
-        mailbox,
+        handles,
+        inbox,
         doorbell,
     };
     (parts, others)

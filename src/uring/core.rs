@@ -13,7 +13,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use super::buffers::{Buffers, GROUP};
 use super::heap::Heap;
 use super::knock::Knock;
-use super::probe::Features;
+use super::setup::Features;
 use super::slot::{End, Extra, Key, Mark, NOBODY, Op, Slot, Slots, errno};
 
 /// Entries of the submission queue; what does not fit waits in `overflow`. All of the queues is locked memory (`locked`).

@@ -16,7 +16,7 @@ use super::{Ring, slot};
 pub struct Doorbell(Arc<File>);
 
 /// The shard's end of a doorbell.
-pub struct Answer {
+pub struct DoorbellListener {
     ring: Ring,
     key: Key,
 }
@@ -39,45 +39,45 @@ impl Doorbell {
     }
 
     /// Wakes the shard, or makes its next sleep return at once.
-    pub fn ring(&self) {
+    pub fn notify(&self) {
         // The counter would have to reach 2^64-1 to block or fail, and the shard sets it back at each read.
         let _ = (&*self.0).write(&1_u64.to_ne_bytes());
     }
 }
 
 impl Ring {
-    /// Answers a doorbell on this shard.
+    /// Listens to a doorbell on this shard.
     #[must_use]
-    pub fn answer(&self, fd: OwnedFd) -> Answer {
+    pub fn listen(&self, fd: OwnedFd) -> DoorbellListener {
         let key = self.0.core.borrow_mut().insert(fd);
-        Answer { ring: self.clone(), key }
+        DoorbellListener { ring: self.clone(), key }
     }
 }
 
-impl Answer {
-    /// Waits until the bell was rung since the last answer.
+impl DoorbellListener {
+    /// Waits until the bell was notified since the last answer.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost when the future is dropped.
-    pub async fn rung(&mut self) {
-        std::future::poll_fn(|context| self.poll_rung(context)).await;
+    pub async fn notified(&mut self) {
+        std::future::poll_fn(|context| self.poll_notified(context)).await;
     }
 
-    fn poll_rung(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll_notified(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut core = self.ring.0.core.borrow_mut();
         let slot = core.slots.of(self.key);
         slot.waker = Some(context.waker().clone());
         if slot.is_in_flight(Op::Count) {
             return Poll::Pending;
         }
-        let rung = matches!(slot.extra(), Some(slot::Extra::Count(count)) if *count > 0);
+        let notified = matches!(slot.extra(), Some(slot::Extra::Count(count)) if *count > 0);
         core.arm_count(self.key);
-        if rung { Poll::Ready(()) } else { Poll::Pending }
+        if notified { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
-impl Drop for Answer {
+impl Drop for DoorbellListener {
     fn drop(&mut self) {
         self.ring.0.core.borrow_mut().release(self.key);
     }

@@ -8,8 +8,9 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::Ring;
 use super::core::Core;
-use super::{Ring, Tick};
+use crate::base::Tick;
 
 /// How often memory of unused buffers is given back.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);

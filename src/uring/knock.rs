@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use socket2::{SockAddr, SockRef};
 
-use super::Tick;
 use super::core::Core;
 use super::slot::{Extra, Key, errno_of};
+use crate::base::Tick;
 
 /// Pause after a first try, doubled with each further one...
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -46,7 +46,7 @@ impl Knock {
 }
 
 impl Core {
-    /// Tries once where it is time to; a failure is noted in the slot.
+    /// Attempts once where it is time to; a failure is noted in the slot.
     pub(super) fn knock(&mut self, key: Key, now: Tick) -> Knocked {
         let slot = self.slots.of(key);
         let fd = slot.fd;

@@ -21,7 +21,7 @@ use io_uring::IoUring;
 
 use super::buffers::{Buffers, RING_ENTRIES};
 use super::core::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
-use super::probe::Missing;
+use super::setup::Missing;
 
 const PAGE: u64 = 4096;
 /// glommio refuses to start below, whatever it needs.

@@ -23,11 +23,10 @@ mod driver;
 mod heap;
 mod knock;
 mod locked;
-mod probe;
+mod setup;
 mod slot;
 mod socket;
 mod task;
-mod tick;
 mod timer;
 mod wheel;
 
@@ -38,14 +37,15 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
 
+use crate::base::Tick;
+
 pub use accept::Acceptor;
-pub use doorbell::{Answer, Doorbell};
+pub use doorbell::{Doorbell, DoorbellListener};
 pub use locked::{LockedMemory, locked_memory, make_executor};
-pub use probe::{Features, Missing, probe};
+pub use setup::{Features, Missing, probe};
 pub(crate) use slot::errno_of;
 pub use slot::{End, Errno};
 pub use socket::{Peeked, Sent, Socket};
-pub use tick::Tick;
 pub use timer::Timer;
 
 /// The ring of the current shard; clones are handles to the same one.
@@ -88,7 +88,7 @@ impl Ring {
     /// What the kernel lacks or forbids.
     pub fn new(buffers: BufferSettings) -> Result<Self, Missing> {
         let core = locked::patiently(|| {
-            let (ring, features) = probe::set_up()?;
+            let (ring, features) = setup::set_up()?;
             Ok((core::Core::new(ring, features, buffers.bytes, buffers.count)?, features))
         });
         let ((core, features), now) = (core?, Tick::read_clock());

@@ -10,7 +10,8 @@ use std::task::{Context, Poll, Waker};
 
 use super::knock::Knocked;
 use super::slot::{End, Errno, Key, Mark, Op, errno_of};
-use super::{Ring, Tick, core};
+use super::{Ring, core};
+use crate::base::Tick;
 
 /// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last completion.
 ///

@@ -2,8 +2,9 @@
 
 use std::task::{Context, Poll};
 
+use super::Ring;
 use super::wheel::TimerKey;
-use super::{Ring, Tick};
+use crate::base::Tick;
 
 /// Tells a task that a moment has come. Costs nothing until it is polled, and nothing in the kernel.
 pub struct Timer {

@@ -1,7 +1,7 @@
 //! Hierarchical timer wheel: pure, one for each ring.
 //!
 //! Six levels of 64 slots; a slot of level `n` spans 64^n ticks, so the wheel spans 64^6 ms, a little over two
-//! years, and `limits::DURATION` fits. Arming and cancelling cost O(1), a timer moves down at most five times
+//! years, and `limits::DURATION_MAX` fits. Arming and cancelling cost O(1), a timer moves down at most five times
 //! (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", 1987).
 //!
 //! Invariants: a timer fires never before its deadline, and in the first [`Wheel::advance`] at or after it; a key
@@ -9,7 +9,7 @@
 
 use std::task::Waker;
 
-use super::tick::Tick;
+use crate::base::Tick;
 
 const LEVELS: usize = 6;
 const SLOT_BITS: u32 = 6;
@@ -18,7 +18,7 @@ const SLOTS: usize = 1 << SLOT_BITS;
 const SPAN: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
 const NIL: u32 = u32::MAX;
 
-const _: () = assert!(crate::words::limits::DURATION.as_millis() < SPAN as u128);
+const _: () = assert!(crate::base::limits::DURATION_MAX.as_millis() < SPAN as u128);
 
 /// Names an armed timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Set-up: several live backends, two shards. Claim: each backend gets its share of the sessions, by weight where there
 //! are weights; `least_connections` decides on the counts of the whole process, not of one shard.
 
-use ringway::rules::upstream::Health;
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
+use ringway::upstream::Health;
 
 use crate::support::{Backend, Balancer, Client, Reserved, V4, backend, balancer, eventually, shards};
 
@@ -50,7 +50,7 @@ fn stopped_backend_gets_no_session_and_its_share_again_after_its_return() {
     let mut backends = echoes(3);
     let balancer = balancer().backends(&backends).quick_checks().start();
     backends[1].stop();
-    balancer.await_health(1, ringway::rules::upstream::Health::Down);
+    balancer.await_health(1, ringway::upstream::Health::Down);
     // "On every shard within 100 ms of the verdict" is in `health`; here the shards have taken it over.
     eventually("the shards know it", || {
         let before = balancer.connect_failures(1);
@@ -64,7 +64,7 @@ fn stopped_backend_gets_no_session_and_its_share_again_after_its_return() {
     assert_eq!((gained[1], balancer.connect_failures(1)), (0, failures));
 
     backends[1].restart();
-    balancer.await_health(1, ringway::rules::upstream::Health::Up);
+    balancer.await_health(1, ringway::upstream::Health::Up);
     eventually("the shards know it", || {
         balancer.echoing_client().finish().unwrap();
         balancer.shares()[1] > before[1] + 2
@@ -192,7 +192,7 @@ fn backups_serve_only_while_no_other_backend_can() {
 
 #[test]
 fn every_algorithm_serves_and_avoids_a_backend_that_refuses() {
-    for algorithm in ringway::rules::balance::names() {
+    for algorithm in ringway::balance::names() {
         let (dead, live) = (backend().stopped().start(), backend().echo().start());
         let balancer =
             balancer().backends([&dead, &live]).upstream(&format!("algorithm: {algorithm}")).start();

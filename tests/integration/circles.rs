@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ringway::rules::upstream::Health;
+use ringway::upstream::Health;
 
 use crate::support::{
     Balancer, Client, PATIENCE, Reserved, add_address, backend, expect_reset, in_own_network,
@@ -24,7 +24,7 @@ fn backend_that_is_the_balancer_itself_gets_no_session() {
                 "loadbalancer: {{listen_address: ':{number}'}}\nhealthcheck: off\noutlier: off\n\
                  backends: [{{name: self, address: {OWN}, port: {number}}}{other}]\n"
             );
-            let config = ringway::rules::config::parse("f", yaml.as_bytes()).unwrap().config;
+            let config = ringway::config::parse("f", yaml.as_bytes()).unwrap().config;
             let said = ringway::server::lacks(&config);
             assert!(said.iter().any(|lack| lack.contains("sessions would go in a circle")), "{said:?}");
             let balancer = Balancer::of(&yaml, Some(port), false);

@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use ringway::rules::upstream::Health;
-use ringway::telemetry::counters::LocalFailure;
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
+use ringway::net::LocalFailure;
+use ringway::upstream::Health;
 
 use crate::support::{
     Backend, Client, V4, V6, backend, balancer, eventually, expect_reset, in_own_network, set_network, timed,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
 
 use crate::support::{Client, Stream, backend, balancer, eventually, is_reset};
 

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
 
 use crate::support::{
     Backend, Balancer, BalancerBuilder, Client, Connection, PATIENCE, Stream, backend, balancer, both_ways,

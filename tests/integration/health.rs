@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use ringway::rules::upstream::Health;
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
+use ringway::upstream::Health;
 
 use crate::support::{Backend, Client, backend, balancer, eventually, expect_reset, holds_within, timed};
 

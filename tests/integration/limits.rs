@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringway::words::{CloseReason, UpstreamId};
+use ringway::base::{CloseReason, UpstreamId};
 
 use crate::support::{Client, Stream, backend, balancer, eventually, expect_reset};
 
@@ -93,13 +93,15 @@ fn sessions_without_buffers_are_slower_and_lose_nothing() {
     std::thread::scope(|scope| {
         for seed in 0..200 {
             let client = balancer.client();
+            let balancer = &balancer;
             scope.spawn(move || {
                 let bytes = Stream::new(seed).head(LENGTH);
                 std::thread::scope(|scope| {
                     scope.spawn(|| client.send(&bytes).and_then(|()| client.end()).unwrap());
                     let (received, end) = client.receive_all();
                     let whole = end.is_ok() && received == bytes;
-                    assert!(whole, "{} of {LENGTH} bytes, {end:?}", received.len());
+                    let totals = || balancer.totals();
+                    assert!(whole, "{} of {LENGTH} bytes, {end:?}, {:?}", received.len(), totals());
                 });
             });
         }

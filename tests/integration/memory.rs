@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ringway::rules::config::{self, Config};
+use ringway::config::{self, Config};
 use ringway::server::Server;
 use ringway::uring::locked_memory;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
 
 use crate::support::{Balancer, Client, backend, balancer, eventually, in_own_network, switch_loopback};
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringway::rules::upstream::Health;
+use ringway::base::{BackendId, CloseReason, UpstreamId};
 use ringway::telemetry::counters::{Counter, PoolCounters};
-use ringway::words::{BackendId, CloseReason, UpstreamId};
+use ringway::upstream::Health;
 
 use crate::support::{
     Backend, Balancer, Client, Connection, Stream, backend, balancer, eventually, expect_reset, holds_within,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringway::rules::upstream::Health;
-use ringway::words::{CloseReason, UpstreamId};
+use ringway::base::{CloseReason, UpstreamId};
+use ringway::upstream::Health;
 
 use crate::support::{
     Backend, Balancer, Client, backend, balancer, eventually, expect_reset, is_reset, timed,

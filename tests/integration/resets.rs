@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
 
 use crate::support::{Client, Stream, backend, balancer, eventually, is_reset, process};
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ringway::rules::upstream::Health;
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
+use ringway::upstream::Health;
 
 use crate::support::{
     Backend, Balancer, BalancerBuilder, Client, backend, balancer, eventually, expect_reset, process, timed,
@@ -134,7 +134,7 @@ fn client_that_waits_in_vain_for_a_primary_gets_a_backup() {
     assert!(waited >= Duration::from_millis(295), "{waited:?}");
     // One fills the queue, so the next one does not wait at all.
     let waiting = balancer.client();
-    eventually("it waits", || balancer.server().queue_length(ringway::words::UpstreamId(0)) == 1);
+    eventually("it waits", || balancer.server().queue_length(ringway::base::UpstreamId(0)) == 1);
     let waited = timed(|| assert_eq!(answers(&balancer, 1), ["b"]));
     assert!(waited < Duration::from_millis(300), "{waited:?}");
     assert_eq!(waiting.receive_exact(1).unwrap(), b"b");

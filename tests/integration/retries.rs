@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
 
 use crate::support::{Client, backend, balancer, eventually, expect_reset, is_reset, timed};
 

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use ringway::telemetry::counters::LocalFailure;
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
+use ringway::net::LocalFailure;
 
 use crate::support::{
     Backend, Balancer, Client, backend, balancer, expect_reset, in_own_network, set_network,

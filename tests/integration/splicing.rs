@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
 
 use crate::support::{
     Client, Stream, backend, balancer, both_ways, eventually, exchange, holds_within, is_reset, process,

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
 
 use crate::support::{
     Balancer, Client, backend, balancer, eventually, has_descriptors, is_reset, shards, timed,

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
 
 use crate::support::{Backend, Client, Stream, backend, balancer, eventually, exchange};
 

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use ringway::words::CloseReason;
+use ringway::base::CloseReason;
 
 use crate::support::{Client, Reserved, Stream, V4, backend, balancer, eventually, is_reset, timed};
 

@@ -4,8 +4,8 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
+use ringway::config::ListenAddress;
 use ringway::net;
-use ringway::rules::config::ListenAddress;
 
 use crate::support::{PATIENCE, SMALL, on_ring};
 
@@ -65,7 +65,7 @@ fn connections_in_the_backlog_survive_the_stop_of_their_listener() {
 #[test]
 fn sockets_of_one_port_share_its_connections() {
     let yaml = "loadbalancer: {listen_address: \":1\"}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
-    let config = ringway::rules::config::parse("test.yaml", yaml.as_bytes()).expect("valid").config;
+    let config = ringway::config::parse("test.yaml", yaml.as_bytes()).expect("valid").config;
     let reserved =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     reserved.set_reuse_address(true).expect("a new socket");

@@ -5,7 +5,8 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::rc::Rc;
 
-use ringway::uring::{BufferSettings, End, Tick};
+use ringway::base::Tick;
+use ringway::uring::{BufferSettings, End};
 
 use crate::support::{SMALL, on_ring, tcp_pair};
 
@@ -200,14 +201,14 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
         let (source, sink) = (ring.socket(source), ring.socket(sink));
         let rules = RelayRules {
             client_idle: None,
-            equal_idle: ringway::rules::config::EqualIdle::Client,
+            equal_idle: ringway::config::EqualIdle::Client,
             backend_idle: None,
             half_close: std::time::Duration::from_secs(60),
             client_keepalive: None,
             backend_keepalive: None,
             pipes: None,
         };
-        let reuse = ringway::rules::config::Reuse::Off;
+        let reuse = ringway::config::Reuse::Off;
         let sides = Sides { client: &source, backend: &sink, rules: &rules, reuse };
         let mut relay = Relay::new(sides, Tick::NEVER);
         // Goes on until both socket buffers are full and nothing moves any more.

@@ -151,15 +151,15 @@ fn doorbell_of_another_thread_wakes_a_sleeping_shard_every_time() {
     let ringer = std::thread::spawn(move || {
         for round in 0..2_000 {
             sender.send(round).expect("the shard lives");
-            bell.ring();
+            bell.notify();
             assert_eq!(echoed.recv().expect("the shard answers"), round);
         }
     });
     on_ring(SMALL, move |ring| async move {
-        let mut answer = ring.answer(fd);
+        let mut listener = ring.listen(fd);
         let mut expected = 0;
         while expected < 2_000 {
-            answer.rung().await;
+            listener.notified().await;
             while let Ok(round) = received.try_recv() {
                 assert_eq!(round, expected);
                 expected += 1;

@@ -182,17 +182,19 @@ fn waiting_for_clients_or_for_the_doorbell_takes_no_thread() {
     let address = listener.local_addr().expect("bound");
     on_ring(SMALL, move |ring| async move {
         let acceptor = ring.accept_from(listener.into()).expect("an open descriptor");
-        let (doorbell, answer) = Doorbell::new().expect("an eventfd");
-        let mut answer = ring.answer(answer);
-        let mut rung = std::pin::pin!(answer.rung());
+        let (doorbell, listener) = Doorbell::new().expect("an eventfd");
+        let mut listener = ring.listen(listener);
+        let mut notified = std::pin::pin!(listener.notified());
         std::future::poll_fn(|context| {
-            assert!(acceptor.poll_accept(context).is_pending() && rung.as_mut().poll(context).is_pending());
+            assert!(
+                acceptor.poll_accept(context).is_pending() && notified.as_mut().poll(context).is_pending()
+            );
             Poll::Ready(())
         })
         .await;
         assert_no_workers(&ring, "accepts and the doorbell").await;
-        doorbell.ring();
-        rung.await;
+        doorbell.notify();
+        notified.await;
         let _client = TcpStream::connect(address).expect("it listens");
         std::future::poll_fn(|context| acceptor.poll_accept(context)).await.expect("a connection");
     });

@@ -1,8 +1,8 @@
 //! What must hold after every step, and of every pick.
 
-use ringway::rules::upstream::Pick;
+use ringway::base::{BackendId, CloseReason};
 use ringway::telemetry::counters::ListenerTotals;
-use ringway::words::{BackendId, CloseReason};
+use ringway::upstream::Pick;
 
 use super::session::{Session, Stage};
 use super::shadow::untried;
@@ -246,7 +246,7 @@ impl World {
         let internal: u64 = self.shards.iter().map(|shard| shard.closed[CloseReason::Internal.index()]).sum();
         assert_eq!(internal, self.panics, "sessions that panicked");
         for state in self.health.verdicts.states() {
-            assert!(!state.ejected && state.ramp == ringway::words::limits::RAMP_STEPS, "{state:?}");
+            assert!(!state.ejected && state.ramp == ringway::base::limits::RAMP_STEPS, "{state:?}");
         }
     }
 }

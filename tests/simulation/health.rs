@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringway::rules::config::{HealthCheck, Outlier, Upstream};
-use ringway::rules::upstream::{
-    Address, BackendState, Cause, Event, Failures, Fault, Health, HealthRules, Reported, Resolved, Return,
-    Spared, Thresholds, UpstreamStates, Verdict, Verdicts,
+use ringway::base::Address;
+use ringway::base::{BackendId, limits};
+use ringway::config::{HealthCheck, Outlier, Upstream};
+use ringway::health::rules::{Cause, EjectionEnd, Event, NotEjected, RiseFall, UpstreamHealth, Verdict};
+use ringway::upstream::{
+    BackendState, Failures, Fault, Health, Reported, Resolved, Thresholds, UpstreamStates,
 };
-use ringway::words::{BackendId, limits};
 
 use super::shadow::{Serving, Streaks, is_eligible, order};
 use super::trace::{count, note};
@@ -22,8 +23,8 @@ type Reports = Arc<Mutex<VecDeque<(BackendId, Reported)>>>;
 
 pub struct HealthThread {
     upstream: Upstream,
-    pub verdicts: Verdicts,
-    rules: Option<Vec<HealthRules>>,
+    pub verdicts: UpstreamHealth,
+    rules: Option<Vec<RiseFall>>,
     addresses: Vec<Resolved>,
     /// Addresses that have left a name.
     departed: Vec<Vec<Address>>,
@@ -64,7 +65,7 @@ impl HealthThread {
             };
             Failures::new(thresholds, backends, Box::new(report))
         });
-        let rules = |check: &HealthCheck| (0..backends).map(|_| HealthRules::new(check)).collect();
+        let rules = |check: &HealthCheck| (0..backends).map(|_| RiseFall::new(check)).collect();
         let history = History {
             run: None,
             health: Health::Checking,
@@ -73,7 +74,7 @@ impl HealthThread {
             ramps_since: None,
         };
         Self {
-            verdicts: Verdicts::new(upstream),
+            verdicts: UpstreamHealth::new(upstream),
             rules: upstream.healthcheck.as_ref().map(rules),
             addresses: vec![Resolved::default(); backends],
             departed: vec![Vec::new(); backends],
@@ -103,13 +104,13 @@ impl HealthThread {
         &mut self,
         now: u64,
         reported: Option<BackendId>,
-        change: impl FnOnce(&mut Verdicts, Duration) -> Vec<Event>,
+        change: impl FnOnce(&mut UpstreamHealth, Duration) -> Vec<Event>,
     ) {
         let at = Duration::from_millis(now);
         let before = self.verdicts.states().to_vec();
         let expected = reported.map(|backend| self.judge(backend, &before));
         let events = change(&mut self.verdicts, at);
-        let judged = events.iter().any(|event| matches!(event, Event::Ejected(..) | Event::Spared(..)));
+        let judged = events.iter().any(|event| matches!(event, Event::Ejected(..) | Event::NotEjected(..)));
         assert_eq!(judged, reported.is_some() && self.upstream.outlier.is_some(), "{events:?}");
         for event in &events {
             note(now, format_args!("{event:?}"));
@@ -129,10 +130,10 @@ impl HealthThread {
     }
 
     /// What is to become of a backend that failed too often.
-    fn judge(&self, backend: BackendId, states: &[BackendState]) -> Result<(), Spared> {
+    fn judge(&self, backend: BackendId, states: &[BackendState]) -> Result<(), NotEjected> {
         let Some(rules) = &self.upstream.outlier else { return Ok(()) };
         if !self.is_up(states, backend.index()) || states[backend.index()].ejected {
-            return Err(Spared::Out);
+            return Err(NotEjected::Out);
         }
         let backup = self.upstream.backends[backend.index()].backup;
         let is_left = |other: &usize| {
@@ -142,9 +143,9 @@ impl HealthThread {
         let only_backups = !left.is_empty() && left.iter().all(|other| self.upstream.backends[*other].backup);
         let is_last = !backup && only_backups;
         if self.ejected(states, backup) >= self.most_ejected(rules, backup) && !is_last {
-            return Err(Spared::MaxEjected);
+            return Err(NotEjected::MaxEjected);
         }
-        if left.is_empty() { Err(Spared::LastEligible) } else { Ok(()) }
+        if left.is_empty() { Err(NotEjected::LastEligible) } else { Ok(()) }
     }
 
     fn is_up(&self, states: &[BackendState], index: usize) -> bool {
@@ -169,7 +170,7 @@ impl HealthThread {
         &mut self,
         event: Event,
         reported: Option<BackendId>,
-        expected: Option<Result<(), Spared>>,
+        expected: Option<Result<(), NotEjected>>,
         now: Duration,
     ) {
         match event {
@@ -177,15 +178,18 @@ impl HealthThread {
                 assert_eq!((Some(backend), Some(Ok(()))), (reported, expected), "who is ejected");
                 let first =
                     self.upstream.outlier.as_ref().map_or(Duration::ZERO, |rules| rules.ejection_time);
-                assert!(first <= length && length <= first * limits::EJECTION_GROWTH, "out for {length:?}");
+                assert!(
+                    first <= length && length <= first * limits::EJECTION_GROWTH_MAX,
+                    "out for {length:?}"
+                );
                 self.histories[backend.index()].ejection = Some((now, now + length, 0));
                 count("ejected");
             }
-            Event::Spared(backend, spared) => {
+            Event::NotEjected(backend, spared) => {
                 assert_eq!((Some(backend), Some(Err(spared))), (reported, expected), "who is spared");
                 count("spared");
             }
-            Event::Returned(Return { backend, cause }) => {
+            Event::Returned(EjectionEnd { backend, cause }) => {
                 let ejection = self.histories[backend.index()].ejection.take();
                 let (_, until, passed) = ejection.expect("who is back was ejected");
                 count(match cause {
@@ -227,7 +231,7 @@ impl HealthThread {
     /// Ejections end before their time only for all that are up, when nobody else is.
     fn check_early(&self, events: &[Event], states: &[BackendState]) {
         let early = |event: &Event| match event {
-            Event::Returned(Return { backend, cause: Cause::NobodyElse }) => Some(backend.index()),
+            Event::Returned(EjectionEnd { backend, cause: Cause::NobodyElse }) => Some(backend.index()),
             _ => None,
         };
         let early: Vec<_> = events.iter().filter_map(early).collect();
@@ -371,7 +375,7 @@ impl World {
     pub fn health_timer(&mut self) -> bool {
         let is_due = self.health.next_due().is_some_and(|due| due <= self.now);
         if is_due {
-            self.health.update(self.now, None, Verdicts::settle);
+            self.health.update(self.now, None, UpstreamHealth::settle);
         }
         is_due
     }
@@ -411,7 +415,7 @@ impl World {
                 if let (Some(rules), Some(check)) =
                     (&mut self.health.rules, &self.health.upstream.healthcheck)
                 {
-                    rules[index] = HealthRules::new(check);
+                    rules[index] = RiseFall::new(check);
                     (history.run, history.health) = (None, Health::Checking);
                 }
             }

@@ -3,7 +3,7 @@
 //!
 //! Real are the rules: tables, algorithms, limits, queue, retry budget, failures, ejections, ramps, health, and the
 //! counters. Modelled are the loops around them, each beside the code it follows: `session` (`src/shard/establish.rs`,
-//! `queue.rs`, `session.rs`), `shard` (`src/shard/mod.rs`, `mailbox.rs`), `pool` (`keeper.rs`), `health` (`src/health/board.rs`, `passive.rs`).
+//! `queue.rs`, `session.rs`), `shard` (`src/shard/mod.rs`, `inbox.rs`), `pool` (`keeper.rs`), `health` (`src/health/board.rs`, `passive.rs`).
 //! Sockets are an answer that comes, late or never (`network`). Messages wait until the dice deliver them, so each shard
 //! learns of states and of its places in the queue at another time.
 //!

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ringway::rules::balance::Sample;
-use ringway::rules::upstream::Fault;
-use ringway::words::CloseReason;
+use ringway::balance::Sample;
+use ringway::base::CloseReason;
+use ringway::upstream::Fault;
 
 use super::session::{Answer, Client, End, Session, Stage};
 use super::trace::note;

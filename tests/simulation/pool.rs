@@ -1,8 +1,8 @@
 //! The pool of a shard as far as it takes places: `src/shard/keeper.rs` with numbers for connections.
 
-use ringway::rules::balance::Tried;
+use ringway::balance::Tried;
+use ringway::base::BackendId;
 use ringway::shard::Phase;
-use ringway::words::BackendId;
 
 use super::trace::{count, note};
 use super::world::World;

@@ -1,10 +1,11 @@
 //! A session as `src/shard/establish.rs`, `queue.rs` and `session.rs` lead it, without the sockets.
 
-use ringway::rules::admission::{Permit, Ticket};
-use ringway::rules::balance::Tried;
-use ringway::rules::upstream::{Address, Fault, InFlight, Pick};
+use ringway::admission::{Permit, Ticket};
+use ringway::balance::Tried;
+use ringway::base::Address;
+use ringway::base::{BackendId, CloseReason};
 use ringway::shard::Phase;
-use ringway::words::{BackendId, CloseReason};
+use ringway::upstream::{Fault, InFlight, Pick};
 
 use super::shadow::Cut;
 use super::trace::{count, note};
@@ -91,7 +92,7 @@ pub enum End {
     Other(CloseReason),
 }
 
-enum Over {
+enum WaitEnd {
     Closing,
     ClientLeft,
     TimeUp,
@@ -127,20 +128,20 @@ impl Wait {
         self.left.map_or(self.deadline, |left| left.min(self.deadline))
     }
 
-    fn over(&mut self, client: Client, now: u64, phase: Phase) -> Option<Over> {
+    fn over(&mut self, client: Client, now: u64, phase: Phase) -> Option<WaitEnd> {
         if phase == Phase::Closing {
-            return Some(Over::Closing);
+            return Some(WaitEnd::Closing);
         }
         if client == Client::Reset {
-            return Some(Over::ClientLeft);
+            return Some(WaitEnd::ClientLeft);
         }
         if client == Client::Finished {
             self.left.get_or_insert(now + LEFT_GRACE);
         }
         (self.due() <= now).then_some(if self.due() < self.deadline {
-            Over::ClientLeft
+            WaitEnd::ClientLeft
         } else {
-            Over::TimeUp
+            WaitEnd::TimeUp
         })
     }
 }
@@ -315,9 +316,9 @@ impl World {
         session.left = wait.left;
         match over {
             None => Ok(()),
-            Some(Over::Closing) => Err(CloseReason::Shutdown),
-            Some(Over::ClientLeft) => Err(CloseReason::ClientLeft),
-            Some(Over::TimeUp) => Err(CloseReason::QueueTimeout),
+            Some(WaitEnd::Closing) => Err(CloseReason::Shutdown),
+            Some(WaitEnd::ClientLeft) => Err(CloseReason::ClientLeft),
+            Some(WaitEnd::TimeUp) => Err(CloseReason::QueueTimeout),
         }
     }
 
@@ -379,9 +380,9 @@ impl World {
             }
             None => match over {
                 None => return Ok(()),
-                Some(Over::Closing) => return Err(CloseReason::Shutdown),
-                Some(Over::ClientLeft) => return Err(CloseReason::ClientLeft),
-                Some(Over::TimeUp) => {
+                Some(WaitEnd::Closing) => return Err(CloseReason::Shutdown),
+                Some(WaitEnd::ClientLeft) => return Err(CloseReason::ClientLeft),
+                Some(WaitEnd::TimeUp) => {
                     if is_whole && now <= wait.deadline + LATE {
                         self.failed(session, Fault::Failure);
                     }

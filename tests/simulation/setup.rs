@@ -3,9 +3,9 @@
 use std::fmt::{self, Write};
 
 use fastrand::Rng;
-use ringway::rules::balance;
-use ringway::rules::config::{self, Backend, Config, Upstream};
-use ringway::words::BackendId;
+use ringway::balance;
+use ringway::base::BackendId;
+use ringway::config::{self, Backend, Config, Upstream};
 
 /// What happens. `world` says what each does.
 #[derive(Clone, Copy, Debug)]

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ringway::rules::admission::Ticket;
-use ringway::rules::balance::Tried;
-use ringway::rules::config::{OpenSessions, Upstream};
-use ringway::rules::upstream::{Address, BackendState, Fault, Health, Reported, Thresholds};
-use ringway::words::{BackendId, CloseReason, limits};
+use ringway::admission::Ticket;
+use ringway::balance::Tried;
+use ringway::base::Address;
+use ringway::base::{BackendId, CloseReason, limits};
+use ringway::config::{OpenSessions, Upstream};
+use ringway::upstream::{BackendState, Fault, Health, Reported, Thresholds};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serving {

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ringway::rules::upstream::{UpstreamStates, UpstreamTable};
+use ringway::base::{BackendId, CloseReason, ListenerId};
 use ringway::shard::Phase;
 use ringway::telemetry::counters::{ListenerCounters, ShardCounters};
-use ringway::words::{BackendId, CloseReason, ListenerId};
+use ringway::upstream::{UpstreamStates, UpstreamTable};
 
 use super::session::Stage;
 use super::shadow::View;

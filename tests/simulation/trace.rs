@@ -13,7 +13,7 @@ thread_local! {
     static PRINTS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Notes an event at a time in milliseconds.
+/// HealthLog an event at a time in milliseconds.
 pub fn note(now: u64, event: fmt::Arguments<'_>) {
     let line = format!("{now:>8} ms  {event}");
     if PRINTS.get() {

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use ringway::rules::admission::{Limit, Ticket};
-use ringway::rules::upstream::{ShardPlace, Shared, UpstreamTable};
+use ringway::admission::{Limit, Ticket};
+use ringway::base::ShardPlace;
+use ringway::base::{BackendId, CloseReason, ShardId};
 use ringway::shard::Phase;
 use ringway::telemetry::counters::ShardCounters;
-use ringway::words::{BackendId, CloseReason, ShardId};
+use ringway::upstream::{SharedUpstream, UpstreamTable};
 
 use super::health::HealthThread;
 use super::session::{Answer, End, Session, Stage};
@@ -28,7 +29,7 @@ pub struct World {
     pub sessions: Vec<Session>,
     pub ids: u32,
     pub panics: u64,
-    pub shared: Arc<Shared>,
+    pub shared: Arc<SharedUpstream>,
     pub limit: Arc<Limit>,
     pub health: HealthThread,
     /// How the backends really are.
@@ -58,7 +59,7 @@ impl World {
         let upstream = plan.upstream();
         let backends = upstream.backends.len();
         let health = HealthThread::new(upstream);
-        let shared = Shared::new(upstream, plan.shards, health.failures.clone());
+        let shared = SharedUpstream::new(upstream, plan.shards, health.failures.clone());
         let given: Rc<RefCell<Vec<Given>>> = Rc::default();
         let shard = |index: usize| {
             let by = ShardId(index as u16);

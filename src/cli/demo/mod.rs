@@ -15,7 +15,7 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, after, never, select, tick};
 use signal_hook::consts::signal::{SIGINT, SIGQUIT, SIGTERM};
 
-use crate::rules::config::{self, Config};
+use crate::config::{self, Config};
 use crate::server::{self, Server};
 use peers::Peers;
 use table::Table;

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{STOPPED, WEIGHTS};
-use crate::words::Plain;
+use crate::base::Plain;
 
 /// Clients at a time; each opens one session after the other.
 pub(super) const CLIENTS: usize = 64;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::peers::Tally;
 use super::{STOPPED, WEIGHTS};
-use crate::rules::steering::CoreStatus;
-use crate::rules::upstream::Health;
+use crate::base::{ListenerId, UpstreamId, counted};
 use crate::server::Server;
-use crate::words::{ListenerId, UpstreamId, counted};
+use crate::steering::CoreStatus;
+use crate::upstream::Health;
 
 /// The live table; drawn over the last one on a terminal.
 pub(super) struct Table {

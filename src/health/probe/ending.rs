@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::time;
 
-use crate::words::limits;
+use crate::base::limits;
 
 /// How long a backend may take to end the connection too.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ struct Place;
 
 impl Place {
     fn take() -> Option<Self> {
-        let place = ENDING.fetch_add(1, Relaxed) < limits::PROBES_ENDING;
+        let place = ENDING.fetch_add(1, Relaxed) < limits::PROBES_ENDING_MAX;
         // Dropped where there is none, which gives back what was just added.
         Some(Self).filter(|_| place)
     }
@@ -77,7 +77,7 @@ impl<S: Tail> Drop for Ending<S> {
 
 /// Reads to the backend's FIN, as much as a check reads at most.
 async fn drain(mut stream: impl Tail) -> io::Result<()> {
-    let mut left = limits::CHECK_RECEIVED_BYTES;
+    let mut left = limits::CHECK_RECEIVED_BYTES_MAX;
     let mut bytes = [0; 4 << 10];
     while left > 0 {
         let read = stream.read(&mut bytes).await?;

@@ -13,8 +13,8 @@ use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 
-use crate::rules::config::{BackendAddress, HttpCheck, Statuses};
-use crate::words::limits;
+use crate::base::limits;
+use crate::config::{BackendAddress, HttpCheck, Statuses};
 
 use super::{Connection, Fault};
 
@@ -58,9 +58,9 @@ impl Get {
             .header(CONNECTION, "close")
             .body(String::new())?;
         let (mut sender, driver) = http1::Builder::new()
-            .max_buf_size(limits::CHECK_HEAD_BYTES)
+            .max_buf_size(limits::CHECK_HEAD_BYTES_MAX)
             // The bytes of the head bound their number; the default is 100.
-            .max_headers(limits::CHECK_HEAD_BYTES / SHORTEST_HEADER)
+            .max_headers(limits::CHECK_HEAD_BYTES_MAX / SHORTEST_HEADER)
             .handshake(TokioIo::new(connection))
             .await?;
         let mut response = pin!(sender.send_request(request));
@@ -113,10 +113,10 @@ mod tests {
     use tokio::net::{TcpStream, UnixListener};
 
     use super::super::testing::*;
-    use super::super::{Outcome, Question, Sockets, probe};
+    use super::super::{ProbeOutcome, Question, Sockets, probe};
     use super::*;
-    use crate::rules::config::{self, CheckKind};
-    use crate::rules::upstream::Address;
+    use crate::base::Address;
+    use crate::config::{self, CheckKind};
 
     fn get(expected: &[std::ops::RangeInclusive<u16>]) -> Question {
         Question::Http(Get {
@@ -150,7 +150,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnot a chunk",
         ] {
             let outcome = ask(&usual(), async |stream| answer(stream, response).await).await;
-            assert_eq!(outcome, Outcome::Success(0), "{response}");
+            assert_eq!(outcome, ProbeOutcome::Success(0), "{response}");
         }
     }
 
@@ -176,7 +176,7 @@ mod tests {
             *request.borrow_mut() = read_to(&mut stream, b"\r\n\r\n").await;
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         };
-        assert_eq!(ask(&usual(), serve).await, Outcome::Success(0));
+        assert_eq!(ask(&usual(), serve).await, ProbeOutcome::Success(0));
         let expected = format!(
             "GET /healthz?full=1 HTTP/1.1\r\nhost: example.com\r\nuser-agent: {AGENT}\r\nconnection: close\r\n\r\n"
         );
@@ -187,7 +187,7 @@ mod tests {
     async fn many_headers_are_as_good_as_few() {
         let response = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(2_000));
         let outcome = ask(&usual(), async |stream| answer(stream, &response).await).await;
-        assert_eq!(outcome, Outcome::Success(0));
+        assert_eq!(outcome, ProbeOutcome::Success(0));
     }
 
     #[tokio::test]
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(cause("").await, ended);
         assert_eq!(cause("HTTP/1.1 200 OK\r\nServ").await, ended);
         let large = "no HTTP response: message head is too large";
-        let header = format!("X: {}\r\n", "y".repeat(limits::CHECK_HEAD_BYTES));
+        let header = format!("X: {}\r\n", "y".repeat(limits::CHECK_HEAD_BYTES_MAX));
         assert_eq!(cause(&format!("HTTP/1.1 200 OK\r\n{header}\r\n")).await, large);
         assert_eq!(cause(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(5_000))).await, large);
     }
@@ -243,7 +243,7 @@ mod tests {
         let asking = probe(&Sockets, &address, &question, std::time::Duration::from_secs(30));
         let (outcome, ()) = tokio::join!(asking, serving);
         let cause = format!("{}: status 500, expected 200-399", address[0]);
-        assert_eq!(outcome, Outcome::Failure(cause));
+        assert_eq!(outcome, ProbeOutcome::Failure(cause));
     }
 
     #[test]

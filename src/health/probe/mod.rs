@@ -19,10 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{self, Instant};
 
-use crate::rules::config::{BackendAddress, CheckKind, HealthCheck, Step};
-use crate::rules::upstream::Address;
-use crate::telemetry::counters::LocalFailure;
-use crate::words::Plain;
+use crate::base::Address;
+use crate::base::Plain;
+use crate::config::{BackendAddress, CheckKind, HealthCheck, Step};
+use crate::net::LocalFailure;
 
 use ending::Ending;
 use http::Get;
@@ -35,7 +35,7 @@ pub(super) const LATE: Duration = Duration::from_millis(250);
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum ProbeOutcome {
     /// One of the addresses, which has this position, took a connection, and did on it what was asked.
     Success(usize),
     /// None did; for each that was tried, why.
@@ -151,7 +151,7 @@ impl Connect for Sockets {
     }
 }
 
-/// Tries the addresses in order until one takes a connection. They share `timeout`: each gets an equal part of
+/// Attempts the addresses in order until one takes a connection. They share `timeout`: each gets an equal part of
 /// what is left, so that a black hole in front does not hide a live one behind (as Go's `net.Dialer` does it).
 ///
 /// The first that takes a connection is asked, and its answer decides: sessions would go there as well, so no address
@@ -161,7 +161,7 @@ pub(super) async fn probe(
     addresses: &[Address],
     question: &Question,
     timeout: Duration,
-) -> Outcome {
+) -> ProbeOutcome {
     let deadline = Instant::now() + timeout;
     let mut causes = String::new();
     let (mut is_timeout, mut is_local) = (false, true);
@@ -176,7 +176,7 @@ pub(super) async fn probe(
                 add(&mut causes, address, &Plain(&error));
                 continue;
             }
-            Err(_) if Instant::now() > due + LATE => return Outcome::Frozen,
+            Err(_) if Instant::now() > due + LATE => return ProbeOutcome::Frozen,
             Err(_) => {
                 (is_timeout, is_local) = (true, false);
                 add(&mut causes, address, &format_args!("no answer in {share:.0?}"));
@@ -184,12 +184,12 @@ pub(super) async fn probe(
             }
         };
         match question.ask(connection, deadline).await {
-            Ok(Ok(())) => return Outcome::Success(index),
+            Ok(Ok(())) => return ProbeOutcome::Success(index),
             Ok(Err(fault)) => {
                 (is_timeout, is_local) = (false, fault.is_own);
                 add(&mut causes, address, &fault.cause);
             }
-            Err(_) if Instant::now() > deadline + LATE => return Outcome::Frozen,
+            Err(_) if Instant::now() > deadline + LATE => return ProbeOutcome::Frozen,
             Err(missing) => {
                 (is_timeout, is_local) = (true, false);
                 add(&mut causes, address, &format_args!("{missing} in {timeout:?}"));
@@ -198,11 +198,11 @@ pub(super) async fn probe(
         break;
     }
     if is_timeout {
-        Outcome::Timeout(causes)
+        ProbeOutcome::Timeout(causes)
     } else if is_local {
-        Outcome::Local(causes)
+        ProbeOutcome::Local(causes)
     } else {
-        Outcome::Failure(causes)
+        ProbeOutcome::Failure(causes)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::rules::config::Step;
-use crate::words::limits;
+use crate::base::limits;
+use crate::config::Step;
 
 use super::{Connection, Fault};
 
@@ -17,7 +17,7 @@ pub(super) struct Dialogue<'a> {
     steps: &'a [Step],
     /// Position of the step that is under way.
     at: usize,
-    /// What came and was not expected yet; at most `limits::CHECK_RECEIVED_BYTES`.
+    /// What came and was not expected yet; at most `limits::CHECK_RECEIVED_BYTES_MAX`.
     received: Vec<u8>,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Dialogue<'a> {
             }
             // The last bytes may be the beginning of what is expected.
             looked = self.received.len().saturating_sub(expect.len() - 1);
-            let room = limits::CHECK_RECEIVED_BYTES - self.received.len();
+            let room = limits::CHECK_RECEIVED_BYTES_MAX - self.received.len();
             if room == 0 {
                 return Err(Fault::of_backend(format!(
                     "{} in {} bytes",
@@ -64,7 +64,9 @@ impl<'a> Dialogue<'a> {
             let read = bounded.read_buf(&mut self.received).await;
             match read.map_err(|error| Fault::of_socket(&self.missing(), &error))? {
                 0 => return Err(Fault::of_backend(format!("{}; the connection ended", self.missing()))),
-                _ => debug_assert!(self.received.len() <= limits::CHECK_RECEIVED_BYTES, "within the bound"),
+                _ => {
+                    debug_assert!(self.received.len() <= limits::CHECK_RECEIVED_BYTES_MAX, "within the bound")
+                }
             }
         }
     }
@@ -98,7 +100,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::super::testing::*;
-    use super::super::{Outcome, Question};
+    use super::super::{ProbeOutcome, Question};
     use super::*;
 
     fn send(bytes: &[u8]) -> Step {
@@ -133,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn steps_follow_one_another() {
         let outcome = ask(&question(conversation()), async |mut stream| converse(&mut stream).await).await;
-        assert_eq!(outcome, Outcome::Success(0));
+        assert_eq!(outcome, ProbeOutcome::Success(0));
     }
 
     #[tokio::test]
@@ -155,7 +157,7 @@ mod tests {
             hang(stream).await;
         };
         let outcome = ask(&question(vec![expect(b"one"), expect(b"--"), expect(b"two")]), serve).await;
-        assert_eq!(outcome, Outcome::Success(0));
+        assert_eq!(outcome, ProbeOutcome::Success(0));
         let cause = ask_too_long(&question(vec![expect(b"one"), expect(b"one")]), serve).await;
         assert_eq!(cause, "step 2: `--two` instead of `one` in 200ms");
     }
@@ -169,7 +171,7 @@ mod tests {
             stream.write_all(&bytes).await.unwrap();
         };
         let outcome = ask(&question(vec![both(&all, &all[200..])]), echo).await;
-        assert_eq!(outcome, Outcome::Success(0));
+        assert_eq!(outcome, ProbeOutcome::Success(0));
     }
 
     #[tokio::test]

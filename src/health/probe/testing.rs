@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::rules::upstream::Address;
+use crate::base::Address;
 
-use super::{Outcome, Question, Sockets, probe};
+use super::{ProbeOutcome, Question, Sockets, probe};
 
 /// Far more than an exchange takes that is meant to end.
 const AMPLE: Duration = Duration::from_secs(30);
@@ -15,14 +15,14 @@ const AMPLE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(200);
 
 /// Asks a backend that serves each connection like this. What it drops is closed.
-pub(super) async fn ask(question: &Question, serve: impl AsyncFn(TcpStream)) -> Outcome {
+pub(super) async fn ask(question: &Question, serve: impl AsyncFn(TcpStream)) -> ProbeOutcome {
     ask_for(question, AMPLE, serve).await
 }
 
 /// The same with a backend that never comes to an end: the cause of the timeout, without the address.
 pub(super) async fn ask_too_long(question: &Question, serve: impl AsyncFn(TcpStream)) -> String {
     match ask_for(question, SHORT, serve).await {
-        Outcome::Timeout(cause) => without_address(&cause),
+        ProbeOutcome::Timeout(cause) => without_address(&cause),
         other => panic!("{other:?}"),
     }
 }
@@ -30,7 +30,7 @@ pub(super) async fn ask_too_long(question: &Question, serve: impl AsyncFn(TcpStr
 /// The same with a backend that fails: the cause, without the address.
 pub(super) async fn ask_in_vain(question: &Question, serve: impl AsyncFn(TcpStream)) -> String {
     match ask(question, serve).await {
-        Outcome::Failure(cause) => without_address(&cause),
+        ProbeOutcome::Failure(cause) => without_address(&cause),
         other => panic!("{other:?}"),
     }
 }
@@ -41,7 +41,7 @@ fn without_address(cause: &str) -> String {
 }
 
 /// Repeats what says nothing because the machine is busy, as the checker does.
-async fn ask_for(question: &Question, timeout: Duration, serve: impl AsyncFn(TcpStream)) -> Outcome {
+async fn ask_for(question: &Question, timeout: Duration, serve: impl AsyncFn(TcpStream)) -> ProbeOutcome {
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = [Address::Tcp(listener.local_addr().unwrap())];
@@ -53,7 +53,7 @@ async fn ask_for(question: &Question, timeout: Duration, serve: impl AsyncFn(Tcp
             outcome = probe(&Sockets, &address, question, timeout) => outcome,
             () = serving => unreachable!("it waits for ever"),
         };
-        if outcome != Outcome::Frozen {
+        if outcome != ProbeOutcome::Frozen {
             return outcome;
         }
     }

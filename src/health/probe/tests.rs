@@ -59,11 +59,11 @@ impl Connect for Script {
     }
 }
 
-async fn run(acts: Vec<Acts>) -> (Outcome, Vec<u16>) {
+async fn run(acts: Vec<Acts>) -> (ProbeOutcome, Vec<u16>) {
     run_asking(acts, &Question::Tcp).await
 }
 
-async fn run_asking(acts: Vec<Acts>, question: &Question) -> (Outcome, Vec<u16>) {
+async fn run_asking(acts: Vec<Acts>, question: &Question) -> (ProbeOutcome, Vec<u16>) {
     let address = |port| Address::Tcp(([127, 0, 0, 1], port).into());
     let addresses: Vec<Address> = (0..acts.len() as u16).map(address).collect();
     let script = Script { acts, tried: RefCell::default(), held: RefCell::default() };
@@ -74,13 +74,13 @@ async fn run_asking(acts: Vec<Acts>, question: &Question) -> (Outcome, Vec<u16>)
 #[tokio::test(start_paused = true)]
 async fn addresses_are_tried_in_order_until_one_accepts() {
     let acts = vec![Acts::Fails(libc::ECONNREFUSED), Acts::Accepts, Acts::Hangs];
-    assert_eq!(run(acts).await, (Outcome::Success(1), vec![0, 1]));
+    assert_eq!(run(acts).await, (ProbeOutcome::Success(1), vec![0, 1]));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_black_hole_in_front_does_not_hide_a_live_address_behind() {
     let begin = Instant::now();
-    assert_eq!(run(vec![Acts::Hangs, Acts::Hangs, Acts::Accepts]).await.0, Outcome::Success(2));
+    assert_eq!(run(vec![Acts::Hangs, Acts::Hangs, Acts::Accepts]).await.0, ProbeOutcome::Success(2));
     assert!(begin.elapsed() < TIMEOUT);
 }
 
@@ -88,7 +88,7 @@ async fn a_black_hole_in_front_does_not_hide_a_live_address_behind() {
 async fn all_addresses_together_take_one_timeout() {
     let begin = Instant::now();
     let (outcome, tried) = run(vec![Acts::Hangs, Acts::Fails(libc::ECONNREFUSED), Acts::Hangs]).await;
-    assert!(matches!(outcome, Outcome::Timeout(_)), "{outcome:?}");
+    assert!(matches!(outcome, ProbeOutcome::Timeout(_)), "{outcome:?}");
     assert_eq!(tried.len(), 3);
     assert!(begin.elapsed() >= TIMEOUT && begin.elapsed() < TIMEOUT + LATE);
 }
@@ -96,17 +96,17 @@ async fn all_addresses_together_take_one_timeout() {
 #[tokio::test(start_paused = true)]
 async fn what_this_process_lacks_is_not_the_backends_fault() {
     for error in [libc::EMFILE, libc::ENOBUFS, libc::EADDRNOTAVAIL, libc::EADDRINUSE, libc::EAGAIN] {
-        assert!(matches!(run(vec![Acts::Fails(error)]).await.0, Outcome::Local(_)), "{error}");
+        assert!(matches!(run(vec![Acts::Fails(error)]).await.0, ProbeOutcome::Local(_)), "{error}");
     }
     // As `localhost` on a machine without IPv6: the other address did refuse.
     let acts = vec![Acts::Fails(libc::EADDRNOTAVAIL), Acts::Fails(libc::ECONNREFUSED)];
-    assert!(matches!(run(acts).await.0, Outcome::Failure(_)));
+    assert!(matches!(run(acts).await.0, ProbeOutcome::Failure(_)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_timeout_while_the_process_was_stopped_says_nothing() {
     let acts = vec![Acts::Stops(TIMEOUT * 2)];
-    assert_eq!(run(acts).await.0, Outcome::Frozen);
+    assert_eq!(run(acts).await.0, ProbeOutcome::Frozen);
 }
 
 /// Expects what nobody here says.
@@ -121,7 +121,7 @@ async fn the_first_address_that_takes_a_connection_decides() {
     assert_eq!(tried, [0, 1]);
     let cause = "127.0.0.1:0: Connection refused; \
                  127.0.0.1:1: step 1: nothing instead of `hello`; the connection ended";
-    assert_eq!(outcome, Outcome::Failure(cause.to_owned()));
+    assert_eq!(outcome, ProbeOutcome::Failure(cause.to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,25 +129,25 @@ async fn the_answer_has_what_the_connection_left_of_the_timeout() {
     let begin = Instant::now();
     let (outcome, _) = run_asking(vec![Acts::Hangs, Acts::IsSilent], &expecting()).await;
     let cause = "127.0.0.1:0: no answer in 3s; 127.0.0.1:1: step 1: nothing instead of `hello` in 6s";
-    assert_eq!(outcome, Outcome::Timeout(cause.to_owned()));
+    assert_eq!(outcome, ProbeOutcome::Timeout(cause.to_owned()));
     assert!(begin.elapsed() >= TIMEOUT && begin.elapsed() < TIMEOUT + LATE, "{:?}", begin.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_missing_after_the_process_was_stopped_says_nothing() {
     let acts = vec![Acts::IsSilentAndStops(TIMEOUT * 2)];
-    assert_eq!(run_asking(acts, &expecting()).await.0, Outcome::Frozen);
+    assert_eq!(run_asking(acts, &expecting()).await.0, ProbeOutcome::Frozen);
 }
 
 #[tokio::test]
 async fn a_listening_tcp_socket_succeeds_and_a_closed_one_fails() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = [Address::Tcp(listener.local_addr().unwrap())];
-    assert_eq!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, Outcome::Success(0));
+    assert_eq!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, ProbeOutcome::Success(0));
     let (mut accepted, _) = listener.accept().unwrap();
     assert_eq!(io::Read::read(&mut accepted, &mut [0]).unwrap(), 0, "a clean end, not a reset");
     drop((listener, accepted));
-    let Outcome::Failure(cause) = probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await else {
+    let ProbeOutcome::Failure(cause) = probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await else {
         panic!("it is closed")
     };
     assert!(cause.contains("refused") && cause.contains(&address[0].to_string()), "{cause}");
@@ -158,9 +158,9 @@ async fn a_socket_file_succeeds_and_a_missing_or_full_one_fails() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let address = [Address::Unix(path.clone())];
-    assert!(matches!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, Outcome::Failure(_)));
+    assert!(matches!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, ProbeOutcome::Failure(_)));
     let _listener = UnixListener::bind(&path).unwrap();
-    assert_eq!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, Outcome::Success(0));
+    assert_eq!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, ProbeOutcome::Success(0));
     let full = io::Error::from_raw_os_error(libc::EAGAIN);
     assert!(LocalFailure::of(&full, &address[0]).is_none(), "a full backlog is the backend's overload");
 }

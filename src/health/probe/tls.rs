@@ -14,7 +14,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-use crate::rules::config::BackendAddress;
+use crate::config::BackendAddress;
 
 use super::{Connection, Fault};
 
@@ -106,7 +106,7 @@ mod tests {
     use tokio_rustls::rustls::{ServerConfig, SupportedProtocolVersion};
 
     use super::super::testing::*;
-    use super::super::{Outcome, Question};
+    use super::super::{ProbeOutcome, Question};
     use super::*;
 
     fn handshake(host: Option<&str>, backend: &BackendAddress) -> Question {
@@ -139,7 +139,7 @@ mod tests {
     async fn ask_server(
         question: &Question,
         version: &'static SupportedProtocolVersion,
-    ) -> (Outcome, Option<String>) {
+    ) -> (ProbeOutcome, Option<String>) {
         let acceptor = acceptor(&[version]);
         let asked_for = RefCell::new(None);
         let outcome = ask(question, async |stream: TcpStream| {
@@ -155,7 +155,7 @@ mod tests {
     async fn a_handshake_succeeds_whatever_the_certificate() {
         for version in [&TLS12, &TLS13] {
             let (outcome, _) = ask_server(&handshake(None, &ip()), version).await;
-            assert_eq!(outcome, Outcome::Success(0), "{version:?}");
+            assert_eq!(outcome, ProbeOutcome::Success(0), "{version:?}");
         }
     }
 
@@ -174,7 +174,7 @@ mod tests {
             let (outcome, asked_for) = ask_server(&handshake(host, backend), &TLS12).await;
             assert_eq!(
                 (outcome, asked_for.as_deref()),
-                (Outcome::Success(0), expected),
+                (ProbeOutcome::Success(0), expected),
                 "{host:?} {backend:?}"
             );
         }

@@ -25,13 +25,13 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::rules::config::{LogFormat, Logging};
-use crate::words::{Plain, limits};
+use crate::base::{Plain, limits};
+use crate::config::{LogFormat, Logging};
 
 use format::{Entry, Field};
 use writer::Writer;
 
-/// Behind a record that was longer than `limits::LOG_RECORD_BYTES`.
+/// Behind a record that was longer than `limits::LOG_RECORD_BYTES_MAX`.
 const CUT_MARK: &str = " [cut]";
 /// Target of the last words of a process.
 pub const ALWAYS: &str = "ringway";
@@ -83,7 +83,7 @@ fn start(logging: &Logging, spec: Option<&str>) -> Result<(Logger, LogHandle), L
         _ => builder.filter_level(logging.level).filter_module("glommio", LevelFilter::Error),
     };
     let has_fields = logging.format == LogFormat::Json;
-    let (queue, messages) = bounded(limits::LOG_QUEUE);
+    let (queue, messages) = bounded(limits::LOG_QUEUE_MAX);
     let shared = Arc::new(Shared {
         level: AtomicUsize::new(AS_FILTERED),
         dropped: AtomicU64::new(0),
@@ -260,10 +260,10 @@ fn fields(record: &Record<'_>) -> Vec<(String, Field)> {
     collected.0
 }
 
-/// Formats a text of at most `limits::LOG_RECORD_BYTES`, marked where it was cut.
+/// Formats a text of at most `limits::LOG_RECORD_BYTES_MAX`, marked where it was cut.
 fn capture(arguments: fmt::Arguments<'_>) -> String {
     if let Some(text) = arguments.as_str()
-        && text.len() <= limits::LOG_RECORD_BYTES
+        && text.len() <= limits::LOG_RECORD_BYTES_MAX
     {
         return text.to_owned();
     }
@@ -280,7 +280,7 @@ struct Capped(String);
 
 impl fmt::Write for Capped {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = limits::LOG_RECORD_BYTES - CUT_MARK.len() - self.0.len();
+        let room = limits::LOG_RECORD_BYTES_MAX - CUT_MARK.len() - self.0.len();
         let kept = text.floor_char_boundary(room);
         self.0.push_str(&text[..kept]);
         if kept == text.len() { Ok(()) } else { Err(fmt::Error) }

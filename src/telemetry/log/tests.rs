@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use log::Level;
 
-use crate::rules::config::{LogFormat, LogTarget};
+use crate::config::{LogFormat, LogTarget};
 
 use super::*;
 
@@ -53,8 +53,8 @@ fn a_file_that_cannot_be_opened_is_an_error_at_start() {
 
 #[test]
 fn a_long_record_is_cut_and_marked() {
-    let text = capture(format_args!("x{}", "ß".repeat(limits::LOG_RECORD_BYTES)));
-    assert!(text.len() <= limits::LOG_RECORD_BYTES && text.len() > limits::LOG_RECORD_BYTES - 3);
+    let text = capture(format_args!("x{}", "ß".repeat(limits::LOG_RECORD_BYTES_MAX)));
+    assert!(text.len() <= limits::LOG_RECORD_BYTES_MAX && text.len() > limits::LOG_RECORD_BYTES_MAX - 3);
     assert!(text.ends_with("ß [cut]"));
     assert_eq!(capture(format_args!("short {}", 1)), "short 1");
 }
@@ -116,7 +116,7 @@ fn a_blocked_target_blocks_nobody_and_reports_what_was_dropped() {
     drop(pipe);
     // More than the pipe, the batch and the queue hold together, and nobody reads.
     let long = "x".repeat(1_000);
-    let said = limits::LOG_QUEUE as u64 + 2_000;
+    let said = limits::LOG_QUEUE_MAX as u64 + 2_000;
     for _ in 0..said {
         say(&logger, Level::Info, &long);
     }

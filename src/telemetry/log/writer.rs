@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Receiver, Sender};
 use log::Level;
 
-use crate::rules::config::{LogFormat, LogTarget, Logging};
-use crate::words::{Plain, counted};
+use crate::base::{Plain, counted};
+use crate::config::{LogFormat, LogTarget, Logging};
 
 use super::format::{Entry, Style};
 use super::{LogError, Message, Shared};

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway::rules::config;
-use ringway::rules::upstream::Health;
+use ringway::base::{BackendId, CloseReason, ListenerId, UpstreamId};
+use ringway::config;
+use ringway::net::LocalFailure;
 use ringway::server::Server;
-use ringway::telemetry::counters::{ListenerTotals, LocalFailure};
-use ringway::words::{BackendId, CloseReason, ListenerId, UpstreamId};
+use ringway::telemetry::counters::ListenerTotals;
+use ringway::upstream::Health;
 
 use socket2::Socket;
 

@@ -1,0 +1,14 @@
+//! What every module speaks of: identifiers, limits, time, addresses, the reasons for which a session ends.
+
+mod address;
+mod ids;
+pub mod limits;
+mod plain;
+mod reasons;
+mod tick;
+
+pub use address::Address;
+pub use ids::{BackendId, BackendKey, ListenerId, ShardId, ShardPlace, UpstreamId};
+pub use plain::{Plain, counted};
+pub use reasons::CloseReason;
+pub use tick::Tick;

@@ -1,0 +1,370 @@
+//! What a text looks like that is no value, and what of other programs' words stands for which of ours: a message names the
+//! mistake that was made before the rule that it breaks.
+//!
+//! Nothing here decides whether something is valid; it is asked once that is known.
+
+use std::net::Ipv4Addr;
+
+use super::report::quote;
+use super::tree::{Node, Value};
+
+/// The mistake in a value of any kind: what the file was expected to do with it, and does not.
+pub(super) fn of_value(node: &Node) -> Option<String> {
+    match &node.value {
+        Value::Scalar { text, .. } => of_text(text),
+        Value::List(items) => items.iter().find_map(|item| of_value(item)),
+        Value::Null | Value::Map(_) => None,
+    }
+}
+
+/// The same of a text, which may be a key.
+pub(super) fn of_text(text: &str) -> Option<String> {
+    let shown = quote(text);
+    if text.contains(TYPOGRAPHIC) {
+        return Some(format!("{shown} has typographic quotes; type plain ones, `\"` or `'`"));
+    }
+    has_variable(text).then(|| {
+        format!("{shown} holds a variable; they are not expanded: fill them in before, as with envsubst")
+    })
+}
+
+/// Quotes that a word processor or a web page makes of the plain ones.
+const TYPOGRAPHIC: [char; 10] = [
+    '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}', '\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}', '\u{ab}',
+    '\u{bb}',
+];
+
+/// `${NAME}`, `$(command)`, `$NAME` as a whole, `{{ name }}` and `%NAME%`.
+pub(super) fn has_variable(text: &str) -> bool {
+    let word = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    text.contains("${")
+        || text.contains("$(")
+        || text.contains("{{")
+        || text.strip_prefix('$').is_some_and(word)
+        || text.strip_prefix('%').and_then(|text| text.strip_suffix('%')).is_some_and(word)
+}
+
+/// Why a text that was meant as a whole number is none.
+pub(super) fn of_number(text: &str) -> Option<&'static str> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    if hexadecimal.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_hexdigit())) {
+        return Some("it is hexadecimal; write it with decimal digits");
+    }
+    if text.strip_prefix("0o").or_else(|| text.strip_prefix("0b")).is_some_and(digits) {
+        return Some("write it with decimal digits");
+    }
+    if text.len() > 1 && text.starts_with('0') && digits(text) {
+        return Some("write it without the leading zero");
+    }
+    if text.strip_prefix('-').is_some_and(digits) {
+        return Some("it is negative");
+    }
+    let groups = |separator: char| text.contains(separator) && text.split(separator).all(digits);
+    match () {
+        () if groups('_') => Some("write the digits alone, without `_`"),
+        () if groups(',') => Some("write the digits alone, without `,`"),
+        () if groups(' ') => Some("write the digits alone, without spaces"),
+        () if text.strip_prefix('+').is_some_and(digits) => Some("write it without `+`"),
+        () if groups('.') => Some("write it without a point"),
+        () => None,
+    }
+}
+
+/// What stands before `://`, if anything does.
+pub(super) fn scheme(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once("://")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    (!scheme.is_empty() && scheme.chars().all(plain)).then_some(scheme)
+}
+
+/// Ways of HAProxy, systemd and others to write an abstract name of a socket.
+pub(super) fn is_abstract_name(text: &str) -> bool {
+    text.strip_prefix("unix:").unwrap_or(text).starts_with('@') || text.starts_with("abns@")
+}
+
+/// The IPv4 address that `inet_aton(3)`, and so the resolver of the system, makes of a text with a hexadecimal, an octal or
+/// a missing part.
+pub(super) fn loose_ipv4(text: &str) -> Option<Ipv4Addr> {
+    let parts: Vec<&str> = text.strip_suffix('.').unwrap_or(text).split('.').collect();
+    let (last, first) = parts.split_last().filter(|(_, first)| first.len() < 4)?;
+    let mut bits = number(last).filter(|rest| u64::from(*rest) < 1 << (8 * (4 - first.len())))?;
+    for (index, part) in first.iter().enumerate() {
+        bits |= u32::from(u8::try_from(number(part)?).ok()?) << (8 * (3 - index));
+    }
+    Some(Ipv4Addr::from(bits))
+}
+
+/// A number as C writes it.
+fn number(text: &str) -> Option<u32> {
+    let (digits, radix) = match text.as_bytes() {
+        [b'0', b'x' | b'X', ..] => (&text[2..], 16),
+        [b'0', _, ..] => (&text[1..], 8),
+        _ => (text, 10),
+    };
+    if !digits.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return None;
+    }
+    u32::from_str_radix(digits, radix).ok()
+}
+
+/// A duration in units that are not ours, in ours.
+pub(super) fn duration(text: &str) -> Option<String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').filter(|split| *split > 0)?;
+    let (number, unit) = (&text[..split], text[split..].trim().to_lowercase());
+    let millis = match unit.as_str() {
+        "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" | "millis" => 1.0,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1e3,
+        "m" | "min" | "mins" | "minute" | "minutes" => 6e4,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3.6e6,
+        "d" | "day" | "days" => 8.64e7,
+        "w" | "week" | "weeks" => 6.048e8,
+        _ => return None,
+    };
+    let millis = (number.parse::<f64>().ok()? * millis).round();
+    // Up to here every whole number is exact.
+    (1.0..1e12).contains(&millis).then(|| {
+        let millis = std::time::Duration::from_millis(millis as u64);
+        super::values::duration_text(millis)
+    })
+}
+
+/// What another program calls `true` and `false`.
+pub(super) fn switch(text: &str) -> Option<bool> {
+    match text.to_lowercase().as_str() {
+        "on" | "yes" | "y" | "enable" | "enabled" | "1" => Some(true),
+        "no" | "n" | "none" | "never" | "disable" | "disabled" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// Where a key belongs that is written elsewhere: in the short form, and in the long one.
+const HOMES: &[(&str, &str, &str)] = &[
+    ("listen_address", "`loadbalancer`", "`listeners[]`, as `address`"),
+    ("backlog", "`loadbalancer`", "`listeners[]`"),
+    ("timeouts", "`loadbalancer`", "`listeners[]` and `upstreams[]`"),
+    ("tcp", "`loadbalancer`", "`listeners[]` and `upstreams[]`"),
+    ("client_idle", "`loadbalancer.timeouts`", "`listeners[].timeouts`"),
+    ("half_close", "`loadbalancer.timeouts`", "`listeners[].timeouts`"),
+    ("session", "`loadbalancer.timeouts`", "`listeners[].timeouts`"),
+    ("connect", "`loadbalancer.timeouts`", "`upstreams[].timeouts`"),
+    ("establish", "`loadbalancer.timeouts`", "`upstreams[].timeouts`"),
+    ("backend_idle", "`loadbalancer.timeouts`", "`upstreams[].timeouts`"),
+    ("nodelay", "`loadbalancer.tcp`", "`tcp` of `listeners[]` and `upstreams[]`"),
+    ("keepalive", "`loadbalancer.tcp`", "`tcp` of `listeners[]` and `upstreams[]`"),
+    ("user_timeout", "`loadbalancer.tcp`", "`tcp` of `listeners[]` and `upstreams[]`"),
+    ("steer_by_cpu", "`loadbalancer.tcp`", "`listeners[].tcp`"),
+    ("algorithm", "`loadbalancer`", "`upstreams[]`"),
+    ("hash_key", "`loadbalancer`", "`upstreams[]`"),
+    ("backends", "the top of the file", "`upstreams[]`"),
+    ("healthcheck", "the top of the file", "`upstreams[]`"),
+    ("outlier", "the top of the file", "`upstreams[]`"),
+    ("panic_threshold", "the top of the file", "`upstreams[]`"),
+    ("slow_start", "the top of the file", "`upstreams[]`"),
+    ("on_down", "the top of the file", "`upstreams[]`"),
+    ("on_up", "the top of the file", "`upstreams[]`"),
+    ("retries", "the top of the file", "`upstreams[]`"),
+    ("retry_budget", "the top of the file", "`upstreams[]`"),
+    ("queue", "the top of the file", "`upstreams[]`"),
+    ("pool", "the top of the file", "`upstreams[]`"),
+    ("source", "the top of the file", "`upstreams[]`"),
+    ("resolve", "the top of the file", "`upstreams[]`"),
+    ("max_connections", "`runtime` and `backends[]`", "`runtime` and `upstreams[].backends[]`"),
+    ("weight", "`backends[]`", "`upstreams[].backends[]`"),
+    ("backup", "`backends[]`", "`upstreams[].backends[]`"),
+    ("interval", "`healthcheck`", "`upstreams[].healthcheck`"),
+    ("fast_interval", "`healthcheck`", "`upstreams[].healthcheck`"),
+    ("rise", "`healthcheck`", "`upstreams[].healthcheck`"),
+    ("fall", "`healthcheck`", "`upstreams[].healthcheck`"),
+    ("jitter", "`healthcheck`", "`upstreams[].healthcheck`"),
+    ("path", "`healthcheck`", "`upstreams[].healthcheck`"),
+    ("host", "`healthcheck`", "`upstreams[].healthcheck`"),
+    ("expect_status", "`healthcheck`", "`upstreams[].healthcheck`"),
+    ("steps", "`healthcheck`", "`upstreams[].healthcheck`"),
+    ("consecutive_failures", "`outlier`", "`upstreams[].outlier`"),
+    ("ejection_time", "`outlier`", "`upstreams[].outlier`"),
+    ("max_ejected", "`outlier`", "`upstreams[].outlier`"),
+    ("size", "`pool`", "`upstreams[].pool`"),
+    ("max_idle", "`pool`", "`upstreams[].pool`"),
+    ("reuse", "`pool`", "`upstreams[].pool`"),
+    ("clients", "`pool`", "`upstreams[].pool`"),
+    ("cores", "`runtime`", "`runtime`"),
+    ("shutdown_delay", "`runtime`", "`runtime`"),
+    ("shutdown_timeout", "`runtime`", "`runtime`"),
+    ("relay", "`runtime`", "`runtime`"),
+    ("buffer_size", "`runtime.relay`", "`runtime.relay`"),
+    ("buffers_per_core", "`runtime.relay`", "`runtime.relay`"),
+    ("splice", "`runtime.relay`", "`runtime.relay`"),
+    ("pipe_size", "`runtime.relay`", "`runtime.relay`"),
+    ("pipes_per_core", "`runtime.relay`", "`runtime.relay`"),
+    ("level", "`logging`", "`logging`"),
+    ("format", "`logging`", "`logging`"),
+    ("target", "`logging`", "`logging`"),
+    ("runtime", "the top of the file", "the top of the file"),
+    ("logging", "the top of the file", "the top of the file"),
+];
+
+/// What stands in the plan, and in no version yet.
+const NOT_YET: &[&str] = &[
+    "access_filter",
+    "access_format",
+    "access_log",
+    "admin",
+    "allow",
+    "bandwidth",
+    "client_first",
+    "congestion_control",
+    "defer_accept",
+    "deny",
+    "drain_timeout",
+    "expand",
+    "fast_open",
+    "freebind",
+    "handshake",
+    "interface",
+    "no_backend",
+    "over_limit",
+    "per_source",
+    "proxy_protocol",
+    "quick_ack",
+    "rate_limit",
+    "send_proxy",
+    "sni",
+    "tls",
+];
+
+/// Keys of other programs, and ours; of several of ours the one that is known where it stands.
+const FOREIGN: &[(&str, &[&str])] = &[
+    ("listen", &["listen_address", "address", "listeners"]),
+    ("listener", &["listen_address", "listeners"]),
+    ("bind", &["listen_address", "address"]),
+    ("address", &["listen_address"]),
+    ("addr", &["listen_address", "address"]),
+    ("ip", &["address"]),
+    ("host", &["address"]),
+    ("server", &["backends", "address"]),
+    ("servers", &["backends"]),
+    ("endpoints", &["backends"]),
+    ("targets", &["backends"]),
+    ("nodes", &["backends"]),
+    ("pool", &["upstream"]),
+    ("default_backend", &["upstream"]),
+    ("frontend", &["loadbalancer", "listeners"]),
+    ("frontends", &["listeners"]),
+    ("balance", &["algorithm"]),
+    ("lb_method", &["algorithm"]),
+    ("lb_policy", &["algorithm"]),
+    ("strategy", &["algorithm"]),
+    ("method", &["algorithm"]),
+    ("health_checks", &["healthcheck"]),
+    ("check", &["healthcheck"]),
+    ("probe", &["healthcheck"]),
+    ("maxconn", &["max_connections"]),
+    ("max_conns", &["max_connections"]),
+    ("inter", &["interval"]),
+    ("period", &["interval"]),
+    ("healthy_threshold", &["rise"]),
+    ("unhealthy_threshold", &["fall"]),
+    ("threads", &["cores"]),
+    ("workers", &["cores"]),
+    ("nbthread", &["cores"]),
+    ("log", &["logging"]),
+    ("tcp_nodelay", &["nodelay"]),
+    ("so_keepalive", &["keepalive"]),
+    ("timeout", &["timeouts"]),
+];
+
+/// What to do about an unknown key, where `known` are those that are known in its place.
+pub(super) fn of_key(key: &str, known: &[&'static str]) -> Option<String> {
+    if let Some(mistake) = of_text(key) {
+        return Some(mistake);
+    }
+    let of_listener = known.iter().any(|known| matches!(*known, "listen_address" | "backlog"));
+    if key == "max_connections" && of_listener {
+        let message = "a limit for one listener is not there yet; `runtime.max_connections` is that of the process, and \
+                       each of the `backends` can have its own";
+        return Some(message.to_owned());
+    }
+    if key == "port" && of_listener {
+        return Some("the port of a listener stands in its address, as in `\":8080\"`".to_owned());
+    }
+    let ours = FOREIGN.iter().find(|(theirs, _)| *theirs == key).map_or(&[][..], |(_, ours)| ours);
+    if let Some(ours) = ours.iter().find(|ours| known.contains(ours)) {
+        return Some(format!("did you mean `{ours}`?"));
+    }
+    if NOT_YET.contains(&key) {
+        return Some("it is not supported yet; remove it".to_owned());
+    }
+    let (_, short, long) = HOMES.iter().find(|(home, _, _)| *home == key)?;
+    Some(if short == long {
+        format!("it belongs into {short}")
+    } else {
+        format!("it belongs into {short}, or in the long form into {long}")
+    })
+}
+
+/// Whether a check of this type stands in the plan, and in no version yet.
+pub(super) fn is_check_to_come(text: &str) -> bool {
+    matches!(text, "redis" | "postgres" | "mysql" | "smtp")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loose_addresses_are_read_as_the_system_reads_them() {
+        for (text, expected) in [
+            ("0x7f000001", Some([127, 0, 0, 1])),
+            ("127.0.0.0x1", Some([127, 0, 0, 1])),
+            ("127.0x1", Some([127, 0, 0, 1])),
+            ("127.1", Some([127, 0, 0, 1])),
+            ("2130706433", Some([127, 0, 0, 1])),
+            ("010.0.0.1", Some([8, 0, 0, 1])),
+            ("10.0.0.01", Some([10, 0, 0, 1])),
+            ("1.2.65535", Some([1, 2, 255, 255])),
+            ("127.0.0.0x1.", Some([127, 0, 0, 1])),
+            ("4294967296", None),
+            ("1.2.3.256", None),
+            ("256.1", None),
+            ("1.2.3.4.5", None),
+            ("08.1", None),
+            ("0x.1", None),
+            ("1.+1", None),
+            ("a.0x1", None),
+            ("", None),
+        ] {
+            assert_eq!(loose_ipv4(text), expected.map(Ipv4Addr::from), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_of_others_are_written_in_our_units() {
+        for (text, ours) in [
+            ("1d", Some("24h")),
+            ("30sec", Some("30s")),
+            ("1.5s", Some("1500ms")),
+            ("5 s", Some("5s")),
+            ("2 Minutes", Some("2m")),
+            ("500us", None),
+            ("0.0001s", None),
+            ("s", None),
+            ("1e9h", None),
+        ] {
+            assert_eq!(duration(text).as_deref(), ours, "{text}");
+        }
+    }
+
+    #[test]
+    fn homes_are_of_keys_that_exist_and_what_is_not_there_has_none() {
+        let reference = include_str!("../../docs/CONFIGURATION.md");
+        for (key, _, _) in HOMES.iter().filter(|(key, _, _)| *key != "listen_address") {
+            let shown = [format!("`{key}"), format!(".{key}`"), format!(".{key}[")];
+            assert!(shown.iter().any(|key| reference.contains(key)), "{key}");
+            assert!(!NOT_YET.contains(key), "{key}");
+        }
+    }
+}

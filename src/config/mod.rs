@@ -1,0 +1,94 @@
+//! What the operator wrote, and the immutable configuration that runs.
+//!
+//! One door: [`parse`] turns the text of a file into a [`Config`] or into a [`Report`] of everything that is
+//! wrong with it. On the way the text becomes a tree of nodes with their places (`tree`), which is read key
+//! by key (`section`, `schema`, `check`) into values (`values`, `address`) that are then compared (`relations`). What does
+//! not fit is told by what it looks like (`hints`).
+//! [`Config::to_yaml`] is the way back.
+//!
+//! Invariants: no input panics; time and memory are bounded by `limits::CONFIG_*`; a `Config` holds only
+//! values within their bounds; what `to_yaml` writes, `parse` reads as the same configuration.
+//! Left out: files (the caller reads them), and whatever depends on the machine, such as its cores.
+
+mod address;
+mod healthcheck;
+mod hints;
+mod model;
+mod pool;
+mod print;
+mod reach;
+mod relations;
+mod report;
+mod schema;
+mod section;
+mod tree;
+mod values;
+
+pub use model::*;
+pub use reach::Circle;
+pub use report::{Problem, Report, Severity};
+
+use crate::base::limits;
+use report::{Location, Problems, Span};
+use section::Section;
+use tree::Value;
+
+/// A valid configuration and what is odd about it.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    /// What runs.
+    pub config: Config,
+    /// Warnings only.
+    pub report: Report,
+}
+
+/// Reads the text of a configuration file, short or long form. `file_name` stands in the report.
+///
+/// # Errors
+///
+/// The report of every problem, at least one of them an error.
+pub fn parse(file_name: &str, text: &[u8]) -> Result<Parsed, Report> {
+    let problems = Problems::default();
+    let text = match within_size(text).and_then(tree::decode) {
+        Ok(text) => text,
+        Err((span, message)) => {
+            problems.error(Location::of_text(span), message);
+            let beginning = &text[..text.len().min(limits::CONFIG_BYTES_MAX as usize)];
+            return Err(problems.into_report(file_name, &String::from_utf8_lossy(beginning)));
+        }
+    };
+    let config = read(text, &problems);
+    let report = problems.into_report(file_name, text);
+    match config {
+        Some(config) if report.errors() == 0 => Ok(Parsed { config, report }),
+        _ => Err(report),
+    }
+}
+
+fn within_size(text: &[u8]) -> Result<&[u8], (Span, String)> {
+    if text.len() as u64 <= limits::CONFIG_BYTES_MAX {
+        return Ok(text);
+    }
+    Err((Span::at(1, 1), format!("larger than {} bytes", limits::CONFIG_BYTES_MAX)))
+}
+
+fn read(text: &str, problems: &Problems) -> Option<Config> {
+    let document = tree::parse(text, problems)?;
+    match &document.value {
+        Value::Map(map) => {
+            let mut root = Section::root(map, problems);
+            let config = schema::config(&mut root);
+            root.finish();
+            return Some(config);
+        }
+        Value::Null => problems.error(Location::of_text(Span::at(1, 1)), tree::EMPTY),
+        Value::List(_) | Value::Scalar { .. } => {
+            let message = "not a configuration; the file is made of sections such as `loadbalancer:`";
+            problems.error(Location::of_text(document.span), message);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,459 @@
+//! Every key of the file, but for those of `healthcheck` (`check`): its name, its default, how its value is read. A new key
+//! is one line here, one field of the model and one line of `resolved`.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::address;
+use super::healthcheck::healthcheck;
+use super::hints;
+use super::model::{
+    Backend, BackendAddress, Config, CoreSelection, EqualIdle, HashKey, Keepalive, ListenAddress, Listener,
+    ListenerTcp, ListenerTimeouts, LogFormat, LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay,
+    Runtime, TcpOptions, Upstream, UpstreamTimeouts,
+};
+use super::pool::pool;
+use super::relations::{self, Names, UpstreamPlaces, WrittenIdle, WrittenTimeouts};
+use super::report::Location;
+use super::section::{Read, Section};
+use super::tree::Node;
+use super::values::{
+    FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean, buffers, cores, count, duration,
+    duration_within, limit, list, log_target, name, number, off_or, one_of, percent, port, size, source,
+    text, whole_seconds,
+};
+use crate::balance::{self, Registered};
+use crate::base::{UpstreamId, limits};
+
+/// Name of the one listener and the one upstream of the short form.
+const DEFAULT_NAME: &str = "default";
+
+/// What both idle limits are where neither is written.
+pub(super) const IDLE: Duration = Duration::from_secs(3_600);
+
+const SHORT_KEYS: [&str; 14] = [
+    "loadbalancer",
+    "backends",
+    "healthcheck",
+    "outlier",
+    "panic_threshold",
+    "slow_start",
+    "on_down",
+    "on_up",
+    "retries",
+    "retry_budget",
+    "queue",
+    "pool",
+    "source",
+    "resolve",
+];
+const LONG_KEYS: [&str; 3] = ["listeners", "upstreams", "defaults"];
+
+/// Reads a whole file. What it returns is of use only if no error was reported.
+pub(super) fn config(root: &mut Section<'_>) -> Config {
+    let runtime = root.section("runtime", runtime);
+    let logging = root.section("logging", logging);
+    let long = LONG_KEYS.iter().any(|key| root.has(key));
+    let (listeners, upstreams) = if long { long_form(root) } else { short_form(root) };
+    Config { runtime, logging, listeners, upstreams }
+}
+
+fn runtime(s: &mut Section<'_>) -> Runtime {
+    Runtime {
+        cores: s.value("cores", CoreSelection::Auto, cores),
+        max_connections: s.value("max_connections", None, limit),
+        shutdown_delay: s.value("shutdown_delay", None, off_or(duration)),
+        shutdown_timeout: s.value("shutdown_timeout", Some(Duration::from_secs(30)), off_or(duration)),
+        relay: s.section("relay", |s| Relay {
+            buffer_bytes: s.value("buffer_size", 16 << 10, size(limits::BUFFER_BYTES)),
+            buffers_per_core: s.value("buffers_per_core", 4_096, buffers),
+            splice: s.value("splice", Some(()), off_or(one_of(&[("auto", ())]))).is_some(),
+            pipe_bytes: s.value("pipe_size", 1 << 20, size(limits::PIPE_BYTES)),
+            pipes_per_core: s
+                .value("pipes_per_core", None, auto_or(number(1..=limits::PIPES_PER_CORE_MAX)))
+                .and_then(NonZeroU32::new),
+        }),
+    }
+}
+
+fn logging(s: &mut Section<'_>) -> Logging {
+    Logging {
+        level: s.value("level", log::LevelFilter::Info, one_of(LEVELS)),
+        format: s.value("format", LogFormat::Text, one_of(FORMATS)),
+        target: s.value("target", LogTarget::Stderr, log_target),
+    }
+}
+
+fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
+    let mut picked = (default_algorithm(), HashKey::Source);
+    let written = root.has("loadbalancer");
+    if !written {
+        root.error("`loadbalancer` is missing; add it, or `listeners` and `upstreams` of the long form");
+    }
+    let mut connecting = None;
+    let (listener, client) = root.section("loadbalancer", |s| {
+        for key in ["name", "upstream"] {
+            s.forbid(key, "the short form has one listener and one upstream, both called `default`");
+        }
+        let address = if written { s.required("listen_address", address::listen) } else { None };
+        let address = address.unwrap_or_else(nowhere);
+        picked = balancing(s);
+        // Here the two sections take the keys of both sides.
+        let (timeouts, of_upstream) = s.section("timeouts", |s| (listener_timeouts(s), upstream_timeouts(s)));
+        let (tcp, tcp_of_upstream) = s.section("tcp", |s| (listener_tcp(s, &address), tcp(s)));
+        connecting = Some((of_upstream, tcp_of_upstream));
+        (bare_listener(s, DEFAULT_NAME.to_owned(), address, timeouts.0, tcp), timeouts.1)
+    });
+    let ((timeouts, backend), tcp) = connecting.expect("the section was read");
+    let (backends, places) = backends(root);
+    let upstream = upstream(root, DEFAULT_NAME.to_owned(), picked, (timeouts, tcp), backends);
+    let places = vec![UpstreamPlaces::of(root, places, backend)];
+    let (mut listeners, mut upstreams) = (vec![listener], vec![upstream]);
+    relations::idle(root, (&mut listeners, &[client]), (&mut upstreams, &places));
+    relations::circles(root, &listeners, &upstreams, &places);
+    (listeners, upstreams)
+}
+
+fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
+    for key in SHORT_KEYS {
+        let why = "it is of the short form, but `listeners`, `upstreams` and `defaults` are of the long form; \
+                   use one form in a file";
+        root.forbid(key, why);
+    }
+    let (listener_defaults, upstream_defaults) = root.section("defaults", defaults);
+    let mut names = Names::default();
+    let (mut upstreams, mut places) = (Vec::new(), Vec::new());
+    for mut s in root.entries("upstreams", limits::UPSTREAMS_MAX, Some(&upstream_defaults)) {
+        let called = s.required("name", name);
+        if let Some(called) = &called {
+            names.claim(&s, called);
+        }
+        let (backends, of_backends) = backends(&mut s);
+        let (upstream, idle) = long_upstream(&mut s, called.unwrap_or_default(), backends);
+        upstreams.push(upstream);
+        places.push(UpstreamPlaces::of(&s, of_backends, idle));
+        s.finish();
+    }
+    let (mut listeners, clients) = listeners(root, &listener_defaults, &mut names, &upstreams);
+    if root.has("listeners") {
+        names.warn_unused(root);
+    }
+    relations::idle(root, (&mut listeners, &clients), (&mut upstreams, &places));
+    relations::circles(root, &listeners, &upstreams, &places);
+    (listeners, upstreams)
+}
+
+fn listeners<'a>(
+    root: &mut Section<'a>,
+    defaults: &Section<'a>,
+    upstreams: &mut Names,
+    known: &[Upstream],
+) -> (Vec<Listener>, Vec<WrittenTimeouts>) {
+    let mut names = Names::default();
+    let (mut listeners, mut written) = (Vec::<Listener>::new(), Vec::new());
+    for mut s in root.entries("listeners", limits::LISTENERS_MAX, Some(defaults)) {
+        let called = s.required("name", name);
+        let address = s.required("address", address::listen);
+        let upstream = s.required("upstream", name);
+        if let Some(called) = &called {
+            names.claim(&s, called);
+        }
+        if let Some(address) = &address {
+            relations::overlap(&s, address, &listeners);
+        }
+        let upstream = upstream.map(|name| upstreams.take(&s, &name));
+        if let (Some(address), Some(id)) = (&address, upstream)
+            && let Some(upstream) = known.get(id.index())
+        {
+            relations::clients_apart(&s, address, upstream);
+        }
+        // What is missing was reported; the rest of the entry is read all the same.
+        let address = address.unwrap_or_else(nowhere);
+        let (mut listener, timeouts) = listener(&mut s, called.unwrap_or_default(), address);
+        listener.upstream = upstream.unwrap_or(UpstreamId(0));
+        listeners.push(listener);
+        written.push(timeouts);
+        s.finish();
+    }
+    (listeners, written)
+}
+
+/// Stands for an address that was reported, so that the rest of its entry is read all the same.
+fn nowhere() -> ListenAddress {
+    ListenAddress::Unix(PathBuf::new())
+}
+
+/// Reads both sections of `defaults` once on their own, so that what is wrong there is reported there.
+fn defaults<'a>(s: &mut Section<'a>) -> (Section<'a>, Section<'a>) {
+    let mut own = s.part("listener");
+    for key in ["name", "address"] {
+        own.forbid(key, "each listener has its own");
+    }
+    own.optional("upstream", name);
+    listener(&mut own, String::new(), nowhere());
+    let listener_defaults = own.clone();
+    own.finish();
+
+    let mut own = s.part("upstream");
+    for key in ["name", "backends"] {
+        own.forbid(key, "each upstream has its own");
+    }
+    long_upstream(&mut own, String::new(), Vec::new());
+    let upstream_defaults = own.clone();
+    own.finish();
+    (listener_defaults, upstream_defaults)
+}
+
+fn listener(s: &mut Section<'_>, name: String, address: ListenAddress) -> (Listener, WrittenTimeouts) {
+    let (timeouts, written) = s.section("timeouts", listener_timeouts);
+    let tcp = s.section("tcp", |s| listener_tcp(s, &address));
+    (bare_listener(s, name, address, timeouts, tcp), written)
+}
+
+/// The keys that a listener has in both forms.
+fn bare_listener(
+    s: &mut Section<'_>,
+    name: String,
+    address: ListenAddress,
+    timeouts: ListenerTimeouts,
+    tcp: ListenerTcp,
+) -> Listener {
+    let backlog = s.value("backlog", 4_096, number(1..=limits::BACKLOG_MAX));
+    Listener { name, upstream: UpstreamId(0), backlog, timeouts, tcp, address }
+}
+
+fn listener_timeouts(s: &mut Section<'_>) -> (ListenerTimeouts, WrittenTimeouts) {
+    let idle = s.optional("client_idle", off_or(duration));
+    let timeouts = ListenerTimeouts {
+        client_idle: idle.unwrap_or(Some(IDLE)),
+        equal_idle: EqualIdle::Client,
+        half_close: s.value("half_close", Duration::from_secs(30), duration),
+        session: s.value("session", None, off_or(duration)),
+    };
+    let half_close = s.has("half_close").then(|| s.place("half_close"));
+    (timeouts, WrittenTimeouts { idle: idle.map(|idle| (idle, s.place("client_idle"))), half_close })
+}
+
+fn listener_tcp(s: &mut Section<'_>, address: &ListenAddress) -> ListenerTcp {
+    let options = tcp(s);
+    let steer_by_cpu = s.value("steer_by_cpu", false, boolean);
+    relations::steerable(s, steer_by_cpu, address);
+    ListenerTcp { options, steer_by_cpu }
+}
+
+fn tcp(s: &mut Section<'_>) -> TcpOptions {
+    let user_timeout = duration_within(limits::DURATION_MIN..=limits::USER_TIMEOUT_MAX);
+    let user_timeout = s.value("user_timeout", None, off_or(user_timeout));
+    TcpOptions {
+        nodelay: s.value("nodelay", true, boolean),
+        keepalive: keepalive(s, user_timeout),
+        user_timeout,
+    }
+}
+
+/// A time of silence alone, or all of it in a section.
+fn keepalive(s: &mut Section<'_>, user_timeout: Option<Duration>) -> Option<Keepalive> {
+    const IDLE: Duration = Duration::from_secs(60);
+    let after = |idle| Keepalive {
+        idle,
+        interval: Keepalive::interval_for(idle, user_timeout),
+        count: Keepalive::COUNT,
+    };
+    if !s.is_section("keepalive") {
+        return s.value("keepalive", Some(IDLE), off_or(whole_seconds)).map(after);
+    }
+    Some(s.section("keepalive", |s| {
+        let usual = after(s.value("idle", IDLE, whole_seconds));
+        Keepalive {
+            interval: s.value("interval", usual.interval, whole_seconds),
+            count: s.value("count", usual.count, number(1..=limits::KEEPALIVE_PROBES_MAX)),
+            ..usual
+        }
+    }))
+}
+
+fn long_upstream(
+    s: &mut Section<'_>,
+    name: String,
+    backends: Vec<Backend>,
+) -> (Upstream, Option<WrittenIdle>) {
+    let balancing = balancing(s);
+    let ((timeouts, idle), tcp) = (s.section("timeouts", upstream_timeouts), s.section("tcp", tcp));
+    (upstream(s, name, balancing, (timeouts, tcp), backends), idle)
+}
+
+/// The keys that stand in an entry of `upstreams`, and in the short form at the top.
+fn upstream(
+    s: &mut Section<'_>,
+    name: String,
+    (algorithm, hash_key): (&'static Registered, HashKey),
+    (timeouts, tcp): (UpstreamTimeouts, TcpOptions),
+    backends: Vec<Backend>,
+) -> Upstream {
+    let upstream = Upstream {
+        name,
+        algorithm,
+        hash_key,
+        healthcheck: healthcheck(s, &backends),
+        outlier: outlier(s, &backends),
+        panic_threshold: s.value("panic_threshold", None, off_or(percent)),
+        slow_start: slow_start(s, algorithm),
+        on_down: open_sessions(s, "on_down"),
+        on_up: open_sessions(s, "on_up"),
+        retries: s.value("retries", 2, count(0..=limits::RETRIES_MAX)),
+        retry_budget: s.value("retry_budget", Some(20), off_or(percent)),
+        queue: s.section_or_off("queue", |s| {
+            let max = s.value("max", 0, count(0..=limits::QUEUE_MAX));
+            let queue = QueueRules { max, timeout: s.value("timeout", Duration::from_secs(5), duration) };
+            relations::queue_within_establish(s, queue, &timeouts);
+            queue
+        }),
+        pool: pool(s, &backends),
+        source: s.value("source", Vec::new(), list("source", limits::LOCAL_ADDRESSES_MAX, source)),
+        resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
+        timeouts,
+        tcp,
+        backends,
+    };
+    relations::upstream_of_use(s, &upstream);
+    upstream
+}
+
+fn balancing(s: &mut Section<'_>) -> (&'static Registered, HashKey) {
+    let algorithm = s.value("algorithm", default_algorithm(), algorithm);
+    let hash_key = s.value("hash_key", HashKey::Source, one_of(HASH_KEYS));
+    relations::hash_key_of_use(s, hash_key, algorithm);
+    (algorithm, hash_key)
+}
+
+fn default_algorithm() -> &'static Registered {
+    balance::find("round_robin").expect("round_robin is in the registry, as a test shows")
+}
+
+fn slow_start(s: &mut Section<'_>, algorithm: &Registered) -> Option<Duration> {
+    let slow_start = s.value("slow_start", None, off_or(duration));
+    if slow_start.is_some() {
+        relations::slow_start_of_use(s, algorithm);
+    }
+    slow_start
+}
+
+fn open_sessions(s: &mut Section<'_>, key: &'static str) -> OpenSessions {
+    s.value(key, OpenSessions::Keep, one_of(OPEN_SESSIONS))
+}
+
+fn outlier(s: &mut Section<'_>, backends: &[Backend]) -> Option<Outlier> {
+    if s.is_off("outlier") {
+        return None;
+    }
+    s.section("outlier", |s| {
+        let max_ejected = s.optional("max_ejected", percent);
+        let outlier = Outlier {
+            consecutive_failures: s.value(
+                "consecutive_failures",
+                5,
+                number(1..=limits::CONSECUTIVE_FAILURES_MAX),
+            ),
+            empty_answers: s.value(
+                "empty_answers",
+                None,
+                off_or(number(1..=limits::CONSECUTIVE_FAILURES_MAX)),
+            ),
+            ejection_time: s.value("ejection_time", Duration::from_secs(30), duration),
+            max_ejected: max_ejected.unwrap_or(50),
+        };
+        if max_ejected.is_some() || !s.has("max_ejected") {
+            relations::some_ejection(s, &outlier, backends);
+        }
+        Some(outlier)
+    })
+}
+
+fn upstream_timeouts(s: &mut Section<'_>) -> (UpstreamTimeouts, Option<WrittenIdle>) {
+    let idle = s.optional("backend_idle", off_or(duration));
+    let timeouts = UpstreamTimeouts {
+        connect: s.value("connect", Duration::from_secs(5), duration),
+        establish: s.value("establish", Some(Duration::from_secs(15)), off_or(duration)),
+        backend_idle: idle.unwrap_or(Some(IDLE)),
+    };
+    relations::connect_within_establish(s, &timeouts);
+    (timeouts, idle.map(|idle| (idle, s.place("backend_idle"))))
+}
+
+/// The backends of a section, and where their addresses stand.
+fn backends(s: &mut Section<'_>) -> (Vec<Backend>, Vec<Location>) {
+    let mut names = Names::default();
+    let (mut backends, mut places) = (Vec::new(), Vec::new());
+    let sections = s.entries_or_texts("backends", limits::BACKENDS_PER_UPSTREAM_MAX);
+    let written = sections.len();
+    for (mut entry, bare) in sections {
+        let read = match bare {
+            Some(node) => bare_backend(&entry, node),
+            None => backend(&mut entry),
+        };
+        if let Some(backend) = read {
+            names.claim(&entry, &backend.name);
+            backends.push(backend);
+            places.push(entry.place("address"));
+        }
+        entry.finish();
+    }
+    if backends.len() == written {
+        relations::some_weight(s, &backends);
+    }
+    (backends, places)
+}
+
+/// An entry that is an address and nothing else.
+fn bare_backend(s: &Section<'_>, node: &Node) -> Option<Backend> {
+    let address = text(node)
+        .map_err(|_| "not an entry; write `HOST:PORT`, or `key: value` pairs".to_owned())
+        .and_then(|text| backend_address(s, text, None))
+        .and_then(|address| match address {
+            BackendAddress::Unix(_) => {
+                Err("a `unix:` backend needs a name; write `{name: NAME, address: ...}`".to_owned())
+            }
+            address => Ok(address),
+        })
+        .map_err(|rule| s.error(hints::of_value(node).unwrap_or(rule)))
+        .ok()?;
+    Some(Backend { name: address.to_string(), address, weight: 1, max_connections: None, backup: false })
+}
+
+/// A backend's address. One that only the resolver of the system would understand is reported, and taken for what that
+/// would make of it, because it may be a listener of this file.
+fn backend_address(s: &Section<'_>, text: &str, port: Option<u16>) -> Read<BackendAddress> {
+    match address::loose_backend(text) {
+        Some((meant, message)) => {
+            s.error_at("address", message);
+            address::backend(&meant, port)
+        }
+        None => address::backend(text, port),
+    }
+}
+
+fn backend(s: &mut Section<'_>) -> Option<Backend> {
+    let name = s.optional("name", name);
+    let weight = s.value("weight", 1, number(0..=limits::WEIGHT_MAX));
+    let max_connections = s.value("max_connections", None, limit);
+    let backup = s.value("backup", false, boolean);
+    let port = s.optional("port", port);
+    let port_unfit = s.has("port") && port.is_none();
+    // Without its port the address can be read, not judged.
+    let looked_at = s.clone();
+    let address = s.required("address", |node| {
+        let text = text(node)?;
+        if port_unfit { Ok(None) } else { backend_address(&looked_at, text, port).map(Some) }
+    })??;
+    let name = match (name, &address) {
+        (Some(name), _) => name,
+        (None, _) if s.has("name") => return None,
+        (None, BackendAddress::Unix(_)) => {
+            s.error("`name` is missing; a `unix:` backend needs one");
+            return None;
+        }
+        (None, address) => address.to_string(),
+    };
+    Some(Backend { name, address, weight, max_connections, backup })
+}

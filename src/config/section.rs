@@ -1,0 +1,301 @@
+//! Reading a mapping key by key: a key that is asked for is a known key, so each is named in one place.
+//!
+//! A section looks first at what the operator wrote there and then at what `defaults` says. A value that
+//! does not fit is reported and read as its default, so that reading goes on to the next problem; nothing
+//! of what was read is used once there is an error.
+
+use std::rc::Rc;
+
+use super::hints;
+use super::report::{Location, Problems, Span, quote};
+use super::tree::{Entry, Map, Node, Value};
+
+/// What reading one value gives: the value, or why it does not fit.
+pub(super) type Read<T> = Result<T, String>;
+
+/// A mapping that is being read.
+#[derive(Clone)]
+pub(super) struct Section<'a> {
+    problems: &'a Problems,
+    place: Location,
+    /// What the operator wrote here, if anything.
+    own: Option<&'a Map>,
+    /// The same, then the defaults.
+    layers: Vec<Layer<'a>>,
+    known: Vec<&'static str>,
+}
+
+/// One mapping a section looks at.
+#[derive(Clone)]
+struct Layer<'a> {
+    path: Location,
+    map: &'a Map,
+}
+
+impl<'a> Section<'a> {
+    /// The whole file.
+    pub(super) fn root(map: &'a Map, problems: &'a Problems) -> Self {
+        let place = Location::of_text(Span::at(1, 1));
+        let layers = vec![Layer { path: place.clone(), map }];
+        Self { problems, place, own: Some(map), layers, known: Vec::new() }
+    }
+
+    /// A section that is not in the file: every key has its default.
+    pub(super) fn absent(&self) -> Self {
+        let (problems, place) = (self.problems, self.place.clone());
+        Self { problems, place, own: None, layers: Vec::new(), known: Vec::new() }
+    }
+
+    /// The value of `key`, or `default` where it is not written.
+    pub(super) fn value<T>(&mut self, key: &'static str, default: T, read: impl Fn(&Node) -> Read<T>) -> T {
+        self.optional(key, read).unwrap_or(default)
+    }
+
+    /// The value of `key`, if it is written.
+    pub(super) fn optional<T>(&mut self, key: &'static str, read: impl Fn(&Node) -> Read<T>) -> Option<T> {
+        let (entry, place) = self.find(key)?;
+        let value = match &entry.node.value {
+            Value::Null => Err("no value; write one or remove the key".to_owned()),
+            _ => read(&entry.node).map_err(|rule| hints::of_value(&entry.node).unwrap_or(rule)),
+        };
+        value.map_err(|message| self.problems.error(place, message)).ok()
+    }
+
+    /// The value of `key`; that it is missing is an error.
+    pub(super) fn required<T>(&mut self, key: &'static str, read: impl Fn(&Node) -> Read<T>) -> Option<T> {
+        if !self.has(key) {
+            self.know(key);
+            self.error(format!("`{key}` is missing; add it"));
+            return None;
+        }
+        self.optional(key, read)
+    }
+
+    /// The section under `key`, read to its end by `read`; an absent or empty one has its defaults.
+    pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> T) -> T {
+        let mut part = self.part(key);
+        let value = read(&mut part);
+        part.finish();
+        value
+    }
+
+    /// The same, where `off` stands for an empty section: one whose defaults switch it off.
+    pub(super) fn section_or_off<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> T) -> T {
+        if self.is_off(key) { read(&mut self.absent()) } else { self.section(key, read) }
+    }
+
+    /// The section under `key`. A layer that is not a mapping hides those behind it.
+    pub(super) fn part(&mut self, key: &'static str) -> Self {
+        self.know(key);
+        let mut part = self.absent();
+        part.place.path = self.place.path_of(key);
+        part.own = match self.own.and_then(|own| own.get(key)).map(|entry| &entry.node.value) {
+            Some(Value::Map(map)) => Some(map),
+            _ => None,
+        };
+        for layer in &self.layers {
+            let Some(entry) = layer.map.get(key) else { continue };
+            let path = Location { path: layer.path.path_of(key), span: entry.key };
+            if part.layers.is_empty() {
+                part.place = path.clone();
+            }
+            match &entry.node.value {
+                Value::Map(map) => part.layers.push(Layer { path, map }),
+                Value::Null => {}
+                _ => {
+                    let place = Location { span: entry.node.span, ..path };
+                    if part.layers.is_empty() {
+                        let rule = || "not a section; write keys with values below it".to_owned();
+                        let message = hints::of_value(&entry.node).unwrap_or_else(rule);
+                        self.problems.error(place, message);
+                    }
+                    break;
+                }
+            }
+        }
+        part
+    }
+
+    /// The sections in the list under `key`, at most `most`; `defaults` stands behind each.
+    pub(super) fn entries(&mut self, key: &'static str, most: usize, defaults: Option<&Self>) -> Vec<Self> {
+        let behind = defaults.map_or(&[][..], |section| &section.layers);
+        let items = self.items(key, most);
+        let entry = |(place, node): (Location, &'a Node)| {
+            let Value::Map(map) = &node.value else {
+                let rule = || "not an entry; write it as `key: value` pairs".to_owned();
+                self.problems.error(place, hints::of_value(node).unwrap_or_else(rule));
+                return None;
+            };
+            Some(self.entry_of(place, map, behind))
+        };
+        items.into_iter().filter_map(entry).collect()
+    }
+
+    /// The same without defaults, where an entry may be the text of its most important key alone.
+    pub(super) fn entries_or_texts(
+        &mut self,
+        key: &'static str,
+        most: usize,
+    ) -> Vec<(Self, Option<&'a Node>)> {
+        let items = self.items(key, most);
+        let entry = |(place, node): (Location, &'a Node)| match &node.value {
+            Value::Map(map) => (self.entry_of(place, map, &[]), None),
+            _ => (Self { place, ..self.absent() }, Some(node)),
+        };
+        items.into_iter().map(entry).collect()
+    }
+
+    /// What stands in the list under `key`, at most `most` of it.
+    fn items(&mut self, key: &'static str, most: usize) -> Vec<(Location, &'a Node)> {
+        let Some((entry, place)) = self.find(key) else {
+            self.error(format!("`{key}` is missing; add it"));
+            return Vec::new();
+        };
+        let items: &'a [Rc<Node>] = match &entry.node.value {
+            Value::List(items) => items,
+            Value::Null => &[],
+            _ => {
+                let rule = || "not a list; start each entry with `-`".to_owned();
+                self.problems.error(place, hints::of_value(&entry.node).unwrap_or_else(rule));
+                return Vec::new();
+            }
+        };
+        if items.is_empty() {
+            self.problems.error(place.clone(), "the list is empty; it needs at least one entry");
+        } else if items.len() > most {
+            self.problems.error(place.clone(), format!("{} entries; at most {most} fit", items.len()));
+        }
+        let item = |(index, node): (usize, &'a Rc<Node>)| {
+            (Location { path: format!("{}[{index}]", place.path), span: node.span }, &**node)
+        };
+        items.iter().take(most).enumerate().map(item).collect()
+    }
+
+    fn entry_of(&self, place: Location, map: &'a Map, behind: &[Layer<'a>]) -> Self {
+        let own = Layer { path: place.clone(), map };
+        let layers = std::iter::once(own).chain(behind.iter().cloned()).collect();
+        Self { problems: self.problems, place, own: Some(map), layers, known: Vec::new() }
+    }
+
+    /// Reports `key` where it is written, although it is known elsewhere.
+    pub(super) fn forbid(&mut self, key: &'static str, why: &str) {
+        if let Some(entry) = self.own.and_then(|own| own.get(key)) {
+            self.know(key);
+            let place = Location { path: self.place.path_of(key), span: entry.key };
+            self.problems.error(place, format!("`{key}` does not belong here; {why}"));
+        }
+    }
+
+    /// Whether `key` is written here or in the defaults.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.layers.iter().any(|layer| layer.map.contains_key(key))
+    }
+
+    /// Whether the value of `key` switches it off.
+    pub(super) fn is_off(&mut self, key: &'static str) -> bool {
+        self.find(key).is_some_and(|(entry, _)| entry.node.is_off())
+    }
+
+    /// Whether the value of `key` is a section.
+    pub(super) fn is_section(&mut self, key: &'static str) -> bool {
+        self.find(key).is_some_and(|(entry, _)| matches!(entry.node.value, Value::Map(_)))
+    }
+
+    /// Where the value of `key` stands, or this section where it is not written.
+    pub(super) fn place(&self, key: &str) -> Location {
+        self.entry(key).map_or_else(|| self.place.clone(), |(_, place)| place)
+    }
+
+    /// Where `key` stands in the section under `section`, if it is written there.
+    pub(super) fn place_within(&self, section: &str, key: &str) -> Option<Location> {
+        self.layers.iter().find_map(|layer| {
+            let Value::Map(map) = &layer.map.get(section)?.node.value else { return None };
+            let entry = map.get(key)?;
+            let path = Location { path: layer.path.path_of(section), span: entry.node.span };
+            Some(Location { path: path.path_of(key), ..path })
+        })
+    }
+
+    /// Reports something at a place that was found before.
+    pub(super) fn error_place(&self, place: Location, message: impl Into<String>) {
+        self.problems.error(place, message);
+    }
+
+    /// The same, as a warning.
+    pub(super) fn warn_place(&self, place: Location, message: impl Into<String>) {
+        self.problems.warning(place, message);
+    }
+
+    /// Reports something about this section as a whole.
+    pub(super) fn error(&self, message: impl Into<String>) {
+        self.problems.error(self.place.clone(), message);
+    }
+
+    /// Reports something about the value of `key`.
+    pub(super) fn error_at(&self, key: &str, message: impl Into<String>) {
+        self.problems.error(self.place(key), message);
+    }
+
+    /// The same, as a warning.
+    pub(super) fn warn_at(&self, key: &str, message: impl Into<String>) {
+        self.problems.warning(self.place(key), message);
+    }
+
+    /// The same where `key` is written here. Nothing is said of a default that other entries may need.
+    pub(super) fn warn_own(&self, key: &str, message: impl Into<String>) {
+        if self.own.is_some_and(|own| own.contains_key(key)) {
+            self.warn_at(key, message);
+        }
+    }
+
+    /// Reports every key of this section that nobody asked for. Those of the defaults are reported where
+    /// the defaults themselves are read.
+    pub(super) fn finish(self) {
+        for (key, entry) in self.own.into_iter().flatten().filter(|(key, _)| !key.is_empty()) {
+            if self.known.contains(&key.as_str()) {
+                continue;
+            }
+            let near =
+                || nearest(key, self.known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+            let remedy = hints::of_key(key, &self.known)
+                .or_else(near)
+                .unwrap_or_else(|| format!("known here: {}", self.known.join(", ")));
+            let place = Location { path: self.place.path_of(key), span: entry.key };
+            self.problems.error(place, format!("unknown key {}; {remedy}", quote(key)));
+        }
+    }
+
+    fn know(&mut self, key: &'static str) {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
+    }
+
+    fn find(&mut self, key: &'static str) -> Option<(&'a Entry, Location)> {
+        self.know(key);
+        self.entry(key)
+    }
+
+    fn entry(&self, key: &str) -> Option<(&'a Entry, Location)> {
+        self.layers.iter().find_map(|layer| {
+            let entry = layer.map.get(key)?;
+            let span = if matches!(entry.node.value, Value::Null) { entry.key } else { entry.node.span };
+            Some((entry, Location { path: layer.path.path_of(key), span }))
+        })
+    }
+}
+
+/// The name most like `word`, if one is near enough to be what was meant.
+pub(super) fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    /// No name of ours is longer, and the cost grows with the length.
+    const LONGEST: usize = 64;
+    if word.len() > LONGEST {
+        return None;
+    }
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(&word.to_lowercase(), name), name))
+        .filter(|(distance, name)| *distance <= name.len().max(word.len()) / 3)
+        .min()
+        .map(|(_, name)| name)
+}

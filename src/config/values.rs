@@ -1,0 +1,403 @@
+//! Single values: numbers, durations, sizes, choices, names. Each is read from a node and, where its text
+//! is not obvious, written again in the same syntax.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::hints;
+use super::model::{CoreSelection, HashKey, LogFormat, LogTarget, OpenSessions};
+use super::report::quote;
+use super::section::{Read, nearest};
+use super::tree::{Node, Value};
+use crate::balance::{self, Registered};
+use crate::base::limits;
+
+/// The text of a single value.
+pub(super) fn text(node: &Node) -> Read<&str> {
+    match &node.value {
+        Value::Scalar { text, .. } => Ok(text),
+        Value::List(_) => Err("a list where a single value belongs".to_owned()),
+        Value::Map(_) => Err("a section where a single value belongs".to_owned()),
+        Value::Null => Err("no value; write one".to_owned()),
+    }
+}
+
+/// Reads with `read`, or `off` as `None`.
+pub(super) fn off_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
+    move |node| {
+        if node.is_off() {
+            return Ok(None);
+        }
+        let text = text(node).unwrap_or_default();
+        read(node).map(Some).map_err(|message| match hints::switch(text) {
+            Some(false) => format!("{} is not possible here; write `off`", quote(text)),
+            _ => format!("{message}, or `off`"),
+        })
+    }
+}
+
+/// `true`, or `false` and `off`.
+pub(super) fn boolean(node: &Node) -> Read<bool> {
+    if node.is_off() {
+        return Ok(false);
+    }
+    match text(node)? {
+        "true" | "True" | "TRUE" => Ok(true),
+        other => Err(match hints::switch(other) {
+            Some(on) => format!("{} is neither `true` nor `false`; write `{on}`", quote(other)),
+            None => format!("{} is neither `true` nor `false`", quote(other)),
+        }),
+    }
+}
+
+/// A whole number within `range`.
+pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
+    move |node| {
+        let text = text(node)?;
+        decimal(text).filter(|number| range.contains(number)).ok_or_else(|| {
+            let rule =
+                format!("{} is not a whole number from {} to {}", quote(text), range.start(), range.end());
+            with_hint(rule, text)
+        })
+    }
+}
+
+/// The same, where `off` is 0.
+pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
+    move |node| if node.is_off() { Ok(0) } else { number(range.clone())(node) }
+}
+
+/// The rule, and why this text, which was meant as a number, breaks it.
+fn with_hint(rule: String, text: &str) -> String {
+    hints::of_number(text).map_or_else(|| rule.clone(), |hint| format!("{rule}; {hint}"))
+}
+
+/// Digits only, without the leading zero that YAML 1.1 reads as octal.
+pub(super) fn decimal(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number: &u32| number.to_string() == text)
+}
+
+/// A TCP port.
+pub(super) fn port(node: &Node) -> Read<u16> {
+    port_text(text(node)?)
+}
+
+/// A TCP port as the text of a single value or a part of it.
+pub(super) fn port_text(text: &str) -> Read<u16> {
+    let port = decimal(text).and_then(|number| u16::try_from(number).ok()).filter(|port| *port > 0);
+    port.ok_or_else(|| {
+        let rule = format!("{} is not a port; a port is a number from 1 to 65535", quote(text));
+        let is_range =
+            text.split_once('-').is_some_and(|(first, last)| decimal(first).and(decimal(last)).is_some());
+        if is_range { format!("{rule}; a range needs an entry for each") } else { with_hint(rule, text) }
+    })
+}
+
+/// A number, where 0 and `off` stand for no limit of our own.
+pub(super) fn limit(node: &Node) -> Read<Option<NonZeroU32>> {
+    count(0..=u32::MAX)(node).map(NonZeroU32::new)
+}
+
+/// Reads with `read`, or `auto` as `None`.
+pub(super) fn auto_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
+    move |node| {
+        if text(node)? == "auto" {
+            return Ok(None);
+        }
+        read(node).map(Some).map_err(|message| format!("{message}, or `auto`"))
+    }
+}
+
+/// A power of two within `limits::BUFFERS_PER_CORE`.
+pub(super) fn buffers(node: &Node) -> Read<u32> {
+    let count = number(limits::BUFFERS_PER_CORE)(node)?;
+    if count.is_power_of_two() {
+        return Ok(count);
+    }
+    let (below, above) = (1 << count.ilog2(), count.next_power_of_two());
+    Err(format!("`{count}` is not a power of two; write {below} or {above}"))
+}
+
+const MILLIS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// A duration within the bounds that hold for all.
+pub(super) fn duration(node: &Node) -> Read<Duration> {
+    duration_within(limits::DURATION_MIN..=limits::DURATION_MAX)(node)
+}
+
+/// A duration within `range`, such as `250ms`, `30s`, `5m`, `1h` or `1h30m`.
+pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node) -> Read<Duration> {
+    move |node| {
+        let text = text(node)?;
+        let shown = quote(text);
+        if node.is_off() {
+            return Err(format!("{shown} is not possible here; write a duration such as `30s`"));
+        }
+        let Some(value) = parse_duration(text) else {
+            return Err(format!("{shown} {}", no_duration(text)));
+        };
+        let (shortest, longest) = (*range.start(), *range.end());
+        if value < shortest {
+            return Err(format!("{shown} is too short; write at least `{}`", duration_text(shortest)));
+        }
+        if value > longest {
+            return Err(format!("{shown} is too long; write at most `{}`", duration_text(longest)));
+        }
+        Ok(value)
+    }
+}
+
+/// What is wrong with a text that is no duration, and what to write.
+fn no_duration(text: &str) -> String {
+    const SUCH: &str = "such as `250ms`, `30s`, `5m` or `1h`";
+    if text.starts_with('-') && text[1..].starts_with(|c: char| c.is_ascii_digit()) {
+        return format!("is negative; write a duration {SUCH}");
+    }
+    if let Some(ours) = hints::duration(text) {
+        return format!(
+            "is not a duration: whole numbers with a unit, h, m, s or ms, without spaces; write `{ours}`"
+        );
+    }
+    match text.parse::<f64>() {
+        Ok(_) => format!("has no unit; write a duration {SUCH}"),
+        Err(_) => format!("is not a duration; write one {SUCH}"),
+    }
+}
+
+/// A time of keepalive, of which the kernel counts whole seconds.
+pub(super) fn whole_seconds(node: &Node) -> Read<Duration> {
+    let value = duration_within(Duration::from_secs(1)..=limits::KEEPALIVE_MAX)(node)?;
+    if value.subsec_nanos() > 0 {
+        return Err(format!(
+            "`{}` is not a whole number of seconds; the kernel counts those",
+            duration_text(value)
+        ));
+    }
+    Ok(value)
+}
+
+/// Numbers with units, each unit once and the largest first. What does not fit is the longest duration
+/// there is, which every bound refuses.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut units = MILLIS.iter();
+    let (mut rest, mut millis) = (text, 0_u64);
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let letters =
+            rest.len() - digits - rest[digits..].trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let (number, unit) = (&rest[..digits], &rest[digits..digits + letters]);
+        let (_, factor) = units.find(|(name, _)| *name == unit).filter(|_| digits > 0)?;
+        let number = number.parse().unwrap_or(u64::MAX);
+        millis = millis.saturating_add(number.saturating_mul(*factor));
+        rest = &rest[digits + letters..];
+    }
+    (!text.is_empty()).then(|| Duration::from_millis(millis))
+}
+
+/// A duration in the largest unit that holds it as a whole number.
+pub(super) fn duration_text(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let fits = MILLIS.iter().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor)));
+    let (unit, factor) = fits.copied().unwrap_or(("ms", 1));
+    format!("{}{unit}", millis / u128::from(factor))
+}
+
+const BYTES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// A size within `range`, such as `16KiB` or `1MiB`, as bytes.
+pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
+    move |node| {
+        let text = text(node)?;
+        let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = BYTES.iter().find(|(name, _)| *name == &text[number.len()..]);
+        let (Some((_, factor)), Some(count)) = (unit, decimal(number)) else {
+            let rule = format!("{} is not a size; write a number and B, KiB, MiB or GiB", quote(text));
+            return Err(with_hint(rule, number));
+        };
+        let bytes = u32::try_from(u64::from(count).saturating_mul(*factor)).unwrap_or(u32::MAX);
+        if range.contains(&bytes) {
+            return Ok(bytes);
+        }
+        let (least, most) = (size_text(*range.start()), size_text(*range.end()));
+        Err(format!("{} is out of range; write a size from `{least}` to `{most}`", quote(text)))
+    }
+}
+
+/// A size in the largest unit that holds it as a whole number.
+pub(super) fn size_text(bytes: u32) -> String {
+    let bytes = u64::from(bytes);
+    let (unit, factor) =
+        BYTES.iter().find(|(_, factor)| bytes.is_multiple_of(*factor)).copied().unwrap_or(("B", 1));
+    format!("{}{unit}", bytes / factor)
+}
+
+/// A whole percentage from 1 to 100, as a fraction; `off` is 0.
+pub(super) fn fraction(node: &Node) -> Read<f64> {
+    if node.is_off() {
+        return Ok(0.0);
+    }
+    let message = |message| format!("{message}, or `off`");
+    percent(node).map(|percent| f64::from(percent) / 100.0).map_err(message)
+}
+
+/// A whole percentage from 1 to 100.
+pub(super) fn percent(node: &Node) -> Read<u32> {
+    let text = text(node)?;
+    let percent = text.strip_suffix('%').and_then(decimal).filter(|percent| (1..=100).contains(percent));
+    percent.ok_or_else(|| format!("{} is not a percentage; write `1%` to `100%`", quote(text)))
+}
+
+/// One of a few words.
+pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&Node) -> Read<T> {
+    move |node| {
+        let text = text(node)?;
+        if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
+            return Ok(*choice);
+        }
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        Err(format!("{} is not possible here; write {}", quote(text), names.join(" or ")))
+    }
+}
+
+/// Words of `logging.level`.
+pub(super) const LEVELS: &[(&str, log::LevelFilter)] = &[
+    ("error", log::LevelFilter::Error),
+    ("warn", log::LevelFilter::Warn),
+    ("info", log::LevelFilter::Info),
+    ("debug", log::LevelFilter::Debug),
+    ("trace", log::LevelFilter::Trace),
+];
+
+/// Words of `hash_key`.
+pub(super) const HASH_KEYS: &[(&str, HashKey)] =
+    &[("source", HashKey::Source), ("source_port", HashKey::SourcePort)];
+
+/// Words of `on_down` and `on_up`.
+pub(super) const OPEN_SESSIONS: &[(&str, OpenSessions)] =
+    &[("keep", OpenSessions::Keep), ("close", OpenSessions::Close)];
+
+/// Words of `logging.format`.
+pub(super) const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// `stderr` or the path of a file.
+pub(super) fn log_target(node: &Node) -> Read<LogTarget> {
+    match text(node)? {
+        "stderr" => Ok(LogTarget::Stderr),
+        text @ ("stdout" | "off" | "false" | "syslog" | "journald") => {
+            Err(format!("`{text}` is not possible here; write `stderr` or the path of a file"))
+        }
+        text if text.is_empty() || text.contains(char::is_control) => {
+            Err(format!("{} is not a path; write `stderr` or the path of a file", quote(text)))
+        }
+        text => hints::of_text(text).map_or_else(|| Ok(LogTarget::File(PathBuf::from(text))), Err),
+    }
+}
+
+/// An address that connections can come from.
+pub(super) fn source(node: &Node) -> Read<IpAddr> {
+    let (text, shown) = (text(node)?, quote(text(node)?));
+    let ip: IpAddr = text.parse().map_err(|_| format!("{shown} is not an IP address"))?;
+    let ip = ip.to_canonical();
+    if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255; 4]) {
+        return Err(format!("{shown} is no address of this host; write one that `ip address` shows"));
+    }
+    Ok(ip)
+}
+
+/// A list of at most `most` values, each read with `read`.
+pub(super) fn list<T>(
+    key: &'static str,
+    most: usize,
+    read: impl Fn(&Node) -> Read<T>,
+) -> impl Fn(&Node) -> Read<Vec<T>> {
+    move |node| match &node.value {
+        _ if node.is_off() => Ok(Vec::new()),
+        Value::List(nodes) if nodes.len() > most => {
+            Err(format!("{} entries in `{key}`; at most {most} fit", nodes.len()))
+        }
+        Value::List(nodes) => nodes.iter().map(|node| read(node)).collect(),
+        _ => Err(format!("`{key}` is a list; write `[...]`, or `off`")),
+    }
+}
+
+/// A name of the registry.
+pub(super) fn algorithm(node: &Node) -> Read<&'static Registered> {
+    let text = text(node)?;
+    balance::find(text).ok_or_else(|| {
+        let names: Vec<&str> = balance::names().collect();
+        let near = balance::meant_by(text).or_else(|| nearest(text, names.iter().copied()));
+        let remedy = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("known are {}", names.join(", ")),
+        };
+        format!("{} is not an algorithm; {remedy}", quote(text))
+    })
+}
+
+/// A name. It becomes a label of metrics and a part of paths in the admin API, so it is kept plain; the
+/// characters of addresses are in, because a backend without a name is called by its address.
+pub(super) fn name(node: &Node) -> Read<String> {
+    let text = text(node)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-:[]%".contains(c);
+    if text.is_empty() || text.len() > limits::NAME_BYTES_MAX || !text.chars().all(plain) {
+        let most = limits::NAME_BYTES_MAX;
+        return Err(format!(
+            "{} is not a name; write 1 to {most} letters, digits or any of . _ - : [ ] %",
+            quote(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// `auto`, a number of cores, or a list of CPU numbers such as `0-3,8`.
+pub(super) fn cores(node: &Node) -> Read<CoreSelection> {
+    let text = text(node)?;
+    if text == "auto" {
+        return Ok(CoreSelection::Auto);
+    }
+    let most = u32::try_from(limits::SHARDS_MAX).unwrap_or(u32::MAX);
+    if !text.contains([',', '-']) {
+        let count = decimal(text).filter(|count| *count <= most).and_then(NonZeroU32::new);
+        return count.map(CoreSelection::Count).ok_or_else(|| {
+            format!(
+                "{} is not `auto`, a number of cores from 1 to {most}, or a list such as `0-3,8`",
+                quote(text)
+            )
+        });
+    }
+    let mut list = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let ends = decimal(first.trim()).zip(decimal(last.trim()));
+        let Some((first, last)) = ends.filter(|(first, last)| first <= last && *last <= limits::CPU_MAX)
+        else {
+            let most = limits::CPU_MAX;
+            return Err(format!("{} is not a CPU number up to {most} or a range such as `0-3`", quote(part)));
+        };
+        list.extend(first..=last);
+        if list.len() > limits::SHARDS_MAX {
+            return Err(format!("more than {most} CPU numbers; at most {most} fit"));
+        }
+    }
+    list.sort_unstable();
+    if let Some(twice) = list.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("CPU {} is listed twice; name each once", twice[0]));
+    }
+    Ok(CoreSelection::List(list))
+}
+
+/// The cores in the syntax of the file.
+pub(super) fn cores_text(cores: &CoreSelection) -> String {
+    let list = match cores {
+        CoreSelection::Auto => return "auto".to_owned(),
+        CoreSelection::Count(count) => return count.to_string(),
+        CoreSelection::List(list) => list,
+    };
+    // A range even for one CPU, which alone would be a number of cores.
+    let runs = list.chunk_by(|a, b| a + 1 == *b);
+    let texts = runs.map(|run| format!("{}-{}", run[0], run[run.len() - 1]));
+    texts.collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,433 @@
+//! The verdicts on the backends of one upstream: what the checks say, who is ejected, who ramps, and so who serves.
+//!
+//! The health thread has one for each upstream; what comes out of it is broadcast. Times are those since a moment that
+//! stays the same.
+//!
+//! Invariant: after each change ejections, ramps, panic and what is awaited are settled, so no state goes out in which they
+//! lag behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::outlier::{EjectionEnd, NotEjected, Outliers, Rise};
+use super::rise_fall::Verdict;
+use super::slow_start::Ramps;
+use crate::base::Address;
+use crate::base::{BackendId, limits};
+use crate::config::Upstream;
+use crate::upstream::Fault;
+use crate::upstream::{BackendState, Health, Resolved};
+use crate::upstream::{Order, Serving, Share};
+
+/// The verdicts on one upstream.
+#[derive(Debug)]
+pub struct UpstreamHealth {
+    states: Vec<BackendState>,
+    shares: Vec<Share>,
+    /// What the resolver found, in its order.
+    resolved: Vec<Arc<[Address]>>,
+    /// Until when others wait for the first verdict on a backend.
+    awaited_until: Vec<Duration>,
+    /// How long a check may take; `None` where backends are not checked, and up once they have an address.
+    timeout: Option<Duration>,
+    panic_threshold: Option<u32>,
+    outliers: Option<Outliers>,
+    ramps: Option<Ramps>,
+    serving: Serving,
+    /// There is nobody to try, and it is said.
+    is_deserted: bool,
+}
+
+/// What an operator wants to know of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A backend is out for so long, for faults of this kind.
+    Ejected(BackendId, Duration, Fault),
+    /// One that failed too often is not ejected.
+    NotEjected(BackendId, NotEjected),
+    /// An ejection ended.
+    Returned(EjectionEnd),
+    /// From now on checks and ejections are ignored.
+    PanicBegins,
+    /// From now on they are not.
+    PanicEnds,
+    /// From now on there is nobody whom a session could be sent to.
+    Deserted,
+    /// From now on there is.
+    Served,
+}
+
+impl UpstreamHealth {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(upstream: &Upstream) -> Self {
+        let shares: Vec<Share> = upstream.backends.iter().map(Share::of).collect();
+        let check = upstream.healthcheck.as_ref();
+        // The jitter may bring two checks nearer to each other.
+        let rise = check
+            .map(|check| Rise { checks: check.rise, apart: check.fast_interval.min(check.interval) / 2 });
+        Self {
+            states: vec![BackendState::unknown(); shares.len()],
+            resolved: vec![Arc::from([]); shares.len()],
+            awaited_until: vec![limits::FIRST_LOOKUP_MAX; shares.len()],
+            timeout: check.map(|check| check.timeout),
+            panic_threshold: upstream.panic_threshold,
+            outliers: upstream.outlier.as_ref().map(|rules| Outliers::new(rules, rise, &shares)),
+            ramps: upstream.slow_start.map(|duration| Ramps::new(duration, shares.len())),
+            serving: Serving::Nobody,
+            is_deserted: false,
+            shares,
+        }
+    }
+
+    /// The states now, in the order of the configuration.
+    #[must_use]
+    pub fn states(&self) -> &[BackendState] {
+        &self.states
+    }
+
+    /// The addresses of a backend as the resolver found them.
+    #[must_use]
+    pub fn resolved(&self, backend: BackendId) -> &Arc<[Address]> {
+        &self.resolved[backend.index()]
+    }
+
+    /// Takes the result of a check that began at `begun`, and what the backend is by it from now on, if that is another
+    /// thing than before.
+    pub fn checked(
+        &mut self,
+        backend: BackendId,
+        verdict: Verdict,
+        begun: Duration,
+        to: Option<Health>,
+        now: Duration,
+    ) -> Vec<Event> {
+        let passed = verdict == Verdict::Success;
+        let back = self.outliers.as_mut().and_then(|outliers| outliers.checked(backend, passed, begun, now));
+        if let Some(health) = to {
+            self.states[backend.index()].health = health;
+        }
+        let mut events: Vec<_> = back.map(Event::Returned).into_iter().collect();
+        events.extend(self.settle(now));
+        events
+    }
+
+    /// Takes at which of its addresses a check found a backend well: sessions begin with that one.
+    pub fn found_at(&mut self, backend: BackendId, address: &Address) {
+        let state = &mut self.states[backend.index()];
+        if state.addresses.first() != Some(address) && state.addresses.contains(address) {
+            state.addresses = begin_with(address, &self.resolved[backend.index()]);
+        }
+    }
+
+    /// Takes which address that has left the name of a backend is dead by its checks.
+    pub fn gone(&mut self, backend: BackendId, address: &Address) {
+        let state = &mut self.states[backend.index()];
+        if state.addresses.contains(address) || state.gone.contains(address) {
+            return;
+        }
+        let older = state.gone.len().saturating_sub(limits::ADDRESSES_PER_BACKEND_MAX - 1);
+        state.gone = state.gone[older..].iter().chain([address]).cloned().collect();
+    }
+
+    /// Takes where the backends are. One whose address, of several the one last found well, is not among the new ones is
+    /// judged afresh.
+    pub fn set_addresses(&mut self, found: &[Resolved], now: Duration) -> Vec<Event> {
+        assert_eq!(found.len(), self.states.len(), "addresses of the same configuration");
+        let mut events = Vec::new();
+        for (index, found) in found.iter().enumerate() {
+            if found.has_failed && found.addresses.is_empty() {
+                self.awaited_until[index] = self.awaited_until[index].min(now);
+            }
+            if found.addresses == self.resolved[index] {
+                continue;
+            }
+            self.resolved[index] = Arc::clone(&found.addresses);
+            let state = &mut self.states[index];
+            state.gone = state.gone.iter().filter(|gone| !found.addresses.contains(gone)).cloned().collect();
+            let first = state.addresses.first().filter(|first| found.addresses.contains(first)).cloned();
+            let Some(first) = first else {
+                let has_moved = state.has_address();
+                state.addresses = Arc::clone(&found.addresses);
+                if let Some(timeout) = self.timeout {
+                    state.health = Health::Checking;
+                    self.awaited_until[index] = now + timeout + limits::FIRST_CHECK_SPREAD_MAX;
+                } else if state.has_address() {
+                    state.health = Health::Up;
+                }
+                if let Some(outliers) = self.outliers.as_mut().filter(|_| has_moved) {
+                    let id = BackendId(u16::try_from(index).expect("limits::BACKENDS_PER_UPSTREAM_MAX fits"));
+                    events.extend(outliers.moved(id, now).map(Event::Returned));
+                }
+                continue;
+            };
+            state.addresses = begin_with(&first, &found.addresses);
+        }
+        events.extend(self.settle(now));
+        events
+    }
+
+    /// Takes the report of a backend whose sessions suffered too often.
+    pub fn report(&mut self, backend: BackendId, fault: Fault, now: Duration) -> Vec<Event> {
+        let up = self.up();
+        let Some(outliers) = &mut self.outliers else { return Vec::new() };
+        let mut events = vec![match outliers.report(backend, &up, now) {
+            Ok(length) => Event::Ejected(backend, length, fault),
+            Err(spared) => Event::NotEjected(backend, spared),
+        }];
+        events.extend(self.settle(now));
+        events
+    }
+
+    /// Does what time has made due, and what follows from the last change.
+    pub fn settle(&mut self, now: Duration) -> Vec<Event> {
+        let mut events = Vec::new();
+        let up = self.up();
+        if let Some(outliers) = &mut self.outliers {
+            events.extend(outliers.settle(&up, now).into_iter().map(Event::Returned));
+            for (id, state) in (0..).map(BackendId).zip(&mut self.states) {
+                state.ejected = outliers.is_ejected(id);
+            }
+        }
+        for (state, until) in self.states.iter_mut().zip(&self.awaited_until) {
+            state.awaited = state.health == Health::Checking && now < *until;
+        }
+        if let Some(ramps) = &mut self.ramps {
+            let decided =
+                |state: &BackendState| (state.health != Health::Checking).then(|| state.is_eligible());
+            ramps.observe(self.states.iter().map(decided), now);
+            for (id, state) in (0..).map(BackendId).zip(&mut self.states) {
+                state.ramp = ramps.part(id, now);
+            }
+        }
+        let serving = Order::of(&self.states, &self.shares, self.panic_threshold).serving;
+        let before = std::mem::replace(&mut self.serving, serving);
+        if (before == Serving::Panic) != (serving == Serving::Panic) {
+            events.push(if serving == Serving::Panic { Event::PanicBegins } else { Event::PanicEnds });
+        }
+        let takes_sessions = |(_, share): &(&BackendState, &Share)| share.weight > 0;
+        let mut takers = self.states.iter().zip(&self.shares).filter(takes_sessions);
+        let is_deserted = serving == Serving::Nobody && !takers.any(|(state, _)| state.awaited);
+        if std::mem::replace(&mut self.is_deserted, is_deserted) != is_deserted {
+            events.push(if is_deserted { Event::Deserted } else { Event::Served });
+        }
+        events
+    }
+
+    /// When there is something to [`settle`](Self::settle) next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Duration> {
+        let end = self.outliers.as_ref().and_then(Outliers::next_end);
+        let step = self.ramps.as_ref().and_then(Ramps::next_step);
+        let awaited = self.states.iter().zip(&self.awaited_until).filter(|(state, _)| state.awaited);
+        [end, step, awaited.map(|(_, until)| *until).min()].into_iter().flatten().min()
+    }
+
+    /// How many primaries are eligible, and how many there are; only those that take sessions count.
+    #[must_use]
+    pub fn count_primaries(&self) -> (usize, usize) {
+        let primaries =
+            self.states.iter().zip(&self.shares).filter(|(_, share)| !share.backup && share.weight > 0);
+        primaries.fold((0, 0), |(eligible, all), (state, _)| {
+            (eligible + usize::from(state.is_eligible()), all + 1)
+        })
+    }
+
+    /// How many backends are up by their checks.
+    #[must_use]
+    pub fn count_up(&self) -> usize {
+        self.states.iter().filter(|state| state.health == Health::Up).count()
+    }
+
+    /// Which backends could take sessions but for an ejection.
+    fn up(&self) -> Vec<bool> {
+        self.states.iter().zip(&self.shares).map(|(state, share)| state.is_up() && share.weight > 0).collect()
+    }
+}
+
+/// These addresses in their order, but that one comes first.
+fn begin_with(first: &Address, addresses: &[Address]) -> Arc<[Address]> {
+    [first].into_iter().chain(addresses.iter().filter(|address| *address != first)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Cause;
+    use super::*;
+    use crate::config;
+
+    const A: BackendId = BackendId(0);
+    const B: BackendId = BackendId(1);
+
+    fn verdicts(keys: &str) -> UpstreamHealth {
+        let yaml = format!(
+            "loadbalancer: {{listen_address: ':1'}}\n\
+             backends: [{{address: 127.0.0.1, port: 2}}, {{address: 127.0.0.1, port: 3}}]\n{keys}\n"
+        );
+        let parsed = config::parse("test", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}"));
+        let mut verdicts = UpstreamHealth::new(&parsed.config.upstreams[0]);
+        assert_eq!(verdicts.set_addresses(&[at(&[2]), at(&[3])], Duration::ZERO), []);
+        verdicts
+    }
+
+    fn address(port: u16) -> Address {
+        Address::Tcp(([127, 0, 0, 1], port).into())
+    }
+
+    fn at(ports: &[u16]) -> Resolved {
+        Resolved { addresses: ports.iter().map(|port| address(*port)).collect(), has_failed: false }
+    }
+
+    /// A check that began at this moment, and ends.
+    fn check(verdicts: &mut UpstreamHealth, backend: BackendId, to: Health, now: Duration) -> Vec<Event> {
+        let verdict = if to == Health::Up { Verdict::Success } else { Verdict::Failure };
+        let is_new = verdicts.states()[backend.index()].health != to;
+        verdicts.checked(backend, verdict, now, is_new.then_some(to), now)
+    }
+
+    const FAILURES: Fault = Fault::Failure;
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn ejection_return_and_ramp_follow_each_other() {
+        let mut verdicts = verdicts("healthcheck: off\noutlier: {}\nslow_start: 19s");
+        assert!(verdicts.states().iter().all(|state| state.is_eligible() && state.ramp == 20));
+        assert_eq!(verdicts.report(A, FAILURES, secs(1)), [Event::Ejected(A, secs(30), FAILURES)]);
+        assert!(!verdicts.states()[0].is_eligible());
+        assert_eq!(verdicts.count_primaries(), (1, 2));
+        assert_eq!(verdicts.next_due(), Some(secs(31)));
+        assert_eq!(
+            verdicts.settle(secs(31)),
+            [Event::Returned(EjectionEnd { backend: A, cause: Cause::Time })]
+        );
+        assert_eq!((verdicts.states()[0].ramp, verdicts.states()[1].ramp), (1, 20));
+        assert_eq!(verdicts.settle(secs(40)), []);
+        assert_eq!(verdicts.states()[0].ramp, 10);
+        assert_eq!(verdicts.settle(secs(50)), []);
+        assert_eq!((verdicts.states()[0].ramp, verdicts.next_due()), (20, None));
+    }
+
+    #[test]
+    fn an_ejection_ends_when_a_check_takes_the_other_one_down() {
+        let mut verdicts = verdicts("outlier: {}\npanic_threshold: 100%");
+        assert_eq!(check(&mut verdicts, A, Health::Up, secs(0)), []);
+        assert_eq!(check(&mut verdicts, B, Health::Up, secs(0)), []);
+        assert_eq!(
+            verdicts.report(A, FAILURES, secs(1)),
+            [Event::Ejected(A, secs(30), FAILURES), Event::PanicBegins]
+        );
+        let events = check(&mut verdicts, B, Health::Down, secs(2));
+        assert_eq!(events, [Event::Returned(EjectionEnd { backend: A, cause: Cause::NobodyElse })]);
+        assert_eq!(check(&mut verdicts, B, Health::Up, secs(3)), [Event::PanicEnds]);
+    }
+
+    #[test]
+    fn an_ejection_ends_when_as_many_checks_have_passed_as_a_backend_needs_to_rise() {
+        let mut verdicts = verdicts("outlier: {}");
+        for backend in [A, B] {
+            assert_eq!(check(&mut verdicts, backend, Health::Up, secs(0)), []);
+        }
+        let back = Event::Returned(EjectionEnd { backend: A, cause: Cause::Checks });
+        for checks in
+            [&[Health::Up][..], &[Health::Down, Health::Up], &[Health::Up, Health::Down, Health::Up]]
+        {
+            assert_eq!(verdicts.report(A, FAILURES, secs(1)), [Event::Ejected(A, secs(30), FAILURES)]);
+            for (second, to) in (2..).zip(checks) {
+                assert_eq!(check(&mut verdicts, A, *to, secs(second)), []);
+                assert!(!verdicts.states()[0].is_eligible());
+            }
+            assert_eq!(check(&mut verdicts, A, Health::Up, secs(9)), [back]);
+            assert!(verdicts.states()[0].is_eligible());
+            verdicts.outliers.as_mut().expect("it is on").moved(A, secs(9));
+        }
+    }
+
+    #[test]
+    fn first_verdict_is_awaited_for_the_time_of_a_look_up_and_a_check() {
+        let mut verdicts = verdicts("healthcheck: {timeout: 3s}");
+        let awaited = |verdicts: &UpstreamHealth| {
+            verdicts.states().iter().map(|state| state.awaited).collect::<Vec<_>>()
+        };
+        let until = secs(3) + limits::FIRST_CHECK_SPREAD_MAX;
+        assert_eq!((awaited(&verdicts), verdicts.next_due()), (vec![true; 2], Some(until)));
+        assert_eq!(check(&mut verdicts, A, Health::Up, secs(1)), []);
+        assert_eq!((awaited(&verdicts), verdicts.next_due()), (vec![false, true], Some(until)));
+        assert_eq!(verdicts.settle(until), []);
+        assert_eq!((awaited(&verdicts), verdicts.next_due()), (vec![false; 2], None));
+        assert!(!verdicts.states()[1].is_eligible());
+    }
+
+    #[test]
+    fn a_name_is_awaited_until_its_look_up_fails() {
+        let parsed = config::parse(
+            "test",
+            b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: a, port: 2}, {address: b, port: 3}]\n",
+        );
+        let mut verdicts =
+            UpstreamHealth::new(&parsed.unwrap_or_else(|report| panic!("{report}")).config.upstreams[0]);
+        assert_eq!(verdicts.settle(secs(0)), []);
+        assert_eq!(verdicts.next_due(), Some(limits::FIRST_LOOKUP_MAX));
+        let failed = Resolved { has_failed: true, ..Resolved::default() };
+        assert_eq!(verdicts.set_addresses(&[at(&[2]), failed.clone()], secs(1)), []);
+        assert_eq!([0, 1].map(|index| verdicts.states()[index].awaited), [true, false]);
+        assert_eq!(verdicts.set_addresses(&[at(&[2]), failed], secs(2)), []);
+        assert_eq!(check(&mut verdicts, A, Health::Down, secs(2)), [Event::Deserted]);
+        assert_eq!(check(&mut verdicts, A, Health::Up, secs(3)), [Event::Served]);
+    }
+
+    #[test]
+    fn sessions_begin_with_the_address_that_a_check_found_well() {
+        let mut verdicts = verdicts("");
+        verdicts.set_addresses(&[at(&[2, 3, 4]), at(&[3])], secs(0));
+        check(&mut verdicts, A, Health::Up, secs(0));
+        verdicts.found_at(A, &address(4));
+        assert_eq!(*verdicts.states()[0].addresses, [address(4), address(2), address(3)]);
+        verdicts.found_at(A, &address(9));
+        verdicts.set_addresses(&[at(&[3, 2, 4, 5]), at(&[3])], secs(0));
+        assert_eq!(*verdicts.states()[0].addresses, [address(4), address(3), address(2), address(5)]);
+        assert_eq!(verdicts.states()[0].health, Health::Up, "the good one is still there");
+    }
+
+    #[test]
+    fn a_backend_that_has_moved_is_judged_afresh() {
+        let mut verdicts = verdicts("outlier: {}");
+        for backend in [A, B] {
+            check(&mut verdicts, backend, Health::Up, secs(0));
+        }
+        verdicts.report(A, FAILURES, secs(1));
+        let back = Event::Returned(EjectionEnd { backend: A, cause: Cause::Moved });
+        assert_eq!(verdicts.set_addresses(&[at(&[8]), at(&[3])], secs(2)), [back]);
+        let state = &verdicts.states()[0];
+        assert_eq!((state.health, state.awaited, state.ejected), (Health::Checking, true, false));
+        assert_eq!(verdicts.states()[1].health, Health::Up);
+    }
+
+    #[test]
+    fn addresses_that_have_left_are_gone_until_they_are_back() {
+        let mut verdicts = verdicts("");
+        verdicts.gone(A, &address(2));
+        assert_eq!(*verdicts.states()[0].gone, [], "it has not left");
+        verdicts.set_addresses(&[at(&[8]), at(&[3])], secs(1));
+        verdicts.gone(A, &address(2));
+        verdicts.gone(A, &address(2));
+        assert_eq!(*verdicts.states()[0].gone, [address(2)]);
+        verdicts.set_addresses(&[at(&[8, 2]), at(&[3])], secs(2));
+        assert_eq!(*verdicts.states()[0].gone, []);
+        (100..200).for_each(|port| verdicts.gone(A, &address(port)));
+        let gone = &verdicts.states()[0].gone;
+        assert_eq!((gone.len(), gone.last()), (limits::ADDRESSES_PER_BACKEND_MAX, Some(&address(199))));
+    }
+
+    #[test]
+    fn nothing_happens_where_nothing_is_configured() {
+        let mut verdicts = verdicts("healthcheck: {rise: 1}\noutlier: off");
+        check(&mut verdicts, B, Health::Up, secs(0));
+        check(&mut verdicts, A, Health::Down, secs(0));
+        check(&mut verdicts, A, Health::Up, secs(1));
+        assert_eq!((verdicts.report(A, FAILURES, secs(2)), verdicts.next_due()), (vec![], None));
+        assert_eq!(verdicts.states()[0].ramp, 20);
+    }
+}

@@ -1,0 +1,104 @@
+//! Whose fault an error number of accept(2) or connect(2) is.
+
+use std::io;
+
+use crate::base::Address;
+
+/// Why an accept failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum AcceptError {
+    /// EMFILE, ENFILE: no descriptor left.
+    Descriptors,
+    /// ENOBUFS, ENOMEM.
+    Memory,
+    /// ECONNABORTED and other failures of the one connection.
+    Connection,
+}
+
+impl AcceptError {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// The kind of an error of accept(2).
+    #[must_use]
+    pub fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Self::Descriptors,
+            Some(libc::ENOBUFS | libc::ENOMEM) => Self::Memory,
+            _ => Self::Connection,
+        }
+    }
+}
+
+/// What was wanting on this machine when a connection to a backend could not be made: no fault of the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LocalFailure {
+    /// EMFILE, ENFILE: no descriptor left.
+    Descriptors,
+    /// ENOBUFS, ENOMEM.
+    Memory,
+    /// EADDRNOTAVAIL, EADDRINUSE, EAGAIN: no local address for this destination, or none with a port left for it. There
+    /// may be one for another.
+    Addresses,
+}
+
+impl LocalFailure {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// The kind of an error of connect(2), if it is none of the backend's.
+    #[must_use]
+    pub fn of(error: &io::Error, address: &Address) -> Option<Self> {
+        match error.raw_os_error()? {
+            libc::EMFILE | libc::ENFILE => Some(Self::Descriptors),
+            libc::ENOBUFS | libc::ENOMEM => Some(Self::Memory),
+            libc::EADDRNOTAVAIL | libc::EADDRINUSE => Some(Self::Addresses),
+            // Of a socket file it says that the backend's backlog is full.
+            libc::EAGAIN if matches!(address, Address::Tcp(_)) => Some(Self::Addresses),
+            _ => None,
+        }
+    }
+
+    /// In words.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Memory => "memory",
+            Self::Addresses => "local addresses and ports",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_process_lacks_is_told_from_the_failure_of_one_connection() {
+        let of = |errno| AcceptError::of(&io::Error::from_raw_os_error(errno));
+        assert_eq!([libc::EMFILE, libc::ENFILE].map(of), [AcceptError::Descriptors; 2]);
+        assert_eq!([libc::ENOBUFS, libc::ENOMEM].map(of), [AcceptError::Memory; 2]);
+        assert_eq!([libc::ECONNABORTED, libc::EPROTO].map(of), [AcceptError::Connection; 2]);
+    }
+
+    #[test]
+    fn full_backlog_of_a_socket_file_is_the_backends_and_want_of_a_port_is_not() {
+        let tcp = Address::Tcp(([127, 0, 0, 1], 1).into());
+        let file = Address::Unix("/run/b.sock".into());
+        let of = |errno, address| LocalFailure::of(&io::Error::from_raw_os_error(errno), address);
+        assert_eq!(
+            [libc::EMFILE, libc::ENFILE].map(|errno| of(errno, &tcp)),
+            [Some(LocalFailure::Descriptors); 2]
+        );
+        assert_eq!(
+            [libc::ENOBUFS, libc::ENOMEM].map(|errno| of(errno, &tcp)),
+            [Some(LocalFailure::Memory); 2]
+        );
+        let addresses = [libc::EADDRNOTAVAIL, libc::EADDRINUSE, libc::EAGAIN].map(|errno| of(errno, &tcp));
+        assert_eq!(addresses, [Some(LocalFailure::Addresses); 3]);
+        assert_eq!((of(libc::EAGAIN, &file), of(libc::ECONNREFUSED, &tcp)), (None, None));
+    }
+}

@@ -1,0 +1,114 @@
+//! From the start of a server to its end, as signals say.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, after, bounded, never, select, tick};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
+
+use super::Server;
+use super::turned_away::{TurnedAway, log_totals};
+use crate::base::counted;
+use crate::telemetry::log::LogHandle;
+
+/// How often the threads beside the shards are looked after.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Receives the signals of the process. To be made before any thread that should not be interrupted by them.
+///
+/// # Errors
+///
+/// The handlers cannot be installed.
+pub fn signals() -> io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2])?;
+    let (sender, receiver) = bounded(16);
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if sender.send(signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Serves until a signal asks for the end and the sessions have ended, or may not go on.
+///
+/// TERM: accepting goes on for `runtime.shutdown_delay`, then drain, at most `runtime.shutdown_timeout`. INT and QUIT
+/// skip the delay. A second one ends all sessions at once. Returns what ended it, for the last words.
+pub fn supervise(server: &Server, signals: &Receiver<i32>, log: &LogHandle) -> &'static str {
+    let cause = serve(server, signals, log);
+    log_totals(server);
+    cause
+}
+
+fn serve(server: &Server, signals: &Receiver<i32>, log: &LogHandle) -> &'static str {
+    let runtime = &server.config().runtime;
+    let mut turned_away = TurnedAway::new(server, Instant::now());
+    let mut wait_for_stop =
+        |deadline: &Receiver<Instant>| wait_for_stop(server, signals, deadline, log, &mut turned_away);
+    let stop = wait_for_stop(&never());
+    if let (Some(SIGTERM), Some(delay)) = (stop, runtime.shutdown_delay) {
+        log::info!("stopping: accepting goes on for {delay:?}");
+        if wait_for_stop(&after(delay)).is_some() {
+            return end(server, "a second signal");
+        }
+    }
+    let open = counted(server.active_sessions(), "open session");
+    let limit = runtime.shutdown_timeout;
+    match limit {
+        Some(limit) => log::info!("draining: {open} may take {limit:?} to end"),
+        None => log::info!("draining: {open} may take as long as they like"),
+    }
+    server.drain();
+    let deadline = limit.map_or_else(never, after);
+    match wait_for_stop(&deadline) {
+        Some(_) => end(server, "a second signal"),
+        None if server.wait_ended(Duration::ZERO) => "every session has ended",
+        None => end(server, "runtime.shutdown_timeout"),
+    }
+}
+
+/// Waits for a signal that asks for the end; `None` at the deadline and when the shards have ended.
+fn wait_for_stop(
+    server: &Server,
+    signals: &Receiver<i32>,
+    deadline: &Receiver<Instant>,
+    log: &LogHandle,
+    turned_away: &mut TurnedAway,
+) -> Option<i32> {
+    let look = tick(LOOK_INTERVAL);
+    loop {
+        let signal = select! {
+            recv(signals) -> signal => signal.ok()?,
+            recv(deadline) -> _ => return None,
+            recv(server.ended()) -> _ => return None,
+            recv(look) -> _ => {
+                if server.is_broken() {
+                    super::die("the health or the control thread has ended; its last words are above");
+                }
+                turned_away.look(server, Instant::now());
+                continue;
+            }
+        };
+        match signal {
+            SIGTERM | SIGINT | SIGQUIT => {
+                log::info!("{} received", signal_name(signal).unwrap_or("a signal"));
+                return Some(signal);
+            }
+            SIGUSR1 => log.reopen(),
+            SIGHUP => log::warn!("HUP does nothing yet; restart to load a changed configuration"),
+            _ => log::warn!("USR2 does nothing yet; restart to run another binary"),
+        }
+    }
+}
+
+fn end(server: &Server, cause: &'static str) -> &'static str {
+    log::warn!("closing {}: {cause}", counted(server.active_sessions(), "open session"));
+    server.close();
+    // Their ends belong to the totals. Whoever does not end is spoken of when the server is dropped.
+    let _ = server.wait_ended(super::CLOSE_PATIENCE);
+    cause
+}

@@ -1,0 +1,142 @@
+//! Passing fresh connections to other shards: before they are sessions, at most once, and none is lost at the end.
+//!
+//! A shard passes while it holds its [`Handoff`], and drops it when it drains. A shard ends only after the last one of the
+//! process was dropped and a look into its own channel since found nothing: what was put there before is seen by then, and
+//! nothing comes after.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::inbox::{HandedOff, ShardHandle};
+use crate::base::ShardPlace;
+use crate::base::Tick;
+use crate::base::{ListenerId, ShardId};
+use crate::steering::{CoreLoads, Steering};
+
+/// The right of a shard to pass connections on. Every shard of the process has one from the start; a shard that never
+/// starts drops it unused.
+pub struct Handoff {
+    own: ShardId,
+    cores: Arc<CoreLoads>,
+    handles: Arc<[ShardHandle]>,
+    steering: RefCell<Steering>,
+}
+
+impl Handoff {
+    /// That of one shard of the process; `cores` counts on one for each.
+    #[must_use]
+    pub fn new(place: ShardPlace, cores: Arc<CoreLoads>, handles: Arc<[ShardHandle]>) -> Self {
+        let steering = RefCell::new(Steering::new(place));
+        Self { own: place.shard, cores, handles, steering }
+    }
+
+    /// Passes a connection on, if another core is clearly better off and has room for it; else returns it.
+    pub(super) fn pass(&self, now: Tick, listener: ListenerId, connection: OwnedFd) -> Option<OwnedFd> {
+        let Some(to) = self.steering.borrow_mut().choose(now.0, &self.cores) else { return Some(connection) };
+        let returned = self.handles[to.index()].post_connection(HandedOff { listener, connection });
+        match &returned {
+            Some(_) => self.cores.take_back(to),
+            None => self.cores.note_handed_off(self.own),
+        }
+        returned.map(|passed| passed.connection)
+    }
+}
+
+impl Drop for Handoff {
+    fn drop(&mut self) {
+        if self.cores.end_handoffs() {
+            // Shards that wait for this look again.
+            self.handles.iter().for_each(ShardHandle::notify);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::super::{Phase, run, testing};
+    use super::*;
+    use crate::base::CloseReason;
+    use crate::telemetry::counters::ListenerTotals;
+
+    const LISTENER: ListenerId = ListenerId(0);
+
+    fn until(what: &str, mut condition: impl FnMut() -> bool) {
+        for _ in 0..20_000 {
+            if condition() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("it does not come: {what}");
+    }
+
+    /// A client and the connection that a listener of another shard has accepted for it.
+    fn connection() -> (TcpStream, OwnedFd) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        (client, listener.accept().unwrap().0.into())
+    }
+
+    /// Whatever phase it is in, a shard waits for the others: what they have taken for it is served, or ended and counted.
+    #[test]
+    fn shard_does_not_end_while_another_one_may_pass_something_on() {
+        for phase in [Phase::Draining, Phase::Closing] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let (parts, mut others) = testing::parts(2, vec![listener.into()]);
+            let (counters, cores) = (Arc::clone(&parts.counters), Arc::clone(&parts.cores));
+            let other = others.remove(0);
+            // Only so does anything move: the other shard is full and this one empty.
+            (0..3).for_each(|_| cores.begin_session(ShardId(1)));
+            let shard = std::thread::spawn(move || run(parts, || ()).map_err(|missing| missing.to_string()));
+            other.handles[0].post_phase(phase);
+            until("nobody is accepted any more", || TcpStream::connect(address).is_err());
+
+            let (mut client, accepted) = connection();
+            assert!(other.pass(Tick(1), LISTENER, accepted).is_none(), "it is passed on");
+            assert!(client.read(&mut [0]).is_err(), "no backend is up: a reset");
+            until("it counts and has ended", || {
+                let status = cores.status(ShardId(0));
+                status.received == 1 && status.active == 0
+            });
+            assert!(!shard.is_finished(), "another one may come");
+            let (mut last, accepted) = connection();
+            assert!(other.pass(Tick(2), LISTENER, accepted).is_none());
+            drop(other);
+            shard.join().unwrap().unwrap();
+            assert!(last.read(&mut [0]).is_err());
+            let status = [0, 1].map(|shard| cores.status(ShardId(shard)));
+            assert_eq!((status[1].passed, status[0].received, status[0].active), (2, 2, 0));
+            // Those of the looks at the listener too.
+            let mut totals = ListenerTotals::default();
+            totals.add(counters.listener(LISTENER));
+            assert!(
+                totals.accepted >= 2 && totals.closed_with(CloseReason::NoBackend) == totals.accepted,
+                "{totals:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn connection_stays_where_the_channel_is_full() {
+        let (parts, mut others) = testing::parts(2, Vec::new());
+        let other = others.remove(0);
+        (0..1_000).for_each(|_| parts.cores.begin_session(ShardId(1)));
+        let (_client, accepted) = connection();
+        let mut passed = 0;
+        while other.pass(Tick(1), LISTENER, accepted.try_clone().unwrap()).is_none() {
+            passed += 1;
+        }
+        assert_eq!(passed, crate::base::limits::HANDOFFS_MAX);
+        // What was announced is what is in the channel.
+        assert!(std::iter::from_fn(|| parts.inbox.take_handed_off()).count() == passed);
+        (0..passed).for_each(|_| parts.cores.take_back(ShardId(0)));
+        assert!(other.pass(Tick(2), LISTENER, accepted).is_none(), "there is room again");
+    }
+}

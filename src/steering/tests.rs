@@ -1,0 +1,225 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn place(shard: usize, shards: usize, seed: u64) -> ShardPlace {
+    ShardPlace { shard: id(shard), shards, seed }
+}
+
+fn id(shard: usize) -> ShardId {
+    ShardId(shard as u16)
+}
+
+/// CoreLoads with the steering of each, as the shards of a process have it.
+struct Process {
+    cores: std::sync::Arc<CoreLoads>,
+    steering: Vec<Steering>,
+    now: u64,
+}
+
+impl Process {
+    fn new(shards: usize, seed: u64) -> Self {
+        let steering = (0..shards).map(|shard| Steering::new(place(shard, shards, seed))).collect();
+        Self { cores: CoreLoads::new(shards), steering, now: 0 }
+    }
+
+    /// A connection comes by `shard`; returns where it is served. What is passed arrives at once.
+    fn connect(&mut self, shard: usize) -> usize {
+        let target = self.steering[shard].choose(self.now, &self.cores);
+        let serving = target.unwrap_or(id(shard));
+        self.cores.begin_session(serving);
+        if target.is_some() {
+            self.cores.note_handed_off(id(shard));
+            self.cores.note_received(serving);
+        }
+        serving.index()
+    }
+
+    fn sessions(&self) -> Vec<u32> {
+        (0..self.cores.len()).map(|shard| self.cores.status(id(shard)).active).collect()
+    }
+}
+
+fn load(sessions: u32, busy: u32) -> CoreLoad {
+    CoreLoad { sessions, busy }
+}
+
+#[test]
+fn connection_stays_unless_the_imbalance_is_clear() {
+    let better = |own, other| is_better_off(own, other, SessionLength::Long);
+    assert!(!better(load(0, 0), load(0, 0)) && better(load(1, 0), load(0, 0)));
+    assert!(!better(load(8, 0), load(7, 0)) && better(load(9, 0), load(7, 0)));
+    assert!(!better(load(124, 0), load(100, 0)) && better(load(126, 0), load(100, 0)));
+    // Sessions are alike, the cores are not.
+    assert!(better(load(10, 900), load(10, 500)) && !better(load(10, 900), load(10, 700)));
+    assert!(!better(load(10, 650), load(10, 0)), "a core that is not busy keeps what comes");
+    // Fewer sessions, but they keep their core busy.
+    assert!(!better(load(9, 100), load(2, 900)));
+}
+
+#[test]
+fn number_of_short_sessions_says_nothing() {
+    let better = |own, other| is_better_off(own, other, SessionLength::Short);
+    assert!(!better(load(60, 0), load(4, 0)) && better(load(60, 900), load(60, 500)));
+    let mut turnover = Turnover::default();
+    assert_eq!(turnover.look(10, 0, 0), SessionLength::Long);
+    assert_eq!(turnover.look(20, 33, 32), SessionLength::Short, "more have ended than are open");
+    assert_eq!(turnover.look(120, 400, 32), SessionLength::Short);
+    assert_eq!(turnover.look(121, 400, 32), SessionLength::Short, "as in the window before");
+    assert_eq!(turnover.look(60_000, 500, 32), SessionLength::Long, "100 in a minute");
+    assert_eq!(turnover.look(60_100, 510, 1), SessionLength::Long, "few short ones beside a long one");
+}
+
+#[test]
+fn single_core_keeps_everything() {
+    let mut process = Process::new(1, 0);
+    (0..100).for_each(|_| assert_eq!(process.connect(0), 0));
+}
+
+#[test]
+fn sixteen_sessions_that_all_come_by_one_of_two_cores_are_nine_and_seven() {
+    let mut process = Process::new(2, 0);
+    for _ in 0..16 {
+        process.connect(0);
+    }
+    assert_eq!(process.sessions(), [9, 7]);
+}
+
+/// A sample is 100 ms old. Until the next one, no more is passed on than closes the gap.
+#[test]
+fn busy_core_passes_on_its_part_and_not_everything() {
+    let mut process = Process::new(2, 0);
+    // One session after the other on both, and of those of the first one is heavy.
+    for _ in 0..20 {
+        process.cores.begin_session(id(0));
+        process.cores.begin_session(id(1));
+    }
+    process.cores.note_busy(id(0), 1_000, std::time::Duration::from_secs(1));
+    process.cores.note_busy(id(1), 400, std::time::Duration::from_secs(1));
+    process.now = 1_000;
+    let first =
+        (0..100).filter(|_| process.steering[0].choose(process.now, &process.cores).is_some()).count();
+    assert!((1..=4).contains(&first), "{first}");
+    process.now += WINDOW;
+    assert!(
+        process.steering[0].choose(process.now, &process.cores).is_some(),
+        "the next sample says the same"
+    );
+}
+
+/// Sixteen shards see the same idle core in the same moment, and what they send has not arrived.
+#[test]
+fn herd_does_not_choose_the_same_core() {
+    let mut process = Process::new(17, 3);
+    for shard in 0..16 {
+        (0..10).for_each(|_| process.cores.begin_session(id(shard)));
+    }
+    let chosen = (0..160).filter(|round| process.steering[round % 16].choose(5, &process.cores).is_some());
+    let count = chosen.count();
+    // 10 < 8 + 1 + 8/4: with 8 on their way nobody is clearly better off there.
+    assert_eq!(count, 8);
+}
+
+/// 64 sessions at a time on two cores, each of about 4 ms: the counts differ by chance all the time.
+#[test]
+fn short_sessions_stay_where_they_come() {
+    let mut process = Process::new(2, 5);
+    let mut random = Random::new(5);
+    let mut open: Vec<_> = (0..64).map(|index| process.connect(index % 2)).collect();
+    let passed = |process: &Process| process.cores.status(id(0)).passed + process.cores.status(id(1)).passed;
+    for _ in 0..100_000 {
+        process.now += u64::from(random.below(16) == 0);
+        let ends = random.below(64) as usize;
+        process.cores.end_session(id(open[ends]));
+        open[ends] = process.connect(random.below(2) as usize);
+    }
+    assert!(passed(&process) < 100, "{} of 100,000", passed(&process));
+}
+
+/// How unlike the cores are: sessions of the fullest one, cores without any.
+fn spread(sessions: &[u32]) -> (u32, usize) {
+    let most = sessions.iter().max().copied().unwrap_or(0);
+    (most, sessions.iter().filter(|count| **count == 0).count())
+}
+
+/// Averages over many runs of `sessions` long sessions that come by a hash: fullest core and idle cores, kept where
+/// they come and steered.
+fn simulate(cores: usize, sessions: usize) -> [(f64, f64); 2] {
+    const RUNS: u32 = 200;
+    let mut sums = [(0, 0); 2];
+    for seed in 0..u64::from(RUNS) {
+        let mut random = Random::new(seed);
+        let mut steered = Process::new(cores, seed);
+        let mut kept = vec![0; cores];
+        for _ in 0..sessions {
+            let by = random.below(cores as u32) as usize;
+            kept[by] += 1;
+            // About twenty come in a millisecond, so that loads are often looked at when they are outdated.
+            steered.now += u64::from(random.below(20) == 0);
+            steered.connect(by);
+        }
+        for (sum, counts) in sums.iter_mut().zip([kept, steered.sessions()]) {
+            let (most, idle) = spread(&counts);
+            *sum = (sum.0 + most, sum.1 + idle);
+        }
+    }
+    sums.map(|(most, idle)| (f64::from(most) / f64::from(RUNS), idle as f64 / f64::from(RUNS)))
+}
+
+/// `cargo test simulation_of_long -- --nocapture` prints the table of `docs/maintainers/ARCHITECTURE.md`.
+#[test]
+fn simulation_of_long_sessions_on_many_cores() {
+    for (cores, sessions) in [(16, 16), (16, 64), (16, 1_000), (64, 16), (64, 64), (64, 1_000)] {
+        let [hash, steered] = simulate(cores, sessions);
+        println!(
+            "{cores} cores, {sessions} sessions: fullest {:.2} -> {:.2}, idle {:.2} -> {:.2}",
+            hash.0, steered.0, hash.1, steered.1
+        );
+        // What evenly dealt sessions would give.
+        let (even, idle) = (sessions.div_ceil(cores) as f64, cores.saturating_sub(sessions) as f64);
+        assert!(steered.0 <= even * 1.25 + 1.0 && steered.0 < hash.0, "{cores}, {sessions}: {steered:?}");
+        assert!(steered.1 <= idle + 0.05 * cores as f64, "{cores}, {sessions}: {steered:?}");
+        assert!(hash.1 == 0.0 || steered.1 < hash.1, "{cores}, {sessions}: {hash:?} {steered:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn passing_never_makes_the_fullest_core_fuller(
+        own in 0_u32..2_000, other in 0_u32..2_000, busy in 0_u32..600, short: bool,
+    ) {
+        let stay = if short { SessionLength::Short } else { SessionLength::Long };
+        if is_better_off(load(own, busy), load(other, busy), stay) {
+            prop_assert!(other < own);
+        }
+    }
+
+    #[test]
+    fn two_cores_are_never_both_better_off(
+        a in (0_u32..50, 0_u32..=1_000), b in (0_u32..50, 0_u32..=1_000),
+    ) {
+        let (a, b) = (load(a.0, a.1), load(b.0, b.1));
+        prop_assert!(!(is_better_off(a, b, SessionLength::Long) && is_better_off(b, a, SessionLength::Long)));
+    }
+
+    #[test]
+    fn long_sessions_stay_within_the_rule_however_they_come(
+        shards in 2_usize..9, seed: u64, arrivals in prop::collection::vec((0_usize..9, 0_u64..3), 1..200),
+    ) {
+        let mut process = Process::new(shards, seed);
+        for (by, pause) in arrivals {
+            process.now += pause;
+            let before = process.sessions();
+            let serving = process.connect(by % shards);
+            // It stays unless a core is better off, and goes only to one that is.
+            let least = before.iter().min().copied().unwrap_or(0);
+            prop_assert!(before[serving] <= least + least / 4 + 1 || serving != by % shards);
+            if serving != by % shards {
+                prop_assert!(before[by % shards] > before[serving]);
+            }
+        }
+        let (most, least) = (process.sessions().into_iter().max(), process.sessions().into_iter().min());
+        let (most, least) = (most.unwrap_or(0), least.unwrap_or(0));
+        prop_assert!(most <= least + least / 4 + 1 + 1, "{:?}", process.sessions());
+    }
+}

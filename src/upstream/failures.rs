@@ -1,0 +1,227 @@
+//! Failures of the backends of one upstream, counted by all shards together, and when the health thread is told.
+//!
+//! It is told of each failure, so that the checks look at once, and of too many consecutive ones, so that the backend is
+//! ejected. At most one report of each kind is on its way for a backend, whatever the number of sessions that fail.
+//!
+//! Writers: every shard, and the health thread when a backend comes back. Each count stands alone and orders nothing
+//! else, so all accesses are `Relaxed`. Failures are added by read-modify-write, so none is lost; a success at the same
+//! moment comes before or after them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use crossbeam_utils::CachePadded;
+
+use crate::base::BackendId;
+use crate::config::Upstream;
+
+/// What a session suffered from a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    /// It took no connection, or reset one before the first byte.
+    Failure,
+    /// It took bytes and ended the session without one of its own.
+    EmptyAnswer,
+}
+
+/// What the health thread is told of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// A session failed on it: a check shall look at once.
+    Suspect,
+    /// There were as many consecutive faults as eject it.
+    TooMany(Fault),
+}
+
+/// Tells the health thread; must not block.
+pub type OnFailures = Box<dyn Fn(BackendId, Reported) + Send + Sync>;
+
+/// After how many consecutive faults of a kind a backend is ejected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Of [`Fault::Failure`].
+    pub failures: Option<u32>,
+    /// Of [`Fault::EmptyAnswer`].
+    pub empty_answers: Option<u32>,
+}
+
+impl Thresholds {
+    /// Those of an upstream.
+    #[must_use]
+    pub fn of(upstream: &Upstream) -> Self {
+        let Some(outlier) = &upstream.outlier else { return Self::default() };
+        Self { failures: Some(outlier.consecutive_failures), empty_answers: outlier.empty_answers }
+    }
+
+    fn of_kind(self, fault: Fault) -> Option<u32> {
+        match fault {
+            Fault::Failure => self.failures,
+            Fault::EmptyAnswer => self.empty_answers,
+        }
+    }
+}
+
+/// The counts of one upstream.
+pub struct Failures {
+    thresholds: Thresholds,
+    backends: Box<[CachePadded<Streak>]>,
+    report: OnFailures,
+}
+
+#[derive(Default)]
+struct Streak {
+    /// Consecutive faults by kind since the last success or report, each below its threshold.
+    counts: [AtomicU32; 2],
+    /// A report of too many is on its way; there is never a second one.
+    is_reported: AtomicBool,
+    /// A suspicion is on its way; there is never a second one.
+    is_suspected: AtomicBool,
+}
+
+impl Failures {
+    /// No failure yet.
+    ///
+    /// # Panics
+    ///
+    /// If a threshold is 0, which no valid configuration has.
+    #[must_use]
+    pub fn new(thresholds: Thresholds, backends: usize, report: OnFailures) -> Arc<Self> {
+        let Thresholds { failures, empty_answers } = thresholds;
+        assert!(failures != Some(0) && empty_answers != Some(0), "a threshold of 0 faults");
+        let backends = (0..backends).map(|_| CachePadded::default()).collect();
+        Arc::new(Self { thresholds, backends, report })
+    }
+
+    /// A session suffered a fault of a backend.
+    pub fn failed(&self, backend: BackendId, fault: Fault) {
+        let streak = &self.backends[backend.index()];
+        if fault == Fault::Failure && !streak.is_suspected.swap(true, Relaxed) {
+            (self.report)(backend, Reported::Suspect);
+        }
+        let Some(threshold) = self.thresholds.of_kind(fault) else { return };
+        let next = |count| if count + 1 < threshold { count + 1 } else { 0 };
+        let before = streak.counts[fault as usize].fetch_update(Relaxed, Relaxed, |count| Some(next(count)));
+        if before.is_ok_and(|count| next(count) == 0) && !streak.is_reported.swap(true, Relaxed) {
+            (self.report)(backend, Reported::TooMany(fault));
+        }
+    }
+
+    /// A session on a backend got on, or it is back from an ejection: the row ends.
+    pub fn clear(&self, backend: BackendId) {
+        for count in &self.backends[backend.index()].counts {
+            // Mostly it is 0, and a line that nobody writes is in the cache of every shard.
+            if count.load(Relaxed) > 0 {
+                count.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// A report has arrived; from now on there may be another one.
+    pub fn take_report(&self, backend: BackendId, reported: Reported) {
+        let streak = &self.backends[backend.index()];
+        match reported {
+            Reported::Suspect => &streak.is_suspected,
+            Reported::TooMany(_) => &streak.is_reported,
+        }
+        .store(false, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    const ONE: BackendId = BackendId(1);
+    use Fault::{EmptyAnswer, Failure};
+
+    type Told = Arc<Mutex<Vec<(BackendId, Reported)>>>;
+
+    fn counted(failures: Option<u32>, empty_answers: Option<u32>) -> (Arc<Failures>, Told) {
+        let told = Told::default();
+        let noted = Arc::clone(&told);
+        let report = Box::new(move |backend, what| noted.lock().expect("not poisoned").push((backend, what)));
+        (Failures::new(Thresholds { failures, empty_answers }, 2, report), told)
+    }
+
+    /// What was told of too many since the last look.
+    fn too_many(told: &Told) -> Vec<(BackendId, Reported)> {
+        let all = std::mem::take(&mut *told.lock().expect("not poisoned"));
+        all.into_iter().filter(|(_, what)| *what != Reported::Suspect).collect()
+    }
+
+    #[test]
+    fn only_consecutive_failures_of_one_backend_are_too_many() {
+        let (failures, told) = counted(Some(3), None);
+        for _ in 0..10 {
+            failures.failed(ONE, Failure);
+            failures.failed(ONE, Failure);
+            failures.failed(BackendId(0), Failure);
+            failures.clear(BackendId(0));
+            failures.clear(ONE);
+        }
+        assert_eq!(too_many(&told), []);
+        (0..3).for_each(|_| failures.failed(ONE, Failure));
+        assert_eq!(too_many(&told), [(ONE, Reported::TooMany(Failure))]);
+    }
+
+    #[test]
+    fn empty_answers_have_a_row_of_their_own() {
+        let (failures, told) = counted(Some(2), Some(3));
+        failures.failed(ONE, Failure);
+        (0..2).for_each(|_| failures.failed(ONE, EmptyAnswer));
+        assert_eq!(too_many(&told), []);
+        failures.failed(ONE, EmptyAnswer);
+        assert_eq!(too_many(&told), [(ONE, Reported::TooMany(EmptyAnswer))]);
+        let (failures, told) = counted(Some(1), None);
+        (0..9).for_each(|_| failures.failed(ONE, EmptyAnswer));
+        assert_eq!(*told.lock().expect("not poisoned"), [], "nobody wants to know");
+    }
+
+    #[test]
+    fn one_report_of_each_kind_is_on_its_way() {
+        let (failures, told) = counted(Some(1), None);
+        let [suspect, many] = [Reported::Suspect, Reported::TooMany(Failure)].map(|what| (ONE, what));
+        (0..10).for_each(|_| failures.failed(ONE, Failure));
+        assert_eq!(*told.lock().expect("not poisoned"), [suspect, many]);
+        failures.take_report(ONE, suspect.1);
+        failures.failed(ONE, Failure);
+        assert_eq!(*told.lock().expect("not poisoned"), [suspect, many, suspect]);
+        failures.take_report(ONE, many.1);
+        failures.failed(ONE, Failure);
+        assert_eq!(*told.lock().expect("not poisoned"), [suspect, many, suspect, many]);
+    }
+
+    #[test]
+    fn a_failure_is_told_of_where_nobody_is_ejected() {
+        let (failures, told) = counted(None, None);
+        failures.failed(ONE, Failure);
+        assert_eq!(*told.lock().expect("not poisoned"), [(ONE, Reported::Suspect)]);
+    }
+
+    #[test]
+    fn failures_on_several_shards_are_counted_exactly() {
+        let reports = Arc::new(AtomicU32::new(0));
+        let failures = Arc::new_cyclic(|failures: &std::sync::Weak<Failures>| {
+            let (failures, reports) = (failures.clone(), Arc::clone(&reports));
+            let report: OnFailures = Box::new(move |backend, what| {
+                reports.fetch_add(u32::from(what != Reported::Suspect), Relaxed);
+                failures.upgrade().expect("alive").take_report(backend, what);
+            });
+            let backends = (0..2).map(|_| CachePadded::default()).collect();
+            let thresholds = Thresholds { failures: Some(7), empty_answers: None };
+            Failures { thresholds, backends, report }
+        });
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..7_000).for_each(|_| failures.failed(ONE, Failure)));
+            }
+        });
+        // A report that meets another one on its way is left out, which can happen here for a moment only.
+        let sent = reports.load(Relaxed);
+        assert!((1..=4_000).contains(&sent), "{sent}");
+        assert_eq!(failures.backends[1].counts[0].load(Relaxed), 0, "28,000 are a multiple of 7");
+    }
+}

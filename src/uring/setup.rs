@@ -1,0 +1,195 @@
+//! What the kernel offers: makes the ring, and says in one sentence what is missing and how to get it.
+
+#![expect(unsafe_code, reason = "one receive is tried on a pair of sockets")]
+
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+
+use io_uring::types::Fd;
+use io_uring::{IoUring, Probe, opcode};
+
+use super::core::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
+use super::locked::{self, LockedMemory};
+use crate::base::{Plain, counted};
+
+/// What differs between the kernels that Ringway runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// A multishot receive can carry a bound on its bytes (Linux 6.18), and tells of an end that comes together with bytes
+    /// (not the first kernels that know the bound). Else a receive is armed for each piece: an unbounded one takes the whole
+    /// buffer ring on Linux 6.1.
+    pub bounded_multishot: bool,
+}
+
+/// Why no ring can be had here, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Missing {
+    /// The system call is not there.
+    #[error(
+        "this kernel has no io_uring, or the sandbox hides it; run Linux 6.1 or later and allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
+    )]
+    NoSystemCall,
+    /// The system call is forbidden.
+    #[error(
+        "io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0 (or add this user's group to kernel.io_uring_group), and allow io_uring_setup in the seccomp profile of the container"
+    )]
+    Forbidden,
+    /// The kernel does not know what Ringway asks for.
+    #[error("io_uring of this kernel is too old: {what} is missing; run Linux 6.1 or later")]
+    TooOld {
+        /// What it does not know.
+        what: &'static str,
+    },
+    /// More is needed than the limit allows.
+    #[error(
+        "{} of locked memory are needed for io_uring on {}, but this user may lock {}; raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit){}",
+        locked::shown(memory.needed), counted(*shards as u64, "core"), locked::shown(memory.limit), fewer_cores(memory)
+    )]
+    LimitOfLockedMemory {
+        /// How many cores are wanted.
+        shards: usize,
+        /// Limit and need.
+        memory: LockedMemory,
+    },
+    /// The limit suffices, and yet there is nothing left.
+    #[error(
+        "no locked memory is left for io_uring: this user may lock {}, of which this process needs {}, and other processes of this user hold the rest; stop those, or raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit)",
+        locked::shown(*limit), locked::shown(*needed)
+    )]
+    LockedMemoryInUse {
+        /// The limit, bytes.
+        limit: u64,
+        /// What the shards of this process need, bytes.
+        needed: u64,
+    },
+    /// There is no limit, and yet there is nothing left.
+    #[error(
+        "the system has no memory for io_uring; look at the memory limit of the container or service, and at free memory"
+    )]
+    Memory,
+    /// Anything else.
+    #[error("io_uring cannot be set up: {}", Plain(.0))]
+    Other(io::Error),
+}
+
+/// The last part of the sentence, where fewer cores would do.
+fn fewer_cores(memory: &LockedMemory) -> String {
+    match memory.shards() {
+        0 => String::new(),
+        possible => format!(", or set runtime.cores to {possible} or less"),
+    }
+}
+
+impl From<io::Error> for Missing {
+    /// `ENOMEM` of any call on a ring is the same thing.
+    fn from(error: io::Error) -> Self {
+        if error.raw_os_error() == Some(libc::ENOMEM) { locked::out_of_memory() } else { Self::Other(error) }
+    }
+}
+
+impl Missing {
+    pub(super) fn from_setup(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOSYS) => Self::NoSystemCall,
+            Some(libc::EPERM | libc::EACCES) => Self::Forbidden,
+            Some(libc::EINVAL) => {
+                Self::TooOld { what: "a ring for a single thread with deferred completions" }
+            }
+            _ => Self::from(error),
+        }
+    }
+}
+
+/// Attempts everything that so many shards need, without keeping it.
+///
+/// # Errors
+///
+/// What is missing.
+pub fn probe(shards: usize, buffers_per_core: u32) -> Result<Features, Missing> {
+    locked::reserve(shards, buffers_per_core)?;
+    locked::patiently(set_up).map(|(_, features)| features)
+}
+
+/// Makes a ring that the calling thread alone may use.
+pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
+    let ring = ring(SUBMISSION_ENTRIES, COMPLETION_ENTRIES)?;
+    let parameters = ring.params();
+    if !parameters.is_feature_ext_arg()
+        || !parameters.is_feature_nodrop()
+        || !parameters.is_feature_submit_stable()
+    {
+        return Err(Missing::TooOld { what: "a wait with a timeout" });
+    }
+    let mut known = Probe::new();
+    ring.submitter().register_probe(&mut known)?;
+    let needed = [
+        (opcode::Recv::CODE, "recv"),
+        (opcode::Send::CODE, "send"),
+        (opcode::SendMsg::CODE, "sendmsg"),
+        (opcode::Connect::CODE, "connect"),
+        (opcode::PollAdd::CODE, "poll"),
+        (opcode::Read::CODE, "read"),
+        (opcode::AsyncCancel::CODE, "cancel"),
+    ];
+    if let Some((_, what)) = needed.iter().find(|(code, _)| !known.is_supported(*code)) {
+        return Err(Missing::TooOld { what });
+    }
+    // The kernel stays the same, and each ring costs locked memory for some milliseconds beyond its end.
+    static BOUNDED: OnceLock<bool> = OnceLock::new();
+    let bounded_multishot = match BOUNDED.get() {
+        Some(known) => *known,
+        None => *BOUNDED.get_or_init({
+            let found = try_bounded_multishot()?;
+            move || found
+        }),
+    };
+    Ok((ring, Features { bounded_multishot }))
+}
+
+/// Receives a byte and the end of a stream, which come at once, as a multishot with a bound, on a ring of its own. Whether
+/// both are told.
+///
+/// A kernel that does not know the bound says EINVAL. One of the first that knew it (6.18) may tell of the bytes and never of
+/// the end: two wake-ups of one poll count as one there, and the receive does not look behind the bytes.
+fn try_bounded_multishot() -> Result<bool, Missing> {
+    // As the ring of a shard: what completes is looked at in the enter below, after both have come.
+    let mut ring = ring(4, 8)?;
+    // Also the receive that finds the end takes one.
+    let buffers = super::buffers::Buffers::new(&ring, 4096, 2);
+    let mut buffers = buffers.map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => Missing::TooOld { what: "a ring of provided buffers" },
+        _ => Missing::from(error),
+    })?;
+    buffers.refill();
+    let (mut sender, receiver) = UnixStream::pair()?;
+    let entry = opcode::RecvMulti::new(Fd(receiver.as_raw_fd()), super::buffers::GROUP).build();
+    let entry = super::core::with_total(entry, 4096);
+    // SAFETY: the socket and the buffers live until the ring is closed, see below.
+    unsafe { ring.submission().push(&entry) }.map_err(|_| io::Error::other("a new ring is full"))?;
+    ring.submit()?;
+    sender.write_all(b"x")?;
+    sender.shutdown(Shutdown::Write)?;
+    ring.submit_and_wait(1)?;
+    // Once more, for a kernel that comes to the end in a second go.
+    // SAFETY: no argument is passed, and nothing is queued.
+    unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, super::core::GETEVENTS, None) }?;
+    let told: Vec<_> = ring.completion().map(|completion| completion.result()).collect();
+    // A receive that may still be in flight uses the buffers.
+    drop(ring);
+    Ok(told == [1, 0])
+}
+
+/// A ring that the calling thread alone may use, and that does its work in the enters of that thread.
+fn ring(entries: u32, completions: u32) -> Result<IoUring, Missing> {
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_coop_taskrun()
+        .setup_submit_all()
+        .setup_cqsize(completions)
+        .build(entries)
+        .map_err(Missing::from_setup)
+}
