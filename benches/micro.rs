@@ -11,17 +11,14 @@
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
 use ringway::balance::{self, Candidate, Demand, Registered, Start, Tried};
-use ringway::base::Address;
-use ringway::base::ShardPlace;
-use ringway::base::{BackendId, ShardId};
+use ringway::base::{Address, BackendId, ShardId, ShardPlace, Tick};
 use ringway::config;
-use ringway::upstream::{BackendState, Health, InFlight, Pick, SharedUpstream, UpstreamTable};
+use ringway::upstream::{BackendState, Health, InFlight, Pick, Request, SharedUpstream, UpstreamTable};
 
 /// Sizes of the upstream.
 const BACKENDS: [u16; 3] = [10, 100, 1000];
@@ -103,13 +100,13 @@ fn picks_in_a_table(criterion: &mut Criterion) {
             let table = &tables.tables[0];
             let tried = Tried::default();
             group.bench_function(BenchmarkId::new("same millisecond", backends), |bencher| {
-                bencher.iter(|| table.pick(black_box(1), &tried, 7, false));
+                bencher.iter(|| pick(table, black_box(1), &tried));
             });
             let mut now = 1;
             group.bench_function(BenchmarkId::new("next millisecond", backends), |bencher| {
                 bencher.iter(|| {
                     now += 1;
-                    table.pick(black_box(now), &tried, 7, false)
+                    pick(table, black_box(now), &tried)
                 });
             });
         }
@@ -117,9 +114,13 @@ fn picks_in_a_table(criterion: &mut Criterion) {
     }
 }
 
+fn pick(table: &UpstreamTable, now: u64, tried: &Tried) -> Pick {
+    table.pick(Request { now: Tick(now), tried, key: 7, spills: false }, |_| None)
+}
+
 /// The tables of all shards, and sessions on each of them.
 struct Shards {
-    tables: Vec<Rc<UpstreamTable>>,
+    tables: Vec<UpstreamTable>,
     _sessions: Vec<InFlight>,
 }
 
@@ -142,14 +143,13 @@ impl Shards {
         let states = vec![up; usize::from(backends)];
         let table = |shard| {
             let place = ShardPlace { shard: ShardId(shard), shards: usize::from(SHARDS), seed: 1 };
-            let table =
-                UpstreamTable::new(&config.upstreams[0], shared.clone(), place, Box::new(|_, _| true));
+            let table = UpstreamTable::new(&config.upstreams[0], shared.clone(), place);
             table.apply(&states);
             table
         };
         let tables: Vec<_> = (0..SHARDS).map(table).collect();
         let tried = Tried::default();
-        let picked = |table: &Rc<UpstreamTable>| match table.pick(0, &tried, 7, false) {
+        let picked = |table: &UpstreamTable| match pick(table, 0, &tried) {
             Pick::Backend(in_flight) => Some(in_flight),
             Pick::Full | Pick::Nobody => None,
         };

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// The folders, lowest first; the six layers in the comments. A folder may use itself and those above it in this list,
 /// but none of its own line.
-const ORDER: [&[&str]; 12] = [
+const ORDER: [&[&str]; 14] = [
     &["base"],
     // Pure: bytes, numbers and time in, values out.
     &["balance"],
@@ -22,8 +22,10 @@ const ORDER: [&[&str]; 12] = [
     &["upstream"],
     &["steering"],
     // Mechanisms.
-    &["net", "uring"],
-    &["relay", "pool", "telemetry"],
+    &["uring"],
+    &["net"],
+    &["telemetry"],
+    &["relay", "pool"],
     // Planes.
     &["shard", "health", "control"],
     // Assembly.
@@ -33,8 +35,7 @@ const ORDER: [&[&str]; 12] = [
 ];
 
 /// Folders whose circles are still to be opened.
-const OPEN_CIRCLES: [&str; 9] =
-    ["balance/", "cli/", "config/", "health/", "relay/", "shard/", "telemetry/", "uring/", ""];
+const OPEN_CIRCLES: [&str; 7] = ["balance/", "cli/", "config/", "health/", "relay/", "telemetry/", "uring/"];
 
 /// Folders and files that are pure.
 const PURE: [&str; 4] = ["balance/", "config/", "health/rules/", "upstream/serving.rs"];
@@ -142,7 +143,7 @@ fn checker_finds_what_is_wrong_and_nothing_else() {
         ("upstream/serving.rs", "struct A { callback: Box<dyn Fn()> }"),
         ("health/rules/a.rs", "use std::sync::{Arc, RwLock};"),
         ("relay/a.rs", "fn f(shard: &crate::shard::Shard) {}"),
-        ("net/a.rs", "use crate::uring::Ring;"),
+        ("uring/a.rs", "use crate::net::Listening;"),
         ("uring/a.rs", "use tokio::net::TcpStream;"),
         ("shard/a.rs", "use crate::health::HealthThread;"),
         ("health/a.rs", "use glommio::timer;"),

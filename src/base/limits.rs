@@ -48,6 +48,8 @@ pub const ADDRESSES_PER_BACKEND_MAX: usize = 16;
 pub const FIRST_LOOKUP_MAX: Duration = Duration::from_secs(5);
 /// First checks are spread over this much at most; others wait so much longer than a `timeout` for the first verdict.
 pub const FIRST_CHECK_SPREAD_MAX: Duration = Duration::from_millis(200);
+/// A time-out that is noticed this much later is not the peer's: the process was stopped, or is starved.
+pub const LATE: Duration = Duration::from_millis(250);
 /// Look-ups of different names that run at the same time, each on a thread of its own while it lasts.
 pub const LOOKUPS_MAX: usize = 512;
 /// Connections of checks that are over and wait for the end of the backend, each with one descriptor.

@@ -1,6 +1,7 @@
 //! What every module speaks of: identifiers, limits, time, addresses, the reasons for which a session ends.
 
 mod address;
+mod backoff;
 mod ids;
 pub mod limits;
 mod plain;
@@ -8,6 +9,7 @@ mod reasons;
 mod tick;
 
 pub use address::Address;
+pub use backoff::Backoff;
 pub use ids::{BackendId, BackendKey, ListenerId, ShardId, ShardPlace, UpstreamId};
 pub use plain::{Plain, counted};
 pub use reasons::CloseReason;

@@ -65,9 +65,19 @@ impl LocalFailure {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Descriptors => "descriptors",
+            Self::Descriptors => "file descriptors",
             Self::Memory => "memory",
             Self::Addresses => "local addresses and ports",
+        }
+    }
+
+    /// What an operator does about it.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Descriptors => "raise LimitNOFILE",
+            Self::Memory => "raise net.ipv4.tcp_mem",
+            Self::Addresses => "widen net.ipv4.ip_local_port_range, or set source",
         }
     }
 }

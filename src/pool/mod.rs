@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use crate::base::Address;
-use crate::base::BackendId;
-use crate::base::Tick;
+use crate::base::{Address, BackendId, Tick, UpstreamId};
+use crate::telemetry::counters::{PoolCounters, ShardCounters};
+use crate::upstream::Permit;
 use crate::uring::{Peeked, Socket};
 
 /// Nothing more is received of a greeting, bytes; the rest waits in the kernel for the session.
@@ -29,6 +29,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// The pool of one upstream.
 pub struct Pool {
     lists: Box<[IdleList]>,
+    upstream: UpstreamId,
+    counters: Arc<ShardCounters>,
     /// Most connections for each backend.
     most: usize,
     max_idle: Option<Duration>,
@@ -112,7 +114,9 @@ impl IdleList {
 }
 
 struct Ready {
-    connection: Pooled,
+    // Dropped before the permit, which somebody else may have then.
+    connection: Connection,
+    permit: Permit,
     since: Tick,
     until: Tick,
 }
@@ -127,23 +131,15 @@ impl Ready {
         self.connection.socket.received() > 0 && !self.connection.fresh
     }
 
-    /// The peer learns of it before whoever gets its place can have connected; the close waits for the last completion.
+    /// Ends the connection before its permit: the backend learns of the end before whoever gets the permit can have connected,
+    /// and the close waits for the last completion.
     fn end(self) {
         self.connection.socket.end_now();
     }
 }
 
-/// What left the pool when it was tidied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tidied {
-    /// Connections that were closed.
-    pub closed: usize,
-    /// The backend has ended one that was new.
-    pub refused: bool,
-}
-
-/// A connection that is in no session.
-pub struct Pooled {
+/// A connection to a backend that is in no session.
+pub struct Connection {
     /// The connection.
     pub socket: Socket,
     /// Where it leads.
@@ -209,9 +205,35 @@ impl Drop for NotedLingering {
 impl Pool {
     /// An empty pool.
     #[must_use]
-    pub fn new(backends: usize, most: usize, max_idle: Option<Duration>) -> Self {
+    pub fn new(
+        upstream: UpstreamId,
+        counters: Arc<ShardCounters>,
+        backends: usize,
+        most: usize,
+        max_idle: Option<Duration>,
+    ) -> Self {
         let lists = (0..backends).map(|_| IdleList::new()).collect();
-        Self { lists, most, max_idle, lingerings: Cell::new(0) }
+        Self { lists, upstream, counters, most, max_idle, lingerings: Cell::new(0) }
+    }
+
+    /// What is counted of it.
+    #[must_use]
+    pub fn counters(&self) -> &PoolCounters {
+        self.counters.pool(self.upstream)
+    }
+
+    /// Publishes the number of connections to a backend.
+    fn publish(&self, backend: BackendId) {
+        self.counters.backend(self.upstream, backend).pooled.set(self.len(backend) as u64);
+    }
+
+    /// Ends connections that the pool does not want any more.
+    fn end(&self, backend: BackendId, unwanted: impl IntoIterator<Item = Ready>) {
+        unwanted.into_iter().for_each(|ready| {
+            self.counters().closed.add(1);
+            ready.end();
+        });
+        self.publish(backend);
     }
 
     fn list(&self, backend: BackendId) -> &IdleList {
@@ -260,38 +282,44 @@ impl Pool {
     /// Notes that a connection is being made, or not any more.
     pub fn set_connecting(&self, backend: BackendId, connecting: bool) {
         self.list(backend).connecting.set(connecting);
+        self.publish(backend);
     }
 
-    /// The connection that was put last and is fit, and how many unfit ones were closed before it.
-    pub fn take(&self, backend: BackendId) -> (Option<Pooled>, usize) {
-        let mut unfit = 0;
-        let taken = loop {
-            // Dropped after the borrow ends: closing needs none, and the list is whole again.
-            let Some(ready) = self.list(backend).ready.borrow_mut().pop() else { break None };
-            if is_fit(&ready.connection.socket, ready.connection.fresh) {
-                break Some(ready.connection);
-            }
-            ready.end();
-            unfit += 1;
-        };
+    /// Takes the connection that was put last and is fit, with its permit.
+    pub fn take(&self, backend: BackendId) -> Option<(Connection, Permit)> {
         let list = self.list(backend);
+        if list.ready.borrow().is_empty() {
+            return None;
+        }
+        let mut unfit = Vec::new();
+        let taken = loop {
+            let Some(ready) = list.ready.borrow_mut().pop() else { break None };
+            if is_fit(&ready.connection.socket, ready.connection.fresh) {
+                break Some((ready.connection, ready.permit));
+            }
+            unfit.push(ready);
+        };
         // Whatever is put next was not watched yet.
         list.watched.set(list.watched.get().min(list.ready.borrow().len()));
+        self.end(backend, unfit);
         self.wake(backend);
-        (taken, unfit)
+        taken
     }
 
-    /// Puts a connection in.
-    pub fn put(&self, backend: BackendId, connection: Pooled, now: Tick) {
-        // A tenth earlier at most: those that come together do not end together.
-        let idle = self.max_idle.map(|idle| idle.mul_f64(1.0 - fastrand::f64() / 10.0));
+    /// Puts a connection in. `chance`, from 0 to 1, is spread over the connections, so that those which came together do not
+    /// end together: its time is up to a tenth shorter.
+    pub fn put(&self, connection: Connection, permit: Permit, now: Tick, chance: f64) {
+        let (backend, permit) = (permit.backend(), permit.idle());
+        let idle = self.max_idle.map(|idle| idle.mul_f64(1.0 - chance / 10.0));
         let until = idle.map_or(Tick::NEVER, |idle| now.after(idle));
-        self.list(backend).ready.borrow_mut().push(Ready { connection, since: now, until });
+        self.list(backend).ready.borrow_mut().push(Ready { connection, permit, since: now, until });
+        self.publish(backend);
         self.wake(backend);
     }
 
-    /// Closes the connections that are too old, unfit, or lead to none of these addresses.
-    pub fn tidy(&self, backend: BackendId, now: Tick, addresses: &Arc<[Address]>) -> Tidied {
+    /// Closes the connections that are too old, unfit, or lead to none of these addresses. Returns whether the backend has
+    /// ended a new one.
+    pub fn tidy(&self, backend: BackendId, now: Tick, addresses: &Arc<[Address]>) -> bool {
         let list = self.list(backend);
         let known = list.known(now, addresses).min(list.ready.borrow().len());
         list.watched.set(known);
@@ -306,12 +334,12 @@ impl Pool {
         let go: Vec<_> = list.ready.borrow_mut().extract_if(known.., |ready| !stays(ready)).collect();
         let is_refused =
             |ready: &Ready| ready.connection.fresh && ready.has_ended() && now.since(ready.since) < SETTLED;
-        let tidied = Tidied { closed: go.len(), refused: go.iter().any(is_refused) };
-        go.into_iter().for_each(Ready::end);
-        tidied
+        let is_refused = go.iter().any(is_refused);
+        self.end(backend, go);
+        is_refused
     }
 
-    /// Closes the connection that was put first. Whether there was one.
+    /// Closes the connection that was put first. Returns whether there was one.
     pub fn close_one(&self, backend: BackendId) -> bool {
         let mut ready = self.list(backend).ready.borrow_mut();
         if ready.is_empty() {
@@ -320,17 +348,15 @@ impl Pool {
         let first = ready.remove(0);
         drop(ready);
         self.list(backend).watched.update(|watched| watched.saturating_sub(1));
-        first.end();
+        self.end(backend, [first]);
         true
     }
 
-    /// Closes all connections to a backend. How many.
-    pub fn clear(&self, backend: BackendId) -> usize {
+    /// Closes all connections to a backend.
+    pub fn clear(&self, backend: BackendId) {
         self.list(backend).watched.set(0);
         let all = self.list(backend).ready.take();
-        let count = all.len();
-        all.into_iter().for_each(Ready::end);
-        count
+        self.end(backend, all);
     }
 
     /// Has the keeper's task woken when there is something to do, and arms what tells of it. When that is at the latest.
@@ -371,19 +397,42 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::base::{ShardId, ShardPlace};
+    use crate::config;
+    use crate::upstream::{BackendState, Health, SharedUpstream, UpstreamTable};
     use crate::uring::{BufferSettings, Ring};
 
     const BACKEND: BackendId = BackendId(0);
     const IDLE: Duration = Duration::from_secs(100);
 
+    fn empty(most: usize, max_idle: Option<Duration>) -> Pool {
+        Pool::new(UpstreamId(0), ShardCounters::new(1, [1]), 1, most, max_idle)
+    }
+
+    /// An upstream with one backend, which is up.
+    fn table() -> UpstreamTable {
+        let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
+        let parsed = config::parse("test.yaml", yaml).expect("a valid configuration").config;
+        let shared = SharedUpstream::new(&parsed.upstreams[0], 1, None);
+        let place = ShardPlace { shard: ShardId(0), shards: 1, seed: 0 };
+        let table = UpstreamTable::new(&parsed.upstreams[0], shared, place);
+        let addresses = Arc::from([Address::Unix("b".into())]);
+        table.apply(&[BackendState { health: Health::Up, addresses, ..BackendState::unknown() }]);
+        table
+    }
+
     /// A pool of connections that came at the same moment, and their other ends.
     fn filled(ring: &Ring, count: usize) -> (Pool, Vec<UnixStream>) {
-        let pool = Pool::new(1, count, Some(IDLE));
+        let (pool, table) = (empty(count, Some(IDLE)), table());
+        let mut random = fastrand::Rng::with_seed(1);
         let ends = (0..count).map(|_| {
             let (ours, theirs) = UnixStream::pair().expect("descriptors");
-            let connection =
-                Pooled { socket: ring.socket(ours.into()), address: Address::Unix("b".into()), fresh: true };
-            pool.put(BACKEND, connection, Tick(0));
+            let connection = Connection {
+                socket: ring.socket(ours.into()),
+                address: Address::Unix("b".into()),
+                fresh: true,
+            };
+            pool.put(connection, table.idle_permit(BACKEND).expect("no limit"), Tick(0), random.f64());
             theirs
         });
         let ends = ends.collect();
@@ -392,7 +441,7 @@ mod tests {
 
     #[test]
     fn lingering_sessions_are_forgotten_with_their_guards() {
-        let pool = Rc::new(Pool::new(1, 1, None));
+        let pool = Rc::new(empty(1, None));
         let noted: Vec<_> = (0..3).map(|_| pool.note_lingering(BACKEND)).collect();
         (0..2).for_each(|_| noted.iter().for_each(|one| one.wake(Waker::noop())));
         assert_eq!(pool.list(BACKEND).lingering.borrow().len(), 3);
@@ -413,15 +462,15 @@ mod tests {
             known
         };
         assert_eq!((known(), known()), (0, 100));
-        let (taken, _) = pool.take(BACKEND);
+        let taken = pool.take(BACKEND).expect("one of them");
         assert_eq!(known().min(pool.len(BACKEND)), 99);
         // What comes in is looked at, and what has ended has all of them looked at.
-        pool.put(BACKEND, taken.expect("one of them"), Tick(1));
+        pool.put(taken.0, taken.1, Tick(1), 0.0);
         assert_eq!(known(), 99);
         assert_eq!(known(), 100);
         // Also what was taken and came back before anybody looked.
-        let (taken, _) = pool.take(BACKEND);
-        pool.put(BACKEND, taken.expect("one of them"), Tick(1));
+        let taken = pool.take(BACKEND).expect("one of them");
+        pool.put(taken.0, taken.1, Tick(1), 0.0);
         assert_eq!(known(), 99);
         assert_eq!(known(), 100);
         ends.pop();
@@ -436,8 +485,10 @@ mod tests {
         let addresses: Arc<[Address]> = [Address::Unix("b".into())].into();
         let closed_at = |percent: u64| {
             let now = Tick(IDLE.as_millis() as u64 * percent / 100);
+            let before = pool.len(BACKEND);
             pool.watch(BACKEND, Waker::noop());
-            pool.tidy(BACKEND, now, &addresses).closed
+            pool.tidy(BACKEND, now, &addresses);
+            before - pool.len(BACKEND)
         };
         assert_eq!(closed_at(89), 0);
         let closed: Vec<_> = (91..=100).map(closed_at).collect();

@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{Shard, session};
-use crate::base::{ListenerId, Plain, limits};
-use crate::config::Listener;
+use super::listener::Listener;
+use super::session;
+use super::state::Shard;
+use crate::base::{Plain, limits};
 use crate::net::AcceptError;
 use crate::uring::Acceptor;
 
@@ -19,14 +20,16 @@ use crate::uring::Acceptor;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Accepts until the shard drains; then serves what the kernel has accepted already, and closes.
-pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Acceptor) {
-    let _busy = shard.busy();
-    opening(&shard, listener).await;
+pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
+    let shard = &*listener.shard;
+    shard.enter();
+    let _entered = Entered(shard);
+    opening(&listener).await;
     let mut started = 0;
-    // Connections that may still come once the shard drains: what its backlog can have held.
-    let mut left = shard.config.listeners[listener.index()].backlog;
+    // Connections that may still come once the shard drains: as many as its backlog can have held.
+    let mut left = listener.config().backlog;
     loop {
-        let accepted = match next(&shard, &acceptor).await {
+        let accepted = match next(&listener, &acceptor).await {
             Some(accepted) => accepted,
             None => {
                 acceptor.disarm().await;
@@ -37,16 +40,16 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
         };
         match accepted {
             Ok(connection) => {
-                if let Some(connection) = keep(&shard, listener, connection) {
-                    session::start(&shard, listener, connection);
+                if let Some(connection) = keep(&listener, connection) {
+                    session::start(&listener, connection);
                 }
             }
             Err(error) => {
                 let kind = AcceptError::of(&error);
-                shard.counters.listener(listener).accept_errors[kind as usize].add(1);
+                listener.counters().accept_errors[kind as usize].add(1);
                 let now = shard.ring.now();
                 if shard.accept_warnings.is_due(now) {
-                    let name = &shard.config.listeners[listener.index()].name;
+                    let name = &listener.config().name;
                     log::warn!("listener {name}: accepting failed, going on: {}", Plain(&error));
                 }
                 if error.raw_os_error() != Some(libc::ECONNABORTED) {
@@ -62,38 +65,45 @@ pub(super) async fn run(shard: Rc<Shard>, listener: ListenerId, acceptor: Accept
     }
 }
 
+/// An accept loop until it ends, whatever ends it.
+struct Entered<'a>(&'a Shard);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
 /// Waits for the first verdicts, or the end.
-async fn opening(shard: &Shard, listener: ListenerId) {
+async fn opening(listener: &Listener) {
+    let shard = &listener.shard;
     std::future::poll_fn(|context| {
-        if shard.is_open(listener) {
+        if listener.is_open() {
             return Poll::Ready(());
         }
         shard.openings.borrow_mut().push(context.waker().clone());
         Poll::Pending
     })
     .await;
-    if shard.place.shard.0 == 0 && shard.is_running() {
-        let Listener { name, address, .. } = &shard.config.listeners[listener.index()];
-        let (name, address) = (&**name, address.to_string());
+    if shard.id().0 == 0 && shard.is_running() {
+        let (name, address) = (&*listener.config().name, listener.config().address.to_string());
         log::info!(event = "accepting", listener = name, address; "listener {name} accepts on {address}");
     }
 }
 
-/// The connection, unless another shard gets it. While the shard drains, all stay.
-fn keep(shard: &Shard, listener: ListenerId, connection: OwnedFd) -> Option<OwnedFd> {
-    let handoff = shard.handoff.borrow();
-    let Some(handoff) =
-        handoff.as_ref().filter(|_| !shard.config.listeners[listener.index()].tcp.steer_by_cpu)
-    else {
+/// Returns the connection, unless another shard gets it. While the shard drains, all stay.
+fn keep(listener: &Listener, connection: OwnedFd) -> Option<OwnedFd> {
+    let handoff = listener.shard.handoff.borrow();
+    let Some(handoff) = handoff.as_ref().filter(|_| !listener.config().tcp.steer_by_cpu) else {
         return Some(connection);
     };
-    handoff.pass(shard.ring.now(), listener, connection)
+    handoff.pass(listener.shard.now(), listener.id, connection)
 }
 
 /// The next connection or failure; `None` when the shard drains.
-async fn next(shard: &Shard, acceptor: &Acceptor) -> Option<std::io::Result<OwnedFd>> {
+async fn next(listener: &Listener, acceptor: &Acceptor) -> Option<std::io::Result<OwnedFd>> {
     std::future::poll_fn(|context| {
-        if shard.is_running() { acceptor.poll_accept(context).map(Some) } else { Poll::Ready(None) }
+        if listener.shard.is_running() { acceptor.poll_accept(context).map(Some) } else { Poll::Ready(None) }
     })
     .await
 }

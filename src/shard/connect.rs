@@ -1,300 +1,236 @@
 //! One connection to a backend: its addresses in their order, from the local addresses in turn.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use super::Shard;
-use crate::base::Address;
-use crate::base::Tick;
-use crate::base::{BackendId, CloseReason, Plain, UpstreamId};
-use crate::config::TcpOptions;
-use crate::net;
-use crate::net::LocalFailure;
+use super::state::Shard;
+use super::upstream::Upstream;
+use crate::base::limits::LATE;
+use crate::base::{Address, BackendId, CloseReason, Plain, Tick};
+use crate::net::{self, LocalFailure};
+use crate::upstream::{ClientEnd, ClientState, Failure, WaitEnd};
 use crate::uring::{End, Socket, Timer};
 
-/// How long an attempt may still take once the client has sent FIN without a byte before it: mostly it has left, but
-/// a client that only reads (`nc -N` to a daytime server) looks the same, and a backend that is well answers sooner.
-const LEFT_GRACE: Duration = Duration::from_secs(1);
-
-/// Nothing more is received from a client that has said so much, bytes, before it has a backend.
+/// A client that said this many bytes before it has a backend is received from no more.
 const SAID_BEFORE: usize = 16 << 10;
 
-/// A time-out that is noticed this much later is not the backend's: the process was stopped, or is starved.
-const LATE: Duration = Duration::from_millis(250);
-
-/// How one attempt failed.
-pub(super) enum Failure {
-    /// Another backend may do. `blamed` unless this one may be well all the same.
-    Backend { reason: CloseReason, error: io::Error, blamed: bool },
-    /// For want of something of our own; no backend is to blame, and another one will do only where it is about addresses.
-    Local(LocalFailure, io::Error),
-    /// No backend will do.
-    Session(CloseReason),
+/// A connect that failed, with the error for the log.
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) error: io::Error,
+    /// What this process lacks.
+    lacking: Option<LocalFailure>,
 }
 
-impl Failure {
-    /// What to report after a later one: what the backend answered rather than that an address of our own was wanting.
+impl Failed {
+    /// Keeps the more telling of two failures: a backend's answer outranks a missing local address.
     fn then(self, later: Self) -> Self {
-        match (self, later) {
-            (backend @ Self::Backend { .. }, Self::Local(LocalFailure::Addresses, _)) => backend,
-            (_, later) => later,
-        }
+        let is_answer = !matches!(self.failure, Failure::NoLocalAddress);
+        if is_answer && matches!(later.failure, Failure::NoLocalAddress) { self } else { later }
+    }
+
+    fn refused(error: io::Error) -> Self {
+        // The backend's host said at once that nobody listens there.
+        let at_once = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
+        Self { failure: Failure::Refused { at_once }, error, lacking: None }
+    }
+
+    fn lacking(kind: LocalFailure, error: io::Error) -> Self {
+        let failure = match kind {
+            LocalFailure::Addresses => Failure::NoLocalAddress,
+            LocalFailure::Descriptors | LocalFailure::Memory => Failure::Shortage,
+        };
+        Self { failure, error, lacking: Some(kind) }
     }
 }
 
-/// Connects to the first of these addresses that takes a connection, until `all` at the latest, for a client or for the
-/// pool.
+/// Connects to the first address of a backend that takes a connection, until `all` at the latest, for a client or for the
+/// pool. The socket ends at its drop, so that the backend learns of the end before its permit is given to anybody else.
 ///
-/// A local address that is wanting, or has no port left, says nothing of the next one: where IPv6 is switched off, a backend
-/// `localhost` that has `::1` first is reached on 127.0.0.1.
-///
-/// An address that was silent comes behind the others for a while, for all sessions of the shard: its next check may be
-/// half a minute away, or there may be none.
+/// If a local address or port is unavailable, the next one is tried: where IPv6 is switched off, a backend `localhost` that
+/// has `::1` first is reached on 127.0.0.1. An address that does not answer leaves the others an equal share of the time.
 pub(super) async fn connect_any(
-    shard: &Shard,
+    upstream: &Upstream,
     waiting: Option<WaitingClient<'_>>,
-    upstream: UpstreamId,
     backend: BackendId,
     all: Tick,
-) -> Result<(Socket, Address), Failure> {
-    let (tcp, table) = (&shard.config.upstreams[upstream.index()].tcp, &shard.upstreams[upstream.index()]);
-    let addresses = shard.silent.behind(upstream, backend, table.addresses(backend), shard.ring.now());
-    let mut failure = Failure::Local(LocalFailure::Addresses, io::ErrorKind::AddrNotAvailable.into());
-    let mut was_silent = false;
+) -> Result<(Socket, Address), Failed> {
+    let shard = &*upstream.shard;
+    let addresses = upstream.unresponsive.last(backend, upstream.table.addresses(backend), shard.now());
+    let mut failed = Failed::lacking(LocalFailure::Addresses, io::ErrorKind::AddrNotAvailable.into());
+    let mut has_timed_out = None;
     'all: for (index, address) in addresses.iter().enumerate() {
-        // One address that does not answer leaves the others their share of the time.
-        let now = shard.ring.now();
+        let now = shard.now();
         let left = (addresses.len() - index) as u32;
         let deadline = now.after(all.since(now) / left);
-        for source in shard.sources[upstream.index()].in_turn(address) {
-            match Wait::until(shard, waiting, deadline).connect(address, tcp, source).await {
+        for source in upstream.local_addresses.in_turn(address) {
+            let wait = Wait::until(shard, waiting, deadline);
+            let error = match wait.connect(address, upstream, source).await {
                 Ok(socket) => return Ok((socket, address.clone())),
-                Err(Failure::Local(kind, error)) => {
-                    shard.counters.local_failures[kind as usize].add(1);
-                    failure = failure.then(Failure::Local(kind, error));
-                    if kind != LocalFailure::Addresses {
-                        break 'all;
-                    }
+                Err(error) => error,
+            };
+            match error.failure {
+                Failure::Session(_) => return Err(error),
+                Failure::Shortage => {
+                    failed = error;
+                    break 'all;
                 }
-                Err(Failure::Backend { reason, error, blamed }) => {
-                    if blamed && reason == CloseReason::ConnectTimeout && addresses.len() > 1 {
-                        shard.silent.note(upstream, backend, address, shard.ring.now());
+                Failure::NoLocalAddress => failed = failed.then(error),
+                Failure::TimedOut { is_late } => {
+                    if !is_late && addresses.len() > 1 {
+                        upstream.unresponsive.note(backend, address, shard.now());
                     }
-                    was_silent |= reason == CloseReason::ConnectTimeout;
-                    // A refusal behind a silent address has cost as much as that.
-                    let reason = if was_silent { CloseReason::ConnectTimeout } else { reason };
-                    failure = Failure::Backend { reason, error, blamed };
+                    has_timed_out = Some(is_late);
+                    failed = error;
                     break;
                 }
-                Err(session @ Failure::Session(_)) => return Err(session),
+                Failure::Refused { .. } => {
+                    // A refusal behind an address that timed out has cost as much as that, and blames the backend.
+                    let behind = has_timed_out.map(|_| Failure::TimedOut { is_late: false });
+                    failed = Failed { failure: behind.unwrap_or(error.failure), ..error };
+                    break;
+                }
             }
         }
     }
-    if let Failure::Local(kind, error) = &failure
-        && shard.connect_warnings[*kind as usize].is_due(shard.ring.now())
+    if let Some(kind) = failed.lacking
+        && shard.connect_warnings[kind as usize].is_due(shard.now())
     {
-        log::warn!("no connection to a backend can be made, for want of {}: {}", kind.name(), Plain(error));
+        let (lacking, remedy) = (kind.name(), kind.remedy());
+        log::warn!("cannot connect to backends: out of {lacking} ({remedy}): {}", Plain(&failed.error));
     }
-    Err(failure)
+    Err(failed)
 }
 
-/// How long an address that was silent comes behind the others of its backend.
-const SILENT: Duration = Duration::from_secs(30);
-
-/// So many silent addresses are remembered.
-const SILENT_KEPT: usize = 64;
-
-/// Addresses of backends with several that did not answer lately.
-#[derive(Default)]
-pub(super) struct Silent(RefCell<VecDeque<(UpstreamId, BackendId, Address, Tick)>>);
-
-impl Silent {
-    fn note(&self, upstream: UpstreamId, backend: BackendId, address: &Address, now: Tick) {
-        let mut notes = self.0.borrow_mut();
-        notes.retain(|note| (note.0, note.1, &note.2) != (upstream, backend, address));
-        if notes.len() == SILENT_KEPT {
-            notes.pop_front();
-        }
-        notes.push_back((upstream, backend, address.clone(), now.after(SILENT)));
-    }
-
-    /// The addresses of a backend in the order to try.
-    fn behind(
-        &self,
-        upstream: UpstreamId,
-        backend: BackendId,
-        addresses: Arc<[Address]>,
-        now: Tick,
-    ) -> Arc<[Address]> {
-        let mut notes = self.0.borrow_mut();
-        while notes.pop_front_if(|note| note.3 <= now).is_some() {}
-        if notes.is_empty() || addresses.len() < 2 {
-            return addresses;
-        }
-        let is_silent = |address: &Address| {
-            let mut notes = notes.iter();
-            notes.any(|note| (note.0, note.1, &note.2) == (upstream, backend, address))
-        };
-        if !addresses.iter().any(is_silent) {
-            return addresses;
-        }
-        let (silent, others): (Vec<_>, Vec<_>) = addresses.iter().cloned().partition(is_silent);
-        others.into_iter().chain(silent).collect()
-    }
-}
-
-/// A client that wants a backend.
+/// A client that waits for a backend.
 #[derive(Clone, Copy)]
 pub(super) struct WaitingClient<'a> {
-    pub(super) client: &'a Socket,
-    /// When it counts as left because it has sent FIN without a byte before it: [`LEFT_GRACE`] later, through all tries.
-    pub(super) left: &'a Cell<Tick>,
+    pub(super) socket: &'a Socket,
+    pub(super) end: &'a ClientEnd,
 }
 
 impl WaitingClient<'_> {
-    fn has_ended(self) -> bool {
-        self.left.get() != Tick::NEVER
+    /// Looks at the client. What it says meanwhile waits for the backend.
+    fn look(self, context: &Context<'_>) -> ClientState {
+        let Self { socket, end } = self;
+        socket.register(context.waker());
+        if socket.ring().buffers_scarce() {
+            // Open sessions need them more than those who wait.
+            socket.spill_received();
+        }
+        match socket.ended() {
+            Some(End::Failed(_)) => ClientState::Gone,
+            _ if socket.is_dead() => ClientState::Gone,
+            Some(End::Clean) if socket.received() == 0 => {
+                if !end.has_begun() {
+                    socket.watch();
+                }
+                ClientState::Finished
+            }
+            None if socket.received() < SAID_BEFORE => {
+                // Also behind its first words, or nothing would tell of a reset.
+                socket.receive(false);
+                ClientState::Here
+            }
+            _ => {
+                socket.watch();
+                ClientState::Here
+            }
+        }
     }
 }
 
-/// A wait for a backend: with an eye on the client that wants it, if one does, on the clock and on the end of the shard.
+/// A wait for a backend: it ends with the client that waits, if one does, with its time, or with the shard.
 pub(super) struct Wait<'a> {
     shard: &'a Shard,
-    waiting: Option<WaitingClient<'a>>,
+    client: Option<WaitingClient<'a>>,
     deadline: Tick,
     /// For the deadline, or the moment at which the client counts as left.
     timer: Timer,
 }
 
-/// Why a wait is in vain.
-pub(super) enum WaitEnd {
-    Closing,
-    ClientLeft,
-    TimeUp,
-}
-
 impl<'a> Wait<'a> {
-    pub(super) fn until(shard: &'a Shard, waiting: Option<WaitingClient<'a>>, deadline: Tick) -> Self {
-        Self { shard, waiting, deadline, timer: shard.ring.timer(deadline) }
+    pub(super) fn until(shard: &'a Shard, client: Option<WaitingClient<'a>>, deadline: Tick) -> Self {
+        Self { shard, client, deadline, timer: shard.ring.timer(deadline) }
     }
 
-    /// Ready when there is no use in waiting any longer.
+    /// Ready when the wait is over.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<WaitEnd> {
         if self.shard.is_closing() {
             return Poll::Ready(WaitEnd::Closing);
         }
-        let mut over = WaitEnd::TimeUp;
-        if let Some(waiting) = self.waiting {
-            if self.has_left(waiting, context) {
+        let mut end = WaitEnd::TimeUp;
+        if let Some(client) = self.client {
+            let state = client.look(context);
+            if state == ClientState::Gone {
                 return Poll::Ready(WaitEnd::ClientLeft);
             }
-            let left = waiting.left.get();
-            if left < self.deadline {
-                self.timer.set(left);
-                over = WaitEnd::ClientLeft;
+            client.end.note(state, self.shard.now());
+            let (first, reason) = client.end.first(self.deadline);
+            if reason == WaitEnd::ClientLeft {
+                self.timer.set(first);
             }
+            end = reason;
         }
-        self.timer.poll_due(context).map(|()| over)
-    }
-
-    /// Whether the client has left for sure. What it says meanwhile waits for the backend.
-    fn has_left(&self, WaitingClient { client, left }: WaitingClient<'_>, context: &Context<'_>) -> bool {
-        client.register(context.waker());
-        if client.ring().buffers_scarce() {
-            // Open sessions need them more than those who wait.
-            client.spill_received();
-        }
-        match client.ended() {
-            Some(End::Failed(_)) => return true,
-            _ if client.is_dead() => return true,
-            Some(End::Clean) if client.received() == 0 && left.get() == Tick::NEVER => {
-                left.set(self.shard.ring.now().after(LEFT_GRACE));
-                client.watch();
-            }
-            // Also behind its first words, or nothing would tell of a reset.
-            None if client.received() < SAID_BEFORE => client.receive(false),
-            _ => client.watch(),
-        }
-        false
+        self.timer.poll_due(context).map(|()| end)
     }
 
     /// One connect.
     async fn connect(
         mut self,
         address: &Address,
-        tcp: &TcpOptions,
+        upstream: &Upstream,
         source: Option<IpAddr>,
-    ) -> Result<Socket, Failure> {
-        let socket = net::socket_for(address, tcp, source);
-        let (fd, target) = socket.map_err(|error| local_or_backend(error, address))?;
-        let backend = self.shard.ring.socket(fd);
-        let unfinished = Unfinished(&backend);
-        backend.start_connect(target);
-        std::future::poll_fn(|context| self.poll_connect(&backend, address, context)).await?;
-        std::mem::forget(unfinished);
-        if backend.with(|socket| net::is_self_connected(socket, address)) {
-            backend.reset_on_close();
-            return Err(refused(io::ErrorKind::ConnectionRefused.into()));
+    ) -> Result<Socket, Failed> {
+        let socket = net::socket_for(address, &upstream.config().tcp, source);
+        let (fd, target) = socket.map_err(|error| self.failed(error, address))?;
+        let socket = self.shard.ring.socket(fd);
+        socket.end_at_drop(true);
+        socket.start_connect(target);
+        std::future::poll_fn(|context| self.poll_connect(&socket, address, context)).await?;
+        if socket.with(|socket| net::is_self_connected(socket, address)) {
+            socket.reset_on_close();
+            return Err(Failed::refused(io::ErrorKind::ConnectionRefused.into()));
         }
-        Ok(backend)
+        Ok(socket)
     }
 
     fn poll_connect(
         &mut self,
-        backend: &Socket,
+        socket: &Socket,
         address: &Address,
         context: &mut Context<'_>,
-    ) -> Poll<Result<(), Failure>> {
+    ) -> Poll<Result<(), Failed>> {
         if !self.shard.is_closing()
-            && let Poll::Ready(connected) = backend.poll_connected(context)
+            && let Poll::Ready(connected) = socket.poll_connected(context)
         {
-            return Poll::Ready(connected.map_err(|error| match local_or_backend(error, address) {
-                Failure::Backend { error, .. } if self.waiting.is_some_and(WaitingClient::has_ended) => {
-                    log::debug!("connection failed and the client has left: {}", Plain(&error));
-                    Failure::Session(CloseReason::ClientLeft)
-                }
-                failure => failure,
-            }));
+            return Poll::Ready(connected.map_err(|error| self.failed(error, address)));
         }
-        self.poll(context).map(|over| {
-            Err(match over {
+        self.poll(context).map(|end| {
+            let failure = match end {
                 WaitEnd::Closing => Failure::Session(CloseReason::Shutdown),
                 WaitEnd::ClientLeft => Failure::Session(CloseReason::ClientLeft),
                 WaitEnd::TimeUp => {
-                    // If the shard did not run when the time was over, the answer may not have been taken yet.
-                    let is_late = self.shard.ring.now() > self.deadline.after(LATE);
-                    let error = io::ErrorKind::TimedOut.into();
-                    Failure::Backend { reason: CloseReason::ConnectTimeout, error, blamed: !is_late }
+                    Failure::TimedOut { is_late: self.shard.now() > self.deadline.after(LATE) }
                 }
-            })
+            };
+            Err(Failed { failure, error: io::ErrorKind::TimedOut.into(), lacking: None })
         })
     }
-}
 
-/// A connection that is being made. If nothing comes of it, the backend learns so before its place is given to somebody
-/// else, and not with the close, which waits for the last completion.
-struct Unfinished<'a>(&'a Socket);
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        self.0.end_now();
+    /// Tells whose fault an error of socket(2) or connect(2) is, and counts what this process lacks.
+    fn failed(&self, error: io::Error, address: &Address) -> Failed {
+        if let Some(kind) = LocalFailure::of(&error, address) {
+            self.shard.counters.local_failures[kind as usize].add(1);
+            return Failed::lacking(kind, error);
+        }
+        if self.client.is_some_and(|client| client.end.has_begun()) {
+            log::debug!("connection failed and the client has left: {}", Plain(&error));
+            return Failed { failure: Failure::Session(CloseReason::ClientLeft), error, lacking: None };
+        }
+        Failed::refused(error)
     }
-}
-
-fn local_or_backend(error: io::Error, address: &Address) -> Failure {
-    match LocalFailure::of(&error, address) {
-        Some(kind) => Failure::Local(kind, error),
-        None => refused(error),
-    }
-}
-
-fn refused(error: io::Error) -> Failure {
-    Failure::Backend { reason: CloseReason::ConnectFailed, error, blamed: true }
 }
 
 #[cfg(test)]
@@ -302,12 +238,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answer_of_the_backend_is_reported_rather_than_a_local_address_that_is_wanting() {
-        let refused = || refused(io::ErrorKind::ConnectionRefused.into());
-        let local = |kind| Failure::Local(kind, io::ErrorKind::Other.into());
-        let (addresses, memory) = (LocalFailure::Addresses, LocalFailure::Memory);
-        assert!(matches!(refused().then(local(addresses)), Failure::Backend { .. }));
-        assert!(matches!(local(addresses).then(refused()), Failure::Backend { .. }));
-        assert!(matches!(refused().then(local(memory)), Failure::Local(LocalFailure::Memory, _)));
+    fn answer_of_the_backend_outranks_a_missing_local_address() {
+        let refused = || Failed::refused(io::ErrorKind::ConnectionRefused.into());
+        let missing = || Failed::lacking(LocalFailure::Addresses, io::ErrorKind::Other.into());
+        assert!(matches!(refused().then(missing()).failure, Failure::Refused { at_once: true }));
+        assert!(matches!(missing().then(refused()).failure, Failure::Refused { .. }));
+        assert!(matches!(missing().then(missing()).failure, Failure::NoLocalAddress));
     }
 }

@@ -1,8 +1,11 @@
 //! Parts of a shard for tests.
 
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use super::listener::Listener;
+use super::run::Residents;
 use super::{Handoff, ShardParts, inbox};
 use crate::admission::Limit;
 use crate::base::ShardId;
@@ -11,7 +14,7 @@ use crate::config;
 use crate::steering::CoreLoads;
 use crate::telemetry::counters::ShardCounters;
 use crate::upstream::SharedUpstream;
-use crate::uring::Doorbell;
+use crate::uring::{Doorbell, Ring};
 
 /// The first of so many shards, with one listener and one backend that is never up; and what the others pass on with.
 pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<Handoff>) {
@@ -46,4 +49,10 @@ pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<
         doorbell,
     };
     (parts, others)
+}
+
+/// The listener of such a shard, which does not run.
+pub(super) fn listener(ring: &Ring) -> Rc<Listener> {
+    let (residents, ..) = Residents::new(ring, parts(1, Vec::new()).0);
+    Rc::clone(&residents.listeners[0])
 }

@@ -1,49 +1,24 @@
-//! Clients of this shard that wait for a backend below its `max_connections`.
+//! Clients of this shard in the queue of an upstream. Who is next is decided by the queue, which all shards share
+//! ([`admission::Queue`](crate::admission::Queue)); this wakes the client's task.
 //!
-//! Who is next is decided by the queue of the upstream, which all shards share (`rules::admission::Queue`); here is
-//! whom to wake. A place that was given to a waiter is on its way as a message until the waiter takes it; when the
-//! waiter has left meanwhile, the place goes to the next. When the backend has gone out meanwhile, the waiter gives the place
-//! back and waits again, before all who came later.
+//! A permit that was granted to a waiting client is on its way as a message until the client takes it. When the client has
+//! left meanwhile, the permit goes to the next one.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
-use super::Shard;
-use super::connect::{Wait, WaitEnd, WaitingClient};
-use super::inbox::Grant;
-use crate::admission::Ticket;
-use crate::balance::Tried;
-use crate::base::Tick;
-use crate::base::{BackendId, CloseReason, UpstreamId};
-use crate::upstream::{InFlight, UpstreamTable};
+use crate::base::BackendId;
 
-/// Those who wait, by upstream and number of their ticket.
+/// Those who wait, by the number of their ticket.
 #[derive(Default)]
-pub(super) struct Waiters(RefCell<BTreeMap<(UpstreamId, u64), Waiter>>);
+pub(super) struct Waiters(RefCell<BTreeMap<u64, Waiter>>);
 
 #[derive(Default)]
 struct Waiter {
     waker: Option<Waker>,
-    /// The place it got.
+    /// The backend whose permit it got.
     granted: Option<BackendId>,
-}
-
-impl Waiters {
-    /// Takes a place that came for a waiter.
-    pub(super) fn grant(&self, shard: &Shard, grant: Grant) {
-        if let Some(waiter) = self.0.borrow_mut().get_mut(&(grant.upstream, grant.ticket)) {
-            waiter.granted = Some(grant.backend);
-            waiter.wake();
-            return;
-        }
-        shard.upstreams[grant.upstream.index()].refuse(grant.backend);
-    }
-
-    /// Has everybody look whether there is still somebody to wait for.
-    pub(super) fn wake_all(&self) {
-        self.0.borrow().values().for_each(Waiter::wake);
-    }
 }
 
 impl Waiter {
@@ -54,78 +29,37 @@ impl Waiter {
     }
 }
 
-/// A place in the queue until it is dropped.
-struct Place<'a> {
-    shard: &'a Shard,
-    upstream: UpstreamId,
-    ticket: Ticket,
-}
-
-/// Waits for a place at a backend that was not tried, until `deadline`.
-pub(super) async fn wait(
-    shard: &Shard,
-    upstream: UpstreamId,
-    tried: &Tried,
-    waiting: WaitingClient<'_>,
-    deadline: Tick,
-) -> Result<InFlight, CloseReason> {
-    let table = &shard.upstreams[upstream.index()];
-    let ticket = table.join(tried).ok_or(CloseReason::QueueFull)?;
-    shard.waiters.0.borrow_mut().insert((upstream, ticket.number), Waiter::default());
-    shard.counters.queued.add(1);
-    ask_pools(shard, table, tried);
-    let place = Place { shard, upstream, ticket };
-    let mut wait = Wait::until(shard, Some(waiting), deadline);
-    std::future::poll_fn(|context| {
-        if let Some(backend) = place.poll_granted(context) {
-            if let Some(in_flight) = table.accept(backend) {
-                return Poll::Ready(Ok(in_flight));
-            }
-            table.join_again(ticket, tried);
-            // They may have taken places while nobody waited.
-            ask_pools(shard, table, tried);
-        }
-        if !table.has_untried(tried) {
-            return Poll::Ready(Err(CloseReason::NoBackend));
-        }
-        wait.poll(context).map(|over| {
-            Err(match over {
-                WaitEnd::Closing => CloseReason::Shutdown,
-                WaitEnd::ClientLeft => CloseReason::ClientLeft,
-                WaitEnd::TimeUp => CloseReason::QueueTimeout,
-            })
-        })
-    })
-    .await
-}
-
-/// Has all shards look whether their pools hold a place that is waited for.
-fn ask_pools(shard: &Shard, table: &UpstreamTable, tried: &Tried) {
-    if table.places_in_pools(tried) > 0 {
-        shard.handles.iter().for_each(super::ShardHandle::notify);
+impl Waiters {
+    pub(super) fn insert(&self, ticket: u64) {
+        self.0.borrow_mut().insert(ticket, Waiter::default());
     }
-}
 
-impl Place<'_> {
-    /// The place it got, which is its own from now on; else its task is woken when it gets one.
-    fn poll_granted(&self, context: &mut Context<'_>) -> Option<BackendId> {
-        let mut waiters = self.shard.waiters.0.borrow_mut();
-        let waiter = waiters.get_mut(&(self.upstream, self.ticket.number))?;
+    /// Forgets a client. Returns the backend whose permit it got and did not take.
+    pub(super) fn remove(&self, ticket: u64) -> Option<BackendId> {
+        self.0.borrow_mut().remove(&ticket)?.granted
+    }
+
+    /// Hands a permit to a client. Returns whether the client still waits.
+    pub(super) fn grant(&self, ticket: u64, backend: BackendId) -> bool {
+        let mut waiters = self.0.borrow_mut();
+        let Some(waiter) = waiters.get_mut(&ticket) else { return false };
+        waiter.granted = Some(backend);
+        waiter.wake();
+        true
+    }
+
+    /// Takes the permit that a client got; else its task is woken when it gets one.
+    pub(super) fn take_granted(&self, ticket: u64, context: &Context<'_>) -> Option<BackendId> {
+        let mut waiters = self.0.borrow_mut();
+        let waiter = waiters.get_mut(&ticket)?;
         if !waiter.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             waiter.waker = Some(context.waker().clone());
         }
         waiter.granted.take()
     }
-}
 
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let table = &self.shard.upstreams[self.upstream.index()];
-        let waiter = self.shard.waiters.0.borrow_mut().remove(&(self.upstream, self.ticket.number));
-        // Where it is too late, whoever takes the delivery finds nobody and refuses it.
-        let _ = table.leave(self.ticket);
-        if let Some(backend) = waiter.and_then(|waiter| waiter.granted) {
-            table.refuse(backend);
-        }
+    /// Has every client look whether there is still a backend to wait for.
+    pub(super) fn wake_all(&self) {
+        self.0.borrow().values().for_each(Waiter::wake);
     }
 }

@@ -1,17 +1,24 @@
-//! The backend table: states that the health thread publishes, eligibility, in-flight guards.
+//! Upstreams: the states that the health thread publishes, which backend a session gets, and the guards it gets with it.
 
+mod attempts;
 mod failures;
+mod forced_closes;
 mod loads;
 mod local_addresses;
+mod permit;
 mod serving;
 mod shared;
 mod state;
 mod table;
+mod unanswered;
+mod waiting;
 
+pub use attempts::{Attempts, ClientEnd, ClientState, Failure, Step, WaitEnd};
 pub use failures::{Failures, Fault, OnFailures, Reported, Thresholds};
 pub use loads::Loads;
 pub use local_addresses::LocalAddresses;
+pub use permit::{InFlight, Permit};
 pub use serving::{Order, Serving, Share, TIERS};
 pub use shared::SharedUpstream;
 pub use state::{Addresses, BackendState, Health, Resolved, UpstreamStates};
-pub use table::{Deliver, InFlight, Lingering, Pick, UpstreamTable};
+pub use table::{Pick, Request, UpstreamTable};

@@ -1,26 +1,26 @@
-//! What all shards share of one upstream: the counts of sessions, and where something is limited, the limits.
+//! What all shards share of one upstream: the counts of sessions, the limits, the queue, the budget of retries.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::{Failures, Loads};
 use crate::admission::{Limit, Queue, RetryBudget};
 use crate::base::BackendId;
 use crate::config::Upstream;
 
-/// See the module's page.
+/// See the module documentation.
 pub struct SharedUpstream {
     /// Sessions in flight.
     pub loads: Loads,
-    /// Indexed by `BackendId`; none where there is no limit.
-    pub(super) limits: Box<[Option<Limit>]>,
+    /// Permits by backend; `None` where there is no limit.
+    limits: Box<[Option<Limit>]>,
     pub(super) queue: Queue,
-    /// Places of each limited backend that connections in pools hold.
-    pub(super) pooled: Box<[AtomicUsize]>,
-    /// None where every retry is allowed.
+    /// By limited backend, those of its permits whose owners give them up to a waiting client.
+    pub(super) idle: Box<[AtomicUsize]>,
+    /// `None` where every retry is allowed.
     pub(super) retry_budget: Option<RetryBudget>,
-    /// Where failures of sessions are counted, if they are.
+    /// `None` where failures of sessions eject nobody.
     pub(super) failures: Option<Arc<Failures>>,
 }
 
@@ -33,15 +33,37 @@ impl SharedUpstream {
             loads: Loads::new(shards, upstream.backends.len()),
             limits: limits.map(|most| most.map(NonZeroU32::get).map(Limit::new)).collect(),
             queue: Queue::new(upstream.queue.max),
-            pooled: (0..upstream.backends.len()).map(|_| AtomicUsize::new(0)).collect(),
+            idle: upstream.backends.iter().map(|_| AtomicUsize::new(0)).collect(),
             retry_budget: upstream.retry_budget.map(|part| RetryBudget::new(f64::from(part) / 100.0, shards)),
             failures,
         })
     }
 
-    /// Places of a backend that are taken, those on their way to a waiter included; `None` where it has no limit.
+    pub(super) fn is_limited(&self, backend: BackendId) -> bool {
+        self.limits[backend.index()].is_some()
+    }
+
+    /// Takes a permit. Returns whether there was one.
+    pub(super) fn take(&self, backend: BackendId) -> bool {
+        self.limits[backend.index()].as_ref().is_none_or(Limit::take)
+    }
+
+    /// Gives a permit back. Returns whether a client waits that may be able to use it.
+    pub(super) fn give_back(&self, backend: BackendId) -> bool {
+        let Some(limit) = &self.limits[backend.index()] else { return false };
+        limit.give_back();
+        !self.queue.is_empty()
+    }
+
+    /// Permits of these backends whose owners give them up to a waiting client.
     #[must_use]
-    pub fn places_taken(&self, backend: BackendId) -> Option<u32> {
+    pub fn idle_permits(&self, backends: impl IntoIterator<Item = BackendId>) -> usize {
+        backends.into_iter().map(|id| self.idle[id.index()].load(SeqCst)).sum()
+    }
+
+    /// Permits of a backend that are taken, those on their way to a waiting client included; `None` where it has no limit.
+    #[must_use]
+    pub fn permits_taken(&self, backend: BackendId) -> Option<u32> {
         self.limits[backend.index()].as_ref().map(Limit::taken)
     }
 

@@ -141,6 +141,8 @@ pub(super) enum Mark {
     Silent = 1 << 9,
     /// With the last piece the kernel said that there is more.
     More = 1 << 10,
+    /// The connection ends when the handle is dropped, not with the close.
+    EndsAtDrop = 1 << 11,
 }
 
 /// One descriptor: a cache line, so that an idle one costs no more.

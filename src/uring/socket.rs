@@ -334,6 +334,12 @@ impl Socket {
         }
     }
 
+    /// Has the drop of this socket [end the connection](Self::end_now), so that the peer learns of it before anything that is
+    /// dropped later.
+    pub fn end_at_drop(&self, ends: bool) {
+        self.core().slots.of(self.key).set(Mark::EndsAtDrop, ends);
+    }
+
     /// Ends the connection now, with FIN or, as [`Self::reset_on_close`] said, with RST, instead of at the close, which waits
     /// for the last completion. The socket is of no use any more.
     pub fn end_now(&self) {
@@ -376,6 +382,9 @@ fn disconnect(socket: &socket2::SockRef<'_>) -> io::Result<()> {
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        if self.core().slots.of(self.key).is(Mark::EndsAtDrop) {
+            self.end_now();
+        }
         self.core().release(self.key);
     }
 }

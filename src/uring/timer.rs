@@ -49,6 +49,9 @@ impl Timer {
         if wheel.now() >= self.deadline {
             return Poll::Ready(());
         }
+        if self.deadline == Tick::NEVER {
+            return Poll::Pending;
+        }
         if !self.armed.is_some_and(|key| wheel.is_armed(key)) {
             self.armed = Some(wheel.arm(self.deadline, context.waker().clone()));
         }

@@ -57,5 +57,5 @@ fn connecting_without_a_descriptor_ends_that_session_alone() {
     });
     assert!(served, "{}", process.log());
     open.finish().unwrap();
-    eventually("what was wanting is said", || process.log().contains("for want of descriptors"));
+    eventually("the log says what is missing", || process.log().contains("out of file descriptors"));
 }

@@ -2,13 +2,22 @@
 
 use ringway::base::{BackendId, CloseReason};
 use ringway::telemetry::counters::ListenerTotals;
-use ringway::upstream::Pick;
+use ringway::upstream::Step;
 
 use super::session::{Session, Stage};
 use super::shadow::untried;
 use super::shard::Shard;
 use super::trace::count;
 use super::world::World;
+
+/// What is known before a pick.
+pub struct Expectation {
+    outcome: Expected,
+    spills: bool,
+    /// Sessions of the shard that picks, and of all.
+    own: Vec<u32>,
+    all: Vec<u32>,
+}
 
 /// What a pick should come to.
 #[derive(Debug)]
@@ -19,34 +28,45 @@ enum Expected {
 }
 
 impl World {
-    /// Picks, and checks that it is one who may be picked, or that there is none.
-    pub fn pick(&mut self, session: &Session, spills: bool) -> Pick {
-        let expected = self.expected(session, spills);
-        let own = self.in_flight(|other| other.shard == session.shard);
-        let shard = &mut self.shards[session.shard];
-        let before = self.shared.loads.totals();
-        if shard.view.others_at.replace(shard.now) != Some(shard.now) {
-            shard.view.others = before.iter().zip(&own).map(|(all, own)| all - own).collect();
+    /// What the next pick of a session has to come to.
+    pub fn expect_pick(&self, session: &Session, spills: bool) -> Expectation {
+        Expectation {
+            outcome: self.expected(session, spills),
+            spills,
+            own: self.in_flight(|other| other.shard == session.shard),
+            all: self.shared.loads.totals(),
         }
-        count(shard.view.serving.name());
-        let pick = shard.table.pick(shard.now, &session.tried, session.key, spills);
-        match (&pick, &expected) {
-            (Pick::Backend(in_flight), Expected::OneOf { open, tier }) => {
+    }
+
+    /// Checks that the backend is one that may be picked, or that there is none.
+    pub fn check_pick(&mut self, session: &Session, step: &Step, expectation: &Expectation) {
+        let Expectation { outcome: expected, spills, own, all } = expectation;
+        let shard = &mut self.shards[session.shard];
+        // The table looks at the sessions of other shards once in a millisecond.
+        if shard.view.others_at.replace(shard.now) != Some(shard.now) {
+            shard.view.others = all.iter().zip(own).map(|(all, own)| all - own).collect();
+        }
+        count(self.shards[session.shard].view.serving.name());
+        match (step, expected) {
+            (Step::Connect(in_flight), Expected::OneOf { open, tier }) => {
                 let backend = in_flight.backend();
                 assert!(open.contains(&backend), "{backend:?} is picked, of {open:?}");
                 if *tier > 0 {
-                    count(if spills { "spilled after waiting" } else { "later tier" });
+                    count(if *spills { "spilled after waiting" } else { "later tier" });
                 }
-                self.check_choice(session, backend, open, *tier, &own);
+                self.check_choice(session, backend, open, *tier, own);
             }
-            (Pick::Full, Expected::Full) | (Pick::Nobody, Expected::Nobody) => {}
-            (Pick::Backend(in_flight), _) => {
+            (Step::Wait(_), Expected::Full) | (Step::End(_), Expected::Full | Expected::Nobody) => {}
+            (Step::Connect(in_flight), _) => {
                 panic!("{:?} is picked, where {expected:?} was expected", in_flight.backend())
             }
-            (Pick::Full, _) => panic!("session {} is to wait, where {expected:?} was expected", session.id),
-            (Pick::Nobody, _) => panic!("nobody is picked, where {expected:?} was expected"),
+            (Step::Wait(_), _) => {
+                panic!("session {} is to wait, where {expected:?} was expected", session.id)
+            }
+            (Step::End(_) | Step::OverBudget(_), _) => {
+                panic!("no backend is picked, where {expected:?} was expected")
+            }
         }
-        pick
     }
 
     /// By the order of resort: the first tier in which somebody untried has a place that nobody waits for, unless there is a
@@ -54,7 +74,7 @@ impl World {
     fn expected(&self, session: &Session, spills: bool) -> Expected {
         let mut is_full = false;
         for (index, tier) in self.shards[session.shard].view.tiers.iter().enumerate() {
-            let left = untried(tier, &session.tried);
+            let left = untried(tier, session.attempts.tried());
             let is_open = |id: &BackendId| {
                 self.may_have(session.shard, *id)
                     && !self.line.wants(&[&self.shards[session.shard].view], *id)
@@ -89,7 +109,7 @@ impl World {
         let tier = &view.tiers[tier];
         match algorithm.name {
             "first" => assert_eq!(Some(&picked), open.first(), "the first one of {open:?}"),
-            "least_connections" if self.shards[session.shard].now >= view.in_vain_until => {
+            "least_connections" if self.shards[session.shard].now >= view.unanswered_until => {
                 let fill = |backend: BackendId| {
                     let weight = tier.iter().find(|(candidate, _)| *candidate == backend);
                     let load = own[backend.index()] + view.others[backend.index()];
@@ -109,7 +129,7 @@ impl World {
 
     /// A session may be turned away for want of room in the queue only if the queue is full.
     pub fn check_full(&self, session: &Session) {
-        let usable = self.shards[session.shard].view.waited_for(&session.tried);
+        let usable = self.shards[session.shard].view.waited_for(session.attempts.tried());
         let in_pools: u32 =
             usable.into_iter().filter(|id| self.is_limited(*id)).map(|id| self.pooled_of(id)).sum();
         let most = self.plan.upstream().queue.max + in_pools;
@@ -126,16 +146,16 @@ impl World {
         assert!(self.line.len() <= most as usize, "{} wait, of {most}", self.line.len());
     }
 
-    pub fn has_place(&self, backend: BackendId) -> bool {
+    pub fn has_permit(&self, backend: BackendId) -> bool {
         let most = self.plan.upstream().backends[backend.index()].max_connections;
-        let taken = self.shared.places_taken(backend);
+        let taken = self.shared.permits_taken(backend);
         assert_eq!(most.is_some(), taken.is_some(), "{backend:?} is limited, or not");
         most.is_none_or(|most| taken < Some(most.get()))
     }
 
-    /// Whether a shard has a place of a backend for a session: a free one, or one of its pool.
+    /// Whether a shard has a permit of a backend for a session: a free one, or one of its pool.
     fn may_have(&self, shard: usize, backend: BackendId) -> bool {
-        self.has_place(backend) || self.shards[shard].pooled[backend.index()] > 0
+        self.has_permit(backend) || !self.shards[shard].pooled[backend.index()].is_empty()
     }
 
     /// For each backend the sessions that are between pick and close.
@@ -154,9 +174,11 @@ impl World {
         self.check_limits();
         self.check_queue();
         for session in &self.sessions {
-            let cut =
-                session.in_flight.as_ref().and_then(|in_flight| in_flight.cut(|| session.address.clone()));
-            assert_eq!(cut, session.expected_cut(), "whether session {} has to end", session.id);
+            let forced = session
+                .in_flight
+                .as_ref()
+                .and_then(|in_flight| in_flight.forced_close(|| session.address.clone()));
+            assert_eq!(forced, session.expected_close(), "whether session {} has to end", session.id);
         }
     }
 
@@ -183,12 +205,10 @@ impl World {
         for (id, backend) in self.plan.backends() {
             let Some(most) = backend.max_connections else { continue };
             let taken = in_flight[id.index()] + self.on_their_way(id) + self.pooled_of(id);
-            assert_eq!(self.shared.places_taken(id), Some(taken), "places of {id:?}");
-            for shard in &self.shards {
-                let pooled = shard.pooled[id.index()] as usize;
-                assert_eq!(shard.table.held(id), Some(pooled), "places of {id:?} that a pool holds");
-            }
-            assert!(taken <= most.get(), "{taken} places of {id:?}, of {most}");
+            assert_eq!(self.shared.permits_taken(id), Some(taken), "permits of {id:?}");
+            let idle = self.shared.idle_permits([id]);
+            assert_eq!(idle, self.pooled_of(id) as usize, "permits of {id:?} that pools hold");
+            assert!(taken <= most.get(), "{taken} permits of {id:?}, of {most}");
         }
     }
 
@@ -204,9 +224,9 @@ impl World {
         assert_eq!(self.shared.queue_length(), self.line.len(), "who waits");
         let views: Vec<_> = self.shards.iter().map(|shard| &shard.view).collect();
         for (id, _) in self.plan.backends() {
-            // A shard that does not know yet that a backend is of use gives no place of it away; the one that learns it does.
+            // A shard that does not know yet that a backend is of use gives no permit of it away; the one that learns it does.
             assert!(
-                !(self.has_place(id) && self.line.wants(&views, id)),
+                !(self.has_permit(id) && self.line.wants(&views, id)),
                 "{id:?} has a place, and somebody waits for it"
             );
         }
@@ -221,14 +241,14 @@ impl World {
         }
         let views: Vec<_> = self.shards.iter().map(|shard| &shard.view).collect();
         for (id, backend) in self.plan.backends().filter(|(id, _)| self.line.wants(&views, *id)) {
-            let keeps = |shard: &Shard| shard.pooled[id.index()] > 0 && shard.view.is_candidate(id);
+            let keeps = |shard: &Shard| !shard.pooled[id.index()].is_empty() && shard.view.is_candidate(id);
             let is_kept = backend.max_connections.is_some() && self.shards.iter().any(keeps);
-            assert!(!is_kept, "a pool keeps a place of {id:?}, and somebody waits");
+            assert!(!is_kept, "a pool keeps a permit of {id:?}, and somebody waits");
         }
         for session in &self.sessions {
             assert!(!session.woken);
             assert!(
-                session.stage.wait().is_none_or(|wait| wait.due() > self.now),
+                session.due().is_none_or(|due| due.0 > self.now),
                 "session {} waits too long",
                 session.id
             );
@@ -240,7 +260,11 @@ impl World {
         assert!(self.sessions.is_empty());
         assert!(self.shared.loads.totals().iter().all(|count| *count == 0), "sessions in flight");
         for (id, backend) in self.plan.backends() {
-            assert_eq!(self.shared.places_taken(id), backend.max_connections.map(|_| 0), "places of {id:?}");
+            assert_eq!(
+                self.shared.permits_taken(id),
+                backend.max_connections.map(|_| 0),
+                "permits of {id:?}"
+            );
         }
         assert_eq!((self.shared.queue_length(), self.limit.taken()), (0, 0), "who waits, sessions");
         let internal: u64 = self.shards.iter().map(|shard| shard.closed[CloseReason::Internal.index()]).sum();

@@ -1,11 +1,11 @@
 //! The rules and the state of sessions under thousands of small accidents: a process of one to four shards in virtual time,
 //! on one thread, so that a seed is a run.
 //!
-//! Real are the rules: tables, algorithms, limits, queue, retry budget, failures, ejections, ramps, health, and the
-//! counters. Modelled are the loops around them, each beside the code it follows: `session` (`src/shard/establish.rs`,
-//! `queue.rs`, `session.rs`), `shard` (`src/shard/mod.rs`, `inbox.rs`), `pool` (`keeper.rs`), `health` (`src/health/board.rs`, `passive.rs`).
+//! Real are the rules: attempts, tables, permits, algorithms, limits, queue, retry budget, failures, ejections, ramps,
+//! health, and the counters. Modelled is what calls them: `session` (`src/shard/session/`), `shard` (`src/shard/run.rs`),
+//! `pool` (`src/shard/pool_task.rs`), `health` (`src/health/`).
 //! Sockets are an answer that comes, late or never (`network`). Messages wait until the dice deliver them, so each shard
-//! learns of states and of its places in the queue at another time.
+//! learns of states and of its permits at another time.
 //!
 //! After every step the shadow (`shadow`, `checks`) says what must hold, and says it anew: it looks at all sessions, or
 //! keeps the whole history, where the rules keep a counter.
@@ -61,8 +61,8 @@ const REACHED: [&str; 45] = [
     "denied",
     "retry",
     "retry over the budget",
-    "place taken by a waiter",
-    "place for nobody",
+    "permit taken by a waiter",
+    "permit for nobody",
     "later tier",
     "spilled after waiting",
     "retry after a refusal",
@@ -74,8 +74,8 @@ const REACHED: [&str; 45] = [
     "Unjudged",
     "LastResort",
     "returned elsewhere",
-    "place of no use any more",
-    "place refused by a waiter",
+    "permit of no use any more",
+    "permit given back by a waiter",
     "states skipped",
     "pooled",
     "pool gives way",

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use ringway::balance::Sample;
-use ringway::base::CloseReason;
-use ringway::upstream::Fault;
+use ringway::base::{BackendId, CloseReason, Tick};
+use ringway::upstream::{ClientState, Fault};
 
-use super::session::{Answer, Client, End, Session, Stage};
+use super::session::{Answer, End, Session, Stage};
 use super::trace::note;
 use super::world::World;
 
@@ -32,9 +32,10 @@ impl World {
         let Some(backend) = session.in_flight.as_ref().map(|in_flight| in_flight.backend()) else { return };
         let is_well = self.is_well[backend.index()];
         let new = match dice {
-            0 => Answer::LocalFailure,
-            1..90 if is_well => Answer::Connected,
-            1..70 => Answer::Refused,
+            0 => Answer::Shortage,
+            1 => Answer::NoLocalAddress,
+            2..90 if is_well => Answer::Connected,
+            2..70 => Answer::Refused,
             _ => return,
         };
         note(self.now, format_args!("session {}: {new:?}", session.id));
@@ -73,10 +74,10 @@ impl World {
     }
 
     pub fn client_leaves(&mut self) {
-        let Some(index) = self.any_session(|session| session.stage.wait().is_some()) else { return };
-        let how = if self.rng.bool() { Client::Finished } else { Client::Reset };
+        let Some(index) = self.any_session(|session| session.due().is_some()) else { return };
+        let how = if self.rng.bool() { ClientState::Finished } else { ClientState::Gone };
         let session = &mut self.sessions[index];
-        note(self.now, format_args!("session {}: the client has {how:?}", session.id));
+        note(self.now, format_args!("session {}: the client is {how:?}", session.id));
         session.client = how;
         session.woken = true;
     }
@@ -91,16 +92,20 @@ impl World {
         );
     }
 
-    /// A backend took no connection, or reset it before a byte.
+    /// A backend reset a connection before a byte, or ended it without an answer.
     pub fn failed(&mut self, session: &Session, fault: Fault) {
         let Some(in_flight) = &session.in_flight else { return };
         let before = self.health.reports_on_their_way();
         in_flight.failed(fault);
-        in_flight.was_in_vain(self.shards[session.shard].now);
-        let until = self.shards[session.shard].now + 1_000;
-        self.shards[session.shard].view.in_vain_until = until;
+        in_flight.unanswered(Tick(self.shards[session.shard].now));
+        self.note_fault(session.shard, in_flight.backend(), fault, before);
+    }
+
+    /// Shadow: what a fault must have led to.
+    pub fn note_fault(&mut self, shard: usize, backend: BackendId, fault: Fault, before: usize) {
+        let shard = &mut self.shards[shard];
+        shard.view.unanswered_until = shard.now + 1_000;
         let reports = self.health.reports_on_their_way() - before;
-        let backend = in_flight.backend();
         let expected = self.health.streaks.as_mut().map(|streaks| streaks.failed(backend, fault));
         let expected = expected.unwrap_or_default();
         assert_eq!(reports, expected.len(), "{expected:?} of {backend:?}");
@@ -120,7 +125,7 @@ impl World {
         let (shard, Some(in_flight)) = (&self.shards[session.shard], &session.in_flight) else { return };
         if shard.table.wants().latency {
             let latency = Duration::from_micros(self.rng.u64(..50_000));
-            shard.table.observe(in_flight.backend(), Sample::Took(latency), shard.now);
+            shard.table.observe(in_flight.backend(), Sample::Took(latency), Tick(shard.now));
         }
     }
 

@@ -1,9 +1,10 @@
-//! The pool of a shard as far as it takes places: `src/shard/keeper.rs` with numbers for connections.
+//! The pool of a shard as far as it takes permits: `src/shard/pool_task.rs` with permits for connections.
 
 use ringway::balance::Tried;
 use ringway::base::BackendId;
 use ringway::shard::Phase;
 
+use super::shard::Shard;
 use super::trace::{count, note};
 use super::world::World;
 
@@ -19,32 +20,34 @@ impl World {
         if shard.phase != Phase::Running {
             return;
         }
-        let may_hold = !self.line.wants(&[&shard.view], id)
+        let may_pool = !self.line.wants(&[&shard.view], id)
             && shard.view.may_pool(self.plan.upstream(), id)
-            && self.has_place(id);
-        assert_eq!(shard.table.hold(id), may_hold, "whether a pool may hold a place of {id:?}");
-        if may_hold {
+            && self.has_permit(id);
+        let permit = shard.table.idle_permit(id);
+        assert_eq!(permit.is_some(), may_pool, "whether a pool may have a permit of {id:?}");
+        if let Some(permit) = permit {
             note(self.now, format_args!("shard {index}: a connection to {id:?} for the pool"));
             count("pooled");
-            self.shards[index].pooled[backend] += 1;
+            self.shards[index].pooled[backend].push(permit);
         }
     }
 
-    /// A connection leaves the pool, for a session or for good, and its place is given back unless a session has it.
+    /// A connection leaves the pool for good, and its permit is given back.
     pub fn lose_pooled(&mut self, index: usize, backend: BackendId) {
-        let shard = &mut self.shards[index];
-        let pooled = &mut shard.pooled[backend.index()];
-        if let Some(left) = pooled.checked_sub(1) {
-            *pooled = left;
-            shard.table.settle(backend, left as usize);
-            self.pass_on();
-        }
+        drop(self.shards[index].pooled[backend.index()].pop());
+        self.serve();
     }
 
     /// The pool of a shard gives way to those who wait.
     pub fn give_way(&mut self, index: usize) {
-        for backend in self.shards[index].table.wanted() {
-            while self.shards[index].table.is_wanted(backend) {
+        for backend in self.shards[index].table.candidates() {
+            let has_one = |world: &Self| {
+                let Shard { table, pooled, .. } = &world.shards[index];
+                !pooled[backend.index()].is_empty()
+                    && table.is_limited(backend)
+                    && table.is_waited_for(backend)
+            };
+            while has_one(self) {
                 note(self.now, format_args!("shard {index}: the pool gives way at {backend:?}"));
                 count("pool gives way");
                 self.lose_pooled(index, backend);
@@ -53,17 +56,14 @@ impl World {
     }
 
     pub fn clear_pool(&mut self, index: usize) {
-        for backend in (0..self.is_well.len()).map(|backend| BackendId(backend as u16)) {
-            while self.shards[index].pooled[backend.index()] > 0 {
-                self.lose_pooled(index, backend);
-            }
-        }
+        self.shards[index].pooled.iter_mut().for_each(Vec::clear);
+        self.serve();
     }
 
     /// Somebody begins to wait: all shards look at their pools.
     pub fn ask_pools(&mut self, index: usize, tried: &Tried) {
-        if self.shards[index].table.places_in_pools(tried) > 0 {
-            self.shards.iter_mut().for_each(|shard| shard.is_rung = true);
+        if self.shards[index].table.idle_permits(tried) > 0 {
+            self.shards.iter_mut().for_each(|shard| shard.is_notified = true);
         }
     }
 
@@ -74,6 +74,6 @@ impl World {
     }
 
     pub fn pooled_of(&self, backend: BackendId) -> u32 {
-        self.shards.iter().map(|shard| shard.pooled[backend.index()]).sum()
+        self.shards.iter().map(|shard| shard.pooled[backend.index()].len() as u32).sum()
     }
 }

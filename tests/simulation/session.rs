@@ -1,63 +1,52 @@
-//! A session as `src/shard/establish.rs`, `queue.rs` and `session.rs` lead it, without the sockets.
+//! A session as `src/shard/session/` leads it, without the sockets: its decisions are those of the real
+//! [`Attempts`] and [`UpstreamTable`](ringway::upstream::UpstreamTable).
 
 use ringway::admission::{Permit, Ticket};
-use ringway::balance::Tried;
-use ringway::base::Address;
-use ringway::base::{BackendId, CloseReason};
+use ringway::base::limits::LATE;
+use ringway::base::{Address, BackendId, CloseReason, Tick};
 use ringway::shard::Phase;
-use ringway::upstream::{Fault, InFlight, Pick};
+use ringway::upstream::{Attempts, ClientState, Failure, Fault, InFlight, Step, WaitEnd};
 
-use super::shadow::Cut;
+use super::shadow::ForcedClose;
+use super::shard::Shard;
 use super::trace::{count, note};
 use super::world::World;
-
-/// After the client's FIN an attempt may take this long yet.
-const LEFT_GRACE: u64 = 1_000;
-/// A time-out that is noticed so much later is not the backend's.
-const LATE: u64 = 250;
 
 pub struct Session {
     pub id: u32,
     pub shard: usize,
     pub _permit: Permit,
     pub key: u64,
-    pub tried: Tried,
-    pub deadline: u64,
-    pub queue_deadline: Option<u64>,
-    /// When the client counts as left after its FIN.
-    pub left: Option<u64>,
-    pub failure: CloseReason,
-    pub client: Client,
+    pub attempts: Attempts,
+    pub client: ClientState,
     /// Something happened that its task has to look at.
     pub woken: bool,
     pub in_flight: Option<InFlight>,
     pub stage: Stage,
-    /// The last try was refused, so that the next one takes nothing out of the budget.
-    pub was_refused: bool,
     /// Where it is connected to.
     pub address: Option<Address>,
-    /// Shadow: the ends it was ordered since it has its backend, as the states say that its shard has applied.
-    pub cuts: Vec<Cut>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Client {
-    Here,
-    /// Sent FIN without a byte before it.
-    Finished,
-    Reset,
+    // Shadows.
+    /// The end of all attempts.
+    deadline: u64,
+    /// What is reported when no backend is left.
+    failure: CloseReason,
+    /// The next attempt is free of the budget.
+    was_refused: bool,
+    /// The orders to end since it has its backend, as the states say that its shard has applied.
+    pub forced_closes: Vec<ForcedClose>,
 }
 
 pub enum Stage {
     /// Neither waits nor has a backend: in the middle of a step, or at its end.
     Between,
     Waiting {
-        wait: Wait,
+        deadline: Tick,
         ticket: Ticket,
         granted: Option<BackendId>,
     },
     Connecting {
-        wait: Wait,
+        deadline: Tick,
+        /// Shadow: it has all of its time.
         is_whole: bool,
         answer: Option<Answer>,
     },
@@ -68,19 +57,13 @@ pub enum Stage {
     },
 }
 
-/// A wait of a client without a backend.
-pub struct Wait {
-    deadline: u64,
-    /// When the client counts as left.
-    left: Option<u64>,
-}
-
 /// What a connect comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     Connected,
     Refused,
-    LocalFailure,
+    Shortage,
+    NoLocalAddress,
 }
 
 /// How a relay ends.
@@ -92,57 +75,37 @@ pub enum End {
     Other(CloseReason),
 }
 
-enum WaitEnd {
-    Closing,
-    ClientLeft,
-    TimeUp,
-}
-
 impl Session {
-    /// Why it has to end, by the ends it was ordered.
-    pub fn expected_cut(&self) -> Option<CloseReason> {
-        let concerns = |cut: &&Cut| match (&cut.addresses, &self.address) {
+    /// Why it has to end, by the orders it was given.
+    pub fn expected_close(&self) -> Option<CloseReason> {
+        let concerns = |order: &&ForcedClose| match (&order.addresses, &self.address) {
             (Some(addresses), Some(address)) => addresses.contains(address),
             _ => true,
         };
-        self.cuts.iter().find(concerns).map(|cut| cut.reason)
-    }
-}
-
-impl Stage {
-    pub fn wait(&self) -> Option<&Wait> {
-        match self {
-            Self::Waiting { wait, .. } | Self::Connecting { wait, .. } => Some(wait),
-            Self::Between | Self::Relaying { .. } => None,
-        }
-    }
-}
-
-impl Wait {
-    fn until(deadline: u64, left: Option<u64>) -> Self {
-        Self { deadline, left }
+        self.forced_closes.iter().find(concerns).map(|order| order.reason)
     }
 
     /// When its task has to look at the clock.
-    pub fn due(&self) -> u64 {
-        self.left.map_or(self.deadline, |left| left.min(self.deadline))
+    pub fn due(&self) -> Option<Tick> {
+        match self.stage {
+            Stage::Waiting { deadline, .. } | Stage::Connecting { deadline, .. } => {
+                Some(self.attempts.client_end().first(deadline).0)
+            }
+            Stage::Between | Stage::Relaying { .. } => None,
+        }
     }
 
-    fn over(&mut self, client: Client, now: u64, phase: Phase) -> Option<WaitEnd> {
+    /// Whether a wait until `deadline` is over.
+    fn wait_end(&self, deadline: Tick, now: Tick, phase: Phase) -> Option<WaitEnd> {
         if phase == Phase::Closing {
             return Some(WaitEnd::Closing);
         }
-        if client == Client::Reset {
+        if self.client == ClientState::Gone {
             return Some(WaitEnd::ClientLeft);
         }
-        if client == Client::Finished {
-            self.left.get_or_insert(now + LEFT_GRACE);
-        }
-        (self.due() <= now).then_some(if self.due() < self.deadline {
-            WaitEnd::ClientLeft
-        } else {
-            WaitEnd::TimeUp
-        })
+        self.attempts.client_end().note(self.client, now);
+        let (due, end) = self.attempts.client_end().first(deadline);
+        (due <= now).then_some(end)
     }
 }
 
@@ -162,24 +125,23 @@ impl World {
         counters.active.add(1);
         self.ids += 1;
         note(self.now, format_args!("shard {shard}: session {} arrives", self.ids));
-        let establish = self.plan.upstream().timeouts.establish;
+        let upstream = self.plan.upstream();
+        let (key, establish) = (self.rng.u64(..8), upstream.timeouts.establish);
         let mut session = Session {
             id: self.ids,
             shard,
             _permit: permit,
-            key: self.rng.u64(..8),
-            tried: Tried::default(),
-            deadline: establish.map_or(u64::MAX, |limit| now + limit.as_millis() as u64),
-            queue_deadline: None,
-            left: None,
-            failure: CloseReason::NoBackend,
-            client: Client::Here,
+            key,
+            attempts: Attempts::new(upstream, key, Tick(now), Tick::NEVER),
+            client: ClientState::Here,
             woken: false,
             in_flight: None,
             stage: Stage::Between,
-            was_refused: false,
             address: None,
-            cuts: Vec::new(),
+            deadline: establish.map_or(u64::MAX, |limit| now + limit.as_millis() as u64),
+            failure: CloseReason::NoBackend,
+            was_refused: false,
+            forced_closes: Vec::new(),
         };
         let next = self.try_next(&mut session);
         self.go_on(session, next);
@@ -191,10 +153,7 @@ impl World {
         session.woken = false;
         let next = match session.stage {
             Stage::Between => unreachable!("sessions between two stages are in no list"),
-            Stage::Waiting { .. } => {
-                let next = self.poll_waiting(&mut session);
-                self.waited(&mut session, next)
-            }
+            Stage::Waiting { .. } => self.poll_waiting(&mut session),
             Stage::Connecting { .. } => self.poll_connecting(&mut session),
             Stage::Relaying { .. } => self.poll_relaying(&mut session),
         };
@@ -219,110 +178,147 @@ impl World {
         shard.closed[reason.index()] += 1;
     }
 
+    /// What the next step must be, where it is no pick.
+    fn expected_end(&self, session: &Session) -> Option<CloseReason> {
+        let (tried, shard) = (session.attempts.tried(), &self.shards[session.shard]);
+        if tried.len() > self.plan.upstream().retries as usize {
+            return Some(session.failure);
+        }
+        if shard.now >= session.deadline {
+            return Some(if tried.is_empty() { CloseReason::ConnectTimeout } else { session.failure });
+        }
+        let has_none = !tried.is_empty() && shard.view.untried(tried).is_empty();
+        has_none.then_some(session.failure)
+    }
+
     /// Looks for a backend that was not tried.
     fn try_next(&mut self, session: &mut Session) -> Next {
-        let now = self.shards[session.shard].now;
-        if session.tried.len() > self.plan.upstream().retries as usize {
-            return Err(session.failure);
-        }
-        if now >= session.deadline {
-            return Err(CloseReason::ConnectTimeout);
-        }
-        if session.tried.is_empty() {
-            self.shards[session.shard].table.note_session(now);
+        let (now, is_retry) = (self.shards[session.shard].now, !session.attempts.tried().is_empty());
+        let end = self.expected_end(session);
+        if end.is_none() && !is_retry {
             self.budget.note_session(now);
-        } else if self.shards[session.shard].view.untried(&session.tried).is_empty() {
-            return Err(session.failure);
-        } else if session.was_refused {
+        }
+        let expected = self.expect_pick(session, false);
+        let (step, is_ready) = {
+            let Shard { table, pooled, .. } = &mut self.shards[session.shard];
+            let mut is_ready = false;
+            let step = session.attempts.next(table, Tick(now), |backend| {
+                let permit = pooled[backend.index()].pop();
+                is_ready |= permit.is_some();
+                permit
+            });
+            (step, is_ready)
+        };
+        if let Some(reason) = end {
+            let Step::End(ended) = step else { panic!("session {} goes on", session.id) };
+            assert_eq!(ended, reason, "why session {} ends", session.id);
+            return Err(reason);
+        }
+        let is_over_budget = matches!(step, Step::OverBudget(_));
+        if is_retry && session.was_refused {
+            assert!(!is_over_budget, "a retry after a refusal is free");
             count("retry after a refusal");
-        } else {
-            let taken = self.shards[session.shard].table.take_retry(now);
-            self.budget.retry(now, taken);
-            count(if taken { "retry" } else { "retry over the budget" });
-            if !taken {
-                return Err(session.failure);
-            }
+        } else if is_retry {
+            self.budget.retry(now, !is_over_budget);
+            count(if is_over_budget { "retry over the budget" } else { "retry" });
         }
-        match self.pick(session, false) {
-            Pick::Backend(in_flight) => self.connect(session, in_flight),
-            Pick::Full => {
-                let joined = self.join_line(session);
-                self.waited(session, joined)
-            }
-            Pick::Nobody => Err(session.failure),
+        if let Step::OverBudget(reason) = step {
+            assert!(is_retry);
+            return Err(reason);
+        }
+        self.check_pick(session, &step, &expected);
+        match step {
+            Step::Connect(in_flight) => self.connect(session, in_flight, is_ready),
+            Step::Wait(deadline) => self.join_line(session, deadline),
+            Step::End(reason) | Step::OverBudget(reason) => Err(reason),
         }
     }
 
-    /// Whoever waits in vain takes one of those that come next.
-    fn waited(&mut self, session: &mut Session, next: Next) -> Next {
-        let Err(reason @ (CloseReason::QueueFull | CloseReason::QueueTimeout)) = next else { return next };
-        if !matches!(session.stage, Stage::Between | Stage::Waiting { .. }) {
-            return next;
-        }
+    /// Whoever has waited without a permit takes one of those that come next.
+    fn waited(&mut self, session: &mut Session, reason: CloseReason) -> Next {
         self.leave_line(session);
-        match self.pick(session, true) {
-            Pick::Backend(in_flight) => self.connect(session, in_flight),
-            Pick::Full | Pick::Nobody => Err(reason),
+        let picks = matches!(reason, CloseReason::QueueFull | CloseReason::QueueTimeout);
+        let expected = self.expect_pick(session, true);
+        let Shard { table, pooled, now, .. } = &mut self.shards[session.shard];
+        let mut is_ready = false;
+        let step = session.attempts.waited(reason, table, Tick(*now), |backend| {
+            let permit = pooled[backend.index()].pop();
+            is_ready |= permit.is_some();
+            permit
+        });
+        if picks {
+            self.check_pick(session, &step, &expected);
+        }
+        match step {
+            Step::Connect(in_flight) => self.connect(session, in_flight, is_ready),
+            Step::End(ended) => {
+                assert_eq!(ended, reason);
+                Err(reason)
+            }
+            Step::Wait(_) | Step::OverBudget(_) => panic!("session {} waits again", session.id),
         }
     }
 
-    fn join_line(&mut self, session: &mut Session) -> Next {
+    fn join_line(&mut self, session: &mut Session, deadline: Tick) -> Next {
         self.let_others_run(session.shard);
-        let shard = &self.shards[session.shard];
-        let Some(ticket) = shard.table.join(&session.tried) else {
+        let tried = session.attempts.tried().clone();
+        let Some(ticket) = self.shards[session.shard].table.join(&tried) else {
             self.check_full(session);
-            return Err(CloseReason::QueueFull);
+            return self.waited(session, CloseReason::QueueFull);
         };
         note(self.now, format_args!("session {} waits as {ticket:?}", session.id));
-        self.line.join(ticket, session.tried.clone());
+        self.line.join(ticket, tried.clone());
         self.check_joined();
-        let timeout = self.plan.upstream().queue.timeout.as_millis() as u64;
-        let until = *session.queue_deadline.get_or_insert(shard.now + timeout);
-        let wait = Wait::until(session.deadline.min(until), session.left);
-        session.stage = Stage::Waiting { wait, ticket, granted: None };
-        self.ask_pools(session.shard, &session.tried);
-        self.pass_on();
+        session.stage = Stage::Waiting { deadline, ticket, granted: None };
+        self.ask_pools(session.shard, &tried);
+        self.serve();
         self.poll_waiting(session)
     }
 
     fn poll_waiting(&mut self, session: &mut Session) -> Next {
-        let Stage::Waiting { ticket, granted, .. } = &mut session.stage else { unreachable!("it waits") };
-        let ticket = *ticket;
-        if let Some(backend) = granted.take() {
-            let shard = &self.shards[session.shard];
-            let accepted = shard.table.accept(backend);
-            assert_eq!(accepted.is_some(), shard.view.is_candidate(backend), "whether {backend:?} is of use");
-            if let Some(in_flight) = accepted {
-                count("place taken by a waiter");
-                self.leave_line(session);
-                return self.connect(session, in_flight);
-            }
-            count("place of no use any more");
-            self.pass_on();
-            self.shards[session.shard].table.join_again(ticket, &session.tried);
-            self.line.join_again(ticket, session.tried.clone());
-            self.ask_pools(session.shard, &session.tried);
-            self.pass_on();
-        }
+        let Stage::Waiting { ticket, deadline, granted } = &mut session.stage else {
+            unreachable!("it waits")
+        };
+        let (ticket, deadline, granted) = (*ticket, *deadline, granted.take());
+        let tried = session.attempts.tried().clone();
         let shard = &self.shards[session.shard];
-        let has_untried = !shard.view.untried(&session.tried).is_empty();
-        assert_eq!(shard.table.has_untried(&session.tried), has_untried, "whether there is use in waiting");
+        let is_candidate = granted.is_some_and(|backend| shard.view.is_candidate(backend));
+        let has_untried = !shard.view.untried(&tried).is_empty();
+        let polled = shard.table.poll_wait(ticket, &tried, granted);
+        assert_eq!(matches!(polled, Ok(Some(_))), is_candidate, "whether {granted:?} can be used");
+        if let Ok(Some(in_flight)) = polled {
+            count("permit taken by a waiter");
+            self.leave_line(session);
+            let Step::Connect(in_flight) = session.attempts.granted(in_flight) else {
+                panic!("session {} has a permit", session.id)
+            };
+            let ready = self.shards[session.shard].pooled[in_flight.backend().index()].pop();
+            return self.connect(session, in_flight, ready.is_some());
+        }
+        if granted.is_some() {
+            count("permit of no use any more");
+            self.line.join_again(ticket, tried.clone());
+            self.ask_pools(session.shard, &tried);
+            self.serve();
+        }
+        assert_eq!(
+            polled.err(),
+            (!has_untried).then_some(CloseReason::NoBackend),
+            "whether a backend is left"
+        );
         if !has_untried {
             return Err(CloseReason::NoBackend);
         }
-        let Stage::Waiting { wait, .. } = &mut session.stage else { unreachable!("it waits") };
         let shard = &self.shards[session.shard];
-        let over = wait.over(session.client, shard.now, shard.phase);
-        session.left = wait.left;
-        match over {
+        match session.wait_end(deadline, Tick(shard.now), shard.phase) {
             None => Ok(()),
             Some(WaitEnd::Closing) => Err(CloseReason::Shutdown),
             Some(WaitEnd::ClientLeft) => Err(CloseReason::ClientLeft),
-            Some(WaitEnd::TimeUp) => Err(CloseReason::QueueTimeout),
+            Some(WaitEnd::TimeUp) => self.waited(session, CloseReason::QueueTimeout),
         }
     }
 
-    /// Gives up a place in the queue, and the place at a backend if there is one.
+    /// Gives up a position in the queue, and the permit that came for it.
     fn leave_line(&mut self, session: &mut Session) {
         let Stage::Waiting { ticket, granted, .. } = &session.stage else { return };
         let (ticket, granted, table) = (*ticket, *granted, &self.shards[session.shard].table);
@@ -330,69 +326,87 @@ impl World {
         let _ = table.leave(ticket);
         self.line.leave(ticket);
         if let Some(backend) = granted {
-            count("place refused by a waiter");
-            table.refuse(backend);
+            count("permit given back by a waiter");
+            drop(table.granted(backend));
         }
-        self.pass_on();
+        self.serve();
     }
 
-    fn connect(&mut self, session: &mut Session, in_flight: InFlight) -> Next {
-        let shard = &self.shards[session.shard];
-        let backend = in_flight.backend();
+    fn connect(&mut self, session: &mut Session, in_flight: InFlight, is_ready: bool) -> Next {
+        let (backend, now) = (in_flight.backend(), self.shards[session.shard].now);
         note(self.now, format_args!("session {} connects to {backend:?}", session.id));
         session.in_flight = Some(in_flight);
-        assert!(!session.tried.contains(backend), "{backend:?} is tried again");
-        session.tried.insert(backend);
-        let most = self.plan.upstream().retries as usize + 1;
-        assert!(session.tried.len() <= most, "try {} of {most}", session.tried.len());
-        let is_ready = shard.pooled[backend.index()] > 0;
-        let whole = shard.now + self.plan.upstream().timeouts.connect.as_millis() as u64;
-        let wait = Wait::until(session.deadline.min(whole), session.left);
+        let (tried, most) = (session.attempts.tried(), self.plan.upstream().retries as usize + 1);
+        assert!(tried.contains(backend) && tried.len() <= most, "{} attempts of {most}", tried.len());
+        let deadline = session.attempts.connect_until(Tick(now));
         let answer = is_ready.then_some(Answer::Connected);
-        session.stage = Stage::Connecting { is_whole: wait.deadline == whole, wait, answer };
-        self.lose_pooled(session.shard, backend);
+        let whole = now + self.plan.upstream().timeouts.connect.as_millis() as u64;
+        assert_eq!(deadline.0, whole.min(session.deadline), "the end of the connect");
+        session.stage = Stage::Connecting { deadline, is_whole: deadline.0 == whole, answer };
+        self.serve();
         self.poll_connecting(session)
     }
 
     fn poll_connecting(&mut self, session: &mut Session) -> Next {
-        let Stage::Connecting { wait, is_whole, answer } = &mut session.stage else {
-            unreachable!("it connects")
-        };
-        let (is_whole, answer) = (*is_whole, *answer);
+        let Stage::Connecting { deadline, answer, .. } = session.stage else { unreachable!("it connects") };
         let (now, phase) = (self.shards[session.shard].now, self.shards[session.shard].phase);
-        let answer = answer.filter(|_| phase != Phase::Closing);
-        let over = if answer.is_none() { wait.over(session.client, now, phase) } else { None };
-        session.left = wait.left;
-        match answer {
+        let had_finished = session.attempts.client_end().has_begun();
+        let failure = match answer.filter(|_| phase != Phase::Closing) {
             Some(Answer::Connected) => {
-                session.left = None;
+                session.attempts.connected();
                 session.address = self.address_of(session);
                 self.observe(session);
                 session.stage = Stage::Relaying { to_backend: false, to_client: false, end: None };
                 return self.poll_relaying(session);
             }
-            Some(Answer::LocalFailure) => return Err(CloseReason::Resource),
-            Some(_) if wait.left.is_some() => return Err(CloseReason::ClientLeft),
-            Some(Answer::Refused) => {
-                self.failed(session, Fault::Failure);
-                session.failure = CloseReason::ConnectFailed;
-                session.was_refused = true;
-            }
-            None => match over {
+            Some(Answer::Shortage) => Failure::Shortage,
+            Some(Answer::NoLocalAddress) => Failure::NoLocalAddress,
+            Some(Answer::Refused) if had_finished => Failure::Session(CloseReason::ClientLeft),
+            Some(Answer::Refused) => Failure::Refused { at_once: true },
+            None => match session.wait_end(deadline, Tick(now), phase) {
                 None => return Ok(()),
-                Some(WaitEnd::Closing) => return Err(CloseReason::Shutdown),
-                Some(WaitEnd::ClientLeft) => return Err(CloseReason::ClientLeft),
-                Some(WaitEnd::TimeUp) => {
-                    if is_whole && now <= wait.deadline + LATE {
-                        self.failed(session, Fault::Failure);
-                    }
-                    session.failure = CloseReason::ConnectTimeout;
-                    session.was_refused = false;
-                }
+                Some(WaitEnd::Closing) => Failure::Session(CloseReason::Shutdown),
+                Some(WaitEnd::ClientLeft) => Failure::Session(CloseReason::ClientLeft),
+                Some(WaitEnd::TimeUp) => Failure::TimedOut { is_late: Tick(now) > deadline.after(LATE) },
             },
-        }
+        };
+        self.connect_failed(session, failure)?;
         self.let_go(session);
         self.try_next(session)
+    }
+
+    /// The real rules say whether a backend is to blame, and the shadow what they must have said.
+    fn connect_failed(&mut self, session: &mut Session, failure: Failure) -> Next {
+        let Stage::Connecting { is_whole, .. } = session.stage else { unreachable!("it connects") };
+        let now = self.shards[session.shard].now;
+        let Some(in_flight) = session.in_flight.take() else { unreachable!("it connects") };
+        let expected = match failure {
+            Failure::Session(reason) => Err(reason),
+            Failure::Shortage => Err(CloseReason::Resource),
+            Failure::NoLocalAddress => {
+                if session.failure == CloseReason::NoBackend {
+                    session.failure = CloseReason::Resource;
+                }
+                session.was_refused = true;
+                Ok(false)
+            }
+            Failure::Refused { at_once } => {
+                (session.failure, session.was_refused) = (CloseReason::ConnectFailed, at_once);
+                Ok(true)
+            }
+            Failure::TimedOut { is_late } => {
+                (session.failure, session.was_refused) = (CloseReason::ConnectTimeout, false);
+                Ok(is_whole && !is_late)
+            }
+        };
+        let before = self.health.reports_on_their_way();
+        let blamed = session.attempts.failed(&in_flight, failure, Tick(now));
+        assert_eq!(blamed, expected, "whether {failure:?} blames {:?}", in_flight.backend());
+        if blamed == Ok(true) {
+            self.note_fault(session.shard, in_flight.backend(), Fault::Failure, before);
+        }
+        session.in_flight = Some(in_flight);
+        blamed.map(|_| ())
     }
 
     fn address_of(&self, session: &Session) -> Option<Address> {
@@ -406,7 +420,8 @@ impl World {
             return Err(CloseReason::Shutdown);
         }
         let address = || session.address.clone();
-        if let Some(reason) = session.in_flight.as_ref().and_then(|in_flight| in_flight.cut(address)) {
+        let forced = session.in_flight.as_ref().and_then(|in_flight| in_flight.forced_close(address));
+        if let Some(reason) = forced {
             return Err(reason);
         }
         match end {
@@ -421,14 +436,14 @@ impl World {
             }
             Some(End::BackendReset) => {
                 let is_untouched = !to_backend && !to_client;
-                if is_untouched && session.client == Client::Here {
+                if is_untouched && session.client == ClientState::Here {
                     self.failed(session, Fault::Failure);
                 }
-                if !is_untouched || session.tried.len() > self.plan.upstream().retries as usize {
+                if !is_untouched || !session.attempts.may_retry() {
                     return Err(CloseReason::BackendReset);
                 }
-                session.failure = CloseReason::BackendReset;
-                session.was_refused = false;
+                session.attempts.reset_before_a_byte();
+                (session.failure, session.was_refused) = (CloseReason::BackendReset, false);
                 self.let_go(session);
                 self.try_next(session)
             }
@@ -438,9 +453,9 @@ impl World {
     /// Drops what counts a session for its backend.
     fn let_go(&mut self, session: &mut Session) {
         session.stage = Stage::Between;
-        session.cuts.clear();
+        session.forced_closes.clear();
         session.address = None;
         session.in_flight = None;
-        self.pass_on();
+        self.serve();
     }
 }

@@ -40,7 +40,7 @@ pub struct View {
     /// Who takes new sessions, in the order of resort, and with which weight.
     pub tiers: Vec<Vec<(BackendId, u32)>>,
     /// Until then some backend may count as fuller than it is.
-    pub in_vain_until: u64,
+    pub unanswered_until: u64,
     /// Which backends have been at other addresses.
     pub has_moved: Vec<bool>,
     /// Sessions of the other shards, as of a moment.
@@ -59,7 +59,7 @@ impl View {
             states: vec![BackendState::unknown(); backends],
             serving: Serving::Nobody,
             tiers: Vec::new(),
-            in_vain_until: 0,
+            unanswered_until: 0,
             has_moved: vec![false; backends],
             others: vec![0; backends],
             others_at: None,
@@ -67,7 +67,7 @@ impl View {
     }
 
     /// Takes new states. For each backend the ends that its sessions are ordered.
-    pub fn apply(&mut self, upstream: &Upstream, states: &[BackendState]) -> Vec<Vec<Cut>> {
+    pub fn apply(&mut self, upstream: &Upstream, states: &[BackendState]) -> Vec<Vec<ForcedClose>> {
         let before = self.serving;
         (self.serving, self.tiers) = order(upstream, states);
         let primaries_are_back = self.serving == Serving::Primaries && before != Serving::Primaries;
@@ -76,20 +76,20 @@ impl View {
         for (index, backend) in upstream.backends.iter().enumerate() {
             let (old, new) = (&self.states[index], &states[index]);
             self.has_moved[index] |= old.addresses.iter().any(|address| !new.addresses.contains(address));
-            let mut cuts = Vec::new();
+            let mut orders = Vec::new();
             let is_out = new.health == Health::Down || new.ejected;
             if is_eligible(old) && is_out && self.serving != Serving::Panic && closes {
                 let addresses = self.has_moved[index].then(|| new.addresses.to_vec());
-                cuts.push(Cut { reason: CloseReason::BackendDown, addresses });
+                orders.push(ForcedClose { reason: CloseReason::BackendDown, addresses });
             }
             let gone: Vec<_> = new.gone.iter().filter(|gone| !old.gone.contains(gone)).cloned().collect();
             if closes && !gone.is_empty() {
-                cuts.push(Cut { reason: CloseReason::BackendDown, addresses: Some(gone) });
+                orders.push(ForcedClose { reason: CloseReason::BackendDown, addresses: Some(gone) });
             }
             if backend.backup && primaries_are_back && upstream.on_up == OpenSessions::Close {
-                cuts.push(Cut { reason: CloseReason::PrimaryUp, addresses: None });
+                orders.push(ForcedClose { reason: CloseReason::PrimaryUp, addresses: None });
             }
-            all.push(cuts);
+            all.push(orders);
         }
         self.states = states.to_vec();
         all
@@ -121,7 +121,7 @@ pub fn untried(tier: &[(BackendId, u32)], tried: &Tried) -> Vec<BackendId> {
 
 /// An end that sessions of a backend are ordered: all, or those on some addresses.
 #[derive(Clone, Debug)]
-pub struct Cut {
+pub struct ForcedClose {
     pub reason: CloseReason,
     pub addresses: Option<Vec<Address>>,
 }

@@ -1,13 +1,12 @@
-//! A shard: its mail, its clock, its counters. The loop is that of `src/shard/mod.rs`, a message or a task at a time.
+//! A shard: its messages, its clock, its counters. The loop is that of `src/shard/run.rs`, a message or a task at a time.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use ringway::base::{BackendId, CloseReason, ListenerId};
 use ringway::shard::Phase;
 use ringway::telemetry::counters::{ListenerCounters, ShardCounters};
-use ringway::upstream::{UpstreamStates, UpstreamTable};
+use ringway::upstream::{Permit, UpstreamStates, UpstreamTable};
 
 use super::session::Stage;
 use super::shadow::View;
@@ -17,7 +16,7 @@ use super::world::World;
 pub struct Shard {
     /// Its clock, which stands still until its next turn.
     pub now: u64,
-    pub table: Rc<UpstreamTable>,
+    pub table: UpstreamTable,
     pub counters: Arc<ShardCounters>,
     pub phase: Phase,
     /// The newest states, if they were not taken yet.
@@ -25,14 +24,14 @@ pub struct Shard {
     pub new_phase: Option<Phase>,
     pub grants: VecDeque<Grant>,
     /// Something came that the pool may have to look at.
-    pub is_rung: bool,
-    /// Connections in its pool, for each backend.
-    pub pooled: Vec<u32>,
+    pub is_notified: bool,
+    /// Connections in its pool, for each backend: each is its permit.
+    pub pooled: Vec<Vec<Permit>>,
     pub view: View,
     pub closed: [u64; CloseReason::COUNT],
 }
 
-/// A place at a backend, on its way to a waiter.
+/// A permit of a backend, on its way to a waiter.
 #[derive(Clone, Copy, Debug)]
 pub struct Grant {
     pub ticket: u64,
@@ -50,7 +49,7 @@ impl World {
     pub fn turn(&mut self, shard: usize) {
         self.shards[shard].now = self.now;
         for session in self.sessions.iter_mut().filter(|session| session.shard == shard) {
-            session.woken |= session.stage.wait().is_some_and(|wait| wait.due() <= self.now);
+            session.woken |= session.due().is_some_and(|due| due.0 <= self.now);
         }
     }
 
@@ -58,7 +57,7 @@ impl World {
     pub fn take_mail(&mut self, index: usize) -> bool {
         let shard = &mut self.shards[index];
         if let Some(states) = shard.states.take() {
-            shard.is_rung = true;
+            shard.is_notified = true;
             self.apply(index, &states);
         } else if let Some(phase) = shard.new_phase.take() {
             note(self.now, format_args!("shard {index}: {phase:?}"));
@@ -67,7 +66,7 @@ impl World {
             self.wake(|session| session.shard == index);
         } else if let Some(grant) = shard.grants.pop_front() {
             self.take_grant(index, grant);
-        } else if std::mem::take(&mut shard.is_rung) {
+        } else if std::mem::take(&mut shard.is_notified) {
             self.give_way(index);
         } else {
             return false;
@@ -83,19 +82,19 @@ impl World {
             count("states skipped");
         }
         shard.view.version = states.version;
-        let cuts = shard.view.apply(self.plan.upstream(), &states.upstreams[0]);
+        let orders = shard.view.apply(self.plan.upstream(), &states.upstreams[0]);
         let mut expected = false;
         for session in self.sessions.iter_mut().filter(|session| session.shard == index) {
             let Some(in_flight) = &session.in_flight else { continue };
-            let cuts = &cuts[in_flight.backend().index()];
-            session.cuts.extend(cuts.iter().cloned());
-            expected |= !cuts.is_empty();
+            let orders = &orders[in_flight.backend().index()];
+            session.forced_closes.extend(orders.iter().cloned());
+            expected |= !orders.is_empty();
         }
-        let is_cut = self.shards[index].table.apply(&states.upstreams[0]);
-        assert_eq!(is_cut, expected, "whether sessions of shard {index} are to be woken");
-        self.pass_on();
+        let ends_sessions = self.shards[index].table.apply(&states.upstreams[0]);
+        assert_eq!(ends_sessions, expected, "whether sessions of shard {index} are to be woken");
+        self.serve();
         self.wake(|session| {
-            session.shard == index && (is_cut || matches!(session.stage, Stage::Waiting { .. }))
+            session.shard == index && (ends_sessions || matches!(session.stage, Stage::Waiting { .. }))
         });
     }
 
@@ -112,13 +111,13 @@ impl World {
         match waiter {
             Some((id, granted)) => {
                 note(self.now, format_args!("shard {index}: {:?} for session {id}", grant.backend));
-                assert!(granted.replace(grant.backend).is_none(), "session {id} got two places");
+                assert!(granted.replace(grant.backend).is_none(), "session {id} got two permits");
             }
             None => {
                 note(self.now, format_args!("shard {index}: {grant:?} for nobody"));
-                count("place for nobody");
-                self.shards[index].table.refuse(grant.backend);
-                self.pass_on();
+                count("permit for nobody");
+                drop(self.shards[index].table.granted(grant.backend));
+                self.serve();
             }
         }
     }
@@ -127,19 +126,17 @@ impl World {
         self.sessions.iter_mut().filter(|session| who(session)).for_each(|session| session.woken = true);
     }
 
-    /// Takes what a table has just given to waiters, and sends it on its way.
-    pub fn pass_on(&mut self) {
-        for given in self.given.take() {
-            note(self.now, format_args!("{:?} gives {:?} to {:?}", given.by, given.backend, given.ticket));
-            let view = &self.shards[given.by.index()].view;
-            assert!(
-                view.is_candidate(given.backend),
-                "{:?} gives a place at a backend that is out",
-                given.by
-            );
-            self.line.serve(view, given.ticket, given.backend);
-            let grant = Grant { ticket: given.ticket.number, backend: given.backend };
-            self.shards[given.ticket.shard.index()].grants.push_back(grant);
+    /// Each shard serves the waiters whom it may have a permit for, and sends the permits on their way.
+    pub fn serve(&mut self) {
+        for by in 0..self.shards.len() {
+            for (ticket, backend) in self.shards[by].table.serve() {
+                note(self.now, format_args!("shard {by} gives {backend:?} to {ticket:?}"));
+                let view = &self.shards[by].view;
+                assert!(view.is_candidate(backend), "shard {by} gives a permit of a backend that is out");
+                self.line.serve(view, ticket, backend);
+                let grant = Grant { ticket: ticket.number, backend };
+                self.shards[ticket.shard.index()].grants.push_back(grant);
+            }
         }
     }
 }

@@ -1,12 +1,10 @@
 //! The process: its shards, its sessions, its health thread, and the events that come to them.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use fastrand::Rng;
-use ringway::admission::{Limit, Ticket};
+use ringway::admission::Limit;
 use ringway::base::ShardPlace;
 use ringway::base::{BackendId, CloseReason, ShardId};
 use ringway::shard::Phase;
@@ -34,8 +32,6 @@ pub struct World {
     pub health: HealthThread,
     /// How the backends really are.
     pub is_well: Vec<bool>,
-    /// What a table has given to waiters in this step.
-    pub given: Rc<RefCell<Vec<Given>>>,
     /// A shard is in the middle of a step.
     is_between: bool,
     // Shadows.
@@ -43,13 +39,6 @@ pub struct World {
     pub budget: Budget,
     /// Where the client with a key goes when these are the candidates.
     pub homes: BTreeMap<(Vec<(BackendId, u32)>, u64), BackendId>,
-}
-
-/// A place that a shard has given to a waiter.
-pub struct Given {
-    pub by: ShardId,
-    pub ticket: Ticket,
-    pub backend: BackendId,
 }
 
 impl World {
@@ -60,25 +49,19 @@ impl World {
         let backends = upstream.backends.len();
         let health = HealthThread::new(upstream);
         let shared = SharedUpstream::new(upstream, plan.shards, health.failures.clone());
-        let given: Rc<RefCell<Vec<Given>>> = Rc::default();
         let shard = |index: usize| {
             let by = ShardId(index as u16);
-            let given = Rc::clone(&given);
-            let deliver = move |ticket, backend| {
-                given.borrow_mut().push(Given { by, ticket, backend });
-                true
-            };
             let place = ShardPlace { shard: by, shards: plan.shards, seed };
             Shard {
                 now: 0,
-                table: UpstreamTable::new(upstream, Arc::clone(&shared), place, Box::new(deliver)),
+                table: UpstreamTable::new(upstream, Arc::clone(&shared), place),
                 counters: ShardCounters::new(1, [backends]),
                 phase: Phase::Running,
                 states: None,
                 new_phase: None,
                 grants: VecDeque::new(),
-                is_rung: false,
-                pooled: vec![0; backends],
+                is_notified: false,
+                pooled: (0..backends).map(|_| Vec::new()).collect(),
                 view: View::new(backends),
                 closed: [0; CloseReason::COUNT],
             }
@@ -92,7 +75,6 @@ impl World {
             limit: Arc::new(Limit::new(plan.sessions)),
             health,
             is_well: (0..backends).map(|_| rng.u32(..5) > 0).collect(),
-            given,
             is_between: false,
             line: Line::default(),
             budget: Budget::new(upstream.retry_budget),

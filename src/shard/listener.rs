@@ -1,0 +1,89 @@
+//! One listener on one shard: what its sessions have in common.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::state::Shard;
+use super::upstream::Upstream;
+use crate::base::{BackendId, ListenerId};
+use crate::config::{self, Config};
+use crate::relay::RelayRules;
+use crate::telemetry::counters::ListenerCounters;
+
+/// See the module documentation. A session holds one, and so keeps what it began with.
+pub(super) struct Listener {
+    pub(super) id: ListenerId,
+    pub(super) shard: Rc<Shard>,
+    pub(super) upstream: Rc<Upstream>,
+    /// For the relays of its sessions.
+    pub(super) rules: RelayRules,
+    config: Arc<Config>,
+    /// Every primary of the upstream has had its first verdict, or the time for it, once.
+    has_verdicts: Cell<bool>,
+}
+
+impl Listener {
+    pub(super) fn new(
+        shard: &Rc<Shard>,
+        id: ListenerId,
+        config: &Arc<Config>,
+        upstream: &Rc<Upstream>,
+    ) -> Self {
+        let (listener, backend_side) = (&config.listeners[id.index()], upstream.config());
+        let rules = RelayRules {
+            client_idle: listener.timeouts.client_idle,
+            equal_idle: listener.timeouts.equal_idle,
+            backend_idle: backend_side.timeouts.backend_idle,
+            half_close: listener.timeouts.half_close,
+            client_keepalive: listener.tcp.options.keepalive,
+            backend_keepalive: backend_side.tcp.keepalive,
+            pipes: shard.pipes.clone(),
+        };
+        Self {
+            id,
+            shard: Rc::clone(shard),
+            upstream: Rc::clone(upstream),
+            rules,
+            config: Arc::clone(config),
+            has_verdicts: Cell::new(false),
+        }
+    }
+
+    pub(super) fn config(&self) -> &config::Listener {
+        &self.config.listeners[self.id.index()]
+    }
+
+    pub(super) fn counters(&self) -> &ListenerCounters {
+        self.shard.counters.listener(self.id)
+    }
+
+    /// Returns whether sessions may begin. While the shard drains, whoever has come is served as well as can be.
+    pub(super) fn is_open(&self) -> bool {
+        self.has_verdicts.get() || !self.shard.is_running()
+    }
+
+    /// Looks whether sessions may begin from now on.
+    pub(super) fn look(&self) {
+        if !self.has_verdicts.get() {
+            self.has_verdicts.set(self.upstream.table.is_decided());
+        }
+    }
+
+    /// Counts bytes that a relay has delivered.
+    pub(super) fn account(&self, backend: BackendId, to_backend: u64, to_client: u64) {
+        let (listener, backend) = (self.counters(), self.upstream.counters(backend));
+        if to_backend > 0 {
+            listener.bytes_to_backend.add(to_backend);
+            backend.bytes_to_backend.add(to_backend);
+        }
+        if to_client > 0 {
+            listener.bytes_to_client.add(to_client);
+            backend.bytes_to_client.add(to_client);
+        }
+        if let Some(spliced) = self.rules.pipes.as_ref().and_then(|pipes| pipes.take_moved()) {
+            self.shard.counters.spliced_to_backend.add(spliced.to_backend);
+            self.shard.counters.spliced_to_client.add(spliced.to_client);
+        }
+    }
+}

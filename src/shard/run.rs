@@ -1,0 +1,233 @@
+//! The life of a shard: it starts, takes what other threads tell it, and ends.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use super::handoff::Handoff;
+use super::inbox::{HandedOff, Inbox, Message, Phase, ShardHandle};
+use super::listener::Listener;
+use super::state::{Shard, WarningLimit};
+use super::upstream::Upstream;
+use super::{accept, pool_task, session};
+use crate::admission::Limit;
+use crate::base::{ListenerId, ShardPlace, UpstreamId, limits};
+use crate::config::Config;
+use crate::relay::Pipes;
+use crate::steering::CoreLoads;
+use crate::telemetry::counters::ShardCounters;
+use crate::upstream::{SharedUpstream, UpstreamStates};
+use crate::uring::{self, BufferSettings, DoorbellListener, Missing, Ring};
+
+/// What a shard is made of.
+pub struct ShardParts {
+    /// Which shard of how many.
+    pub place: ShardPlace,
+    /// The CPU it is pinned to.
+    pub cpu: core_affinity::CoreId,
+    /// The configuration all shards share.
+    pub config: Arc<Config>,
+    /// Listening sockets of this shard, in the order of the configuration.
+    pub listeners: Vec<OwnedFd>,
+    /// Most pipes for splicing; 0 where that is off.
+    pub pipes: u32,
+    /// What all shards share of each upstream.
+    pub upstreams: Vec<Arc<SharedUpstream>>,
+    /// What each core tells of itself.
+    pub cores: Arc<CoreLoads>,
+    /// The right to hand connections off to other shards.
+    pub handoff: Handoff,
+    /// Counters of this shard.
+    pub counters: Arc<ShardCounters>,
+    /// The limit on sessions of the process.
+    pub limit: Arc<Limit>,
+    /// Where other threads write to: one handle for each shard, this one's included.
+    pub handles: Arc<[ShardHandle]>,
+    /// Where this shard reads.
+    pub inbox: Inbox,
+    /// The descriptor behind the doorbell of the handle.
+    pub doorbell: OwnedFd,
+}
+
+/// Runs a shard on the calling thread until it was told to drain and every session has ended. Calls `started` once the shard
+/// has all that it needs.
+///
+/// # Errors
+///
+/// What the kernel lacks or forbids for the ring.
+///
+/// # Panics
+///
+/// When the CPU cannot be pinned to; the caller checked it before.
+pub fn run(parts: ShardParts, started: impl FnOnce()) -> Result<(), Missing> {
+    assert!(core_affinity::set_for_current(parts.cpu), "CPU {} was in the allowed set", parts.cpu.id);
+    // The thread is pinned already; glommio would take any online CPU. Its own rings are never used for I/O: keep
+    // them small.
+    let executor = uring::make_executor(|| {
+        let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
+        let made = builder.name("shard").io_memory(64 << 10).ring_depth(8).make();
+        made.map_err(|error| Missing::from(io::Error::from(error)))
+    })?;
+    executor.run(async {
+        let relay = &parts.config.runtime.relay;
+        let ring = Ring::new(BufferSettings { bytes: relay.buffer_bytes, count: relay.buffers_per_core })?;
+        start(&ring, parts)?;
+        started();
+        ring.drive().await;
+        Ok(())
+    })
+}
+
+fn start(ring: &Ring, mut parts: ShardParts) -> Result<(), Missing> {
+    let sockets = std::mem::take(&mut parts.listeners);
+    let (residents, inbox, doorbell) = Residents::new(ring, parts);
+    let listeners = residents.listeners.clone();
+    residents.upstreams.iter().for_each(pool_task::start);
+    ring.spawn_vital(residents.read_inbox(ring.listen(doorbell), inbox));
+    for (listener, socket) in listeners.into_iter().zip(sockets) {
+        ring.spawn_vital(accept::run(listener, ring.accept_from(socket)?));
+    }
+    Ok(())
+}
+
+/// All listeners and upstreams of a shard.
+pub(super) struct Residents {
+    pub(super) shard: Rc<Shard>,
+    pub(super) listeners: Vec<Rc<Listener>>,
+    upstreams: Vec<Rc<Upstream>>,
+    /// Connections that wait for the first verdicts, from shards that knew them earlier; each turn adds at most as many as an
+    /// inbox holds.
+    held: Vec<HandedOff>,
+}
+
+impl Residents {
+    /// What a shard consists of, and where its messages come.
+    pub(super) fn new(ring: &Ring, parts: ShardParts) -> (Self, Inbox, OwnedFd) {
+        let config = &parts.config;
+        let pipes =
+            (parts.pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, parts.pipes)));
+        let seed = parts.place.seed ^ u64::from(parts.place.shard.0);
+        let shard = Rc::new(Shard {
+            ring: ring.clone(),
+            place: parts.place,
+            phase: Cell::new(Phase::Running),
+            busy: Cell::new(0),
+            counters: parts.counters,
+            limit: parts.limit,
+            cores: parts.cores,
+            handles: parts.handles,
+            handoff: RefCell::new(Some(parts.handoff)),
+            pipes,
+            clients: RefCell::default(),
+            openings: RefCell::default(),
+            random: RefCell::new(fastrand::Rng::with_seed(seed)),
+            accept_warnings: WarningLimit::default(),
+            connect_warnings: Default::default(),
+        });
+        let upstreams = (0..).map(UpstreamId).zip(&parts.upstreams);
+        let upstreams: Vec<_> =
+            upstreams.map(|(id, shared)| Rc::new(Upstream::new(&shard, id, config, shared))).collect();
+        let listeners = (0..).map(ListenerId).zip(&config.listeners).map(|(id, listener)| {
+            Rc::new(Listener::new(&shard, id, config, &upstreams[listener.upstream.index()]))
+        });
+        let residents = Self { listeners: listeners.collect(), shard, upstreams, held: Vec::new() };
+        (residents, parts.inbox, parts.doorbell)
+    }
+
+    /// Takes what other threads say, until nothing is left to do.
+    async fn read_inbox(mut self, mut doorbell: DoorbellListener, inbox: Inbox) {
+        loop {
+            // Before the look into the channel, so that an empty one stays empty.
+            let are_handoffs_over = self.shard.cores.are_handoffs_over();
+            while let Some(message) = inbox.take() {
+                self.take(message);
+            }
+            self.upstreams.iter().for_each(|upstream| upstream.serve());
+            if self.take_handed_off(&inbox) == limits::SESSIONS_PER_TURN_MAX {
+                self.shard.ring.next_turn().await;
+                continue;
+            }
+            if !self.shard.is_running() && are_handoffs_over && self.shard.busy.get() == 0 {
+                return;
+            }
+            self.upstreams.iter().for_each(|upstream| upstream.give_way());
+            self.changed(&mut doorbell).await;
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::States(states) => self.apply(&states),
+            Message::Grant(grant) => self.upstreams[grant.upstream.index()].grant(grant),
+            Message::Phase(phase) if phase > self.shard.phase.get() => {
+                self.shard.phase.set(phase);
+                self.shard.handoff.take();
+                self.shard.ring.wake_all();
+                self.open();
+                self.upstreams.iter().for_each(|upstream| upstream.wake_pool_tasks());
+            }
+            Message::Phase(_) => {}
+        }
+    }
+
+    fn apply(&mut self, states: &UpstreamStates) {
+        let all = self.upstreams.iter().zip(&states.upstreams);
+        let ends_sessions = all.filter(|(upstream, states)| upstream.table.apply(states)).count() > 0;
+        if ends_sessions {
+            self.shard.ring.wake_all();
+        }
+        self.open();
+        for upstream in &self.upstreams {
+            // There may be no backend left to wait for, or one to connect to.
+            upstream.waiters.wake_all();
+            upstream.wake_pool_tasks();
+        }
+    }
+
+    /// Waits for a message, or for a permit that a waiting client may be able to use.
+    async fn changed(&self, doorbell: &mut DoorbellListener) {
+        let mut notified = pin!(doorbell.notified());
+        std::future::poll_fn(|context| {
+            self.upstreams.iter().for_each(|upstream| upstream.table.set_server(context.waker()));
+            if self.upstreams.iter().any(|upstream| upstream.table.has_released()) {
+                return Poll::Ready(());
+            }
+            notified.as_mut().poll(context)
+        })
+        .await;
+    }
+
+    /// Starts sessions for what other shards have handed off, as many as fit into a turn. Returns how many.
+    fn take_handed_off(&mut self, inbox: &Inbox) -> u32 {
+        let taken =
+            std::iter::from_fn(|| inbox.take_handed_off()).take(limits::SESSIONS_PER_TURN_MAX as usize);
+        let mut count = 0;
+        for handed_off in taken {
+            self.shard.cores.note_received(self.shard.id());
+            self.begin_or_hold(handed_off);
+            count += 1;
+        }
+        count
+    }
+
+    fn begin_or_hold(&mut self, handed_off: HandedOff) {
+        let listener = &self.listeners[handed_off.listener.index()];
+        if listener.is_open() {
+            session::start(listener, handed_off.connection);
+        } else {
+            self.held.push(handed_off);
+        }
+    }
+
+    /// Lets those begin that have waited for the first verdicts: accept loops, and what shards that knew the verdicts earlier
+    /// have handed off.
+    fn open(&mut self) {
+        self.listeners.iter().for_each(|listener| listener.look());
+        self.shard.openings.take().into_iter().for_each(Waker::wake);
+        std::mem::take(&mut self.held).into_iter().for_each(|handed_off| self.begin_or_hold(handed_off));
+    }
+}

@@ -1,0 +1,52 @@
+//! The last delivery before a reset.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::base::Tick;
+use crate::net;
+use crate::shard::state::Shard;
+use crate::uring::Socket;
+
+/// Pause before the first look at what a peer has taken, doubled with each further one.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+/// Longest pause.
+const LAST_LOOK: Duration = Duration::from_millis(50);
+
+/// Waits until a peer has everything that was sent to it, before its connection is reset: the reset would throw away
+/// what the kernel still holds. Ends when the peer takes nothing for `silence`, has gone itself, or at `deadline`.
+pub(super) async fn await_delivery(shard: &Shard, peer: &Socket, silence: Duration, deadline: Tick) {
+    let now = || shard.now();
+    let mut left = peer.with(net::unacknowledged);
+    if left == 0 || peer.is_dead() {
+        return;
+    }
+    let mut limit = now().after(silence).min(deadline);
+    let mut pause = FIRST_LOOK;
+    let mut look = shard.ring.timer(now().after(pause));
+    std::future::poll_fn(|context| {
+        peer.register(context.waker());
+        // Nobody will get what it says. A peer that writes before it reads comes to read so, and the receive, or
+        // after its FIN the watch, tells when it has gone.
+        peer.discard_received();
+        peer.receive(false);
+        peer.watch();
+        if peer.is_dead() || shard.is_closing() {
+            return Poll::Ready(());
+        }
+        while look.poll_due(context).is_ready() {
+            let now_left = peer.with(net::unacknowledged);
+            if now_left < left {
+                limit = now().after(silence).min(deadline);
+            }
+            if now_left == 0 || now() >= limit {
+                return Poll::Ready(());
+            }
+            left = now_left;
+            pause = (pause * 2).min(LAST_LOOK);
+            look.set(now().after(pause).min(limit));
+        }
+        Poll::Pending
+    })
+    .await;
+}

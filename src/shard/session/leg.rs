@@ -1,0 +1,315 @@
+//! The backend's side of a session: a connection, the relay over it, and what becomes of both.
+
+use std::task::{Context, Poll};
+
+use super::delivery;
+use super::open::{Opening, Origin};
+use super::record::Record;
+use super::reset::{self, ResetAnswer};
+use crate::balance::Sample;
+use crate::base::CloseReason;
+use crate::config::Reuse;
+use crate::net;
+use crate::relay::{Moved, Outcome, Relay, Side, Sides};
+use crate::upstream::{Fault, InFlight};
+use crate::uring::Socket;
+
+/// A connection to a backend in a session.
+///
+/// Dropping it ends the connection, and then gives the permit back: fields are dropped in their order.
+pub(super) struct Leg {
+    relay: Relay,
+    socket: Socket,
+    in_flight: InFlight,
+    /// There until a byte was relayed.
+    opening: Option<Box<Opening>>,
+}
+
+/// What follows the end of a relay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another backend, or another connection to this one, takes the place of this one: no peer can tell.
+    Retry,
+    /// The connection may serve another client.
+    GiveBack,
+    /// Both connections end.
+    Close,
+}
+
+impl Leg {
+    pub(super) fn new(record: &Record, socket: Socket, in_flight: InFlight, opening: Box<Opening>) -> Self {
+        // The backend learns of the end before another session can have the permit.
+        socket.end_at_drop(in_flight.is_limited());
+        let relay = Relay::new(sides(record, &socket, Reuse::Off), record.deadline());
+        Self { relay, socket, in_flight, opening: Some(opening) }
+    }
+
+    fn sides<'a>(&'a self, record: &'a Record) -> Sides<'a> {
+        sides(record, &self.socket, Reuse::Off)
+    }
+
+    /// Why the session has to end now, if it is ordered to.
+    fn order_to_end(&self, record: &Record) -> Option<CloseReason> {
+        if record.shard().is_closing() {
+            return Some(CloseReason::Shutdown);
+        }
+        self.in_flight.forced_close(|| self.socket.with(net::peer_address))
+    }
+
+    /// Relays, and counts what was delivered.
+    pub(super) fn poll(&mut self, record: &Record, context: &mut Context<'_>) -> Poll<Outcome> {
+        if self.order_to_end(record).is_some() {
+            return Poll::Ready(Outcome::Stopped);
+        }
+        if self.is_stale() {
+            return Poll::Ready(Outcome::Reset(Side::Backend));
+        }
+        let reuse = record.upstream().reuse(self.in_flight.backend());
+        let before = (self.relay.bytes_to_backend(), self.relay.bytes_to_client());
+        let polled = self.relay.poll(sides(record, &self.socket, reuse), context);
+        let to_backend = self.relay.bytes_to_backend() - before.0;
+        let to_client = self.relay.bytes_to_client() - before.1;
+        if before.1 == 0 && to_client > 0 {
+            self.in_flight.succeeded();
+        }
+        record.listener.account(self.in_flight.backend(), to_backend, to_client);
+        self.note_progress(record);
+        if self.opening.is_some() && self.gives_way(record, reuse, polled.is_ready(), context) {
+            return Poll::Ready(Outcome::ClientDone);
+        }
+        polled
+    }
+
+    /// Returns whether a connection from the pool is of no use: it has ended, which on a new one would be the backend's answer;
+    /// or it has served another client, who alone can be meant by what the backend says before it is asked.
+    fn is_stale(&self) -> bool {
+        let Some(opening) = self.opening.as_ref().filter(|opening| opening.origin != Origin::New) else {
+            return false;
+        };
+        let has_spoken = self.socket.received() > 0;
+        let is_late_answer = opening.origin == Origin::Used && has_spoken;
+        self.relay.has_sent_nothing() && (is_late_answer || !has_spoken && self.socket.ended().is_some())
+    }
+
+    /// Tells the algorithm, where it wants to know, how long the backend took for its first byte; and frees what a session has
+    /// no more once it has begun.
+    fn note_progress(&mut self, record: &Record) {
+        let Some(opening) = &mut self.opening else { return };
+        let has_begun = self.relay.has_begun(sides(record, &self.socket, Reuse::Off));
+        if has_begun {
+            (opening.lease, opening.lingering) = (None, None);
+            self.in_flight.set_lingering(false);
+        }
+        let is_over = match &mut opening.awaited {
+            None => has_begun,
+            Some(awaited) if self.relay.bytes_to_client() > 0 => {
+                let (backend, sample) = (self.in_flight.backend(), awaited.answered());
+                record.upstream().table.observe(backend, sample, record.shard().now());
+                true
+            }
+            Some(awaited) => {
+                if self.relay.bytes_to_backend() > 0 {
+                    awaited.ask();
+                }
+                false
+            }
+        };
+        if is_over {
+            self.opening = None;
+        }
+    }
+
+    /// Returns whether a session that only waits whether its backend still speaks, its client having ended without a byte, ends
+    /// because another client waits for its permit. Its task is woken when one begins to.
+    fn gives_way(&mut self, record: &Record, reuse: Reuse, is_over: bool, context: &Context<'_>) -> bool {
+        let Some(opening) = &mut self.opening else { return false };
+        let sides = sides(record, &self.socket, reuse);
+        let lingers = reuse == Reuse::Untouched
+            && !is_over
+            && self.in_flight.is_limited()
+            && self.relay.keeps_end(sides);
+        let Some(pool) = record.upstream().pool.as_ref().filter(|_| lingers) else {
+            opening.lingering = None;
+            self.in_flight.set_lingering(false);
+            return false;
+        };
+        let backend = self.in_flight.backend();
+        // Noted first: of one who looks for waiting clients then, and one who begins to wait and looks for permits, one sees
+        // the other.
+        self.in_flight.set_lingering(true);
+        opening.lingering.get_or_insert_with(|| pool.note_lingering(backend)).wake(context.waker());
+        record.upstream().table.is_waited_for(backend)
+    }
+
+    /// Notes what the end of the relay says of the backend, and decides what follows.
+    pub(super) fn judge(&self, record: &Record, outcome: Outcome) -> Next {
+        self.blame(record, outcome);
+        if outcome == Outcome::Reset(Side::Backend) {
+            if self.may_retry(record) {
+                return Next::Retry;
+            }
+            if !self.relay.has_delivered() {
+                record.note_unserved();
+            }
+        }
+        let may_return = match outcome {
+            Outcome::ClientDone => true,
+            // The backend knows nothing of a client that has reset before a byte.
+            Outcome::Reset(Side::Client) => {
+                record.upstream().reuse(self.in_flight.backend()) != Reuse::Off
+                    && self.relay.has_sent_nothing()
+                    && !self.socket.is_dead()
+            }
+            _ => false,
+        };
+        if may_return { Next::GiveBack } else { Next::Close }
+    }
+
+    /// Feeds the outcome to outlier detection; the first byte from the backend said that it works.
+    ///
+    /// A reset counts as a failure only on a new connection, before any byte and before the client's FIN; otherwise a client
+    /// could get a backend ejected. A client may have asked for an end without an answer, too: it counts where the operator
+    /// wants that.
+    fn blame(&self, record: &Record, outcome: Outcome) {
+        let is_reset = outcome == Outcome::Reset(Side::Backend);
+        let is_pooled = self.opening.as_ref().is_some_and(|opening| opening.origin != Origin::New);
+        let fault = if !is_reset {
+            self.relay.is_empty_answer().then_some(Fault::EmptyAnswer)
+        } else if self.relay.is_untouched(self.sides(record)) && record.client.ended().is_none() && !is_pooled
+        {
+            Some(Fault::Failure)
+        } else {
+            None
+        };
+        if let Some(fault) = fault {
+            self.in_flight.failed(fault);
+        }
+        // What ejects no backend may still say that others do better.
+        if fault.is_some() || is_reset && self.relay.bytes_to_client() == 0 {
+            let now = record.shard().now();
+            self.in_flight.unanswered(now);
+            // A backend that was not asked tells nothing of its speed.
+            let awaited = self.opening.as_ref().and_then(|opening| opening.awaited.as_ref());
+            if let Some(waited) = awaited.and_then(|awaited| awaited.unanswered()) {
+                record.upstream().table.observe(self.in_flight.backend(), Sample::InVain(waited), now);
+            }
+        }
+    }
+
+    /// Returns whether another connection is to be tried, which is so as long as no peer can tell that there was one before.
+    fn may_retry(&self, record: &Record) -> bool {
+        let Some(opening) = &self.opening else { return false };
+        let is_replaced = opening.origin != Origin::New && self.relay.has_sent_nothing();
+        is_replaced || self.relay.is_untouched(self.sides(record)) && opening.attempts.may_retry()
+    }
+
+    /// Ends the leg and returns what the attempts go on with. A stale pooled connection is replaced by a new one to the same
+    /// backend, which has all its time; after any other end it is another backend's turn.
+    pub(super) fn into_opening(self, record: &Record) -> Box<Opening> {
+        let Self { relay, socket, in_flight, opening, .. } = self;
+        let mut opening = opening.expect("a session that may retry has its attempts");
+        drop(socket);
+        if opening.origin != Origin::New && relay.has_sent_nothing() {
+            record.shard().counters.pool(record.upstream().id).replaced.add(1);
+            opening.attempts.restart(record.shard().now());
+            opening.stale = Some(in_flight);
+        } else {
+            opening.attempts.reset_before_a_byte();
+        }
+        opening
+    }
+
+    /// Relays no more. Returns whether bytes were received that were not delivered.
+    pub(super) fn stop(&mut self, record: &Record) -> bool {
+        let sides = sides(record, &self.socket, Reuse::Off);
+        let holds_bytes = self.relay.holds_bytes(sides);
+        self.relay.stop(sides);
+        holds_bytes
+    }
+
+    /// After a reset of one side, waits until the other one has everything that was sent to it.
+    pub(super) async fn await_delivery(&self, record: &Record, reset: Side) {
+        let both = [&record.client, &self.socket];
+        // Nothing is relayed any more, and this may take long.
+        both.into_iter().for_each(Socket::drop_unsent);
+        both.into_iter().for_each(Socket::discard_received);
+        let other = if reset == Side::Client { &self.socket } else { &record.client };
+        let silence = record.listener.rules.half_close;
+        delivery::await_delivery(record.shard(), other, silence, record.deadline()).await;
+    }
+
+    /// Chooses FIN or RST for each side, and ends the record. A truncated stream must not look complete.
+    pub(super) fn close(&self, record: &mut Record, outcome: Outcome, is_truncated: bool) {
+        let reset = match outcome {
+            Outcome::Normal | Outcome::ClientDone => false,
+            Outcome::Reset(_) | Outcome::TooLong | Outcome::Stopped => true,
+            Outcome::Idle(_) | Outcome::HalfClose(_) => is_truncated,
+        };
+        if reset {
+            record.client.reset_on_close();
+            self.socket.reset_on_close();
+        }
+        let reason = match outcome {
+            Outcome::Normal | Outcome::ClientDone => CloseReason::Normal,
+            Outcome::Reset(side) => record.reset_by(side, &self.socket),
+            Outcome::Idle(Side::Client) => CloseReason::ClientIdle,
+            Outcome::Idle(Side::Backend) => CloseReason::BackendIdle,
+            Outcome::HalfClose(Side::Client) => CloseReason::HalfCloseClient,
+            Outcome::HalfClose(Side::Backend) => CloseReason::HalfCloseBackend,
+            Outcome::TooLong => CloseReason::SessionTimeout,
+            Outcome::Stopped => self.order_to_end(record).unwrap_or(CloseReason::Shutdown),
+        };
+        self.end(record, reason);
+    }
+
+    fn end(&self, record: &mut Record, reason: CloseReason) {
+        let delivered =
+            Moved { to_backend: self.relay.bytes_to_backend(), to_client: self.relay.bytes_to_client() };
+        record.end(reason, Some(self.in_flight.backend()), delivered);
+    }
+
+    /// Ends the client's part, and puts the connection into the pool if it is clean.
+    pub(super) async fn give_back(mut self, record: &mut Record, outcome: Outcome) {
+        self.stop(record);
+        let (is_clean, reason) = self.clean(record, outcome).await;
+        self.end(record, reason);
+        let Self { socket, in_flight, opening, .. } = self;
+        let is_fresh = opening.as_ref().is_none_or(|opening| opening.origin != Origin::Used);
+        let is_fresh = is_fresh && self.relay.has_sent_nothing();
+        // It notes what the pool has leased.
+        drop(opening);
+        if is_clean {
+            return record.upstream().give_back(in_flight.into_permit(), socket, is_fresh);
+        }
+        // Before its permit.
+        drop(socket);
+    }
+
+    /// Has the backend forget the client, where it has heard of one. Returns whether the connection is clean, and why the
+    /// session ends.
+    async fn clean(&self, record: &Record, outcome: Outcome) -> (bool, CloseReason) {
+        if self.relay.has_sent_nothing() {
+            if outcome == Outcome::ClientDone {
+                return (true, CloseReason::Normal);
+            }
+            record.client.reset_on_close();
+            return (true, record.reset_by(Side::Client, &self.socket));
+        }
+        let Some(rules) = &record.upstream().config().pool.reset else { return (false, CloseReason::Normal) };
+        let answer = reset::ask(record.shard(), &self.socket, rules).await;
+        if answer == ResetAnswer::Clean {
+            return (true, CloseReason::Normal);
+        }
+        record.shard().counters.pool(record.upstream().id).reset_failed.add(1);
+        if answer == ResetAnswer::None {
+            return (false, CloseReason::Normal);
+        }
+        // It was on its way to the client. A truncated stream must not look complete.
+        record.client.reset_on_close();
+        (false, CloseReason::AnswerCut)
+    }
+}
+
+fn sides<'a>(record: &'a Record, backend: &'a Socket, reuse: Reuse) -> Sides<'a> {
+    Sides { client: &record.client, backend, rules: &record.listener.rules, reuse }
+}

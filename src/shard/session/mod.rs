@@ -1,0 +1,116 @@
+//! One session, from accept to close.
+
+mod delivery;
+mod leg;
+mod open;
+mod record;
+mod reset;
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::listener::Listener;
+use crate::relay::Outcome;
+use leg::{Leg, Next};
+use open::Opening;
+use record::Record;
+
+/// Admits a new connection and serves it in a task of its own.
+pub(super) fn start(listener: &Rc<Listener>, connection: OwnedFd) {
+    let ring = &listener.shard.ring;
+    match Record::admit(listener, ring.socket(connection)) {
+        Ok(record) => {
+            let opening = Box::new(Opening::new(&record));
+            ring.spawn(serve(record, opening));
+        }
+        Err(client) => client.reset_on_close(),
+    }
+}
+
+/// The way of a session, top to bottom. Its legs end before its record is dropped, so that what is in flight is never more than
+/// what is active.
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, in each idle session")]
+fn serve(mut record: Record, mut opening: Box<Opening>) -> impl Future<Output = ()> {
+    async move {
+        loop {
+            // Boxed, so that an idle session does not carry the state of its beginning.
+            let mut leg = match Box::pin(opening.open(&record)).await {
+                Ok((socket, in_flight)) => Leg::new(&record, socket, in_flight, opening),
+                Err(reason) => {
+                    record.turn_away(reason);
+                    break;
+                }
+            };
+            let outcome = std::future::poll_fn(|context| leg.poll(&record, context)).await;
+            match leg.judge(&record, outcome) {
+                Next::Retry => {
+                    opening = leg.into_opening(&record);
+                    continue;
+                }
+                // Boxed, as an idle session does not carry the state of its end either.
+                Next::GiveBack => Box::pin(leg.give_back(&mut record, outcome)).await,
+                Next::Close => {
+                    let is_truncated = leg.stop(&record);
+                    if let Outcome::Reset(side) = outcome {
+                        Box::pin(leg.await_delivery(&record, side)).await;
+                    }
+                    leg.close(&mut record, outcome, is_truncated);
+                }
+            }
+            break;
+        }
+        drop(record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::base::{CloseReason, ListenerId};
+    use crate::shard::testing;
+    use crate::telemetry::counters::ListenerTotals;
+    use crate::uring::{BufferSettings, Ring};
+
+    fn future_bytes<F: Future>(_: impl FnOnce(Record, Box<Opening>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn session_that_panics_is_counted_as_internal_and_gives_everything_back() {
+        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
+            .io_memory(64 << 10)
+            .ring_depth(8)
+            .make()
+            .expect("glommio runs here");
+        executor.run(async {
+            let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+            let listener = testing::listener(&ring);
+            let shard = Rc::clone(&listener.shard);
+            for first_poll in [true, false] {
+                let client = ring.socket(UnixStream::pair().expect("descriptors").0.into());
+                let session = Record::admit(&listener, client).ok().expect("below the limit");
+                let timer = ring.clone();
+                ring.spawn(async move {
+                    let _session = session;
+                    if !first_poll {
+                        timer.next_turn().await;
+                    }
+                    panic!("wanted by the test");
+                });
+            }
+            ring.drive().await;
+            let mut totals = ListenerTotals::default();
+            totals.add(shard.counters.listener(ListenerId(0)));
+            assert_eq!((totals.closed_with(CloseReason::Internal), ring.panics()), (2, 2));
+            assert_eq!((totals.active, shard.limit.taken(), shard.busy.get()), (0, 0, 0));
+        });
+    }
+
+    #[test]
+    fn idle_session_is_small() {
+        let bytes = future_bytes(serve);
+        assert!(bytes <= 232, "the future of a session takes {bytes} bytes");
+    }
+}

@@ -1,0 +1,244 @@
+//! From a client to a leg: picks, waits, connects, until a backend has taken the connection or the attempts are over.
+
+use std::net::IpAddr;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::record::Record;
+use crate::admission::Ticket;
+use crate::balance::{self, Sample};
+use crate::base::{BackendId, CloseReason, Plain, Tick};
+use crate::config::HashKey;
+use crate::pool::{Connection, Lease, NotedLingering};
+use crate::shard::connect::{Wait, WaitingClient, connect_any};
+use crate::shard::upstream::Upstream;
+use crate::upstream::{Attempts, Failure, InFlight, Step, WaitEnd};
+use crate::uring::Socket;
+
+/// What a session has beside its legs until the first byte of one: from then on no other backend can take its place, and an
+/// idle session costs no more than it has to.
+pub(super) struct Opening {
+    pub(super) attempts: Attempts,
+    pub(super) origin: Origin,
+    /// Whose first byte is awaited, where the algorithm wants latencies.
+    pub(super) awaited: Option<Awaited>,
+    /// Whose pooled connection proved stale: the next attempt is a new connection to the same backend.
+    pub(super) stale: Option<InFlight>,
+    /// The connection may go back to the pool.
+    pub(super) lease: Option<Lease>,
+    /// The session would give its permit up to a waiting client.
+    pub(super) lingering: Option<NotedLingering>,
+}
+
+/// Where a connection came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It was made for this session.
+    New,
+    /// It was in the pool, and has served no client before.
+    Fresh,
+    /// It was in the pool, and has served a client.
+    Used,
+}
+
+/// A backend whose first byte is awaited.
+pub(super) struct Awaited {
+    since: Instant,
+    /// It was sent a byte.
+    asked: bool,
+}
+
+impl Awaited {
+    fn since_now() -> Self {
+        Self { since: Instant::now(), asked: false }
+    }
+
+    /// How long the backend has been asked without an answer.
+    pub(super) fn unanswered(&self) -> Option<Duration> {
+        self.asked.then(|| self.since.elapsed())
+    }
+
+    /// How long the backend took for its first byte: from the connect, or from the first byte to it where that came later.
+    pub(super) fn answered(&self) -> Sample {
+        Sample::Took(self.since.elapsed())
+    }
+
+    /// Notes that the backend was sent a byte.
+    pub(super) fn ask(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
+            self.since = Instant::now();
+        }
+    }
+}
+
+impl Opening {
+    pub(super) fn new(record: &Record) -> Self {
+        let upstream = record.upstream();
+        let key = if upstream.table.wants().key { key(record) } else { 0 };
+        Self {
+            attempts: Attempts::new(upstream.config(), key, record.shard().now(), record.deadline()),
+            origin: Origin::New,
+            awaited: None,
+            stale: None,
+            lease: None,
+            lingering: None,
+        }
+    }
+
+    /// Finds a backend that takes a connection.
+    pub(super) async fn open(&mut self, record: &Record) -> Result<(Socket, InFlight), CloseReason> {
+        let upstream = record.upstream();
+        loop {
+            (self.origin, self.awaited, self.lease, self.lingering) = (Origin::New, None, None, None);
+            let is_replacement = self.stale.is_some();
+            let (in_flight, pooled) = match self.stale.take() {
+                Some(in_flight) => (in_flight, None),
+                None => self.next(record).await?,
+            };
+            let backend = in_flight.backend();
+            self.lease = upstream.lease(backend);
+            if let Some(Connection { socket, fresh, .. }) = pooled {
+                self.origin = if fresh { Origin::Fresh } else { Origin::Used };
+                self.awaited = upstream.table.wants().latency.then(Awaited::since_now);
+                upstream.counters(backend).sessions.add(1);
+                return Ok((socket, in_flight));
+            }
+            let begun = upstream.table.wants().latency.then(Instant::now);
+            let until = self.attempts.connect_until(record.shard().now());
+            let client = WaitingClient { socket: &record.client, end: self.attempts.client_end() };
+            let failed = match connect_any(upstream, Some(client), backend, until).await {
+                Ok((socket, _)) => {
+                    self.attempts.connected();
+                    // A connection that replaces another was counted with it.
+                    upstream.counters(backend).sessions.add(u64::from(!is_replacement));
+                    if let Some(begun) = begun {
+                        let took = Sample::Took(begun.elapsed());
+                        upstream.table.observe(backend, took, record.shard().now());
+                        self.awaited = Some(Awaited::since_now());
+                    }
+                    return Ok((socket, in_flight));
+                }
+                Err(failed) => failed,
+            };
+            let now = record.shard().now();
+            let blamed = self.attempts.failed(&in_flight, failed.failure, now)?;
+            if let Some(begun) = begun.filter(|_| blamed) {
+                upstream.table.observe(backend, Sample::InVain(begun.elapsed()), now);
+            }
+            if !matches!(failed.failure, Failure::NoLocalAddress) {
+                upstream.counters(backend).connect_failures.add(1);
+                let name = upstream.backend_name(backend);
+                log::debug!("backend {name}: connection failed: {}", Plain(&failed.error));
+            }
+        }
+    }
+
+    /// The next backend, and the ready connection to it where the pool has one.
+    async fn next(&mut self, record: &Record) -> Result<(InFlight, Option<Connection>), CloseReason> {
+        let (shard, upstream) = (record.shard(), record.upstream());
+        let is_retry = !self.attempts.tried().is_empty();
+        let mut pooled = None;
+        let take = |pooled: &mut Option<Connection>, backend| {
+            let (connection, permit) = upstream.take_pooled(backend)?;
+            *pooled = Some(connection);
+            Some(permit)
+        };
+        let mut step = self.attempts.next(&upstream.table, shard.now(), |backend| take(&mut pooled, backend));
+        if let Step::Wait(until) = step {
+            step = match self.wait(record, until).await {
+                Ok(in_flight) => {
+                    // A ready connection comes with a permit of its own, which is one too many then.
+                    pooled = upstream.take_pooled(in_flight.backend()).map(|(connection, _)| connection);
+                    self.attempts.granted(in_flight)
+                }
+                Err(reason) => self
+                    .attempts
+                    .waited(reason, &upstream.table, shard.now(), |backend| take(&mut pooled, backend)),
+            };
+        }
+        match step {
+            Step::Connect(in_flight) => {
+                shard.counters.retries.add(u64::from(is_retry));
+                if let Some(pool) = &upstream.pool {
+                    if pooled.is_some() { &pool.counters().hits } else { &pool.counters().misses }.add(1);
+                }
+                Ok((in_flight, pooled))
+            }
+            Step::Wait(_) => unreachable!("a wait is followed by a permit or an end"),
+            Step::End(reason) => Err(reason),
+            Step::OverBudget(reason) => {
+                shard.counters.retries_over_budget.add(1);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Waits in the queue for a permit of a backend that was not tried, until `deadline`.
+    async fn wait(&self, record: &Record, deadline: Tick) -> Result<InFlight, CloseReason> {
+        let (shard, upstream) = (record.shard(), &**record.upstream());
+        let tried = self.attempts.tried();
+        let ticket = upstream.table.join(tried).ok_or(CloseReason::QueueFull)?;
+        let _position = Position::new(upstream, ticket);
+        shard.counters.queued.add(1);
+        upstream.serve();
+        upstream.ask_pools(tried);
+        let client = WaitingClient { socket: &record.client, end: self.attempts.client_end() };
+        let mut wait = Wait::until(shard, Some(client), deadline);
+        std::future::poll_fn(|context| {
+            let granted = upstream.waiters.take_granted(ticket.number, context);
+            if let Some(in_flight) = upstream.table.poll_wait(ticket, tried, granted)? {
+                return Poll::Ready(Ok(in_flight));
+            }
+            if granted.is_some() {
+                // The client waits again. Pools may have taken permits while none did.
+                upstream.serve();
+                upstream.ask_pools(tried);
+            }
+            wait.poll(context).map(|end| {
+                Err(match end {
+                    WaitEnd::Closing => CloseReason::Shutdown,
+                    WaitEnd::ClientLeft => CloseReason::ClientLeft,
+                    WaitEnd::TimeUp => CloseReason::QueueTimeout,
+                })
+            })
+        })
+        .await
+    }
+}
+
+/// A position in the queue until it is dropped.
+struct Position<'a> {
+    upstream: &'a Upstream,
+    ticket: Ticket,
+}
+
+impl<'a> Position<'a> {
+    fn new(upstream: &'a Upstream, ticket: Ticket) -> Self {
+        upstream.waiters.insert(ticket.number);
+        Self { upstream, ticket }
+    }
+}
+
+impl Drop for Position<'_> {
+    fn drop(&mut self) {
+        let granted = self.upstream.waiters.remove(self.ticket.number);
+        // Where it is too late, whoever takes the grant finds no client and gives the permit back.
+        let _ = self.upstream.table.leave(self.ticket);
+        drop(granted.map(|backend: BackendId| self.upstream.table.granted(backend)));
+    }
+}
+
+/// Hash of the part of a client that decides where it goes.
+fn key(record: &Record) -> u64 {
+    let peer = record.client.with(|socket| socket.peer_addr().ok().and_then(|peer| peer.as_socket()));
+    let Some(peer) = peer else { return 0 };
+    // An IPv4 client of a dual-stack listener is the IPv4 client it is elsewhere.
+    let mut bytes = match peer.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    if record.upstream().config().hash_key == HashKey::SourcePort {
+        bytes.extend(peer.port().to_be_bytes());
+    }
+    balance::hash(&bytes)
+}

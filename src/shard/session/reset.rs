@@ -1,0 +1,46 @@
+//! The question to a backend whether it has forgotten its client, before its connection serves another one.
+
+use std::task::Poll;
+
+use crate::config::ResetRules;
+use crate::shard::state::Shard;
+use crate::uring::{Sent, Socket};
+
+/// What a backend says to the question whether it has forgotten its client.
+#[derive(PartialEq, Eq)]
+pub(super) enum ResetAnswer {
+    /// Exactly that, and in time.
+    Clean,
+    /// Nothing, or not all of it.
+    None,
+    /// Something else: the rest of an answer to the client, or a refusal.
+    Other,
+}
+
+/// Asks a backend to forget its client, and takes what it says.
+pub(super) async fn ask(shard: &Shard, backend: &Socket, rules: &ResetRules) -> ResetAnswer {
+    backend.send(rules.send.clone());
+    let mut timer = shard.ring.timer(shard.now().after(rules.timeout));
+    let mut answer = Vec::new();
+    std::future::poll_fn(|context| {
+        backend.register(context.waker());
+        let sent = match backend.sent() {
+            Sent::Failed { .. } => return Poll::Ready(ResetAnswer::None),
+            Sent::Busy { .. } => false,
+            Sent::Done { .. } | Sent::Nothing => true,
+        };
+        answer.extend(backend.take_received());
+        if !rules.expect.starts_with(&answer) {
+            return Poll::Ready(ResetAnswer::Other);
+        }
+        if backend.ended().is_some() || shard.is_closing() {
+            return Poll::Ready(ResetAnswer::None);
+        }
+        if sent && answer == rules.expect {
+            return Poll::Ready(ResetAnswer::Clean);
+        }
+        backend.receive(false);
+        timer.poll_due(context).map(|()| ResetAnswer::None)
+    })
+    .await
+}

@@ -1,0 +1,100 @@
+//! What everything on one shard needs: its ring, its phase, its counters, the ways to other shards.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::handoff::Handoff;
+use super::inbox::{Phase, ShardHandle};
+use crate::admission::Limit;
+use crate::base::{ShardId, ShardPlace, Tick};
+use crate::net::LocalFailure;
+use crate::relay::Pipes;
+use crate::steering::CoreLoads;
+use crate::telemetry::counters::ShardCounters;
+use crate::uring::Ring;
+
+/// A running shard.
+pub(super) struct Shard {
+    pub(super) ring: Ring,
+    pub(super) place: ShardPlace,
+    pub(super) phase: Cell<Phase>,
+    /// Accept loops and sessions that have not ended.
+    pub(super) busy: Cell<usize>,
+    pub(super) counters: Arc<ShardCounters>,
+    /// The limit on sessions of the process.
+    pub(super) limit: Arc<Limit>,
+    pub(super) cores: Arc<CoreLoads>,
+    /// One for each shard, this one's included.
+    pub(super) handles: Arc<[ShardHandle]>,
+    /// There while the shard runs.
+    pub(super) handoff: RefCell<Option<Handoff>>,
+    /// `None` where splicing is off.
+    pub(super) pipes: Option<Rc<Pipes>>,
+    /// Where the clients of open sessions come from, by descriptor, where sessions are logged. Not in the session, which is
+    /// small.
+    pub(super) clients: RefCell<HashMap<RawFd, String>>,
+    /// Accept loops that wait for the first verdicts.
+    pub(super) openings: RefCell<Vec<Waker>>,
+    /// Draws where chance spreads something out.
+    pub(super) random: RefCell<fastrand::Rng>,
+    pub(super) accept_warnings: WarningLimit,
+    /// Warnings of connects that failed because this process lacks something, by kind.
+    pub(super) connect_warnings: [WarningLimit; LocalFailure::COUNT],
+}
+
+/// Lets one warning through every [`WarningLimit::INTERVAL`].
+#[derive(Default)]
+pub(super) struct WarningLimit(Cell<Option<Tick>>);
+
+impl WarningLimit {
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    pub(super) fn is_due(&self, now: Tick) -> bool {
+        let due = self.0.get().is_none_or(|last| now.since(last) >= Self::INTERVAL);
+        if due {
+            self.0.set(Some(now));
+        }
+        due
+    }
+}
+
+impl Shard {
+    pub(super) fn id(&self) -> ShardId {
+        self.place.shard
+    }
+
+    pub(super) fn now(&self) -> Tick {
+        self.ring.now()
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.phase.get() == Phase::Running
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.phase.get() == Phase::Closing
+    }
+
+    /// A number from 0 to 1.
+    pub(super) fn chance(&self) -> f64 {
+        self.random.borrow_mut().f64()
+    }
+
+    /// Counts an accept loop or a session, which the shard waits for before it ends.
+    pub(super) fn enter(&self) {
+        self.busy.update(|busy| busy + 1);
+    }
+
+    /// Counts that what has entered ends.
+    pub(super) fn leave(&self) {
+        self.busy.update(|busy| busy - 1);
+        if self.busy.get() == 0 && !self.is_running() {
+            self.handles[self.id().index()].notify();
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! One upstream on one shard: its table, its pool, its local addresses, the clients of this shard that wait for it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::inbox::Grant;
+use super::state::Shard;
+use super::unresponsive::Unresponsive;
+use super::waiters::Waiters;
+use crate::balance::Tried;
+use crate::base::{Address, BackendId, UpstreamId};
+use crate::config::{self, Config, Reuse};
+use crate::net;
+use crate::pool::{Connection, Lease, Pool};
+use crate::telemetry::counters::BackendCounters;
+use crate::upstream::{LocalAddresses, Permit, SharedUpstream, UpstreamTable};
+use crate::uring::Socket;
+
+/// See the module documentation.
+pub(super) struct Upstream {
+    pub(super) id: UpstreamId,
+    pub(super) shard: Rc<Shard>,
+    pub(super) table: UpstreamTable,
+    /// Ready connections.
+    pub(super) pool: Option<Rc<Pool>>,
+    pub(super) local_addresses: LocalAddresses,
+    pub(super) waiters: Waiters,
+    pub(super) unresponsive: Unresponsive,
+    config: Arc<Config>,
+}
+
+impl Upstream {
+    pub(super) fn new(
+        shard: &Rc<Shard>,
+        id: UpstreamId,
+        config: &Arc<Config>,
+        shared: &Arc<SharedUpstream>,
+    ) -> Self {
+        let upstream = &config.upstreams[id.index()];
+        let most = shard.place.share_of(upstream.pool.size);
+        let pool = || {
+            let counters = Arc::clone(&shard.counters);
+            Rc::new(Pool::new(id, counters, upstream.backends.len(), most, upstream.pool.max_idle))
+        };
+        Self {
+            id,
+            shard: Rc::clone(shard),
+            table: UpstreamTable::new(upstream, Arc::clone(shared), shard.place),
+            pool: (most > 0).then(pool),
+            local_addresses: LocalAddresses::new(&upstream.source, shard.id()),
+            waiters: Waiters::default(),
+            unresponsive: Unresponsive::default(),
+            config: Arc::clone(config),
+        }
+    }
+
+    pub(super) fn config(&self) -> &config::Upstream {
+        &self.config.upstreams[self.id.index()]
+    }
+
+    pub(super) fn counters(&self, backend: BackendId) -> &BackendCounters {
+        self.shard.counters.backend(self.id, backend)
+    }
+
+    pub(super) fn backend_name(&self, backend: BackendId) -> &str {
+        &self.config().backends[backend.index()].name
+    }
+
+    // Clients that wait.
+
+    /// Sends permits to the clients that wait for them, on whatever shard.
+    pub(super) fn serve(&self) {
+        while self.table.has_released() {
+            for (ticket, backend) in self.table.serve() {
+                let grant = Grant { upstream: self.id, ticket: ticket.number, backend };
+                if !self.shard.handles[ticket.shard.index()].post_grant(grant) {
+                    // A shard that has ended has no client that waits.
+                    drop(self.table.granted(backend));
+                }
+            }
+        }
+    }
+
+    /// Takes a permit that came for a waiting client.
+    pub(super) fn grant(&self, Grant { ticket, backend, .. }: Grant) {
+        if !self.waiters.grant(ticket, backend) {
+            drop(self.table.granted(backend));
+        }
+    }
+
+    /// Has all shards look whether their pools hold a permit that such a client waits for.
+    pub(super) fn ask_pools(&self, tried: &Tried) {
+        if self.table.idle_permits(tried) > 0 {
+            self.shard.handles.iter().for_each(super::ShardHandle::notify);
+        }
+    }
+
+    // The pool.
+
+    /// Takes a ready connection to a backend, with its permit.
+    pub(super) fn take_pooled(&self, backend: BackendId) -> Option<(Connection, Permit)> {
+        self.pool.as_ref()?.take(backend)
+    }
+
+    /// Returns whether the pool has room for one more connection beside those in sessions that are expected back, of which
+    /// `leaving` are about to leave.
+    pub(super) fn has_room(&self, backend: BackendId, leaving: usize) -> bool {
+        let Some(pool) = &self.pool else { return false };
+        let expected = match self.config().pool.reuse {
+            Reuse::Off => 0,
+            Reuse::Untouched => pool.leased(backend),
+            Reuse::Reset => self.table.own_sessions(backend),
+        };
+        pool.has_room(backend, expected.saturating_sub(leaving))
+    }
+
+    /// In which case a session on a backend may give its connection back, if it ended now.
+    pub(super) fn reuse(&self, backend: BackendId) -> Reuse {
+        if self.pool.is_some()
+            && self.shard.is_running()
+            && self.table.may_pool(backend)
+            && self.has_room(backend, 1)
+        {
+            self.config().pool.reuse
+        } else {
+            Reuse::Off
+        }
+    }
+
+    /// Notes a session that may give its connection back as long as it has carried no byte. Where it may do so later too,
+    /// this tells the pool task of sessions that end before they have begun.
+    pub(super) fn lease(&self, backend: BackendId) -> Option<Lease> {
+        let pool = self.pool.as_ref().filter(|_| self.config().pool.reuse != Reuse::Off);
+        pool.map(|pool| pool.lease(backend))
+    }
+
+    /// Puts the connection of a session that has ended into the pool, if it is fit, there is room, and no client waits for its
+    /// permit. Ends it otherwise, before its permit is given back: parameters are dropped from the last to the first.
+    pub(super) fn give_back(&self, permit: Permit, socket: Socket, fresh: bool) {
+        let backend = permit.backend();
+        let Some(pool) = &self.pool else { return };
+        let has_permit =
+            self.table.may_pool(backend) && !(permit.is_limited() && self.table.is_waited_for(backend));
+        if !self.shard.is_running()
+            || !has_permit
+            || !self.has_room(backend, 0)
+            || !crate::pool::is_fit(&socket, fresh)
+        {
+            return;
+        }
+        let Some(address) = self.address_of(backend, &socket) else { return };
+        pool.counters().returned.add(1);
+        pool.put(Connection { socket, address, fresh }, permit, self.shard.now(), self.shard.chance());
+    }
+
+    /// The address of the backend that a connection leads to, if the backend still has it.
+    fn address_of(&self, backend: BackendId, socket: &Socket) -> Option<Address> {
+        let peer = socket.with(net::peer_address)?;
+        self.table.addresses(backend).iter().find(|address| address.leads_to(&peer)).cloned()
+    }
+
+    pub(super) fn wake_pool_tasks(&self) {
+        self.pool.iter().for_each(|pool| pool.wake_pool_tasks());
+    }
+
+    /// Closes ready connections whose permits clients wait for.
+    pub(super) fn give_way(&self) {
+        let Some(pool) = self.pool.as_ref().filter(|_| self.table.has_waiters()) else { return };
+        for backend in self.table.candidates() {
+            while self.table.is_limited(backend)
+                && self.table.is_waited_for(backend)
+                && pool.close_one(backend)
+            {
+                self.serve();
+            }
+        }
+        // A connection on its way gives way too, and a session whose client seems to have left.
+        pool.wake_pool_tasks();
+        pool.wake_lingering();
+    }
+}

@@ -1,0 +1,223 @@
+//! Permits of backends: the right to one connection, as a guard.
+//!
+//! Invariants: of a limited backend, as many permits are taken as there are [`Permit`]s and grants on their way to a
+//! waiting client; the count of sessions of a backend is the number of its [`InFlight`] guards.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::Waker;
+
+use super::failures::Fault;
+use super::forced_closes::ForcedCloses;
+use super::shared::SharedUpstream;
+use super::unanswered::Unanswered;
+use crate::base::{Address, BackendId, CloseReason, ShardId, Tick};
+use crate::config::Upstream;
+
+/// What one shard counts of the connections to one upstream.
+pub(super) struct Permits {
+    pub(super) shard: ShardId,
+    pub(super) shared: Arc<SharedUpstream>,
+    pub(super) forced_closes: ForcedCloses,
+    pub(super) unanswered: Unanswered,
+    /// Sessions of all shards by backend: those of this shard exact, the others as of the last look. Kept only where the
+    /// algorithm wants them.
+    pub(super) loads: RefCell<Vec<u32>>,
+    /// Backends with a permit that a waiting client may be able to use.
+    pub(super) released: RefCell<BTreeSet<BackendId>>,
+    /// Wakes the task that serves waiting clients.
+    pub(super) server: RefCell<Option<Waker>>,
+    /// By backend, wakes the task that goes by the number of its sessions.
+    pub(super) watchers: Box<[RefCell<Option<Waker>>]>,
+}
+
+/// The right to one connection to a backend. A connection owns its permit; whoever gets the connection gets both.
+///
+/// Dropping it gives it back, and notes that a waiting client may be able to use it: the shard
+/// [serves](super::UpstreamTable::serve) waiting clients afterwards, outside of all destructors.
+pub struct Permit {
+    permits: Rc<Permits>,
+    backend: BackendId,
+    usage: Cell<Usage>,
+    /// Orders to end sessions that were given before the session began, or do not concern it.
+    seen: Cell<u32>,
+}
+
+/// What a permit is used for, which decides where it is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Usage {
+    /// Nothing yet.
+    None,
+    /// A session.
+    Session,
+    /// A session that would give it up to a waiting client.
+    Lingering,
+    /// A connection in the pool, or on its way there: given up to a waiting client.
+    Idle,
+}
+
+impl Usage {
+    fn is_session(self) -> bool {
+        matches!(self, Self::Session | Self::Lingering)
+    }
+
+    fn is_idle(self) -> bool {
+        matches!(self, Self::Lingering | Self::Idle)
+    }
+}
+
+impl Permits {
+    /// Nothing is taken.
+    #[must_use]
+    pub(super) fn new(upstream: &Upstream, shared: Arc<SharedUpstream>, shard: ShardId) -> Rc<Self> {
+        let backends = upstream.backends.len();
+        Rc::new(Self {
+            shard,
+            shared,
+            forced_closes: ForcedCloses::new(upstream),
+            unanswered: Unanswered::new(backends),
+            loads: RefCell::new(vec![0; backends]),
+            released: RefCell::default(),
+            server: RefCell::default(),
+            watchers: (0..backends).map(|_| RefCell::default()).collect(),
+        })
+    }
+
+    /// Takes a permit, unless the backend has as many connections as it may have.
+    pub(super) fn take(self: &Rc<Self>, backend: BackendId) -> Option<Permit> {
+        self.shared.take(backend).then(|| self.taken(backend))
+    }
+
+    /// The guard of a permit that was taken.
+    pub(super) fn taken(self: &Rc<Self>, backend: BackendId) -> Permit {
+        Permit { permits: Rc::clone(self), backend, usage: Cell::new(Usage::None), seen: Cell::new(0) }
+    }
+
+    fn give_back(&self, backend: BackendId) {
+        if !self.shared.give_back(backend) {
+            return;
+        }
+        self.released.borrow_mut().insert(backend);
+        if let Some(server) = &*self.server.borrow() {
+            server.wake_by_ref();
+        }
+    }
+}
+
+impl Permit {
+    /// Its backend.
+    #[must_use]
+    pub fn backend(&self) -> BackendId {
+        self.backend
+    }
+
+    /// Returns whether its backend has a limit.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.permits.shared.is_limited(self.backend)
+    }
+
+    /// The same permit for a connection in the pool.
+    #[must_use]
+    pub fn idle(self) -> Self {
+        self.set_usage(Usage::Idle);
+        self
+    }
+
+    fn set_usage(&self, usage: Usage) {
+        let (permits, before) = (&self.permits, self.usage.replace(usage));
+        if before.is_session() != usage.is_session() {
+            let step = |count: u32| if usage.is_session() { count + 1 } else { count.saturating_sub(1) };
+            let (shard, index) = (permits.shard, self.backend.index());
+            let own = permits.shared.loads.own(shard, index);
+            debug_assert!(own > 0 || usage.is_session(), "more sessions have ended than began");
+            permits.shared.loads.set(shard, index, step(own));
+            let load = &mut permits.loads.borrow_mut()[index];
+            *load = step(*load);
+            if let Some(watcher) = permits.watchers[index].borrow().as_ref().filter(|_| !usage.is_session()) {
+                watcher.wake_by_ref();
+            }
+        }
+        if self.is_limited() && before.is_idle() != usage.is_idle() {
+            let idle = &permits.shared.idle[self.backend.index()];
+            if usage.is_idle() {
+                idle.fetch_add(1, SeqCst)
+            } else {
+                idle.fetch_sub(1, SeqCst)
+            };
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.set_usage(Usage::None);
+        self.permits.give_back(self.backend);
+    }
+}
+
+/// A session between its pick and its close; counted for its backend until it is dropped.
+pub struct InFlight(Permit);
+
+impl InFlight {
+    /// Counts a session.
+    #[must_use]
+    pub fn new(permit: Permit) -> Self {
+        permit.set_usage(Usage::Session);
+        permit.seen.set(permit.permits.forced_closes.count(permit.backend.index()));
+        Self(permit)
+    }
+
+    /// Ends the session for the counts. Its permit lives on.
+    #[must_use]
+    pub fn into_permit(self) -> Permit {
+        self.0.set_usage(Usage::None);
+        self.0
+    }
+
+    /// The backend that was picked.
+    #[must_use]
+    pub fn backend(&self) -> BackendId {
+        self.0.backend
+    }
+
+    /// Returns whether its backend has a limit.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.0.is_limited()
+    }
+
+    /// Notes whether the session would give its permit up to a waiting client.
+    pub fn set_lingering(&self, lingers: bool) {
+        self.0.set_usage(if lingers { Usage::Lingering } else { Usage::Session });
+    }
+
+    /// Why the session is force-closed, if it is; `address` says where it is connected to.
+    #[must_use]
+    pub fn forced_close(&self, address: impl FnOnce() -> Option<Address>) -> Option<CloseReason> {
+        self.0.permits.forced_closes.reason(self.0.backend.index(), &self.0.seen, address)
+    }
+
+    /// Notes that the backend ended the session, or took none, without a byte for the client.
+    pub fn unanswered(&self, now: Tick) {
+        self.0.permits.unanswered.note(self.0.backend, now);
+    }
+
+    /// Notes that the session suffered a fault of the backend.
+    pub fn failed(&self, fault: Fault) {
+        if let Some(failures) = &self.0.permits.shared.failures {
+            failures.failed(self.0.backend, fault);
+        }
+    }
+
+    /// Notes that the backend answered.
+    pub fn succeeded(&self) {
+        self.0.permits.unanswered.clear(self.0.backend);
+        if let Some(failures) = &self.0.permits.shared.failures {
+            failures.clear(self.0.backend);
+        }
+    }
+}

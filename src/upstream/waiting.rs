@@ -1,0 +1,104 @@
+//! Clients of this shard in the queue of the upstream, and permits for those of all shards.
+//!
+//! Whatever may have a permit come free notes its backend; the shard then calls [`UpstreamTable::serve`] and sends what it
+//! returns. A client waits for the first tier with an untried backend, as the shard sees the tiers that has a permit to
+//! give.
+
+use std::task::Waker;
+
+use super::permit::{InFlight, Permit};
+use super::table::UpstreamTable;
+use crate::admission::Ticket;
+use crate::balance::Tried;
+use crate::base::{BackendId, CloseReason};
+
+impl UpstreamTable {
+    /// Joins the queue, behind all who wait already; `None` where the queue is full.
+    #[must_use]
+    pub fn join(&self, tried: &Tried) -> Option<Ticket> {
+        let ticket =
+            self.permits.shared.queue.join(self.permits.shard, tried.clone(), self.idle_permits(tried))?;
+        self.permits.released.borrow_mut().extend(self.waited_for(tried));
+        Some(ticket)
+    }
+
+    /// Leaves the queue. Returns `false` if a permit is on its way all the same: whoever receives it and finds nobody drops it.
+    pub fn leave(&self, ticket: Ticket) -> bool {
+        self.permits.shared.queue.leave(ticket)
+    }
+
+    fn join_again(&self, ticket: Ticket, tried: &Tried) {
+        self.permits.shared.queue.join_again(ticket, tried.clone());
+        self.permits.released.borrow_mut().extend(self.waited_for(tried));
+    }
+
+    /// The permit that was taken for a waiting client of this shard.
+    #[must_use]
+    pub fn granted(&self, backend: BackendId) -> Permit {
+        self.permits.taken(backend)
+    }
+
+    /// Has `server` woken when there is something to [serve](Self::serve).
+    pub fn set_server(&self, server: &Waker) {
+        let mut known = self.permits.server.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(server)) {
+            *known = Some(server.clone());
+        }
+    }
+
+    /// Takes permits for waiting clients: who gets one of which backend. A grant that cannot be delivered is to be dropped as
+    /// a [permit](Self::granted), and this called again.
+    #[must_use]
+    pub fn serve(&self) -> Vec<(Ticket, BackendId)> {
+        let mut served = Vec::new();
+        for backend in self.permits.released.take() {
+            let tickets = self.with_use_of(backend, |usage| {
+                self.permits.shared.queue.serve(&usage, || self.permits.shared.take(backend))
+            });
+            served.extend(tickets.into_iter().flatten().map(|ticket| (ticket, backend)));
+        }
+        served
+    }
+
+    /// What a waiting client looks at whenever it is woken, with the permit that was `granted` to it meanwhile: a session
+    /// begins, the wait goes on (`None`), or the wait is over because no backend is left to wait for.
+    ///
+    /// # Errors
+    ///
+    /// [`CloseReason::NoBackend`].
+    pub fn poll_wait(
+        &self,
+        ticket: Ticket,
+        tried: &Tried,
+        granted: Option<BackendId>,
+    ) -> Result<Option<InFlight>, CloseReason> {
+        if let Some(backend) = granted {
+            let permit = self.granted(backend);
+            if self.is_candidate(backend) {
+                return Ok(Some(InFlight::new(permit)));
+            }
+            // The backend has become ineligible while the permit was on its way.
+            drop(permit);
+            self.join_again(ticket, tried);
+        }
+        if self.has_untried(tried) { Ok(None) } else { Err(CloseReason::NoBackend) }
+    }
+
+    /// Returns whether [`Self::serve`] has something to do.
+    #[must_use]
+    pub fn has_released(&self) -> bool {
+        !self.permits.released.borrow().is_empty()
+    }
+
+    /// Returns whether a client waits.
+    #[must_use]
+    pub fn has_waiters(&self) -> bool {
+        !self.permits.shared.queue.is_empty()
+    }
+
+    /// Permits which idle connections of all shards have, of the backends that such a client waits for.
+    #[must_use]
+    pub fn idle_permits(&self, tried: &Tried) -> usize {
+        self.permits.shared.idle_permits(self.waited_for(tried))
+    }
+}
