@@ -4,8 +4,10 @@
 //! Nothing here decides whether something is valid; it is asked once that is known.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use super::report::quote;
+use super::text::duration_text;
 use super::tree::{Node, Value};
 
 /// The mistake in a value of any kind: what the file was expected to do with it, and does not.
@@ -126,10 +128,7 @@ pub(super) fn duration(text: &str) -> Option<String> {
     };
     let millis = (number.parse::<f64>().ok()? * millis).round();
     // Up to here every whole number is exact.
-    (1.0..1e12).contains(&millis).then(|| {
-        let millis = std::time::Duration::from_millis(millis as u64);
-        super::values::duration_text(millis)
-    })
+    (1.0..1e12).contains(&millis).then(|| duration_text(Duration::from_millis(millis as u64)))
 }
 
 /// What another program calls `true` and `false`.

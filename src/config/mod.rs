@@ -21,6 +21,7 @@ mod relations;
 mod report;
 mod schema;
 mod section;
+mod text;
 mod tree;
 mod values;
 

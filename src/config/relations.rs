@@ -11,7 +11,7 @@ use super::model::{
 use super::reach::Circle;
 use super::report::{Location, quote};
 use super::section::{Section, nearest};
-use super::values::duration_text;
+use super::text::{duration_text, limit_text};
 use crate::balance::Registered;
 use crate::base::UpstreamId;
 
@@ -155,10 +155,6 @@ fn longer(one: Option<Duration>, two: Option<Duration>) -> Option<Duration> {
     one.zip(two).map(|(one, two)| one.max(two))
 }
 
-fn or_off(limit: Option<Duration>) -> String {
-    limit.map_or_else(|| "off".to_owned(), duration_text)
-}
-
 fn shorter_idle(s: &Section<'_>, client: &WrittenIdle, backend: &WrittenIdle) {
     if client.0 == backend.0 {
         return;
@@ -170,8 +166,8 @@ fn shorter_idle(s: &Section<'_>, client: &WrittenIdle, backend: &WrittenIdle) {
         place.clone(),
         format!(
             "`client_idle` is {} and `backend_idle` is {}: the shorter one, `{shorter}`, ends a session",
-            or_off(client.0),
-            or_off(backend.0)
+            limit_text(client.0),
+            limit_text(backend.0)
         ),
     );
 }
@@ -213,7 +209,7 @@ fn pool_within_idle(s: &Section<'_>, upstream: &Upstream, place: &UpstreamPlaces
         None => place.idle.is_some(),
     };
     if upstream.pool.size > 0 && is_longer {
-        let (max_idle_text, idle) = (or_off(upstream.pool.max_idle), duration_text(idle));
+        let (max_idle_text, idle) = (limit_text(upstream.pool.max_idle), duration_text(idle));
         s.warn_place(
             max_idle.clone(),
             format!("`max_idle` is {max_idle_text}: ready connections may be idle for longer than `backend_idle`, {idle}"),

@@ -29,9 +29,6 @@ use crate::base::{UpstreamId, limits};
 /// Name of the one listener and the one upstream of the short form.
 const DEFAULT_NAME: &str = "default";
 
-/// What both idle limits are where neither is written.
-pub(super) const IDLE: Duration = Duration::from_secs(3_600);
-
 const SHORT_KEYS: [&str; 14] = [
     "loadbalancer",
     "backends",
@@ -226,7 +223,7 @@ fn bare_listener(
 fn listener_timeouts(s: &mut Section<'_>) -> (ListenerTimeouts, WrittenTimeouts) {
     let idle = s.optional("client_idle", off_or(duration));
     let timeouts = ListenerTimeouts {
-        client_idle: idle.unwrap_or(Some(IDLE)),
+        client_idle: idle.unwrap_or(Some(ListenerTimeouts::IDLE)),
         equal_idle: EqualIdle::Client,
         half_close: s.value("half_close", Duration::from_secs(30), duration),
         session: s.value("session", None, off_or(duration)),
@@ -375,7 +372,7 @@ fn upstream_timeouts(s: &mut Section<'_>) -> (UpstreamTimeouts, Option<WrittenId
     let timeouts = UpstreamTimeouts {
         connect: s.value("connect", Duration::from_secs(5), duration),
         establish: s.value("establish", Some(Duration::from_secs(15)), off_or(duration)),
-        backend_idle: idle.unwrap_or(Some(IDLE)),
+        backend_idle: idle.unwrap_or(Some(ListenerTimeouts::IDLE)),
     };
     relations::connect_within_establish(s, &timeouts);
     (timeouts, idle.map(|idle| (idle, s.place("backend_idle"))))

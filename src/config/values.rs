@@ -11,6 +11,7 @@ use super::hints;
 use super::model::{CoreSelection, HashKey, LogFormat, LogTarget, OpenSessions};
 use super::report::quote;
 use super::section::{Read, nearest};
+use super::text::{BYTES, MILLIS, duration_text, size_text};
 use super::tree::{Node, Value};
 use crate::balance::{self, Registered};
 use crate::base::limits;
@@ -121,8 +122,6 @@ pub(super) fn buffers(node: &Node) -> Read<u32> {
     Err(format!("`{count}` is not a power of two; write {below} or {above}"))
 }
 
-const MILLIS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-
 /// A duration within the bounds that hold for all.
 pub(super) fn duration(node: &Node) -> Read<Duration> {
     duration_within(limits::DURATION_MIN..=limits::DURATION_MAX)(node)
@@ -197,16 +196,6 @@ fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then(|| Duration::from_millis(millis))
 }
 
-/// A duration in the largest unit that holds it as a whole number.
-pub(super) fn duration_text(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    let fits = MILLIS.iter().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor)));
-    let (unit, factor) = fits.copied().unwrap_or(("ms", 1));
-    format!("{}{unit}", millis / u128::from(factor))
-}
-
-const BYTES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
-
 /// A size within `range`, such as `16KiB` or `1MiB`, as bytes.
 pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
     move |node| {
@@ -224,14 +213,6 @@ pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
         let (least, most) = (size_text(*range.start()), size_text(*range.end()));
         Err(format!("{} is out of range; write a size from `{least}` to `{most}`", quote(text)))
     }
-}
-
-/// A size in the largest unit that holds it as a whole number.
-pub(super) fn size_text(bytes: u32) -> String {
-    let bytes = u64::from(bytes);
-    let (unit, factor) =
-        BYTES.iter().find(|(_, factor)| bytes.is_multiple_of(*factor)).copied().unwrap_or(("B", 1));
-    format!("{}{unit}", bytes / factor)
 }
 
 /// A whole percentage from 1 to 100, as a fraction; `off` is 0.
@@ -387,17 +368,4 @@ pub(super) fn cores(node: &Node) -> Read<CoreSelection> {
         return Err(format!("CPU {} is listed twice; name each once", twice[0]));
     }
     Ok(CoreSelection::List(list))
-}
-
-/// The cores in the syntax of the file.
-pub(super) fn cores_text(cores: &CoreSelection) -> String {
-    let list = match cores {
-        CoreSelection::Auto => return "auto".to_owned(),
-        CoreSelection::Count(count) => return count.to_string(),
-        CoreSelection::List(list) => list,
-    };
-    // A range even for one CPU, which alone would be a number of cores.
-    let runs = list.chunk_by(|a, b| a + 1 == *b);
-    let texts = runs.map(|run| format!("{}-{}", run[0], run[run.len() - 1]));
-    texts.collect::<Vec<_>>().join(",")
 }
