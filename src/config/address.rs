@@ -21,7 +21,9 @@ pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
     }
     let shown = quote(text);
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err(format!("{shown} has no port; write `:PORT`, `IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`"));
+        return Err(format!(
+            "{shown} is not `:PORT`, `IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`; it has no port"
+        ));
     };
     let port = port_text(port)?;
     if host.is_empty() {
@@ -63,6 +65,9 @@ pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> 
         return socket_path(path).map(BackendAddress::Unix);
     }
     let (host, inside) = split_port(address)?;
+    if literal(host, 1, &shown).is_none() && !is_host_name(host) {
+        return Err(format!("{shown} is not an IP address, a host name or `unix:/PATH`"));
+    }
     let port = match (inside, port) {
         (Some(inside), Some(port)) if inside == port => {
             return Err(format!("the port stands in {shown} and in `port`; remove one"));
@@ -81,9 +86,6 @@ pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> 
             Literal::Ip(address) => Ok(BackendAddress::Ip(address)),
             Literal::Zoned(address) => Ok(BackendAddress::Zoned(address)),
         };
-    }
-    if !is_host_name(host) {
-        return Err(format!("{shown} is neither an IP address nor a host name"));
     }
     Ok(BackendAddress::Host { name: host.to_owned(), port })
 }
@@ -114,7 +116,7 @@ fn refuse_foreign(text: &str) -> Read<()> {
         return Err(format!("{shown} has a scheme; write it without `{scheme}://`"));
     }
     if text.starts_with('/') || text.starts_with("./") {
-        return Err(format!("{shown} looks like a path; a socket file is written `unix:/PATH`"));
+        return Err(format!("{shown} looks like a path; a Unix socket is written `unix:/PATH`"));
     }
     Ok(())
 }
@@ -178,10 +180,7 @@ pub(super) fn host_header(node: &Node) -> Read<String> {
     if is_ip || is_host_name(host) {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "{} is not a host; write one as in `example.com`, `example.com:8080` or `[::1]`",
-        quote(text)
-    ))
+    Err(format!("{} is not a host such as `example.com`, `example.com:8080` or `[::1]`", quote(text)))
 }
 
 /// A name for TLS: a host name, or an IP address, which asks for none.
@@ -190,7 +189,7 @@ pub(super) fn server_name(node: &Node) -> Read<String> {
     if text.parse::<IpAddr>().is_ok() || is_host_name(text) {
         return Ok(text.to_owned());
     }
-    Err(format!("{} is not a server name; write a host name, or an IP address to send none", quote(text)))
+    Err(format!("{} is not a host name or an IP address", quote(text)))
 }
 
 /// Host and port of `HOST`, `HOST:PORT`, `IPV6`, `[IPV6]` or `[IPV6]:PORT`.

@@ -126,7 +126,7 @@ fn path(node: &Node) -> Read<String> {
         return Err(format!("{} is {} bytes long; a path has at most {most}", quote(text), text.len()));
     }
     if !text.starts_with('/') {
-        return Err(format!("{} is not a path; a path begins with `/`", quote(text)));
+        return Err(format!("{} is not a path of at most {most} bytes that begins with `/`", quote(text)));
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:@?".contains(c);
     match text.chars().find(|c| !plain(*c)) {
@@ -167,6 +167,7 @@ fn statuses(node: &Node) -> Read<Statuses> {
 /// those of ASCII is taken for what it may mean.
 pub(super) fn bytes(node: &Node) -> Read<Vec<u8>> {
     let text = text(node)?;
+    let most = limits::CHECK_STEP_BYTES_MAX;
     let mut bytes = Vec::new();
     let mut rest = text;
     while let Some(character) = rest.chars().next() {
@@ -175,15 +176,14 @@ pub(super) fn bytes(node: &Node) -> Read<Vec<u8>> {
             _ if character.is_ascii() => (character as u8, 1),
             _ => {
                 return Err(format!(
-                    "{} is not ASCII; write its bytes as `\\xHH` between single quotes",
-                    quote(&character.to_string())
+                    "{} is not 1 to {most} bytes in ASCII; write those of `{character}` as `\\xHH` between single quotes",
+                    quote(text)
                 ));
             }
         };
         bytes.push(byte);
         rest = &rest[length..];
     }
-    let most = limits::CHECK_STEP_BYTES_MAX;
     match bytes.len() {
         0 => Err("no bytes; write at least one, or remove the key".to_owned()),
         length if length > most => Err(format!("{length} bytes; at most {most} fit")),
@@ -278,7 +278,7 @@ mod tests {
             assert!(problem.contains(remedy), "{problem}");
         }
         // Nobody knows whether it belongs to a type that nobody knows.
-        assert!(refused("  type: https\n  path: /\n").starts_with("4:9: `https` is not possible here"));
+        assert!(refused("  type: https\n  path: /\n").starts_with("4:9: `https` is not `tcp`"));
     }
 
     #[test]
@@ -306,8 +306,8 @@ mod tests {
     fn paths_are_those_of_a_uri() {
         accepted("  type: http\n  path: '/a/%20?b=c&d'\n");
         for (path, words) in [
-            ("healthz", "`healthz` is not a path; a path begins with `/`"),
-            ("'http://a/'", "a path begins with `/`"),
+            ("healthz", "`healthz` is not a path of at most 2048 bytes that begins with `/`"),
+            ("'http://a/'", "begins with `/`"),
             ("'/a b'", "` ` cannot stand in a path; write its bytes as `%` and two hexadecimal digits"),
             ("\"/a\\r\\nX: y\"", "`\\r` cannot stand in a path"),
             ("'/a#b'", "`#` cannot stand in a path"),
@@ -332,17 +332,13 @@ mod tests {
             }
         }
         for (kind, host, words) in [
-            ("http", "'::1'", "`::1` is not a host; write one as in"),
+            ("http", "'::1'", "`::1` is not a host such as"),
             ("http", "a/b", "is not a host"),
             ("http", "\"a\\r\\nX\"", "`a\\r\\nX` is not a host"),
             ("http", "a:0", "`0` is not a port"),
             ("http", "1.2.3", "is not a host"),
-            (
-                "tls",
-                "a:443",
-                "`a:443` is not a server name; write a host name, or an IP address to send none",
-            ),
-            ("tls", "'[::1]'", "is not a server name"),
+            ("tls", "a:443", "`a:443` is not a host name or an IP address"),
+            ("tls", "'[::1]'", "is not a host name"),
         ] {
             let problem = refused(&format!("  type: {kind}\n  host: {host}\n"));
             assert!(problem.starts_with("5:9: ") && problem.contains(words), "{problem}");
@@ -367,7 +363,8 @@ mod tests {
     fn steps_that_mean_nothing_are_refused() {
         assert_eq!(refused("  type: send_expect\n"), "3:1: `steps` is missing; add it");
         let escapes = "`\\b` is not an escape; write \\r, \\n, \\t, \\0, \\\\, \\\", \\' or \\xHH";
-        let no_ascii = "`ÿ` is not ASCII; write its bytes as `\\xHH` between single quotes";
+        let no_ascii =
+            "`ÿ` is not 1 to 4096 bytes in ASCII; write those of `ÿ` as `\\xHH` between single quotes";
         for (steps, place, words) in [
             ("[]", "5:10", "the list is empty; it needs at least one entry"),
             ("[{}]", "5:11", "a step that does nothing; it needs `send` or `expect`, or both"),

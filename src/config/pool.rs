@@ -74,7 +74,7 @@ mod tests {
             ("{size: 2, reset: {send: a, expect: b}}", "means nothing without `reuse: reset`"),
             ("{reuse: untouched}", "write a `size` above 0"),
             ("{size: 4097}", "from 0 to 4096"),
-            ("{size: 1, reuse: always}", "write untouched or reset, or `off`"),
+            ("{size: 1, reuse: always}", "is not `untouched` or `reset`, or `off`"),
         ] {
             let report = read(pool).expect_err(pool);
             assert!(report.contains(words) && report.contains("1 error"), "{pool}: {report}");

@@ -20,8 +20,8 @@ use super::section::{Read, Section};
 use super::tree::Node;
 use super::values::{
     FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean, buffers, cores, count, duration,
-    duration_within, limit, list, log_target, name, number, off_or, one_of, percent, port, size, source,
-    text, whole_seconds,
+    duration_within, limit, log_target, name, number, off_or, one_of, percent, port, size, sources, text,
+    whole_seconds,
 };
 use crate::balance::{self, Registered};
 use crate::base::{UpstreamId, limits};
@@ -307,7 +307,7 @@ fn upstream(
             queue
         }),
         pool: pool(s, &backends),
-        source: s.value("source", Vec::new(), list("source", limits::LOCAL_ADDRESSES_MAX, source)),
+        source: s.value("source", Vec::new(), sources),
         resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
         timeouts,
         tcp,

@@ -8,6 +8,8 @@ use std::rc::Rc;
 
 use super::hints;
 use super::report::{Location, Problems, Span, quote};
+#[cfg(test)]
+use super::tests::Asked;
 use super::tree::{Entry, Map, Node, Value};
 
 /// What reading one value gives: the value, or why it does not fit.
@@ -53,6 +55,8 @@ impl<'a> Section<'a> {
 
     /// The value of `key`, if it is written.
     pub(super) fn optional<T>(&mut self, key: &'static str, read: impl Fn(&Node) -> Read<T>) -> Option<T> {
+        #[cfg(test)]
+        super::tests::record(self.place.path_of(key), Asked::refused(read(&Node::unfit())));
         let (entry, place) = self.find(key)?;
         let value = match &entry.node.value {
             Value::Null => Err("no value; write one or remove the key".to_owned()),
@@ -63,6 +67,8 @@ impl<'a> Section<'a> {
 
     /// The value of `key`; that it is missing is an error.
     pub(super) fn required<T>(&mut self, key: &'static str, read: impl Fn(&Node) -> Read<T>) -> Option<T> {
+        #[cfg(test)]
+        super::tests::record(self.place.path_of(key), Asked::Required);
         if !self.has(key) {
             self.know(key);
             self.error(format!("`{key}` is missing; add it"));
@@ -147,6 +153,11 @@ impl<'a> Section<'a> {
 
     /// What stands in the list under `key`, at most `most` of it.
     fn items(&mut self, key: &'static str, most: usize) -> Vec<(Location, &'a Node)> {
+        let rule = format!("is not a list of 1 to {most} entries");
+        #[cfg(test)]
+        for asked in [Asked::Required, Asked::Value(format!("this {rule}"))] {
+            super::tests::record(self.place.path_of(key), asked);
+        }
         let Some((entry, place)) = self.find(key) else {
             self.error(format!("`{key}` is missing; add it"));
             return Vec::new();
@@ -155,7 +166,7 @@ impl<'a> Section<'a> {
             Value::List(items) => items,
             Value::Null => &[],
             _ => {
-                let rule = || "not a list; start each entry with `-`".to_owned();
+                let rule = || format!("this {rule}; start each with `-`");
                 self.problems.error(place, hints::of_value(&entry.node).unwrap_or_else(rule));
                 return Vec::new();
             }
@@ -193,6 +204,11 @@ impl<'a> Section<'a> {
 
     /// Whether the value of `key` switches it off.
     pub(super) fn is_off(&mut self, key: &'static str) -> bool {
+        #[cfg(test)]
+        super::tests::record(
+            self.place.path_of(key),
+            Asked::Value("this is not a section, or `off`".to_owned()),
+        );
         self.find(key).is_some_and(|(entry, _)| entry.node.is_off())
     }
 

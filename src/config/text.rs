@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 pub(super) const OFF: &str = "off";
-const AUTO: &str = "auto";
+pub(super) const AUTO: &str = "auto";
 
 /// Units of durations with their milliseconds, largest first.
 pub(super) const MILLIS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];

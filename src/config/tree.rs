@@ -24,6 +24,13 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// A text that no reader takes: a control character, and one beyond ASCII.
+    #[cfg(test)]
+    pub(super) fn unfit() -> Self {
+        let value = Value::Scalar { text: "\u{1}é".to_owned(), plain: true };
+        Self { span: Span::default(), value, nodes: 1, levels: 1 }
+    }
+
     /// Whether the value switches something off: `off` or `false`.
     pub(super) fn is_off(&self) -> bool {
         match &self.value {

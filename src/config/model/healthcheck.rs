@@ -13,13 +13,13 @@ use super::text;
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct HealthCheck {
-    /// What a check asks, see below; off takes every backend as up.
+    /// What a check asks; off takes every backend as up.
     #[serde(flatten)]
     pub kind: CheckKind,
     /// Time between two checks of one backend.
     #[serde(serialize_with = "text::duration")]
     pub interval: Duration,
-    /// The same while the backend changes state, is ejected, or has been down for less than an `interval`. More than
+    /// Time between two checks while the backend changes state, is ejected, or has been down for less than an `interval`. More than
     /// `interval` is a warning.
     #[serde(serialize_with = "text::duration")]
     pub fast_interval: Duration,
@@ -57,7 +57,7 @@ pub enum CheckKind {
     },
     /// Bytes are sent and have to come, one step after the other.
     SendExpect {
-        /// What `send_expect` does, one step after the other; each has at least one of its two keys.
+        /// What `send_expect` does, one step after the other; each has `send`, `expect` or both.
         #[serde(serialize_with = "text::list")]
         steps: Arc<[Step]>,
     },
@@ -72,7 +72,7 @@ pub struct HttpCheck {
     /// Header `Host` of `http`, with or without a port, and server name of `tls`, where an IP address sends none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// Statuses that `http` takes: a status, a range, or a list of both such as `200, 204, 300-399`, at most 32 of them.
+    /// Statuses that `http` takes: a status, a range, or a list of both such as `200, 204, 300-399`.
     #[serde(serialize_with = "text::text")]
     pub expect_status: Statuses,
 }
@@ -122,7 +122,7 @@ pub struct Step {
     /// Bytes that are sent first.
     #[serde(serialize_with = "text::bytes_if_any", skip_serializing_if = "Option::is_none")]
     pub send: Option<Vec<u8>>,
-    /// Bytes that have to come then, at once or after other bytes.
+    /// Bytes that have to come next, at once or after other bytes.
     #[serde(serialize_with = "text::bytes_if_any", skip_serializing_if = "Option::is_none")]
     pub expect: Option<Vec<u8>>,
 }

@@ -18,18 +18,18 @@ pub struct Listener {
     ///
     /// `default` in the short form.
     pub name: String,
-    /// Where it listens: `:PORT` is all addresses, IPv6 and IPv4 (IPv4 alone where there is no IPv6), and `[::]:PORT` is
+    /// Address on which the listener accepts: `:PORT` is all addresses, IPv6 and IPv4 (IPv4 alone where there is no IPv6), and `[::]:PORT` is
     /// IPv6 alone. No host names, no multicast. A link-local address needs its interface, as in `[fe80::1%eth0]:80`. No
     /// two listeners may overlap.
     #[serde(serialize_with = "text::text")]
     pub address: ListenAddress,
-    /// Name of the upstream that serves its sessions.
+    /// Name of the upstream that serves the sessions of the listener.
     #[serde(skip)]
     pub upstream: UpstreamId,
     /// Connections that wait for accept, for each core. More than `net.core.somaxconn` is a warning of `check` and at the
     /// start.
     pub backlog: u32,
-    /// Limits on the time of its sessions.
+    /// Limits on the time of sessions.
     pub timeouts: ListenerTimeouts,
     /// Options of client sockets, and of the listening ones.
     pub tcp: ListenerTcp,
@@ -45,7 +45,7 @@ pub enum ListenAddress {
     },
     /// One address and port.
     Tcp(SocketAddr),
-    /// The same on a named interface; [`Config::with_zones`](super::Config::with_zones) makes it the above.
+    /// An address on a named interface; [`Config::with_zones`](super::Config::with_zones) makes it a `Tcp`.
     Zoned(ZonedAddress),
     /// A Unix socket.
     Unix(PathBuf),

@@ -21,7 +21,7 @@ pub struct Runtime {
     /// How long the listeners go on accepting after a TERM.
     #[serde(serialize_with = "text::duration_or_off")]
     pub shutdown_delay: Option<Duration>,
-    /// How long open sessions are served after that; off serves them as long as it takes.
+    /// How long open sessions are served once accepting has ended; off serves them as long as it takes.
     #[serde(serialize_with = "text::duration_or_off")]
     pub shutdown_timeout: Option<Duration>,
     /// Buffers and pipes of the relay.

@@ -18,23 +18,23 @@ pub struct Upstream {
     ///
     /// `default` in the short form.
     pub name: String,
-    /// How a backend is picked, see [ALGORITHMS.md](ALGORITHMS.md); `weighted_round_robin` is the same as `round_robin`.
+    /// How a backend is picked, see docs/ALGORITHMS.md; `weighted_round_robin` is the same as `round_robin`.
     #[serde(serialize_with = "algorithm")]
     pub algorithm: &'static Registered,
     /// What of a client `source_hash` and `maglev` go by: `source` is its IP address, `source_port` its address and port.
     pub hash_key: HashKey,
-    /// The backends, see below; at least one has a weight above 0.
+    /// The backends; at least one has a weight above 0.
     pub backends: Vec<Backend>,
-    /// How the backends are checked, see below; off takes every backend as up.
+    /// How the backends are checked; off takes every backend as up.
     #[serde(serialize_with = "text::or_off")]
     pub healthcheck: Option<HealthCheck>,
-    /// When failed sessions eject a backend for a while, see below; off never ejects one.
+    /// When failed sessions eject a backend for a while; off never ejects one.
     #[serde(serialize_with = "text::or_off")]
     pub outlier: Option<Outlier>,
-    /// With a smaller part of the primaries eligible, and no backup, checks and ejections are ignored; see below.
+    /// With a smaller part of the primaries eligible, and no backup, checks and ejections are ignored.
     #[serde(serialize_with = "text::percent_or_off")]
     pub panic_threshold: Option<u32>,
-    /// Time in which a backend that comes back gets its whole share again, see below; off is at once.
+    /// Time in which a backend that comes back gets its whole share again; off gives it at once.
     #[serde(serialize_with = "text::duration_or_off")]
     pub slow_start: Option<Duration>,
     /// What becomes of the sessions of a backend that its checks find down or that is ejected: `close` resets them on
@@ -49,7 +49,7 @@ pub struct Upstream {
     pub retry_budget: Option<u32>,
     /// Clients that wait for a permit of a backend; off is `max: 0`.
     pub queue: QueueRules,
-    /// Ready backend connections, see below; off is `size: 0`.
+    /// Ready backend connections; off is `size: 0`.
     pub pool: PoolRules,
     /// Addresses of this machine that backend connections come from, used in turn, each listed once; off leaves the
     /// choice to the kernel.
@@ -123,7 +123,7 @@ pub struct PoolRules {
     pub reuse: Reuse,
     /// Whether clients may harm each other; `trusted` says that none ever will.
     pub clients: Clients,
-    /// For [`Reuse::Reset`].
+    /// How a backend is asked to forget a client; only for [`Reuse::Reset`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reset: Option<ResetRules>,
 }
@@ -160,7 +160,7 @@ pub struct ResetRules {
     /// Bytes that alone may come back.
     #[serde(serialize_with = "text::bytes")]
     pub expect: Vec<u8>,
-    /// Longest wait for them.
+    /// Longest wait for `expect`.
     #[serde(serialize_with = "text::duration")]
     pub timeout: Duration,
 }
@@ -196,7 +196,7 @@ pub struct UpstreamTimeouts {
 pub struct Backend {
     /// Name of the backend, unique in its upstream; required for `unix:`.
     pub name: String,
-    /// Where it listens; a link-local address needs its interface, as in `fe80::1%eth0`. An IPv6 address may stand in
+    /// Address of the backend; a link-local one needs its interface, as in `fe80::1%eth0`. An IPv6 address may stand in
     /// brackets. The port may follow (`HOST:PORT`, `[IPV6]:PORT`) where there is no `port`.
     #[serde(flatten)]
     pub address: BackendAddress,
@@ -214,15 +214,15 @@ pub struct Backend {
 pub enum BackendAddress {
     /// A literal address.
     Ip(SocketAddr),
-    /// The same on a named interface; [`Config::with_zones`](super::Config::with_zones) makes it the above.
-    Zoned(ZonedAddress),
     /// A host name, looked up off the shards; its addresses are tried in order.
     Host {
         /// The name as written.
         name: String,
-        /// Its port; not for `unix:`, and not beside an `address` with a port.
+        /// Port of the backend; not for `unix:`, and not beside an `address` with a port.
         port: u16,
     },
+    /// A literal address on a named interface; [`Config::with_zones`](super::Config::with_zones) makes it an `Ip`.
+    Zoned(ZonedAddress),
     /// A Unix socket.
     Unix(PathBuf),
 }

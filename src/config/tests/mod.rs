@@ -1,11 +1,14 @@
 //! The configuration as a whole: what is accepted, what is refused and with which words, and that no file
 //! can hurt. The rows are those of FAULTS 37 and 38.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::*;
+
+pub(super) use reference::{Asked, record};
 
 const SHORT: &str = include_str!("../../../configs/config.yaml");
 const EXAMPLE: &str = include_str!("../../../configs/example.yaml");
@@ -61,5 +64,6 @@ fn upstream(lines: &str) -> String {
 mod accepted;
 mod hostile;
 mod properties;
+mod reference;
 mod refused;
 mod warned;
