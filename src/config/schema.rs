@@ -29,22 +29,6 @@ use crate::base::{UpstreamId, limits};
 /// Name of the one listener and the one upstream of the short form.
 const DEFAULT_NAME: &str = "default";
 
-const SHORT_KEYS: [&str; 14] = [
-    "loadbalancer",
-    "backends",
-    "healthcheck",
-    "outlier",
-    "panic_threshold",
-    "slow_start",
-    "on_down",
-    "on_up",
-    "retries",
-    "retry_budget",
-    "queue",
-    "pool",
-    "source",
-    "resolve",
-];
 const LONG_KEYS: [&str; 3] = ["listeners", "upstreams", "defaults"];
 
 /// Reads a whole file. What it returns is of use only if no error was reported.
@@ -113,7 +97,7 @@ fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
 }
 
 fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
-    for key in SHORT_KEYS {
+    for key in hints::TOP_KEYS.split(' ').chain(["loadbalancer"]) {
         let why = "it is of the short form, but `listeners`, `upstreams` and `defaults` are of the long form; \
                    use one form in a file";
         root.forbid(key, why);

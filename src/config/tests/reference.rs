@@ -139,6 +139,25 @@ struct Key {
     is_required: bool,
 }
 
+/// A hint that sends an operator to another section names one that has the key.
+#[test]
+fn hints_know_where_keys_are() {
+    let (_, keys) = recorded(|| parse("f", FILE.as_bytes()).is_ok());
+    let is_key = |path: &str| keys.keys().any(|key| key == path || key.starts_with(&format!("{path}.")));
+    for (_, long, names) in hints::HOMES.iter().filter(|(_, _, names)| *names != "listen_address") {
+        for name in names.split(' ') {
+            let sections = long.split('`').skip(1).step_by(2).map(|section| format!("{section}.{name}"));
+            let sections: Vec<_> =
+                if long.contains('`') { sections.collect() } else { vec![name.to_owned()] };
+            assert!(sections.iter().all(|path| is_key(path)), "{sections:?}");
+        }
+    }
+    for path in keys.keys() {
+        let name = path.rsplit('.').next().unwrap_or_default();
+        assert!(!hints::NOT_YET.split(' ').any(|key| key == name), "{path}");
+    }
+}
+
 thread_local! {
     static RECORD: RefCell<Option<BTreeMap<String, Key>>> = const { RefCell::new(None) };
 }

@@ -490,17 +490,17 @@ fn mistakes_are_named() {
         // Keys of elsewhere, of others, and of later.
         (
             more("timeouts: {connect: 2s}"),
-            "unknown key `timeouts`; it belongs into `loadbalancer`, or in the long form into `listeners[]` and",
+            "unknown key `timeouts`; it belongs in `loadbalancer`, or in the long form in `listeners[]` and",
         ),
         (
             both("connect: 2s"),
-            "belongs into `loadbalancer.timeouts`, or in the long form into `upstreams[].timeouts`",
+            "belongs in `loadbalancer.timeouts`, or in the long form in `upstreams[].timeouts`",
         ),
-        (both("max_connections: 10"), "`runtime.max_connections` is that of the process"),
-        (more("max_connections: 10"), "`max_connections`; it belongs into `runtime` and `backends[]`"),
+        (both("max_connections: 10"), "`runtime.max_connections` limits the whole process"),
+        (more("max_connections: 10"), "`max_connections`; it belongs in `runtime` and `backends[]`"),
         (both("port: 80"), "the port of a listener stands in its address"),
-        (both("healthcheck: off"), "`healthcheck`; it belongs into the top of the file"),
-        (more("cores: 2"), "`cores`; it belongs into `runtime`"),
+        (both("healthcheck: off"), "`healthcheck`; it belongs at the top of the file"),
+        (more("cores: 2"), "`cores`; it belongs in `runtime`"),
         (both("proxy_protocol: v2"), "`proxy_protocol`; it is not supported yet"),
         (more("admin: {}"), "`admin`; it is not supported yet"),
         (format!("{LISTEN}servers: []\n"), "did you mean `backends`?"),
