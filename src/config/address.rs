@@ -90,8 +90,8 @@ pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> 
     Ok(BackendAddress::Host { name: host.to_owned(), port })
 }
 
-/// The IPv4 address, with the port where there is one, that the system would read in a backend's `address` with a
-/// hexadecimal, an octal or a missing part; and what to say of it.
+/// The IPv4 address, with the port where there is one, that the system would read in a backend's `address`
+/// with a hexadecimal, an octal or a missing part; and what to say of it.
 pub(super) fn loose_backend(address: &str) -> Option<(String, String)> {
     let (host, port) = split_port(address).ok()?;
     let ip = hints::loose_ipv4(host).filter(|_| host.parse::<Ipv4Addr>().is_err())?;
@@ -127,8 +127,8 @@ enum Literal {
     Zoned(ZonedAddress),
 }
 
-/// Reads an IP address, IPv6 with or without brackets and zone; `None` where it is none. A mapped one is the IPv4 address
-/// that it stands for.
+/// Reads an IP address, IPv6 with or without brackets and zone; `None` where it is none. A mapped one is the
+/// IPv4 address that it stands for.
 fn literal(host: &str, port: u16, shown: &str) -> Option<Read<Literal>> {
     let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let text = inside.unwrap_or(host);
@@ -203,8 +203,8 @@ fn split_port(address: &str) -> Read<(&str, Option<u16>)> {
     }
 }
 
-/// RFC 1123, with the underscore that names inside container networks have. A last label of digits only, or a hexadecimal
-/// one, is an IPv4 address that did not parse, and one to the resolver of the system.
+/// RFC 1123, with the underscore that names inside container networks have. A last label of digits only, or a
+/// hexadecimal one, is an IPv4 address that did not parse, and one to the resolver of the system.
 fn is_host_name(host: &str) -> bool {
     const LONGEST: usize = 253;
     let label = |label: &str| {

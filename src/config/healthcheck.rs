@@ -162,9 +162,9 @@ fn statuses(node: &Node) -> Read<Statuses> {
     Ok(Statuses::new(ranges))
 }
 
-/// Bytes, as ASCII with escapes. YAML has escapes of its own between double quotes, of which those for control
-/// characters give the same; but its `"\xff"` is a character, two bytes in UTF-8, so that no other character than
-/// those of ASCII is taken for what it may mean.
+/// Bytes, as ASCII with escapes. YAML has escapes of its own between double quotes, of which those for
+/// control characters give the same; but its `"\xff"` is a character, two bytes in UTF-8, so that no other
+/// character than those of ASCII is taken for what it may mean.
 pub(super) fn bytes(node: &Node) -> Read<Vec<u8>> {
     let text = text(node)?;
     let most = limits::CHECK_STEP_BYTES_MAX;

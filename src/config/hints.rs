@@ -1,5 +1,5 @@
-//! What a text looks like that is no value, and what of other programs' words stands for which of ours: a message names the
-//! mistake that was made before the rule that it breaks.
+//! What a text looks like that is no value, and what of other programs' words stands for which of ours: a
+//! message names the mistake that was made before the rule that it breaks.
 //!
 //! Nothing here decides whether something is valid; it is asked once that is known.
 
@@ -88,8 +88,8 @@ pub(super) fn is_abstract_name(text: &str) -> bool {
     text.strip_prefix("unix:").unwrap_or(text).starts_with('@') || text.starts_with("abns@")
 }
 
-/// The IPv4 address that `inet_aton(3)`, and so the resolver of the system, makes of a text with a hexadecimal, an octal or
-/// a missing part.
+/// The IPv4 address that `inet_aton(3)`, and so the resolver of the system, makes of a text with a
+/// hexadecimal, an octal or a missing part.
 pub(super) fn loose_ipv4(text: &str) -> Option<Ipv4Addr> {
     let parts: Vec<&str> = text.strip_suffix('.').unwrap_or(text).split('.').collect();
     let (last, first) = parts.split_last().filter(|(_, first)| first.len() < 4)?;

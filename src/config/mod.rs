@@ -2,9 +2,9 @@
 //!
 //! One door: [`parse`] turns the text of a file into a [`Config`] or into a [`Report`] of everything that is
 //! wrong with it. On the way the text becomes a tree of nodes with their places (`tree`), which is read key
-//! by key (`section`, `schema`, `check`) into values (`values`, `address`) that are then compared (`relations`). What does
-//! not fit is told by what it looks like (`hints`).
-//! [`Config::to_yaml`] is the way back.
+//! by key (`section`, `schema`, `check`) into values (`values`, `address`) that are then compared
+//! (`relations`). What does not fit is told by what it looks like (`hints`). [`Config::to_yaml`] is the way
+//! back.
 //!
 //! Invariants: no input panics; time and memory are bounded by `limits::CONFIG_*`; a `Config` holds only
 //! values within their bounds; what `to_yaml` writes, `parse` reads as the same configuration.

@@ -22,8 +22,8 @@ impl Config {
         serde_yaml::to_string(&written).expect("text, numbers and lists with text as keys can be written")
     }
 
-    /// Returns a line for each listener whose two idle limits are equal and not the default: the file may name only one of
-    /// them.
+    /// Returns a line for each listener whose two idle limits are equal and not the default: the file may
+    /// name only one of them.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let notes = self.listeners.iter().filter_map(|listener| {

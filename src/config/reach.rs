@@ -1,7 +1,8 @@
-//! Which addresses meet: listeners that overlap, backends that are listeners of the same process, and the circles that come
-//! of it.
+//! Which addresses meet: listeners that overlap, backends that are listeners of the same process, and the
+//! circles that come of it.
 //!
-//! Left out: what only the machine knows, its addresses and the numbers of its interfaces; the caller brings them.
+//! Left out: what only the machine knows, its addresses and the numbers of its interfaces; the caller brings
+//! them.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -28,7 +29,8 @@ impl ListenAddress {
         self == other || (one.is_ipv4() == two.is_ipv4() && whole_family)
     }
 
-    /// Whether a connection to this address, made on this machine, comes here; `own` says which addresses are the machine's.
+    /// Whether a connection to this address, made on this machine, comes here; `own` says which addresses are
+    /// the machine's.
     #[must_use]
     pub fn takes(&self, address: SocketAddr, own: impl Fn(IpAddr) -> bool) -> bool {
         if self.port() != Some(address.port()) {
@@ -74,9 +76,9 @@ fn is_scoped(address: &SocketAddr) -> bool {
 }
 
 impl BackendAddress {
-    /// The addresses that it has without asking anybody, in the order in which they are tried; none for a name that has to
-    /// be looked up, and for a socket file. `localhost` is the loopback by definition (RFC 6761, section 6.3), also where
-    /// `/etc/hosts` is missing or names one family only.
+    /// The addresses that it has without asking anybody, in the order in which they are tried; none for a
+    /// name that has to be looked up, and for a socket file. `localhost` is the loopback by definition (RFC
+    /// 6761, section 6.3), also where `/etc/hosts` is missing or names one family only.
     #[must_use]
     pub fn known(&self) -> Vec<SocketAddr> {
         match self {
@@ -89,8 +91,8 @@ impl BackendAddress {
         }
     }
 
-    /// Whether a session to it would come to this listener, as far as the file tells: of the machine's own addresses only
-    /// the loopback ones are known.
+    /// Whether a session to it would come to this listener, as far as the file tells: of the machine's own
+    /// addresses only the loopback ones are known.
     #[must_use]
     pub fn is_known_to_reach(&self, listener: &ListenAddress) -> bool {
         match (self, listener) {
@@ -132,8 +134,8 @@ pub struct Circle {
 }
 
 impl Circle {
-    /// Every one of them. `backends` has the number of backends of each upstream, `reaches` says whether a session to a backend
-    /// of an upstream comes to a listener, all by their positions.
+    /// Every one of them. `backends` has the number of backends of each upstream, `reaches` says whether a
+    /// session to a backend of an upstream comes to a listener, all by their positions.
     #[must_use]
     pub fn all(
         listeners: &[Listener],

@@ -114,8 +114,8 @@ impl UpstreamPlaces {
     }
 }
 
-/// The idle limits of both sides. Of the two, where only one is written it is both; where both are, the shorter one ends a
-/// session, and that is said. An upstream of several listeners has the longest of theirs.
+/// The idle limits of both sides. Of the two, where only one is written it is both; where both are, the
+/// shorter one ends a session, and that is said. An upstream of several listeners has the longest of theirs.
 pub(super) fn idle(
     s: &Section<'_>,
     (listeners, clients): (&mut [Listener], &[WrittenTimeouts]),
@@ -172,7 +172,8 @@ fn shorter_idle(s: &Section<'_>, client: &WrittenIdle, backend: &WrittenIdle) {
     );
 }
 
-/// A session that is over before a limit can act, and a half of one that may be silent for longer than the whole.
+/// A session that is over before a limit can act, and a half of one that may be silent for longer than the
+/// whole.
 fn within_idle(
     s: &Section<'_>,
     timeouts: &ListenerTimeouts,
@@ -340,7 +341,8 @@ pub(super) fn some_ejection(s: &Section<'_>, outlier: &Outlier, backends: &[Back
     }
 }
 
-/// What is written and does nothing beside the other values of the upstream is a mistake, mostly a forgotten key.
+/// What is written and does nothing beside the other values of the upstream is a mistake, mostly a forgotten
+/// key.
 pub(super) fn upstream_of_use(s: &Section<'_>, upstream: &Upstream) {
     if upstream.backends.is_empty() {
         // Of the defaults, which stand behind several; or it was reported.

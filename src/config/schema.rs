@@ -1,5 +1,5 @@
-//! Every key of the file, but for those of `healthcheck` (`check`): its name, its default, how its value is read. A new key
-//! is one line here, one field of the model and one line of `resolved`.
+//! Every key of the file, but for those of `healthcheck` (`check`): its name, its default, how its value is
+//! read. A new key is one line here, one field of the model and one line of `resolved`.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -402,8 +402,8 @@ fn bare_backend(s: &Section<'_>, node: &Node) -> Option<Backend> {
     Some(Backend { name: address.to_string(), address, weight: 1, max_connections: None, backup: false })
 }
 
-/// A backend's address. One that only the resolver of the system would understand is reported, and taken for what that
-/// would make of it, because it may be a listener of this file.
+/// A backend's address. One that only the resolver of the system would understand is reported, and taken for
+/// what that would make of it, because it may be a listener of this file.
 fn backend_address(s: &Section<'_>, text: &str, port: Option<u16>) -> Read<BackendAddress> {
     match address::loose_backend(text) {
         Some((meant, message)) => {

@@ -1,4 +1,5 @@
-//! Values in the syntax of the file: the units of durations and sizes, and how the fields of the model are written.
+//! Values in the syntax of the file: the units of durations and sizes, and how the fields of the model are
+//! written.
 //!
 //! Left out: reading, which knows bounds and remedies (`values`). The words of an enum stand at the enum.
 

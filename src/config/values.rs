@@ -1,7 +1,8 @@
 //! Single values: numbers, durations, sizes, choices, names.
 //!
-//! A reader that refuses a text says that it "is not" what may be written there, range included, and after a semicolon
-//! what to write instead. The words between are the column "value" of docs/CONFIGURATION.md; a test compares them.
+//! A reader that refuses a text says that it "is not" what may be written there, range included, and after a
+//! semicolon what to write instead. The words between are the column "value" of docs/CONFIGURATION.md; a test
+//! compares them.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;

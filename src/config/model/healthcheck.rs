@@ -19,8 +19,8 @@ pub struct HealthCheck {
     /// Time between two checks of one backend.
     #[serde(serialize_with = "text::duration")]
     pub interval: Duration,
-    /// Time between two checks while the backend changes state, is ejected, or has been down for less than an `interval`. More than
-    /// `interval` is a warning.
+    /// Time between two checks while the backend changes state, is ejected, or has been down for less than an
+    /// `interval`. More than `interval` is a warning.
     #[serde(serialize_with = "text::duration")]
     pub fast_interval: Duration,
     /// Longest check. More than `interval` is a warning.
@@ -69,7 +69,8 @@ pub enum CheckKind {
 pub struct HttpCheck {
     /// Path and query that `http` asks for; what is no character of a URI is written as `%HH`.
     pub path: String,
-    /// Header `Host` of `http`, with or without a port, and server name of `tls`, where an IP address sends none.
+    /// Header `Host` of `http`, with or without a port, and server name of `tls`, where an IP address sends
+    /// none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Statuses that `http` takes: a status, a range, or a list of both such as `200, 204, 300-399`.
@@ -115,7 +116,8 @@ impl fmt::Display for Statuses {
     }
 }
 
-/// One step of `type: send_expect`: at least one of the two, each of 1 to `limits::CHECK_STEP_BYTES_MAX` bytes.
+/// One step of `type: send_expect`: at least one of the two, each of 1 to `limits::CHECK_STEP_BYTES_MAX`
+/// bytes.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Step {

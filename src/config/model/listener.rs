@@ -18,16 +18,16 @@ pub struct Listener {
     ///
     /// `default` in the short form.
     pub name: String,
-    /// Address on which the listener accepts: `:PORT` is all addresses, IPv6 and IPv4 (IPv4 alone where there is no IPv6), and `[::]:PORT` is
-    /// IPv6 alone. No host names, no multicast. A link-local address needs its interface, as in `[fe80::1%eth0]:80`. No
-    /// two listeners may overlap.
+    /// Address on which the listener accepts: `:PORT` is all addresses, IPv6 and IPv4 (IPv4 alone where there
+    /// is no IPv6), and `[::]:PORT` is IPv6 alone. No host names, no multicast. A link-local address needs
+    /// its interface, as in `[fe80::1%eth0]:80`. No two listeners may overlap.
     #[serde(serialize_with = "text::text")]
     pub address: ListenAddress,
     /// Name of the upstream that serves the sessions of the listener.
     #[serde(skip)]
     pub upstream: UpstreamId,
-    /// Connections that wait for accept, for each core. More than `net.core.somaxconn` is a warning of `check` and at the
-    /// start.
+    /// Connections that wait for accept, for each core. More than `net.core.somaxconn` is a warning of
+    /// `check` and at the start.
     pub backlog: u32,
     /// Limits on the time of sessions.
     pub timeouts: ListenerTimeouts,
@@ -109,9 +109,9 @@ pub struct ListenerTcp {
     #[serde(flatten)]
     pub options: TcpOptions,
     /// With `true`, the kernel gives each connection to the shard of the CPU that received it
-    /// (`SO_ATTACH_REUSEPORT_CBPF`), however busy that core is; CPUs without a shard share the shards by their number.
-    /// Otherwise the kernel goes by a hash, and a fresh connection is handed off where another core is clearly less busy.
-    /// Not for `unix:`.
+    /// (`SO_ATTACH_REUSEPORT_CBPF`), however busy that core is; CPUs without a shard share the shards by
+    /// their number. Otherwise the kernel goes by a hash, and a fresh connection is handed off where another
+    /// core is clearly less busy. Not for `unix:`.
     #[serde(serialize_with = "text::switch")]
     pub steer_by_cpu: bool,
 }
@@ -122,7 +122,8 @@ pub struct ListenerTcp {
 pub struct TcpOptions {
     /// Small pieces are sent at once (`TCP_NODELAY`).
     pub nodelay: bool,
-    /// Silence in whole seconds before the kernel probes the peer (`SO_KEEPALIVE`); the same as `keepalive.idle` alone.
+    /// Silence in whole seconds before the kernel probes the peer (`SO_KEEPALIVE`); the same as
+    /// `keepalive.idle` alone.
     #[serde(serialize_with = "text::or_off")]
     pub keepalive: Option<Keepalive>,
     /// Longest time that sent bytes wait for an acknowledgement (`TCP_USER_TIMEOUT`); see "Dead peers".
@@ -145,13 +146,14 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// Longest interval where none is written: with [`Self::COUNT`], an idle time of 60 s is two minutes until the end.
+    /// Longest interval where none is written: with [`Self::COUNT`], an idle time of 60 s is two minutes
+    /// until the end.
     const INTERVAL: Duration = Duration::from_secs(15);
     /// Probes where no number is written.
     pub(in super::super) const COUNT: u32 = 4;
 
-    /// Returns the interval where none is written. Where `user_timeout` decides, the kernel looks at that at each probe
-    /// only.
+    /// Returns the interval where none is written. Where `user_timeout` decides, the kernel looks at that at
+    /// each probe only.
     pub(in super::super) fn interval_for(idle: Duration, user_timeout: Option<Duration>) -> Duration {
         let longest = user_timeout.map_or(Self::INTERVAL, |timeout| timeout / 3);
         let seconds = idle.min(Self::INTERVAL).min(longest).as_secs();

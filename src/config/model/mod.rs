@@ -1,6 +1,7 @@
 //! What runs: units converted, names resolved to positions, every value within its bounds. Immutable.
 //!
-//! The first paragraph of a field's comment is the sentence about its key in docs/CONFIGURATION.md; a test compares them.
+//! The first paragraph of a field's comment is the sentence about its key in docs/CONFIGURATION.md; a test
+//! compares them.
 
 mod healthcheck;
 mod listener;

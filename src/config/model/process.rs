@@ -12,8 +12,8 @@ use super::text;
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Runtime {
-    /// CPUs that run a shard: `auto` takes every CPU this process may use, a number the first so many of them, a list
-    /// exactly those. A single CPU is written `3-3`.
+    /// CPUs that run a shard: `auto` takes every CPU this process may use, a number the first so many of
+    /// them, a list exactly those. A single CPU is written `3-3`.
     pub cores: CoreSelection,
     /// Client sessions of the process at a time; 0 allows as many as there are descriptors for.
     #[serde(serialize_with = "text::limit")]
@@ -62,15 +62,17 @@ pub struct Relay {
     pub buffer_bytes: u32,
     /// Number of buffers of a core. Memory is touched only when a buffer is used.
     pub buffers_per_core: u32,
-    /// With `auto`, bulk goes through a pipe inside the kernel and everything else is copied; off copies everything.
+    /// With `auto`, bulk goes through a pipe inside the kernel and everything else is copied; off copies
+    /// everything.
     #[serde(serialize_with = "text::auto_or_off")]
     pub splice: bool,
     /// Size of one pipe; the kernel rounds it up to a power of two. More than `fs.pipe-max-size` needs
     /// `CAP_SYS_RESOURCE`.
     #[serde(rename = "pipe_size", serialize_with = "text::size")]
     pub pipe_bytes: u32,
-    /// Pipes of a core; a session that finds none free copies. `auto` divides what `fs.pipe-user-pages-soft` allows by
-    /// the cores, and takes at most 32; `CAP_SYS_RESOURCE` and `CAP_SYS_ADMIN` lift the kernel's bound.
+    /// Pipes of a core; a session that finds none free copies. `auto` divides what `fs.pipe-user-pages-soft`
+    /// allows by the cores, and takes at most 32; `CAP_SYS_RESOURCE` and `CAP_SYS_ADMIN` lift the kernel's
+    /// bound.
     #[serde(serialize_with = "text::number_or_auto")]
     pub pipes_per_core: Option<NonZeroU32>,
 }

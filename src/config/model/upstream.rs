@@ -21,7 +21,8 @@ pub struct Upstream {
     /// How a backend is picked, see docs/ALGORITHMS.md; `weighted_round_robin` is the same as `round_robin`.
     #[serde(serialize_with = "algorithm")]
     pub algorithm: &'static Registered,
-    /// What of a client `source_hash` and `maglev` go by: `source` is its IP address, `source_port` its address and port.
+    /// What of a client `source_hash` and `maglev` go by: `source` is its IP address, `source_port` its
+    /// address and port.
     pub hash_key: HashKey,
     /// The backends; at least one has a weight above 0.
     pub backends: Vec<Backend>,
@@ -37,22 +38,23 @@ pub struct Upstream {
     /// Time in which a backend that comes back gets its whole share again; off gives it at once.
     #[serde(serialize_with = "text::duration_or_off")]
     pub slow_start: Option<Duration>,
-    /// What becomes of the sessions of a backend that its checks find down or that is ejected: `close` resets them on
-    /// both sides.
+    /// What becomes of the sessions of a backend that its checks find down or that is ejected: `close` resets
+    /// them on both sides.
     pub on_down: OpenSessions,
     /// What becomes of the sessions on backups when primaries serve again: `close` resets them on both sides.
     pub on_up: OpenSessions,
     /// Other backends tried before the client is given up.
     pub retries: u32,
-    /// Retries there may be, in percent of the sessions of the last 10 s and at least 10 a second; off sets no limit.
+    /// Retries there may be, in percent of the sessions of the last 10 s and at least 10 a second; off sets
+    /// no limit.
     #[serde(serialize_with = "text::percent_or_off")]
     pub retry_budget: Option<u32>,
     /// Clients that wait for a permit of a backend; off is `max: 0`.
     pub queue: QueueRules,
     /// Ready backend connections; off is `size: 0`.
     pub pool: PoolRules,
-    /// Addresses of this machine that backend connections come from, used in turn, each listed once; off leaves the
-    /// choice to the kernel.
+    /// Addresses of this machine that backend connections come from, used in turn, each listed once; off
+    /// leaves the choice to the kernel.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub source: Vec<IpAddr>,
     /// Time between two look-ups of a host name; off looks it up once.
@@ -72,8 +74,8 @@ fn algorithm<S: Serializer>(value: &&'static Registered, serializer: S) -> text:
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct QueueRules {
-    /// Clients that wait for a permit of a backend; 0 lets none wait. A backend without `max_connections` beside it is a
-    /// warning: nobody waits while it is up.
+    /// Clients that wait for a permit of a backend; 0 lets none wait. A backend without `max_connections`
+    /// beside it is a warning: nobody waits while it is up.
     pub max: u32,
     /// Longest wait of one client, from the first time it waits; `timeouts.establish` covers it too.
     #[serde(serialize_with = "text::duration")]
@@ -92,8 +94,8 @@ pub struct Outlier {
     /// Longest duration of the first ejection; later ones last longer, and checks end each sooner.
     #[serde(serialize_with = "text::duration")]
     pub ejection_time: Duration,
-    /// Part of the primaries, and of the backups, that may be ejected at a time, rounded down. If that is none of several
-    /// primaries, it is a warning.
+    /// Part of the primaries, and of the backups, that may be ejected at a time, rounded down. If that is
+    /// none of several primaries, it is a warning.
     #[serde(serialize_with = "text::percent")]
     pub max_ejected: u32,
 }
@@ -112,14 +114,14 @@ pub enum OpenSessions {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PoolRules {
-    /// Ready connections kept for each backend by the whole process; 0 keeps none. Each shard keeps its part, so with
-    /// fewer than there are cores some shards have none.
+    /// Ready connections kept for each backend by the whole process; 0 keeps none. Each shard keeps its part,
+    /// so with fewer than there are cores some shards have none.
     pub size: u32,
     /// Longest time a connection is kept, up to a tenth less, so that they do not all end at once.
     #[serde(serialize_with = "text::duration_or_off")]
     pub max_idle: Option<Duration>,
-    /// Which connections come back from sessions: `untouched` takes those that carried no byte, `reset` also those that
-    /// the backend says are clean.
+    /// Which connections come back from sessions: `untouched` takes those that carried no byte, `reset` also
+    /// those that the backend says are clean.
     pub reuse: Reuse,
     /// Whether clients may harm each other; `trusted` says that none ever will.
     pub clients: Clients,
@@ -182,7 +184,8 @@ pub struct UpstreamTimeouts {
     /// Longest single connection attempt.
     #[serde(serialize_with = "text::duration")]
     pub connect: Duration,
-    /// Longest time for all attempts together; off bounds each attempt alone. Less than `connect` is a warning.
+    /// Longest time for all attempts together; off bounds each attempt alone. Less than `connect` is a
+    /// warning.
     #[serde(serialize_with = "text::duration_or_off")]
     pub establish: Option<Duration>,
     /// Longest time in which no byte moves on the backend's socket; see "Idle limits".
@@ -196,8 +199,8 @@ pub struct UpstreamTimeouts {
 pub struct Backend {
     /// Name of the backend, unique in its upstream; required for `unix:`.
     pub name: String,
-    /// Address of the backend; a link-local one needs its interface, as in `fe80::1%eth0`. An IPv6 address may stand in
-    /// brackets. The port may follow (`HOST:PORT`, `[IPV6]:PORT`) where there is no `port`.
+    /// Address of the backend; a link-local one needs its interface, as in `fe80::1%eth0`. An IPv6 address
+    /// may stand in brackets. The port may follow (`HOST:PORT`, `[IPV6]:PORT`) where there is no `port`.
     #[serde(flatten)]
     pub address: BackendAddress,
     /// Share of new sessions; 0 takes none.
@@ -221,7 +224,8 @@ pub enum BackendAddress {
         /// Port of the backend; not for `unix:`, and not beside an `address` with a port.
         port: u16,
     },
-    /// A literal address on a named interface; [`Config::with_zones`](super::Config::with_zones) makes it an `Ip`.
+    /// A literal address on a named interface; [`Config::with_zones`](super::Config::with_zones) makes it an
+    /// `Ip`.
     Zoned(ZonedAddress),
     /// A Unix socket.
     Unix(PathBuf),

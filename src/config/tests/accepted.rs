@@ -290,7 +290,8 @@ fn an_idle_limit_that_is_written_alone_is_that_of_both_sides() {
     }
 }
 
-/// A time alone is a dead peer noticed within two minutes; where `user_timeout` decides, probes are often enough for it.
+/// A time alone is a dead peer noticed within two minutes; where `user_timeout` decides, probes are often
+/// enough for it.
 #[test]
 fn keepalive_is_a_time_or_all_of_it() {
     let all = |tcp: &str| {

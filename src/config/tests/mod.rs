@@ -1,5 +1,5 @@
-//! The configuration as a whole: what is accepted, what is refused and with which words, and that no file
-//! can hurt. The rows are those of FAULTS 37 and 38.
+//! The configuration as a whole: which files are accepted, refused (with which words) or warned about, that
+//! no file can do harm, and that the reference says what the code does.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ upstreams:
       - {address: 10.0.0.1, port: 80}
 ";
 
-/// Far above what the slowest accepted or refused file takes in a debug build.
+/// Far longer than any file takes in a debug build.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[track_caller]
@@ -62,6 +62,7 @@ fn upstream(lines: &str) -> String {
 }
 
 mod accepted;
+mod addresses;
 mod hostile;
 mod properties;
 mod reference;

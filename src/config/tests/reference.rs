@@ -1,8 +1,9 @@
 //! docs/CONFIGURATION.md has a row for each key, and every cell of it is what the code does.
 //!
-//! Set-up: a file that makes the schema ask for every key is read while each key that is asked for is recorded, with what
-//! its reader says of a text that it refuses. Claim: the value of a row is what the reader says may be written, the default
-//! is the one in force, and the sentence is the comment of the field in the model.
+//! Set-up: a file that makes the schema ask for every key is read while each key that is asked for is
+//! recorded, with what its reader says of a text that it refuses. Claim: the value of a row is what the
+//! reader says may be written, the default is the one in force, and the sentence is the comment of the field
+//! in the model.
 
 use std::collections::BTreeMap;
 
@@ -245,7 +246,8 @@ fn rows() -> BTreeMap<String, Vec<String>> {
     rows
 }
 
-/// A field of the model: its key, the first paragraph of its comment, the name of its type and whether it is a list.
+/// A field of the model: its key, the first paragraph of its comment, the name of its type and whether it is
+/// a list.
 struct Field {
     key: String,
     sentence: String,
