@@ -86,6 +86,17 @@ pub(super) fn overlap(s: &Section<'_>, address: &ListenAddress, others: &[Listen
     }
 }
 
+/// The entries of a file, with what is compared across them.
+#[derive(Default)]
+pub(super) struct Entries {
+    pub(super) listeners: Vec<Listener>,
+    /// One for each listener.
+    pub(super) clients: Vec<WrittenTimeouts>,
+    pub(super) upstreams: Vec<Upstream>,
+    /// One for each upstream.
+    pub(super) places: Vec<UpstreamPlaces>,
+}
+
 /// An idle limit as it was written, and where.
 pub(super) type WrittenIdle = (Option<Duration>, Location);
 
@@ -114,18 +125,13 @@ impl UpstreamPlaces {
     }
 }
 
-/// The idle limits of both sides. Of the two, where only one is written it is both; where both are, the
-/// shorter one ends a session, and that is said. An upstream of several listeners has the longest of theirs.
-pub(super) fn idle(
-    s: &Section<'_>,
-    (listeners, clients): (&mut [Listener], &[WrittenTimeouts]),
-    (upstreams, places): (&mut [Upstream], &[UpstreamPlaces]),
-) {
-    for (position, (upstream, place)) in upstreams.iter_mut().zip(places).enumerate() {
-        let theirs =
-            listeners.iter_mut().zip(clients).filter(|(listener, _)| listener.upstream.index() == position);
+/// Makes the idle limits of both sides agree: the one that is written alone is both, and an upstream of several listeners
+/// has the longest of theirs. Where both are written and differ, the shorter one ends a session, and a warning says so.
+pub(super) fn idle(s: &Section<'_>, entries: &mut Entries) {
+    for (position, (upstream, place)) in entries.upstreams.iter_mut().zip(&entries.places).enumerate() {
+        let pairs = entries.listeners.iter_mut().zip(&entries.clients);
         let mut longest: Option<Option<Duration>> = None;
-        for (listener, client) in theirs {
+        for (listener, client) in pairs.filter(|(listener, _)| listener.upstream.index() == position) {
             match (&client.idle, &place.idle) {
                 (None, Some((backend, _))) => {
                     listener.timeouts.client_idle = *backend;
@@ -136,12 +142,8 @@ pub(super) fn idle(
             }
             let idle = listener.timeouts.client_idle;
             longest = Some(longest.map_or(idle, |before| longer(before, idle)));
-            within_idle(
-                s,
-                &listener.timeouts,
-                client,
-                upstream.timeouts.backend_idle.filter(|_| place.idle.is_some()),
-            );
+            let backend = upstream.timeouts.backend_idle.filter(|_| place.idle.is_some());
+            within_idle(s, &listener.timeouts, client, backend);
         }
         if let (None, Some(longest)) = (&place.idle, longest) {
             upstream.timeouts.backend_idle = longest;
@@ -218,13 +220,9 @@ fn pool_within_idle(s: &Section<'_>, upstream: &Upstream, place: &UpstreamPlaces
     }
 }
 
-/// A listener whose sessions come back to it would open connections until there are no descriptors left.
-pub(super) fn circles(
-    s: &Section<'_>,
-    listeners: &[Listener],
-    upstreams: &[Upstream],
-    places: &[UpstreamPlaces],
-) {
+/// Refuses a backend that leads back to its upstream: one session would open connections until no descriptors are left.
+pub(super) fn circles(s: &Section<'_>, entries: &Entries) {
+    let Entries { listeners, upstreams, places, .. } = entries;
     let counts: Vec<usize> = upstreams.iter().map(|upstream| upstream.backends.len()).collect();
     let sessions = Circle::all(listeners, &counts, |upstream, backend, listener| {
         upstreams[upstream].backends[backend].address.is_known_to_reach(&listeners[listener].address)
@@ -241,16 +239,11 @@ pub(super) fn circles(
         };
         s.error_place(place, format!("the backend {name} is the listener {address}{rest}"));
     }
-    checks_in_a_circle(s, listeners, upstreams, places);
+    checks_in_a_circle(s, entries);
 }
 
-/// A check that comes back to its upstream asks the balancer about itself.
-fn checks_in_a_circle(
-    s: &Section<'_>,
-    listeners: &[Listener],
-    upstreams: &[Upstream],
-    places: &[UpstreamPlaces],
-) {
+/// Refuses a check that comes back to its upstream, where the balancer would ask itself.
+fn checks_in_a_circle(s: &Section<'_>, entries: &Entries) {
     let asked = |upstream: &Upstream, backend: &Backend| {
         let port = upstream.healthcheck.as_ref().and_then(|check| check.port)?;
         Some(match &backend.address {
@@ -259,8 +252,8 @@ fn checks_in_a_circle(
             BackendAddress::Zoned(_) | BackendAddress::Unix(_) => return None,
         })
     };
-    for (position, (upstream, place)) in upstreams.iter().zip(places).enumerate() {
-        let own = listeners.iter().filter(|listener| listener.upstream.index() == position);
+    for (position, (upstream, place)) in entries.upstreams.iter().zip(&entries.places).enumerate() {
+        let own = entries.listeners.iter().filter(|listener| listener.upstream.index() == position);
         let own: Vec<&Listener> = own.collect();
         let backends =
             upstream.backends.iter().filter_map(|backend| Some((backend, asked(upstream, backend)?)));

@@ -1,5 +1,8 @@
-//! Every key of the file, but for those of `healthcheck` (`check`): its name, its default, how its value is
-//! read. A new key is one line here, one field of the model and one line of `resolved`.
+//! The keys of the file, each with its name, its default, and how its value is read within which bounds; those of
+//! `healthcheck` and `pool` stand in files of their own.
+//!
+//! A new key is one call here, one field of the model, whose comment is the sentence of the reference, and one row of
+//! docs/CONFIGURATION.md, which a test dictates.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -14,7 +17,7 @@ use super::model::{
     Runtime, TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::pool::pool;
-use super::relations::{self, Names, UpstreamPlaces, WrittenIdle, WrittenTimeouts};
+use super::relations::{self, Entries, Names, UpstreamPlaces, WrittenIdle, WrittenTimeouts};
 use super::report::Location;
 use super::section::{Read, Section};
 use super::tree::Node;
@@ -31,13 +34,15 @@ const DEFAULT_NAME: &str = "default";
 
 const LONG_KEYS: [&str; 3] = ["listeners", "upstreams", "defaults"];
 
-/// Reads a whole file. What it returns is of use only if no error was reported.
+/// Reads a whole file. The configuration counts only if no error was reported.
 pub(super) fn config(root: &mut Section<'_>) -> Config {
     let runtime = root.section("runtime", runtime);
     let logging = root.section("logging", logging);
     let long = LONG_KEYS.iter().any(|key| root.has(key));
-    let (listeners, upstreams) = if long { long_form(root) } else { short_form(root) };
-    Config { runtime, logging, listeners, upstreams }
+    let mut entries = if long { long_form(root) } else { short_form(root) };
+    relations::idle(root, &mut entries);
+    relations::circles(root, &entries);
+    Config { runtime, logging, listeners: entries.listeners, upstreams: entries.upstreams }
 }
 
 fn runtime(s: &mut Section<'_>) -> Runtime {
@@ -66,37 +71,32 @@ fn logging(s: &mut Section<'_>) -> Logging {
     }
 }
 
-fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
-    let mut picked = (default_algorithm(), HashKey::Source);
+fn short_form(root: &mut Section<'_>) -> Entries {
     let written = root.has("loadbalancer");
     if !written {
         root.error("`loadbalancer` is missing; add it, or `listeners` and `upstreams` of the long form");
     }
-    let mut connecting = None;
-    let (listener, client) = root.section("loadbalancer", |s| {
+    let (listener, client, (settings, idle)) = root.section("loadbalancer", |s| {
         for key in ["name", "upstream"] {
             s.forbid(key, "the short form has one listener and one upstream, both called `default`");
         }
         let address = if written { s.required("listen_address", address::listen) } else { None };
         let address = address.unwrap_or_else(nowhere);
-        picked = balancing(s);
+        let (algorithm, hash_key) = balancing(s);
         // Here the two sections take the keys of both sides.
-        let (timeouts, of_upstream) = s.section("timeouts", |s| (listener_timeouts(s), upstream_timeouts(s)));
-        let (tcp, tcp_of_upstream) = s.section("tcp", |s| (listener_tcp(s, &address), tcp(s)));
-        connecting = Some((of_upstream, tcp_of_upstream));
-        (bare_listener(s, DEFAULT_NAME.to_owned(), address, timeouts.0, tcp), timeouts.1)
+        let ((listener_timeouts, client), (timeouts, idle)) =
+            s.section("timeouts", |s| (listener_timeouts(s), upstream_timeouts(s)));
+        let (listener_tcp, tcp) = s.section("tcp", |s| (listener_tcp(s, &address), tcp(s)));
+        let listener = bare_listener(s, DEFAULT_NAME.to_owned(), address, listener_timeouts, listener_tcp);
+        (listener, client, (UpstreamSettings { algorithm, hash_key, timeouts, tcp }, idle))
     });
-    let ((timeouts, backend), tcp) = connecting.expect("the section was read");
-    let (backends, places) = backends(root);
-    let upstream = upstream(root, DEFAULT_NAME.to_owned(), picked, (timeouts, tcp), backends);
-    let places = vec![UpstreamPlaces::of(root, places, backend)];
-    let (mut listeners, mut upstreams) = (vec![listener], vec![upstream]);
-    relations::idle(root, (&mut listeners, &[client]), (&mut upstreams, &places));
-    relations::circles(root, &listeners, &upstreams, &places);
-    (listeners, upstreams)
+    let (backends, addresses) = backends(root);
+    let upstream = upstream(root, DEFAULT_NAME.to_owned(), settings, backends);
+    let places = vec![UpstreamPlaces::of(root, addresses, idle)];
+    Entries { listeners: vec![listener], clients: vec![client], upstreams: vec![upstream], places }
 }
 
-fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
+fn long_form(root: &mut Section<'_>) -> Entries {
     for key in hints::TOP_KEYS.split(' ').chain(["loadbalancer"]) {
         let why = "it is of the short form, but `listeners`, `upstreams` and `defaults` are of the long form; \
                    use one form in a file";
@@ -104,35 +104,32 @@ fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
     }
     let (listener_defaults, upstream_defaults) = root.section("defaults", defaults);
     let mut names = Names::default();
-    let (mut upstreams, mut places) = (Vec::new(), Vec::new());
+    let mut entries = Entries::default();
     for mut s in root.entries("upstreams", limits::UPSTREAMS_MAX, Some(&upstream_defaults)) {
         let called = s.required("name", name);
         if let Some(called) = &called {
             names.claim(&s, called);
         }
-        let (backends, of_backends) = backends(&mut s);
+        let (backends, addresses) = backends(&mut s);
         let (upstream, idle) = long_upstream(&mut s, called.unwrap_or_default(), backends);
-        upstreams.push(upstream);
-        places.push(UpstreamPlaces::of(&s, of_backends, idle));
+        entries.upstreams.push(upstream);
+        entries.places.push(UpstreamPlaces::of(&s, addresses, idle));
         s.finish();
     }
-    let (mut listeners, clients) = listeners(root, &listener_defaults, &mut names, &upstreams);
+    listeners(root, &listener_defaults, &mut names, &mut entries);
     if root.has("listeners") {
         names.warn_unused(root);
     }
-    relations::idle(root, (&mut listeners, &clients), (&mut upstreams, &places));
-    relations::circles(root, &listeners, &upstreams, &places);
-    (listeners, upstreams)
+    entries
 }
 
 fn listeners<'a>(
     root: &mut Section<'a>,
     defaults: &Section<'a>,
     upstreams: &mut Names,
-    known: &[Upstream],
-) -> (Vec<Listener>, Vec<WrittenTimeouts>) {
+    entries: &mut Entries,
+) {
     let mut names = Names::default();
-    let (mut listeners, mut written) = (Vec::<Listener>::new(), Vec::new());
     for mut s in root.entries("listeners", limits::LISTENERS_MAX, Some(defaults)) {
         let called = s.required("name", name);
         let address = s.required("address", address::listen);
@@ -141,31 +138,30 @@ fn listeners<'a>(
             names.claim(&s, called);
         }
         if let Some(address) = &address {
-            relations::overlap(&s, address, &listeners);
+            relations::overlap(&s, address, &entries.listeners);
         }
         let upstream = upstream.map(|name| upstreams.take(&s, &name));
         if let (Some(address), Some(id)) = (&address, upstream)
-            && let Some(upstream) = known.get(id.index())
+            && let Some(upstream) = entries.upstreams.get(id.index())
         {
             relations::clients_apart(&s, address, upstream);
         }
-        // What is missing was reported; the rest of the entry is read all the same.
+        // A missing key was reported; the rest of the entry is read all the same.
         let address = address.unwrap_or_else(nowhere);
-        let (mut listener, timeouts) = listener(&mut s, called.unwrap_or_default(), address);
+        let (mut listener, client) = listener(&mut s, called.unwrap_or_default(), address);
         listener.upstream = upstream.unwrap_or(UpstreamId(0));
-        listeners.push(listener);
-        written.push(timeouts);
+        entries.listeners.push(listener);
+        entries.clients.push(client);
         s.finish();
     }
-    (listeners, written)
 }
 
-/// Stands for an address that was reported, so that the rest of its entry is read all the same.
+/// Returns what stands for an address that was reported, so that the rest of its entry is read all the same.
 fn nowhere() -> ListenAddress {
     ListenAddress::Unix(PathBuf::new())
 }
 
-/// Reads both sections of `defaults` once on their own, so that what is wrong there is reported there.
+/// Reads both sections of `defaults` on their own, so that a mistake there is reported there.
 fn defaults<'a>(s: &mut Section<'a>) -> (Section<'a>, Section<'a>) {
     let mut own = s.part("listener");
     for key in ["name", "address"] {
@@ -192,7 +188,7 @@ fn listener(s: &mut Section<'_>, name: String, address: ListenAddress) -> (Liste
     (bare_listener(s, name, address, timeouts, tcp), written)
 }
 
-/// The keys that a listener has in both forms.
+/// Reads the keys that a listener has in both forms under the same name.
 fn bare_listener(
     s: &mut Section<'_>,
     name: String,
@@ -233,7 +229,7 @@ fn tcp(s: &mut Section<'_>) -> TcpOptions {
     }
 }
 
-/// A time of silence alone, or all of it in a section.
+/// Reads the time of silence alone, or all three settings in a section.
 fn keepalive(s: &mut Section<'_>, user_timeout: Option<Duration>) -> Option<Keepalive> {
     const IDLE: Duration = Duration::from_secs(60);
     let after = |idle| Keepalive {
@@ -254,24 +250,32 @@ fn keepalive(s: &mut Section<'_>, user_timeout: Option<Duration>) -> Option<Keep
     }))
 }
 
+/// The settings of an upstream that the short form has under `loadbalancer`.
+struct UpstreamSettings {
+    algorithm: &'static Registered,
+    hash_key: HashKey,
+    timeouts: UpstreamTimeouts,
+    tcp: TcpOptions,
+}
+
 fn long_upstream(
     s: &mut Section<'_>,
     name: String,
     backends: Vec<Backend>,
 ) -> (Upstream, Option<WrittenIdle>) {
-    let balancing = balancing(s);
+    let (algorithm, hash_key) = balancing(s);
     let ((timeouts, idle), tcp) = (s.section("timeouts", upstream_timeouts), s.section("tcp", tcp));
-    (upstream(s, name, balancing, (timeouts, tcp), backends), idle)
+    (upstream(s, name, UpstreamSettings { algorithm, hash_key, timeouts, tcp }, backends), idle)
 }
 
-/// The keys that stand in an entry of `upstreams`, and in the short form at the top.
+/// Reads the keys that stand in an entry of `upstreams`, or at the top of a short form.
 fn upstream(
     s: &mut Section<'_>,
     name: String,
-    (algorithm, hash_key): (&'static Registered, HashKey),
-    (timeouts, tcp): (UpstreamTimeouts, TcpOptions),
+    settings: UpstreamSettings,
     backends: Vec<Backend>,
 ) -> Upstream {
+    let UpstreamSettings { algorithm, hash_key, timeouts, tcp } = settings;
     let upstream = Upstream {
         name,
         algorithm,
@@ -362,7 +366,7 @@ fn upstream_timeouts(s: &mut Section<'_>) -> (UpstreamTimeouts, Option<WrittenId
     (timeouts, idle.map(|idle| (idle, s.place("backend_idle"))))
 }
 
-/// The backends of a section, and where their addresses stand.
+/// Reads the backends of a section, and notes where their addresses stand.
 fn backends(s: &mut Section<'_>) -> (Vec<Backend>, Vec<Location>) {
     let mut names = Names::default();
     let (mut backends, mut places) = (Vec::new(), Vec::new());
@@ -386,7 +390,7 @@ fn backends(s: &mut Section<'_>) -> (Vec<Backend>, Vec<Location>) {
     (backends, places)
 }
 
-/// An entry that is an address and nothing else.
+/// Reads an entry that is an address and nothing else.
 fn bare_backend(s: &Section<'_>, node: &Node) -> Option<Backend> {
     let address = text(node)
         .map_err(|_| "not an entry; write `HOST:PORT`, or `key: value` pairs".to_owned())
@@ -402,8 +406,8 @@ fn bare_backend(s: &Section<'_>, node: &Node) -> Option<Backend> {
     Some(Backend { name: address.to_string(), address, weight: 1, max_connections: None, backup: false })
 }
 
-/// A backend's address. One that only the resolver of the system would understand is reported, and taken for
-/// what that would make of it, because it may be a listener of this file.
+/// Reads a backend's address. One that only the resolver of the system would understand is reported, and read as the
+/// resolver reads it, because that may be a listener of this file.
 fn backend_address(s: &Section<'_>, text: &str, port: Option<u16>) -> Read<BackendAddress> {
     match address::loose_backend(text) {
         Some((meant, message)) => {
