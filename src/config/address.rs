@@ -40,7 +40,7 @@ pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
     if let Some(literal) = literal(host, port, &shown) {
         return match literal? {
             Literal::Ip(address) if is_many(address.ip()) => Err(format!(
-                "{shown} is an address of many hosts, on which nobody can connect; write one of this machine's, or `:{port}`"
+                "{shown} is a multicast or broadcast address; write one of this machine's, or `:{port}` for all"
             )),
             Literal::Ip(address) => Ok(ListenAddress::Tcp(address)),
             Literal::Zoned(address) => Ok(ListenAddress::Zoned(address)),
@@ -81,7 +81,7 @@ pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> 
     if let Some(literal) = literal(host, port, &shown) {
         return match literal? {
             Literal::Ip(address) if address.ip().is_unspecified() || is_many(address.ip()) => Err(format!(
-                "{shown} is no address of a single host; write the backend's own, such as 127.0.0.1"
+                "{shown} is not the address of a single host; write the backend's own, such as 127.0.0.1"
             )),
             Literal::Ip(address) => Ok(BackendAddress::Ip(address)),
             Literal::Zoned(address) => Ok(BackendAddress::Zoned(address)),

@@ -66,9 +66,10 @@ pub(super) fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<H
 /// The type and the keys that belong to it; `None` where it is off, or not known, which was reported.
 fn kind(s: &mut Section<'_>) -> Option<CheckKind> {
     let written = s.optional("type", |node| match text(node) {
-        Ok(text) if hints::is_check_to_come(text) => {
-            Err(format!("checks of type {} are not there yet; `send_expect` can do much of it", quote(text)))
-        }
+        Ok(text) if hints::is_check_to_come(text) => Err(format!(
+            "checks of type {} are not supported yet; `send_expect` can do much of their work",
+            quote(text)
+        )),
         _ => off_or(one_of(TYPES))(node),
     });
     let Some(on) = (if s.has("type") { written.flatten() } else { Some(Type::Tcp) }) else {
@@ -132,7 +133,7 @@ fn path(node: &Node) -> Read<String> {
     match text.chars().find(|c| !plain(*c)) {
         None => Ok(text.to_owned()),
         Some(c) => Err(format!(
-            "{} cannot stand in a path; write its bytes as `%` and two hexadecimal digits",
+            "{} is not allowed in a path; write its bytes as `%` and two hexadecimal digits",
             quote(&c.to_string())
         )),
     }
@@ -308,10 +309,10 @@ mod tests {
         for (path, words) in [
             ("healthz", "`healthz` is not a path of at most 2048 bytes that begins with `/`"),
             ("'http://a/'", "begins with `/`"),
-            ("'/a b'", "` ` cannot stand in a path; write its bytes as `%` and two hexadecimal digits"),
-            ("\"/a\\r\\nX: y\"", "`\\r` cannot stand in a path"),
-            ("'/a#b'", "`#` cannot stand in a path"),
-            ("/é", "`é` cannot stand in a path"),
+            ("'/a b'", "` ` is not allowed in a path; write its bytes as `%` and two hexadecimal digits"),
+            ("\"/a\\r\\nX: y\"", "`\\r` is not allowed in a path"),
+            ("'/a#b'", "`#` is not allowed in a path"),
+            ("/é", "`é` is not allowed in a path"),
         ] {
             let problem = refused(&format!("  type: http\n  path: {path}\n"));
             assert!(problem.starts_with("5:9: ") && problem.contains(words), "{problem}");

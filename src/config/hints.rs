@@ -26,7 +26,9 @@ pub(super) fn of_text(text: &str) -> Option<String> {
         return Some(format!("{shown} has typographic quotes; type plain ones, `\"` or `'`"));
     }
     has_variable(text).then(|| {
-        format!("{shown} holds a variable; they are not expanded: fill them in before, as with envsubst")
+        format!(
+            "{shown} holds a variable, which is not expanded; fill it in first, for instance with envsubst"
+        )
     })
 }
 

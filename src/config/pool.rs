@@ -24,15 +24,14 @@ pub(super) fn pool(s: &mut Section<'_>, backends: &[Backend]) -> PoolRules {
         if reuse == Reuse::Reset && clients != Clients::Trusted {
             s.error_at(
                 "reuse",
-                "`reuse: reset` needs `clients: trusted`: what the backend says to `send` proves nothing where a \
-                 hostile client may have forged it",
+                "`reuse: reset` needs `clients: trusted`: a hostile client can forge the answer to `send`",
             );
         }
         if reuse == Reuse::Reset && !s.has("reset") {
             s.error("`reset` is missing; `reuse: reset` needs what to `send` and what to `expect`");
         }
         if reuse != Reuse::Reset {
-            s.forbid("reset", "it means nothing without `reuse: reset`");
+            s.forbid("reset", "it has no effect without `reuse: reset`");
         }
         let reset = (reuse == Reuse::Reset && s.has("reset")).then(|| s.section("reset", reset));
         let pool = PoolRules { size, max_idle, reuse, clients, reset: reset.flatten() };
@@ -71,7 +70,7 @@ mod tests {
             ("{size: 2, reuse: reset, reset: {send: a, expect: b}}", "needs `clients: trusted`"),
             ("{size: 2, reuse: reset, clients: trusted}", "`reset` is missing"),
             ("{size: 2, reuse: reset, clients: trusted, reset: {send: a}}", "`expect` is missing"),
-            ("{size: 2, reset: {send: a, expect: b}}", "means nothing without `reuse: reset`"),
+            ("{size: 2, reset: {send: a, expect: b}}", "has no effect without `reuse: reset`"),
             ("{reuse: untouched}", "write a `size` above 0"),
             ("{size: 4097}", "from 0 to 4096"),
             ("{size: 1, reuse: always}", "is not `untouched` or `reset`, or `off`"),

@@ -33,10 +33,10 @@ impl Names {
             let (line, column) = (first.place.span.line, first.place.span.column);
             let shown = quote(name);
             let message = if s.has("name") {
-                format!("the name {shown} is taken, at {line}:{column}; give each its own")
+                format!("the name {shown} is already taken at {line}:{column}; give each entry its own")
             } else {
                 format!(
-                    "{shown} is a backend already, at {line}:{column}; to have it twice, give each a `name`"
+                    "{shown} is already a backend at {line}:{column}; to list it twice, give each entry a `name`"
                 )
             };
             s.error_place(place, message);
@@ -68,7 +68,8 @@ impl Names {
     /// Reports every upstream that no listener took.
     pub(super) fn warn_unused(&self, s: &Section<'_>) {
         for (name, named) in self.0.iter().filter(|(_, named)| !named.used) {
-            let message = format!("no listener uses the upstream {}", quote(name));
+            let message =
+                format!("no listener uses the upstream {}; remove it, or name it in a listener", quote(name));
             s.warn_place(named.place.clone(), message);
         }
     }
@@ -198,7 +199,7 @@ fn within_idle(
         let (half_close, idle) = (duration_text(timeouts.half_close), duration_text(idle));
         s.warn_place(
             place.clone(),
-            format!("a session of which one side has ended may be silent for {half_close}, a whole one for {idle} only"),
+            format!("`half_close` is {half_close}, longer than the idle limit of {idle}: the end of one side lets a session be silent for longer"),
         );
     }
 }
@@ -291,7 +292,7 @@ pub(super) fn clients_apart(s: &Section<'_>, address: &ListenAddress, upstream: 
         let name = upstream.algorithm.name;
         s.warn_at(
             "address",
-            format!("all clients of a `unix:` listener are one to `{name}`, so they share one backend"),
+            format!("`{name}` takes all clients of a `unix:` listener for one, so they share one backend"),
         );
     }
 }
@@ -307,7 +308,7 @@ pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
 
 pub(super) fn hash_key_of_use(s: &Section<'_>, key: HashKey, algorithm: &Registered) {
     if key != HashKey::Source && !algorithm.wants.key {
-        s.warn_at("hash_key", format!("`hash_key` means nothing to `{}`", algorithm.name));
+        s.warn_at("hash_key", format!("`hash_key` has no effect with `{}`", algorithm.name));
     }
 }
 
@@ -315,9 +316,9 @@ pub(super) fn slow_start_of_use(s: &Section<'_>, algorithm: &Registered) {
     if algorithm.slow_start {
         return;
     }
-    let why = if algorithm.weighted { "would move its clients at each step" } else { "means nothing to it" };
+    let why = if algorithm.weighted { "would move clients at each step of" } else { "has no effect with" };
     let message =
-        format!("`slow_start` {why}: `{}`; leave it out or choose another `algorithm`", algorithm.name);
+        format!("`slow_start` {why} `{}`; remove it, or choose another `algorithm`", algorithm.name);
     s.error_at("slow_start", message);
 }
 
@@ -344,7 +345,7 @@ pub(super) fn upstream_of_use(s: &Section<'_>, upstream: &Upstream) {
     weights_of_use(s, upstream);
     transitions_of_use(s, upstream);
     if upstream.retries == 0 {
-        s.warn_own("retry_budget", "`retry_budget` means nothing with `retries: 0`");
+        s.warn_own("retry_budget", "`retry_budget` has no effect with `retries: 0`");
     }
     queue_of_use(s, upstream);
     sources_of_use(s, upstream);
@@ -366,13 +367,13 @@ fn transitions_of_use(s: &Section<'_>, upstream: &Upstream) {
             ("on_down", upstream.on_down == OpenSessions::Close),
         ] {
             if is_set {
-                s.warn_own(key, format!("`{key}` means nothing while `healthcheck` and `outlier` are off"));
+                s.warn_own(key, format!("`{key}` has no effect while `healthcheck` and `outlier` are off"));
             }
         }
     }
     let backups = upstream.backends.iter().filter(|backend| backend.backup).count();
     if upstream.on_up == OpenSessions::Close && (backups == 0 || backups == upstream.backends.len()) {
-        s.warn_own("on_up", "`on_up: close` means nothing without primaries and backups");
+        s.warn_own("on_up", "`on_up: close` has no effect without both primaries and backups");
     }
 }
 
@@ -383,7 +384,7 @@ pub(super) fn queue_within_establish(s: &Section<'_>, queue: QueueRules, timeout
         let (timeout, establish) = (duration_text(queue.timeout), duration_text(establish));
         s.warn_own(
             "timeout",
-            format!("a client may wait {timeout}, but `establish`, which covers all tries, ends that at {establish}"),
+            format!("a client may wait {timeout}, but `establish`, which covers all attempts, ends that at {establish}"),
         );
     }
 }
@@ -395,7 +396,7 @@ fn queue_of_use(s: &Section<'_>, upstream: &Upstream) {
     {
         s.warn_own(
             "queue",
-            format!("nobody waits while {} is up: it has no `max_connections`", quote(&backend.name)),
+            format!("no client waits while {} is up: it has no `max_connections`", quote(&backend.name)),
         );
     }
 }
@@ -410,7 +411,7 @@ pub(super) fn pool_of_use(s: &Section<'_>, pool: &PoolRules, backends: &[Backend
     }
     // The defaults have no backends, and stand behind several pools.
     if pool.clients == Clients::Trusted && pool.reuse != Reuse::Reset && !backends.is_empty() {
-        s.warn_own("clients", "`clients: trusted` means nothing without `reuse: reset`");
+        s.warn_own("clients", "`clients: trusted` has no effect without `reuse: reset`");
     }
 }
 
@@ -422,7 +423,7 @@ fn sources_of_use(s: &Section<'_>, upstream: &Upstream) {
     }
     let unix = |backend: &Backend| matches!(backend.address, BackendAddress::Unix(_));
     if !upstream.source.is_empty() && upstream.backends.iter().all(unix) {
-        s.warn_own("source", "`source` means nothing to `unix:` backends");
+        s.warn_own("source", "`source` has no effect on `unix:` backends");
     }
     for backend in &upstream.backends {
         if let BackendAddress::Ip(address) = &backend.address
@@ -432,7 +433,10 @@ fn sources_of_use(s: &Section<'_>, upstream: &Upstream) {
             let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
             s.error_at(
                 "source",
-                format!("no address here is {family}, as {} is; add one", quote(&backend.name)),
+                format!(
+                    "none of these addresses is {family}, the family of {}; add one",
+                    quote(&backend.name)
+                ),
             );
         }
     }
@@ -447,7 +451,7 @@ pub(super) fn connect_within_establish(s: &Section<'_>, timeouts: &UpstreamTimeo
     s.warn_at(
         key,
         format!(
-            "`connect` is {connect} but `establish`, which covers all tries, ends the first at {establish}"
+            "`connect` is {connect} but `establish`, which covers all attempts, ends the first at {establish}"
         ),
     );
 }
@@ -458,13 +462,13 @@ pub(super) fn check_times(s: &Section<'_>, check: &HealthCheck) {
         let fast = duration_text(check.fast_interval);
         s.warn_at(
             "fast_interval",
-            format!("`fast_interval` is {fast}, slower than the `interval` of {interval}"),
+            format!("`fast_interval` is {fast}, longer than the `interval` of {interval}"),
         );
     }
     // The default of `timeout` beside a short interval is common and harmless.
     if s.has("timeout") && check.timeout > check.interval {
         let timeout = duration_text(check.timeout);
-        s.warn_at("timeout", format!("a check may take {timeout}, longer than the `interval` of {interval}"));
+        s.warn_at("timeout", format!("`timeout` is {timeout}, longer than the `interval` of {interval}"));
     }
 }
 

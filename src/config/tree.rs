@@ -182,7 +182,7 @@ fn report_unfit_characters(text: &str, problems: &Problems) {
             let what = if code == 0xa0 { "no-break space" } else { "space" };
             (at, format!("{what} U+{code:04X} instead of a plain one; type a plain one"))
         } else if let Some(at) = template(content) {
-            (at, "a template that was not filled in: it is not expanded here; fill it in before".to_owned())
+            (at, "a template is not expanded here; fill it in first".to_owned())
         } else {
             continue;
         };

@@ -193,7 +193,7 @@ pub(super) fn whole_seconds(node: &Node) -> Read<Duration> {
     let value = duration_within(Duration::from_secs(1)..=limits::KEEPALIVE_MAX)(node)?;
     if value.subsec_nanos() > 0 {
         return Err(format!(
-            "`{}` is not a whole number of seconds; the kernel counts those",
+            "`{}` is not a whole number of seconds; the kernel counts in seconds",
             duration_text(value)
         ));
     }
@@ -298,7 +298,7 @@ fn source(node: &Node) -> Read<IpAddr> {
     let ip: IpAddr = text.parse().map_err(|_| format!("{shown} is not an IP address"))?;
     let ip = ip.to_canonical();
     if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255; 4]) {
-        return Err(format!("{shown} is no address of this host; write one that `ip address` shows"));
+        return Err(format!("{shown} is not an address of this host; write one that `ip address` shows"));
     }
     Ok(ip)
 }

@@ -75,7 +75,7 @@ fn algorithm<S: Serializer>(value: &&'static Registered, serializer: S) -> text:
 #[non_exhaustive]
 pub struct QueueRules {
     /// Clients that wait for a permit of a backend; 0 lets none wait. A backend without `max_connections`
-    /// beside it is a warning: nobody waits while it is up.
+    /// beside it is a warning: no client waits while it is up.
     pub max: u32,
     /// Longest wait of one client, from the first time it waits; `timeouts.establish` covers it too.
     #[serde(serialize_with = "text::duration")]

@@ -146,12 +146,12 @@ upstreams:
         problems(text),
         [
             "2:40: no upstream is called `wbe`; did you mean `web`?",
-            "3:12: the name `a` is taken, at 2:12; give each its own",
+            "3:12: the name `a` is already taken at 2:12; give each entry its own",
             "3:40: no upstream is called `nothing_like_it`; add it to `upstreams`",
             "4:5: `name` is missing; add it",
             "4:5: `upstream` is missing; add it",
-            "6:12: warning: no listener uses the upstream `web`",
-            "7:12: the name `web` is taken, at 6:12; give each its own",
+            "6:12: warning: no listener uses the upstream `web`; remove it, or name it in a listener",
+            "7:12: the name `web` is already taken at 6:12; give each entry its own",
         ]
     );
 }
@@ -223,13 +223,13 @@ fn mistakes_are_named() {
         (port("+80"), "without `+`"),
         (port("-80"), "it is negative"),
         (port("8000-8005"), "a range needs an entry for each"),
-        (port("\"${PORT}\""), "variable; they are not expanded"),
-        (port("$PORT"), "variable; they are not expanded"),
-        (port("'%PORT%'"), "variable; they are not expanded"),
-        (backend("address: \"${HOST}\", port: 80"), "variable; they are not expanded"),
-        (more("source: ['$(hostname -i)']"), "variable; they are not expanded"),
-        (more("logging: {target: \"${LOGS}/r.log\"}"), "variable; they are not expanded"),
-        (format!("{LISTEN}backends: ${{BACKENDS}}\n"), "variable; they are not expanded"),
+        (port("\"${PORT}\""), "variable, which is not expanded"),
+        (port("$PORT"), "variable, which is not expanded"),
+        (port("'%PORT%'"), "variable, which is not expanded"),
+        (backend("address: \"${HOST}\", port: 80"), "variable, which is not expanded"),
+        (more("source: ['$(hostname -i)']"), "variable, which is not expanded"),
+        (more("logging: {target: \"${LOGS}/r.log\"}"), "variable, which is not expanded"),
+        (format!("{LISTEN}backends: ${{BACKENDS}}\n"), "variable, which is not expanded"),
         (format!("{LISTEN}backends:\n  - address: a\n    port: {{{{ port }}}}\n"), "5:11: a template"),
         (more("{% if x %}"), "a template"),
         (interval("30"), "has no unit"),
@@ -252,7 +252,7 @@ fn mistakes_are_named() {
             "not a whole number from 0 to 1000; write it without a point",
         ),
         (more("runtime: {relay: {buffer_size: 0x10KiB}}"), "hexadecimal"),
-        (more("healthcheck: {type: redis}"), "not there yet; `send_expect` can do much of it"),
+        (more("healthcheck: {type: redis}"), "not supported yet; `send_expect` can do much of their work"),
         // Keys of elsewhere, of others, and of later.
         (
             more("timeouts: {connect: 2s}"),
