@@ -1,4 +1,4 @@
-//! The section `healthcheck`: every key of it, and which of them belong to which type of check.
+//! The section `healthcheck`: its keys, and which of them belong to which type of check.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ enum Type {
 const TYPES: &[(&str, Type)] =
     &[("tcp", Type::Tcp), ("http", Type::Http), ("tls", Type::Tls), ("send_expect", Type::SendExpect)];
 
-/// The keys that not all types have, with those that do.
+/// The keys that only some types have, with those types.
 const KEYS: [(&str, &[Type]); 4] = [
     ("path", &[Type::Http]),
     ("host", &[Type::Http, Type::Tls]),
@@ -37,7 +37,7 @@ const KEYS: [(&str, &[Type]); 4] = [
 /// Statuses that a response can have, RFC 9110, 15.
 const STATUSES: RangeInclusive<u16> = 100..=599;
 
-/// The check of an upstream with these backends; `None` where it is off.
+/// Reads the check of an upstream with these backends; `None` if it is off.
 pub(super) fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<HealthCheck> {
     if s.is_off("healthcheck") {
         return None;
@@ -46,10 +46,10 @@ pub(super) fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<H
         let kind = kind(s);
         let interval = s.value("interval", Duration::from_secs(30), duration);
         let check = HealthCheck {
-            // What is off is read to its end, and left out below.
+            // A check that is off is read to its end, and left out below.
             kind: kind.clone().unwrap_or(CheckKind::Tcp),
             interval,
-            // Checking a changing backend less often than a steady one is never meant.
+            // To check a changing backend less often than a steady one is never meant.
             fast_interval: s.value("fast_interval", interval.min(Duration::from_secs(2)), duration),
             timeout: s.value("timeout", Duration::from_secs(5), duration),
             rise: s.value("rise", 2, number(1..=limits::CONSECUTIVE_CHECKS_MAX)),
@@ -63,7 +63,7 @@ pub(super) fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<H
     })
 }
 
-/// The type and the keys that belong to it; `None` where it is off, or not known, which was reported.
+/// Reads the type and the keys that belong to it; `None` if it is off, or unknown, which was reported.
 fn kind(s: &mut Section<'_>) -> Option<CheckKind> {
     let written = s.optional("type", |node| match text(node) {
         Ok(text) if hints::is_check_to_come(text) => Err(format!(
@@ -89,7 +89,7 @@ fn kind(s: &mut Section<'_>) -> Option<CheckKind> {
     })
 }
 
-/// What the defaults hold for other types means nothing here; what is written here itself is a mistake.
+/// Refuses keys of other types that are written here; in the defaults they are meant for other checks.
 fn forbid_keys_of_others(s: &mut Section<'_>, on: Type) {
     let word = |wanted: Type| TYPES.iter().find(|(_, of)| *of == wanted).map_or("", |(word, _)| word);
     for (key, owners) in KEYS.iter().filter(|(_, owners)| !owners.contains(&on)) {
@@ -119,7 +119,7 @@ fn steps(s: &mut Section<'_>) -> Arc<[Step]> {
     s.entries("steps", limits::CHECK_STEPS_MAX, None).into_iter().map(step).collect()
 }
 
-/// Path and query of RFC 3986, so that every client and every server understands the same.
+/// Reads path and query by RFC 3986, so that every client and every server understands the same.
 fn path(node: &Node) -> Read<String> {
     let text = text(node)?;
     let most = limits::CHECK_PATH_BYTES_MAX;
@@ -139,7 +139,7 @@ fn path(node: &Node) -> Read<String> {
     }
 }
 
-/// Statuses and ranges of them, such as `200, 204, 300-399`.
+/// Reads statuses and ranges of them, such as `200, 204, 300-399`.
 fn statuses(node: &Node) -> Read<Statuses> {
     let text = text(node)?;
     let mut ranges = Vec::new();
@@ -163,9 +163,9 @@ fn statuses(node: &Node) -> Read<Statuses> {
     Ok(Statuses::new(ranges))
 }
 
-/// Bytes, as ASCII with escapes. YAML has escapes of its own between double quotes, of which those for
-/// control characters give the same; but its `"\xff"` is a character, two bytes in UTF-8, so that no other
-/// character than those of ASCII is taken for what it may mean.
+/// Reads bytes, as ASCII with escapes. Between double quotes YAML has escapes of its own, and those for
+/// control characters mean the same; but its `"\xff"` is a character of two bytes in UTF-8, so characters
+/// beyond ASCII are refused: they could mean either.
 pub(super) fn bytes(node: &Node) -> Read<Vec<u8>> {
     let text = text(node)?;
     let most = limits::CHECK_STEP_BYTES_MAX;
@@ -192,7 +192,7 @@ pub(super) fn bytes(node: &Node) -> Read<Vec<u8>> {
     }
 }
 
-/// The byte that the escape at the start of `text` stands for, and the length of the escape.
+/// Returns the byte that the escape at the start of `text` stands for, and the length of the escape.
 fn escape(text: &str) -> Read<(u8, usize)> {
     let mut characters = text.chars().skip(1);
     let byte = match characters.next() {
@@ -366,7 +366,7 @@ mod tests {
         let escapes = "`\\b` is not an escape; write \\r, \\n, \\t, \\0, \\\\, \\\", \\' or \\xHH";
         let no_ascii =
             "`ÿ` is not 1 to 4096 bytes in ASCII; write those of `ÿ` as `\\xHH` between single quotes";
-        for (steps, place, words) in [
+        for (steps, location, words) in [
             ("[]", "5:10", "the list is empty; it needs at least one entry"),
             ("[{}]", "5:11", "a step that does nothing; it needs `send` or `expect`, or both"),
             ("[{sned: a, expect: b}]", "5:12", "unknown key `sned`; did you mean `send`?"),
@@ -381,7 +381,7 @@ mod tests {
         ] {
             let problem = refused(&format!("  type: send_expect\n  steps: {steps}\n"));
             assert!(
-                problem.starts_with(&format!("{place}: ")) && problem.contains(words),
+                problem.starts_with(&format!("{location}: ")) && problem.contains(words),
                 "{steps}: {problem}"
             );
         }

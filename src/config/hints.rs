@@ -1,7 +1,7 @@
-//! What a text looks like that is no value, and what of other programs' words stands for which of ours: a
-//! message names the mistake that was made before the rule that it breaks.
+//! What a text that is no value looks like, and which of our words other programs' words stand for: a message
+//! names the mistake that was made before the rule that it breaks.
 //!
-//! Nothing here decides whether something is valid; it is asked once that is known.
+//! Nothing here decides whether something is valid; callers ask once they know that it is not.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use super::report::quote;
 use super::text::duration_text;
 use super::tree::{Node, Value};
 
-/// The mistake in a value of any kind: what the file was expected to do with it, and does not.
+/// Returns the mistake in a value of any kind: something that the file was expected to do with it, and does
+/// not.
 pub(super) fn of_value(node: &Node) -> Option<String> {
     match &node.value {
         Value::Scalar { text, .. } => of_text(text),
@@ -19,7 +20,7 @@ pub(super) fn of_value(node: &Node) -> Option<String> {
     }
 }
 
-/// The same of a text, which may be a key.
+/// Returns the mistake in a text, which may be a key.
 pub(super) fn of_text(text: &str) -> Option<String> {
     let shown = quote(text);
     if text.contains(TYPOGRAPHIC) {
@@ -32,13 +33,13 @@ pub(super) fn of_text(text: &str) -> Option<String> {
     })
 }
 
-/// Quotes that a word processor or a web page makes of the plain ones.
+/// Quotes that a word processor or a web page makes of plain ones.
 const TYPOGRAPHIC: [char; 10] = [
     '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}', '\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}', '\u{ab}',
     '\u{bb}',
 ];
 
-/// `${NAME}`, `$(command)`, `$NAME` as a whole, `{{ name }}` and `%NAME%`.
+/// Returns true for `${NAME}`, `$(command)`, `{{ name }}`, and for a whole text `$NAME` or `%NAME%`.
 pub(super) fn has_variable(text: &str) -> bool {
     let word = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -51,7 +52,7 @@ pub(super) fn has_variable(text: &str) -> bool {
         || text.strip_prefix('%').and_then(|text| text.strip_suffix('%')).is_some_and(word)
 }
 
-/// Why a text that was meant as a whole number is none.
+/// Returns why a text that was meant as a whole number is none.
 pub(super) fn of_number(text: &str) -> Option<&'static str> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
@@ -78,20 +79,20 @@ pub(super) fn of_number(text: &str) -> Option<&'static str> {
     }
 }
 
-/// What stands before `://`, if anything does.
+/// Returns what stands before `://`, if anything does.
 pub(super) fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once("://")?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
     (!scheme.is_empty() && scheme.chars().all(plain)).then_some(scheme)
 }
 
-/// Ways of HAProxy, systemd and others to write an abstract name of a socket.
+/// Returns true for an abstract socket name as HAProxy, systemd and others write it.
 pub(super) fn is_abstract_name(text: &str) -> bool {
     text.strip_prefix("unix:").unwrap_or(text).starts_with('@') || text.starts_with("abns@")
 }
 
-/// The IPv4 address that `inet_aton(3)`, and so the resolver of the system, makes of a text with a
-/// hexadecimal, an octal or a missing part.
+/// Returns the IPv4 address that `inet_aton(3)`, and so the system's resolver, reads in a text with
+/// hexadecimal, octal or missing parts.
 pub(super) fn loose_ipv4(text: &str) -> Option<Ipv4Addr> {
     let parts: Vec<&str> = text.strip_suffix('.').unwrap_or(text).split('.').collect();
     let (last, first) = parts.split_last().filter(|(_, first)| first.len() < 4)?;
@@ -102,7 +103,7 @@ pub(super) fn loose_ipv4(text: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(bits))
 }
 
-/// A number as C writes it.
+/// Reads a number as C writes it.
 fn number(text: &str) -> Option<u32> {
     let (digits, radix) = match text.as_bytes() {
         [b'0', b'x' | b'X', ..] => (&text[2..], 16),
@@ -115,7 +116,7 @@ fn number(text: &str) -> Option<u32> {
     u32::from_str_radix(digits, radix).ok()
 }
 
-/// A duration in units that are not ours, in ours.
+/// Returns a duration in the units of other programs in ours.
 pub(super) fn duration(text: &str) -> Option<String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').filter(|split| *split > 0)?;
     let (number, unit) = (&text[..split], text[split..].trim().to_lowercase());
@@ -129,11 +130,11 @@ pub(super) fn duration(text: &str) -> Option<String> {
         _ => return None,
     };
     let millis = (number.parse::<f64>().ok()? * millis).round();
-    // Up to here every whole number is exact.
+    // Every whole number below this bound is exact.
     (1.0..1e12).contains(&millis).then(|| duration_text(Duration::from_millis(millis as u64)))
 }
 
-/// What another program calls `true` and `false`.
+/// Returns what another program's word for a switch means.
 pub(super) fn switch(text: &str) -> Option<bool> {
     match text.to_lowercase().as_str() {
         "on" | "yes" | "y" | "enable" | "enabled" | "1" => Some(true),
@@ -146,7 +147,7 @@ pub(super) fn switch(text: &str) -> Option<bool> {
 pub(super) const TOP_KEYS: &str = "backends healthcheck outlier panic_threshold slow_start on_down on_up retries \
                                    retry_budget queue pool source resolve";
 
-/// The top of a short form, or of any.
+/// How a message names the place of keys that stand in no section.
 const TOP: &str = "the top of the file";
 
 /// Sections of the short form and of the long one, with keys that are found elsewhere by mistake.
@@ -206,7 +207,7 @@ fn has_word(words: &str, word: &str) -> bool {
     words.split(' ').any(|known| known == word)
 }
 
-/// What to do about an unknown key, where `known` are those that are known in its place.
+/// Returns what to do about an unknown key in a section that knows the keys `known`.
 pub(super) fn of_key(key: &str, known: &[&'static str]) -> Option<String> {
     if let Some(mistake) = of_text(key) {
         return Some(mistake);

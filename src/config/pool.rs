@@ -1,4 +1,4 @@
-//! The section `pool` of an upstream.
+//! The section `pool` of an upstream: ready backend connections, and which come back from sessions.
 
 use std::time::Duration;
 

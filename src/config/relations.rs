@@ -1,4 +1,5 @@
-//! Rules that hold between values: names, addresses, times that contradict each other.
+//! Rules between values: names that collide, addresses that lead in a circle, times that contradict each
+//! other, settings without effect.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,22 +16,22 @@ use super::text::{duration_text, limit_text};
 use crate::balance::Registered;
 use crate::base::UpstreamId;
 
-/// The names of one list, in which each is unique.
+/// The names of one list, each of which is unique.
 #[derive(Default)]
 pub(super) struct Names(BTreeMap<String, Named>);
 
 struct Named {
     position: u16,
-    place: Location,
+    location: Location,
     used: bool,
 }
 
 impl Names {
-    /// Takes the name of the entry `s`, or reports who has it already.
+    /// Notes the name of the entry `s`, or reports the entry that has it already.
     pub(super) fn claim(&mut self, s: &Section<'_>, name: &str) {
-        let place = if s.has("name") { s.place("name") } else { s.place("address") };
+        let location = if s.has("name") { s.location("name") } else { s.location("address") };
         if let Some(first) = self.0.get(name) {
-            let (line, column) = (first.place.span.line, first.place.span.column);
+            let (line, column) = (first.location.span.line, first.location.span.column);
             let shown = quote(name);
             let message = if s.has("name") {
                 format!("the name {shown} is already taken at {line}:{column}; give each entry its own")
@@ -39,16 +40,16 @@ impl Names {
                     "{shown} is already a backend at {line}:{column}; to list it twice, give each entry a `name`"
                 )
             };
-            s.error_place(place, message);
+            s.error_in(location, message);
             return;
         }
         // The lists are bounded by `limits`, which a constant assertion there keeps within u16.
         let position = u16::try_from(self.0.len()).unwrap_or(u16::MAX);
-        self.0.insert(name.to_owned(), Named { position, place, used: false });
+        self.0.insert(name.to_owned(), Named { position, location, used: false });
     }
 
-    /// The upstream that the listener `s` names; that there is none is reported, unless there are no names
-    /// at all, which was reported before.
+    /// Returns the upstream that the listener `s` names, and reports a name that is unknown; without any
+    /// names the missing list was reported before.
     pub(super) fn take(&mut self, s: &Section<'_>, name: &str) -> UpstreamId {
         if let Some(named) = self.0.get_mut(name) {
             named.used = true;
@@ -65,17 +66,18 @@ impl Names {
         UpstreamId(0)
     }
 
-    /// Reports every upstream that no listener took.
+    /// Warns about every upstream that no listener uses.
     pub(super) fn warn_unused(&self, s: &Section<'_>) {
         for (name, named) in self.0.iter().filter(|(_, named)| !named.used) {
             let message =
                 format!("no listener uses the upstream {}; remove it, or name it in a listener", quote(name));
-            s.warn_place(named.place.clone(), message);
+            s.warn_in(named.location.clone(), message);
         }
     }
 }
 
-/// Two listeners that overlap would share connections at the kernel's whim (SO_REUSEPORT).
+/// Refuses listeners that overlap: the kernel would divide the connections between them as it likes
+/// (SO_REUSEPORT).
 pub(super) fn overlap(s: &Section<'_>, address: &ListenAddress, others: &[Listener]) {
     if let Some(other) = others.iter().find(|other| other.address.overlaps(address)) {
         let (shown, name) = (quote(&address.to_string()), quote(&other.name));
@@ -95,45 +97,46 @@ pub(super) struct Entries {
     pub(super) clients: Vec<WrittenTimeouts>,
     pub(super) upstreams: Vec<Upstream>,
     /// One for each upstream.
-    pub(super) places: Vec<UpstreamPlaces>,
+    pub(super) locations: Vec<UpstreamLocations>,
 }
 
 /// An idle limit as it was written, and where.
 pub(super) type WrittenIdle = (Option<Duration>, Location);
 
-/// What of the `timeouts` of a listener was written.
+/// The `timeouts` of a listener that are compared with the upstream's, as they were written.
 pub(super) struct WrittenTimeouts {
     pub(super) idle: Option<WrittenIdle>,
     /// Where `half_close` stands.
     pub(super) half_close: Option<Location>,
 }
 
-/// Where that of an upstream stands which is compared with the listeners.
-pub(super) struct UpstreamPlaces {
+/// Where the values of an upstream stand that are compared with the listeners.
+pub(super) struct UpstreamLocations {
     /// The address of each backend.
     backends: Vec<Location>,
     idle: Option<WrittenIdle>,
-    /// `healthcheck.port`, where it is written, and `pool.max_idle`.
+    /// Where `healthcheck.port` is written, and `pool.max_idle` below.
     check_port: Option<Location>,
     max_idle: Option<Location>,
 }
 
-impl UpstreamPlaces {
-    /// Those of the upstream whose section is `s`.
+impl UpstreamLocations {
+    /// Returns the locations of the upstream whose section is `s`.
     pub(super) fn of(s: &Section<'_>, backends: Vec<Location>, idle: Option<WrittenIdle>) -> Self {
-        let check_port = s.place_within("healthcheck", "port");
-        Self { backends, idle, check_port, max_idle: s.place_within("pool", "max_idle") }
+        let check_port = s.location_within("healthcheck", "port");
+        Self { backends, idle, check_port, max_idle: s.location_within("pool", "max_idle") }
     }
 }
 
-/// Makes the idle limits of both sides agree: the one that is written alone is both, and an upstream of several listeners
-/// has the longest of theirs. Where both are written and differ, the shorter one ends a session, and a warning says so.
+/// Makes the idle limits of both sides agree: the one that is written alone is both, and an upstream of
+/// several listeners has the longest of theirs. Where both are written and differ, the shorter one ends a
+/// session, and a warning says so.
 pub(super) fn idle(s: &Section<'_>, entries: &mut Entries) {
-    for (position, (upstream, place)) in entries.upstreams.iter_mut().zip(&entries.places).enumerate() {
+    for (position, (upstream, location)) in entries.upstreams.iter_mut().zip(&entries.locations).enumerate() {
         let pairs = entries.listeners.iter_mut().zip(&entries.clients);
         let mut longest: Option<Option<Duration>> = None;
         for (listener, client) in pairs.filter(|(listener, _)| listener.upstream.index() == position) {
-            match (&client.idle, &place.idle) {
+            match (&client.idle, &location.idle) {
                 (None, Some((backend, _))) => {
                     listener.timeouts.client_idle = *backend;
                     listener.timeouts.equal_idle = EqualIdle::Backend;
@@ -143,17 +146,17 @@ pub(super) fn idle(s: &Section<'_>, entries: &mut Entries) {
             }
             let idle = listener.timeouts.client_idle;
             longest = Some(longest.map_or(idle, |before| longer(before, idle)));
-            let backend = upstream.timeouts.backend_idle.filter(|_| place.idle.is_some());
+            let backend = upstream.timeouts.backend_idle.filter(|_| location.idle.is_some());
             within_idle(s, &listener.timeouts, client, backend);
         }
-        if let (None, Some(longest)) = (&place.idle, longest) {
+        if let (None, Some(longest)) = (&location.idle, longest) {
             upstream.timeouts.backend_idle = longest;
         }
-        pool_within_idle(s, upstream, place);
+        pool_within_idle(s, upstream, location);
     }
 }
 
-/// The longer of two limits, where none is the longest.
+/// Returns the longer of two limits; `None` is the longest.
 fn longer(one: Option<Duration>, two: Option<Duration>) -> Option<Duration> {
     one.zip(two).map(|(one, two)| one.max(two))
 }
@@ -163,10 +166,10 @@ fn shorter_idle(s: &Section<'_>, client: &WrittenIdle, backend: &WrittenIdle) {
         return;
     }
     let client_is_longer = longer(client.0, backend.0) == client.0;
-    let place = if client_is_longer { &client.1 } else { &backend.1 };
+    let location = if client_is_longer { &client.1 } else { &backend.1 };
     let shorter = if client_is_longer { "backend_idle" } else { "client_idle" };
-    s.warn_place(
-        place.clone(),
+    s.warn_in(
+        location.clone(),
         format!(
             "`client_idle` is {} and `backend_idle` is {}: the shorter one, `{shorter}`, ends a session",
             limit_text(client.0),
@@ -175,61 +178,63 @@ fn shorter_idle(s: &Section<'_>, client: &WrittenIdle, backend: &WrittenIdle) {
     );
 }
 
-/// A session that is over before a limit can act, and a half of one that may be silent for longer than the
-/// whole.
+/// Warns about a session that ends before an idle limit can act, and about a half-closed session that may be
+/// silent for longer than an open one.
 fn within_idle(
     s: &Section<'_>,
     timeouts: &ListenerTimeouts,
     written: &WrittenTimeouts,
     backend: Option<Duration>,
 ) {
-    if let (Some(session), Some((Some(idle), place))) = (timeouts.session, &written.idle)
+    if let (Some(session), Some((Some(idle), location))) = (timeouts.session, &written.idle)
         && session < *idle
     {
         let (session, idle) = (duration_text(session), duration_text(*idle));
-        s.warn_place(
-            place.clone(),
+        s.warn_in(
+            location.clone(),
             format!("`client_idle` is {idle}, but `session` ends every session at {session}"),
         );
     }
     let idle = timeouts.client_idle.into_iter().chain(backend).min();
-    if let (Some(place), Some(idle)) = (&written.half_close, idle)
+    if let (Some(location), Some(idle)) = (&written.half_close, idle)
         && timeouts.half_close > idle
     {
         let (half_close, idle) = (duration_text(timeouts.half_close), duration_text(idle));
-        s.warn_place(
-            place.clone(),
+        s.warn_in(
+            location.clone(),
             format!("`half_close` is {half_close}, longer than the idle limit of {idle}: the end of one side lets a session be silent for longer"),
         );
     }
 }
 
-/// A backend that ends what is idle for so long, ends ready connections too.
-fn pool_within_idle(s: &Section<'_>, upstream: &Upstream, place: &UpstreamPlaces) {
-    let (Some(max_idle), Some(idle)) = (&place.max_idle, upstream.timeouts.backend_idle) else { return };
+/// Warns about ready connections that may be idle for longer than sessions: a backend that ends idle sessions
+/// ends those too.
+fn pool_within_idle(s: &Section<'_>, upstream: &Upstream, location: &UpstreamLocations) {
+    let (Some(max_idle), Some(idle)) = (&location.max_idle, upstream.timeouts.backend_idle) else { return };
     let is_longer = match upstream.pool.max_idle {
         Some(max_idle) => max_idle > idle,
-        // The default says nothing about the backend.
-        None => place.idle.is_some(),
+        // The default of `backend_idle` says nothing about the backend.
+        None => location.idle.is_some(),
     };
     if upstream.pool.size > 0 && is_longer {
         let (max_idle_text, idle) = (limit_text(upstream.pool.max_idle), duration_text(idle));
-        s.warn_place(
+        s.warn_in(
             max_idle.clone(),
             format!("`max_idle` is {max_idle_text}: ready connections may be idle for longer than `backend_idle`, {idle}"),
         );
     }
 }
 
-/// Refuses a backend that leads back to its upstream: one session would open connections until no descriptors are left.
+/// Refuses a backend that leads back to its upstream: one session would open connections until no descriptors
+/// are left.
 pub(super) fn circles(s: &Section<'_>, entries: &Entries) {
-    let Entries { listeners, upstreams, places, .. } = entries;
+    let Entries { listeners, upstreams, locations, .. } = entries;
     let counts: Vec<usize> = upstreams.iter().map(|upstream| upstream.backends.len()).collect();
     let sessions = Circle::all(listeners, &counts, |upstream, backend, listener| {
         upstreams[upstream].backends[backend].address.is_known_to_reach(&listeners[listener].address)
     });
     for Circle { upstream, backend, listener } in sessions {
-        let place = places[upstream].backends[backend].clone();
+        let location = locations[upstream].backends[backend].clone();
         let (backend, listener) = (&upstreams[upstream].backends[backend], &listeners[listener]);
         let (name, address) = (quote(&backend.name), quote(&listener.address.to_string()));
         let rest = if listener.upstream.index() == upstream {
@@ -238,7 +243,7 @@ pub(super) fn circles(s: &Section<'_>, entries: &Entries) {
             let through = quote(&upstreams[listener.upstream.index()].name);
             format!(", whose upstream {through} leads back here; sessions would go in a circle")
         };
-        s.error_place(place, format!("the backend {name} is the listener {address}{rest}"));
+        s.error_in(location, format!("the backend {name} is the listener {address}{rest}"));
     }
     checks_in_a_circle(s, entries);
 }
@@ -253,7 +258,7 @@ fn checks_in_a_circle(s: &Section<'_>, entries: &Entries) {
             BackendAddress::Zoned(_) | BackendAddress::Unix(_) => return None,
         })
     };
-    for (position, (upstream, place)) in entries.upstreams.iter().zip(&entries.places).enumerate() {
+    for (position, (upstream, location)) in entries.upstreams.iter().zip(&entries.locations).enumerate() {
         let own = entries.listeners.iter().filter(|listener| listener.upstream.index() == position);
         let own: Vec<&Listener> = own.collect();
         let backends =
@@ -262,17 +267,18 @@ fn checks_in_a_circle(s: &Section<'_>, entries: &Entries) {
             let listener = own.iter().find(|listener| asked.is_known_to_reach(&listener.address))?;
             Some((backend, listener))
         });
-        if let (Some((backend, listener)), Some(place)) = (circle, &place.check_port) {
+        if let (Some((backend, listener)), Some(location)) = (circle, &location.check_port) {
             let (name, address) = (quote(&backend.name), quote(&listener.address.to_string()));
-            s.error_place(
-                place.clone(),
+            s.error_in(
+                location.clone(),
                 format!("the check of {name} asks the listener {address}, whose backend it is: it would go in a circle"),
             );
         }
     }
 }
 
-/// All shards share the one socket of a file, so the kernel has none to choose.
+/// Refuses `steer_by_cpu` on a Unix socket: all shards share the one socket, so the kernel has no choice to
+/// make.
 pub(super) fn steerable(s: &Section<'_>, steer_by_cpu: bool, address: &ListenAddress) {
     // An empty path stands for an address that is missing, or not known yet.
     let ListenAddress::Unix(path) = address else { return };
@@ -285,7 +291,7 @@ pub(super) fn steerable(s: &Section<'_>, steer_by_cpu: bool, address: &ListenAdd
     }
 }
 
-/// To a hash of addresses, all clients of a socket file are one.
+/// Warns about a hash of client addresses behind a Unix socket, whose clients have none.
 pub(super) fn clients_apart(s: &Section<'_>, address: &ListenAddress, upstream: &Upstream) {
     let ListenAddress::Unix(path) = address else { return };
     if upstream.algorithm.wants.key && !path.as_os_str().is_empty() && upstream.backends.len() > 1 {
@@ -322,11 +328,11 @@ pub(super) fn slow_start_of_use(s: &Section<'_>, algorithm: &Registered) {
     s.error_at("slow_start", message);
 }
 
-/// Percentages round down.
+/// Warns about a percentage that allows no ejection because it rounds down.
 pub(super) fn some_ejection(s: &Section<'_>, outlier: &Outlier, backends: &[Backend]) {
     let most = outlier.max_ejected;
     let all = backends.iter().filter(|backend| !backend.backup && backend.weight > 0).count();
-    // A single one is never ejected, whatever stands there.
+    // The only primary is never ejected, whatever the percentage.
     if all > 1 && all * most as usize / 100 == 0 {
         s.warn_at(
             "max_ejected",
@@ -335,11 +341,11 @@ pub(super) fn some_ejection(s: &Section<'_>, outlier: &Outlier, backends: &[Back
     }
 }
 
-/// What is written and does nothing beside the other values of the upstream is a mistake, mostly a forgotten
-/// key.
+/// Warns about settings that have no effect beside the other values of the upstream; mostly a key was
+/// forgotten.
 pub(super) fn upstream_of_use(s: &Section<'_>, upstream: &Upstream) {
     if upstream.backends.is_empty() {
-        // Of the defaults, which stand behind several; or it was reported.
+        // These are the defaults, which stand behind several upstreams; or the missing list was reported.
         return;
     }
     weights_of_use(s, upstream);
@@ -377,7 +383,7 @@ fn transitions_of_use(s: &Section<'_>, upstream: &Upstream) {
     }
 }
 
-/// Of the section `queue`.
+/// Warns about a wait that `establish` cuts short; `s` is the section `queue`.
 pub(super) fn queue_within_establish(s: &Section<'_>, queue: QueueRules, timeouts: &UpstreamTimeouts) {
     let establish = timeouts.establish.filter(|establish| *establish < queue.timeout);
     if let Some(establish) = establish.filter(|_| queue.max > 0) {
@@ -401,7 +407,8 @@ fn queue_of_use(s: &Section<'_>, upstream: &Upstream) {
     }
 }
 
-/// Of the section `pool`.
+/// Warns about a pool that its backends cannot fill, and about trust without effect; `s` is the section
+/// `pool`.
 pub(super) fn pool_of_use(s: &Section<'_>, pool: &PoolRules, backends: &[Backend]) {
     let size = pool.size;
     let too_small = |backend: &&Backend| backend.max_connections.is_some_and(|most| most.get() < size);
@@ -415,7 +422,7 @@ pub(super) fn pool_of_use(s: &Section<'_>, pool: &PoolRules, backends: &[Backend
     }
 }
 
-/// A backend is reached from addresses of its own family only.
+/// Checks the local addresses: a backend can be reached only from one of its own family.
 fn sources_of_use(s: &Section<'_>, upstream: &Upstream) {
     let sources = &upstream.source;
     if let Some(twice) = sources.iter().enumerate().find(|(at, ip)| sources[..*at].contains(ip)) {

@@ -1,8 +1,8 @@
-//! The keys of the file, each with its name, its default, and how its value is read within which bounds; those of
-//! `healthcheck` and `pool` stand in files of their own.
+//! The keys of the file, each with its name, its default, and how its value is read within which bounds;
+//! those of `healthcheck` and `pool` stand in files of their own.
 //!
-//! A new key is one call here, one field of the model, whose comment is the sentence of the reference, and one row of
-//! docs/CONFIGURATION.md, which a test dictates.
+//! A new key is one call here, one field of the model, whose comment is the sentence of the reference, and
+//! one row of docs/CONFIGURATION.md, which a test dictates.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use super::model::{
     Runtime, TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::pool::pool;
-use super::relations::{self, Entries, Names, UpstreamPlaces, WrittenIdle, WrittenTimeouts};
+use super::relations::{self, Entries, Names, UpstreamLocations, WrittenIdle, WrittenTimeouts};
 use super::report::Location;
 use super::section::{Read, Section};
 use super::tree::Node;
@@ -92,8 +92,8 @@ fn short_form(root: &mut Section<'_>) -> Entries {
     });
     let (backends, addresses) = backends(root);
     let upstream = upstream(root, DEFAULT_NAME.to_owned(), settings, backends);
-    let places = vec![UpstreamPlaces::of(root, addresses, idle)];
-    Entries { listeners: vec![listener], clients: vec![client], upstreams: vec![upstream], places }
+    let locations = vec![UpstreamLocations::of(root, addresses, idle)];
+    Entries { listeners: vec![listener], clients: vec![client], upstreams: vec![upstream], locations }
 }
 
 fn long_form(root: &mut Section<'_>) -> Entries {
@@ -113,7 +113,7 @@ fn long_form(root: &mut Section<'_>) -> Entries {
         let (backends, addresses) = backends(&mut s);
         let (upstream, idle) = long_upstream(&mut s, called.unwrap_or_default(), backends);
         entries.upstreams.push(upstream);
-        entries.places.push(UpstreamPlaces::of(&s, addresses, idle));
+        entries.locations.push(UpstreamLocations::of(&s, addresses, idle));
         s.finish();
     }
     listeners(root, &listener_defaults, &mut names, &mut entries);
@@ -208,8 +208,8 @@ fn listener_timeouts(s: &mut Section<'_>) -> (ListenerTimeouts, WrittenTimeouts)
         half_close: s.value("half_close", Duration::from_secs(30), duration),
         session: s.value("session", None, off_or(duration)),
     };
-    let half_close = s.has("half_close").then(|| s.place("half_close"));
-    (timeouts, WrittenTimeouts { idle: idle.map(|idle| (idle, s.place("client_idle"))), half_close })
+    let half_close = s.has("half_close").then(|| s.location("half_close"));
+    (timeouts, WrittenTimeouts { idle: idle.map(|idle| (idle, s.location("client_idle"))), half_close })
 }
 
 fn listener_tcp(s: &mut Section<'_>, address: &ListenAddress) -> ListenerTcp {
@@ -363,13 +363,13 @@ fn upstream_timeouts(s: &mut Section<'_>) -> (UpstreamTimeouts, Option<WrittenId
         backend_idle: idle.unwrap_or(Some(ListenerTimeouts::IDLE)),
     };
     relations::connect_within_establish(s, &timeouts);
-    (timeouts, idle.map(|idle| (idle, s.place("backend_idle"))))
+    (timeouts, idle.map(|idle| (idle, s.location("backend_idle"))))
 }
 
 /// Reads the backends of a section, and notes where their addresses stand.
 fn backends(s: &mut Section<'_>) -> (Vec<Backend>, Vec<Location>) {
     let mut names = Names::default();
-    let (mut backends, mut places) = (Vec::new(), Vec::new());
+    let (mut backends, mut locations) = (Vec::new(), Vec::new());
     let sections = s.entries_or_texts("backends", limits::BACKENDS_PER_UPSTREAM_MAX);
     let written = sections.len();
     for (mut entry, bare) in sections {
@@ -380,14 +380,14 @@ fn backends(s: &mut Section<'_>) -> (Vec<Backend>, Vec<Location>) {
         if let Some(backend) = read {
             names.claim(&entry, &backend.name);
             backends.push(backend);
-            places.push(entry.place("address"));
+            locations.push(entry.location("address"));
         }
         entry.finish();
     }
     if backends.len() == written {
         relations::some_weight(s, &backends);
     }
-    (backends, places)
+    (backends, locations)
 }
 
 /// Reads an entry that is an address and nothing else.
@@ -406,8 +406,8 @@ fn bare_backend(s: &Section<'_>, node: &Node) -> Option<Backend> {
     Some(Backend { name: address.to_string(), address, weight: 1, max_connections: None, backup: false })
 }
 
-/// Reads a backend's address. One that only the resolver of the system would understand is reported, and read as the
-/// resolver reads it, because that may be a listener of this file.
+/// Reads a backend's address. One that only the resolver of the system would understand is reported, and read
+/// as the resolver reads it, because that may be a listener of this file.
 fn backend_address(s: &Section<'_>, text: &str, port: Option<u16>) -> Read<BackendAddress> {
     match address::loose_backend(text) {
         Some((meant, message)) => {

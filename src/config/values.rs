@@ -19,7 +19,7 @@ use super::tree::{Node, Value};
 use crate::balance::{self, Registered};
 use crate::base::limits;
 
-/// The text of a single value.
+/// Returns the text of a single value.
 pub(super) fn text(node: &Node) -> Read<&str> {
     match &node.value {
         Value::Scalar { text, .. } => Ok(text),
@@ -29,7 +29,7 @@ pub(super) fn text(node: &Node) -> Read<&str> {
     }
 }
 
-/// Reads with `read`, or `off` as `None`.
+/// Reads with `read`; `off` is `None`.
 pub(super) fn off_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
     move |node| {
         if node.is_off() {
@@ -60,7 +60,7 @@ fn any_of<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     }
 }
 
-/// `true`, or `false` and `off`.
+/// Reads a switch: `true`, or `false` and `off`.
 pub(super) fn boolean(node: &Node) -> Read<bool> {
     if node.is_off() {
         return Ok(false);
@@ -74,7 +74,7 @@ pub(super) fn boolean(node: &Node) -> Read<bool> {
     }
 }
 
-/// A whole number within `range`.
+/// Reads a whole number within `range`.
 pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
     move |node| {
         let text = text(node)?;
@@ -86,27 +86,27 @@ pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> 
     }
 }
 
-/// The same, where `off` is 0.
+/// Reads a whole number within `range`; `off` is 0.
 pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
     move |node| off_or(number(range.clone()))(node).map(Option::unwrap_or_default)
 }
 
-/// The rule, and why this text, which was meant as a number, breaks it.
+/// Returns the rule, and why this text, which was meant as a number, breaks it.
 fn with_hint(rule: String, text: &str) -> String {
     hints::of_number(text).map_or_else(|| rule.clone(), |hint| format!("{rule}; {hint}"))
 }
 
-/// Digits only, without the leading zero that YAML 1.1 reads as octal.
+/// Reads digits without the leading zero that YAML 1.1 takes for octal.
 pub(super) fn decimal(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number: &u32| number.to_string() == text)
 }
 
-/// A TCP port.
+/// Reads a TCP port.
 pub(super) fn port(node: &Node) -> Read<u16> {
     port_text(text(node)?)
 }
 
-/// A TCP port as the text of a single value or a part of it.
+/// Reads a TCP port from the text of a value or a part of it.
 pub(super) fn port_text(text: &str) -> Read<u16> {
     let port = decimal(text).and_then(|number| u16::try_from(number).ok()).filter(|port| *port > 0);
     port.ok_or_else(|| {
@@ -117,12 +117,12 @@ pub(super) fn port_text(text: &str) -> Read<u16> {
     })
 }
 
-/// A number, where 0 and `off` stand for no limit of our own.
+/// Reads a number; 0 and `off` set no limit.
 pub(super) fn limit(node: &Node) -> Read<Option<NonZeroU32>> {
     count(0..=u32::MAX)(node).map(NonZeroU32::new)
 }
 
-/// Reads with `read`, or `auto` as `None`.
+/// Reads with `read`; `auto` is `None`.
 pub(super) fn auto_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
     move |node| {
         let text = text(node)?;
@@ -133,7 +133,7 @@ pub(super) fn auto_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> R
     }
 }
 
-/// A power of two within `limits::BUFFERS_PER_CORE`.
+/// Reads a power of two within `limits::BUFFERS_PER_CORE`.
 pub(super) fn buffers(node: &Node) -> Read<u32> {
     let (text, range) = (text(node)?, limits::BUFFERS_PER_CORE);
     let rule = format!("{} is not a power of two from {} to {}", quote(text), range.start(), range.end());
@@ -144,12 +144,12 @@ pub(super) fn buffers(node: &Node) -> Read<u32> {
     }
 }
 
-/// A duration within the bounds that hold for all.
+/// Reads a duration within the bounds of all durations.
 pub(super) fn duration(node: &Node) -> Read<Duration> {
     duration_within(limits::DURATION_MIN..=limits::DURATION_MAX)(node)
 }
 
-/// A duration within `range`, such as `250ms`, `30s`, `5m`, `1h` or `1h30m`.
+/// Reads a duration within `range`, such as `250ms`, `30s`, `5m`, `1h` or `1h30m`.
 pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node) -> Read<Duration> {
     move |node| {
         let text = text(node)?;
@@ -188,7 +188,7 @@ fn no_duration(text: &str, shortest: &str, longest: &str) -> String {
     }
 }
 
-/// A time of keepalive, of which the kernel counts whole seconds.
+/// Reads a time of keepalive, which the kernel counts in whole seconds.
 pub(super) fn whole_seconds(node: &Node) -> Read<Duration> {
     let value = duration_within(Duration::from_secs(1)..=limits::KEEPALIVE_MAX)(node)?;
     if value.subsec_nanos() > 0 {
@@ -200,8 +200,8 @@ pub(super) fn whole_seconds(node: &Node) -> Read<Duration> {
     Ok(value)
 }
 
-/// Numbers with units, each unit once and the largest first. What does not fit is the longest duration
-/// there is, which every bound refuses.
+/// Reads numbers with units, each unit once and the largest first. A number that does not fit becomes the
+/// longest duration there is, which every range refuses.
 fn parse_duration(text: &str) -> Option<Duration> {
     let mut units = MILLIS.iter();
     let (mut rest, mut millis) = (text, 0_u64);
@@ -218,7 +218,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then(|| Duration::from_millis(millis))
 }
 
-/// A size within `range`, such as `16KiB` or `1MiB`, as bytes.
+/// Reads a size within `range`, such as `16KiB` or `1MiB`, as bytes.
 pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
     move |node| {
         let text = text(node)?;
@@ -235,19 +235,19 @@ pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
     }
 }
 
-/// A whole percentage from 1 to 100, as a fraction; `off` is 0.
+/// Reads a whole percentage from 1 to 100 as a fraction; `off` is 0.
 pub(super) fn fraction(node: &Node) -> Read<f64> {
     off_or(percent)(node).map(|percent| f64::from(percent.unwrap_or_default()) / 100.0)
 }
 
-/// A whole percentage from 1 to 100.
+/// Reads a whole percentage from 1 to 100.
 pub(super) fn percent(node: &Node) -> Read<u32> {
     let text = text(node)?;
     let percent = text.strip_suffix('%').and_then(decimal).filter(|percent| (1..=100).contains(percent));
     percent.ok_or_else(|| format!("{} is not a percentage from 1% to 100%", quote(text)))
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&Node) -> Read<T> {
     move |node| {
         let text = text(node)?;
@@ -278,7 +278,7 @@ pub(super) const OPEN_SESSIONS: &[(&str, OpenSessions)] =
 /// Words of `logging.format`.
 pub(super) const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-/// `stderr` or the path of a file.
+/// Reads `stderr` or the path of a file.
 pub(super) fn log_target(node: &Node) -> Read<LogTarget> {
     match text(node)? {
         "stderr" => Ok(LogTarget::Stderr),
@@ -292,7 +292,7 @@ pub(super) fn log_target(node: &Node) -> Read<LogTarget> {
     }
 }
 
-/// An address that connections can come from.
+/// Reads an address that connections can come from.
 fn source(node: &Node) -> Read<IpAddr> {
     let (text, shown) = (text(node)?, quote(text(node)?));
     let ip: IpAddr = text.parse().map_err(|_| format!("{shown} is not an IP address"))?;
@@ -303,7 +303,7 @@ fn source(node: &Node) -> Read<IpAddr> {
     Ok(ip)
 }
 
-/// Local addresses: a list, or `off` for none.
+/// Reads a list of local addresses; `off` is an empty one.
 pub(super) fn sources(node: &Node) -> Read<Vec<IpAddr>> {
     let most = limits::LOCAL_ADDRESSES_MAX;
     match &node.value {
@@ -319,7 +319,7 @@ pub(super) fn sources(node: &Node) -> Read<Vec<IpAddr>> {
     }
 }
 
-/// A name of the registry.
+/// Reads the name of an algorithm.
 pub(super) fn algorithm(node: &Node) -> Read<&'static Registered> {
     let text = text(node)?;
     balance::find(text).ok_or_else(|| {
@@ -332,8 +332,8 @@ pub(super) fn algorithm(node: &Node) -> Read<&'static Registered> {
     })
 }
 
-/// A name. It becomes a label of metrics and a part of paths in the admin API, so it is kept plain; the
-/// characters of addresses are in, because a backend without a name is called by its address.
+/// Reads a name. Metrics use it as a label and the admin API as a part of paths, so it is kept plain; it may
+/// have the characters of addresses, because a backend without a name is called by its address.
 pub(super) fn name(node: &Node) -> Read<String> {
     let text = text(node)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-:[]%".contains(c);
@@ -347,7 +347,7 @@ pub(super) fn name(node: &Node) -> Read<String> {
     Ok(text.to_owned())
 }
 
-/// `auto`, a number of cores, or a list of CPU numbers such as `0-3,8`.
+/// Reads `auto`, a number of cores, or a list of CPU numbers such as `0-3,8`.
 pub(super) fn cores(node: &Node) -> Read<CoreSelection> {
     let text = text(node)?;
     if text == "auto" {
