@@ -40,7 +40,8 @@ pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
     if let Some(literal) = literal(host, port, &shown) {
         return match literal? {
             Literal::Ip(address) if is_many(address.ip()) => Err(format!(
-                "{shown} is a multicast or broadcast address; write one of this machine's, or `:{port}` for all"
+                "{shown} is a multicast or broadcast address; write one of this machine's, or `:{port}` for \
+                 all"
             )),
             Literal::Ip(address) => Ok(ListenAddress::Tcp(address)),
             Literal::Zoned(address) => Ok(ListenAddress::Zoned(address)),
@@ -50,7 +51,8 @@ pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
         return Err(format!("{shown} is not an address in decimal notation; write `{ip}:{port}`"));
     }
     Err(format!(
-        "{shown} is not an address; write an IP address, or `:{port}` for all; host names are not looked up here"
+        "{shown} is not an address; write an IP address, or `:{port}` for all; host names are not looked up \
+         here"
     ))
 }
 
@@ -97,8 +99,8 @@ pub(super) fn loose_backend(address: &str) -> Option<(String, String)> {
     let ip = hints::loose_ipv4(host).filter(|_| host.parse::<Ipv4Addr>().is_err())?;
     let meant = port.map_or_else(|| ip.to_string(), |port| format!("{ip}:{port}"));
     let message = format!(
-        "{} is neither an IP address in decimal notation nor a host name (hexadecimal, octal or missing parts); write \
-         `{meant}`",
+        "{} is neither an IP address in decimal notation nor a host name (hexadecimal, octal or missing \
+         parts); write `{meant}`",
         quote(address)
     );
     Some((meant, message))

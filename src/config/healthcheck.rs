@@ -177,7 +177,8 @@ pub(super) fn bytes(node: &Node) -> Read<Vec<u8>> {
             _ if character.is_ascii() => (character as u8, 1),
             _ => {
                 return Err(format!(
-                    "{} is not 1 to {most} bytes in ASCII; write those of `{character}` as `\\xHH` between single quotes",
+                    "{} is not 1 to {most} bytes in ASCII; write those of `{character}` as `\\xHH` between \
+                     single quotes",
                     quote(text)
                 ));
             }
@@ -227,7 +228,8 @@ mod tests {
     /// The section begins in line 4.
     fn read(check: &str) -> Result<Parsed, Report> {
         let text = format!(
-            "loadbalancer: {{listen_address: ':1'}}\nbackends: [{{address: a, port: 2}}]\nhealthcheck:\n{check}"
+            "loadbalancer: {{listen_address: ':1'}}\nbackends: [{{address: a, port: \
+             2}}]\nhealthcheck:\n{check}"
         );
         parse("f", text.as_bytes())
     }
@@ -267,7 +269,8 @@ mod tests {
     fn keys_of_other_types_are_refused_with_a_remedy() {
         assert_eq!(
             refused("  type: tcp\n  path: /\n"),
-            "5:3: `path` does not belong here; this check is of type tcp; remove the key, or write `type: http`"
+            "5:3: `path` does not belong here; this check is of type tcp; remove the key, or write `type: \
+             http`"
         );
         for (kind, key, remedy) in [
             ("tcp", "host: a", "type tcp; remove the key, or write `type: http` or `type: tls`"),
@@ -278,7 +281,7 @@ mod tests {
             let problem = refused(&format!("  type: {kind}\n  {key}\n"));
             assert!(problem.contains(remedy), "{problem}");
         }
-        // Nobody knows whether it belongs to a type that nobody knows.
+        // Of an unknown type no key is known to be foreign.
         assert!(refused("  type: https\n  path: /\n").starts_with("4:9: `https` is not `tcp`"));
     }
 

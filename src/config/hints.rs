@@ -144,10 +144,10 @@ pub(super) fn switch(text: &str) -> Option<bool> {
 }
 
 /// Keys of an entry of `upstreams`, which stand at the top of a short form.
-pub(super) const TOP_KEYS: &str = "backends healthcheck outlier panic_threshold slow_start on_down on_up retries \
-                                   retry_budget queue pool source resolve";
+pub(super) const TOP_KEYS: &str = "backends healthcheck outlier panic_threshold slow_start on_down on_up \
+                                   retries retry_budget queue pool source resolve";
 
-/// How a message names the place of keys that stand in no section.
+/// How a message names where keys without a section stand.
 const TOP: &str = "the top of the file";
 
 /// Sections of the short form and of the long one, with keys that are found elsewhere by mistake.
@@ -178,11 +178,11 @@ pub(super) const HOMES: [(&str, &str, &str); 18] = [
 
 /// Keys that are planned, and that no version has yet.
 pub(super) const NOT_YET: &str = "access_filter access_format access_log admin allow bandwidth client_first \
-                                  congestion_control defer_accept deny drain_timeout expand fast_open freebind \
-                                  handshake interface no_backend over_limit per_source proxy_protocol quick_ack \
-                                  rate_limit send_proxy sni tls";
+                                  congestion_control defer_accept deny drain_timeout expand fast_open \
+                                  freebind handshake interface no_backend over_limit per_source \
+                                  proxy_protocol quick_ack rate_limit send_proxy sni tls";
 
-/// Our keys, and what other programs call them; the first row whose key is known in the place is meant.
+/// Our keys, and what other programs call them; the first row whose key is known there is meant.
 const FOREIGN: [(&str, &str); 17] = [
     ("listen_address", "listen listener bind address addr"),
     ("address", "listen bind addr ip host server"),
@@ -214,8 +214,8 @@ pub(super) fn of_key(key: &str, known: &[&'static str]) -> Option<String> {
     }
     let of_listener = known.iter().any(|known| matches!(*known, "listen_address" | "backlog"));
     if key == "max_connections" && of_listener {
-        let message = "a listener cannot have a limit of its own yet; `runtime.max_connections` limits the whole process, \
-                       and each of the `backends` can have its own";
+        let message = "a listener cannot have a limit of its own yet; `runtime.max_connections` limits the \
+                       whole process, and each of the `backends` can have its own";
         return Some(message.to_owned());
     }
     if key == "port" && of_listener {

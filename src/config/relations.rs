@@ -37,7 +37,8 @@ impl Names {
                 format!("the name {shown} is already taken at {line}:{column}; give each entry its own")
             } else {
                 format!(
-                    "{shown} is already a backend at {line}:{column}; to list it twice, give each entry a `name`"
+                    "{shown} is already a backend at {line}:{column}; to list it twice, give each entry a \
+                     `name`"
                 )
             };
             s.error_in(location, message);
@@ -202,7 +203,10 @@ fn within_idle(
         let (half_close, idle) = (duration_text(timeouts.half_close), duration_text(idle));
         s.warn_in(
             location.clone(),
-            format!("`half_close` is {half_close}, longer than the idle limit of {idle}: the end of one side lets a session be silent for longer"),
+            format!(
+                "`half_close` is {half_close}, longer than the idle limit of {idle}: the end of one side \
+                     lets a session be silent for longer"
+            ),
         );
     }
 }
@@ -220,7 +224,10 @@ fn pool_within_idle(s: &Section<'_>, upstream: &Upstream, location: &UpstreamLoc
         let (max_idle_text, idle) = (limit_text(upstream.pool.max_idle), duration_text(idle));
         s.warn_in(
             max_idle.clone(),
-            format!("`max_idle` is {max_idle_text}: ready connections may be idle for longer than `backend_idle`, {idle}"),
+            format!(
+                "`max_idle` is {max_idle_text}: ready connections may be idle for longer than \
+                     `backend_idle`, {idle}"
+            ),
         );
     }
 }
@@ -271,7 +278,10 @@ fn checks_in_a_circle(s: &Section<'_>, entries: &Entries) {
             let (name, address) = (quote(&backend.name), quote(&listener.address.to_string()));
             s.error_in(
                 location.clone(),
-                format!("the check of {name} asks the listener {address}, whose backend it is: it would go in a circle"),
+                format!(
+                    "the check of {name} asks the listener {address}, whose backend it is: it would go \
+                         in a circle"
+                ),
             );
         }
     }
@@ -286,7 +296,10 @@ pub(super) fn steerable(s: &Section<'_>, steer_by_cpu: bool, address: &ListenAdd
         let shown = quote(&address.to_string());
         s.error_at(
             "steer_by_cpu",
-            format!("no CPU receives the connections of {shown}; write `steer_by_cpu: off` here, or listen on a port"),
+            format!(
+                "no CPU receives the connections of {shown}; write `steer_by_cpu: off` here, or listen \
+                     on a port"
+            ),
         );
     }
 }
@@ -390,7 +403,10 @@ pub(super) fn queue_within_establish(s: &Section<'_>, queue: QueueRules, timeout
         let (timeout, establish) = (duration_text(queue.timeout), duration_text(establish));
         s.warn_own(
             "timeout",
-            format!("a client may wait {timeout}, but `establish`, which covers all attempts, ends that at {establish}"),
+            format!(
+                "a client may wait {timeout}, but `establish`, which covers all attempts, ends that at \
+                     {establish}"
+            ),
         );
     }
 }

@@ -98,8 +98,8 @@ fn short_form(root: &mut Section<'_>) -> Entries {
 
 fn long_form(root: &mut Section<'_>) -> Entries {
     for key in hints::TOP_KEYS.split(' ').chain(["loadbalancer"]) {
-        let why = "it is of the short form, but `listeners`, `upstreams` and `defaults` are of the long form; \
-                   use one form in a file";
+        let why = "it is of the short form, but `listeners`, `upstreams` and `defaults` are of the long \
+                   form; use one form in a file";
         root.forbid(key, why);
     }
     let (listener_defaults, upstream_defaults) = root.section("defaults", defaults);

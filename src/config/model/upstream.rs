@@ -18,7 +18,7 @@ pub struct Upstream {
     ///
     /// `default` in the short form.
     pub name: String,
-    /// How a backend is picked, see docs/ALGORITHMS.md; `weighted_round_robin` is the same as `round_robin`.
+    /// How a backend is picked; `weighted_round_robin` is the same as `round_robin`.
     #[serde(serialize_with = "algorithm")]
     pub algorithm: &'static Registered,
     /// What of a client `source_hash` and `maglev` go by: `source` is its IP address, `source_port` its

@@ -61,8 +61,10 @@ fn circles_over_several_listeners() {
         format!(
             "listeners: [{{name: a, address: ':1', upstream: a}}, {{name: b, address: ':2', upstream: b}}, \
              {{name: c, address: ':3', upstream: c}}]\n\
-             upstreams:\n  - {{name: a, backends: [{{address: 10.0.0.1, port: 1}}, {{address: localhost, port: 2}}]{more}}}\n  \
-             - {{name: b, backends: [{{address: '127.0.0.1:3'}}]}}\n  - {{name: c, backends: [{{address: '::1', port: {last}}}]}}\n"
+             upstreams:\n  - {{name: a, backends: [{{address: 10.0.0.1, port: 1}}, {{address: localhost, \
+             port: 2}}]{more}}}\n  \
+             - {{name: b, backends: [{{address: '127.0.0.1:3'}}]}}\n  - {{name: c, backends: [{{address: \
+             '::1', port: {last}}}]}}\n"
         )
     };
     assert_eq!(problems(chain(9, "")), [""; 0], "a chain has an end");
@@ -184,7 +186,8 @@ fn addresses_of_backends() {
 fn overlapping_listeners() {
     let overlap = |one: &str, two: &str| {
         let text = format!(
-            "listeners: [{{name: a, address: '{one}', upstream: web}}, {{name: b, address: '{two}', upstream: web}}]\n{}",
+            "listeners: [{{name: a, address: '{one}', upstream: web}}, {{name: b, address: '{two}', \
+             upstream: web}}]\n{}",
             &LONG[LONG.find("upstreams").unwrap_or_default()..]
         );
         match &problems(text)[..] {

@@ -35,7 +35,8 @@ const DEFAULTS: [(&str, &str); 13] = [
     ("upstreams[].healthcheck.fast_interval", "`{}`, or `interval` if that is shorter"),
     (
         "upstreams[].healthcheck.host",
-        "the backend's host name or address; for `http` with its port unless that is 80, and `localhost` for `unix:`",
+        "the backend's host name or address; for `http` with its port unless that is 80, and `localhost` for \
+         `unix:`",
     ),
     ("upstreams[].healthcheck.port", "the backend's"),
     ("upstreams[].healthcheck.steps", "required for `send_expect`"),
@@ -126,7 +127,7 @@ pub(in super::super) enum Asked {
 }
 
 impl Asked {
-    /// A value, of which a reader said this; what it took is noticed when somebody records.
+    /// A value, of which a reader said this; a reader that takes the text is noticed while keys are recorded.
     pub(in super::super) fn refused<T>(read: Result<T, String>) -> Self {
         Self::Value(read.err().unwrap_or_default())
     }

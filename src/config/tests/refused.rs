@@ -28,7 +28,8 @@ unknown: 1
             "9:13: `30` has no unit; write a duration such as `250ms`, `30s`, `5m` or `1h`",
             "10:12: `-5s` is negative; write a duration such as `250ms`, `30s`, `5m` or `1h`",
             "11:1: unknown key `unknown`; known here: runtime, logging, loadbalancer, backends, \
-                 healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, queue, pool, source, resolve",
+                 healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, \
+                 queue, pool, source, resolve",
         ]
     );
 }
@@ -50,7 +51,7 @@ dir/f.yaml: 2 errors"
     );
 }
 
-/// Each is refused with one problem, at this place and with these words.
+/// Each is refused with one problem, at this line and column and with these words.
 #[test]
 fn single_values() {
     for (line, place, words) in [

@@ -20,7 +20,8 @@ upstreams:
 /// Each is taken with one warning, with these words.
 #[test]
 fn settings_that_do_nothing_beside_the_others() {
-    let both = "[{name: a, address: 10.0.0.9, port: 1, max_connections: 2}, {address: b, port: 1, backup: true, max_connections: 3}]";
+    let both = "[{name: a, address: 10.0.0.9, port: 1, max_connections: 2}, {address: b, port: 1, backup: \
+                true, max_connections: 3}]";
     let one = "[{address: a, port: 1}]";
     for (backends, keys, words) in [
         (
@@ -59,7 +60,8 @@ fn settings_that_do_nothing_beside_the_others() {
         assert_eq!(found, [""; 0], "{keys}");
     }
     let hashed = "listeners: [{name: a, address: 'unix:/l', upstream: u}]\n\
-                      upstreams: [{name: u, algorithm: maglev, backends: [{address: a, port: 1}, {address: b, port: 1}]}]\n";
+                      upstreams: [{name: u, algorithm: maglev, backends: [{address: a, port: 1}, {address: \
+                      b, port: 1}]}]\n";
     let parsed = parse("f", hashed.as_bytes()).expect("only a warning");
     assert!(parsed.report.to_string().contains("`maglev` takes all clients of a `unix:` listener for one"));
 }
