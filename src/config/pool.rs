@@ -22,10 +22,9 @@ pub(super) fn pool(s: &mut Section<'_>, backends: &[Backend]) -> PoolRules {
             s.error_at("reuse", "`reuse` needs a pool to give connections back to; write a `size` above 0");
         }
         if reuse == Reuse::Reset && clients != Clients::Trusted {
-            s.error_at(
-                "reuse",
-                "`reuse: reset` needs `clients: trusted`: a hostile client can forge the answer to `send`",
-            );
+            let message = "`reuse: reset` needs `clients: trusted`: a hostile client can forge the answer to \
+                           `send`";
+            s.error_at("reuse", message);
         }
         if reuse == Reuse::Reset && !s.has("reset") {
             s.error("`reset` is missing; `reuse: reset` needs what to `send` and what to `expect`");

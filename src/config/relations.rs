@@ -83,10 +83,11 @@ pub(super) fn overlap(s: &Section<'_>, address: &ListenAddress, others: &[Listen
     if let Some(other) = others.iter().find(|other| other.address.overlaps(address)) {
         let (shown, name) = (quote(&address.to_string()), quote(&other.name));
         let theirs = quote(&other.address.to_string());
-        s.error_at(
-            "address",
-            format!("{shown} overlaps with {theirs} of listener {name}; use another port or address"),
+        let message = format!(
+            "{shown} overlaps with {theirs} of listener {name}; use another port or \
+                               address"
         );
+        s.error_at("address", message);
     }
 }
 
@@ -191,23 +192,16 @@ fn within_idle(
         && session < *idle
     {
         let (session, idle) = (duration_text(session), duration_text(*idle));
-        s.warn_in(
-            location.clone(),
-            format!("`client_idle` is {idle}, but `session` ends every session at {session}"),
-        );
+        let message = format!("`client_idle` is {idle}, but `session` ends every session at {session}");
+        s.warn_in(location.clone(), message);
     }
     let idle = timeouts.client_idle.into_iter().chain(backend).min();
     if let (Some(location), Some(idle)) = (&written.half_close, idle)
         && timeouts.half_close > idle
     {
         let (half_close, idle) = (duration_text(timeouts.half_close), duration_text(idle));
-        s.warn_in(
-            location.clone(),
-            format!(
-                "`half_close` is {half_close}, longer than the idle limit of {idle}: the end of one side \
-                     lets a session be silent for longer"
-            ),
-        );
+        let message = format!("`half_close` is {half_close}, longer than the idle limit, {idle}; shorten it");
+        s.warn_in(location.clone(), message);
     }
 }
 
@@ -222,13 +216,9 @@ fn pool_within_idle(s: &Section<'_>, upstream: &Upstream, location: &UpstreamLoc
     };
     if upstream.pool.size > 0 && is_longer {
         let (max_idle_text, idle) = (limit_text(upstream.pool.max_idle), duration_text(idle));
-        s.warn_in(
-            max_idle.clone(),
-            format!(
-                "`max_idle` is {max_idle_text}: ready connections may be idle for longer than \
-                     `backend_idle`, {idle}"
-            ),
-        );
+        let message =
+            format!("`max_idle` is {max_idle_text}, longer than `backend_idle`, {idle}; shorten it");
+        s.warn_in(max_idle.clone(), message);
     }
 }
 
@@ -276,13 +266,10 @@ fn checks_in_a_circle(s: &Section<'_>, entries: &Entries) {
         });
         if let (Some((backend, listener)), Some(location)) = (circle, &location.check_port) {
             let (name, address) = (quote(&backend.name), quote(&listener.address.to_string()));
-            s.error_in(
-                location.clone(),
-                format!(
-                    "the check of {name} asks the listener {address}, whose backend it is: it would go \
-                         in a circle"
-                ),
+            let message = format!(
+                "the check of {name} asks the listener {address}, whose backend it is: it would go in a circle"
             );
+            s.error_in(location.clone(), message);
         }
     }
 }
@@ -294,13 +281,9 @@ pub(super) fn steerable(s: &Section<'_>, steer_by_cpu: bool, address: &ListenAdd
     let ListenAddress::Unix(path) = address else { return };
     if steer_by_cpu && !path.as_os_str().is_empty() {
         let shown = quote(&address.to_string());
-        s.error_at(
-            "steer_by_cpu",
-            format!(
-                "no CPU receives the connections of {shown}; write `steer_by_cpu: off` here, or listen \
-                     on a port"
-            ),
-        );
+        let message =
+            format!("`steer_by_cpu` has no effect on {shown}; write `off` here, or listen on a port");
+        s.error_at("steer_by_cpu", message);
     }
 }
 
@@ -309,19 +292,18 @@ pub(super) fn clients_apart(s: &Section<'_>, address: &ListenAddress, upstream: 
     let ListenAddress::Unix(path) = address else { return };
     if upstream.algorithm.wants.key && !path.as_os_str().is_empty() && upstream.backends.len() > 1 {
         let name = upstream.algorithm.name;
-        s.warn_at(
-            "address",
-            format!("`{name}` takes all clients of a `unix:` listener for one, so they share one backend"),
+        let message = format!(
+            "`{name}` takes all clients of a `unix:` listener for one, so they share one \
+                               backend"
         );
+        s.warn_at("address", message);
     }
 }
 
 pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
     if !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
-        s.error_at(
-            "backends",
-            "every weight is 0, so no session could be served; give one backend at least 1",
-        );
+        let message = "every weight is 0, so no session could be served; give one backend at least 1";
+        s.error_at("backends", message);
     }
 }
 
@@ -347,10 +329,8 @@ pub(super) fn some_ejection(s: &Section<'_>, outlier: &Outlier, backends: &[Back
     let all = backends.iter().filter(|backend| !backend.backup && backend.weight > 0).count();
     // The only primary is never ejected, whatever the percentage.
     if all > 1 && all * most as usize / 100 == 0 {
-        s.warn_at(
-            "max_ejected",
-            format!("`max_ejected` is {most}% of {all} primaries, so none of them is ever ejected"),
-        );
+        let message = format!("`max_ejected` is {most}% of {all} primaries, so none of them is ever ejected");
+        s.warn_at("max_ejected", message);
     }
 }
 
@@ -401,13 +381,10 @@ pub(super) fn queue_within_establish(s: &Section<'_>, queue: QueueRules, timeout
     let establish = timeouts.establish.filter(|establish| *establish < queue.timeout);
     if let Some(establish) = establish.filter(|_| queue.max > 0) {
         let (timeout, establish) = (duration_text(queue.timeout), duration_text(establish));
-        s.warn_own(
-            "timeout",
-            format!(
-                "a client may wait {timeout}, but `establish`, which covers all attempts, ends that at \
-                     {establish}"
-            ),
+        let message = format!(
+            "a client may wait {timeout}, but `establish`, which covers all attempts, ends that at {establish}"
         );
+        s.warn_own("timeout", message);
     }
 }
 
@@ -416,10 +393,9 @@ fn queue_of_use(s: &Section<'_>, upstream: &Upstream) {
     if upstream.queue.max > 0
         && let Some(backend) = upstream.backends.iter().find(unlimited)
     {
-        s.warn_own(
-            "queue",
-            format!("no client waits while {} is up: it has no `max_connections`", quote(&backend.name)),
-        );
+        let message =
+            format!("no client waits while {} is up: it has no `max_connections`", quote(&backend.name));
+        s.warn_own("queue", message);
     }
 }
 
@@ -483,10 +459,8 @@ pub(super) fn check_times(s: &Section<'_>, check: &HealthCheck) {
     let interval = duration_text(check.interval);
     if check.fast_interval > check.interval {
         let fast = duration_text(check.fast_interval);
-        s.warn_at(
-            "fast_interval",
-            format!("`fast_interval` is {fast}, longer than the `interval` of {interval}"),
-        );
+        let message = format!("`fast_interval` is {fast}, longer than the `interval` of {interval}");
+        s.warn_at("fast_interval", message);
     }
     // The default of `timeout` beside a short interval is common and harmless.
     if s.has("timeout") && check.timeout > check.interval {

@@ -334,17 +334,10 @@ fn outlier(s: &mut Section<'_>, backends: &[Backend]) -> Option<Outlier> {
     }
     s.section("outlier", |s| {
         let max_ejected = s.optional("max_ejected", percent);
+        let failures = || number(1..=limits::CONSECUTIVE_FAILURES_MAX);
         let outlier = Outlier {
-            consecutive_failures: s.value(
-                "consecutive_failures",
-                5,
-                number(1..=limits::CONSECUTIVE_FAILURES_MAX),
-            ),
-            empty_answers: s.value(
-                "empty_answers",
-                None,
-                off_or(number(1..=limits::CONSECUTIVE_FAILURES_MAX)),
-            ),
+            consecutive_failures: s.value("consecutive_failures", 5, failures()),
+            empty_answers: s.value("empty_answers", None, off_or(failures())),
             ejection_time: s.value("ejection_time", Duration::from_secs(30), duration),
             max_ejected: max_ejected.unwrap_or(50),
         };

@@ -225,8 +225,7 @@ fn no_cpu_receives_the_connections_of_a_unix_socket() {
     assert!(valid(&file(":80", on, "")).listeners[0].tcp.steer_by_cpu);
     assert!(valid(&file(":80", "", on)).listeners[0].tcp.steer_by_cpu);
     assert!(!valid(&file("unix:/a", "steer_by_cpu: off", on)).listeners[0].tcp.steer_by_cpu);
-    let message =
-        "no CPU receives the connections of `unix:/a`; write `steer_by_cpu: off` here, or listen on a port";
+    let message = "`steer_by_cpu` has no effect on `unix:/a`; write `off` here, or listen on a port";
     for text in [file("unix:/a", on, ""), file("unix:/a", "", on)] {
         assert!(
             matches!(&problems(&text)[..], [problem] if problem.contains(message)),

@@ -154,6 +154,8 @@ fn hints_know_where_keys_are() {
             assert!(sections.iter().all(|path| is_key(path)), "{sections:?}");
         }
     }
+    let top = hints::TOP_KEYS.replace(' ', "` `");
+    assert!(REFERENCE.contains(&format!("| short | `loadbalancer` `{top}` `runtime` `logging` |")), "{top}");
     for path in keys.keys() {
         let name = path.rsplit('.').next().unwrap_or_default();
         assert!(!hints::NOT_YET.split(' ').any(|key| key == name), "{path}");

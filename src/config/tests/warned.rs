@@ -128,11 +128,11 @@ fn limits_that_another_one_comes_before() {
             "",
             "`client_idle` is 20m, but `session` ends every session at 10m",
         ),
-        ("half_close: 2h", "", "`half_close` is 2h, longer than the idle limit of 1h"),
+        ("half_close: 2h", "", "`half_close` is 2h, longer than the idle limit, 1h"),
         (
             "half_close: 2m",
             "timeouts: {backend_idle: 1m}",
-            "`half_close` is 2m, longer than the idle limit of 1m",
+            "`half_close` is 2m, longer than the idle limit, 1m",
         ),
         ("", "pool: {size: 1, max_idle: 2h}", "longer than `backend_idle`, 1h"),
         ("client_idle: 1m", "pool: {size: 1, max_idle: 2m}", "longer than `backend_idle`, 1m"),
