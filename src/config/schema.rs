@@ -366,11 +366,7 @@ fn backends(s: &mut Section<'_>) -> (Vec<Backend>, Vec<Location>) {
     let sections = s.entries_or_texts("backends", limits::BACKENDS_PER_UPSTREAM_MAX);
     let written = sections.len();
     for (mut entry, bare) in sections {
-        let read = match bare {
-            Some(node) => bare_backend(&entry, node),
-            None => backend(&mut entry),
-        };
-        if let Some(backend) = read {
+        if let Some(backend) = backend(&mut entry, bare) {
             names.claim(&entry, &backend.name);
             backends.push(backend);
             locations.push(entry.location("address"));
@@ -383,8 +379,8 @@ fn backends(s: &mut Section<'_>) -> (Vec<Backend>, Vec<Location>) {
     (backends, locations)
 }
 
-/// Reads an entry that is an address and nothing else.
-fn bare_backend(s: &Section<'_>, node: &Node) -> Option<Backend> {
+/// Reads the address of an entry that is nothing else.
+fn bare_address(s: &Section<'_>, node: &Node) -> Option<BackendAddress> {
     let address = text(node)
         .map_err(|_| "not an entry; write `HOST:PORT`, or `key: value` pairs".to_owned())
         .and_then(|text| backend_address(s, text, None))
@@ -393,10 +389,8 @@ fn bare_backend(s: &Section<'_>, node: &Node) -> Option<Backend> {
                 Err("a `unix:` backend needs a name; write `{name: NAME, address: ...}`".to_owned())
             }
             address => Ok(address),
-        })
-        .map_err(|rule| s.error(hints::of_value(node).unwrap_or(rule)))
-        .ok()?;
-    Some(Backend { name: address.to_string(), address, weight: 1, max_connections: None, backup: false })
+        });
+    address.map_err(|rule| s.error(hints::of_value(node).unwrap_or(rule))).ok()
 }
 
 /// Reads a backend's address. One that only the resolver of the system would understand is reported, and read
@@ -411,7 +405,8 @@ fn backend_address(s: &Section<'_>, text: &str, port: Option<u16>) -> Read<Backe
     }
 }
 
-fn backend(s: &mut Section<'_>) -> Option<Backend> {
+/// Reads an entry of `backends`: a section, or an address alone, which has the defaults of all other keys.
+fn backend(s: &mut Section<'_>, bare: Option<&Node>) -> Option<Backend> {
     let name = s.optional("name", name);
     let weight = s.value("weight", 1, number(0..=limits::WEIGHT_MAX));
     let max_connections = s.value("max_connections", None, limit);
@@ -420,10 +415,13 @@ fn backend(s: &mut Section<'_>) -> Option<Backend> {
     let port_unfit = s.has("port") && port.is_none();
     // Without its port the address can be read, not judged.
     let looked_at = s.clone();
-    let address = s.required("address", |node| {
-        let text = text(node)?;
-        if port_unfit { Ok(None) } else { backend_address(&looked_at, text, port).map(Some) }
-    })??;
+    let address = match bare {
+        Some(node) => bare_address(s, node)?,
+        None => s.required("address", |node| {
+            let text = text(node)?;
+            if port_unfit { Ok(None) } else { backend_address(&looked_at, text, port).map(Some) }
+        })??,
+    };
     let name = match (name, &address) {
         (Some(name), _) => name,
         (None, _) if s.has("name") => return None,
