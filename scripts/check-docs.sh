@@ -129,7 +129,7 @@ def check_records(reference):
 def check_reasons(reference):
     """Notes the reasons for the end of a session that the reference does not know by both name and letters."""
     global reasons
-    path, text = next((path, text) for path, text in sources() if os.path.basename(path) == "close_reason.rs")
+    path, text = next((path, text) for path, text in sources() if os.path.basename(path) == "reasons.rs")
     known = {}
     for function in ("name", "letters"):
         body = text.split(f"fn {function}(self)")[1].split("\n    }\n")[0]
