@@ -12,7 +12,7 @@ use super::tree::Node;
 use super::values::{port_text, text};
 use crate::base::limits;
 
-/// The address of a listener: `:PORT`, `IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`.
+/// Reads the address of a listener: `:PORT`, `IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`.
 pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
     let text = text(node)?;
     refuse_foreign(text)?;
@@ -21,7 +21,9 @@ pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
     }
     let shown = quote(text);
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err(format!("{shown} has no port; write `:PORT`, `IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`"));
+        return Err(format!(
+            "{shown} is not `:PORT`, `IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`; it has no port"
+        ));
     };
     let port = port_text(port)?;
     if host.is_empty() {
@@ -38,7 +40,8 @@ pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
     if let Some(literal) = literal(host, port, &shown) {
         return match literal? {
             Literal::Ip(address) if is_many(address.ip()) => Err(format!(
-                "{shown} is an address of many hosts, on which nobody can connect; write one of this machine's, or `:{port}`"
+                "{shown} is a multicast or broadcast address; write one of this machine's, or `:{port}` for \
+                 all"
             )),
             Literal::Ip(address) => Ok(ListenAddress::Tcp(address)),
             Literal::Zoned(address) => Ok(ListenAddress::Zoned(address)),
@@ -48,11 +51,12 @@ pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
         return Err(format!("{shown} is not an address in decimal notation; write `{ip}:{port}`"));
     }
     Err(format!(
-        "{shown} is not an address; write an IP address, or `:{port}` for all; host names are not looked up here"
+        "{shown} is not an address; write an IP address, or `:{port}` for all; host names are not looked up \
+         here"
     ))
 }
 
-/// The address of a backend from its `address` and, where written, its `port`.
+/// Reads the address of a backend from its `address` and, where written, its `port`.
 pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> {
     refuse_foreign(address)?;
     let shown = quote(address);
@@ -63,6 +67,9 @@ pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> 
         return socket_path(path).map(BackendAddress::Unix);
     }
     let (host, inside) = split_port(address)?;
+    if literal(host, 1, &shown).is_none() && !is_host_name(host) {
+        return Err(format!("{shown} is not an IP address, a host name or `unix:/PATH`"));
+    }
     let port = match (inside, port) {
         (Some(inside), Some(port)) if inside == port => {
             return Err(format!("the port stands in {shown} and in `port`; remove one"));
@@ -76,33 +83,30 @@ pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> 
     if let Some(literal) = literal(host, port, &shown) {
         return match literal? {
             Literal::Ip(address) if address.ip().is_unspecified() || is_many(address.ip()) => Err(format!(
-                "{shown} is no address of a single host; write the backend's own, such as 127.0.0.1"
+                "{shown} is not the address of a single host; write the backend's own, such as 127.0.0.1"
             )),
             Literal::Ip(address) => Ok(BackendAddress::Ip(address)),
             Literal::Zoned(address) => Ok(BackendAddress::Zoned(address)),
         };
     }
-    if !is_host_name(host) {
-        return Err(format!("{shown} is neither an IP address nor a host name"));
-    }
     Ok(BackendAddress::Host { name: host.to_owned(), port })
 }
 
-/// The IPv4 address, with the port where there is one, that the system would read in a backend's `address` with a
-/// hexadecimal, an octal or a missing part; and what to say of it.
+/// Returns the IPv4 address, with its port if any, that the system would read in a backend's `address` with
+/// hexadecimal, octal or missing parts, and the message about it.
 pub(super) fn loose_backend(address: &str) -> Option<(String, String)> {
     let (host, port) = split_port(address).ok()?;
     let ip = hints::loose_ipv4(host).filter(|_| host.parse::<Ipv4Addr>().is_err())?;
     let meant = port.map_or_else(|| ip.to_string(), |port| format!("{ip}:{port}"));
     let message = format!(
-        "{} is neither an IP address in decimal notation nor a host name (hexadecimal, octal or missing parts); write \
-         `{meant}`",
+        "{} is neither an IP address in decimal notation nor a host name (hexadecimal, octal or missing \
+         parts); write `{meant}`",
         quote(address)
     );
     Some((meant, message))
 }
 
-/// What other programs take for an address.
+/// Refuses what other programs take for an address.
 fn refuse_foreign(text: &str) -> Read<()> {
     let shown = quote(text);
     if hints::is_abstract_name(text) {
@@ -114,7 +118,7 @@ fn refuse_foreign(text: &str) -> Read<()> {
         return Err(format!("{shown} has a scheme; write it without `{scheme}://`"));
     }
     if text.starts_with('/') || text.starts_with("./") {
-        return Err(format!("{shown} looks like a path; a socket file is written `unix:/PATH`"));
+        return Err(format!("{shown} looks like a path; a Unix socket is written `unix:/PATH`"));
     }
     Ok(())
 }
@@ -125,8 +129,8 @@ enum Literal {
     Zoned(ZonedAddress),
 }
 
-/// Reads an IP address, IPv6 with or without brackets and zone; `None` where it is none. A mapped one is the IPv4 address
-/// that it stands for.
+/// Reads an IP address, IPv6 with or without brackets and zone; returns `None` for any other text. An IPv4
+/// address written as IPv6 (`::ffff:10.0.0.1`) is read as the IPv4 address.
 fn literal(host: &str, port: u16, shown: &str) -> Option<Read<Literal>> {
     let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let text = inside.unwrap_or(host);
@@ -157,19 +161,19 @@ fn literal(host: &str, port: u16, shown: &str) -> Option<Read<Literal>> {
     })
 }
 
-/// The shape of an interface's name; whether there is one is known at the start.
+/// Returns true if an interface may have this name; whether there is one is known at the start.
 fn is_interface(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     // IFNAMSIZ without its NUL, netdevice(7).
     (1..=15).contains(&name.len()) && name.chars().all(plain) && name.contains(|c: char| !c.is_ascii_digit())
 }
 
-/// Multicast and broadcast.
+/// Returns true for multicast and broadcast addresses.
 fn is_many(ip: IpAddr) -> bool {
     ip.is_multicast() || ip == IpAddr::from([255; 4])
 }
 
-/// The header `Host`: a host name, an IPv4 address or an IPv6 one in brackets, and perhaps a port.
+/// Reads the header `Host`: a host name, an IPv4 address or an IPv6 one in brackets, with or without a port.
 pub(super) fn host_header(node: &Node) -> Read<String> {
     let text = text(node)?;
     let (host, _) = split_port(text)?;
@@ -178,22 +182,19 @@ pub(super) fn host_header(node: &Node) -> Read<String> {
     if is_ip || is_host_name(host) {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "{} is not a host; write one as in `example.com`, `example.com:8080` or `[::1]`",
-        quote(text)
-    ))
+    Err(format!("{} is not a host such as `example.com`, `example.com:8080` or `[::1]`", quote(text)))
 }
 
-/// A name for TLS: a host name, or an IP address, which asks for none.
+/// Reads a server name for TLS: a host name, or an IP address, which the handshake leaves out.
 pub(super) fn server_name(node: &Node) -> Read<String> {
     let text = text(node)?;
     if text.parse::<IpAddr>().is_ok() || is_host_name(text) {
         return Ok(text.to_owned());
     }
-    Err(format!("{} is not a server name; write a host name, or an IP address to send none", quote(text)))
+    Err(format!("{} is not a host name or an IP address", quote(text)))
 }
 
-/// Host and port of `HOST`, `HOST:PORT`, `IPV6`, `[IPV6]` or `[IPV6]:PORT`.
+/// Splits `HOST`, `HOST:PORT`, `IPV6`, `[IPV6]` or `[IPV6]:PORT` into host and port.
 fn split_port(address: &str) -> Read<(&str, Option<u16>)> {
     let bare = address.matches(':').count() > 1 && !address.starts_with('[');
     match address.rsplit_once(':') {
@@ -204,8 +205,9 @@ fn split_port(address: &str) -> Read<(&str, Option<u16>)> {
     }
 }
 
-/// RFC 1123, with the underscore that names inside container networks have. A last label of digits only, or a hexadecimal
-/// one, is an IPv4 address that did not parse, and one to the resolver of the system.
+/// Returns true for a host name by RFC 1123, with the underscore that names inside container networks have. A
+/// last label of digits only, or a hexadecimal one, is an IPv4 address that did not parse, and the system's
+/// resolver would take it for one.
 fn is_host_name(host: &str) -> bool {
     const LONGEST: usize = 253;
     let label = |label: &str| {

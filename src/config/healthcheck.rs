@@ -1,4 +1,4 @@
-//! The section `healthcheck`: every key of it, and which of them belong to which type of check.
+//! The section `healthcheck`: its keys, and which of them belong to which type of check.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ enum Type {
 const TYPES: &[(&str, Type)] =
     &[("tcp", Type::Tcp), ("http", Type::Http), ("tls", Type::Tls), ("send_expect", Type::SendExpect)];
 
-/// The keys that not all types have, with those that do.
+/// The keys that only some types have, with those types.
 const KEYS: [(&str, &[Type]); 4] = [
     ("path", &[Type::Http]),
     ("host", &[Type::Http, Type::Tls]),
@@ -37,7 +37,7 @@ const KEYS: [(&str, &[Type]); 4] = [
 /// Statuses that a response can have, RFC 9110, 15.
 const STATUSES: RangeInclusive<u16> = 100..=599;
 
-/// The check of an upstream with these backends; `None` where it is off.
+/// Reads the check of an upstream with these backends; `None` if it is off.
 pub(super) fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<HealthCheck> {
     if s.is_off("healthcheck") {
         return None;
@@ -46,10 +46,10 @@ pub(super) fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<H
         let kind = kind(s);
         let interval = s.value("interval", Duration::from_secs(30), duration);
         let check = HealthCheck {
-            // What is off is read to its end, and left out below.
+            // A check that is off is read to its end, and left out below.
             kind: kind.clone().unwrap_or(CheckKind::Tcp),
             interval,
-            // Checking a changing backend less often than a steady one is never meant.
+            // To check a changing backend less often than a steady one is never meant.
             fast_interval: s.value("fast_interval", interval.min(Duration::from_secs(2)), duration),
             timeout: s.value("timeout", Duration::from_secs(5), duration),
             rise: s.value("rise", 2, number(1..=limits::CONSECUTIVE_CHECKS_MAX)),
@@ -63,12 +63,13 @@ pub(super) fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<H
     })
 }
 
-/// The type and the keys that belong to it; `None` where it is off, or not known, which was reported.
+/// Reads the type and the keys that belong to it; `None` if it is off, or unknown, which was reported.
 fn kind(s: &mut Section<'_>) -> Option<CheckKind> {
     let written = s.optional("type", |node| match text(node) {
-        Ok(text) if hints::is_check_to_come(text) => {
-            Err(format!("checks of type {} are not there yet; `send_expect` can do much of it", quote(text)))
-        }
+        Ok(text) if hints::is_check_to_come(text) => Err(format!(
+            "checks of type {} are not supported yet; `send_expect` can do much of their work",
+            quote(text)
+        )),
         _ => off_or(one_of(TYPES))(node),
     });
     let Some(on) = (if s.has("type") { written.flatten() } else { Some(Type::Tcp) }) else {
@@ -88,7 +89,7 @@ fn kind(s: &mut Section<'_>) -> Option<CheckKind> {
     })
 }
 
-/// What the defaults hold for other types means nothing here; what is written here itself is a mistake.
+/// Refuses keys of other types that are written here; in the defaults they are meant for other checks.
 fn forbid_keys_of_others(s: &mut Section<'_>, on: Type) {
     let word = |wanted: Type| TYPES.iter().find(|(_, of)| *of == wanted).map_or("", |(word, _)| word);
     for (key, owners) in KEYS.iter().filter(|(_, owners)| !owners.contains(&on)) {
@@ -118,7 +119,7 @@ fn steps(s: &mut Section<'_>) -> Arc<[Step]> {
     s.entries("steps", limits::CHECK_STEPS_MAX, None).into_iter().map(step).collect()
 }
 
-/// Path and query of RFC 3986, so that every client and every server understands the same.
+/// Reads path and query by RFC 3986, so that every client and every server understands the same.
 fn path(node: &Node) -> Read<String> {
     let text = text(node)?;
     let most = limits::CHECK_PATH_BYTES_MAX;
@@ -126,19 +127,19 @@ fn path(node: &Node) -> Read<String> {
         return Err(format!("{} is {} bytes long; a path has at most {most}", quote(text), text.len()));
     }
     if !text.starts_with('/') {
-        return Err(format!("{} is not a path; a path begins with `/`", quote(text)));
+        return Err(format!("{} is not a path of at most {most} bytes that begins with `/`", quote(text)));
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:@?".contains(c);
     match text.chars().find(|c| !plain(*c)) {
         None => Ok(text.to_owned()),
         Some(c) => Err(format!(
-            "{} cannot stand in a path; write its bytes as `%` and two hexadecimal digits",
+            "{} is not allowed in a path; write its bytes as `%` and two hexadecimal digits",
             quote(&c.to_string())
         )),
     }
 }
 
-/// Statuses and ranges of them, such as `200, 204, 300-399`.
+/// Reads statuses and ranges of them, such as `200, 204, 300-399`.
 fn statuses(node: &Node) -> Read<Statuses> {
     let text = text(node)?;
     let mut ranges = Vec::new();
@@ -162,11 +163,12 @@ fn statuses(node: &Node) -> Read<Statuses> {
     Ok(Statuses::new(ranges))
 }
 
-/// Bytes, as ASCII with escapes. YAML has escapes of its own between double quotes, of which those for control
-/// characters give the same; but its `"\xff"` is a character, two bytes in UTF-8, so that no other character than
-/// those of ASCII is taken for what it may mean.
+/// Reads bytes, as ASCII with escapes. Between double quotes YAML has escapes of its own, and those for
+/// control characters mean the same; but its `"\xff"` is a character of two bytes in UTF-8, so characters
+/// beyond ASCII are refused: they could mean either.
 pub(super) fn bytes(node: &Node) -> Read<Vec<u8>> {
     let text = text(node)?;
+    let most = limits::CHECK_STEP_BYTES_MAX;
     let mut bytes = Vec::new();
     let mut rest = text;
     while let Some(character) = rest.chars().next() {
@@ -175,15 +177,15 @@ pub(super) fn bytes(node: &Node) -> Read<Vec<u8>> {
             _ if character.is_ascii() => (character as u8, 1),
             _ => {
                 return Err(format!(
-                    "{} is not ASCII; write its bytes as `\\xHH` between single quotes",
-                    quote(&character.to_string())
+                    "{} is not 1 to {most} bytes in ASCII; write those of `{character}` as `\\xHH` between \
+                     single quotes",
+                    quote(text)
                 ));
             }
         };
         bytes.push(byte);
         rest = &rest[length..];
     }
-    let most = limits::CHECK_STEP_BYTES_MAX;
     match bytes.len() {
         0 => Err("no bytes; write at least one, or remove the key".to_owned()),
         length if length > most => Err(format!("{length} bytes; at most {most} fit")),
@@ -191,7 +193,7 @@ pub(super) fn bytes(node: &Node) -> Read<Vec<u8>> {
     }
 }
 
-/// The byte that the escape at the start of `text` stands for, and the length of the escape.
+/// Returns the byte that the escape at the start of `text` stands for, and the length of the escape.
 fn escape(text: &str) -> Read<(u8, usize)> {
     let mut characters = text.chars().skip(1);
     let byte = match characters.next() {
@@ -226,7 +228,8 @@ mod tests {
     /// The section begins in line 4.
     fn read(check: &str) -> Result<Parsed, Report> {
         let text = format!(
-            "loadbalancer: {{listen_address: ':1'}}\nbackends: [{{address: a, port: 2}}]\nhealthcheck:\n{check}"
+            "loadbalancer: {{listen_address: ':1'}}\nbackends: [{{address: a, port: \
+             2}}]\nhealthcheck:\n{check}"
         );
         parse("f", text.as_bytes())
     }
@@ -266,7 +269,8 @@ mod tests {
     fn keys_of_other_types_are_refused_with_a_remedy() {
         assert_eq!(
             refused("  type: tcp\n  path: /\n"),
-            "5:3: `path` does not belong here; this check is of type tcp; remove the key, or write `type: http`"
+            "5:3: `path` does not belong here; this check is of type tcp; remove the key, or write `type: \
+             http`"
         );
         for (kind, key, remedy) in [
             ("tcp", "host: a", "type tcp; remove the key, or write `type: http` or `type: tls`"),
@@ -277,8 +281,8 @@ mod tests {
             let problem = refused(&format!("  type: {kind}\n  {key}\n"));
             assert!(problem.contains(remedy), "{problem}");
         }
-        // Nobody knows whether it belongs to a type that nobody knows.
-        assert!(refused("  type: https\n  path: /\n").starts_with("4:9: `https` is not possible here"));
+        // Of an unknown type no key is known to be foreign.
+        assert!(refused("  type: https\n  path: /\n").starts_with("4:9: `https` is not `tcp`"));
     }
 
     #[test]
@@ -306,12 +310,12 @@ mod tests {
     fn paths_are_those_of_a_uri() {
         accepted("  type: http\n  path: '/a/%20?b=c&d'\n");
         for (path, words) in [
-            ("healthz", "`healthz` is not a path; a path begins with `/`"),
-            ("'http://a/'", "a path begins with `/`"),
-            ("'/a b'", "` ` cannot stand in a path; write its bytes as `%` and two hexadecimal digits"),
-            ("\"/a\\r\\nX: y\"", "`\\r` cannot stand in a path"),
-            ("'/a#b'", "`#` cannot stand in a path"),
-            ("/é", "`é` cannot stand in a path"),
+            ("healthz", "`healthz` is not a path of at most 2048 bytes that begins with `/`"),
+            ("'http://a/'", "begins with `/`"),
+            ("'/a b'", "` ` is not allowed in a path; write its bytes as `%` and two hexadecimal digits"),
+            ("\"/a\\r\\nX: y\"", "`\\r` is not allowed in a path"),
+            ("'/a#b'", "`#` is not allowed in a path"),
+            ("/é", "`é` is not allowed in a path"),
         ] {
             let problem = refused(&format!("  type: http\n  path: {path}\n"));
             assert!(problem.starts_with("5:9: ") && problem.contains(words), "{problem}");
@@ -332,17 +336,13 @@ mod tests {
             }
         }
         for (kind, host, words) in [
-            ("http", "'::1'", "`::1` is not a host; write one as in"),
+            ("http", "'::1'", "`::1` is not a host such as"),
             ("http", "a/b", "is not a host"),
             ("http", "\"a\\r\\nX\"", "`a\\r\\nX` is not a host"),
             ("http", "a:0", "`0` is not a port"),
             ("http", "1.2.3", "is not a host"),
-            (
-                "tls",
-                "a:443",
-                "`a:443` is not a server name; write a host name, or an IP address to send none",
-            ),
-            ("tls", "'[::1]'", "is not a server name"),
+            ("tls", "a:443", "`a:443` is not a host name or an IP address"),
+            ("tls", "'[::1]'", "is not a host name"),
         ] {
             let problem = refused(&format!("  type: {kind}\n  host: {host}\n"));
             assert!(problem.starts_with("5:9: ") && problem.contains(words), "{problem}");
@@ -367,8 +367,9 @@ mod tests {
     fn steps_that_mean_nothing_are_refused() {
         assert_eq!(refused("  type: send_expect\n"), "3:1: `steps` is missing; add it");
         let escapes = "`\\b` is not an escape; write \\r, \\n, \\t, \\0, \\\\, \\\", \\' or \\xHH";
-        let no_ascii = "`ÿ` is not ASCII; write its bytes as `\\xHH` between single quotes";
-        for (steps, place, words) in [
+        let no_ascii =
+            "`ÿ` is not 1 to 4096 bytes in ASCII; write those of `ÿ` as `\\xHH` between single quotes";
+        for (steps, location, words) in [
             ("[]", "5:10", "the list is empty; it needs at least one entry"),
             ("[{}]", "5:11", "a step that does nothing; it needs `send` or `expect`, or both"),
             ("[{sned: a, expect: b}]", "5:12", "unknown key `sned`; did you mean `send`?"),
@@ -383,7 +384,7 @@ mod tests {
         ] {
             let problem = refused(&format!("  type: send_expect\n  steps: {steps}\n"));
             assert!(
-                problem.starts_with(&format!("{place}: ")) && problem.contains(words),
+                problem.starts_with(&format!("{location}: ")) && problem.contains(words),
                 "{steps}: {problem}"
             );
         }

@@ -1,14 +1,15 @@
 //! What the operator wrote, and the immutable configuration that runs.
 //!
-//! One door: [`parse`] turns the text of a file into a [`Config`] or into a [`Report`] of everything that is
-//! wrong with it. On the way the text becomes a tree of nodes with their places (`tree`), which is read key
-//! by key (`section`, `schema`, `check`) into values (`values`, `address`) that are then compared (`relations`). What does
-//! not fit is told by what it looks like (`hints`).
-//! [`Config::to_yaml`] is the way back.
+//! One door: [`parse`] turns the text of a file into a [`Config`], or into a [`Report`] of everything that is
+//! wrong with it. The text becomes a tree of nodes that know where they stand (`tree`), which is read key by
+//! key (`section`, `schema`, `healthcheck`, `pool`) into values (`values`, `address`), which are then
+//! compared with each other (`relations`, `reach`). A text that does not fit is explained by what it looks
+//! like (`hints`). [`Config::to_yaml`] is the way back (`print`, `text`).
 //!
-//! Invariants: no input panics; time and memory are bounded by `limits::CONFIG_*`; a `Config` holds only
-//! values within their bounds; what `to_yaml` writes, `parse` reads as the same configuration.
-//! Left out: files (the caller reads them), and whatever depends on the machine, such as its cores.
+//! Invariants: no input panics; `limits::CONFIG_*` bound time and memory; a `Config` holds only values within
+//! their bounds; `parse` reads what `to_yaml` writes as the same configuration.
+//!
+//! Left out: files, which the caller reads, and whatever depends on the machine, such as its cores.
 
 mod address;
 mod healthcheck;
@@ -21,6 +22,7 @@ mod relations;
 mod report;
 mod schema;
 mod section;
+mod text;
 mod tree;
 mod values;
 
@@ -33,7 +35,7 @@ use report::{Location, Problems, Span};
 use section::Section;
 use tree::Value;
 
-/// A valid configuration and what is odd about it.
+/// A valid configuration and the warnings about it.
 #[derive(Clone, Debug)]
 pub struct Parsed {
     /// What runs.
@@ -42,11 +44,11 @@ pub struct Parsed {
     pub report: Report,
 }
 
-/// Reads the text of a configuration file, short or long form. `file_name` stands in the report.
+/// Reads the text of a configuration file in short or long form. The report calls the file `file_name`.
 ///
 /// # Errors
 ///
-/// The report of every problem, at least one of them an error.
+/// Fails with the report of every problem, at least one of which is an error.
 pub fn parse(file_name: &str, text: &[u8]) -> Result<Parsed, Report> {
     let problems = Problems::default();
     let text = match within_size(text).and_then(tree::decode) {

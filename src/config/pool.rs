@@ -1,4 +1,4 @@
-//! The section `pool` of an upstream.
+//! The section `pool` of an upstream: ready backend connections, and which come back from sessions.
 
 use std::time::Duration;
 
@@ -22,17 +22,15 @@ pub(super) fn pool(s: &mut Section<'_>, backends: &[Backend]) -> PoolRules {
             s.error_at("reuse", "`reuse` needs a pool to give connections back to; write a `size` above 0");
         }
         if reuse == Reuse::Reset && clients != Clients::Trusted {
-            s.error_at(
-                "reuse",
-                "`reuse: reset` needs `clients: trusted`: what the backend says to `send` proves nothing where a \
-                 hostile client may have forged it",
-            );
+            let message = "`reuse: reset` needs `clients: trusted`: a hostile client can forge the answer to \
+                           `send`";
+            s.error_at("reuse", message);
         }
         if reuse == Reuse::Reset && !s.has("reset") {
             s.error("`reset` is missing; `reuse: reset` needs what to `send` and what to `expect`");
         }
         if reuse != Reuse::Reset {
-            s.forbid("reset", "it means nothing without `reuse: reset`");
+            s.forbid("reset", "it has no effect without `reuse: reset`");
         }
         let reset = (reuse == Reuse::Reset && s.has("reset")).then(|| s.section("reset", reset));
         let pool = PoolRules { size, max_idle, reuse, clients, reset: reset.flatten() };
@@ -71,10 +69,10 @@ mod tests {
             ("{size: 2, reuse: reset, reset: {send: a, expect: b}}", "needs `clients: trusted`"),
             ("{size: 2, reuse: reset, clients: trusted}", "`reset` is missing"),
             ("{size: 2, reuse: reset, clients: trusted, reset: {send: a}}", "`expect` is missing"),
-            ("{size: 2, reset: {send: a, expect: b}}", "means nothing without `reuse: reset`"),
+            ("{size: 2, reset: {send: a, expect: b}}", "has no effect without `reuse: reset`"),
             ("{reuse: untouched}", "write a `size` above 0"),
             ("{size: 4097}", "from 0 to 4096"),
-            ("{size: 1, reuse: always}", "write untouched or reset, or `off`"),
+            ("{size: 1, reuse: always}", "is not `untouched` or `reset`, or `off`"),
         ] {
             let report = read(pool).expect_err(pool);
             assert!(report.contains(words) && report.contains("1 error"), "{pool}: {report}");

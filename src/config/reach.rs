@@ -1,7 +1,8 @@
-//! Which addresses meet: listeners that overlap, backends that are listeners of the same process, and the circles that come
-//! of it.
+//! Which addresses meet: listeners that overlap, backends that are listeners of the same process, and the
+//! circles that follow.
 //!
-//! Left out: what only the machine knows, its addresses and the numbers of its interfaces; the caller brings them.
+//! Left out: what only the machine knows, its addresses and the numbers of its interfaces; the caller passes
+//! them in.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -10,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use super::model::{BackendAddress, Config, ListenAddress, Listener, ZonedAddress};
 
 impl ListenAddress {
-    /// Whether both would receive the same connections. `[::]` is IPv6 alone, unlike `:PORT`.
+    /// Returns true if both would receive the same connections. `[::]` is IPv6 alone, unlike `:PORT`.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         if let (Self::Unix(one), Self::Unix(two)) = (self, other) {
@@ -21,14 +22,15 @@ impl ListenAddress {
             return false;
         }
         let (Some(one), Some(two)) = (self.ip(), other.ip()) else {
-            // One of both takes all addresses.
+            // One of the two takes all addresses.
             return true;
         };
         let whole_family = one.is_unspecified() || two.is_unspecified();
         self == other || (one.is_ipv4() == two.is_ipv4() && whole_family)
     }
 
-    /// Whether a connection to this address, made on this machine, comes here; `own` says which addresses are the machine's.
+    /// Returns true if a connection to this address, made on this machine, arrives here; `own` tells which
+    /// addresses are the machine's.
     #[must_use]
     pub fn takes(&self, address: SocketAddr, own: impl Fn(IpAddr) -> bool) -> bool {
         if self.port() != Some(address.port()) {
@@ -47,7 +49,7 @@ impl ListenAddress {
         }
     }
 
-    /// `None` for a socket file.
+    /// Returns the port; `None` for a Unix socket.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         match self {
@@ -58,7 +60,7 @@ impl ListenAddress {
         }
     }
 
-    /// `None` for all addresses and for a socket file.
+    /// Returns the one IP address; `None` for all addresses and for a Unix socket.
     fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(address) => Some(address.ip()),
@@ -68,15 +70,15 @@ impl ListenAddress {
     }
 }
 
-/// Link-local addresses are told apart by their interface.
+/// Returns true for an address that belongs to an interface, as link-local ones do.
 fn is_scoped(address: &SocketAddr) -> bool {
     matches!(address, SocketAddr::V6(address) if address.scope_id() > 0)
 }
 
 impl BackendAddress {
-    /// The addresses that it has without asking anybody, in the order in which they are tried; none for a name that has to
-    /// be looked up, and for a socket file. `localhost` is the loopback by definition (RFC 6761, section 6.3), also where
-    /// `/etc/hosts` is missing or names one family only.
+    /// Returns the addresses that need no look-up, in the order in which they are tried; none for any other
+    /// name and for a Unix socket. `localhost` is the loopback by definition (RFC 6761, section 6.3), also
+    /// where `/etc/hosts` is missing or names one family only.
     #[must_use]
     pub fn known(&self) -> Vec<SocketAddr> {
         match self {
@@ -89,8 +91,8 @@ impl BackendAddress {
         }
     }
 
-    /// Whether a session to it would come to this listener, as far as the file tells: of the machine's own addresses only
-    /// the loopback ones are known.
+    /// Returns true if a session to this backend would arrive at the listener, as far as the file tells: of
+    /// the machine's own addresses it tells the loopback ones only.
     #[must_use]
     pub fn is_known_to_reach(&self, listener: &ListenAddress) -> bool {
         match (self, listener) {
@@ -105,7 +107,7 @@ fn is_localhost(name: &str) -> bool {
     name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost")
 }
 
-/// A path without `.`, `..` and doubled slashes, as far as its text tells.
+/// Returns a path without `.`, `..` and doubled slashes, as far as its text tells.
 fn cleaned(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for component in path.components() {
@@ -127,20 +129,20 @@ pub struct Circle {
     pub upstream: usize,
     /// Position of the backend in it.
     pub backend: usize,
-    /// Position of the listener that it is.
+    /// Position of the listener that the backend is.
     pub listener: usize,
 }
 
 impl Circle {
-    /// Every one of them. `backends` has the number of backends of each upstream, `reaches` says whether a session to a backend
-    /// of an upstream comes to a listener, all by their positions.
+    /// Returns every circle. `backends` is the number of backends of each upstream, and `reaches` tells
+    /// whether a session to a backend of an upstream arrives at a listener, all by their positions.
     #[must_use]
     pub fn all(
         listeners: &[Listener],
         backends: &[usize],
         reaches: impl Fn(usize, usize, usize) -> bool,
     ) -> Vec<Self> {
-        // Only an upstream that a listener names can be come back to: those get a row each.
+        // A circle leads only through upstreams that a listener names, so those alone get a row.
         let mut rows = BTreeMap::new();
         for listener in listeners {
             let next = rows.len();
@@ -166,7 +168,7 @@ impl Circle {
     }
 }
 
-/// What is reached from where, in any number of steps, none included.
+/// Returns what is reached from where in any number of steps, including none.
 fn closure(size: usize, edges: impl Iterator<Item = (usize, usize)>) -> Vec<Vec<bool>> {
     let mut reached: Vec<Vec<bool>> = (0..size).map(|row| (0..size).map(|to| to == row).collect()).collect();
     edges.for_each(|(from, to)| reached[from][to] = true);
@@ -180,11 +182,12 @@ fn closure(size: usize, edges: impl Iterator<Item = (usize, usize)>) -> Vec<Vec<
 }
 
 impl Config {
-    /// The same with the numbers of interfaces instead of their names, `None` where it names none.
+    /// Returns the configuration with the numbers of interfaces instead of their names; `None` if it names
+    /// none.
     ///
     /// # Errors
     ///
-    /// The name of an interface that `index` does not know.
+    /// Fails with the name of an interface that `index` does not know.
     pub fn with_zones(&self, index: impl Fn(&str) -> Option<u32>) -> Result<Option<Self>, String> {
         let numbered = |address: &ZonedAddress| match index(&address.zone) {
             Some(index) => Ok(SocketAddrV6::new(address.ip, address.port, 0, index).into()),

@@ -1,4 +1,5 @@
-//! Rules that hold between values: names, addresses, times that contradict each other.
+//! Rules between values: names that collide, addresses that lead in a circle, times that contradict each
+//! other, settings without effect.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,44 +12,45 @@ use super::model::{
 use super::reach::Circle;
 use super::report::{Location, quote};
 use super::section::{Section, nearest};
-use super::values::duration_text;
+use super::text::{duration_text, limit_text};
 use crate::balance::Registered;
 use crate::base::UpstreamId;
 
-/// The names of one list, in which each is unique.
+/// The names of one list, each of which is unique.
 #[derive(Default)]
 pub(super) struct Names(BTreeMap<String, Named>);
 
 struct Named {
     position: u16,
-    place: Location,
+    location: Location,
     used: bool,
 }
 
 impl Names {
-    /// Takes the name of the entry `s`, or reports who has it already.
+    /// Notes the name of the entry `s`, or reports the entry that has it already.
     pub(super) fn claim(&mut self, s: &Section<'_>, name: &str) {
-        let place = if s.has("name") { s.place("name") } else { s.place("address") };
+        let location = if s.has("name") { s.location("name") } else { s.location("address") };
         if let Some(first) = self.0.get(name) {
-            let (line, column) = (first.place.span.line, first.place.span.column);
+            let (line, column) = (first.location.span.line, first.location.span.column);
             let shown = quote(name);
             let message = if s.has("name") {
-                format!("the name {shown} is taken, at {line}:{column}; give each its own")
+                format!("the name {shown} is already taken at {line}:{column}; give each entry its own")
             } else {
                 format!(
-                    "{shown} is a backend already, at {line}:{column}; to have it twice, give each a `name`"
+                    "{shown} is already a backend at {line}:{column}; to list it twice, give each entry a \
+                     `name`"
                 )
             };
-            s.error_place(place, message);
+            s.error_in(location, message);
             return;
         }
         // The lists are bounded by `limits`, which a constant assertion there keeps within u16.
         let position = u16::try_from(self.0.len()).unwrap_or(u16::MAX);
-        self.0.insert(name.to_owned(), Named { position, place, used: false });
+        self.0.insert(name.to_owned(), Named { position, location, used: false });
     }
 
-    /// The upstream that the listener `s` names; that there is none is reported, unless there are no names
-    /// at all, which was reported before.
+    /// Returns the upstream that the listener `s` names, and reports a name that is unknown; without any
+    /// names the missing list was reported before.
     pub(super) fn take(&mut self, s: &Section<'_>, name: &str) -> UpstreamId {
         if let Some(named) = self.0.get_mut(name) {
             named.used = true;
@@ -65,68 +67,78 @@ impl Names {
         UpstreamId(0)
     }
 
-    /// Reports every upstream that no listener took.
+    /// Warns about every upstream that no listener uses.
     pub(super) fn warn_unused(&self, s: &Section<'_>) {
         for (name, named) in self.0.iter().filter(|(_, named)| !named.used) {
-            let message = format!("no listener uses the upstream {}", quote(name));
-            s.warn_place(named.place.clone(), message);
+            let message =
+                format!("no listener uses the upstream {}; remove it, or name it in a listener", quote(name));
+            s.warn_in(named.location.clone(), message);
         }
     }
 }
 
-/// Two listeners that overlap would share connections at the kernel's whim (SO_REUSEPORT).
+/// Refuses listeners that overlap: the kernel would divide the connections between them as it likes
+/// (SO_REUSEPORT).
 pub(super) fn overlap(s: &Section<'_>, address: &ListenAddress, others: &[Listener]) {
     if let Some(other) = others.iter().find(|other| other.address.overlaps(address)) {
         let (shown, name) = (quote(&address.to_string()), quote(&other.name));
         let theirs = quote(&other.address.to_string());
-        s.error_at(
-            "address",
-            format!("{shown} overlaps with {theirs} of listener {name}; use another port or address"),
+        let message = format!(
+            "{shown} overlaps with {theirs} of listener {name}; use another port or \
+                               address"
         );
+        s.error_at("address", message);
     }
+}
+
+/// The entries of a file, with what is compared across them.
+#[derive(Default)]
+pub(super) struct Entries {
+    pub(super) listeners: Vec<Listener>,
+    /// One for each listener.
+    pub(super) clients: Vec<WrittenTimeouts>,
+    pub(super) upstreams: Vec<Upstream>,
+    /// One for each upstream.
+    pub(super) locations: Vec<UpstreamLocations>,
 }
 
 /// An idle limit as it was written, and where.
 pub(super) type WrittenIdle = (Option<Duration>, Location);
 
-/// What of the `timeouts` of a listener was written.
+/// The `timeouts` of a listener that are compared with the upstream's, as they were written.
 pub(super) struct WrittenTimeouts {
     pub(super) idle: Option<WrittenIdle>,
     /// Where `half_close` stands.
     pub(super) half_close: Option<Location>,
 }
 
-/// Where that of an upstream stands which is compared with the listeners.
-pub(super) struct UpstreamPlaces {
+/// Where the values of an upstream stand that are compared with the listeners.
+pub(super) struct UpstreamLocations {
     /// The address of each backend.
     backends: Vec<Location>,
     idle: Option<WrittenIdle>,
-    /// `healthcheck.port`, where it is written, and `pool.max_idle`.
+    /// Where `healthcheck.port` is written, and `pool.max_idle` below.
     check_port: Option<Location>,
     max_idle: Option<Location>,
 }
 
-impl UpstreamPlaces {
-    /// Those of the upstream whose section is `s`.
+impl UpstreamLocations {
+    /// Returns the locations of the upstream whose section is `s`.
     pub(super) fn of(s: &Section<'_>, backends: Vec<Location>, idle: Option<WrittenIdle>) -> Self {
-        let check_port = s.place_within("healthcheck", "port");
-        Self { backends, idle, check_port, max_idle: s.place_within("pool", "max_idle") }
+        let check_port = s.location_within("healthcheck", "port");
+        Self { backends, idle, check_port, max_idle: s.location_within("pool", "max_idle") }
     }
 }
 
-/// The idle limits of both sides. Of the two, where only one is written it is both; where both are, the shorter one ends a
-/// session, and that is said. An upstream of several listeners has the longest of theirs.
-pub(super) fn idle(
-    s: &Section<'_>,
-    (listeners, clients): (&mut [Listener], &[WrittenTimeouts]),
-    (upstreams, places): (&mut [Upstream], &[UpstreamPlaces]),
-) {
-    for (position, (upstream, place)) in upstreams.iter_mut().zip(places).enumerate() {
-        let theirs =
-            listeners.iter_mut().zip(clients).filter(|(listener, _)| listener.upstream.index() == position);
+/// Makes the idle limits of both sides agree: the one that is written alone is both, and an upstream of
+/// several listeners has the longest of theirs. Where both are written and differ, the shorter one ends a
+/// session, and a warning says so.
+pub(super) fn idle(s: &Section<'_>, entries: &mut Entries) {
+    for (position, (upstream, location)) in entries.upstreams.iter_mut().zip(&entries.locations).enumerate() {
+        let pairs = entries.listeners.iter_mut().zip(&entries.clients);
         let mut longest: Option<Option<Duration>> = None;
-        for (listener, client) in theirs {
-            match (&client.idle, &place.idle) {
+        for (listener, client) in pairs.filter(|(listener, _)| listener.upstream.index() == position) {
+            match (&client.idle, &location.idle) {
                 (None, Some((backend, _))) => {
                     listener.timeouts.client_idle = *backend;
                     listener.timeouts.equal_idle = EqualIdle::Backend;
@@ -136,27 +148,19 @@ pub(super) fn idle(
             }
             let idle = listener.timeouts.client_idle;
             longest = Some(longest.map_or(idle, |before| longer(before, idle)));
-            within_idle(
-                s,
-                &listener.timeouts,
-                client,
-                upstream.timeouts.backend_idle.filter(|_| place.idle.is_some()),
-            );
+            let backend = upstream.timeouts.backend_idle.filter(|_| location.idle.is_some());
+            within_idle(s, &listener.timeouts, client, backend);
         }
-        if let (None, Some(longest)) = (&place.idle, longest) {
+        if let (None, Some(longest)) = (&location.idle, longest) {
             upstream.timeouts.backend_idle = longest;
         }
-        pool_within_idle(s, upstream, place);
+        pool_within_idle(s, upstream, location);
     }
 }
 
-/// The longer of two limits, where none is the longest.
+/// Returns the longer of two limits; `None` is the longest.
 fn longer(one: Option<Duration>, two: Option<Duration>) -> Option<Duration> {
     one.zip(two).map(|(one, two)| one.max(two))
-}
-
-fn or_off(limit: Option<Duration>) -> String {
-    limit.map_or_else(|| "off".to_owned(), duration_text)
 }
 
 fn shorter_idle(s: &Section<'_>, client: &WrittenIdle, backend: &WrittenIdle) {
@@ -164,76 +168,70 @@ fn shorter_idle(s: &Section<'_>, client: &WrittenIdle, backend: &WrittenIdle) {
         return;
     }
     let client_is_longer = longer(client.0, backend.0) == client.0;
-    let place = if client_is_longer { &client.1 } else { &backend.1 };
+    let location = if client_is_longer { &client.1 } else { &backend.1 };
     let shorter = if client_is_longer { "backend_idle" } else { "client_idle" };
-    s.warn_place(
-        place.clone(),
+    s.warn_in(
+        location.clone(),
         format!(
             "`client_idle` is {} and `backend_idle` is {}: the shorter one, `{shorter}`, ends a session",
-            or_off(client.0),
-            or_off(backend.0)
+            limit_text(client.0),
+            limit_text(backend.0)
         ),
     );
 }
 
-/// A session that is over before a limit can act, and a half of one that may be silent for longer than the whole.
+/// Warns about a session that ends before an idle limit can act, and about a half-closed session that may be
+/// silent for longer than an open one.
 fn within_idle(
     s: &Section<'_>,
     timeouts: &ListenerTimeouts,
     written: &WrittenTimeouts,
     backend: Option<Duration>,
 ) {
-    if let (Some(session), Some((Some(idle), place))) = (timeouts.session, &written.idle)
+    if let (Some(session), Some((Some(idle), location))) = (timeouts.session, &written.idle)
         && session < *idle
     {
         let (session, idle) = (duration_text(session), duration_text(*idle));
-        s.warn_place(
-            place.clone(),
-            format!("`client_idle` is {idle}, but `session` ends every session at {session}"),
-        );
+        let message = format!("`client_idle` is {idle}, but `session` ends every session at {session}");
+        s.warn_in(location.clone(), message);
     }
     let idle = timeouts.client_idle.into_iter().chain(backend).min();
-    if let (Some(place), Some(idle)) = (&written.half_close, idle)
+    if let (Some(location), Some(idle)) = (&written.half_close, idle)
         && timeouts.half_close > idle
     {
         let (half_close, idle) = (duration_text(timeouts.half_close), duration_text(idle));
-        s.warn_place(
-            place.clone(),
-            format!("a session of which one side has ended may be silent for {half_close}, a whole one for {idle} only"),
-        );
+        let message = format!("`half_close` is {half_close}, longer than the idle limit, {idle}; shorten it");
+        s.warn_in(location.clone(), message);
     }
 }
 
-/// A backend that ends what is idle for so long, ends ready connections too.
-fn pool_within_idle(s: &Section<'_>, upstream: &Upstream, place: &UpstreamPlaces) {
-    let (Some(max_idle), Some(idle)) = (&place.max_idle, upstream.timeouts.backend_idle) else { return };
+/// Warns about ready connections that may be idle for longer than sessions: a backend that ends idle sessions
+/// ends those too.
+fn pool_within_idle(s: &Section<'_>, upstream: &Upstream, location: &UpstreamLocations) {
+    let (Some(max_idle), Some(idle)) = (&location.max_idle, upstream.timeouts.backend_idle) else { return };
     let is_longer = match upstream.pool.max_idle {
         Some(max_idle) => max_idle > idle,
-        // The default says nothing about the backend.
-        None => place.idle.is_some(),
+        // The default of `backend_idle` says nothing about the backend.
+        None => location.idle.is_some(),
     };
     if upstream.pool.size > 0 && is_longer {
-        let (max_idle_text, idle) = (or_off(upstream.pool.max_idle), duration_text(idle));
-        s.warn_place(
-            max_idle.clone(),
-            format!("`max_idle` is {max_idle_text}: ready connections may be idle for longer than `backend_idle`, {idle}"),
-        );
+        let (max_idle_text, idle) = (limit_text(upstream.pool.max_idle), duration_text(idle));
+        let message =
+            format!("`max_idle` is {max_idle_text}, longer than `backend_idle`, {idle}; shorten it");
+        s.warn_in(max_idle.clone(), message);
     }
 }
 
-/// A listener whose sessions come back to it would open connections until there are no descriptors left.
-pub(super) fn circles(
-    s: &Section<'_>,
-    listeners: &[Listener],
-    upstreams: &[Upstream],
-    places: &[UpstreamPlaces],
-) {
+/// Refuses a backend that leads back to its upstream: one session would open connections until no descriptors
+/// are left.
+pub(super) fn circles(s: &Section<'_>, entries: &Entries) {
+    let Entries { listeners, upstreams, locations, .. } = entries;
     let counts: Vec<usize> = upstreams.iter().map(|upstream| upstream.backends.len()).collect();
     let sessions = Circle::all(listeners, &counts, |upstream, backend, listener| {
         upstreams[upstream].backends[backend].address.is_known_to_reach(&listeners[listener].address)
     });
     for Circle { upstream, backend, listener } in sessions {
-        let place = places[upstream].backends[backend].clone();
+        let location = locations[upstream].backends[backend].clone();
         let (backend, listener) = (&upstreams[upstream].backends[backend], &listeners[listener]);
         let (name, address) = (quote(&backend.name), quote(&listener.address.to_string()));
         let rest = if listener.upstream.index() == upstream {
@@ -242,18 +240,13 @@ pub(super) fn circles(
             let through = quote(&upstreams[listener.upstream.index()].name);
             format!(", whose upstream {through} leads back here; sessions would go in a circle")
         };
-        s.error_place(place, format!("the backend {name} is the listener {address}{rest}"));
+        s.error_in(location, format!("the backend {name} is the listener {address}{rest}"));
     }
-    checks_in_a_circle(s, listeners, upstreams, places);
+    checks_in_a_circle(s, entries);
 }
 
-/// A check that comes back to its upstream asks the balancer about itself.
-fn checks_in_a_circle(
-    s: &Section<'_>,
-    listeners: &[Listener],
-    upstreams: &[Upstream],
-    places: &[UpstreamPlaces],
-) {
+/// Refuses a check that comes back to its upstream, where the balancer would ask itself.
+fn checks_in_a_circle(s: &Section<'_>, entries: &Entries) {
     let asked = |upstream: &Upstream, backend: &Backend| {
         let port = upstream.healthcheck.as_ref().and_then(|check| check.port)?;
         Some(match &backend.address {
@@ -262,8 +255,8 @@ fn checks_in_a_circle(
             BackendAddress::Zoned(_) | BackendAddress::Unix(_) => return None,
         })
     };
-    for (position, (upstream, place)) in upstreams.iter().zip(places).enumerate() {
-        let own = listeners.iter().filter(|listener| listener.upstream.index() == position);
+    for (position, (upstream, location)) in entries.upstreams.iter().zip(&entries.locations).enumerate() {
+        let own = entries.listeners.iter().filter(|listener| listener.upstream.index() == position);
         let own: Vec<&Listener> = own.collect();
         let backends =
             upstream.backends.iter().filter_map(|backend| Some((backend, asked(upstream, backend)?)));
@@ -271,53 +264,52 @@ fn checks_in_a_circle(
             let listener = own.iter().find(|listener| asked.is_known_to_reach(&listener.address))?;
             Some((backend, listener))
         });
-        if let (Some((backend, listener)), Some(place)) = (circle, &place.check_port) {
+        if let (Some((backend, listener)), Some(location)) = (circle, &location.check_port) {
             let (name, address) = (quote(&backend.name), quote(&listener.address.to_string()));
-            s.error_place(
-                place.clone(),
-                format!("the check of {name} asks the listener {address}, whose backend it is: it would go in a circle"),
+            let message = format!(
+                "the check of {name} asks the listener {address}, whose backend it is: it would go in a circle"
             );
+            s.error_in(location.clone(), message);
         }
     }
 }
 
-/// All shards share the one socket of a file, so the kernel has none to choose.
+/// Refuses `steer_by_cpu` on a Unix socket: all shards share the one socket, so the kernel has no choice to
+/// make.
 pub(super) fn steerable(s: &Section<'_>, steer_by_cpu: bool, address: &ListenAddress) {
     // An empty path stands for an address that is missing, or not known yet.
     let ListenAddress::Unix(path) = address else { return };
     if steer_by_cpu && !path.as_os_str().is_empty() {
         let shown = quote(&address.to_string());
-        s.error_at(
-            "steer_by_cpu",
-            format!("no CPU receives the connections of {shown}; write `steer_by_cpu: off` here, or listen on a port"),
-        );
+        let message =
+            format!("`steer_by_cpu` has no effect on {shown}; write `off` here, or listen on a port");
+        s.error_at("steer_by_cpu", message);
     }
 }
 
-/// To a hash of addresses, all clients of a socket file are one.
+/// Warns about a hash of client addresses behind a Unix socket, whose clients have none.
 pub(super) fn clients_apart(s: &Section<'_>, address: &ListenAddress, upstream: &Upstream) {
     let ListenAddress::Unix(path) = address else { return };
     if upstream.algorithm.wants.key && !path.as_os_str().is_empty() && upstream.backends.len() > 1 {
         let name = upstream.algorithm.name;
-        s.warn_at(
-            "address",
-            format!("all clients of a `unix:` listener are one to `{name}`, so they share one backend"),
+        let message = format!(
+            "`{name}` takes all clients of a `unix:` listener for one, so they share one \
+                               backend"
         );
+        s.warn_at("address", message);
     }
 }
 
 pub(super) fn some_weight(s: &Section<'_>, backends: &[Backend]) {
     if !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
-        s.error_at(
-            "backends",
-            "every weight is 0, so no session could be served; give one backend at least 1",
-        );
+        let message = "every weight is 0, so no session could be served; give one backend at least 1";
+        s.error_at("backends", message);
     }
 }
 
 pub(super) fn hash_key_of_use(s: &Section<'_>, key: HashKey, algorithm: &Registered) {
     if key != HashKey::Source && !algorithm.wants.key {
-        s.warn_at("hash_key", format!("`hash_key` means nothing to `{}`", algorithm.name));
+        s.warn_at("hash_key", format!("`hash_key` has no effect with `{}`", algorithm.name));
     }
 }
 
@@ -325,35 +317,34 @@ pub(super) fn slow_start_of_use(s: &Section<'_>, algorithm: &Registered) {
     if algorithm.slow_start {
         return;
     }
-    let why = if algorithm.weighted { "would move its clients at each step" } else { "means nothing to it" };
+    let why = if algorithm.weighted { "would move clients at each step of" } else { "has no effect with" };
     let message =
-        format!("`slow_start` {why}: `{}`; leave it out or choose another `algorithm`", algorithm.name);
+        format!("`slow_start` {why} `{}`; remove it, or choose another `algorithm`", algorithm.name);
     s.error_at("slow_start", message);
 }
 
-/// Percentages round down.
+/// Warns about a percentage that allows no ejection because it rounds down.
 pub(super) fn some_ejection(s: &Section<'_>, outlier: &Outlier, backends: &[Backend]) {
     let most = outlier.max_ejected;
     let all = backends.iter().filter(|backend| !backend.backup && backend.weight > 0).count();
-    // A single one is never ejected, whatever stands there.
+    // The only primary is never ejected, whatever the percentage.
     if all > 1 && all * most as usize / 100 == 0 {
-        s.warn_at(
-            "max_ejected",
-            format!("`max_ejected` is {most}% of {all} primaries, so none of them is ever ejected"),
-        );
+        let message = format!("`max_ejected` is {most}% of {all} primaries, so none of them is ever ejected");
+        s.warn_at("max_ejected", message);
     }
 }
 
-/// What is written and does nothing beside the other values of the upstream is a mistake, mostly a forgotten key.
+/// Warns about settings that have no effect beside the other values of the upstream; mostly a key was
+/// forgotten.
 pub(super) fn upstream_of_use(s: &Section<'_>, upstream: &Upstream) {
     if upstream.backends.is_empty() {
-        // Of the defaults, which stand behind several; or it was reported.
+        // These are the defaults, which stand behind several upstreams; or the missing list was reported.
         return;
     }
     weights_of_use(s, upstream);
     transitions_of_use(s, upstream);
     if upstream.retries == 0 {
-        s.warn_own("retry_budget", "`retry_budget` means nothing with `retries: 0`");
+        s.warn_own("retry_budget", "`retry_budget` has no effect with `retries: 0`");
     }
     queue_of_use(s, upstream);
     sources_of_use(s, upstream);
@@ -375,25 +366,25 @@ fn transitions_of_use(s: &Section<'_>, upstream: &Upstream) {
             ("on_down", upstream.on_down == OpenSessions::Close),
         ] {
             if is_set {
-                s.warn_own(key, format!("`{key}` means nothing while `healthcheck` and `outlier` are off"));
+                s.warn_own(key, format!("`{key}` has no effect while `healthcheck` and `outlier` are off"));
             }
         }
     }
     let backups = upstream.backends.iter().filter(|backend| backend.backup).count();
     if upstream.on_up == OpenSessions::Close && (backups == 0 || backups == upstream.backends.len()) {
-        s.warn_own("on_up", "`on_up: close` means nothing without primaries and backups");
+        s.warn_own("on_up", "`on_up: close` has no effect without both primaries and backups");
     }
 }
 
-/// Of the section `queue`.
+/// Warns about a wait that `establish` cuts short; `s` is the section `queue`.
 pub(super) fn queue_within_establish(s: &Section<'_>, queue: QueueRules, timeouts: &UpstreamTimeouts) {
     let establish = timeouts.establish.filter(|establish| *establish < queue.timeout);
     if let Some(establish) = establish.filter(|_| queue.max > 0) {
         let (timeout, establish) = (duration_text(queue.timeout), duration_text(establish));
-        s.warn_own(
-            "timeout",
-            format!("a client may wait {timeout}, but `establish`, which covers all tries, ends that at {establish}"),
+        let message = format!(
+            "a client may wait {timeout}, but `establish`, which covers all attempts, ends that at {establish}"
         );
+        s.warn_own("timeout", message);
     }
 }
 
@@ -402,14 +393,14 @@ fn queue_of_use(s: &Section<'_>, upstream: &Upstream) {
     if upstream.queue.max > 0
         && let Some(backend) = upstream.backends.iter().find(unlimited)
     {
-        s.warn_own(
-            "queue",
-            format!("nobody waits while {} is up: it has no `max_connections`", quote(&backend.name)),
-        );
+        let message =
+            format!("no client waits while {} is up: it has no `max_connections`", quote(&backend.name));
+        s.warn_own("queue", message);
     }
 }
 
-/// Of the section `pool`.
+/// Warns about a pool that its backends cannot fill, and about trust without effect; `s` is the section
+/// `pool`.
 pub(super) fn pool_of_use(s: &Section<'_>, pool: &PoolRules, backends: &[Backend]) {
     let size = pool.size;
     let too_small = |backend: &&Backend| backend.max_connections.is_some_and(|most| most.get() < size);
@@ -419,11 +410,11 @@ pub(super) fn pool_of_use(s: &Section<'_>, pool: &PoolRules, backends: &[Backend
     }
     // The defaults have no backends, and stand behind several pools.
     if pool.clients == Clients::Trusted && pool.reuse != Reuse::Reset && !backends.is_empty() {
-        s.warn_own("clients", "`clients: trusted` means nothing without `reuse: reset`");
+        s.warn_own("clients", "`clients: trusted` has no effect without `reuse: reset`");
     }
 }
 
-/// A backend is reached from addresses of its own family only.
+/// Checks the local addresses: a backend can be reached only from one of its own family.
 fn sources_of_use(s: &Section<'_>, upstream: &Upstream) {
     let sources = &upstream.source;
     if let Some(twice) = sources.iter().enumerate().find(|(at, ip)| sources[..*at].contains(ip)) {
@@ -431,7 +422,7 @@ fn sources_of_use(s: &Section<'_>, upstream: &Upstream) {
     }
     let unix = |backend: &Backend| matches!(backend.address, BackendAddress::Unix(_));
     if !upstream.source.is_empty() && upstream.backends.iter().all(unix) {
-        s.warn_own("source", "`source` means nothing to `unix:` backends");
+        s.warn_own("source", "`source` has no effect on `unix:` backends");
     }
     for backend in &upstream.backends {
         if let BackendAddress::Ip(address) = &backend.address
@@ -441,7 +432,10 @@ fn sources_of_use(s: &Section<'_>, upstream: &Upstream) {
             let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
             s.error_at(
                 "source",
-                format!("no address here is {family}, as {} is; add one", quote(&backend.name)),
+                format!(
+                    "none of these addresses is {family}, the family of {}; add one",
+                    quote(&backend.name)
+                ),
             );
         }
     }
@@ -456,7 +450,7 @@ pub(super) fn connect_within_establish(s: &Section<'_>, timeouts: &UpstreamTimeo
     s.warn_at(
         key,
         format!(
-            "`connect` is {connect} but `establish`, which covers all tries, ends the first at {establish}"
+            "`connect` is {connect} but `establish`, which covers all attempts, ends the first at {establish}"
         ),
     );
 }
@@ -465,15 +459,13 @@ pub(super) fn check_times(s: &Section<'_>, check: &HealthCheck) {
     let interval = duration_text(check.interval);
     if check.fast_interval > check.interval {
         let fast = duration_text(check.fast_interval);
-        s.warn_at(
-            "fast_interval",
-            format!("`fast_interval` is {fast}, slower than the `interval` of {interval}"),
-        );
+        let message = format!("`fast_interval` is {fast}, longer than the `interval` of {interval}");
+        s.warn_at("fast_interval", message);
     }
     // The default of `timeout` beside a short interval is common and harmless.
     if s.has("timeout") && check.timeout > check.interval {
         let timeout = duration_text(check.timeout);
-        s.warn_at("timeout", format!("a check may take {timeout}, longer than the `interval` of {interval}"));
+        s.warn_at("timeout", format!("`timeout` is {timeout}, longer than the `interval` of {interval}"));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Problems of a configuration file: collected while it is read, shown together at the end.
 //!
-//! What a file holds may be hostile: everything that is quoted is escaped and cut, and the number of
-//! problems that are kept is bounded by `limits::CONFIG_PROBLEMS_MAX`.
+//! A file may be hostile: everything that a message quotes is escaped and shortened, and
+//! `limits::CONFIG_PROBLEMS_MAX` bounds the number of problems that are kept.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -9,11 +9,11 @@ use std::fmt;
 
 use crate::base::limits;
 
-/// Characters of the offending line that are shown, and of a value inside a message.
+/// Characters that are shown of the offending line, and of a value inside a message.
 const LINE_SHOWN: usize = 120;
 const VALUE_SHOWN: usize = 48;
 
-/// Every problem of one configuration file. As text: each problem, then the summary line.
+/// Every problem of a configuration file. As text: each problem, then the summary line.
 #[derive(Clone, Debug, thiserror::Error)]
 pub struct Report {
     file: String,
@@ -23,19 +23,19 @@ pub struct Report {
 }
 
 impl Report {
-    /// The problems in the order of the file, at most `limits::CONFIG_PROBLEMS_MAX`.
+    /// Returns the problems in the order of the file, at most `limits::CONFIG_PROBLEMS_MAX`.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// How many errors there are, those not kept included; with one or more there is no configuration.
+    /// Returns the number of errors, including those not kept; with one or more there is no configuration.
     #[must_use]
     pub fn errors(&self) -> usize {
         self.errors
     }
 
-    /// How many warnings there are, those not kept included.
+    /// Returns the number of warnings, including those not kept.
     #[must_use]
     pub fn warnings(&self) -> usize {
         self.warnings
@@ -66,9 +66,9 @@ impl fmt::Display for Report {
 /// Whether a problem stops the configuration from being used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// It does.
+    /// The configuration is not used.
     Error,
-    /// It is used, and probably not what was meant.
+    /// The configuration is used, and is probably not what was meant.
     Warning,
 }
 
@@ -92,7 +92,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The first line of the text: `FILE:LINE:COLUMN: message`.
+    /// Returns the first line of the text: `FILE:LINE:COLUMN: message`.
     #[must_use]
     pub fn headline(&self) -> String {
         let kind = match self.severity {
@@ -124,12 +124,12 @@ pub(super) struct Span {
     pub(super) line: usize,
     /// In characters, counted from 1.
     pub(super) column: usize,
-    /// In characters; what lies on later lines does not count.
+    /// In characters of the first line.
     pub(super) width: usize,
 }
 
 impl Span {
-    /// One character.
+    /// Returns the span of one character.
     pub(super) fn at(line: usize, column: usize) -> Self {
         Self { line, column, width: 1 }
     }
@@ -143,12 +143,12 @@ pub(super) struct Location {
 }
 
 impl Location {
-    /// A place that belongs to no key.
+    /// Returns a location that belongs to no key.
     pub(super) fn of_text(span: Span) -> Self {
         Self { path: String::new(), span }
     }
 
-    /// The path of a key below this place.
+    /// Returns the path of a key below this location.
     pub(super) fn path_of(&self, key: &str) -> String {
         let key = visible(key, VALUE_SHOWN);
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
@@ -162,24 +162,24 @@ pub(super) struct Problems(RefCell<Collected>);
 #[derive(Default)]
 struct Collected {
     kept: Vec<(Severity, Location, String)>,
-    /// A value in `defaults` is read once for each entry; its problem counts once.
+    /// What was reported: a value in `defaults` is read once for each entry, and its problem counts once.
     seen: HashSet<(Span, String)>,
     errors: usize,
     warnings: usize,
 }
 
 impl Problems {
-    pub(super) fn error(&self, place: Location, message: impl Into<String>) {
-        self.push(Severity::Error, place, message.into());
+    pub(super) fn error(&self, location: Location, message: impl Into<String>) {
+        self.push(Severity::Error, location, message.into());
     }
 
-    pub(super) fn warning(&self, place: Location, message: impl Into<String>) {
-        self.push(Severity::Warning, place, message.into());
+    pub(super) fn warning(&self, location: Location, message: impl Into<String>) {
+        self.push(Severity::Warning, location, message.into());
     }
 
-    fn push(&self, severity: Severity, place: Location, message: String) {
+    fn push(&self, severity: Severity, location: Location, message: String) {
         let mut collected = self.0.borrow_mut();
-        let id = (place.span, message);
+        let id = (location.span, message);
         if collected.seen.contains(&id) {
             return;
         }
@@ -188,7 +188,7 @@ impl Problems {
             Severity::Warning => collected.warnings += 1,
         }
         if collected.kept.len() < limits::CONFIG_PROBLEMS_MAX {
-            collected.kept.push((severity, place, id.1.clone()));
+            collected.kept.push((severity, location, id.1.clone()));
             collected.seen.insert(id);
         }
     }
@@ -197,10 +197,10 @@ impl Problems {
         self.0.borrow().errors
     }
 
-    /// The report on `text`, which stands in `file`.
+    /// Returns the report on `text`, the content of `file`.
     pub(super) fn into_report(self, file: &str, text: &str) -> Report {
         let Collected { mut kept, errors, warnings, .. } = self.0.into_inner();
-        kept.sort_by_key(|(_, place, _)| place.span);
+        kept.sort_by_key(|(_, location, _)| location.span);
         let file = visible(file, usize::MAX);
         let lines: Vec<&str> = lines(text).collect();
         let problems = kept
@@ -227,7 +227,7 @@ struct Excerpt {
 impl Excerpt {
     fn new(line: &str, span: Span) -> Self {
         let column = span.column.saturating_sub(1);
-        // A span that starts far to the right is shown with half a screen of what stands before it.
+        // A span far to the right is shown with half a screen of the text before it.
         let start = if column < LINE_SHOWN { 0 } else { column - LINE_SHOWN / 2 };
         let mut excerpt = Self { text: String::new(), indent: 0, width: 0 };
         if start > 0 {
@@ -253,17 +253,17 @@ impl Excerpt {
     }
 }
 
-/// The lines of a text as YAML 1.2 breaks them: at LF, CR LF, and CR alone.
+/// Splits a text into lines as YAML 1.2 does: at LF, CR LF, and CR alone.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
-/// A value of the file inside a message.
+/// Returns a value of the file as a message shows it.
 pub(super) fn quote(value: &str) -> String {
     format!("`{}`", visible(value, VALUE_SHOWN))
 }
 
-/// `text` without anything that a terminal would act on, cut after `most` characters.
+/// Returns `text` without anything that a terminal would act on, shortened to `most` characters.
 fn visible(text: &str, most: usize) -> String {
     let mut shown = String::new();
     let mut rest = text.chars();

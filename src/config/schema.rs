@@ -1,5 +1,8 @@
-//! Every key of the file, but for those of `healthcheck` (`check`): its name, its default, how its value is read. A new key
-//! is one line here, one field of the model and one line of `resolved`.
+//! The keys of the file, each with its name, its default, and how its value is read within which bounds;
+//! those of `healthcheck` and `pool` stand in files of their own.
+//!
+//! A new key is one call here, one field of the model, whose comment is the sentence of the reference, and
+//! one row of docs/CONFIGURATION.md, which a test dictates.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -14,14 +17,14 @@ use super::model::{
     Runtime, TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::pool::pool;
-use super::relations::{self, Names, UpstreamPlaces, WrittenIdle, WrittenTimeouts};
+use super::relations::{self, Entries, Names, UpstreamLocations, WrittenIdle, WrittenTimeouts};
 use super::report::Location;
 use super::section::{Read, Section};
 use super::tree::Node;
 use super::values::{
     FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean, buffers, cores, count, duration,
-    duration_within, limit, list, log_target, name, number, off_or, one_of, percent, port, size, source,
-    text, whole_seconds,
+    duration_within, limit, log_target, name, number, off_or, one_of, percent, port, size, sources, text,
+    whole_seconds,
 };
 use crate::balance::{self, Registered};
 use crate::base::{UpstreamId, limits};
@@ -29,34 +32,17 @@ use crate::base::{UpstreamId, limits};
 /// Name of the one listener and the one upstream of the short form.
 const DEFAULT_NAME: &str = "default";
 
-/// What both idle limits are where neither is written.
-pub(super) const IDLE: Duration = Duration::from_secs(3_600);
-
-const SHORT_KEYS: [&str; 14] = [
-    "loadbalancer",
-    "backends",
-    "healthcheck",
-    "outlier",
-    "panic_threshold",
-    "slow_start",
-    "on_down",
-    "on_up",
-    "retries",
-    "retry_budget",
-    "queue",
-    "pool",
-    "source",
-    "resolve",
-];
 const LONG_KEYS: [&str; 3] = ["listeners", "upstreams", "defaults"];
 
-/// Reads a whole file. What it returns is of use only if no error was reported.
+/// Reads a whole file. The configuration counts only if no error was reported.
 pub(super) fn config(root: &mut Section<'_>) -> Config {
     let runtime = root.section("runtime", runtime);
     let logging = root.section("logging", logging);
     let long = LONG_KEYS.iter().any(|key| root.has(key));
-    let (listeners, upstreams) = if long { long_form(root) } else { short_form(root) };
-    Config { runtime, logging, listeners, upstreams }
+    let mut entries = if long { long_form(root) } else { short_form(root) };
+    relations::idle(root, &mut entries);
+    relations::circles(root, &entries);
+    Config { runtime, logging, listeners: entries.listeners, upstreams: entries.upstreams }
 }
 
 fn runtime(s: &mut Section<'_>) -> Runtime {
@@ -85,73 +71,65 @@ fn logging(s: &mut Section<'_>) -> Logging {
     }
 }
 
-fn short_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
-    let mut picked = (default_algorithm(), HashKey::Source);
+fn short_form(root: &mut Section<'_>) -> Entries {
     let written = root.has("loadbalancer");
     if !written {
         root.error("`loadbalancer` is missing; add it, or `listeners` and `upstreams` of the long form");
     }
-    let mut connecting = None;
-    let (listener, client) = root.section("loadbalancer", |s| {
+    let (listener, client, (settings, idle)) = root.section("loadbalancer", |s| {
         for key in ["name", "upstream"] {
             s.forbid(key, "the short form has one listener and one upstream, both called `default`");
         }
         let address = if written { s.required("listen_address", address::listen) } else { None };
         let address = address.unwrap_or_else(nowhere);
-        picked = balancing(s);
+        let (algorithm, hash_key) = balancing(s);
         // Here the two sections take the keys of both sides.
-        let (timeouts, of_upstream) = s.section("timeouts", |s| (listener_timeouts(s), upstream_timeouts(s)));
-        let (tcp, tcp_of_upstream) = s.section("tcp", |s| (listener_tcp(s, &address), tcp(s)));
-        connecting = Some((of_upstream, tcp_of_upstream));
-        (bare_listener(s, DEFAULT_NAME.to_owned(), address, timeouts.0, tcp), timeouts.1)
+        let ((listener_timeouts, client), (timeouts, idle)) =
+            s.section("timeouts", |s| (listener_timeouts(s), upstream_timeouts(s)));
+        let (listener_tcp, tcp) = s.section("tcp", |s| (listener_tcp(s, &address), tcp(s)));
+        let listener = bare_listener(s, DEFAULT_NAME.to_owned(), address, listener_timeouts, listener_tcp);
+        (listener, client, (UpstreamSettings { algorithm, hash_key, timeouts, tcp }, idle))
     });
-    let ((timeouts, backend), tcp) = connecting.expect("the section was read");
-    let (backends, places) = backends(root);
-    let upstream = upstream(root, DEFAULT_NAME.to_owned(), picked, (timeouts, tcp), backends);
-    let places = vec![UpstreamPlaces::of(root, places, backend)];
-    let (mut listeners, mut upstreams) = (vec![listener], vec![upstream]);
-    relations::idle(root, (&mut listeners, &[client]), (&mut upstreams, &places));
-    relations::circles(root, &listeners, &upstreams, &places);
-    (listeners, upstreams)
+    let (backends, addresses) = backends(root);
+    let upstream = upstream(root, DEFAULT_NAME.to_owned(), settings, backends);
+    let locations = vec![UpstreamLocations::of(root, addresses, idle)];
+    Entries { listeners: vec![listener], clients: vec![client], upstreams: vec![upstream], locations }
 }
 
-fn long_form(root: &mut Section<'_>) -> (Vec<Listener>, Vec<Upstream>) {
-    for key in SHORT_KEYS {
-        let why = "it is of the short form, but `listeners`, `upstreams` and `defaults` are of the long form; \
-                   use one form in a file";
+fn long_form(root: &mut Section<'_>) -> Entries {
+    for key in hints::TOP_KEYS.split(' ').chain(["loadbalancer"]) {
+        let why = "it is of the short form, but `listeners`, `upstreams` and `defaults` are of the long \
+                   form; use one form in a file";
         root.forbid(key, why);
     }
     let (listener_defaults, upstream_defaults) = root.section("defaults", defaults);
     let mut names = Names::default();
-    let (mut upstreams, mut places) = (Vec::new(), Vec::new());
+    let mut entries = Entries::default();
     for mut s in root.entries("upstreams", limits::UPSTREAMS_MAX, Some(&upstream_defaults)) {
         let called = s.required("name", name);
         if let Some(called) = &called {
             names.claim(&s, called);
         }
-        let (backends, of_backends) = backends(&mut s);
+        let (backends, addresses) = backends(&mut s);
         let (upstream, idle) = long_upstream(&mut s, called.unwrap_or_default(), backends);
-        upstreams.push(upstream);
-        places.push(UpstreamPlaces::of(&s, of_backends, idle));
+        entries.upstreams.push(upstream);
+        entries.locations.push(UpstreamLocations::of(&s, addresses, idle));
         s.finish();
     }
-    let (mut listeners, clients) = listeners(root, &listener_defaults, &mut names, &upstreams);
+    listeners(root, &listener_defaults, &mut names, &mut entries);
     if root.has("listeners") {
         names.warn_unused(root);
     }
-    relations::idle(root, (&mut listeners, &clients), (&mut upstreams, &places));
-    relations::circles(root, &listeners, &upstreams, &places);
-    (listeners, upstreams)
+    entries
 }
 
 fn listeners<'a>(
     root: &mut Section<'a>,
     defaults: &Section<'a>,
     upstreams: &mut Names,
-    known: &[Upstream],
-) -> (Vec<Listener>, Vec<WrittenTimeouts>) {
+    entries: &mut Entries,
+) {
     let mut names = Names::default();
-    let (mut listeners, mut written) = (Vec::<Listener>::new(), Vec::new());
     for mut s in root.entries("listeners", limits::LISTENERS_MAX, Some(defaults)) {
         let called = s.required("name", name);
         let address = s.required("address", address::listen);
@@ -160,31 +138,30 @@ fn listeners<'a>(
             names.claim(&s, called);
         }
         if let Some(address) = &address {
-            relations::overlap(&s, address, &listeners);
+            relations::overlap(&s, address, &entries.listeners);
         }
         let upstream = upstream.map(|name| upstreams.take(&s, &name));
         if let (Some(address), Some(id)) = (&address, upstream)
-            && let Some(upstream) = known.get(id.index())
+            && let Some(upstream) = entries.upstreams.get(id.index())
         {
             relations::clients_apart(&s, address, upstream);
         }
-        // What is missing was reported; the rest of the entry is read all the same.
+        // A missing key was reported; the rest of the entry is read all the same.
         let address = address.unwrap_or_else(nowhere);
-        let (mut listener, timeouts) = listener(&mut s, called.unwrap_or_default(), address);
+        let (mut listener, client) = listener(&mut s, called.unwrap_or_default(), address);
         listener.upstream = upstream.unwrap_or(UpstreamId(0));
-        listeners.push(listener);
-        written.push(timeouts);
+        entries.listeners.push(listener);
+        entries.clients.push(client);
         s.finish();
     }
-    (listeners, written)
 }
 
-/// Stands for an address that was reported, so that the rest of its entry is read all the same.
+/// Returns what stands for an address that was reported, so that the rest of its entry is read all the same.
 fn nowhere() -> ListenAddress {
     ListenAddress::Unix(PathBuf::new())
 }
 
-/// Reads both sections of `defaults` once on their own, so that what is wrong there is reported there.
+/// Reads both sections of `defaults` on their own, so that a mistake there is reported there.
 fn defaults<'a>(s: &mut Section<'a>) -> (Section<'a>, Section<'a>) {
     let mut own = s.part("listener");
     for key in ["name", "address"] {
@@ -211,7 +188,7 @@ fn listener(s: &mut Section<'_>, name: String, address: ListenAddress) -> (Liste
     (bare_listener(s, name, address, timeouts, tcp), written)
 }
 
-/// The keys that a listener has in both forms.
+/// Reads the keys that a listener has in both forms under the same name.
 fn bare_listener(
     s: &mut Section<'_>,
     name: String,
@@ -226,13 +203,13 @@ fn bare_listener(
 fn listener_timeouts(s: &mut Section<'_>) -> (ListenerTimeouts, WrittenTimeouts) {
     let idle = s.optional("client_idle", off_or(duration));
     let timeouts = ListenerTimeouts {
-        client_idle: idle.unwrap_or(Some(IDLE)),
+        client_idle: idle.unwrap_or(Some(ListenerTimeouts::IDLE)),
         equal_idle: EqualIdle::Client,
         half_close: s.value("half_close", Duration::from_secs(30), duration),
         session: s.value("session", None, off_or(duration)),
     };
-    let half_close = s.has("half_close").then(|| s.place("half_close"));
-    (timeouts, WrittenTimeouts { idle: idle.map(|idle| (idle, s.place("client_idle"))), half_close })
+    let half_close = s.has("half_close").then(|| s.location("half_close"));
+    (timeouts, WrittenTimeouts { idle: idle.map(|idle| (idle, s.location("client_idle"))), half_close })
 }
 
 fn listener_tcp(s: &mut Section<'_>, address: &ListenAddress) -> ListenerTcp {
@@ -252,7 +229,7 @@ fn tcp(s: &mut Section<'_>) -> TcpOptions {
     }
 }
 
-/// A time of silence alone, or all of it in a section.
+/// Reads the time of silence alone, or all three settings in a section.
 fn keepalive(s: &mut Section<'_>, user_timeout: Option<Duration>) -> Option<Keepalive> {
     const IDLE: Duration = Duration::from_secs(60);
     let after = |idle| Keepalive {
@@ -273,24 +250,32 @@ fn keepalive(s: &mut Section<'_>, user_timeout: Option<Duration>) -> Option<Keep
     }))
 }
 
+/// The settings of an upstream that the short form has under `loadbalancer`.
+struct UpstreamSettings {
+    algorithm: &'static Registered,
+    hash_key: HashKey,
+    timeouts: UpstreamTimeouts,
+    tcp: TcpOptions,
+}
+
 fn long_upstream(
     s: &mut Section<'_>,
     name: String,
     backends: Vec<Backend>,
 ) -> (Upstream, Option<WrittenIdle>) {
-    let balancing = balancing(s);
+    let (algorithm, hash_key) = balancing(s);
     let ((timeouts, idle), tcp) = (s.section("timeouts", upstream_timeouts), s.section("tcp", tcp));
-    (upstream(s, name, balancing, (timeouts, tcp), backends), idle)
+    (upstream(s, name, UpstreamSettings { algorithm, hash_key, timeouts, tcp }, backends), idle)
 }
 
-/// The keys that stand in an entry of `upstreams`, and in the short form at the top.
+/// Reads the keys that stand in an entry of `upstreams`, or at the top of a short form.
 fn upstream(
     s: &mut Section<'_>,
     name: String,
-    (algorithm, hash_key): (&'static Registered, HashKey),
-    (timeouts, tcp): (UpstreamTimeouts, TcpOptions),
+    settings: UpstreamSettings,
     backends: Vec<Backend>,
 ) -> Upstream {
+    let UpstreamSettings { algorithm, hash_key, timeouts, tcp } = settings;
     let upstream = Upstream {
         name,
         algorithm,
@@ -310,7 +295,7 @@ fn upstream(
             queue
         }),
         pool: pool(s, &backends),
-        source: s.value("source", Vec::new(), list("source", limits::LOCAL_ADDRESSES_MAX, source)),
+        source: s.value("source", Vec::new(), sources),
         resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
         timeouts,
         tcp,
@@ -349,17 +334,10 @@ fn outlier(s: &mut Section<'_>, backends: &[Backend]) -> Option<Outlier> {
     }
     s.section("outlier", |s| {
         let max_ejected = s.optional("max_ejected", percent);
+        let failures = || number(1..=limits::CONSECUTIVE_FAILURES_MAX);
         let outlier = Outlier {
-            consecutive_failures: s.value(
-                "consecutive_failures",
-                5,
-                number(1..=limits::CONSECUTIVE_FAILURES_MAX),
-            ),
-            empty_answers: s.value(
-                "empty_answers",
-                None,
-                off_or(number(1..=limits::CONSECUTIVE_FAILURES_MAX)),
-            ),
+            consecutive_failures: s.value("consecutive_failures", 5, failures()),
+            empty_answers: s.value("empty_answers", None, off_or(failures())),
             ejection_time: s.value("ejection_time", Duration::from_secs(30), duration),
             max_ejected: max_ejected.unwrap_or(50),
         };
@@ -375,38 +353,34 @@ fn upstream_timeouts(s: &mut Section<'_>) -> (UpstreamTimeouts, Option<WrittenId
     let timeouts = UpstreamTimeouts {
         connect: s.value("connect", Duration::from_secs(5), duration),
         establish: s.value("establish", Some(Duration::from_secs(15)), off_or(duration)),
-        backend_idle: idle.unwrap_or(Some(IDLE)),
+        backend_idle: idle.unwrap_or(Some(ListenerTimeouts::IDLE)),
     };
     relations::connect_within_establish(s, &timeouts);
-    (timeouts, idle.map(|idle| (idle, s.place("backend_idle"))))
+    (timeouts, idle.map(|idle| (idle, s.location("backend_idle"))))
 }
 
-/// The backends of a section, and where their addresses stand.
+/// Reads the backends of a section, and notes where their addresses stand.
 fn backends(s: &mut Section<'_>) -> (Vec<Backend>, Vec<Location>) {
     let mut names = Names::default();
-    let (mut backends, mut places) = (Vec::new(), Vec::new());
+    let (mut backends, mut locations) = (Vec::new(), Vec::new());
     let sections = s.entries_or_texts("backends", limits::BACKENDS_PER_UPSTREAM_MAX);
     let written = sections.len();
     for (mut entry, bare) in sections {
-        let read = match bare {
-            Some(node) => bare_backend(&entry, node),
-            None => backend(&mut entry),
-        };
-        if let Some(backend) = read {
+        if let Some(backend) = backend(&mut entry, bare) {
             names.claim(&entry, &backend.name);
             backends.push(backend);
-            places.push(entry.place("address"));
+            locations.push(entry.location("address"));
         }
         entry.finish();
     }
     if backends.len() == written {
         relations::some_weight(s, &backends);
     }
-    (backends, places)
+    (backends, locations)
 }
 
-/// An entry that is an address and nothing else.
-fn bare_backend(s: &Section<'_>, node: &Node) -> Option<Backend> {
+/// Reads the address of an entry that is nothing else.
+fn bare_address(s: &Section<'_>, node: &Node) -> Option<BackendAddress> {
     let address = text(node)
         .map_err(|_| "not an entry; write `HOST:PORT`, or `key: value` pairs".to_owned())
         .and_then(|text| backend_address(s, text, None))
@@ -415,14 +389,12 @@ fn bare_backend(s: &Section<'_>, node: &Node) -> Option<Backend> {
                 Err("a `unix:` backend needs a name; write `{name: NAME, address: ...}`".to_owned())
             }
             address => Ok(address),
-        })
-        .map_err(|rule| s.error(hints::of_value(node).unwrap_or(rule)))
-        .ok()?;
-    Some(Backend { name: address.to_string(), address, weight: 1, max_connections: None, backup: false })
+        });
+    address.map_err(|rule| s.error(hints::of_value(node).unwrap_or(rule))).ok()
 }
 
-/// A backend's address. One that only the resolver of the system would understand is reported, and taken for what that
-/// would make of it, because it may be a listener of this file.
+/// Reads a backend's address. One that only the resolver of the system would understand is reported, and read
+/// as the resolver reads it, because that may be a listener of this file.
 fn backend_address(s: &Section<'_>, text: &str, port: Option<u16>) -> Read<BackendAddress> {
     match address::loose_backend(text) {
         Some((meant, message)) => {
@@ -433,7 +405,8 @@ fn backend_address(s: &Section<'_>, text: &str, port: Option<u16>) -> Read<Backe
     }
 }
 
-fn backend(s: &mut Section<'_>) -> Option<Backend> {
+/// Reads an entry of `backends`: a section, or an address alone, which has the defaults of all other keys.
+fn backend(s: &mut Section<'_>, bare: Option<&Node>) -> Option<Backend> {
     let name = s.optional("name", name);
     let weight = s.value("weight", 1, number(0..=limits::WEIGHT_MAX));
     let max_connections = s.value("max_connections", None, limit);
@@ -442,10 +415,13 @@ fn backend(s: &mut Section<'_>) -> Option<Backend> {
     let port_unfit = s.has("port") && port.is_none();
     // Without its port the address can be read, not judged.
     let looked_at = s.clone();
-    let address = s.required("address", |node| {
-        let text = text(node)?;
-        if port_unfit { Ok(None) } else { backend_address(&looked_at, text, port).map(Some) }
-    })??;
+    let address = match bare {
+        Some(node) => bare_address(s, node)?,
+        None => s.required("address", |node| {
+            let text = text(node)?;
+            if port_unfit { Ok(None) } else { backend_address(&looked_at, text, port).map(Some) }
+        })??,
+    };
     let name = match (name, &address) {
         (Some(name), _) => name,
         (None, _) if s.has("name") => return None,

@@ -1,26 +1,28 @@
-//! Reading a mapping key by key: a key that is asked for is a known key, so each is named in one place.
+//! Reading a mapping key by key: a key that is asked for is a known key, so each is named once.
 //!
-//! A section looks first at what the operator wrote there and then at what `defaults` says. A value that
-//! does not fit is reported and read as its default, so that reading goes on to the next problem; nothing
-//! of what was read is used once there is an error.
+//! A section looks at what the operator wrote there first, and at `defaults` second. A value that does not
+//! fit is reported and read as its default, so that reading goes on to the next problem; once there is an
+//! error, no value that was read is used.
 
 use std::rc::Rc;
 
 use super::hints;
 use super::report::{Location, Problems, Span, quote};
+#[cfg(test)]
+use super::tests::Asked;
 use super::tree::{Entry, Map, Node, Value};
 
-/// What reading one value gives: the value, or why it does not fit.
+/// What reading a value gives: the value, or why the text does not fit.
 pub(super) type Read<T> = Result<T, String>;
 
 /// A mapping that is being read.
 #[derive(Clone)]
 pub(super) struct Section<'a> {
     problems: &'a Problems,
-    place: Location,
-    /// What the operator wrote here, if anything.
+    location: Location,
+    /// The mapping that the operator wrote here, if any.
     own: Option<&'a Map>,
-    /// The same, then the defaults.
+    /// The mappings to look at, in this order: the operator's, then the defaults.
     layers: Vec<Layer<'a>>,
     known: Vec<&'static str>,
 }
@@ -33,36 +35,40 @@ struct Layer<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The whole file.
+    /// Returns the section that is the whole file.
     pub(super) fn root(map: &'a Map, problems: &'a Problems) -> Self {
-        let place = Location::of_text(Span::at(1, 1));
-        let layers = vec![Layer { path: place.clone(), map }];
-        Self { problems, place, own: Some(map), layers, known: Vec::new() }
+        let location = Location::of_text(Span::at(1, 1));
+        let layers = vec![Layer { path: location.clone(), map }];
+        Self { problems, location, own: Some(map), layers, known: Vec::new() }
     }
 
-    /// A section that is not in the file: every key has its default.
+    /// Returns a section that is not in the file, so that every key has its default.
     pub(super) fn absent(&self) -> Self {
-        let (problems, place) = (self.problems, self.place.clone());
-        Self { problems, place, own: None, layers: Vec::new(), known: Vec::new() }
+        let (problems, location) = (self.problems, self.location.clone());
+        Self { problems, location, own: None, layers: Vec::new(), known: Vec::new() }
     }
 
-    /// The value of `key`, or `default` where it is not written.
+    /// Returns the value of `key`, or `default` where it is not written.
     pub(super) fn value<T>(&mut self, key: &'static str, default: T, read: impl Fn(&Node) -> Read<T>) -> T {
         self.optional(key, read).unwrap_or(default)
     }
 
-    /// The value of `key`, if it is written.
+    /// Returns the value of `key`, if it is written.
     pub(super) fn optional<T>(&mut self, key: &'static str, read: impl Fn(&Node) -> Read<T>) -> Option<T> {
-        let (entry, place) = self.find(key)?;
+        #[cfg(test)]
+        super::tests::record(self.location.path_of(key), Asked::refused(read(&Node::unfit())));
+        let (entry, location) = self.find(key)?;
         let value = match &entry.node.value {
             Value::Null => Err("no value; write one or remove the key".to_owned()),
             _ => read(&entry.node).map_err(|rule| hints::of_value(&entry.node).unwrap_or(rule)),
         };
-        value.map_err(|message| self.problems.error(place, message)).ok()
+        value.map_err(|message| self.problems.error(location, message)).ok()
     }
 
-    /// The value of `key`; that it is missing is an error.
+    /// Returns the value of `key`, or reports that it is missing.
     pub(super) fn required<T>(&mut self, key: &'static str, read: impl Fn(&Node) -> Read<T>) -> Option<T> {
+        #[cfg(test)]
+        super::tests::record(self.location.path_of(key), Asked::Required);
         if !self.has(key) {
             self.know(key);
             self.error(format!("`{key}` is missing; add it"));
@@ -71,7 +77,7 @@ impl<'a> Section<'a> {
         self.optional(key, read)
     }
 
-    /// The section under `key`, read to its end by `read`; an absent or empty one has its defaults.
+    /// Reads the section under `key` to its end with `read`; an absent or empty one has its defaults.
     pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> T) -> T {
         let mut part = self.part(key);
         let value = read(&mut part);
@@ -79,16 +85,16 @@ impl<'a> Section<'a> {
         value
     }
 
-    /// The same, where `off` stands for an empty section: one whose defaults switch it off.
+    /// Reads the section under `key`; `off` stands for an empty section, whose defaults switch it off.
     pub(super) fn section_or_off<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> T) -> T {
         if self.is_off(key) { read(&mut self.absent()) } else { self.section(key, read) }
     }
 
-    /// The section under `key`. A layer that is not a mapping hides those behind it.
+    /// Returns the section under `key`. A layer that is not a mapping hides those behind it.
     pub(super) fn part(&mut self, key: &'static str) -> Self {
         self.know(key);
         let mut part = self.absent();
-        part.place.path = self.place.path_of(key);
+        part.location.path = self.location.path_of(key);
         part.own = match self.own.and_then(|own| own.get(key)).map(|entry| &entry.node.value) {
             Some(Value::Map(map)) => Some(map),
             _ => None,
@@ -97,17 +103,17 @@ impl<'a> Section<'a> {
             let Some(entry) = layer.map.get(key) else { continue };
             let path = Location { path: layer.path.path_of(key), span: entry.key };
             if part.layers.is_empty() {
-                part.place = path.clone();
+                part.location = path.clone();
             }
             match &entry.node.value {
                 Value::Map(map) => part.layers.push(Layer { path, map }),
                 Value::Null => {}
                 _ => {
-                    let place = Location { span: entry.node.span, ..path };
+                    let location = Location { span: entry.node.span, ..path };
                     if part.layers.is_empty() {
                         let rule = || "not a section; write keys with values below it".to_owned();
                         let message = hints::of_value(&entry.node).unwrap_or_else(rule);
-                        self.problems.error(place, message);
+                        self.problems.error(location, message);
                     }
                     break;
                 }
@@ -116,38 +122,44 @@ impl<'a> Section<'a> {
         part
     }
 
-    /// The sections in the list under `key`, at most `most`; `defaults` stands behind each.
+    /// Returns the sections in the list under `key`, at most `most`, each with `defaults` behind it.
     pub(super) fn entries(&mut self, key: &'static str, most: usize, defaults: Option<&Self>) -> Vec<Self> {
         let behind = defaults.map_or(&[][..], |section| &section.layers);
         let items = self.items(key, most);
-        let entry = |(place, node): (Location, &'a Node)| {
+        let entry = |(location, node): (Location, &'a Node)| {
             let Value::Map(map) = &node.value else {
                 let rule = || "not an entry; write it as `key: value` pairs".to_owned();
-                self.problems.error(place, hints::of_value(node).unwrap_or_else(rule));
+                self.problems.error(location, hints::of_value(node).unwrap_or_else(rule));
                 return None;
             };
-            Some(self.entry_of(place, map, behind))
+            Some(self.entry_of(location, map, behind))
         };
         items.into_iter().filter_map(entry).collect()
     }
 
-    /// The same without defaults, where an entry may be the text of its most important key alone.
+    /// Returns the sections in the list under `key`, without defaults. An entry may be the text of its most
+    /// important key alone.
     pub(super) fn entries_or_texts(
         &mut self,
         key: &'static str,
         most: usize,
     ) -> Vec<(Self, Option<&'a Node>)> {
         let items = self.items(key, most);
-        let entry = |(place, node): (Location, &'a Node)| match &node.value {
-            Value::Map(map) => (self.entry_of(place, map, &[]), None),
-            _ => (Self { place, ..self.absent() }, Some(node)),
+        let entry = |(location, node): (Location, &'a Node)| match &node.value {
+            Value::Map(map) => (self.entry_of(location, map, &[]), None),
+            _ => (Self { location, ..self.absent() }, Some(node)),
         };
         items.into_iter().map(entry).collect()
     }
 
-    /// What stands in the list under `key`, at most `most` of it.
+    /// Returns the nodes in the list under `key`, at most `most`, and where they stand.
     fn items(&mut self, key: &'static str, most: usize) -> Vec<(Location, &'a Node)> {
-        let Some((entry, place)) = self.find(key) else {
+        let rule = format!("is not a list of 1 to {most} entries");
+        #[cfg(test)]
+        for asked in [Asked::Required, Asked::Value(format!("this {rule}"))] {
+            super::tests::record(self.location.path_of(key), asked);
+        }
+        let Some((entry, location)) = self.find(key) else {
             self.error(format!("`{key}` is missing; add it"));
             return Vec::new();
         };
@@ -155,59 +167,64 @@ impl<'a> Section<'a> {
             Value::List(items) => items,
             Value::Null => &[],
             _ => {
-                let rule = || "not a list; start each entry with `-`".to_owned();
-                self.problems.error(place, hints::of_value(&entry.node).unwrap_or_else(rule));
+                let rule = || format!("this {rule}; start each with `-`");
+                self.problems.error(location, hints::of_value(&entry.node).unwrap_or_else(rule));
                 return Vec::new();
             }
         };
         if items.is_empty() {
-            self.problems.error(place.clone(), "the list is empty; it needs at least one entry");
+            self.problems.error(location.clone(), "the list is empty; it needs at least one entry");
         } else if items.len() > most {
-            self.problems.error(place.clone(), format!("{} entries; at most {most} fit", items.len()));
+            self.problems.error(location.clone(), format!("{} entries; at most {most} fit", items.len()));
         }
         let item = |(index, node): (usize, &'a Rc<Node>)| {
-            (Location { path: format!("{}[{index}]", place.path), span: node.span }, &**node)
+            (Location { path: format!("{}[{index}]", location.path), span: node.span }, &**node)
         };
         items.iter().take(most).enumerate().map(item).collect()
     }
 
-    fn entry_of(&self, place: Location, map: &'a Map, behind: &[Layer<'a>]) -> Self {
-        let own = Layer { path: place.clone(), map };
+    fn entry_of(&self, location: Location, map: &'a Map, behind: &[Layer<'a>]) -> Self {
+        let own = Layer { path: location.clone(), map };
         let layers = std::iter::once(own).chain(behind.iter().cloned()).collect();
-        Self { problems: self.problems, place, own: Some(map), layers, known: Vec::new() }
+        Self { problems: self.problems, location, own: Some(map), layers, known: Vec::new() }
     }
 
-    /// Reports `key` where it is written, although it is known elsewhere.
+    /// Reports `key` if it is written here, because it belongs elsewhere.
     pub(super) fn forbid(&mut self, key: &'static str, why: &str) {
         if let Some(entry) = self.own.and_then(|own| own.get(key)) {
             self.know(key);
-            let place = Location { path: self.place.path_of(key), span: entry.key };
-            self.problems.error(place, format!("`{key}` does not belong here; {why}"));
+            let location = Location { path: self.location.path_of(key), span: entry.key };
+            self.problems.error(location, format!("`{key}` does not belong here; {why}"));
         }
     }
 
-    /// Whether `key` is written here or in the defaults.
+    /// Returns true if `key` is written here or in the defaults.
     pub(super) fn has(&self, key: &str) -> bool {
         self.layers.iter().any(|layer| layer.map.contains_key(key))
     }
 
-    /// Whether the value of `key` switches it off.
+    /// Returns true if the value of `key` switches it off.
     pub(super) fn is_off(&mut self, key: &'static str) -> bool {
+        #[cfg(test)]
+        super::tests::record(
+            self.location.path_of(key),
+            Asked::Value("this is not a section, or `off`".to_owned()),
+        );
         self.find(key).is_some_and(|(entry, _)| entry.node.is_off())
     }
 
-    /// Whether the value of `key` is a section.
+    /// Returns true if the value of `key` is a section.
     pub(super) fn is_section(&mut self, key: &'static str) -> bool {
         self.find(key).is_some_and(|(entry, _)| matches!(entry.node.value, Value::Map(_)))
     }
 
-    /// Where the value of `key` stands, or this section where it is not written.
-    pub(super) fn place(&self, key: &str) -> Location {
-        self.entry(key).map_or_else(|| self.place.clone(), |(_, place)| place)
+    /// Returns where the value of `key` stands, or this section where it is not written.
+    pub(super) fn location(&self, key: &str) -> Location {
+        self.entry(key).map_or_else(|| self.location.clone(), |(_, location)| location)
     }
 
-    /// Where `key` stands in the section under `section`, if it is written there.
-    pub(super) fn place_within(&self, section: &str, key: &str) -> Option<Location> {
+    /// Returns where `key` stands in the section under `section`, if it is written there.
+    pub(super) fn location_within(&self, section: &str, key: &str) -> Option<Location> {
         self.layers.iter().find_map(|layer| {
             let Value::Map(map) = &layer.map.get(section)?.node.value else { return None };
             let entry = map.get(key)?;
@@ -216,40 +233,41 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// Reports something at a place that was found before.
-    pub(super) fn error_place(&self, place: Location, message: impl Into<String>) {
-        self.problems.error(place, message);
+    /// Reports an error at a location that was found before.
+    pub(super) fn error_in(&self, location: Location, message: impl Into<String>) {
+        self.problems.error(location, message);
     }
 
-    /// The same, as a warning.
-    pub(super) fn warn_place(&self, place: Location, message: impl Into<String>) {
-        self.problems.warning(place, message);
+    /// Reports a warning at a location that was found before.
+    pub(super) fn warn_in(&self, location: Location, message: impl Into<String>) {
+        self.problems.warning(location, message);
     }
 
-    /// Reports something about this section as a whole.
+    /// Reports an error of this section as a whole.
     pub(super) fn error(&self, message: impl Into<String>) {
-        self.problems.error(self.place.clone(), message);
+        self.problems.error(self.location.clone(), message);
     }
 
-    /// Reports something about the value of `key`.
+    /// Reports an error of the value of `key`.
     pub(super) fn error_at(&self, key: &str, message: impl Into<String>) {
-        self.problems.error(self.place(key), message);
+        self.problems.error(self.location(key), message);
     }
 
-    /// The same, as a warning.
+    /// Reports a warning about the value of `key`.
     pub(super) fn warn_at(&self, key: &str, message: impl Into<String>) {
-        self.problems.warning(self.place(key), message);
+        self.problems.warning(self.location(key), message);
     }
 
-    /// The same where `key` is written here. Nothing is said of a default that other entries may need.
+    /// Reports a warning about the value of `key` if it is written here. A default may be meant for other
+    /// entries.
     pub(super) fn warn_own(&self, key: &str, message: impl Into<String>) {
         if self.own.is_some_and(|own| own.contains_key(key)) {
             self.warn_at(key, message);
         }
     }
 
-    /// Reports every key of this section that nobody asked for. Those of the defaults are reported where
-    /// the defaults themselves are read.
+    /// Reports every key of this section that was not asked for. Unknown keys of the defaults are reported
+    /// where the defaults themselves are read.
     pub(super) fn finish(self) {
         for (key, entry) in self.own.into_iter().flatten().filter(|(key, _)| !key.is_empty()) {
             if self.known.contains(&key.as_str()) {
@@ -260,8 +278,8 @@ impl<'a> Section<'a> {
             let remedy = hints::of_key(key, &self.known)
                 .or_else(near)
                 .unwrap_or_else(|| format!("known here: {}", self.known.join(", ")));
-            let place = Location { path: self.place.path_of(key), span: entry.key };
-            self.problems.error(place, format!("unknown key {}; {remedy}", quote(key)));
+            let location = Location { path: self.location.path_of(key), span: entry.key };
+            self.problems.error(location, format!("unknown key {}; {remedy}", quote(key)));
         }
     }
 
@@ -285,9 +303,9 @@ impl<'a> Section<'a> {
     }
 }
 
-/// The name most like `word`, if one is near enough to be what was meant.
+/// Returns the name most like `word`, if one is near enough to be meant.
 pub(super) fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    /// No name of ours is longer, and the cost grows with the length.
+    /// No name is longer, and the cost grows with the length.
     const LONGEST: usize = 64;
     if word.len() > LONGEST {
         return None;

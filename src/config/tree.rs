@@ -1,7 +1,7 @@
 //! The text of a file as a tree of nodes that know where they stand.
 //!
-//! Everything a hostile file can grow is bounded while it is read: depth, nodes with aliases counted as
-//! often as they are used, and the text itself by its caller. An alias shares the node it names, so
+//! Every quantity that a hostile file can grow is bounded while the file is read: the depth, the nodes (those
+//! of an alias count at each use), and by the caller the text itself. An alias shares the node it names, so
 //! memory does not grow with it.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,14 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Whether the value switches something off: `off` or `false`.
+    /// Returns a text that no reader accepts: a control character, and one beyond ASCII.
+    #[cfg(test)]
+    pub(super) fn unfit() -> Self {
+        let value = Value::Scalar { text: "\u{1}é".to_owned(), plain: true };
+        Self { span: Span::default(), value, nodes: 1, levels: 1 }
+    }
+
+    /// Returns true if the value switches something off: `off` or `false`.
     pub(super) fn is_off(&self) -> bool {
         match &self.value {
             Value::Scalar { text, .. } if text == "off" => true,
@@ -47,7 +54,7 @@ pub(super) enum Value {
     Map(Map),
 }
 
-/// The keys of a mapping. Problems are sorted by place later, so the order of the file is not kept.
+/// The keys of a mapping. Problems are sorted by location later, so the order of the file is not kept.
 pub(super) type Map = BTreeMap<String, Entry>;
 
 /// A key and its value.
@@ -57,7 +64,7 @@ pub(super) struct Entry {
     pub(super) node: Rc<Node>,
 }
 
-/// The text without its byte order mark.
+/// Returns the text without its byte order mark.
 pub(super) fn decode(text: &[u8]) -> Result<&str, (Span, String)> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     std::str::from_utf8(text).map_err(|error| {
@@ -73,7 +80,7 @@ pub(super) fn decode(text: &[u8]) -> Result<&str, (Span, String)> {
     })
 }
 
-/// The one document in `text`, or `None` and a problem.
+/// Returns the one document in `text`, or reports why there is none.
 pub(super) fn parse(text: &str, problems: &Problems) -> Option<Rc<Node>> {
     let before = problems.errors();
     report_unfit_characters(text, problems);
@@ -95,24 +102,24 @@ pub(super) fn parse(text: &str, problems: &Problems) -> Option<Rc<Node>> {
     builder.document
 }
 
-/// What an empty file lacks.
+/// The message for an empty file.
 pub(super) const EMPTY: &str =
     "the file is empty; it needs `loadbalancer` and `backends`, or `listeners` and `upstreams`";
 
 fn syntax(error: &ScanError, text: &str) -> (Span, String) {
     let mark = error.marker();
     let line = mark.line().max(1);
-    // The scanner sees what is wrong with a value at its end, or in the line after it.
+    // The scanner notices a bad value at its end, or in the line after it.
     let mut before = lines(text).enumerate().take(line).skip(line.saturating_sub(2));
     if let Some((index, (column, message))) = before.find_map(|(at, line)| Some((at, needs_quotes(line)?))) {
         return (Span::at(index + 1, column), message);
     }
-    // The text of the scanner repeats characters of the file.
+    // The scanner's message repeats characters of the file.
     let info: String = error.info().chars().flat_map(char::escape_debug).collect();
     (Span::at(line, mark.col() + 1), format!("not YAML: {info}"))
 }
 
-/// The column of a value that means something else to YAML without quotes, and what to write.
+/// Returns the column of a value that YAML reads otherwise without quotes, and what to write.
 fn needs_quotes(line: &str) -> Option<(usize, String)> {
     let (at, value) = plain_value(line).filter(|_| !is_comment(line))?;
     let address = value.split([' ', ',', '}']).next().unwrap_or_default();
@@ -131,7 +138,7 @@ fn needs_quotes(line: &str) -> Option<(usize, String)> {
     Some((line[..at].chars().count() + 1, message))
 }
 
-/// Where the value of a line begins, and the value.
+/// Returns where the value of a line begins, and the value.
 fn plain_value(line: &str) -> Option<(usize, &str)> {
     let indentation = line.len() - line.trim_start_matches([' ', '-']).len();
     let at = line.find(": ").map_or(indentation, |colon| colon + 2);
@@ -143,13 +150,13 @@ fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with('#')
 }
 
-/// Whether the value of a line is the beginning of a template that nobody has filled in.
+/// Returns where the value of a line begins if it is the beginning of a template that was not filled in.
 fn template(content: &str) -> Option<usize> {
     let (at, value) = plain_value(content).filter(|_| !is_comment(content))?;
     (value.starts_with("{{") || value.starts_with("{%")).then_some(at)
 }
 
-/// Spaces that look like plain ones and are none to YAML, outside of a comment.
+/// Returns where a space stands, outside of a comment, that looks like a plain one and is none to YAML.
 fn odd_space(content: &str) -> Option<usize> {
     let odd =
         |c: char| matches!(c, '\u{a0}' | '\u{2000}'..='\u{200b}' | '\u{202f}' | '\u{205f}' | '\u{3000}');
@@ -158,8 +165,8 @@ fn odd_space(content: &str) -> Option<usize> {
     (!comment).then_some(at)
 }
 
-/// The scanner takes NUL for the end of the file and tabs for spaces in some places; both are refused
-/// before it sees them, and so are spaces that it takes for letters. One problem a line is enough.
+/// Reports characters before the scanner sees them: it takes NUL for the end of the file, tabs for spaces in
+/// some places, and odd spaces for letters. One problem a line is enough.
 fn report_unfit_characters(text: &str, problems: &Problems) {
     for (line, content) in lines(text).enumerate() {
         let unfit = |c: char| (c.is_control() && c != '\t') || c == '\u{feff}';
@@ -175,7 +182,7 @@ fn report_unfit_characters(text: &str, problems: &Problems) {
             let what = if code == 0xa0 { "no-break space" } else { "space" };
             (at, format!("{what} U+{code:04X} instead of a plain one; type a plain one"))
         } else if let Some(at) = template(content) {
-            (at, "a template that was not filled in: it is not expanded here; fill it in before".to_owned())
+            (at, "a template is not expanded here; fill it in first".to_owned())
         } else {
             continue;
         };
@@ -184,7 +191,7 @@ fn report_unfit_characters(text: &str, problems: &Problems) {
     }
 }
 
-/// A list or mapping that has begun and not ended.
+/// A list or mapping that has begun and not yet ended.
 struct Open {
     span: Span,
     anchor: usize,
@@ -201,7 +208,7 @@ enum Parts {
 struct Builder<'a> {
     problems: &'a Problems,
     open: Vec<Open>,
-    /// What an anchor names, by its number.
+    /// The nodes that anchors name, by the numbers of the anchors.
     anchors: BTreeMap<usize, Rc<Node>>,
     nodes: usize,
     document: Option<Rc<Node>>,
@@ -255,7 +262,7 @@ impl<'a> Builder<'a> {
                     Parts::List(items) => Value::List(items),
                     Parts::Map { map, .. } => Value::Map(map),
                 };
-                // Its own node was counted when it began.
+                // The node itself was counted when it began.
                 self.nodes -= 1;
                 return self.close(Node { span, value, nodes, levels }, anchor);
             }
@@ -284,7 +291,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Refuses what goes beyond the bounds, before it is entered.
+    /// Counts nodes that are about to be added, and refuses them beyond the bounds.
     fn count(&mut self, span: Span, nodes: usize, levels: usize) -> Step {
         self.nodes += nodes;
         if self.open.len() + levels > limits::CONFIG_DEPTH_MAX {
@@ -296,7 +303,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Puts a finished node into what is open around it.
+    /// Adds a finished node to the list or mapping around it.
     fn add(&mut self, node: Rc<Node>, alias: Option<Span>) {
         let Some(open) = self.open.last_mut() else {
             self.document = Some(node);
@@ -336,7 +343,7 @@ fn key_text(node: &Node, span: Span, problems: &Problems) -> String {
         _ => "not a key; a key is a single word",
     };
     problems.error(Location::of_text(span), message);
-    // No key of ours is empty, and an empty one is passed over without another problem.
+    // No known key is empty, and an empty one is skipped without another problem.
     String::new()
 }
 

@@ -1,5 +1,8 @@
-//! Single values: numbers, durations, sizes, choices, names. Each is read from a node and, where its text
-//! is not obvious, written again in the same syntax.
+//! Single values: numbers, durations, sizes, choices, names.
+//!
+//! A reader that refuses a text says that it "is not" what may be written there, range included, and after a
+//! semicolon what to write instead. The words between are the column "value" of docs/CONFIGURATION.md; a test
+//! compares them.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -11,11 +14,12 @@ use super::hints;
 use super::model::{CoreSelection, HashKey, LogFormat, LogTarget, OpenSessions};
 use super::report::quote;
 use super::section::{Read, nearest};
+use super::text::{AUTO, BYTES, MILLIS, OFF, duration_text, size_text};
 use super::tree::{Node, Value};
 use crate::balance::{self, Registered};
 use crate::base::limits;
 
-/// The text of a single value.
+/// Returns the text of a single value.
 pub(super) fn text(node: &Node) -> Read<&str> {
     match &node.value {
         Value::Scalar { text, .. } => Ok(text),
@@ -25,7 +29,7 @@ pub(super) fn text(node: &Node) -> Read<&str> {
     }
 }
 
-/// Reads with `read`, or `off` as `None`.
+/// Reads with `read`; `off` is `None`.
 pub(super) fn off_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
     move |node| {
         if node.is_off() {
@@ -34,26 +38,43 @@ pub(super) fn off_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Re
         let text = text(node).unwrap_or_default();
         read(node).map(Some).map_err(|message| match hints::switch(text) {
             Some(false) => format!("{} is not possible here; write `off`", quote(text)),
-            _ => format!("{message}, or `off`"),
+            _ => or(&message, text, OFF),
         })
     }
 }
 
-/// `true`, or `false` and `off`.
+/// Adds a word to what a reader says of `text`: behind what may be written, or else at the end.
+fn or(message: &str, text: &str, word: &str) -> String {
+    let shown = quote(text);
+    let rule = message.strip_prefix(&shown).filter(|rule| rule.starts_with(" is not "));
+    let remedy = rule.and_then(|rule| rule.find("; ")).map_or(message.len(), |at| shown.len() + at);
+    format!("{}, or `{word}`{}", &message[..remedy], &message[remedy..])
+}
+
+/// Lists words as alternatives: "`a`, `b` or `c`".
+fn any_of<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
+    let quoted: Vec<String> = words.into_iter().map(|word| format!("`{word}`")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
+/// Reads a switch: `true`, or `false` and `off`.
 pub(super) fn boolean(node: &Node) -> Read<bool> {
     if node.is_off() {
         return Ok(false);
     }
     match text(node)? {
         "true" | "True" | "TRUE" => Ok(true),
-        other => Err(match hints::switch(other) {
-            Some(on) => format!("{} is neither `true` nor `false`; write `{on}`", quote(other)),
-            None => format!("{} is neither `true` nor `false`", quote(other)),
-        }),
+        other => {
+            let remedy = hints::switch(other).map_or_else(String::new, |on| format!("; write `{on}`"));
+            Err(format!("{} is not `true`, `false` or `off`{remedy}", quote(other)))
+        }
     }
 }
 
-/// A whole number within `range`.
+/// Reads a whole number within `range`.
 pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
     move |node| {
         let text = text(node)?;
@@ -65,70 +86,70 @@ pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> 
     }
 }
 
-/// The same, where `off` is 0.
+/// Reads a whole number within `range`; `off` is 0.
 pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
-    move |node| if node.is_off() { Ok(0) } else { number(range.clone())(node) }
+    move |node| off_or(number(range.clone()))(node).map(Option::unwrap_or_default)
 }
 
-/// The rule, and why this text, which was meant as a number, breaks it.
+/// Returns the rule, and why this text, which was meant as a number, breaks it.
 fn with_hint(rule: String, text: &str) -> String {
     hints::of_number(text).map_or_else(|| rule.clone(), |hint| format!("{rule}; {hint}"))
 }
 
-/// Digits only, without the leading zero that YAML 1.1 reads as octal.
+/// Reads digits without the leading zero that YAML 1.1 takes for octal.
 pub(super) fn decimal(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number: &u32| number.to_string() == text)
 }
 
-/// A TCP port.
+/// Reads a TCP port.
 pub(super) fn port(node: &Node) -> Read<u16> {
     port_text(text(node)?)
 }
 
-/// A TCP port as the text of a single value or a part of it.
+/// Reads a TCP port from the text of a value or a part of it.
 pub(super) fn port_text(text: &str) -> Read<u16> {
     let port = decimal(text).and_then(|number| u16::try_from(number).ok()).filter(|port| *port > 0);
     port.ok_or_else(|| {
-        let rule = format!("{} is not a port; a port is a number from 1 to 65535", quote(text));
+        let rule = format!("{} is not a port from 1 to 65535", quote(text));
         let is_range =
             text.split_once('-').is_some_and(|(first, last)| decimal(first).and(decimal(last)).is_some());
         if is_range { format!("{rule}; a range needs an entry for each") } else { with_hint(rule, text) }
     })
 }
 
-/// A number, where 0 and `off` stand for no limit of our own.
+/// Reads a number; 0 and `off` set no limit.
 pub(super) fn limit(node: &Node) -> Read<Option<NonZeroU32>> {
     count(0..=u32::MAX)(node).map(NonZeroU32::new)
 }
 
-/// Reads with `read`, or `auto` as `None`.
+/// Reads with `read`; `auto` is `None`.
 pub(super) fn auto_or<T>(read: impl Fn(&Node) -> Read<T>) -> impl Fn(&Node) -> Read<Option<T>> {
     move |node| {
-        if text(node)? == "auto" {
+        let text = text(node)?;
+        if text == AUTO {
             return Ok(None);
         }
-        read(node).map(Some).map_err(|message| format!("{message}, or `auto`"))
+        read(node).map(Some).map_err(|message| or(&message, text, AUTO))
     }
 }
 
-/// A power of two within `limits::BUFFERS_PER_CORE`.
+/// Reads a power of two within `limits::BUFFERS_PER_CORE`.
 pub(super) fn buffers(node: &Node) -> Read<u32> {
-    let count = number(limits::BUFFERS_PER_CORE)(node)?;
-    if count.is_power_of_two() {
-        return Ok(count);
+    let (text, range) = (text(node)?, limits::BUFFERS_PER_CORE);
+    let rule = format!("{} is not a power of two from {} to {}", quote(text), range.start(), range.end());
+    match decimal(text).filter(|count| range.contains(count)) {
+        None => Err(with_hint(rule, text)),
+        Some(count) if count.is_power_of_two() => Ok(count),
+        Some(count) => Err(format!("{rule}; write {} or {}", 1 << count.ilog2(), count.next_power_of_two())),
     }
-    let (below, above) = (1 << count.ilog2(), count.next_power_of_two());
-    Err(format!("`{count}` is not a power of two; write {below} or {above}"))
 }
 
-const MILLIS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-
-/// A duration within the bounds that hold for all.
+/// Reads a duration within the bounds of all durations.
 pub(super) fn duration(node: &Node) -> Read<Duration> {
     duration_within(limits::DURATION_MIN..=limits::DURATION_MAX)(node)
 }
 
-/// A duration within `range`, such as `250ms`, `30s`, `5m`, `1h` or `1h30m`.
+/// Reads a duration within `range`, such as `250ms`, `30s`, `5m`, `1h` or `1h30m`.
 pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node) -> Read<Duration> {
     move |node| {
         let text = text(node)?;
@@ -136,51 +157,51 @@ pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node)
         if node.is_off() {
             return Err(format!("{shown} is not possible here; write a duration such as `30s`"));
         }
-        let Some(value) = parse_duration(text) else {
-            return Err(format!("{shown} {}", no_duration(text)));
-        };
-        let (shortest, longest) = (*range.start(), *range.end());
-        if value < shortest {
-            return Err(format!("{shown} is too short; write at least `{}`", duration_text(shortest)));
+        let (shortest, longest) = (duration_text(*range.start()), duration_text(*range.end()));
+        match parse_duration(text) {
+            None => Err(format!("{shown} {}", no_duration(text, &shortest, &longest))),
+            Some(value) if value < *range.start() => {
+                Err(format!("{shown} is too short; write at least `{shortest}`"))
+            }
+            Some(value) if value > *range.end() => {
+                Err(format!("{shown} is too long; write at most `{longest}`"))
+            }
+            Some(value) => Ok(value),
         }
-        if value > longest {
-            return Err(format!("{shown} is too long; write at most `{}`", duration_text(longest)));
-        }
-        Ok(value)
     }
 }
 
-/// What is wrong with a text that is no duration, and what to write.
-fn no_duration(text: &str) -> String {
+/// Says what is wrong with a text that is no duration, and what to write.
+fn no_duration(text: &str, shortest: &str, longest: &str) -> String {
     const SUCH: &str = "such as `250ms`, `30s`, `5m` or `1h`";
     if text.starts_with('-') && text[1..].starts_with(|c: char| c.is_ascii_digit()) {
         return format!("is negative; write a duration {SUCH}");
     }
     if let Some(ours) = hints::duration(text) {
         return format!(
-            "is not a duration: whole numbers with a unit, h, m, s or ms, without spaces; write `{ours}`"
+            "is not a duration of whole numbers with units (h, m, s, ms) and no spaces; write `{ours}`"
         );
     }
     match text.parse::<f64>() {
         Ok(_) => format!("has no unit; write a duration {SUCH}"),
-        Err(_) => format!("is not a duration; write one {SUCH}"),
+        Err(_) => format!("is not a duration from {shortest} to {longest}; write one {SUCH}"),
     }
 }
 
-/// A time of keepalive, of which the kernel counts whole seconds.
+/// Reads a time of keepalive, which the kernel counts in whole seconds.
 pub(super) fn whole_seconds(node: &Node) -> Read<Duration> {
     let value = duration_within(Duration::from_secs(1)..=limits::KEEPALIVE_MAX)(node)?;
     if value.subsec_nanos() > 0 {
         return Err(format!(
-            "`{}` is not a whole number of seconds; the kernel counts those",
+            "`{}` is not a whole number of seconds; the kernel counts in seconds",
             duration_text(value)
         ));
     }
     Ok(value)
 }
 
-/// Numbers with units, each unit once and the largest first. What does not fit is the longest duration
-/// there is, which every bound refuses.
+/// Reads numbers with units, each unit once and the largest first. A number that does not fit becomes the
+/// longest duration there is, which every range refuses.
 fn parse_duration(text: &str) -> Option<Duration> {
     let mut units = MILLIS.iter();
     let (mut rest, mut millis) = (text, 0_u64);
@@ -197,68 +218,43 @@ fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then(|| Duration::from_millis(millis))
 }
 
-/// A duration in the largest unit that holds it as a whole number.
-pub(super) fn duration_text(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    let fits = MILLIS.iter().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor)));
-    let (unit, factor) = fits.copied().unwrap_or(("ms", 1));
-    format!("{}{unit}", millis / u128::from(factor))
-}
-
-const BYTES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
-
-/// A size within `range`, such as `16KiB` or `1MiB`, as bytes.
+/// Reads a size within `range`, such as `16KiB` or `1MiB`, as bytes.
 pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
     move |node| {
         let text = text(node)?;
         let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = BYTES.iter().find(|(name, _)| *name == &text[number.len()..]);
+        let (least, most) = (size_text(*range.start()), size_text(*range.end()));
+        let rule = format!("{} is not a size from {least} to {most}", quote(text));
         let (Some((_, factor)), Some(count)) = (unit, decimal(number)) else {
-            let rule = format!("{} is not a size; write a number and B, KiB, MiB or GiB", quote(text));
+            let rule = format!("{rule}; write a number and B, KiB, MiB or GiB");
             return Err(with_hint(rule, number));
         };
         let bytes = u32::try_from(u64::from(count).saturating_mul(*factor)).unwrap_or(u32::MAX);
-        if range.contains(&bytes) {
-            return Ok(bytes);
-        }
-        let (least, most) = (size_text(*range.start()), size_text(*range.end()));
-        Err(format!("{} is out of range; write a size from `{least}` to `{most}`", quote(text)))
+        if range.contains(&bytes) { Ok(bytes) } else { Err(rule) }
     }
 }
 
-/// A size in the largest unit that holds it as a whole number.
-pub(super) fn size_text(bytes: u32) -> String {
-    let bytes = u64::from(bytes);
-    let (unit, factor) =
-        BYTES.iter().find(|(_, factor)| bytes.is_multiple_of(*factor)).copied().unwrap_or(("B", 1));
-    format!("{}{unit}", bytes / factor)
-}
-
-/// A whole percentage from 1 to 100, as a fraction; `off` is 0.
+/// Reads a whole percentage from 1 to 100 as a fraction; `off` is 0.
 pub(super) fn fraction(node: &Node) -> Read<f64> {
-    if node.is_off() {
-        return Ok(0.0);
-    }
-    let message = |message| format!("{message}, or `off`");
-    percent(node).map(|percent| f64::from(percent) / 100.0).map_err(message)
+    off_or(percent)(node).map(|percent| f64::from(percent.unwrap_or_default()) / 100.0)
 }
 
-/// A whole percentage from 1 to 100.
+/// Reads a whole percentage from 1 to 100.
 pub(super) fn percent(node: &Node) -> Read<u32> {
     let text = text(node)?;
     let percent = text.strip_suffix('%').and_then(decimal).filter(|percent| (1..=100).contains(percent));
-    percent.ok_or_else(|| format!("{} is not a percentage; write `1%` to `100%`", quote(text)))
+    percent.ok_or_else(|| format!("{} is not a percentage from 1% to 100%", quote(text)))
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&Node) -> Read<T> {
     move |node| {
         let text = text(node)?;
         if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
             return Ok(*choice);
         }
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        Err(format!("{} is not possible here; write {}", quote(text), names.join(" or ")))
+        Err(format!("{} is not {}", quote(text), any_of(choices.iter().map(|(name, _)| *name))))
     }
 }
 
@@ -282,7 +278,7 @@ pub(super) const OPEN_SESSIONS: &[(&str, OpenSessions)] =
 /// Words of `logging.format`.
 pub(super) const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-/// `stderr` or the path of a file.
+/// Reads `stderr` or the path of a file.
 pub(super) fn log_target(node: &Node) -> Read<LogTarget> {
     match text(node)? {
         "stderr" => Ok(LogTarget::Stderr),
@@ -290,69 +286,68 @@ pub(super) fn log_target(node: &Node) -> Read<LogTarget> {
             Err(format!("`{text}` is not possible here; write `stderr` or the path of a file"))
         }
         text if text.is_empty() || text.contains(char::is_control) => {
-            Err(format!("{} is not a path; write `stderr` or the path of a file", quote(text)))
+            Err(format!("{} is not `stderr` or the path of a file", quote(text)))
         }
         text => hints::of_text(text).map_or_else(|| Ok(LogTarget::File(PathBuf::from(text))), Err),
     }
 }
 
-/// An address that connections can come from.
-pub(super) fn source(node: &Node) -> Read<IpAddr> {
+/// Reads an address that connections can come from.
+fn source(node: &Node) -> Read<IpAddr> {
     let (text, shown) = (text(node)?, quote(text(node)?));
     let ip: IpAddr = text.parse().map_err(|_| format!("{shown} is not an IP address"))?;
     let ip = ip.to_canonical();
     if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255; 4]) {
-        return Err(format!("{shown} is no address of this host; write one that `ip address` shows"));
+        return Err(format!("{shown} is not an address of this host; write one that `ip address` shows"));
     }
     Ok(ip)
 }
 
-/// A list of at most `most` values, each read with `read`.
-pub(super) fn list<T>(
-    key: &'static str,
-    most: usize,
-    read: impl Fn(&Node) -> Read<T>,
-) -> impl Fn(&Node) -> Read<Vec<T>> {
-    move |node| match &node.value {
+/// Reads a list of local addresses; `off` is an empty one.
+pub(super) fn sources(node: &Node) -> Read<Vec<IpAddr>> {
+    let most = limits::LOCAL_ADDRESSES_MAX;
+    match &node.value {
         _ if node.is_off() => Ok(Vec::new()),
         Value::List(nodes) if nodes.len() > most => {
-            Err(format!("{} entries in `{key}`; at most {most} fit", nodes.len()))
+            Err(format!("{} addresses; at most {most} fit", nodes.len()))
         }
-        Value::List(nodes) => nodes.iter().map(|node| read(node)).collect(),
-        _ => Err(format!("`{key}` is a list; write `[...]`, or `off`")),
+        Value::List(nodes) => nodes.iter().map(|node| source(node)).collect(),
+        _ => {
+            let shown = quote(text(node)?);
+            Err(format!("{shown} is not a list of at most {most} IP addresses, or `off`; write `[...]`"))
+        }
     }
 }
 
-/// A name of the registry.
+/// Reads the name of an algorithm.
 pub(super) fn algorithm(node: &Node) -> Read<&'static Registered> {
     let text = text(node)?;
     balance::find(text).ok_or_else(|| {
         let names: Vec<&str> = balance::names().collect();
         let near = balance::meant_by(text).or_else(|| nearest(text, names.iter().copied()));
-        let remedy = match near {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known are {}", names.join(", ")),
-        };
-        format!("{} is not an algorithm; {remedy}", quote(text))
+        match near {
+            Some(near) => format!("{} is not an algorithm; did you mean `{near}`?", quote(text)),
+            None => format!("{} is not {}", quote(text), any_of(names)),
+        }
     })
 }
 
-/// A name. It becomes a label of metrics and a part of paths in the admin API, so it is kept plain; the
-/// characters of addresses are in, because a backend without a name is called by its address.
+/// Reads a name. Metrics use it as a label and the admin API as a part of paths, so it is kept plain; it may
+/// have the characters of addresses, because a backend without a name is called by its address.
 pub(super) fn name(node: &Node) -> Read<String> {
     let text = text(node)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-:[]%".contains(c);
     if text.is_empty() || text.len() > limits::NAME_BYTES_MAX || !text.chars().all(plain) {
         let most = limits::NAME_BYTES_MAX;
         return Err(format!(
-            "{} is not a name; write 1 to {most} letters, digits or any of . _ - : [ ] %",
+            "{} is not a name of 1 to {most} letters, digits or any of . _ - : [ ] %",
             quote(text)
         ));
     }
     Ok(text.to_owned())
 }
 
-/// `auto`, a number of cores, or a list of CPU numbers such as `0-3,8`.
+/// Reads `auto`, a number of cores, or a list of CPU numbers such as `0-3,8`.
 pub(super) fn cores(node: &Node) -> Read<CoreSelection> {
     let text = text(node)?;
     if text == "auto" {
@@ -387,17 +382,4 @@ pub(super) fn cores(node: &Node) -> Read<CoreSelection> {
         return Err(format!("CPU {} is listed twice; name each once", twice[0]));
     }
     Ok(CoreSelection::List(list))
-}
-
-/// The cores in the syntax of the file.
-pub(super) fn cores_text(cores: &CoreSelection) -> String {
-    let list = match cores {
-        CoreSelection::Auto => return "auto".to_owned(),
-        CoreSelection::Count(count) => return count.to_string(),
-        CoreSelection::List(list) => list,
-    };
-    // A range even for one CPU, which alone would be a number of cores.
-    let runs = list.chunk_by(|a, b| a + 1 == *b);
-    let texts = runs.map(|run| format!("{}-{}", run[0], run[run.len() - 1]));
-    texts.collect::<Vec<_>>().join(",")
 }

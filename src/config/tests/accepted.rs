@@ -231,15 +231,15 @@ fn interfaces_get_their_numbers_from_the_caller() {
     let numbered = numbered.expect("both are known").expect("there are some");
     assert_eq!(numbered.listeners[0].address.to_string(), "[fe80::1%2]:80");
     assert_eq!(numbered.upstreams[0].backends[0].address.to_string(), "[fe80::2%3]:80");
-    assert_eq!(config.with_zones(|_| None).expect_err("nobody knows them"), "eth0");
+    assert_eq!(config.with_zones(|_| None).expect_err("unknown interfaces"), "eth0");
     assert!(valid(SHORT).with_zones(|_| None).expect("there is none").is_none());
 }
 
 #[test]
 fn short_form_takes_timeouts_and_tcp_of_both_sides() {
     let config = valid(
-        "loadbalancer: {listen_address: ':80', timeouts: {connect: 2s, establish: 9s, client_idle: 5m, half_close: 7s}, \
-         tcp: {nodelay: off, keepalive: 9s, steer_by_cpu: true}}\nbackends: ['a:1']\n",
+        "loadbalancer: {listen_address: ':80', timeouts: {connect: 2s, establish: 9s, client_idle: 5m, \
+         half_close: 7s}, tcp: {nodelay: off, keepalive: 9s, steer_by_cpu: true}}\nbackends: ['a:1']\n",
     );
     let (listener, upstream) = (&config.listeners[0], &config.upstreams[0]);
     assert_eq!(upstream.timeouts.connect, Duration::from_secs(2));
@@ -290,7 +290,8 @@ fn an_idle_limit_that_is_written_alone_is_that_of_both_sides() {
     }
 }
 
-/// A time alone is a dead peer noticed within two minutes; where `user_timeout` decides, probes are often enough for it.
+/// A time alone is a dead peer noticed within two minutes; where `user_timeout` decides, probes are often
+/// enough for it.
 #[test]
 fn keepalive_is_a_time_or_all_of_it() {
     let all = |tcp: &str| {

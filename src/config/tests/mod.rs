@@ -1,11 +1,14 @@
-//! The configuration as a whole: what is accepted, what is refused and with which words, and that no file
-//! can hurt. The rows are those of FAULTS 37 and 38.
+//! The configuration as a whole: which files are accepted, refused (with which words) or warned about, that
+//! no file can do harm, and that the reference says what the code does.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::*;
+
+pub(super) use reference::{Asked, record};
 
 const SHORT: &str = include_str!("../../../configs/config.yaml");
 const EXAMPLE: &str = include_str!("../../../configs/example.yaml");
@@ -20,7 +23,7 @@ upstreams:
       - {address: 10.0.0.1, port: 80}
 ";
 
-/// Far above what the slowest accepted or refused file takes in a debug build.
+/// Far longer than any file takes in a debug build.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[track_caller]
@@ -59,7 +62,9 @@ fn upstream(lines: &str) -> String {
 }
 
 mod accepted;
+mod addresses;
 mod hostile;
 mod properties;
+mod reference;
 mod refused;
 mod warned;

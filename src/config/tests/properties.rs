@@ -166,7 +166,9 @@ upstreams:
     healthcheck: {check}
     tcp: {{keepalive: {keepalive}}}
     {outlier}
-    pool: {{size: 7, max_idle: {or_off}, reuse: reset, clients: trusted, reset: {{send: '\\x00', expect: ok, timeout: {duration}}}}}
+    pool:
+      {{size: 7, max_idle: {or_off}, reuse: reset, clients: trusted,
+      reset: {{send: '\\x00', expect: ok, timeout: {duration}}}}}
     backends: [{{{backend}}}]
 "
             )
@@ -194,7 +196,9 @@ proptest! {
 
     #[test]
     fn resolved_configuration_parses_as_the_same(text in valid_file()) {
-        prop_assert!(parse("file", text.as_bytes()).is_ok(), "{}", parse("file", text.as_bytes()).unwrap_err());
+        if let Err(report) = parse("file", text.as_bytes()) {
+            return Err(TestCaseError::fail(report.to_string()));
+        }
         check(text.as_bytes())?;
     }
 }

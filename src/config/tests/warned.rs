@@ -20,22 +20,23 @@ upstreams:
 /// Each is taken with one warning, with these words.
 #[test]
 fn settings_that_do_nothing_beside_the_others() {
-    let both = "[{name: a, address: 10.0.0.9, port: 1, max_connections: 2}, {address: b, port: 1, backup: true, max_connections: 3}]";
+    let both = "[{name: a, address: 10.0.0.9, port: 1, max_connections: 2}, {address: b, port: 1, backup: \
+                true, max_connections: 3}]";
     let one = "[{address: a, port: 1}]";
     for (backends, keys, words) in [
         (
             both,
             "panic_threshold: 50%\nhealthcheck: off\noutlier: off",
-            "`panic_threshold` means nothing while",
+            "`panic_threshold` has no effect while",
         ),
-        (both, "slow_start: 5s\nhealthcheck: off\noutlier: off", "`slow_start` means nothing while"),
-        (both, "on_down: close\nhealthcheck: off\noutlier: off", "`on_down` means nothing while"),
-        (one, "on_up: close", "without primaries and backups"),
-        (one, "retries: 0\nretry_budget: 10%", "means nothing with `retries: 0`"),
-        (both, "queue: {max: 9, timeout: 20s}", "`establish`, which covers all tries, ends that at 15s"),
+        (both, "slow_start: 5s\nhealthcheck: off\noutlier: off", "`slow_start` has no effect while"),
+        (both, "on_down: close\nhealthcheck: off\noutlier: off", "`on_down` has no effect while"),
+        (one, "on_up: close", "without both primaries and backups"),
+        (one, "retries: 0\nretry_budget: 10%", "has no effect with `retries: 0`"),
+        (both, "queue: {max: 9, timeout: 20s}", "`establish`, which covers all attempts, ends that at 15s"),
         (both, "pool: {size: 3}", "more than the `max_connections` of `a`"),
-        (one, "pool: {size: 3, clients: trusted}", "means nothing without `reuse: reset`"),
-        ("[{name: s, address: 'unix:/s'}]", "source: [10.0.0.1]", "nothing to `unix:` backends"),
+        (one, "pool: {size: 3, clients: trusted}", "has no effect without `reuse: reset`"),
+        ("[{name: s, address: 'unix:/s'}]", "source: [10.0.0.1]", "no effect on `unix:` backends"),
         (
             "[{address: a, port: 1}, {address: b, port: 1, weight: 9}]",
             "algorithm: first",
@@ -59,9 +60,10 @@ fn settings_that_do_nothing_beside_the_others() {
         assert_eq!(found, [""; 0], "{keys}");
     }
     let hashed = "listeners: [{name: a, address: 'unix:/l', upstream: u}]\n\
-                      upstreams: [{name: u, algorithm: maglev, backends: [{address: a, port: 1}, {address: b, port: 1}]}]\n";
+                      upstreams: [{name: u, algorithm: maglev, backends: [{address: a, port: 1}, {address: \
+                      b, port: 1}]}]\n";
     let parsed = parse("f", hashed.as_bytes()).expect("only a warning");
-    assert!(parsed.report.to_string().contains("all clients of a `unix:` listener are one to `maglev`"));
+    assert!(parsed.report.to_string().contains("`maglev` takes all clients of a `unix:` listener for one"));
 }
 
 #[test]
@@ -69,11 +71,11 @@ fn queue_that_nobody_waits_in_and_sources_of_another_family() {
     let backends = "backends: [{address: 10.0.0.9, port: 1, max_connections: 2}, {address: a, port: 1}]";
     assert_eq!(
         problems(upstream(&format!("queue: {{max: 9}}\n{backends}"))),
-        ["5:12: warning: nobody waits while `a:1` is up: it has no `max_connections`"]
+        ["5:12: warning: no client waits while `a:1` is up: it has no `max_connections`"]
     );
     assert_eq!(
         problems(upstream(&format!("source: ['fd00::1']\n{backends}"))),
-        ["5:13: no address here is IPv4, as `10.0.0.9:1` is; add one"]
+        ["5:13: none of these addresses is IPv4, the family of `10.0.0.9:1`; add one"]
     );
     assert_eq!(
         problems(upstream(&format!("source: [10.0.0.1, 10.0.0.1]\n{backends}"))),
@@ -81,7 +83,7 @@ fn queue_that_nobody_waits_in_and_sources_of_another_family() {
     );
     assert_eq!(
         problems(upstream(&format!("source: [0.0.0.0]\n{backends}"))),
-        ["5:13: `0.0.0.0` is no address of this host; write one that `ip address` shows"]
+        ["5:13: `0.0.0.0` is not an address of this host; write one that `ip address` shows"]
     );
 }
 
@@ -126,8 +128,12 @@ fn limits_that_another_one_comes_before() {
             "",
             "`client_idle` is 20m, but `session` ends every session at 10m",
         ),
-        ("half_close: 2h", "", "may be silent for 2h, a whole one for 1h only"),
-        ("half_close: 2m", "timeouts: {backend_idle: 1m}", "may be silent for 2m, a whole one for 1m only"),
+        ("half_close: 2h", "", "`half_close` is 2h, longer than the idle limit, 1h"),
+        (
+            "half_close: 2m",
+            "timeouts: {backend_idle: 1m}",
+            "`half_close` is 2m, longer than the idle limit, 1m",
+        ),
         ("", "pool: {size: 1, max_idle: 2h}", "longer than `backend_idle`, 1h"),
         ("client_idle: 1m", "pool: {size: 1, max_idle: 2m}", "longer than `backend_idle`, 1m"),
         ("", "pool: {size: 1, max_idle: off}, timeouts: {backend_idle: 2h}", "`max_idle` is off"),

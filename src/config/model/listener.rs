@@ -1,0 +1,162 @@
+//! Listeners, and the options of TCP sockets, which both sides have.
+
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::text;
+use crate::base::UpstreamId;
+
+/// One entry of `listeners:`
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Listener {
+    /// Name of the listener, unique among them.
+    ///
+    /// `default` in the short form.
+    pub name: String,
+    /// Address on which the listener accepts: `:PORT` is all addresses, IPv6 and IPv4 (IPv4 alone where there
+    /// is no IPv6), and `[::]:PORT` is IPv6 alone. No host names, no multicast. A link-local address needs
+    /// its interface, as in `[fe80::1%eth0]:80`. No two listeners may overlap.
+    #[serde(serialize_with = "text::text")]
+    pub address: ListenAddress,
+    /// Name of the upstream that serves the sessions of the listener.
+    #[serde(skip)]
+    pub upstream: UpstreamId,
+    /// Connections that wait for accept, for each core. More than `net.core.somaxconn` is a warning of
+    /// `check` and at the start.
+    pub backlog: u32,
+    /// Limits on the time of sessions.
+    pub timeouts: ListenerTimeouts,
+    /// Options of client sockets, and of the listening ones.
+    pub tcp: ListenerTcp,
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `":PORT"`: all addresses, IPv6 and IPv4.
+    Any {
+        /// The port, at least 1.
+        port: u16,
+    },
+    /// One address and port.
+    Tcp(SocketAddr),
+    /// An address on a named interface; [`Config::with_zones`](super::Config::with_zones) makes it a `Tcp`.
+    Zoned(ZonedAddress),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// A link-local address and port on an interface that goes by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ZonedAddress {
+    /// Within fe80::/10.
+    pub ip: Ipv6Addr,
+    /// Name of the interface.
+    pub zone: String,
+    /// The port, at least 1.
+    pub port: u16,
+}
+
+/// `timeouts:` of a listener.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ListenerTimeouts {
+    /// Longest time in which no byte moves on the client's socket; see "Idle limits".
+    #[serde(serialize_with = "text::duration_or_off")]
+    pub client_idle: Option<Duration>,
+    /// Which of both idle limits ends a session where they are equal.
+    #[serde(skip)]
+    pub equal_idle: EqualIdle,
+    /// Longest silence once one side has ended its stream.
+    #[serde(serialize_with = "text::duration")]
+    pub half_close: Duration,
+    /// Longest session.
+    #[serde(serialize_with = "text::duration_or_off")]
+    pub session: Option<Duration>,
+}
+
+impl ListenerTimeouts {
+    /// Both idle limits where neither is written.
+    pub(in super::super) const IDLE: Duration = Duration::from_secs(3_600);
+}
+
+/// The idle limit that was written, where the other one follows it: the reason of the close bears its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum EqualIdle {
+    /// `client_idle`, or both.
+    Client,
+    /// `backend_idle`.
+    Backend,
+}
+
+impl fmt::Debug for EqualIdle {
+    /// Writes the same for both: a printed configuration has both limits, and reads as the same one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EqualIdle")
+    }
+}
+
+/// `tcp:` of a listener.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ListenerTcp {
+    /// Options that backends have too.
+    #[serde(flatten)]
+    pub options: TcpOptions,
+    /// With `true`, the kernel gives each connection to the shard of the CPU that received it
+    /// (`SO_ATTACH_REUSEPORT_CBPF`), however busy that core is; CPUs without a shard share the shards by
+    /// their number. Otherwise the kernel goes by a hash, and a fresh connection is handed off where another
+    /// core is clearly less busy. Not for `unix:`.
+    #[serde(serialize_with = "text::switch")]
+    pub steer_by_cpu: bool,
+}
+
+/// `tcp:` options of the sockets of one side.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct TcpOptions {
+    /// Small pieces are sent at once (`TCP_NODELAY`).
+    pub nodelay: bool,
+    /// Silence in whole seconds before the kernel probes the peer (`SO_KEEPALIVE`); the same as
+    /// `keepalive.idle` alone.
+    #[serde(serialize_with = "text::or_off")]
+    pub keepalive: Option<Keepalive>,
+    /// Longest time that sent bytes wait for an acknowledgement (`TCP_USER_TIMEOUT`); see "Dead peers".
+    #[serde(serialize_with = "text::duration_or_off")]
+    pub user_timeout: Option<Duration>,
+}
+
+/// When the kernel probes a silent peer, and takes it for dead: after `idle` + `count` x `interval`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Keepalive {
+    /// Silence in whole seconds before the first probe (`TCP_KEEPIDLE`).
+    #[serde(serialize_with = "text::duration")]
+    pub idle: Duration,
+    /// Whole seconds between two probes (`TCP_KEEPINTVL`).
+    #[serde(serialize_with = "text::duration")]
+    pub interval: Duration,
+    /// Probes without an answer after which the peer is dead (`TCP_KEEPCNT`).
+    pub count: u32,
+}
+
+impl Keepalive {
+    /// Longest interval where none is written: with [`Self::COUNT`], an idle time of 60 s is two minutes
+    /// until the end.
+    const INTERVAL: Duration = Duration::from_secs(15);
+    /// Probes where no number is written.
+    pub(in super::super) const COUNT: u32 = 4;
+
+    /// Returns the interval where none is written. Where `user_timeout` decides, the kernel looks at that at
+    /// each probe only.
+    pub(in super::super) fn interval_for(idle: Duration, user_timeout: Option<Duration>) -> Duration {
+        let longest = user_timeout.map_or(Self::INTERVAL, |timeout| timeout / 3);
+        let seconds = idle.min(Self::INTERVAL).min(longest).as_secs();
+        Duration::from_secs(seconds.max(1))
+    }
+}
