@@ -34,24 +34,9 @@ const ORDER: [&[&str]; 14] = [
     &["main", "lib"],
 ];
 
-<<<<<<< HEAD
-/// Folders whose circles are still to be opened.
-const OPEN_CIRCLES: [&str; 7] = ["balance/", "cli/", "config/", "health/", "relay/", "telemetry/", "uring/"];
-=======
 /// Folders, and of `benches/load` a file, whose circles are still to be opened.
-const OPEN_CIRCLES: [&str; 10] = [
-    "balance/",
-    "cli/",
-    "clock.rs",
-    "generator/",
-    "health/",
-    "plots/",
-    "relay/",
-    "shard/",
-    "telemetry/",
-    "uring/",
-];
->>>>>>> config
+const OPEN_CIRCLES: [&str; 9] =
+    ["balance/", "cli/", "clock.rs", "generator/", "health/", "plots/", "relay/", "telemetry/", "uring/"];
 
 /// Folders and files that are pure.
 const PURE: [&str; 4] = ["balance/", "config/", "health/rules/", "upstream/serving.rs"];
