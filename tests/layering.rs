@@ -33,8 +33,8 @@ const ORDER: [&[&str]; 12] = [
 ];
 
 /// Folders whose circles are still to be opened.
-const OPEN_CIRCLES: [&str; 9] =
-    ["balance/", "cli/", "config/", "health/", "relay/", "shard/", "telemetry/", "uring/", ""];
+const OPEN_CIRCLES: [&str; 8] =
+    ["balance/", "cli/", "config/", "health/", "shard/", "telemetry/", "uring/", ""];
 
 /// Folders and files that are pure.
 const PURE: [&str; 4] = ["balance/", "config/", "health/rules/", "upstream/serving.rs"];

@@ -13,8 +13,8 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Side;
-use super::splice::{self, Left, Pipe, Pipes};
+use super::pipe::{self, Left, Pipe, Pipes};
+use super::side::Side;
 use crate::base::Tick;
 use crate::uring::{End, Sent, Socket};
 
@@ -270,12 +270,12 @@ impl Direction {
             if looked && bytes < PATIENT_BYTES {
                 // The wait was in vain: whoever sends this waits for an answer, or is not that fast.
                 *large_turns = 0;
-                splice::set_least(from, 1);
+                pipe::set_least(from, 1);
             }
         } else if bytes >= LARGE_PIECE {
             *large_turns += 1;
             if *large_turns == LONG_TURNS {
-                splice::set_least(from, PATIENT_BYTES);
+                pipe::set_least(from, PATIENT_BYTES);
             }
         }
     }
@@ -324,7 +324,7 @@ impl Direction {
 
     fn leave_splicing(&mut self, from: &Socket) {
         if matches!(self.way, Way::Splice { large_turns: LONG_TURNS, .. }) {
-            splice::set_least(from, 1);
+            pipe::set_least(from, 1);
         }
         self.way = Way::COPY;
     }
@@ -469,7 +469,7 @@ mod tests {
                     pipe.fill(&from);
                     pipe
                 });
-                splice::set_least(&from, PATIENT_BYTES);
+                pipe::set_least(&from, PATIENT_BYTES);
                 sender.write_all(b"tail").expect("connected");
                 from.wait_readable();
                 ring.next_turn().await;

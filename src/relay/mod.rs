@@ -31,7 +31,8 @@
 //! Bytes received = bytes sent + bytes held, for each direction; the two `Socket`s hold them.
 
 mod direction;
-mod splice;
+mod pipe;
+mod side;
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -42,7 +43,8 @@ use crate::config::{EqualIdle, Keepalive, Reuse};
 use crate::net;
 use crate::uring::{Peeked, Socket, Timer};
 use direction::{Direction, Flow};
-pub use splice::{Moved, Pipes};
+pub use pipe::{Moved, Pipes};
+pub use side::Side;
 
 /// Sessions that end sooner get no keepalive. Not more than the shortest keepalive, of one second.
 const YOUTH: Duration = Duration::from_millis(500);
@@ -53,15 +55,6 @@ const LOOKS: u32 = 4;
 /// How long a backend may still speak to a client that has ended its stream without a byte, before its connection counts
 /// as one that nobody needs.
 const READER_GRACE: Duration = Duration::from_secs(1);
-
-/// One of the two peers of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Who connected to us.
-    Client,
-    /// Whom we connected to.
-    Backend,
-}
 
 /// What the relays of a listener have in common.
 #[derive(Clone)]

@@ -17,7 +17,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Side;
+use super::side::Side;
 use crate::base::Plain;
 use crate::base::Tick;
 use crate::uring::{Errno, Socket, errno_of};
