@@ -30,9 +30,12 @@
 //!
 //! Bytes received = bytes sent + bytes held, for each direction; the two `Socket`s hold them.
 
+mod copy;
 mod direction;
 mod pipe;
 mod side;
+mod splicing;
+mod turn;
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -207,8 +210,8 @@ impl Relay {
 
     /// Throws away what is still on its way through it. Nothing is relayed any more.
     pub fn stop(&mut self, sides: Sides<'_>) {
-        self.to_backend.stop(sides.client);
-        self.to_client.stop(sides.backend);
+        self.to_backend.leave_splicing(sides.client);
+        self.to_client.leave_splicing(sides.backend);
         self.timer.set(Tick::NEVER);
     }
 

@@ -18,8 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::side::Side;
-use crate::base::Plain;
-use crate::base::Tick;
+use crate::base::{Plain, Tick};
 use crate::uring::{Errno, Socket, errno_of};
 
 /// No pipe is made for so long after one could not be made.
@@ -114,7 +113,17 @@ impl Pipes {
         (moved != Moved::default()).then_some(moved)
     }
 
-    /// Whether more may be moved in this turn of the ring; else others have theirs first.
+    /// Counts bytes that went out of a pipe to `side`.
+    pub(super) fn note_moved(&self, side: Side, bytes: u32) {
+        let mut moved = self.moved.get();
+        match side {
+            Side::Client => moved.to_client += u64::from(bytes),
+            Side::Backend => moved.to_backend += u64::from(bytes),
+        }
+        self.moved.set(moved);
+    }
+
+    /// Returns whether more may be moved in this turn of the ring; else others have theirs first.
     pub(super) fn has_budget(&self, turn: u64) -> bool {
         let (last, bytes) = self.spent.get();
         last != turn || bytes < self.turn_bytes
@@ -198,8 +207,8 @@ impl Pipe {
         Filled { bytes, ended, failed }
     }
 
-    /// Moves what is in the pipe to `to`, as much as it takes: how many bytes, and why not all of them.
-    pub(super) fn drain(&mut self, to: &Socket, side: Side) -> (u32, Option<Left>) {
+    /// Moves what is in the pipe to `to`, as much as it takes. Returns how many bytes, and why not all of them.
+    pub(super) fn drain(&mut self, to: &Socket) -> (u32, Option<Left>) {
         let before = self.held;
         if before == 0 {
             return (0, None);
@@ -218,14 +227,7 @@ impl Pipe {
             }
             None
         });
-        let bytes = before - self.held;
-        let mut moved = self.pipes.moved.get();
-        match side {
-            Side::Client => moved.to_client += u64::from(bytes),
-            Side::Backend => moved.to_backend += u64::from(bytes),
-        }
-        self.pipes.moved.set(moved);
-        (bytes, left)
+        (before - self.held, left)
     }
 
     fn ends(&self) -> &Ends {
