@@ -1,8 +1,8 @@
 //! The turns of a direction that copies: through provided buffers, one send at a time.
 //!
-//! While a send is on its way more is received. Once [`BULK_BYTES`] consecutive bytes came, that is, each time either before
-//! the bytes before them were gone or at least [`BULK_PIECE`] at once, no receive is armed any more, what the one in flight
-//! still brings is delivered, and then splicing follows.
+//! While a send is on its way more is received. Once [`BULK_BYTES`] consecutive bytes came, that is, each
+//! time either before the bytes before them were gone or at least [`BULK_PIECE`] at once, no receive is armed
+//! any more, what the one in flight still brings is delivered, and then splicing follows.
 
 use super::turn::{Turn, TurnBytes};
 use crate::uring::{Sent, Socket};
@@ -19,7 +19,8 @@ pub(super) struct Copying {
     /// The source had nothing more when the last bytes were gone.
     dry: bool,
     sending: bool,
-    /// The destination did not take the last bytes at once; until it does, the source gets one buffer at a time.
+    /// The destination did not take the last bytes at once; until it does, the source gets one buffer at a
+    /// time.
     blocked: bool,
 }
 
@@ -38,7 +39,8 @@ impl Copying {
         from.receive(!self.blocked);
     }
 
-    /// Moves what can be moved now, adds it to `bytes`, and returns what follows; splicing only where it `may_splice`.
+    /// Moves what can be moved now, adds it to `bytes`, and returns what follows; splicing only where it
+    /// `may_splice`.
     pub(super) fn turn(
         &mut self,
         from: &Socket,
@@ -75,7 +77,8 @@ impl Copying {
         }
     }
 
-    /// Notes how many bytes were found when the destination was ready for more. Returns whether the direction is bulk.
+    /// Notes how many bytes were found when the destination was ready for more. Returns whether the direction
+    /// is bulk.
     fn note_piece(&mut self, bytes: u32) -> bool {
         if bytes > 0 {
             let was_interrupted = self.dry && bytes < BULK_PIECE;
@@ -85,7 +88,8 @@ impl Copying {
         self.consecutive >= BULK_BYTES
     }
 
-    /// Accounts what the last send has delivered. Returns what follows unless the destination is ready for more.
+    /// Accounts what the last send has delivered. Returns what follows unless the destination is ready for
+    /// more.
     fn finish_send(&mut self, from: &Socket, to: &Socket, bytes: &mut TurnBytes) -> Option<Turn> {
         match to.sent() {
             Sent::Nothing => None,

@@ -1,8 +1,9 @@
-//! One direction of a relay: small messages by copying through provided buffers, bulk by splicing through a pipe.
+//! One direction of a relay: small messages by copying through provided buffers, bulk by splicing through a
+//! pipe.
 //!
-//! A direction begins with copying, goes over to splicing when the source brings bulk, and goes back when the pieces get
-//! small or no pipe is free. It goes over when no receive is in flight, and goes back with an empty pipe. So at any moment
-//! one of both alone reads the source, and one alone writes the destination.
+//! A direction begins with copying, goes over to splicing when the source brings bulk, and goes back when the
+//! pieces get small or no pipe is free. It goes over when no receive is in flight, and goes back with an
+//! empty pipe. So at any moment one of both alone reads the source, and one alone writes the destination.
 
 use std::rc::Rc;
 
@@ -64,7 +65,8 @@ impl Direction {
         self.end_due
     }
 
-    /// Moves what can be moved now. The caller's task is woken when there may be more. Without `pipes` it copies.
+    /// Moves what can be moved now. The caller's task is woken when there may be more. Without `pipes` it
+    /// copies.
     pub(super) fn advance(&mut self, from: &Socket, to: &Socket, pipes: Option<&Rc<Pipes>>) {
         match self.flow {
             Flow::Open => self.take_turn(from, to, pipes),
@@ -116,12 +118,12 @@ impl Direction {
         }
     }
 
-    /// The destination was reset: what it sent before is the other direction's business. Where the source was reset too,
-    /// nothing more is to be done.
+    /// The destination was reset: what it sent before is the other direction's business. Where the source was
+    /// reset too, nothing more is to be done.
     ///
-    /// The other direction may take long over it, so nothing of this one lies in buffers meanwhile. What is received before
-    /// the first byte went out may still be for somebody else: for another backend, or, of a connection that goes back to
-    /// the pool, for another client.
+    /// The other direction may take long over it, so nothing of this one lies in buffers meanwhile. What is
+    /// received before the first byte went out may still be for somebody else: for another backend, or, of a
+    /// connection that goes back to the pool, for another client.
     fn destination_reset(&mut self, from: &Socket) {
         if from.has_failed() {
             self.flow = Flow::Aborted;
@@ -149,8 +151,8 @@ impl Direction {
         self.discard(from);
     }
 
-    /// Takes what nobody will get, so that a source which writes before it reads comes to read what it is still
-    /// owed. What another destination may get is kept.
+    /// Takes what nobody will get, so that a source which writes before it reads comes to read what it is
+    /// still owed. What another destination may get is kept.
     fn discard(&self, from: &Socket) {
         // Before the first byte, another backend could take the place of this one.
         if self.bytes > 0 || self.to == Side::Client {
@@ -175,7 +177,8 @@ impl Direction {
         }
     }
 
-    /// Passes on the FIN of a source, once, when everything before it was delivered; and has the source watched.
+    /// Passes on the FIN of a source, once, when everything before it was delivered; and has the source
+    /// watched.
     pub(super) fn pass_on_end(&mut self, from: &Socket, to: &Socket) {
         if self.flow != Flow::Finished {
             return;
@@ -184,8 +187,8 @@ impl Direction {
             // ENOTCONN: the destination was reset, which its own direction will report.
             self.flow = Flow::Broken;
         }
-        // The receive that would notice a reset of this side has ended with its stream. Not once alone: a full queue of
-        // completions ends a watch, too.
+        // The receive that would notice a reset of this side has ended with its stream. Not once alone: a
+        // full queue of completions ends a watch, too.
         from.watch();
     }
 }

@@ -1,13 +1,13 @@
 //! Pipes through which bulk moves from one socket to the other inside the kernel, splice(2).
 //!
-//! A pipe is held only while it holds bytes: a direction takes one at the start of a turn and gives it back at the end,
-//! unless the destination did not take everything. So a few pipes serve a core. A pipe that holds bytes when its
-//! session ends is closed, never given to another session.
+//! A pipe is held only while it holds bytes: a direction takes one at the start of a turn and gives it back
+//! at the end, unless the destination did not take everything. So a few pipes serve a core. A pipe that holds
+//! bytes when its session ends is closed, never given to another session.
 //!
-//! `IORING_OP_SPLICE` always goes to a thread of the kernel's; the plain call does not, and moves what is there
-//! without waiting. A socket is in blocking mode for the ring, and splice(2) has no flag that stands for
-//! `MSG_DONTWAIT`, so it is put into non-blocking mode for the time of the call. The ring does not see this: its
-//! operations are issued and resumed in `io_uring_enter` only, by this same thread.
+//! `IORING_OP_SPLICE` always goes to a thread of the kernel's; the plain call does not, and moves what is
+//! there without waiting. A socket is in blocking mode for the ring, and splice(2) has no flag that stands
+//! for `MSG_DONTWAIT`, so it is put into non-blocking mode for the time of the call. The ring does not see
+//! this: its operations are issued and resumed in `io_uring_enter` only, by this same thread.
 
 #![expect(unsafe_code, reason = "splice(2), pipe2(2) and fcntl(2) have no safe wrapper in the crates we use")]
 
@@ -24,7 +24,8 @@ use crate::uring::{Errno, Socket, errno_of};
 /// No pipe is made for so long after one could not be made.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Bytes after which no other direction of the shard begins to splice in the same turn of its ring: a millisecond's work.
+/// Bytes after which no other direction of the shard begins to splice in the same turn of its ring: a
+/// millisecond's work.
 const TURN_BYTES: u32 = 4 << 20;
 
 /// The pipes of one shard.
@@ -207,7 +208,8 @@ impl Pipe {
         Filled { bytes, ended, failed }
     }
 
-    /// Moves what is in the pipe to `to`, as much as it takes. Returns how many bytes, and why not all of them.
+    /// Moves what is in the pipe to `to`, as much as it takes. Returns how many bytes, and why not all of
+    /// them.
     pub(super) fn drain(&mut self, to: &Socket) -> (u32, Option<Left>) {
         let before = self.held;
         if before == 0 {
@@ -250,7 +252,7 @@ fn is_again(error: Errno) -> bool {
     i32::from(error.get()) == libc::EAGAIN
 }
 
-/// Whether the kernel had no memory, which says nothing of the connection.
+/// Returns whether the kernel had no memory, which says nothing of the connection.
 fn is_shortage(error: Errno) -> bool {
     matches!(i32::from(error.get()), libc::ENOMEM | libc::ENOBUFS)
 }
@@ -258,8 +260,8 @@ fn is_shortage(error: Errno) -> bool {
 /// Moves bytes without waiting for them: how many, or the error number.
 fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, Errno> {
     loop {
-        // SAFETY: no memory is passed, and the callers keep both descriptors open. To a dead socket it would raise SIGPIPE,
-        // which the runtime of Rust ignores from the start of the process.
+        // SAFETY: no memory is passed, and the callers keep both descriptors open. To a dead socket it would
+        // raise SIGPIPE, which the runtime of Rust ignores from the start of the process.
         let moved = unsafe {
             let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
             libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), bytes as usize, flags)
@@ -274,7 +276,8 @@ fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, Errno> {
     }
 }
 
-/// Sets how many bytes make `socket` readable, `SO_RCVLOWAT`, tcp(7); its end and a nearly full window do in any case.
+/// Sets how many bytes make `socket` readable, `SO_RCVLOWAT`, tcp(7); its end and a nearly full window do in
+/// any case.
 pub(super) fn set_least(socket: &Socket, bytes: u32) {
     // The kernel takes what it cannot grant as less, and a socket that stays as it was is only woken earlier.
     let _ = socket.with(|socket| {

@@ -1,11 +1,13 @@
-//! The turns of a direction that splices: when it moves bytes, how patiently it waits for more, and when it gives up.
+//! The turns of a direction that splices: when it moves bytes, how patiently it waits for more, and when it
+//! gives up.
 //!
-//! A turn moves what the destination left in the pipe last time, then what the source has, about a pipe full. After
-//! [`SMALL_TURNS`] consecutive turns that brought less than [`SMALL_PIECE`] the direction copies again, which it does
-//! with an empty pipe only.
+//! A turn moves what the destination left in the pipe last time, then what the source has, about a pipe full.
+//! After [`SMALL_TURNS`] consecutive turns that brought less than [`SMALL_PIECE`] the direction copies again,
+//! which it does with an empty pipe only.
 //!
-//! After [`LONG_TURNS`] large turns it is patient: it is woken for [`PATIENT_BYTES`] (`SO_RCVLOWAT`), or looks after
-//! [`PATIENCE`] what has come, because fewer and larger pieces cost less on both sides. Finding less ends its patience.
+//! After [`LONG_TURNS`] large turns it is patient: it is woken for [`PATIENT_BYTES`] (`SO_RCVLOWAT`), or
+//! looks after [`PATIENCE`] what has come, because fewer and larger pieces cost less on both sides. Finding
+//! less ends its patience.
 
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -22,7 +24,8 @@ const SMALL_PIECE: u32 = 16 << 10;
 const SMALL_TURNS: u8 = 8;
 /// A turn with so many bytes is a large one.
 const LARGE_PIECE: u32 = 64 << 10;
-/// Large turns after which a direction is patient: at least 4 MiB, so that waiting once for the rest is lost in it.
+/// Large turns after which a direction is patient: at least 4 MiB, so that waiting once for the rest is lost
+/// in it.
 const LONG_TURNS: u8 = 64;
 /// What is worth a turn of a patient direction, unless it has waited for [`PATIENCE`].
 pub(super) const PATIENT_BYTES: u32 = 1 << 20;
@@ -74,9 +77,9 @@ impl Splicing {
 
     /// Moves what can be moved now, adds it to `bytes`, and returns what follows.
     ///
-    /// The poll for something to read tells of what is there already, not only of what comes, so nothing is missed
-    /// between two turns. The end of the source is not judged here but by the receive of copying: splice(2) returns 0 at
-    /// an urgent mark too, tcp(7), and an error it reports is reported no second time.
+    /// The poll for something to read tells of what is there already, not only of what comes, so nothing is
+    /// missed between two turns. The end of the source is not judged here but by the receive of copying:
+    /// splice(2) returns 0 at an urgent mark too, tcp(7), and an error it reports is reported no second time.
     pub(super) fn turn(
         &mut self,
         from: &Socket,
@@ -87,8 +90,8 @@ impl Splicing {
         let now = from.ring().now();
         let looks = self.look_at.is_some_and(|moment| moment.has_come(now));
         if self.pipe.is_some() && to.is_waiting_writable() {
-            // Nothing is received from the source meanwhile, so the watch alone tells of its reset, and a full queue of
-            // completions ends a watch.
+            // Nothing is received from the source meanwhile, so the watch alone tells of its reset, and a
+            // full queue of completions ends a watch.
             from.watch();
             return Turn::Waits;
         }
@@ -114,8 +117,9 @@ impl Splicing {
             return Turn::Copies;
         };
         if !pipes.has_budget(from.ring().turn()) {
-            // Other directions have their turn first. Where the poll in flight waits for much, the source may hold less that
-            // nothing else would tell of: a look is put off, or bytes came while the pipe was full. So there is a look then.
+            // Other directions have their turn first. Where the poll in flight waits for much, the source may
+            // hold less that nothing else would tell of: a look is put off, or bytes came while the pipe was
+            // full. So there is a look then.
             if from.is_waiting_readable() {
                 self.look_at = Some(ShortTick::from(now));
             }
@@ -134,15 +138,16 @@ impl Splicing {
         }
         let is_last = filled.ended || self.small_turns >= SMALL_TURNS;
         if let Some(turn) = self.drain(pipe, from, to, bytes) {
-            // Also after the last piece: copying begins with an empty pipe only, and the next turn finds the end again.
+            // Also after the last piece: copying begins with an empty pipe only, and the next turn finds the
+            // end again.
             return turn;
         }
         if is_last {
             return Turn::Copies;
         }
         from.wait_readable();
-        // A look leaves a poll in flight that waits for much. What did not fit into the pipe is not new to it, so there is
-        // another look, until one finds nothing.
+        // A look leaves a poll in flight that waits for much. What did not fit into the pipe is not new to
+        // it, so there is another look, until one finds nothing.
         let looks_again = looks && filled.bytes > 0;
         if self.look_at.is_none() && (self.pace == Pace::Patient || looks_again) {
             let then = now.after(PATIENCE);
@@ -172,7 +177,8 @@ impl Splicing {
         }
     }
 
-    /// Sends what is in the pipe. Returns what follows where some of it stays; all of it may go out, then the turn goes on.
+    /// Sends what is in the pipe. Returns what follows where some of it stays; all of it may go out, then the
+    /// turn goes on.
     fn drain(&mut self, mut pipe: Pipe, from: &Socket, to: &Socket, bytes: &mut TurnBytes) -> Option<Turn> {
         let (delivered, left) = pipe.drain(to);
         bytes.delivered += delivered;
@@ -187,7 +193,8 @@ impl Splicing {
             }
         }
         self.pipe = Some(Box::new(pipe));
-        // Until the pipe is empty nothing is received from the source, so nothing else would tell of its reset.
+        // Until the pipe is empty nothing is received from the source, so nothing else would tell of its
+        // reset.
         from.watch();
         Some(Turn::Waits)
     }

@@ -15,7 +15,8 @@ pub(super) struct TurnBytes {
 pub(super) enum Turn {
     /// Another turn of the same kind, when the task is woken.
     Waits,
-    /// Copying, because splicing does not pay, is not possible, or has met an end that only a receive can judge.
+    /// Copying, because splicing does not pay, is not possible, or has met an end that only a receive can
+    /// judge.
     Copies,
     /// Splicing, because the source brings bulk; the socket belongs to no receive any more.
     Splices,
