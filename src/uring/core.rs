@@ -16,15 +16,16 @@ use super::knock::Knock;
 use super::setup::Features;
 use super::slot::{End, Extra, Key, Mark, NOBODY, Op, Slot, Slots, errno};
 
-/// Entries of the submission queue; what does not fit waits in `overflow`. All of the queues is locked memory (`locked`).
+/// Entries of the submission queue; what does not fit waits in `overflow`. All of the queues is locked memory
+/// (`locked`).
 pub(super) const SUBMISSION_ENTRIES: u32 = 512;
 /// Entries of the completion queue; beyond it the kernel keeps completions back (NODROP) and nothing is lost.
 pub(super) const COMPLETION_ENTRIES: u32 = 2048;
 /// Bytes one multishot receive may bring before it has to be armed again: four buffers of the default size.
 const MULTISHOT_BYTES: u32 = 64 * 1024;
 /// Pieces after which a multishot receive is armed anew. Having brought 33 of them the kernel queues it again
-/// (MULTISHOT_MAX_RETRY in io_uring/net.c), and may then never tell of an end or a reset that stands behind the bytes
-/// (seen on 6.18.44). A receive that is armed looks at the socket itself.
+/// (MULTISHOT_MAX_RETRY in io_uring/net.c), and may then never tell of an end or a reset that stands behind
+/// the bytes (seen on 6.18.44). A receive that is armed looks at the socket itself.
 const MULTISHOT_PIECES: u8 = 31;
 /// Most buffers gathered into one send.
 pub(super) const SEND_PIECES: usize = 16;
@@ -95,12 +96,14 @@ impl Core {
 
     // Operations. Each does nothing when its kind is in flight already.
 
-    /// Receives into provided buffers: as a multishot with a bound where `multi` and the kernel can, else once.
+    /// Receives into provided buffers: as a multishot with a bound where `multi` and the kernel can, else
+    /// once.
     pub(super) fn arm_receive(&mut self, key: Key, multi: bool) {
         let slot = self.slots.of(key);
         if slot.is_in_flight(Op::Recv) && slot.is(Mark::More) {
-            // A receive of many goes on as long as there is more. This one did not: before an urgent byte that is at the end
-            // it stops, and what comes behind that may not wake it (seen once in 50,000 ends, and as many resets).
+            // A receive of many goes on as long as there is more. This one did not: before an urgent byte
+            // that is at the end it stops, and what comes behind that may not wake it (seen once in 50,000
+            // ends, and as many resets).
             return self.pause_receive(key);
         }
         if slot.is_in_flight(Op::Recv) || slot.is(Mark::Starved) || slot.end.is_some() {
@@ -216,6 +219,24 @@ impl Core {
         }
     }
 
+    /// Returns a copy of the first received bytes, at most `most` of them.
+    pub(super) fn peek_received(&mut self, key: Key, most: usize) -> Vec<u8> {
+        let slot = self.slots.of(key);
+        let spilled = slot.spilled();
+        let mut bytes = spilled[..most.min(spilled.len())].to_vec();
+        self.buffers.copy_first(&slot.received, most - bytes.len(), &mut bytes);
+        bytes
+    }
+
+    /// Drops the first `bytes` of what was received.
+    pub(super) fn consume_received(&mut self, key: Key, bytes: usize) {
+        let slot = self.slots.of(key);
+        let rest = bytes - slot.consume_spilled(bytes);
+        debug_assert!(rest <= slot.received.bytes as usize, "{rest} of {} bytes", slot.received.bytes);
+        let rest = u32::try_from(rest).unwrap_or(u32::MAX).min(slot.received.bytes);
+        self.buffers.consume(&mut slot.received, rest);
+    }
+
     /// Throws away what was received.
     pub(super) fn discard_received(&mut self, key: Key) {
         let slot = self.slots.of(key);
@@ -279,8 +300,8 @@ impl Core {
     pub(super) fn arm_watch(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if !slot.is_in_flight(Op::Watch) && !slot.is(Mark::Dead) {
-            // The ring always reports error, hang-up and, beyond poll(2), the peer's FIN. The last is true already
-            // and would end a single poll at once; a multishot goes on to the next event.
+            // The ring always reports error, hang-up and, beyond poll(2), the peer's FIN. The last is true
+            // already and would end a single poll at once; a multishot goes on to the next event.
             let entry = opcode::PollAdd::new(Fd(slot.fd), 0).multi(true).build();
             self.start(key, Op::Watch, entry);
         }
@@ -299,9 +320,9 @@ impl Core {
 
     /// Notes that the peer takes no more, and polls for room to write.
     ///
-    /// A single poll would not do: the ring adds `POLLRDHUP` to every poll, which is true from the peer's FIN on, and a
-    /// single poll ends at once then. A multishot goes on to the next event, and one comes after each call that found no
-    /// room, as with edge-triggered epoll(7). So it is armed once and left.
+    /// A single poll would not do: the ring adds `POLLRDHUP` to every poll, which is true from the peer's FIN
+    /// on, and a single poll ends at once then. A multishot goes on to the next event, and one comes after
+    /// each call that found no room, as with edge-triggered epoll(7). So it is armed once and left.
     pub(super) fn wait_writable(&mut self, key: Key) {
         let slot = self.slots.of(key);
         slot.set(Mark::Full, true);
@@ -389,8 +410,8 @@ impl Core {
             self.ring.submit_and_wait(1)
         };
         match submitted.map_err(|error| (error.raw_os_error(), error)) {
-            // Time is up; a signal; completions to take first; no memory for a request just now: the next turn
-            // goes on from what the queues say.
+            // Time is up; a signal; completions to take first; no memory for a request just now: the next
+            // turn goes on from what the queues say.
             Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
             Err((_, error)) => return Err(error),
         }
@@ -400,7 +421,8 @@ impl Core {
         Ok(())
     }
 
-    /// Arms receives again that found no buffer, as many as buffers are posted. Those whose socket is gone need none.
+    /// Arms receives again that found no buffer, as many as buffers are posted. Those whose socket is gone
+    /// need none.
     fn feed_starved(&mut self) {
         let mut left = self.buffers.posted();
         while left > 0
@@ -422,8 +444,8 @@ impl Core {
         self.buffers.can_shrink() || self.heap.can_shrink(self.slots.len())
     }
 
-    /// Gives memory back that was not used since the last call; for every few seconds, and only behind a [reap](Self::reap): a
-    /// buffer whose completion was not taken yet counts as posted, and is full.
+    /// Gives memory back that was not used since the last call; for every few seconds, and only behind a
+    /// [reap](Self::reap): a buffer whose completion was not taken yet counts as posted, and is full.
     pub(super) fn shrink(&mut self) {
         let is_reaped = self.ring.completion().is_empty() && !self.ring.submission().cq_overflow();
         debug_assert!(is_reaped, "completions that nobody has taken");
@@ -469,7 +491,8 @@ impl Core {
                 slot.take_extra();
                 slot.error = (entry.result() < 0).then(|| errno(entry.result()));
             }
-            // A hang-up alone is no death: a socket file tells of one when its peer has closed after its last byte.
+            // A hang-up alone is no death: a socket file tells of one when its peer has closed after its last
+            // byte.
             Op::Watch if entry.result() > 0 && entry.result() & i32::from(libc::POLLERR) != 0 => {
                 slot.set(Mark::Dead, true);
             }
@@ -554,7 +577,8 @@ impl Core {
         } else if -result == libc::EAGAIN {
             true
         } else {
-            // At once, and not when the task hears of it: the receive may report a clean end in this very turn.
+            // At once, and not when the task hears of it: the receive may report a clean end in this very
+            // turn.
             slot.die(errno(result));
             slot.error = Some(errno(result));
             false
@@ -562,8 +586,9 @@ impl Core {
         if !left || slot.is(Mark::Orphan) {
             return;
         }
-        // The peer does not take more now: wait for it, without provided buffers where those are scarce. Not in a send that
-        // waits: to a peer that has sent FIN its poll is always ready, see `wait_writable`, and it ends on a kernel thread.
+        // The peer does not take more now: wait for it, without provided buffers where those are scarce. Not
+        // in a send that waits: to a peer that has sent FIN its poll is always ready, see `wait_writable`,
+        // and it ends on a kernel thread.
         slot.set(Mark::Blocked, true);
         if self.buffers.scarce() && !slot.unsent.is_empty() {
             let bytes = self.buffers.copy(&slot.unsent);

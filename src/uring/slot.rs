@@ -1,9 +1,9 @@
 //! One slot for each descriptor of a ring, and the table of them.
 //!
-//! Every operation in flight names a slot by index and generation, and is noted in the slot. So a descriptor is
-//! closed only after the last completion of every operation that names it (`close(2)` is immediate, a queued
-//! entry is submitted later: a queued send of a closed session would reach whoever got its number), and the
-//! memory an operation uses belongs to the slot, not to a future that may be dropped.
+//! Every operation in flight names a slot by index and generation, and is noted in the slot. So a descriptor
+//! is closed only after the last completion of every operation that names it (`close(2)` is immediate, a
+//! queued entry is submitted later: a queued send of a closed session would reach whoever got its number),
+//! and the memory an operation uses belongs to the slot, not to a future that may be dropped.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -78,8 +78,8 @@ pub(crate) fn errno_of(error: &io::Error) -> Errno {
     number.and_then(Errno::new).unwrap_or(Errno::MAX)
 }
 
-/// Whether a connection with this error ended for want of an answer. The kernel reports why a host cannot be reached, where
-/// it knows that, instead of the time-out.
+/// Whether a connection with this error ended for want of an answer. The kernel reports why a host cannot be
+/// reached, where it knows that, instead of the time-out.
 fn is_silence(error: Errno) -> bool {
     let unreachable = [libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EHOSTDOWN, libc::ENETDOWN];
     let error = i32::from(error.get());
@@ -239,6 +239,15 @@ impl Slot {
         let spilled = self.rare.as_mut().map_or_else(Vec::new, |rare| std::mem::take(&mut rare.spilled));
         self.tidy();
         spilled
+    }
+
+    /// Drops the first bytes of what is spilled, at most `most` of them. Returns how many.
+    pub(super) fn consume_spilled(&mut self, most: usize) -> usize {
+        let Some(rare) = &mut self.rare else { return 0 };
+        let count = most.min(rare.spilled.len());
+        rare.spilled.drain(..count);
+        self.tidy();
+        count
     }
 
     fn tidy(&mut self) {

@@ -13,10 +13,11 @@ use super::slot::{End, Errno, Key, Mark, Op, errno_of};
 use super::{Ring, core};
 use crate::base::Tick;
 
-/// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last completion.
+/// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last
+/// completion.
 ///
-/// To be received from or connected it must be in blocking mode: the ring completes operations on a non-blocking one with
-/// EAGAIN instead of waiting.
+/// To be received from or connected it must be in blocking mode: the ring completes operations on a
+/// non-blocking one with EAGAIN instead of waiting.
 pub struct Socket {
     ring: Ring,
     key: Key,
@@ -116,14 +117,15 @@ impl Socket {
         })
     }
 
-    /// Starts to receive, unless it goes on already or the stream has ended: one buffer, or, as `many`, several
-    /// until it is paused or a bound on their bytes is reached.
+    /// Starts to receive, unless it goes on already or the stream has ended: one buffer, or, as `many`,
+    /// several until it is paused or a bound on their bytes is reached.
     pub fn receive(&self, many: bool) {
         self.core().arm_receive(self.key, many);
     }
 
-    /// Has a receive that has missed something brought to an end, so that its owner, who is woken, arms another one. A system
-    /// call. No kernel is known to miss anything of what is received here, but some have.
+    /// Has a receive that has missed something brought to an end, so that its owner, who is woken, arms
+    /// another one. A system call. No kernel is known to miss anything of what is received here, but some
+    /// have.
     pub fn check_receive(&self) {
         let waits = self.core().slots.of(self.key).is_in_flight(Op::Recv);
         if waits && self.received() == 0 && self.peek() != Peeked::Nothing {
@@ -170,6 +172,18 @@ impl Socket {
         let mut core = self.core();
         core.spill_received(self.key);
         core.slots.of(self.key).take_spilled()
+    }
+
+    /// Returns a copy of the first received bytes, at most `most` of them; they stay received.
+    #[must_use]
+    pub fn peek_received(&self, most: usize) -> Vec<u8> {
+        self.core().peek_received(self.key, most)
+    }
+
+    /// Drops the first `bytes` of what was received; so many must have been. What is behind them in provided
+    /// buffers stays where it is, and only what was spilled moves up.
+    pub fn consume(&self, bytes: usize) {
+        self.core().consume_received(self.key, bytes);
     }
 
     /// Moves what was received out of the provided buffers; it stays received.
@@ -223,7 +237,8 @@ impl Socket {
         }
     }
 
-    /// Has the task woken when there is something to read, be it the end of the stream; at once if there is already.
+    /// Has the task woken when there is something to read, be it the end of the stream; at once if there is
+    /// already.
     pub fn wait_readable(&self) {
         self.core().arm_readable(self.key, false);
     }
@@ -262,7 +277,8 @@ impl Socket {
         }
     }
 
-    /// Has the task woken in the next turn, ahead of everything that completes in it: it gave way to others in this one.
+    /// Has the task woken in the next turn, ahead of everything that completes in it: it gave way to others
+    /// in this one.
     pub fn put_off(&self) {
         if let Some(waker) = self.core().slots.of(self.key).waker.clone() {
             self.ring.0.put_off.borrow_mut().push(waker);
@@ -294,7 +310,8 @@ impl Socket {
         self.core().slots.of(self.key).is(Mark::Dead)
     }
 
-    /// Whether it died because the peer did not answer any more. Asks the kernel where a poll alone has told of the death.
+    /// Whether it died because the peer did not answer any more. Asks the kernel where a poll alone has told
+    /// of the death.
     #[must_use]
     pub fn died_silent(&self) -> bool {
         if let Ok(Some(error)) = self.with(|socket| socket.take_error()) {
@@ -334,8 +351,8 @@ impl Socket {
         }
     }
 
-    /// Ends the connection now, with FIN or, as [`Self::reset_on_close`] said, with RST, instead of at the close, which waits
-    /// for the last completion. The socket is of no use any more.
+    /// Ends the connection now, with FIN or, as [`Self::reset_on_close`] said, with RST, instead of at the
+    /// close, which waits for the last completion. The socket is of no use any more.
     pub fn end_now(&self) {
         let reset = self.core().slots.of(self.key).is(Mark::Reset);
         // It may have ended already. A unix socket knows no reset, and no connect(2) to nobody either.
