@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, SockRef};
 
-/// Bytes that were sent on a TCP socket and that its peer has not acknowledged yet (SIOCOUTQ, tcp(7)). A close with a
-/// reset would throw them away.
+/// Bytes that were sent on a TCP socket and that its peer has not acknowledged yet (SIOCOUTQ, tcp(7)). A
+/// close with a reset would throw them away.
 ///
 /// None of a unix socket: what was sent on it lies with the peer already.
 #[must_use]
@@ -16,8 +16,9 @@ pub fn unacknowledged(socket: SockRef<'_>) -> u32 {
     if is_tcp { queued(socket) } else { 0 }
 }
 
-/// What the kernel holds of what was sent on a socket, because its peer has not taken it: bytes of a TCP connection, the
-/// memory of whole pieces on a socket file (SIOCOUTQ, tcp(7)). While it changes, the peer takes something.
+/// What the kernel holds of what was sent on a socket, because its peer has not taken it: bytes of a TCP
+/// connection, the memory of whole pieces on a socket file (SIOCOUTQ, tcp(7)). While it changes, the peer
+/// takes something.
 #[must_use]
 pub fn queued(socket: SockRef<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;

@@ -1,11 +1,11 @@
 //! Ready connections to the backends of one upstream, on one shard.
 //!
-//! A connection in the pool has a receive armed, so its end is noticed when it comes; what came unnoticed since the last
-//! turn of the ring is asked from the kernel when a connection is taken. The last one that came is the first one taken: so
-//! what is not needed gets old and is closed.
+//! A connection in the pool has a receive armed, so its end is noticed when it comes; what came unnoticed
+//! since the last turn of the ring is asked from the kernel when a connection is taken. The last one that
+//! came is the first one taken: so what is not needed gets old and is closed.
 //!
-//! A backend that speaks first has its greeting kept: the session that gets the connection gets it. On a connection that
-//! has served a client, bytes can only be a late answer to that client, and it is closed.
+//! A backend that speaks first has its greeting kept: the session that gets the connection gets it. On a
+//! connection that has served a client, bytes can only be a late answer to that client, and it is closed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,15 +15,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use crate::base::Address;
-use crate::base::BackendId;
-use crate::base::Tick;
-use crate::uring::{Peeked, Socket};
+use crate::base::{Address, BackendId, Tick};
+use crate::net::Peer;
+use crate::uring::Peeked;
 
 /// Nothing more is received of a greeting, bytes; the rest waits in the kernel for the session.
 const GREETING: usize = 16 << 10;
 
-/// A backend that ends a new connection within so long does not want it: one at its own limit accepts and closes at once.
+/// A backend that ends a new connection within so long does not want it: one at its own limit accepts and
+/// closes at once.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// The pool of one upstream.
@@ -56,8 +56,8 @@ struct IdleList {
     lingering: RefCell<BTreeMap<u64, Waker>>,
 }
 
-/// Tells the task that fills and tidies a list that something has come on one of its sockets, and not merely that one was
-/// taken: who takes one from a large pool does not have all of it looked through.
+/// Tells the task that fills and tidies a list that something has come on one of its sockets, and not merely
+/// that one was taken: who takes one from a large pool does not have all of it looked through.
 #[derive(Default)]
 struct Notice {
     changed: AtomicBool,
@@ -127,7 +127,8 @@ impl Ready {
         self.connection.socket.received() > 0 && !self.connection.fresh
     }
 
-    /// The peer learns of it before whoever gets its place can have connected; the close waits for the last completion.
+    /// The peer learns of it before whoever gets its place can have connected; the close waits for the last
+    /// completion.
     fn end(self) {
         self.connection.socket.end_now();
     }
@@ -145,7 +146,7 @@ pub struct Tidied {
 /// A connection that is in no session.
 pub struct Pooled {
     /// The connection.
-    pub socket: Socket,
+    pub socket: Peer,
     /// Where it leads.
     pub address: Address,
     /// It has served no client.
@@ -153,13 +154,14 @@ pub struct Pooled {
 }
 
 /// Whether nothing more can come, as far as was received.
-fn has_ended(socket: &Socket) -> bool {
+fn has_ended(socket: &Peer) -> bool {
     socket.is_dead() || socket.ended().is_some()
 }
 
-/// Whether a session can use a connection: it stands, and what was received is what a new one would bring too.
+/// Whether a session can use a connection: it stands, and what was received is what a new one would bring
+/// too.
 #[must_use]
-pub fn is_fit(socket: &Socket, fresh: bool) -> bool {
+pub fn is_fit(socket: &Peer, fresh: bool) -> bool {
     if has_ended(socket) {
         return false;
     }
@@ -333,7 +335,8 @@ impl Pool {
         count
     }
 
-    /// Has the keeper's task woken when there is something to do, and arms what tells of it. When that is at the latest.
+    /// Has the keeper's task woken when there is something to do, and arms what tells of it. When that is at
+    /// the latest.
     pub fn watch(&self, backend: BackendId, waker: &Waker) -> Tick {
         let list = self.list(backend);
         list.notice.set_task(waker);
@@ -381,8 +384,11 @@ mod tests {
         let pool = Pool::new(1, count, Some(IDLE));
         let ends = (0..count).map(|_| {
             let (ours, theirs) = UnixStream::pair().expect("descriptors");
-            let connection =
-                Pooled { socket: ring.socket(ours.into()), address: Address::Unix("b".into()), fresh: true };
+            let connection = Pooled {
+                socket: Peer::plain(ring.socket(ours.into())),
+                address: Address::Unix("b".into()),
+                fresh: true,
+            };
             pool.put(BACKEND, connection, Tick(0));
             theirs
         });

@@ -5,7 +5,8 @@
 //! any more, what the one in flight still brings is delivered, and then splicing follows.
 
 use super::turn::{Turn, TurnBytes};
-use crate::uring::{Sent, Socket};
+use crate::net::Peer;
+use crate::uring::Sent;
 
 /// Consecutive bytes after which a direction is bulk.
 const BULK_BYTES: u32 = 256 << 10;
@@ -35,19 +36,13 @@ impl Copying {
     }
 
     /// Has more received from the source, unless it has ended.
-    pub(super) fn receive(&self, from: &Socket) {
+    pub(super) fn receive(&self, from: &Peer) {
         from.receive(!self.blocked);
     }
 
     /// Moves what can be moved now, adds it to `bytes`, and returns what follows; splicing only where it
     /// `may_splice`.
-    pub(super) fn turn(
-        &mut self,
-        from: &Socket,
-        to: &Socket,
-        may_splice: bool,
-        bytes: &mut TurnBytes,
-    ) -> Turn {
+    pub(super) fn turn(&mut self, from: &Peer, to: &Peer, may_splice: bool, bytes: &mut TurnBytes) -> Turn {
         if let Some(turn) = self.finish_send(from, to, bytes) {
             return turn;
         }
@@ -90,7 +85,7 @@ impl Copying {
 
     /// Accounts what the last send has delivered. Returns what follows unless the destination is ready for
     /// more.
-    fn finish_send(&mut self, from: &Socket, to: &Socket, bytes: &mut TurnBytes) -> Option<Turn> {
+    fn finish_send(&mut self, from: &Peer, to: &Peer, bytes: &mut TurnBytes) -> Option<Turn> {
         match to.sent() {
             Sent::Nothing => None,
             Sent::Done { bytes: delivered, blocked } => {

@@ -12,7 +12,8 @@ use super::pipe::Pipes;
 use super::side::Side;
 use super::splicing::Splicing;
 use super::turn::{Turn, TurnBytes};
-use crate::uring::{End, Socket};
+use crate::net::Peer;
+use crate::uring::End;
 
 /// Where a direction stands; the module `relay` has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Direction {
 
     /// Moves what can be moved now. The caller's task is woken when there may be more. Without `pipes` it
     /// copies.
-    pub(super) fn advance(&mut self, from: &Socket, to: &Socket, pipes: Option<&Rc<Pipes>>) {
+    pub(super) fn advance(&mut self, from: &Peer, to: &Peer, pipes: Option<&Rc<Pipes>>) {
         match self.flow {
             Flow::Open => self.take_turn(from, to, pipes),
             // A source that is not read would block for ever, and its own end would not be seen.
@@ -76,7 +77,7 @@ impl Direction {
         }
     }
 
-    fn take_turn(&mut self, from: &Socket, to: &Socket, pipes: Option<&Rc<Pipes>>) {
+    fn take_turn(&mut self, from: &Peer, to: &Peer, pipes: Option<&Rc<Pipes>>) {
         let mut bytes = TurnBytes::default();
         let turn = match &mut self.way {
             Way::Copy(copying) => copying.turn(from, to, pipes.is_some(), &mut bytes),
@@ -110,7 +111,7 @@ impl Direction {
     }
 
     /// Ends splicing, if it does, and leaves the source as it was. A pipe is dropped with what is in it.
-    pub(super) fn leave_splicing(&mut self, from: &Socket) {
+    pub(super) fn leave_splicing(&mut self, from: &Peer) {
         if self.is_splicing()
             && let Way::Splice(splicing) = std::mem::replace(&mut self.way, Way::Copy(Copying::new()))
         {
@@ -124,7 +125,7 @@ impl Direction {
     /// The other direction may take long over it, so nothing of this one lies in buffers meanwhile. What is
     /// received before the first byte went out may still be for somebody else: for another backend, or, of a
     /// connection that goes back to the pool, for another client.
-    fn destination_reset(&mut self, from: &Socket) {
+    fn destination_reset(&mut self, from: &Peer) {
         if from.has_failed() {
             self.flow = Flow::Aborted;
         } else if self.bytes > 0 {
@@ -136,7 +137,7 @@ impl Direction {
     }
 
     /// A send or a splice to the destination failed.
-    fn destination_failed(&mut self, from: &Socket, to: &Socket) {
+    fn destination_failed(&mut self, from: &Peer, to: &Peer) {
         if self.bytes == 0 {
             // Nothing reached the destination: another one may get it.
             from.reclaim(to);
@@ -145,7 +146,7 @@ impl Direction {
         self.break_off(from);
     }
 
-    fn break_off(&mut self, from: &Socket) {
+    fn break_off(&mut self, from: &Peer) {
         self.leave_splicing(from);
         self.flow = Flow::Broken;
         self.discard(from);
@@ -153,7 +154,7 @@ impl Direction {
 
     /// Takes what nobody will get, so that a source which writes before it reads comes to read what it is
     /// still owed. What another destination may get is kept.
-    fn discard(&self, from: &Socket) {
+    fn discard(&self, from: &Peer) {
         // Before the first byte, another backend could take the place of this one.
         if self.bytes > 0 || self.to == Side::Client {
             from.discard_received();
@@ -165,7 +166,7 @@ impl Direction {
     }
 
     /// The source has ended, and everything before its end was delivered.
-    fn end(&mut self, from: &Socket, end: End) {
+    fn end(&mut self, from: &Peer, end: End) {
         match end {
             End::Failed(_) => self.flow = Flow::Aborted,
             // A send to the source has failed before: what looks like a clean end is the rest of a reset.
@@ -179,7 +180,7 @@ impl Direction {
 
     /// Passes on the FIN of a source, once, when everything before it was delivered; and has the source
     /// watched.
-    pub(super) fn pass_on_end(&mut self, from: &Socket, to: &Socket) {
+    pub(super) fn pass_on_end(&mut self, from: &Peer, to: &Peer) {
         if self.flow != Flow::Finished {
             return;
         }
@@ -203,7 +204,8 @@ mod tests {
     use super::super::pipe;
     use super::super::splicing::PATIENT_BYTES;
     use super::*;
-    use crate::uring::testing::{on_ring, pair, reset};
+    use crate::net::testing::pair;
+    use crate::uring::testing::{on_ring, reset};
 
     /// Longer than anything here takes.
     const TOO_LONG: Duration = Duration::from_secs(5);
@@ -219,7 +221,7 @@ mod tests {
     /// Runs a direction until `done`, or for [`TOO_LONG`].
     async fn run(
         direction: &mut Direction,
-        (from, to): (&Socket, &Socket),
+        (from, to): (&Peer, &Peer),
         pipes: &Rc<Pipes>,
         done: impl Fn(&Direction) -> bool,
     ) {

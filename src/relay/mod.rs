@@ -29,7 +29,7 @@
 //! one to see, ends it all. What remains to be delivered after a reset has `half_close` to move on. A side
 //! that has ended its stream and then dies, which only a watch can see, has reset the session.
 //!
-//! Bytes received = bytes sent + bytes held, for each direction; the two `Socket`s hold them.
+//! Bytes received = bytes sent + bytes held, for each direction; the two `Peer`s hold them.
 
 mod copy;
 mod direction;
@@ -44,8 +44,8 @@ use std::time::Duration;
 
 use crate::base::Tick;
 use crate::config::{EqualIdle, Keepalive, Reuse};
-use crate::net;
-use crate::uring::{Peeked, Socket, Timer};
+use crate::net::{self, Peer};
+use crate::uring::{Peeked, Timer};
 use direction::{Direction, Flow};
 pub use pipe::{Moved, Pipes};
 pub use side::Side;
@@ -105,9 +105,9 @@ pub enum Outcome {
 #[derive(Clone, Copy)]
 pub struct Sides<'a> {
     /// Who connected to us.
-    pub client: &'a Socket,
+    pub client: &'a Peer,
     /// Whom we connected to.
-    pub backend: &'a Socket,
+    pub backend: &'a Peer,
     /// Those of the listener.
     pub rules: &'a RelayRules,
     /// In which case the backend's connection outlives the session, if it ended now.
@@ -432,7 +432,7 @@ impl Relay {
         if now < self.moved.after(limit / LOOKS) {
             return;
         }
-        [sides.client, sides.backend].into_iter().for_each(Socket::check_receive);
+        [sides.client, sides.backend].into_iter().for_each(Peer::check_receive);
         let queued = sides.client.with(net::queued).saturating_add(sides.backend.with(net::queued));
         if queued != std::mem::replace(&mut self.queued, queued) {
             self.moved = now;
@@ -461,7 +461,8 @@ mod tests {
     use std::net::Shutdown;
 
     use super::*;
-    use crate::uring::testing::{on_ring, pair, reset};
+    use crate::net::testing::pair;
+    use crate::uring::testing::{on_ring, reset};
 
     fn rules() -> RelayRules {
         RelayRules {

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use super::side::Side;
 use crate::base::{Plain, Tick};
-use crate::uring::{Errno, Socket, errno_of};
+use crate::net::Peer;
+use crate::uring::{Errno, errno_of};
 
 /// No pipe is made for so long after one could not be made.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -186,7 +187,7 @@ impl Ends {
 
 impl Pipe {
     /// Moves what `from` has received into the pipe, as much as fits, and at most twice the size of the pipe.
-    pub(super) fn fill(&mut self, from: &Socket) -> Filled {
+    pub(super) fn fill(&mut self, from: &Peer) -> Filled {
         let before = self.held;
         let (mut ended, mut failed) = (false, None);
         from.with(|socket| {
@@ -210,7 +211,7 @@ impl Pipe {
 
     /// Moves what is in the pipe to `to`, as much as it takes. Returns how many bytes, and why not all of
     /// them.
-    pub(super) fn drain(&mut self, to: &Socket) -> (u32, Option<Left>) {
+    pub(super) fn drain(&mut self, to: &Peer) -> (u32, Option<Left>) {
         let before = self.held;
         if before == 0 {
             return (0, None);
@@ -278,7 +279,7 @@ fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, Errno> {
 
 /// Sets how many bytes make `socket` readable, `SO_RCVLOWAT`, tcp(7); its end and a nearly full window do in
 /// any case.
-pub(super) fn set_least(socket: &Socket, bytes: u32) {
+pub(super) fn set_least(socket: &Peer, bytes: u32) {
     // The kernel takes what it cannot grant as less, and a socket that stays as it was is only woken earlier.
     let _ = socket.with(|socket| {
         // SAFETY: the kernel reads four bytes of the number, which outlives the call.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::pipe::{self, Left, Pipe, Pipes};
 use super::turn::{Turn, TurnBytes};
 use crate::base::Tick;
-use crate::uring::Socket;
+use crate::net::Peer;
 
 /// Fewer bytes in a turn than this are not worth the two calls of splicing.
 const SMALL_PIECE: u32 = 16 << 10;
@@ -69,7 +69,7 @@ impl Splicing {
     }
 
     /// Ends splicing: drops a pipe with what is in it, and leaves the source as it was.
-    pub(super) fn end(self, from: &Socket) {
+    pub(super) fn end(self, from: &Peer) {
         if self.pace == Pace::Patient {
             pipe::set_least(from, 1);
         }
@@ -82,8 +82,8 @@ impl Splicing {
     /// splice(2) returns 0 at an urgent mark too, tcp(7), and an error it reports is reported no second time.
     pub(super) fn turn(
         &mut self,
-        from: &Socket,
-        to: &Socket,
+        from: &Peer,
+        to: &Peer,
         pipes: Option<&Rc<Pipes>>,
         bytes: &mut TurnBytes,
     ) -> Turn {
@@ -158,7 +158,7 @@ impl Splicing {
     }
 
     /// Learns from the size of a piece how patient to be, and whether splicing pays.
-    fn note_piece(&mut self, bytes: u32, looked: bool, from: &Socket) {
+    fn note_piece(&mut self, bytes: u32, looked: bool, from: &Peer) {
         self.small_turns = if bytes < SMALL_PIECE { self.small_turns.saturating_add(1) } else { 0 };
         match &mut self.pace {
             Pace::Patient if looked && bytes < PATIENT_BYTES => {
@@ -179,7 +179,7 @@ impl Splicing {
 
     /// Sends what is in the pipe. Returns what follows where some of it stays; all of it may go out, then the
     /// turn goes on.
-    fn drain(&mut self, mut pipe: Pipe, from: &Socket, to: &Socket, bytes: &mut TurnBytes) -> Option<Turn> {
+    fn drain(&mut self, mut pipe: Pipe, from: &Peer, to: &Peer, bytes: &mut TurnBytes) -> Option<Turn> {
         let (delivered, left) = pipe.drain(to);
         bytes.delivered += delivered;
         match left {

@@ -13,9 +13,8 @@ use crate::base::Address;
 use crate::base::Tick;
 use crate::base::{BackendId, CloseReason, Plain, UpstreamId};
 use crate::config::TcpOptions;
-use crate::net;
-use crate::net::LocalFailure;
-use crate::uring::{End, Socket, Timer};
+use crate::net::{self, LocalFailure, Peer};
+use crate::uring::{End, Timer};
 
 /// How long an attempt may still take once the client has sent FIN without a byte before it: mostly it has left, but
 /// a client that only reads (`nc -N` to a daytime server) looks the same, and a backend that is well answers sooner.
@@ -61,7 +60,7 @@ pub(super) async fn connect_any(
     upstream: UpstreamId,
     backend: BackendId,
     all: Tick,
-) -> Result<(Socket, Address), Failure> {
+) -> Result<(Peer, Address), Failure> {
     let (tcp, table) = (&shard.config.upstreams[upstream.index()].tcp, &shard.upstreams[upstream.index()]);
     let addresses = shard.silent.behind(upstream, backend, table.addresses(backend), shard.ring.now());
     let mut failure = Failure::Local(LocalFailure::Addresses, io::ErrorKind::AddrNotAvailable.into());
@@ -151,7 +150,7 @@ impl Silent {
 /// A client that wants a backend.
 #[derive(Clone, Copy)]
 pub(super) struct WaitingClient<'a> {
-    pub(super) client: &'a Socket,
+    pub(super) client: &'a Peer,
     /// When it counts as left because it has sent FIN without a byte before it: [`LEFT_GRACE`] later, through all tries.
     pub(super) left: &'a Cell<Tick>,
 }
@@ -229,10 +228,10 @@ impl<'a> Wait<'a> {
         address: &Address,
         tcp: &TcpOptions,
         source: Option<IpAddr>,
-    ) -> Result<Socket, Failure> {
+    ) -> Result<Peer, Failure> {
         let socket = net::socket_for(address, tcp, source);
         let (fd, target) = socket.map_err(|error| local_or_backend(error, address))?;
-        let backend = self.shard.ring.socket(fd);
+        let backend = Peer::plain(self.shard.ring.socket(fd));
         let unfinished = Unfinished(&backend);
         backend.start_connect(target);
         std::future::poll_fn(|context| self.poll_connect(&backend, address, context)).await?;
@@ -246,7 +245,7 @@ impl<'a> Wait<'a> {
 
     fn poll_connect(
         &mut self,
-        backend: &Socket,
+        backend: &Peer,
         address: &Address,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
@@ -278,7 +277,7 @@ impl<'a> Wait<'a> {
 
 /// A connection that is being made. If nothing comes of it, the backend learns so before its place is given to somebody
 /// else, and not with the close, which waits for the last completion.
-struct Unfinished<'a>(&'a Socket);
+struct Unfinished<'a>(&'a Peer);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {

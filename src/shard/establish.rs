@@ -12,15 +12,14 @@ use crate::balance::{self, Sample, Tried};
 use crate::base::Tick;
 use crate::base::{BackendId, CloseReason, Plain, UpstreamId};
 use crate::config::HashKey;
-use crate::net::LocalFailure;
+use crate::net::{LocalFailure, Peer};
 use crate::pool::{Lease, NotedLingering, Pooled};
 use crate::relay::{Relay, Sides};
 use crate::upstream::{Fault, InFlight, Lingering, Pick};
-use crate::uring::Socket;
 
 /// A backend connection before its first byte.
 pub(super) struct Established {
-    pub(super) backend: Socket,
+    pub(super) backend: Peer,
     pub(super) in_flight: InFlight,
 }
 
@@ -63,7 +62,7 @@ struct Awaited {
 
 impl Attempts {
     /// No try, and no time for one after `session_deadline`.
-    pub(super) fn new(shard: &Shard, upstream: UpstreamId, client: &Socket, session_deadline: Tick) -> Self {
+    pub(super) fn new(shard: &Shard, upstream: UpstreamId, client: &Peer, session_deadline: Tick) -> Self {
         Self {
             upstream,
             tried: Tried::default(),
@@ -89,7 +88,7 @@ impl Attempts {
 
     /// Whether the connection in use, from the pool, is of no use: it has ended, which on a new one would be the backend's
     /// answer; or it has served another client, for whom alone can be what the backend says before it is asked.
-    pub(super) fn is_stale(&self, relay: &Relay, backend: &Socket) -> bool {
+    pub(super) fn is_stale(&self, relay: &Relay, backend: &Peer) -> bool {
         let Some(fresh) = self.pooled else { return false };
         let said = backend.received() > 0;
         relay.has_sent_nothing() && (!fresh && said || !said && backend.ended().is_some())
@@ -164,7 +163,7 @@ impl Attempts {
     pub(super) async fn establish(
         &mut self,
         shard: &Shard,
-        client: &Socket,
+        client: &Peer,
     ) -> Result<Established, CloseReason> {
         loop {
             (self.pooled, self.awaited, self.leased, self.lingering) = (None, None, None, None);
@@ -226,7 +225,7 @@ impl Attempts {
     }
 
     /// A place at a backend that was not tried, as far as tries, time and budget allow.
-    async fn next_place(&mut self, shard: &Shard, client: &Socket) -> Result<InFlight, CloseReason> {
+    async fn next_place(&mut self, shard: &Shard, client: &Peer) -> Result<InFlight, CloseReason> {
         if !self.may_retry(shard) {
             return Err(self.failure);
         }
@@ -256,7 +255,7 @@ impl Attempts {
     }
 
     /// Waits for a place. Whoever waits in vain takes one of those that are next in the order of resort.
-    async fn wait(&mut self, shard: &Shard, client: &Socket) -> Result<InFlight, CloseReason> {
+    async fn wait(&mut self, shard: &Shard, client: &Peer) -> Result<InFlight, CloseReason> {
         let timeout = shard.config.upstreams[self.upstream.index()].queue.timeout;
         let until = *self.queue_deadline.get_or_insert(shard.ring.now().after(timeout));
         let waiting = WaitingClient { client, left: &self.left };
@@ -274,7 +273,7 @@ impl Attempts {
     }
 
     /// Connects to a backend, its addresses in their order.
-    async fn connect(&self, shard: &Shard, client: &Socket, backend: BackendId) -> Result<Socket, Failure> {
+    async fn connect(&self, shard: &Shard, client: &Peer, backend: BackendId) -> Result<Peer, Failure> {
         let whole = shard.ring.now().after(shard.config.upstreams[self.upstream.index()].timeouts.connect);
         let all = self.deadline.min(whole);
         let waiting = WaitingClient { client, left: &self.left };
@@ -307,7 +306,7 @@ fn establish_deadline(shard: &Shard, upstream: UpstreamId, session_deadline: Tic
 }
 
 /// Hash of the part of a client that decides where it goes.
-fn key(shard: &Shard, upstream: UpstreamId, client: &Socket) -> u64 {
+fn key(shard: &Shard, upstream: UpstreamId, client: &Peer) -> u64 {
     let Some(peer) = client.with(|socket| socket.peer_addr().ok().and_then(|peer| peer.as_socket())) else {
         return 0;
     };

@@ -14,10 +14,9 @@ use crate::base::Address;
 use crate::base::Tick;
 use crate::base::{BackendId, UpstreamId};
 use crate::config::Reuse;
-use crate::net;
+use crate::net::{self, Peer};
 use crate::pool::{self, Lease, Pool, Pooled, Tidied};
 use crate::upstream::{InFlight, UpstreamTable};
-use crate::uring::Socket;
 
 /// Pause after a first failed connection, doubled with each further one...
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -229,7 +228,7 @@ impl Shard {
         &self,
         upstream: UpstreamId,
         in_flight: InFlight,
-        socket: Socket,
+        socket: Peer,
         returns: Option<bool>,
     ) {
         let (backend, is_limited) = (in_flight.backend(), in_flight.is_limited());
@@ -261,7 +260,7 @@ impl Shard {
     }
 
     /// The address of the backend that a connection leads to, if it still has it.
-    fn address_of(&self, upstream: UpstreamId, backend: BackendId, socket: &Socket) -> Option<Address> {
+    fn address_of(&self, upstream: UpstreamId, backend: BackendId, socket: &Peer) -> Option<Address> {
         let peer = socket.with(net::peer_address)?;
         let addresses = self.upstreams[upstream.index()].addresses(backend);
         addresses.iter().find(|address| address.leads_to(&peer)).cloned()

@@ -7,8 +7,9 @@ use super::Shard;
 use super::session::{Leg, Session};
 use crate::base::CloseReason;
 use crate::config::{ResetRules, Reuse};
+use crate::net::Peer;
 use crate::relay::{Outcome, Side};
-use crate::uring::{Sent, Socket};
+use crate::uring::Sent;
 
 /// What a backend says to the question whether it has forgotten its client.
 #[derive(PartialEq)]
@@ -68,7 +69,7 @@ impl Session {
 }
 
 /// Asks a backend to forget its client.
-async fn ask_for_reset(shard: &Shard, backend: &Socket, rules: &ResetRules) -> ResetAnswer {
+async fn ask_for_reset(shard: &Shard, backend: &Peer, rules: &ResetRules) -> ResetAnswer {
     backend.send(rules.send.clone());
     let mut timer = shard.ring.timer(shard.ring.now().after(rules.timeout));
     let mut answer = Vec::new();

@@ -13,17 +13,16 @@ use crate::balance::Sample;
 use crate::base::Tick;
 use crate::base::{CloseReason, ListenerId, UpstreamId};
 use crate::config::Reuse;
-use crate::net;
+use crate::net::{self, Peer};
 use crate::relay::{Outcome, Relay, Side, Sides};
 use crate::upstream::{Fault, InFlight};
-use crate::uring::Socket;
 
 /// Shortest and longest pause between two looks at what a peer has taken.
 const DELIVERY_LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// Admits a new connection and serves it in a task of its own.
 pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd) {
-    let client = shard.ring.socket(connection);
+    let client = Peer::plain(shard.ring.socket(connection));
     match admit(shard, listener, client) {
         Ok(session) => shard.ring.spawn(serve(session)),
         Err(client) => client.reset_on_close(),
@@ -31,7 +30,7 @@ pub(super) fn start(shard: &Rc<Shard>, listener: ListenerId, connection: OwnedFd
 }
 
 /// Notes where a client comes from, for the record of its session, while its socket can still tell.
-fn note_address(shard: &Shard, client: &Socket) {
+fn note_address(shard: &Shard, client: &Peer) {
     if !log::log_enabled!(log::Level::Debug) {
         return;
     }
@@ -43,7 +42,7 @@ fn note_address(shard: &Shard, client: &Socket) {
 }
 
 /// Counts a connection, and makes it a session if there is a place for one more.
-fn admit(shard: &Rc<Shard>, listener: ListenerId, client: Socket) -> Result<Session, Socket> {
+fn admit(shard: &Rc<Shard>, listener: ListenerId, client: Peer) -> Result<Session, Peer> {
     let counters = shard.counters.listener(listener);
     counters.accepted.add(1);
     let Some(permit) = shard.limit.admit() else {
@@ -111,7 +110,7 @@ fn serve(mut session: Session) -> impl Future<Output = ()> {
 
 /// Waits until a peer has everything that was sent to it, before its connection is reset: the reset would throw away
 /// what the kernel still holds. Ends when the peer takes nothing for `silence`, has gone itself, or at `deadline`.
-async fn await_delivery(shard: &Shard, peer: &Socket, silence: Duration, deadline: Tick) {
+async fn await_delivery(shard: &Shard, peer: &Peer, silence: Duration, deadline: Tick) {
     let now = || shard.ring.now();
     let mut left = peer.with(net::unacknowledged);
     if left == 0 || peer.is_dead() {
@@ -165,7 +164,7 @@ fn close_reason(outcome: Outcome) -> CloseReason {
 pub(super) struct Session {
     busy: Busy,
     _permit: Permit,
-    pub(super) client: Socket,
+    pub(super) client: Peer,
     /// There until a byte was relayed: from then on no other backend can take the place of this one.
     pub(super) tries: Option<Box<Attempts>>,
     /// There once a backend has taken the connection.
@@ -180,7 +179,7 @@ pub(super) struct Session {
 
 /// The backend's part of a session.
 pub(super) struct Leg {
-    pub(super) backend: Socket,
+    pub(super) backend: Peer,
     pub(super) in_flight: InFlight,
     pub(super) relay: Relay,
 }
@@ -350,8 +349,8 @@ impl Session {
         let Some(leg) = &self.leg else { return };
         let both = [&self.client, &leg.backend];
         // Nothing is relayed any more, and this may take long.
-        both.into_iter().for_each(Socket::drop_unsent);
-        both.into_iter().for_each(Socket::discard_received);
+        both.into_iter().for_each(Peer::drop_unsent);
+        both.into_iter().for_each(Peer::discard_received);
         let other = if reset == Side::Client { &leg.backend } else { &self.client };
         let silence = self.shard().relay_rules[self.listener.index()].half_close;
         await_delivery(self.shard(), other, silence, self.deadline()).await;
@@ -434,7 +433,8 @@ mod tests {
             let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
             let shard = Rc::new(Shard::new(&ring, &testing::parts(1, Vec::new()).0));
             for first_poll in [true, false] {
-                let client = ring.socket(UnixStream::pair().expect("descriptors").0.into());
+                let client = UnixStream::pair().expect("descriptors").0.into();
+                let client = Peer::plain(ring.socket(client));
                 let session = admit(&shard, ListenerId(0), client).ok().expect("below the limit");
                 let timer = ring.clone();
                 ring.spawn(async move {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use ringway::base::Tick;
+use ringway::net::Peer;
 use ringway::uring::{BufferSettings, End, Sent};
 
 use crate::support::{SMALL, on_ring, tcp_pair};
@@ -271,7 +272,7 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
     });
     on_ring(settings, |ring| async move {
         use ringway::relay::{Outcome, Relay, RelayRules, Sides};
-        let (source, sink) = (ring.socket(source), ring.socket(sink));
+        let (source, sink) = (Peer::plain(ring.socket(source)), Peer::plain(ring.socket(sink)));
         let rules = RelayRules {
             client_idle: None,
             equal_idle: ringway::config::EqualIdle::Client,
