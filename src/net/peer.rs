@@ -8,7 +8,7 @@ use std::io;
 use std::task::{Context, Poll, Waker};
 
 use crate::base::Tick;
-use crate::uring::{End, Errno, Peeked, Ring, Sent, Socket};
+use crate::uring::{End, Errno, Peeked, Receive, Ring, Sent, Socket};
 
 /// A client or a backend, as the bytes that come from it and go to it.
 pub struct Peer(Socket);
@@ -53,8 +53,8 @@ impl Peer {
 /// Bytes from the peer.
 impl Peer {
     /// Starts to receive, unless it goes on already or the stream has ended; see [`Socket::receive`].
-    pub fn receive(&self, many: bool) {
-        self.0.receive(many);
+    pub fn receive(&self, receive: Receive) {
+        self.0.receive(receive);
     }
 
     /// Renews a receive that has missed something; see [`Socket::check_receive`].

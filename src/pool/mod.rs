@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::base::{Address, BackendId, Tick};
 use crate::net::Peer;
-use crate::uring::Peeked;
+use crate::uring::{Peeked, Receive};
 
 /// Nothing more is received of a greeting, bytes; the rest waits in the kernel for the session.
 const GREETING: usize = 16 << 10;
@@ -346,7 +346,7 @@ impl Pool {
             socket.register(&list.notice_waker);
             socket.spill_received();
             if socket.received() < GREETING {
-                socket.receive(false);
+                socket.receive(Receive::One);
             }
             if one.has_ended() || one.is_spoken_on() {
                 // Before it told anybody here.

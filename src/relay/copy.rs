@@ -6,7 +6,7 @@
 
 use super::turn::{Turn, TurnBytes};
 use crate::net::Peer;
-use crate::uring::Sent;
+use crate::uring::{Receive, Sent};
 
 /// Consecutive bytes after which a direction is bulk.
 const BULK_BYTES: u32 = 256 << 10;
@@ -37,7 +37,7 @@ impl Copying {
 
     /// Has more received from the source, unless it has ended.
     pub(super) fn receive(&self, from: &Peer) {
-        from.receive(!self.blocked);
+        from.receive(if self.blocked { Receive::One } else { Receive::Many });
     }
 
     /// Moves what can be moved now, adds it to `bytes`, and returns what follows; splicing only where it

@@ -13,7 +13,7 @@ use super::side::Side;
 use super::splicing::Splicing;
 use super::turn::{Turn, TurnBytes};
 use crate::net::Peer;
-use crate::uring::End;
+use crate::uring::{End, Receive};
 
 /// Where a direction stands; the module `relay` has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Direction {
             Turn::Waits => {}
             Turn::Copies => {
                 self.leave_splicing(from);
-                from.receive(true);
+                from.receive(Receive::Many);
             }
             Turn::Splices => {
                 self.way = Way::Splice(Splicing::new());
@@ -158,7 +158,7 @@ impl Direction {
         // Before the first byte, another backend could take the place of this one.
         if self.bytes > 0 || self.to == Side::Client {
             from.discard_received();
-            from.receive(false);
+            from.receive(Receive::One);
         } else {
             from.pause_receive();
             from.spill_received();

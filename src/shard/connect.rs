@@ -14,7 +14,7 @@ use crate::base::Tick;
 use crate::base::{BackendId, CloseReason, Plain, UpstreamId};
 use crate::config::TcpOptions;
 use crate::net::{self, LocalFailure, Peer};
-use crate::uring::{End, Timer};
+use crate::uring::{End, Receive, Timer};
 
 /// How long an attempt may still take once the client has sent FIN without a byte before it: mostly it has left, but
 /// a client that only reads (`nc -N` to a daytime server) looks the same, and a backend that is well answers sooner.
@@ -216,7 +216,7 @@ impl<'a> Wait<'a> {
                 client.watch();
             }
             // Also behind its first words, or nothing would tell of a reset.
-            None if client.received() < SAID_BEFORE => client.receive(false),
+            None if client.received() < SAID_BEFORE => client.receive(Receive::One),
             _ => client.watch(),
         }
         false

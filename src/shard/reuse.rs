@@ -9,7 +9,7 @@ use crate::base::CloseReason;
 use crate::config::{ResetRules, Reuse};
 use crate::net::Peer;
 use crate::relay::{Outcome, Side};
-use crate::uring::Sent;
+use crate::uring::{Receive, Sent};
 
 /// What a backend says to the question whether it has forgotten its client.
 #[derive(PartialEq)]
@@ -90,7 +90,7 @@ async fn ask_for_reset(shard: &Shard, backend: &Peer, rules: &ResetRules) -> Res
         if sent && answer == rules.expect {
             return Poll::Ready(ResetAnswer::Clean);
         }
-        backend.receive(false);
+        backend.receive(Receive::One);
         timer.poll_due(context).map(|()| ResetAnswer::None)
     })
     .await

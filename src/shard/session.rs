@@ -16,6 +16,7 @@ use crate::config::Reuse;
 use crate::net::{self, Peer};
 use crate::relay::{Outcome, Relay, Side, Sides};
 use crate::upstream::{Fault, InFlight};
+use crate::uring::Receive;
 
 /// Shortest and longest pause between two looks at what a peer has taken.
 const DELIVERY_LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -124,7 +125,7 @@ async fn await_delivery(shard: &Shard, peer: &Peer, silence: Duration, deadline:
         // Nobody will get what it says. A peer that writes before it reads comes to read so, and the receive, or
         // after its FIN the watch, tells when it has gone.
         peer.discard_received();
-        peer.receive(false);
+        peer.receive(Receive::One);
         peer.watch();
         if peer.is_dead() || shard.is_closing() {
             return Poll::Ready(());

@@ -14,7 +14,7 @@ use super::buffers::{Buffers, GROUP};
 use super::heap::Heap;
 use super::knock::Knock;
 use super::setup::Features;
-use super::slot::{End, Extra, Key, Mark, NOBODY, Op, Slot, Slots, errno};
+use super::slot::{End, Extra, Key, Mark, NOBODY, Op, Receive, Slot, Slots, errno};
 
 /// Entries of the submission queue; what does not fit waits in `overflow`. All of the queues is locked memory
 /// (`locked`).
@@ -96,9 +96,9 @@ impl Core {
 
     // Operations. Each does nothing when its kind is in flight already.
 
-    /// Receives into provided buffers: as a multishot with a bound where `multi` and the kernel can, else
+    /// Receives into provided buffers: as a multishot with a bound for many where the kernel can, else
     /// once.
-    pub(super) fn arm_receive(&mut self, key: Key, multi: bool) {
+    pub(super) fn arm_receive(&mut self, key: Key, receive: Receive) {
         let slot = self.slots.of(key);
         if slot.is_in_flight(Op::Recv) && slot.is(Mark::More) {
             // A receive of many goes on as long as there is more. This one did not: before an urgent byte
@@ -110,7 +110,7 @@ impl Core {
             return;
         }
         let fd = Fd(slot.fd);
-        slot.set(Mark::Multi, multi && self.features.bounded_multishot);
+        slot.set(Mark::Multi, receive == Receive::Many && self.features.bounded_multishot);
         slot.set(Mark::Cancelled, false);
         slot.set(Mark::More, false);
         slot.pieces = 0;
@@ -432,8 +432,8 @@ impl Core {
                 && slot.unset(Mark::Starved)
                 && !slot.is(Mark::Orphan)
             {
-                let multi = slot.is(Mark::Multi);
-                self.arm_receive(key, multi);
+                let receive = if slot.is(Mark::Multi) { Receive::Many } else { Receive::One };
+                self.arm_receive(key, receive);
                 left -= 1;
             }
         }

@@ -44,7 +44,7 @@ pub use doorbell::{Doorbell, DoorbellListener};
 pub use locked::{LockedMemory, locked_memory, make_executor};
 pub use setup::{Features, Missing, probe};
 pub(crate) use slot::errno_of;
-pub use slot::{End, Errno};
+pub use slot::{End, Errno, Receive};
 pub use socket::{Peeked, Sent, Socket};
 pub use timer::Timer;
 

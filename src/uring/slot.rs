@@ -86,6 +86,15 @@ fn is_silence(error: Errno) -> bool {
     error == libc::ETIMEDOUT || unreachable.contains(&error)
 }
 
+/// How much a receive brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// One buffer.
+    One,
+    /// Several buffers, until it is paused or reaches a bound on their bytes. Kernels without the bound bring one.
+    Many,
+}
+
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

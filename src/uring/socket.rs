@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
 use super::knock::Knocked;
-use super::slot::{End, Errno, Key, Mark, Op, errno_of};
+use super::slot::{End, Errno, Key, Mark, Op, Receive, errno_of};
 use super::{Ring, core};
 use crate::base::Tick;
 
@@ -117,10 +117,9 @@ impl Socket {
         })
     }
 
-    /// Starts to receive, unless it goes on already or the stream has ended: one buffer, or, as `many`,
-    /// several until it is paused or a bound on their bytes is reached.
-    pub fn receive(&self, many: bool) {
-        self.core().arm_receive(self.key, many);
+    /// Starts to receive, unless it goes on already or the stream has ended.
+    pub fn receive(&self, receive: Receive) {
+        self.core().arm_receive(self.key, receive);
     }
 
     /// Has a receive that has missed something brought to an end, so that its owner, who is woken, arms
@@ -413,7 +412,7 @@ impl Socket {
             if let Some(end) = self.ended() {
                 return Poll::Ready(Some(end));
             }
-            self.receive(false);
+            self.receive(Receive::One);
             Poll::Pending
         })
         .await

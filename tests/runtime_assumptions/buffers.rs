@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use ringway::base::Tick;
 use ringway::net::Peer;
-use ringway::uring::{BufferSettings, End, Sent};
+use ringway::uring::{BufferSettings, End, Receive, Sent};
 
 use crate::support::{SMALL, on_ring, tcp_pair};
 
@@ -48,7 +48,7 @@ fn bytes_arrive_whole_and_in_order_and_all_buffers_come_back() {
 async fn receive(socket: &ringway::uring::Socket, bytes: usize) {
     std::future::poll_fn(|context| {
         socket.register(context.waker());
-        socket.receive(true);
+        socket.receive(Receive::Many);
         if socket.received() >= bytes { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
@@ -157,7 +157,7 @@ fn sockets_that_are_gone_keep_no_buffer_from_one_that_waits() {
         for socket in &holding {
             assert_eq!(socket.readable().await, None);
         }
-        starved.iter().for_each(|socket| socket.receive(false));
+        starved.iter().for_each(|socket| socket.receive(Receive::One));
         ring.next_turn().await;
         assert!(starved.iter().all(|socket| socket.is_receiving() && socket.received() == 0));
         let waiting = starved.pop().expect("the last one");
@@ -178,7 +178,7 @@ fn multishot_receive_brings_no_more_than_its_bound() {
     });
     on_ring(settings, |ring| async move {
         let socket = ring.socket(ours);
-        socket.receive(true);
+        socket.receive(Receive::Many);
         // Until the receive has ended by itself; then nothing more comes, though the peer has more.
         std::future::poll_fn(|context| {
             socket.register(context.waker());
@@ -213,7 +213,7 @@ fn single_bytes_do_not_hold_a_buffer_each() {
         for expected in 1..=500 {
             std::future::poll_fn(|context| {
                 socket.register(context.waker());
-                socket.receive(true);
+                socket.receive(Receive::Many);
                 if socket.received() == expected {
                     std::task::Poll::Ready(())
                 } else {
@@ -237,7 +237,7 @@ fn buffers_of_a_dropped_socket_come_back() {
             let (ours, mut peer) = tcp_pair();
             peer.write_all(&[3; 20_000]).expect("fits into the socket buffer");
             let socket = ring.socket(ours);
-            socket.receive(true);
+            socket.receive(Receive::Many);
             // Dropped with the receive queued, with it in flight, and with bytes received.
             for _ in 0..ring.turn() % 3 {
                 ring.next_turn().await;
