@@ -20,8 +20,7 @@ use std::time::{Duration, Instant};
 use io_uring::IoUring;
 
 use super::buffers::{Buffers, RING_ENTRIES};
-use super::core::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
-use super::setup::Missing;
+use super::setup::{COMPLETION_ENTRIES, Missing, SUBMISSION_ENTRIES};
 
 const PAGE: u64 = 4096;
 /// glommio refuses to start below, whatever it needs.

@@ -17,15 +17,19 @@
 
 mod accept;
 mod buffers;
+mod complete;
 mod core;
 mod doorbell;
 mod driver;
+mod errno;
 mod heap;
 mod knock;
 mod locked;
+mod queues;
 mod setup;
 mod slot;
 mod socket;
+mod submit;
 mod task;
 mod timer;
 mod wheel;
@@ -41,10 +45,11 @@ use crate::base::Tick;
 
 pub use accept::Acceptor;
 pub use doorbell::{Doorbell, DoorbellListener};
+pub use errno::Errno;
+pub(crate) use errno::errno_of;
 pub use locked::{LockedMemory, locked_memory, make_executor};
 pub use setup::{Features, Missing, probe};
-pub(crate) use slot::errno_of;
-pub use slot::{End, Errno, Receive};
+pub use slot::{End, Receive};
 pub use socket::{Peeked, Sent, Socket};
 pub use timer::Timer;
 

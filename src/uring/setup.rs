@@ -9,18 +9,27 @@ use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
 use io_uring::types::Fd;
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, Probe, opcode, squeue};
 
-use super::core::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
 use super::locked::{self, LockedMemory};
 use crate::base::{Plain, counted};
+
+/// Entries of the submission queue; what does not fit waits in `overflow`. All of the queues is locked memory
+/// (`locked`).
+pub(super) const SUBMISSION_ENTRIES: u32 = 512;
+/// Entries of the completion queue; beyond it the kernel keeps completions back (NODROP) and nothing is lost.
+pub(super) const COMPLETION_ENTRIES: u32 = 2048;
+/// `IORING_ENTER_GETEVENTS`, io_uring_enter(2): run deferred completions also when not waiting.
+pub(super) const GETEVENTS: u32 = 1;
+/// Position of `optlen` in an entry, linux/io_uring.h: the total a multishot receive may bring (Linux 6.18).
+const OPTLEN: usize = 44;
 
 /// What differs between the kernels that Ringway runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// A multishot receive can carry a bound on its bytes (Linux 6.18), and tells of an end that comes together with bytes
-    /// (not the first kernels that know the bound). Else a receive is armed for each piece: an unbounded one takes the whole
-    /// buffer ring on Linux 6.1.
+    /// A multishot receive can carry a bound on its bytes (Linux 6.18), and tells of an end that comes
+    /// together with bytes (not the first kernels that know the bound). Else a receive is armed for each
+    /// piece: an unbounded one takes the whole buffer ring on Linux 6.1.
     pub bounded_multishot: bool,
 }
 
@@ -149,11 +158,12 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
     Ok((ring, Features { bounded_multishot }))
 }
 
-/// Receives a byte and the end of a stream, which come at once, as a multishot with a bound, on a ring of its own. Whether
-/// both are told.
+/// Receives a byte and the end of a stream, which come at once, as a multishot with a bound, on a ring of its
+/// own. Whether both are told.
 ///
-/// A kernel that does not know the bound says EINVAL. One of the first that knew it (6.18) may tell of the bytes and never of
-/// the end: two wake-ups of one poll count as one there, and the receive does not look behind the bytes.
+/// A kernel that does not know the bound says EINVAL. One of the first that knew it (6.18) may tell of the
+/// bytes and never of the end: two wake-ups of one poll count as one there, and the receive does not look
+/// behind the bytes.
 fn try_bounded_multishot() -> Result<bool, Missing> {
     // As the ring of a shard: what completes is looked at in the enter below, after both have come.
     let mut ring = ring(4, 8)?;
@@ -166,7 +176,7 @@ fn try_bounded_multishot() -> Result<bool, Missing> {
     buffers.refill();
     let (mut sender, receiver) = UnixStream::pair()?;
     let entry = opcode::RecvMulti::new(Fd(receiver.as_raw_fd()), super::buffers::GROUP).build();
-    let entry = super::core::with_total(entry, 4096);
+    let entry = with_total(entry, 4096);
     // SAFETY: the socket and the buffers live until the ring is closed, see below.
     unsafe { ring.submission().push(&entry) }.map_err(|_| io::Error::other("a new ring is full"))?;
     ring.submit()?;
@@ -175,7 +185,7 @@ fn try_bounded_multishot() -> Result<bool, Missing> {
     ring.submit_and_wait(1)?;
     // Once more, for a kernel that comes to the end in a second go.
     // SAFETY: no argument is passed, and nothing is queued.
-    unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, super::core::GETEVENTS, None) }?;
+    unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, GETEVENTS, None) }?;
     let told: Vec<_> = ring.completion().map(|completion| completion.result()).collect();
     // A receive that may still be in flight uses the buffers.
     drop(ring);
@@ -192,4 +202,12 @@ fn ring(entries: u32, completions: u32) -> Result<IoUring, Missing> {
         .setup_cqsize(completions)
         .build(entries)
         .map_err(Missing::from_setup)
+}
+
+/// Sets the bound on the bytes of a multishot receive, for which the crate has no setter.
+pub(super) fn with_total(mut entry: squeue::Entry, bytes: u32) -> squeue::Entry {
+    const _: () = assert!(size_of::<squeue::Entry>() == 64);
+    // SAFETY: the entry is the kernel's 64-byte struct (repr(transparent)), and `optlen` a u32 of it.
+    unsafe { (&raw mut entry).cast::<u8>().add(OPTLEN).cast::<u32>().write(bytes) };
+    entry
 }

@@ -8,8 +8,10 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
+use super::errno::{Errno, errno_of};
 use super::knock::Knocked;
-use super::slot::{End, Errno, Key, Mark, Op, Receive, errno_of};
+use super::slot::{End, Key, Mark, Op, Receive};
+use super::submit::Wakes;
 use super::{Ring, core};
 use crate::base::Tick;
 
@@ -87,7 +89,7 @@ impl Socket {
 
     /// Starts a connect; [`Self::poll_connected`] tells its end.
     pub fn start_connect(&self, address: socket2::SockAddr) {
-        self.core().start_connect(self.key, address);
+        self.core().arm_connect(self.key, address);
     }
 
     /// The end of the connect.
@@ -99,7 +101,7 @@ impl Socket {
         self.register(context.waker());
         let mut core = self.core();
         match core.knock(self.key, self.ring.now()) {
-            Knocked::Done => {}
+            Knocked::Ended(_) => {}
             Knocked::Waiting => return Poll::Pending,
             Knocked::Again(next) => {
                 drop(core);
@@ -214,7 +216,7 @@ impl Socket {
 
     /// Starts to send bytes of our own. The last send must have been reported as done.
     pub fn send(&self, bytes: Vec<u8>) {
-        self.core().start_bytes(self.key, bytes);
+        self.core().send_bytes(self.key, bytes);
     }
 
     /// What became of the last send; each byte is reported once.
@@ -226,7 +228,7 @@ impl Socket {
             return Sent::Nothing;
         }
         let bytes = std::mem::take(&mut slot.sent);
-        if slot.is_in_flight(Op::Send) || slot.is(Mark::Full) {
+        if slot.is_in_flight(Op::Send) || slot.is(Mark::AwaitsRoom) {
             return Sent::Busy { bytes, blocked: slot.is(Mark::Blocked) };
         }
         slot.set(Mark::Sending, false);
@@ -239,7 +241,7 @@ impl Socket {
     /// Has the task woken when there is something to read, be it the end of the stream; at once if there is
     /// already.
     pub fn wait_readable(&self) {
-        self.core().arm_readable(self.key, false);
+        self.core().arm_readable(self.key, Wakes::All);
     }
 
     /// Whether the event of [`Self::wait_readable`] has not come yet.
@@ -255,18 +257,18 @@ impl Socket {
 
     /// The same where several rings wait for one socket: one of them is woken.
     pub(super) fn wait_readable_alone(&self) {
-        self.core().arm_readable(self.key, true);
+        self.core().arm_readable(self.key, Wakes::One);
     }
 
     /// Has the task woken when the peer takes more bytes, or never will; for after a call that found no room.
     pub fn wait_writable(&self) {
-        self.core().wait_writable(self.key);
+        self.core().arm_writable(self.key);
     }
 
     /// Whether the event of [`Self::wait_writable`] has not come yet.
     #[must_use]
     pub fn is_waiting_writable(&self) -> bool {
-        self.core().slots.of(self.key).is(Mark::Full)
+        self.core().slots.of(self.key).is(Mark::AwaitsRoom)
     }
 
     /// Has the task woken at a moment, once, whatever else happens.
