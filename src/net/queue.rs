@@ -9,7 +9,7 @@ use socket2::{Domain, SockRef};
 /// Bytes that were sent on a TCP socket and that its peer has not acknowledged yet (SIOCOUTQ, tcp(7)). A
 /// close with a reset would throw them away.
 ///
-/// None of a unix socket: what was sent on it lies with the peer already.
+/// None of a Unix socket: what was sent on it lies with the peer already.
 #[must_use]
 pub fn unacknowledged(socket: SockRef<'_>) -> u32 {
     let is_tcp = socket.domain().is_ok_and(|domain| domain == Domain::IPV4 || domain == Domain::IPV6);
@@ -17,7 +17,7 @@ pub fn unacknowledged(socket: SockRef<'_>) -> u32 {
 }
 
 /// What the kernel holds of what was sent on a socket, because its peer has not taken it: bytes of a TCP
-/// connection, the memory of whole pieces on a socket file (SIOCOUTQ, tcp(7)). While it changes, the peer
+/// connection, the memory of whole pieces on a Unix socket (SIOCOUTQ, tcp(7)). While it changes, the peer
 /// takes something.
 #[must_use]
 pub fn queued(socket: SockRef<'_>) -> u32 {

@@ -11,14 +11,9 @@ use std::sync::OnceLock;
 use io_uring::types::Fd;
 use io_uring::{IoUring, Probe, opcode, squeue};
 
-use super::locked::{self, LockedMemory};
-use crate::base::{Plain, counted};
+use super::locked::{self, COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
+use super::missing::Missing;
 
-/// Entries of the submission queue; what does not fit waits in `overflow`. All of the queues is locked memory
-/// (`locked`).
-pub(super) const SUBMISSION_ENTRIES: u32 = 512;
-/// Entries of the completion queue; beyond it the kernel keeps completions back (NODROP) and nothing is lost.
-pub(super) const COMPLETION_ENTRIES: u32 = 2048;
 /// `IORING_ENTER_GETEVENTS`, io_uring_enter(2): run deferred completions also when not waiting.
 pub(super) const GETEVENTS: u32 = 1;
 /// Position of `optlen` in an entry, linux/io_uring.h: the total a multishot receive may bring (Linux 6.18).
@@ -31,85 +26,6 @@ pub struct Features {
     /// together with bytes (not the first kernels that know the bound). Else a receive is armed for each
     /// piece: an unbounded one takes the whole buffer ring on Linux 6.1.
     pub bounded_multishot: bool,
-}
-
-/// Why no ring can be had here, and what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum Missing {
-    /// The system call is not there.
-    #[error(
-        "this kernel has no io_uring, or the sandbox hides it; run Linux 6.1 or later and allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
-    )]
-    NoSystemCall,
-    /// The system call is forbidden.
-    #[error(
-        "io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0 (or add this user's group to kernel.io_uring_group), and allow io_uring_setup in the seccomp profile of the container"
-    )]
-    Forbidden,
-    /// The kernel does not know what Ringway asks for.
-    #[error("io_uring of this kernel is too old: {what} is missing; run Linux 6.1 or later")]
-    TooOld {
-        /// What it does not know.
-        what: &'static str,
-    },
-    /// More is needed than the limit allows.
-    #[error(
-        "{} of locked memory are needed for io_uring on {}, but this user may lock {}; raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit){}",
-        locked::shown(memory.needed), counted(*shards as u64, "core"), locked::shown(memory.limit), fewer_cores(memory)
-    )]
-    LimitOfLockedMemory {
-        /// How many cores are wanted.
-        shards: usize,
-        /// Limit and need.
-        memory: LockedMemory,
-    },
-    /// The limit suffices, and yet there is nothing left.
-    #[error(
-        "no locked memory is left for io_uring: this user may lock {}, of which this process needs {}, and other processes of this user hold the rest; stop those, or raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit)",
-        locked::shown(*limit), locked::shown(*needed)
-    )]
-    LockedMemoryInUse {
-        /// The limit, bytes.
-        limit: u64,
-        /// What the shards of this process need, bytes.
-        needed: u64,
-    },
-    /// There is no limit, and yet there is nothing left.
-    #[error(
-        "the system has no memory for io_uring; look at the memory limit of the container or service, and at free memory"
-    )]
-    Memory,
-    /// Anything else.
-    #[error("io_uring cannot be set up: {}", Plain(.0))]
-    Other(io::Error),
-}
-
-/// The last part of the sentence, where fewer cores would do.
-fn fewer_cores(memory: &LockedMemory) -> String {
-    match memory.shards() {
-        0 => String::new(),
-        possible => format!(", or set runtime.cores to {possible} or less"),
-    }
-}
-
-impl From<io::Error> for Missing {
-    /// `ENOMEM` of any call on a ring is the same thing.
-    fn from(error: io::Error) -> Self {
-        if error.raw_os_error() == Some(libc::ENOMEM) { locked::out_of_memory() } else { Self::Other(error) }
-    }
-}
-
-impl Missing {
-    pub(super) fn from_setup(error: io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::ENOSYS) => Self::NoSystemCall,
-            Some(libc::EPERM | libc::EACCES) => Self::Forbidden,
-            Some(libc::EINVAL) => {
-                Self::TooOld { what: "a ring for a single thread with deferred completions" }
-            }
-            _ => Self::from(error),
-        }
-    }
 }
 
 /// Attempts everything that so many shards need, without keeping it.
