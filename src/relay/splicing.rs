@@ -126,10 +126,23 @@ impl Splicing {
             from.put_off();
             return Turn::Waits;
         }
-        let Some(mut pipe) = pipes.take(now) else {
+        let Some(pipe) = pipes.take(now) else {
             // All pipes hold bytes of other directions, or the kernel makes none; copying needs none.
             return Turn::Copies;
         };
+        self.move_piece(pipe, looks, from, to, bytes)
+    }
+
+    /// Moves what the source has, about a pipe full, through an empty pipe; this turn `looks` for it, or was
+    /// told of it.
+    fn move_piece(
+        &mut self,
+        mut pipe: Pipe,
+        looks: bool,
+        from: &Peer,
+        to: &Peer,
+        bytes: &mut TurnBytes,
+    ) -> Turn {
         let filled = pipe.fill(from);
         bytes.received = filled.bytes;
         self.note_piece(filled.bytes, looks, from);
@@ -150,7 +163,7 @@ impl Splicing {
         // it, so there is another look, until one finds nothing.
         let looks_again = looks && filled.bytes > 0;
         if self.look_at.is_none() && (self.pace == Pace::Patient || looks_again) {
-            let then = now.after(PATIENCE);
+            let then = from.ring().now().after(PATIENCE);
             self.look_at = Some(ShortTick::from(then));
             from.wake_at(then);
         }
