@@ -1,19 +1,24 @@
-//! Sockets: listening, connecting, options. What is made here is handed to a ring.
+//! Sockets: listening, connecting, options; and the peers of a session, whose sockets are on a ring.
 
 mod connect;
 mod errors;
 mod limits;
 mod listen;
 mod options;
+mod peer;
 mod queue;
 mod steer;
 mod zone;
+
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use connect::{is_self_connected, peer_address, prepare, socket_for};
 pub use errors::{AcceptError, LocalFailure};
 pub use limits::{may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors};
 pub use listen::{ListenError, Listening, SocketFile, listen};
 pub use options::keep_alive;
+pub use peer::Peer;
 pub use queue::{queued, unacknowledged};
 pub use steer::steer_by_cpu;
 pub use zone::interface_index;

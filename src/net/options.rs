@@ -9,8 +9,8 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::config::{Keepalive, TcpOptions};
 
-/// Sets the options of one side. Sockets accepted from a listener inherit those of the listener, tcp(7), which
-/// saves the calls for each connection. Keepalive is another matter, see [`keep_alive`].
+/// Sets the options of one side. Sockets accepted from a listener inherit those of the listener, tcp(7),
+/// which saves the calls for each connection. Keepalive is another matter, see [`keep_alive`].
 pub(super) fn apply(socket: SockRef<'_>, options: &TcpOptions) -> io::Result<()> {
     if options.nodelay {
         socket.set_tcp_nodelay(true)?;
@@ -37,11 +37,11 @@ pub(super) fn bind_without_port(socket: SockRef<'_>) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has the kernel probe a silent peer, and end the connection with ETIMEDOUT where it does not answer (`SO_KEEPALIVE`,
-/// `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`, tcp(7)).
+/// Has the kernel probe a silent peer, and end the connection with ETIMEDOUT where it does not answer
+/// (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`, tcp(7)).
 ///
-/// Not an option to be inherited: each socket that has it arms a timer of the kernel's, at a cost that sessions of a
-/// moment need not bear.
+/// Not an option to be inherited: each socket that has it arms a timer of the kernel's, at a cost that
+/// sessions of a moment need not bear.
 pub fn keep_alive(socket: SockRef<'_>, keepalive: Keepalive) {
     let Keepalive { idle, interval, count, .. } = keepalive;
     let options = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);

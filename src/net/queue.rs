@@ -6,18 +6,19 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, SockRef};
 
-/// Bytes that were sent on a TCP socket and that its peer has not acknowledged yet (SIOCOUTQ, tcp(7)). A close with a
-/// reset would throw them away.
+/// Bytes that were sent on a TCP socket and that its peer has not acknowledged yet (SIOCOUTQ, tcp(7)). A
+/// close with a reset would throw them away.
 ///
-/// None of a unix socket: what was sent on it lies with the peer already.
+/// None of a Unix socket: what was sent on it lies with the peer already.
 #[must_use]
 pub fn unacknowledged(socket: SockRef<'_>) -> u32 {
     let is_tcp = socket.domain().is_ok_and(|domain| domain == Domain::IPV4 || domain == Domain::IPV6);
     if is_tcp { queued(socket) } else { 0 }
 }
 
-/// What the kernel holds of what was sent on a socket, because its peer has not taken it: bytes of a TCP connection, the
-/// memory of whole pieces on a socket file (SIOCOUTQ, tcp(7)). While it changes, the peer takes something.
+/// What the kernel holds of what was sent on a socket, because its peer has not taken it: bytes of a TCP
+/// connection, the memory of whole pieces on a Unix socket (SIOCOUTQ, tcp(7)). While it changes, the peer
+/// takes something.
 #[must_use]
 pub fn queued(socket: SockRef<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;

@@ -16,9 +16,10 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use crate::base::{Address, BackendId, Tick, UpstreamId};
+use crate::net::Peer;
 use crate::telemetry::counters::{PoolCounters, ShardCounters};
 use crate::upstream::Permit;
-use crate::uring::{Peeked, Socket};
+use crate::uring::{Peeked, Receive};
 
 /// Nothing more is received of a greeting, bytes; the rest waits in the kernel for the session.
 const GREETING: usize = 16 << 10;
@@ -141,7 +142,7 @@ impl Ready {
 /// A connection to a backend that is in no session.
 pub struct Connection {
     /// The connection.
-    pub socket: Socket,
+    pub socket: Peer,
     /// Where it leads.
     pub address: Address,
     /// It has served no client.
@@ -149,13 +150,13 @@ pub struct Connection {
 }
 
 /// Whether nothing more can come, as far as was received.
-fn has_ended(socket: &Socket) -> bool {
+fn has_ended(socket: &Peer) -> bool {
     socket.is_dead() || socket.ended().is_some()
 }
 
 /// Whether a session can use a connection: it stands, and what was received is what a new one would bring too.
 #[must_use]
-pub fn is_fit(socket: &Socket, fresh: bool) -> bool {
+pub fn is_fit(socket: &Peer, fresh: bool) -> bool {
     if has_ended(socket) {
         return false;
     }
@@ -369,7 +370,7 @@ impl Pool {
             socket.register(&list.notice_waker);
             socket.spill_received();
             if socket.received() < GREETING {
-                socket.receive(false);
+                socket.receive(Receive::One);
             }
             if one.has_ended() || one.is_spoken_on() {
                 // Before it told anybody here.
@@ -428,7 +429,7 @@ mod tests {
         let ends = (0..count).map(|_| {
             let (ours, theirs) = UnixStream::pair().expect("descriptors");
             let connection = Connection {
-                socket: ring.socket(ours.into()),
+                socket: Peer::plain(ring.socket(ours.into())),
                 address: Address::Unix("b".into()),
                 fresh: true,
             };

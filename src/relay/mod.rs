@@ -1,13 +1,14 @@
 //! Moves the bytes of one session both ways until it ends.
 //!
 //! A direction goes from one side to the other; the two run independently (full duplex) and meet only in what
-//! they know of a side: a reset, once seen, stays seen, whichever call saw it, because a later call on the same
-//! socket reports a clean end (the error is consumed by the first, tcp(7)).
+//! they know of a side: a reset, once seen, stays seen, whichever call saw it, because a later call on the
+//! same socket reports a clean end (the error is consumed by the first, tcp(7)).
 //!
 //! ## How a session ends
 //!
-//! `open`: bytes may still come. `finished`: the source sent FIN, all was delivered, FIN was passed on. `aborted`: the
-//! source was reset, all it sent before was delivered. `broken`: the destination does not take bytes any more.
+//! `open`: bytes may still come. `finished`: the source sent FIN, all was delivered, FIN was passed on.
+//! `aborted`: the source was reset, all it sent before was delivered. `broken`: the destination does not take
+//! bytes any more.
 //!
 //! | to backend | to client | outcome |
 //! |------------|-----------|---------|
@@ -17,21 +18,25 @@
 //! | finished   | finished  | normal |
 //! | aborted    | any       | client reset: the backend is reset |
 //! | any        | aborted   | backend reset: the client is reset |
-//! | broken     | open      | goes on: the backend's last bytes are delivered first, unless the client is dead |
+//! | broken     | open      | goes on: the backend's last bytes come first, unless the client is dead |
 //! | broken     | finished  | backend reset |
-//! | open       | broken    | goes on: the client's last bytes are delivered first, unless the backend is dead |
+//! | open       | broken    | goes on: the client's last bytes come first, unless the backend is dead |
 //! | finished   | broken    | client reset |
 //! | broken     | broken    | reset by the side that was seen first |
 //!
-//! With a broken direction, a clean end of the other one counts as aborted, what still comes from the source of the broken
-//! one is thrown away, and the death of that source, which the receive for this may be the only one to see, ends it all.
-//! What remains to be delivered after a reset has `half_close` to move on. A side that has ended its stream and then dies,
-//! which only a watch can see, has reset the session.
+//! With a broken direction, a clean end of the other one counts as aborted, what still comes from the source
+//! of the broken one is thrown away, and the death of that source, which the receive for this may be the only
+//! one to see, ends it all. What remains to be delivered after a reset has `half_close` to move on. A side
+//! that has ended its stream and then dies, which only a watch can see, has reset the session.
 //!
-//! Bytes received = bytes sent + bytes held, for each direction; the two `Socket`s hold them.
+//! Bytes received = bytes sent + bytes held, for each direction; the two `Peer`s hold them.
 
+mod copy;
 mod direction;
-mod splice;
+mod pipe;
+mod side;
+mod splicing;
+mod turn;
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -39,29 +44,22 @@ use std::time::Duration;
 
 use crate::base::Tick;
 use crate::config::{EqualIdle, Keepalive, Reuse};
-use crate::net;
-use crate::uring::{Peeked, Socket, Timer};
+use crate::net::{self, Peer};
+use crate::uring::{Peeked, Timer};
 use direction::{Direction, Flow};
-pub use splice::{Moved, Pipes};
+pub use pipe::{Moved, Pipes};
+pub use side::Side;
 
 /// Sessions that end sooner get no keepalive. Not more than the shortest keepalive, of one second.
 const YOUTH: Duration = Duration::from_millis(500);
 
-/// A relay that is silent looks so often, within the limit on its silence, whether a peer still takes what the kernel holds.
+/// A relay that is silent looks so often, within the limit on its silence, whether a peer still takes what
+/// the kernel holds.
 const LOOKS: u32 = 4;
 
-/// How long a backend may still speak to a client that has ended its stream without a byte, before its connection counts
-/// as one that nobody needs.
+/// How long a backend may still speak to a client that has ended its stream without a byte, before its
+/// connection counts as one that nobody needs.
 const READER_GRACE: Duration = Duration::from_secs(1);
-
-/// One of the two peers of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Who connected to us.
-    Client,
-    /// Whom we connected to.
-    Backend,
-}
 
 /// What the relays of a listener have in common.
 #[derive(Clone)]
@@ -95,20 +93,21 @@ pub enum Outcome {
     HalfClose(Side),
     /// The session was as long as it may be.
     TooLong,
-    /// The client ended its stream, everything was delivered, and the backend's connection, which knows nothing of it, may
-    /// be of use to others.
+    /// The client ended its stream, everything was delivered, and the backend's connection, which knows
+    /// nothing of it, may be of use to others.
     ClientDone,
     /// The caller asked for the end.
     Stopped,
 }
 
-/// What a relay runs between, and how. Its owner has them; with them, an idle session would have them twice.
+/// The sockets and rules that a relay works on, lent by the session for each call; storing them in the relay
+/// would give every idle session a second copy.
 #[derive(Clone, Copy)]
 pub struct Sides<'a> {
     /// Who connected to us.
-    pub client: &'a Socket,
+    pub client: &'a Peer,
     /// Whom we connected to.
-    pub backend: &'a Socket,
+    pub backend: &'a Peer,
     /// Those of the listener.
     pub rules: &'a RelayRules,
     /// In which case the backend's connection outlives the session, if it ended now.
@@ -131,7 +130,19 @@ pub struct Relay {
     first_end: Option<Side>,
     /// End of the session.
     session_deadline: Tick,
+    /// One timer for every reason to act without an event; it is set for the earliest of them:
+    ///
+    /// * youth: the session has become old enough for keepalive ([`Relay::end_youth`]);
+    /// * the deadline of the session ([`Relay::is_too_long`]);
+    /// * a look at what the kernel still holds for a slow reader ([`Relay::look`]);
+    /// * silence: no byte has moved for too long ([`Relay::is_silent`]).
     timer: Timer,
+}
+
+/// How long no byte may move, and the outcome if none does.
+struct Silence {
+    limit: Duration,
+    outcome: Outcome,
 }
 
 impl Relay {
@@ -150,7 +161,7 @@ impl Relay {
             session_deadline,
             timer: sides.client.ring().timer(now),
         };
-        relay.timer.set(relay.next_deadline(sides).min(now.after(YOUTH)));
+        relay.set_timer(sides, now.after(YOUTH));
         relay
     }
 
@@ -166,15 +177,15 @@ impl Relay {
         self.to_client.bytes
     }
 
-    /// Whether another backend could still take the backend's place: no byte was written to it, and neither a byte nor its
-    /// end came from it.
+    /// Returns whether another backend could still take the backend's place: no byte was written to it, and
+    /// neither a byte nor its end came from it.
     #[must_use]
     pub fn is_untouched(&self, sides: Sides<'_>) -> bool {
         !self.has_begun(sides) && !self.to_backend.is_sending()
     }
 
-    /// Whether a byte was delivered, or one came from the backend, or its end was passed on to the client: no other backend
-    /// can take the place of this one.
+    /// Returns whether a byte was delivered, or one came from the backend, or its end was passed on to the
+    /// client: no other backend can take the place of this one.
     #[must_use]
     pub fn has_begun(&self, sides: Sides<'_>) -> bool {
         self.to_backend.bytes > 0
@@ -184,26 +195,27 @@ impl Relay {
             || self.to_client.flow == Flow::Finished
     }
 
-    /// Whether a byte was delivered, to either side.
+    /// Returns whether a byte was delivered, to either side.
     #[must_use]
     pub fn has_delivered(&self) -> bool {
         self.to_backend.bytes > 0 || self.to_client.bytes > 0
     }
 
-    /// Whether the backend took bytes of the client and ended its stream, before the client did, without a byte of its own.
+    /// Returns whether the backend took bytes of the client and ended its stream, before the client did,
+    /// without a byte of its own.
     #[must_use]
     pub fn is_empty_answer(&self) -> bool {
         self.to_backend.bytes > 0 && self.to_client.bytes == 0 && self.first_end == Some(Side::Backend)
     }
 
-    /// Whether no byte was sent to either side, and no end to the client.
+    /// Returns whether no byte was sent to either side, and no end to the client.
     #[must_use]
     pub fn has_sent_nothing(&self) -> bool {
         let sends = |direction: &Direction| direction.bytes > 0 || direction.is_sending();
         !sends(&self.to_backend) && !sends(&self.to_client) && self.to_client.flow != Flow::Finished
     }
 
-    /// Whether bytes were received that were not delivered.
+    /// Returns whether bytes were received that were not delivered.
     #[must_use]
     pub fn holds_bytes(&self, sides: Sides<'_>) -> bool {
         sides.client.received() > 0
@@ -214,8 +226,8 @@ impl Relay {
 
     /// Throws away what is still on its way through it. Nothing is relayed any more.
     pub fn stop(&mut self, sides: Sides<'_>) {
-        self.to_backend.stop(sides.client);
-        self.to_client.stop(sides.backend);
+        self.to_backend.leave_splicing(sides.client);
+        self.to_client.leave_splicing(sides.backend);
         self.timer.set(Tick::NEVER);
     }
 
@@ -228,19 +240,14 @@ impl Relay {
         if let Some(outcome) = self.outcome(sides) {
             return Poll::Ready(outcome);
         }
-        if sides.reuse == Reuse::Reset
-            && self.keeps_end(sides)
-            && !self.to_client.is_sending()
-            && sides.backend.received() == 0
-            // While it is spliced, the kernel alone knows.
-            && !(self.to_client.is_splicing() && sides.backend.peek() != Peeked::Nothing)
-        {
+        if sides.reuse == Reuse::Reset && self.keeps_end(sides) && self.has_delivered_all_to_client(sides) {
             return Poll::Ready(Outcome::ClientDone);
         }
         if self.stage() != before {
-            // The silence that counts from now on is another, mostly shorter one.
-            let young = if self.young { self.timer.deadline() } else { Tick::NEVER };
-            self.timer.set(self.next_deadline(sides).min(young));
+            // The silence that counts from now on is another, mostly shorter one. A timer that may be set for
+            // the end of youth must not be postponed.
+            let youth = if self.young { self.timer.deadline() } else { Tick::NEVER };
+            self.set_timer(sides, youth);
         }
         self.poll_timer(sides, context)
     }
@@ -278,7 +285,8 @@ impl Relay {
         }
     }
 
-    /// Whether the end of the client's stream is kept from the backend, so that its connection may serve another client.
+    /// Returns whether the end of the client's stream is kept from the backend, so that its connection may
+    /// serve another client.
     #[must_use]
     pub fn keeps_end(&self, sides: Sides<'_>) -> bool {
         let reusable = match sides.reuse {
@@ -292,7 +300,14 @@ impl Relay {
             && !sides.backend.is_dead()
     }
 
-    /// The table of the module's page.
+    /// Returns whether the client has everything that the backend has said so far.
+    fn has_delivered_all_to_client(&self, Sides { backend, .. }: Sides<'_>) -> bool {
+        // While it is spliced, the kernel alone knows.
+        let kernel_holds = || self.to_client.is_splicing() && backend.peek() != Peeked::Nothing;
+        !self.to_client.is_sending() && backend.received() == 0 && !kernel_holds()
+    }
+
+    /// The table of the module documentation.
     fn outcome(&self, Sides { client, backend, .. }: Sides<'_>) -> Option<Outcome> {
         use Flow::{Aborted, Broken, Finished, Open};
         match (self.to_backend.flow, self.to_client.flow) {
@@ -320,78 +335,108 @@ impl Relay {
         (self.is_half_closed(), self.reset)
     }
 
-    /// The limit on silence that applies now, with what exceeding it means.
+    /// Returns the silence that is limited now.
     ///
-    /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can, here or by the kernel;
-    /// so one moment of last movement serves both sides.
-    fn silence(&self, sides: Sides<'_>) -> Option<(Duration, Outcome)> {
+    /// A byte that moves on one socket of a relay moves on the other one too, or is held until it can, here
+    /// or by the kernel; so one moment of last movement serves both sides.
+    fn silence(&self, sides: Sides<'_>) -> Option<Silence> {
         let rules = sides.rules;
         if let Some(side) = self.reset {
             // Only the last bytes of that side are still to be delivered.
-            return Some((rules.half_close, Outcome::Reset(side)));
+            return Some(Silence { limit: rules.half_close, outcome: Outcome::Reset(side) });
         }
         if sides.reuse == Reuse::Untouched && self.keeps_end(sides) {
             // A client that only reads ends its stream first, too: the backend may be about to speak.
-            return Some((READER_GRACE.min(rules.half_close), Outcome::ClientDone));
+            let limit = READER_GRACE.min(rules.half_close);
+            return Some(Silence { limit, outcome: Outcome::ClientDone });
         }
         if self.is_half_closed() {
             let silent = if self.to_backend.flow == Flow::Finished { Side::Backend } else { Side::Client };
-            return Some((rules.half_close, Outcome::HalfClose(silent)));
+            return Some(Silence { limit: rules.half_close, outcome: Outcome::HalfClose(silent) });
         }
-        let client = rules.client_idle.map(|idle| (idle, Outcome::Idle(Side::Client)));
-        let backend = rules.backend_idle.map(|idle| (idle, Outcome::Idle(Side::Backend)));
+        let idle =
+            |limit: Option<Duration>, side| Some(Silence { limit: limit?, outcome: Outcome::Idle(side) });
+        let client = idle(rules.client_idle, Side::Client);
+        let backend = idle(rules.backend_idle, Side::Backend);
         // The first one of equals.
         let both = if rules.equal_idle == EqualIdle::Client { [client, backend] } else { [backend, client] };
-        both.into_iter().flatten().min_by_key(|(idle, _)| *idle)
+        both.into_iter().flatten().min_by_key(|silence| silence.limit)
     }
 
-    /// The next look at what the kernel holds, or the end of the silence that is allowed.
-    fn next_deadline(&self, sides: Sides<'_>) -> Tick {
-        let Some((limit, _)) = self.silence(sides) else { return self.session_deadline };
-        let (now, look) = (sides.now(), self.moved.after(limit / LOOKS));
-        let next = match (now < look, self.queued > 0) {
-            (true, _) => look,
+    /// Sets the timer for the earliest reason to act; `youth` is the end of youth.
+    fn set_timer(&mut self, sides: Sides<'_>, youth: Tick) {
+        let mut next = self.session_deadline.min(youth);
+        if let Some(Silence { limit, .. }) = self.silence(sides) {
+            next = next.min(self.next_look(limit, sides.now())).min(self.moved.after(limit));
+        }
+        self.timer.set(next);
+    }
+
+    /// Acts for every reason that is due. Bytes that moved since the timer was set only postpone silence,
+    /// here.
+    fn poll_timer(&mut self, sides: Sides<'_>, context: &mut Context<'_>) -> Poll<Outcome> {
+        while self.timer.deadline() != Tick::NEVER && self.timer.poll_due(context).is_ready() {
+            let now = sides.now();
+            self.end_youth(sides);
+            if self.is_too_long(now) {
+                return Poll::Ready(Outcome::TooLong);
+            }
+            if let Some(Silence { limit, outcome }) = self.silence(sides) {
+                // First, because it may find that a byte has moved after all.
+                self.look(sides, limit, now);
+                if self.is_silent(limit, now) {
+                    return Poll::Ready(outcome);
+                }
+            }
+            self.set_timer(sides, Tick::NEVER);
+        }
+        Poll::Pending
+    }
+
+    /// Youth: sets keepalive, once, whatever the timer fired for first. Most sessions end before, and are
+    /// spared the calls.
+    fn end_youth(&mut self, sides: Sides<'_>) {
+        if std::mem::take(&mut self.young) {
+            sides.keep_alive();
+        }
+    }
+
+    /// Session deadline: returns whether the session has had all its time.
+    fn is_too_long(&self, now: Tick) -> bool {
+        now >= self.session_deadline
+    }
+
+    /// Silence: returns whether no byte has moved for `limit`.
+    fn is_silent(&self, limit: Duration, now: Tick) -> bool {
+        now >= self.moved.after(limit)
+    }
+
+    /// Look: returns when the next one is due, within the limit on silence.
+    fn next_look(&self, limit: Duration, now: Tick) -> Tick {
+        let first = self.moved.after(limit / LOOKS);
+        match (now < first, self.queued > 0) {
+            (true, _) => first,
             (false, true) => now.after(limit / LOOKS),
             // What the kernel does not hold cannot move unless we send it.
             (false, false) => Tick::NEVER,
-        };
-        next.min(self.moved.after(limit)).min(self.session_deadline)
+        }
     }
 
-    /// Has a look at what the shard may not have been told of, and notes whether a peer has taken something of what the kernel
-    /// holds for it: a reader that is slow takes from there for a long time before there is room for more.
+    /// Look: asks the kernel for what the shard may not have been told of, and notes whether a peer has taken
+    /// something of what the kernel holds for it: a slow reader takes from there for a long time before there
+    /// is room for more.
     ///
-    /// At the first look the last byte may just have moved, so a peer that takes nothing has a part of the limit more.
+    /// At the first look the last byte may just have moved, so a peer that takes nothing has a part of the
+    /// limit more.
     fn look(&mut self, sides: Sides<'_>, limit: Duration, now: Tick) {
         if now < self.moved.after(limit / LOOKS) {
             return;
         }
-        [sides.client, sides.backend].into_iter().for_each(Socket::check_receive);
+        [sides.client, sides.backend].into_iter().for_each(Peer::check_receive);
         let queued = sides.client.with(net::queued).saturating_add(sides.backend.with(net::queued));
         if queued != std::mem::replace(&mut self.queued, queued) {
             self.moved = now;
         }
-    }
-
-    /// The timer is set for the earliest end there can be; bytes that moved since only postpone it, when it fires.
-    fn poll_timer(&mut self, sides: Sides<'_>, context: &mut Context<'_>) -> Poll<Outcome> {
-        while self.timer.deadline() != Tick::NEVER && self.timer.poll_due(context).is_ready() {
-            let now = sides.now();
-            if std::mem::take(&mut self.young) {
-                sides.keep_alive();
-            }
-            if now >= self.session_deadline {
-                return Poll::Ready(Outcome::TooLong);
-            }
-            if let Some((limit, outcome)) = self.silence(sides) {
-                self.look(sides, limit, now);
-                if now >= self.moved.after(limit) {
-                    return Poll::Ready(outcome);
-                }
-            }
-            self.timer.set(self.next_deadline(sides));
-        }
-        Poll::Pending
     }
 }
 
@@ -416,7 +461,8 @@ mod tests {
     use std::net::Shutdown;
 
     use super::*;
-    use crate::uring::testing::{on_ring, pair, reset};
+    use crate::net::testing::pair;
+    use crate::uring::testing::{on_ring, reset};
 
     fn rules() -> RelayRules {
         RelayRules {

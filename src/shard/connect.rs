@@ -8,9 +8,9 @@ use super::state::Shard;
 use super::upstream::Upstream;
 use crate::base::limits::LATE;
 use crate::base::{Address, BackendId, CloseReason, Plain, Tick};
-use crate::net::{self, LocalFailure};
+use crate::net::{self, LocalFailure, Peer};
 use crate::upstream::{ClientEnd, ClientState, Failure, WaitEnd};
-use crate::uring::{End, Socket, Timer};
+use crate::uring::{End, Receive, Timer};
 
 /// A client that said this many bytes before it has a backend is received from no more.
 const SAID_BEFORE: usize = 16 << 10;
@@ -55,7 +55,7 @@ pub(super) async fn connect_any(
     waiting: Option<WaitingClient<'_>>,
     backend: BackendId,
     all: Tick,
-) -> Result<(Socket, Address), Failed> {
+) -> Result<(Peer, Address), Failed> {
     let shard = &*upstream.shard;
     let addresses = upstream.unresponsive.last(backend, upstream.table.addresses(backend), shard.now());
     let mut failed = Failed::lacking(LocalFailure::Addresses, io::ErrorKind::AddrNotAvailable.into());
@@ -106,7 +106,7 @@ pub(super) async fn connect_any(
 /// A client that waits for a backend.
 #[derive(Clone, Copy)]
 pub(super) struct WaitingClient<'a> {
-    pub(super) socket: &'a Socket,
+    pub(super) socket: &'a Peer,
     pub(super) end: &'a ClientEnd,
 }
 
@@ -130,7 +130,7 @@ impl WaitingClient<'_> {
             }
             None if socket.received() < SAID_BEFORE => {
                 // Also behind its first words, or nothing would tell of a reset.
-                socket.receive(false);
+                socket.receive(Receive::One);
                 ClientState::Here
             }
             _ => {
@@ -182,10 +182,10 @@ impl<'a> Wait<'a> {
         address: &Address,
         upstream: &Upstream,
         source: Option<IpAddr>,
-    ) -> Result<Socket, Failed> {
+    ) -> Result<Peer, Failed> {
         let socket = net::socket_for(address, &upstream.config().tcp, source);
         let (fd, target) = socket.map_err(|error| self.failed(error, address))?;
-        let socket = self.shard.ring.socket(fd);
+        let socket = Peer::plain(self.shard.ring.socket(fd));
         socket.end_at_drop(true);
         socket.start_connect(target);
         std::future::poll_fn(|context| self.poll_connect(&socket, address, context)).await?;
@@ -198,7 +198,7 @@ impl<'a> Wait<'a> {
 
     fn poll_connect(
         &mut self,
-        socket: &Socket,
+        socket: &Peer,
         address: &Address,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {

@@ -10,11 +10,10 @@ use super::waiters::Waiters;
 use crate::balance::Tried;
 use crate::base::{Address, BackendId, UpstreamId};
 use crate::config::{self, Config, Reuse};
-use crate::net;
+use crate::net::{self, Peer};
 use crate::pool::{Connection, Lease, Pool};
 use crate::telemetry::counters::BackendCounters;
 use crate::upstream::{LocalAddresses, Permit, SharedUpstream, UpstreamTable};
-use crate::uring::Socket;
 
 /// See the module documentation.
 pub(super) struct Upstream {
@@ -136,7 +135,7 @@ impl Upstream {
 
     /// Puts the connection of a session that has ended into the pool, if it is fit, there is room, and no client waits for its
     /// permit. Ends it otherwise, before its permit is given back: parameters are dropped from the last to the first.
-    pub(super) fn give_back(&self, permit: Permit, socket: Socket, fresh: bool) {
+    pub(super) fn give_back(&self, permit: Permit, socket: Peer, fresh: bool) {
         let backend = permit.backend();
         let Some(pool) = &self.pool else { return };
         let has_permit =
@@ -154,7 +153,7 @@ impl Upstream {
     }
 
     /// The address of the backend that a connection leads to, if the backend still has it.
-    fn address_of(&self, backend: BackendId, socket: &Socket) -> Option<Address> {
+    fn address_of(&self, backend: BackendId, socket: &Peer) -> Option<Address> {
         let peer = socket.with(net::peer_address)?;
         self.table.addresses(backend).iter().find(|address| address.leads_to(&peer)).cloned()
     }

@@ -1,8 +1,8 @@
 //! Accepting, woken by the ring.
 //!
-//! Not by the ring's own accept: a multishot one takes the whole backlog in one enter, 4,000 connections at once in
-//! 130 ms, while open sessions wait (`docs/maintainers/PERFORMANCE.md`). A poll and accept4(2), a call for each
-//! connection, take as many as the caller wants and leave the rest in the backlog.
+//! Not by the ring's own accept: a multishot one takes the whole backlog in one enter, 4,000 connections at
+//! once in 130 ms, while open sessions wait (`docs/maintainers/PERFORMANCE.md`). A poll and accept4(2), a
+//! call for each connection, take as many as the caller wants and leave the rest in the backlog.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -31,7 +31,8 @@ impl Acceptor {
     ///
     /// # Errors
     ///
-    /// accept(2). Accepting goes on with the next call; where descriptors are short the caller waits a moment.
+    /// accept(2). Accepting goes on with the next call; where descriptors are short the caller waits a
+    /// moment.
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
         self.0.register(context.waker());
         if self.0.is_waiting_readable() {
@@ -56,8 +57,8 @@ impl Acceptor {
         }
     }
 
-    /// Waits for no more connections. Nothing of the listener is in flight afterwards, so a drop closes it at once: a
-    /// caller that drops it when [`Self::accept_now`] finds none resets nobody.
+    /// Waits for no more connections. Nothing of the listener is in flight afterwards, so a drop closes it at
+    /// once: a caller that drops it when [`Self::accept_now`] finds none resets nobody.
     pub async fn disarm(&self) {
         self.0.cancel_wait();
         std::future::poll_fn(|context| {

@@ -1,10 +1,12 @@
-//! Provided buffers of one ring: a block of memory, a free list, and the ring that hands buffers to the kernel.
+//! Provided buffers of one ring: a block of memory, a free list, and the ring that hands buffers to the
+//! kernel.
 //!
-//! The kernel takes buffers in the order they were posted. If all of them were posted, every message would touch
-//! the coldest memory of the block; so only `target` of them are posted at a time, refilled from the top of a
-//! stack (warmest first). The target doubles whenever the kernel ran out, and falls when it does not. Buffers that nobody
-//! used for a while give their memory back: those at the bottom of the stack, and those that were posted for a higher target
-//! and stay so, untouched, until traffic has used up all before them.
+//! The kernel takes buffers in the order they were posted. If all of them were posted, every message would
+//! touch the coldest memory of the block; so only `target` of them are posted at a time, refilled from the
+//! top of a stack (warmest first). The target doubles whenever the kernel ran out, and falls when it does
+//! not. Buffers that nobody used for a while give their memory back: those at the bottom of the stack, and
+//! those that were posted for a higher target and stay so, untouched, until traffic has used up all before
+//! them.
 //!
 //! Invariant, checked in debug builds: posted + free + held = all. "Held" buffers are in a [`Chain`].
 
@@ -21,8 +23,8 @@ use io_uring::types::BufRingEntry;
 pub(super) const GROUP: u16 = 0;
 /// Buffers posted at first, and at least.
 const FIRST_TARGET: u32 = 32;
-/// Most entries of the ring they are posted in, which is locked memory. So many receives fit into a turn without a wait for
-/// the next refill; the number of buffers may be larger.
+/// Most entries of the ring they are posted in, which is locked memory. So many receives fit into a turn
+/// without a wait for the next refill; the number of buffers may be larger.
 pub(super) const RING_ENTRIES: u32 = 1024;
 /// A piece is copied behind another one up to this part of a buffer; larger ones keep their own. So two
 /// neighbours of a chain hold more than this part together.
@@ -123,7 +125,8 @@ pub(super) struct Buffers {
     free_low: usize,
     /// Whether the kernel ran out since the last [`Self::shrink`].
     ran_out: bool,
-    /// `tail` and `posted` at the last [`Self::shrink`]: the same ones again where nothing was received since.
+    /// `tail` and `posted` at the last [`Self::shrink`]: the same ones again where nothing was received
+    /// since.
     last: (u16, u32),
 }
 
@@ -135,8 +138,8 @@ impl Buffers {
         let count = count as usize;
         let memory = Mapping::new(size as usize * count)?;
         let entries = Mapping::new(size_of::<BufRingEntry>() * entry_count as usize)?;
-        // SAFETY: the entries are page-aligned, hold `entry_count` elements, and outlive the ring: `Core` declares the
-        // ring first, so it is closed first.
+        // SAFETY: the entries are page-aligned, hold `entry_count` elements, and outlive the ring: `Core`
+        // declares the ring first, so it is closed first.
         unsafe {
             ring.submitter().register_buf_ring_with_flags(
                 entries.base.as_ptr() as u64,
@@ -198,8 +201,8 @@ impl Buffers {
 
     /// Takes over a buffer that the kernel filled and appends it to a chain.
     ///
-    /// Small pieces are copied into the room of the last buffer, so that a sender of single bytes cannot hold a
-    /// whole buffer for each.
+    /// Small pieces are copied into the room of the last buffer, so that a sender of single bytes cannot hold
+    /// a whole buffer for each.
     pub(super) fn append(&mut self, chain: &mut Chain, id: u16, filled: u32) {
         debug_assert!(filled > 0 && filled <= self.size, "{filled} bytes in a buffer of {}", self.size);
         self.posted -= 1;
@@ -209,8 +212,9 @@ impl Buffers {
             let last = usize::from(chain.tail);
             let used = self.meta[last].filled;
             if filled <= self.size / COPY_FRACTION && filled <= self.size - used {
-                // SAFETY: both ranges lie inside their own buffers (`used + filled <= size`), which differ, and
-                // neither is in the kernel's hands: one was just delivered, the other waits in this chain.
+                // SAFETY: both ranges lie inside their own buffers (`used + filled <= size`), which differ,
+                // and neither is in the kernel's hands: one was just delivered, the other waits in this
+                // chain.
                 unsafe {
                     let room = self.address(chain.tail).add(used as usize);
                     std::ptr::copy_nonoverlapping(self.address(id), room, filled as usize);
@@ -289,14 +293,24 @@ impl Buffers {
         std::iter::successors(buffer(chain.head), move |&id| buffer(self.meta[usize::from(id)].next))
     }
 
-    /// The bytes of a chain, copied.
+    /// Returns a copy of the bytes of a chain.
     pub(super) fn copy(&self, chain: &Chain) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(chain.bytes as usize);
-        for (address, length) in self.pieces(chain) {
-            // SAFETY: the piece is filled memory of a buffer this chain holds; the kernel at most reads it.
-            bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(address, length as usize) });
-        }
+        self.copy_first(chain, chain.bytes as usize, &mut bytes);
         bytes
+    }
+
+    /// Appends a copy of the first bytes of a chain, at most `most` of them.
+    pub(super) fn copy_first(&self, chain: &Chain, mut most: usize, bytes: &mut Vec<u8>) {
+        for (address, length) in self.pieces(chain) {
+            let length = most.min(length as usize);
+            // SAFETY: the piece is filled memory of a buffer this chain holds; the kernel at most reads it.
+            bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(address, length) });
+            most -= length;
+            if most == 0 {
+                return;
+            }
+        }
     }
 
     /// Size of one, bytes.
@@ -351,8 +365,8 @@ impl Buffers {
         // The kernel takes them in the order of the ring, and faults in what is gone.
         let posted = (self.target..self.posted).map(|ahead| {
             let position = self.tail.wrapping_sub(self.posted as u16).wrapping_add(ahead as u16) & self.mask;
-            // SAFETY: a position of the ring, below its tail, so this thread has written it; the kernel writes none but
-            // the tail's, beside the number that is read.
+            // SAFETY: a position of the ring, below its tail, so this thread has written it; the kernel
+            // writes none but the tail's, beside the number that is read.
             unsafe { (*self.entries.base.as_ptr().cast::<BufRingEntry>().add(usize::from(position))).bid() }
         });
         let spare: Vec<_> = self.free[..idle].iter().copied().chain(posted).collect();
@@ -377,9 +391,9 @@ impl Buffers {
                 continue;
             }
             self.touched -= touched;
-            // SAFETY: these buffers hold nothing, and their pages nothing else; they read as zero afterwards. Those that are
-            // posted are empty, since every completion was taken (`Core::shrink`), and the kernel fills them in calls of this
-            // thread alone.
+            // SAFETY: these buffers hold nothing, and their pages nothing else; they read as zero afterwards.
+            // Those that are posted are empty, since every completion was taken (`Core::shrink`), and the
+            // kernel fills them in calls of this thread alone.
             unsafe {
                 libc::madvise(self.address(first as u16).cast(), size * on_a_page, libc::MADV_DONTNEED);
             }

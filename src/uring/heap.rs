@@ -1,4 +1,5 @@
-//! Gives memory of the heap back that a burst has left: bytes that were moved out of scarce buffers, and what sessions have.
+//! Gives memory of the heap back that a burst has left: bytes that were moved out of scarce buffers, and what
+//! sessions have.
 //!
 //! The allocator keeps what is freed, up to all that was ever in use, unless it is asked.
 
@@ -33,7 +34,8 @@ impl Heap {
         self.moved > MANY_BYTES || self.most > 2 * descriptors + MANY_DESCRIPTORS
     }
 
-    /// Gives it back; for every few seconds, as it takes the locks of the allocator and milliseconds after a large burst.
+    /// Gives it back; for every few seconds, as it takes the locks of the allocator and milliseconds after a
+    /// large burst.
     pub(super) fn shrink(&mut self, descriptors: usize) {
         if !self.can_shrink(descriptors) {
             return;

@@ -1,39 +1,37 @@
-//! Locked memory: what of a ring the kernel counts as such, how much that is, and what to do while there is none.
+//! Locked memory: what of a ring the kernel counts as such, how much that is, and what to do while there is
+//! none.
 //!
-//! The limit (`RLIMIT_MEMLOCK`) is one for all processes of a user together, and what kernels count differs: registered
-//! buffers always, the rings themselves and rings of provided buffers only some (6.18 does, 6.1 does not).
-//! Nobody tells what is in use. So it is tried at start what this kernel counts, and the rest is arithmetic.
+//! The limit (`RLIMIT_MEMLOCK`) is one for all processes of a user together, and what kernels count differs:
+//! registered buffers always, the rings themselves and rings of provided buffers only some (6.18 does, 6.1
+//! does not). Nobody tells what is in use. So it is tried at start what this kernel counts, and the rest is
+//! arithmetic.
 //!
 //! Whoever has `CAP_IPC_LOCK` is not bound by it.
 
-#![expect(
-    unsafe_code,
-    reason = "getrlimit(2), setrlimit(2) and io_uring_register(2) on rings that are not ours"
-)]
+#![expect(unsafe_code, reason = "io_uring_register(2) on rings that are not ours")]
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use io_uring::IoUring;
 
 use super::buffers::{Buffers, RING_ENTRIES};
-use super::core::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
-use super::setup::Missing;
+use super::limit::{EXECUTOR_LEAST, LockedMemory, NEEDED, limit, raise, set_limit};
+use super::missing::Missing;
+
+/// Entries of the submission queue; what does not fit waits in `Queues`. Both queues are locked memory.
+pub(super) const SUBMISSION_ENTRIES: u32 = 512;
+/// Entries of the completion queue; beyond it the kernel keeps completions back (NODROP) and nothing is lost.
+pub(super) const COMPLETION_ENTRIES: u32 = 2048;
 
 const PAGE: u64 = 4096;
-/// glommio refuses to start below, whatever it needs.
-const EXECUTOR_LEAST: u64 = 512 * 1024;
 /// The three rings of an executor at `ring_depth` 8, each a page of rings and a page of entries.
 const EXECUTOR_RINGS: u64 = 3 * 2 * PAGE;
 /// The kernel gives back what a process had locked some milliseconds after its end, and so after a ring's.
 const PATIENCE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(10);
-
-/// What the shards of this process need, bytes, 0 where nothing is counted; for messages, so `Relaxed`. Written by [`reserve`].
-static NEEDED: AtomicU64 = AtomicU64::new(0);
 
 /// What of a shard this kernel counts for this user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,26 +52,17 @@ impl Counted {
     }
 }
 
-/// Locked memory that a process of so many shards needs where the kernel counts everything; as the documentation has it.
+/// Locked memory that a process of so many shards needs where the kernel counts everything; as the
+/// documentation has it.
 #[must_use]
 pub fn locked_memory(shards: usize, buffers_per_core: u32) -> u64 {
     let all = Counted { rings: true, buffer_rings: true };
     (shards as u64 * all.bytes(buffers_per_core)).max(EXECUTOR_LEAST)
 }
 
-/// What this process may lock, bytes: the limit, once the soft one is raised to the hard one, and what so many shards need of it here.
-#[derive(Clone, Copy, Debug)]
-pub struct LockedMemory {
-    /// The limit, of this user's processes together.
-    pub limit: u64,
-    /// What the shards need of it.
-    pub needed: u64,
-    /// What one of them needs; 0 where nothing is counted.
-    pub per_shard: u64,
-}
-
 impl LockedMemory {
-    /// Finds it out. Once for the process, the limit is lowered for the time of two system calls to see what is counted.
+    /// Finds the limit and the need. Once for the process, the limit is lowered for the time of two system
+    /// calls to see what is counted.
     #[must_use]
     pub fn of(shards: usize, buffers_per_core: u32) -> Self {
         static COUNTED: OnceLock<Counted> = OnceLock::new();
@@ -82,39 +71,20 @@ impl LockedMemory {
         let per_shard = counted.bytes(buffers_per_core);
         Self { limit, needed: (shards as u64 * per_shard).max(EXECUTOR_LEAST), per_shard }
     }
-
-    /// How many shards the limit allows.
-    #[must_use]
-    pub fn shards(&self) -> u64 {
-        if self.limit < EXECUTOR_LEAST {
-            0
-        } else {
-            self.limit.checked_div(self.per_shard).unwrap_or(u64::MAX)
-        }
-    }
 }
 
 /// Checks that so many shards may have what they need.
 pub(super) fn reserve(shards: usize, buffers_per_core: u32) -> Result<(), Missing> {
     let memory = LockedMemory::of(shards, buffers_per_core);
-    NEEDED.store(if memory.per_shard > 0 { memory.needed } else { 0 }, Ordering::Relaxed);
+    NEEDED.store(if memory.per_shard > 0 { memory.needed } else { 0 }, Relaxed);
     if memory.limit < memory.needed {
         return Err(Missing::LimitOfLockedMemory { shards, memory });
     }
     Ok(())
 }
 
-/// What `ENOMEM` of a ring call means; that the limit suffices for this process was checked before.
-pub(super) fn out_of_memory() -> Missing {
-    let (limit, needed) = (limit().rlim_cur, NEEDED.load(Ordering::Relaxed));
-    if limit == libc::RLIM_INFINITY || needed == 0 {
-        // No limit binds, so memory itself is wanting.
-        return Missing::Memory;
-    }
-    Missing::LockedMemoryInUse { limit, needed }
-}
-
-/// Makes a ring, or what has some. While there is no memory for it, the process that has just ended is waited for.
+/// Makes a ring, or what has some. While there is no memory for it, the process that has just ended is waited
+/// for.
 ///
 /// # Errors
 ///
@@ -138,8 +108,9 @@ const PROBE_ENTRIES: u32 = 8;
 /// So long the kernel takes to give back what a ring has locked.
 const RELEASE: Duration = Duration::from_millis(20);
 
-/// Makes an executor, and gives back the buffers that it registers with its rings: 64 KiB three times, which a shard never uses
-/// and which count as locked memory. One executor at a time, so that nobody looks at the rings of a half-made one.
+/// Makes an executor, and gives back the buffers that it registers with its rings: 64 KiB three times, which
+/// a shard never uses and which count as locked memory. One executor at a time, so that nobody looks at the
+/// rings of a half-made one.
 ///
 /// # Errors
 ///
@@ -150,8 +121,9 @@ pub fn make_executor<T>(make: impl FnMut() -> Result<T, Missing>) -> Result<T, M
     let mut make = make;
     let executor = patiently(|| {
         if !IS_PROBED.load(Relaxed) {
-            // The first executor of a process asks the kernel what it can do, on a ring of its own, and glommio panics where
-            // there is no memory for that. What that ring holds comes back some milliseconds after its end.
+            // The first executor of a process asks the kernel what it can do, on a ring of its own, and
+            // glommio panics where there is no memory for that. What that ring holds comes back some
+            // milliseconds after its end.
             drop(IoUring::new(PROBE_ENTRIES).map_err(Missing::from_setup)?);
             std::thread::sleep(RELEASE);
             IS_PROBED.store(true, Relaxed);
@@ -168,13 +140,14 @@ fn unregister_buffers() {
     /// `IORING_UNREGISTER_BUFFERS`, io_uring_register(2).
     const UNREGISTER_BUFFERS: libc::c_long = 1;
     for number in descriptors() {
-        // SAFETY: takes numbers only, and touches no memory of ours. What is no ring, or one without buffers, or of another thread
-        // alone, answers with an error.
+        // SAFETY: takes numbers only, and touches no memory of ours. What is no ring, or one without buffers,
+        // or of another thread alone, answers with an error.
         unsafe { libc::syscall(libc::SYS_io_uring_register, number, UNREGISTER_BUFFERS, 0_usize, 0) };
     }
 }
 
-/// Numbers among which are those of all rings. /proc hides them from a process that got capabilities with its binary.
+/// Numbers among which are those of all rings. /proc hides them from a process that got capabilities with its
+/// binary.
 fn descriptors() -> Vec<libc::c_long> {
     /// More than there are at start in any process that we know; a shard tries them in 10 ms.
     const MOST: libc::c_long = 1 << 16;
@@ -196,36 +169,6 @@ fn try_what_counts() -> Counted {
     };
     set_limit(before);
     Counted { rings, buffer_rings }
-}
-
-fn limit() -> libc::rlimit {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel fills the struct that outlives the call; getrlimit(2) with a known resource cannot fail.
-    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
-    limit
-}
-
-/// A soft limit up to the hard one is never refused.
-fn set_limit(limit: libc::rlimit) {
-    // SAFETY: the kernel reads the struct, which outlives the call.
-    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
-}
-
-/// Raises the soft limit to the hard one, and returns it.
-fn raise() -> u64 {
-    let limit = limit();
-    if limit.rlim_cur < limit.rlim_max {
-        set_limit(libc::rlimit { rlim_cur: limit.rlim_max, ..limit });
-    }
-    limit.rlim_max
-}
-
-/// Bytes for a message.
-pub(super) fn shown(bytes: u64) -> String {
-    match bytes {
-        libc::RLIM_INFINITY => "no limit".to_owned(),
-        bytes => format!("{} KiB", bytes.div_ceil(1024)),
-    }
 }
 
 #[cfg(test)]

@@ -9,98 +9,23 @@ use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
 use io_uring::types::Fd;
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, Probe, opcode, squeue};
 
-use super::core::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
-use super::locked::{self, LockedMemory};
-use crate::base::{Plain, counted};
+use super::locked::{self, COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
+use super::missing::Missing;
+
+/// `IORING_ENTER_GETEVENTS`, io_uring_enter(2): run deferred completions also when not waiting.
+pub(super) const GETEVENTS: u32 = 1;
+/// Position of `optlen` in an entry, linux/io_uring.h: the total a multishot receive may bring (Linux 6.18).
+const OPTLEN: usize = 44;
 
 /// What differs between the kernels that Ringway runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// A multishot receive can carry a bound on its bytes (Linux 6.18), and tells of an end that comes together with bytes
-    /// (not the first kernels that know the bound). Else a receive is armed for each piece: an unbounded one takes the whole
-    /// buffer ring on Linux 6.1.
+    /// A multishot receive can carry a bound on its bytes (Linux 6.18), and tells of an end that comes
+    /// together with bytes (not the first kernels that know the bound). Else a receive is armed for each
+    /// piece: an unbounded one takes the whole buffer ring on Linux 6.1.
     pub bounded_multishot: bool,
-}
-
-/// Why no ring can be had here, and what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum Missing {
-    /// The system call is not there.
-    #[error(
-        "this kernel has no io_uring, or the sandbox hides it; run Linux 6.1 or later and allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
-    )]
-    NoSystemCall,
-    /// The system call is forbidden.
-    #[error(
-        "io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0 (or add this user's group to kernel.io_uring_group), and allow io_uring_setup in the seccomp profile of the container"
-    )]
-    Forbidden,
-    /// The kernel does not know what Ringway asks for.
-    #[error("io_uring of this kernel is too old: {what} is missing; run Linux 6.1 or later")]
-    TooOld {
-        /// What it does not know.
-        what: &'static str,
-    },
-    /// More is needed than the limit allows.
-    #[error(
-        "{} of locked memory are needed for io_uring on {}, but this user may lock {}; raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit){}",
-        locked::shown(memory.needed), counted(*shards as u64, "core"), locked::shown(memory.limit), fewer_cores(memory)
-    )]
-    LimitOfLockedMemory {
-        /// How many cores are wanted.
-        shards: usize,
-        /// Limit and need.
-        memory: LockedMemory,
-    },
-    /// The limit suffices, and yet there is nothing left.
-    #[error(
-        "no locked memory is left for io_uring: this user may lock {}, of which this process needs {}, and other processes of this user hold the rest; stop those, or raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit)",
-        locked::shown(*limit), locked::shown(*needed)
-    )]
-    LockedMemoryInUse {
-        /// The limit, bytes.
-        limit: u64,
-        /// What the shards of this process need, bytes.
-        needed: u64,
-    },
-    /// There is no limit, and yet there is nothing left.
-    #[error(
-        "the system has no memory for io_uring; look at the memory limit of the container or service, and at free memory"
-    )]
-    Memory,
-    /// Anything else.
-    #[error("io_uring cannot be set up: {}", Plain(.0))]
-    Other(io::Error),
-}
-
-/// The last part of the sentence, where fewer cores would do.
-fn fewer_cores(memory: &LockedMemory) -> String {
-    match memory.shards() {
-        0 => String::new(),
-        possible => format!(", or set runtime.cores to {possible} or less"),
-    }
-}
-
-impl From<io::Error> for Missing {
-    /// `ENOMEM` of any call on a ring is the same thing.
-    fn from(error: io::Error) -> Self {
-        if error.raw_os_error() == Some(libc::ENOMEM) { locked::out_of_memory() } else { Self::Other(error) }
-    }
-}
-
-impl Missing {
-    pub(super) fn from_setup(error: io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::ENOSYS) => Self::NoSystemCall,
-            Some(libc::EPERM | libc::EACCES) => Self::Forbidden,
-            Some(libc::EINVAL) => {
-                Self::TooOld { what: "a ring for a single thread with deferred completions" }
-            }
-            _ => Self::from(error),
-        }
-    }
 }
 
 /// Attempts everything that so many shards need, without keeping it.
@@ -149,11 +74,12 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
     Ok((ring, Features { bounded_multishot }))
 }
 
-/// Receives a byte and the end of a stream, which come at once, as a multishot with a bound, on a ring of its own. Whether
-/// both are told.
+/// Receives a byte and the end of a stream, which come at once, as a multishot with a bound, on a ring of its
+/// own. Whether both are told.
 ///
-/// A kernel that does not know the bound says EINVAL. One of the first that knew it (6.18) may tell of the bytes and never of
-/// the end: two wake-ups of one poll count as one there, and the receive does not look behind the bytes.
+/// A kernel that does not know the bound says EINVAL. One of the first that knew it (6.18) may tell of the
+/// bytes and never of the end: two wake-ups of one poll count as one there, and the receive does not look
+/// behind the bytes.
 fn try_bounded_multishot() -> Result<bool, Missing> {
     // As the ring of a shard: what completes is looked at in the enter below, after both have come.
     let mut ring = ring(4, 8)?;
@@ -166,7 +92,7 @@ fn try_bounded_multishot() -> Result<bool, Missing> {
     buffers.refill();
     let (mut sender, receiver) = UnixStream::pair()?;
     let entry = opcode::RecvMulti::new(Fd(receiver.as_raw_fd()), super::buffers::GROUP).build();
-    let entry = super::core::with_total(entry, 4096);
+    let entry = with_total(entry, 4096);
     // SAFETY: the socket and the buffers live until the ring is closed, see below.
     unsafe { ring.submission().push(&entry) }.map_err(|_| io::Error::other("a new ring is full"))?;
     ring.submit()?;
@@ -175,7 +101,7 @@ fn try_bounded_multishot() -> Result<bool, Missing> {
     ring.submit_and_wait(1)?;
     // Once more, for a kernel that comes to the end in a second go.
     // SAFETY: no argument is passed, and nothing is queued.
-    unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, super::core::GETEVENTS, None) }?;
+    unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, GETEVENTS, None) }?;
     let told: Vec<_> = ring.completion().map(|completion| completion.result()).collect();
     // A receive that may still be in flight uses the buffers.
     drop(ring);
@@ -192,4 +118,12 @@ fn ring(entries: u32, completions: u32) -> Result<IoUring, Missing> {
         .setup_cqsize(completions)
         .build(entries)
         .map_err(Missing::from_setup)
+}
+
+/// Sets the bound on the bytes of a multishot receive, for which the crate has no setter.
+pub(super) fn with_total(mut entry: squeue::Entry, bytes: u32) -> squeue::Entry {
+    const _: () = assert!(size_of::<squeue::Entry>() == 64);
+    // SAFETY: the entry is the kernel's 64-byte struct (repr(transparent)), and `optlen` a u32 of it.
+    unsafe { (&raw mut entry).cast::<u8>().add(OPTLEN).cast::<u32>().write(bytes) };
+    entry
 }

@@ -1,15 +1,15 @@
 //! One slot for each descriptor of a ring, and the table of them.
 //!
-//! Every operation in flight names a slot by index and generation, and is noted in the slot. So a descriptor is
-//! closed only after the last completion of every operation that names it (`close(2)` is immediate, a queued
-//! entry is submitted later: a queued send of a closed session would reach whoever got its number), and the
-//! memory an operation uses belongs to the slot, not to a future that may be dropped.
+//! Every operation in flight names a slot by index and generation, and is noted in the slot. So a descriptor
+//! is closed only after the last completion of every operation that names it (`close(2)` is immediate, a
+//! queued entry is submitted later: a queued send of a closed session would reach whoever got its number),
+//! and the memory an operation uses belongs to the slot, not to a future that may be dropped.
 
-use std::io;
 use std::os::fd::RawFd;
 use std::task::Waker;
 
 use super::buffers::Chain;
+use super::errno::{Errno, is_silence};
 use super::knock::Knock;
 
 /// What can be in flight on one descriptor, each at most once.
@@ -63,27 +63,14 @@ impl Key {
     }
 }
 
-/// An error number, errno(3): positive, and small enough to be kept in two bytes of every slot.
-pub type Errno = std::num::NonZeroU16;
-
-/// The error number of a negative result.
-pub(super) fn errno(result: i32) -> Errno {
-    // The kernel's numbers end at 4,095 (MAX_ERRNO in linux/err.h).
-    u16::try_from(-result).ok().and_then(Errno::new).unwrap_or(Errno::MAX)
-}
-
-/// The error number of an error; the greatest where it has none.
-pub(crate) fn errno_of(error: &io::Error) -> Errno {
-    let number = error.raw_os_error().and_then(|number| u16::try_from(number).ok());
-    number.and_then(Errno::new).unwrap_or(Errno::MAX)
-}
-
-/// Whether a connection with this error ended for want of an answer. The kernel reports why a host cannot be reached, where
-/// it knows that, instead of the time-out.
-fn is_silence(error: Errno) -> bool {
-    let unreachable = [libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EHOSTDOWN, libc::ENETDOWN];
-    let error = i32::from(error.get());
-    error == libc::ETIMEDOUT || unreachable.contains(&error)
+/// How much a receive brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// One buffer.
+    One,
+    /// Several buffers, until it is paused or reaches a bound on their bytes. Kernels without the bound bring
+    /// one.
+    Many,
 }
 
 /// How a stream ended.
@@ -99,7 +86,7 @@ pub enum End {
 pub(super) enum Extra {
     /// The address of a connect; only the kernel reads it.
     Address(socket2::SockAddr),
-    /// A connect to a socket file.
+    /// A connect to a Unix socket.
     Knock(Knock),
     /// Bytes to send that are not in provided buffers, and how many of them are gone.
     Bytes(Vec<u8>, usize),
@@ -115,7 +102,7 @@ pub(super) struct Rare {
     pub(super) spilled: Vec<u8>,
 }
 
-/// What is or is not so of a slot, one bit each.
+/// Flags of a slot, one bit each.
 #[derive(Clone, Copy, Debug)]
 #[repr(u16)]
 pub(super) enum Mark {
@@ -126,7 +113,7 @@ pub(super) enum Mark {
     /// A call or the watch found the connection dead.
     Dead = 1 << 2,
     /// The peer took less than it was sent, and has not said since that it takes more.
-    Full = 1 << 3,
+    AwaitsRoom = 1 << 3,
     /// The receive in flight is a multishot.
     Multi = 1 << 4,
     /// A cancel of the receive in flight is on its way.
@@ -241,6 +228,15 @@ impl Slot {
         let spilled = self.rare.as_mut().map_or_else(Vec::new, |rare| std::mem::take(&mut rare.spilled));
         self.tidy();
         spilled
+    }
+
+    /// Drops the first bytes of what is spilled, at most `most` of them. Returns how many.
+    pub(super) fn consume_spilled(&mut self, most: usize) -> usize {
+        let Some(rare) = &mut self.rare else { return 0 };
+        let count = most.min(rare.spilled.len());
+        rare.spilled.drain(..count);
+        self.tidy();
+        count
     }
 
     fn tidy(&mut self) {

@@ -8,15 +8,18 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
 
+use super::errno::{Errno, errno_of};
 use super::knock::Knocked;
-use super::slot::{End, Errno, Key, Mark, Op, errno_of};
+use super::slot::{End, Key, Mark, Op, Receive};
+use super::submit::Wakes;
 use super::{Ring, core};
 use crate::base::Tick;
 
-/// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last completion.
+/// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last
+/// completion.
 ///
-/// To be received from or connected it must be in blocking mode: the ring completes operations on a non-blocking one with
-/// EAGAIN instead of waiting.
+/// To be received from or connected it must be in blocking mode: the ring completes operations on a
+/// non-blocking one with EAGAIN instead of waiting.
 pub struct Socket {
     ring: Ring,
     key: Key,
@@ -86,7 +89,7 @@ impl Socket {
 
     /// Starts a connect; [`Self::poll_connected`] tells its end.
     pub fn start_connect(&self, address: socket2::SockAddr) {
-        self.core().start_connect(self.key, address);
+        self.core().arm_connect(self.key, address);
     }
 
     /// The end of the connect.
@@ -98,7 +101,7 @@ impl Socket {
         self.register(context.waker());
         let mut core = self.core();
         match core.knock(self.key, self.ring.now()) {
-            Knocked::Done => {}
+            Knocked::Ended(_) => {}
             Knocked::Waiting => return Poll::Pending,
             Knocked::Again(next) => {
                 drop(core);
@@ -116,14 +119,14 @@ impl Socket {
         })
     }
 
-    /// Starts to receive, unless it goes on already or the stream has ended: one buffer, or, as `many`, several
-    /// until it is paused or a bound on their bytes is reached.
-    pub fn receive(&self, many: bool) {
-        self.core().arm_receive(self.key, many);
+    /// Starts to receive, unless it goes on already or the stream has ended.
+    pub fn receive(&self, receive: Receive) {
+        self.core().arm_receive(self.key, receive);
     }
 
-    /// Has a receive that has missed something brought to an end, so that its owner, who is woken, arms another one. A system
-    /// call. No kernel is known to miss anything of what is received here, but some have.
+    /// Has a receive that has missed something brought to an end, so that its owner, who is woken, arms
+    /// another one. A system call. No kernel is known to miss anything of what is received here, but some
+    /// have.
     pub fn check_receive(&self) {
         let waits = self.core().slots.of(self.key).is_in_flight(Op::Recv);
         if waits && self.received() == 0 && self.peek() != Peeked::Nothing {
@@ -172,6 +175,18 @@ impl Socket {
         core.slots.of(self.key).take_spilled()
     }
 
+    /// Returns a copy of the first received bytes, at most `most` of them; they stay received.
+    #[must_use]
+    pub fn peek_received(&self, most: usize) -> Vec<u8> {
+        self.core().peek_received(self.key, most)
+    }
+
+    /// Drops the first `bytes` of what was received; so many must have been. What is behind them in provided
+    /// buffers stays where it is, and only what was spilled moves up.
+    pub fn consume(&self, bytes: usize) {
+        self.core().consume_received(self.key, bytes);
+    }
+
     /// Moves what was received out of the provided buffers; it stays received.
     pub fn spill_received(&self) {
         self.core().spill_received(self.key);
@@ -201,7 +216,7 @@ impl Socket {
 
     /// Starts to send bytes of our own. The last send must have been reported as done.
     pub fn send(&self, bytes: Vec<u8>) {
-        self.core().start_bytes(self.key, bytes);
+        self.core().send_bytes(self.key, bytes);
     }
 
     /// What became of the last send; each byte is reported once.
@@ -213,7 +228,7 @@ impl Socket {
             return Sent::Nothing;
         }
         let bytes = std::mem::take(&mut slot.sent);
-        if slot.is_in_flight(Op::Send) || slot.is(Mark::Full) {
+        if slot.is_in_flight(Op::Send) || slot.is(Mark::AwaitsRoom) {
             return Sent::Busy { bytes, blocked: slot.is(Mark::Blocked) };
         }
         slot.set(Mark::Sending, false);
@@ -223,9 +238,10 @@ impl Socket {
         }
     }
 
-    /// Has the task woken when there is something to read, be it the end of the stream; at once if there is already.
+    /// Has the task woken when there is something to read, be it the end of the stream; at once if there is
+    /// already.
     pub fn wait_readable(&self) {
-        self.core().arm_readable(self.key, false);
+        self.core().arm_readable(self.key, Wakes::All);
     }
 
     /// Whether the event of [`Self::wait_readable`] has not come yet.
@@ -241,18 +257,18 @@ impl Socket {
 
     /// The same where several rings wait for one socket: one of them is woken.
     pub(super) fn wait_readable_alone(&self) {
-        self.core().arm_readable(self.key, true);
+        self.core().arm_readable(self.key, Wakes::One);
     }
 
     /// Has the task woken when the peer takes more bytes, or never will; for after a call that found no room.
     pub fn wait_writable(&self) {
-        self.core().wait_writable(self.key);
+        self.core().arm_writable(self.key);
     }
 
     /// Whether the event of [`Self::wait_writable`] has not come yet.
     #[must_use]
     pub fn is_waiting_writable(&self) -> bool {
-        self.core().slots.of(self.key).is(Mark::Full)
+        self.core().slots.of(self.key).is(Mark::AwaitsRoom)
     }
 
     /// Has the task woken at a moment, once, whatever else happens.
@@ -262,7 +278,8 @@ impl Socket {
         }
     }
 
-    /// Has the task woken in the next turn, ahead of everything that completes in it: it gave way to others in this one.
+    /// Has the task woken in the next turn, ahead of everything that completes in it: it gave way to others
+    /// in this one.
     pub fn put_off(&self) {
         if let Some(waker) = self.core().slots.of(self.key).waker.clone() {
             self.ring.0.put_off.borrow_mut().push(waker);
@@ -294,7 +311,8 @@ impl Socket {
         self.core().slots.of(self.key).is(Mark::Dead)
     }
 
-    /// Whether it died because the peer did not answer any more. Asks the kernel where a poll alone has told of the death.
+    /// Whether it died because the peer did not answer any more. Asks the kernel where a poll alone has told
+    /// of the death.
     #[must_use]
     pub fn died_silent(&self) -> bool {
         if let Ok(Some(error)) = self.with(|socket| socket.take_error()) {
@@ -405,7 +423,7 @@ impl Socket {
             if let Some(end) = self.ended() {
                 return Poll::Ready(Some(end));
             }
-            self.receive(false);
+            self.receive(Receive::One);
             Poll::Pending
         })
         .await

@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 use super::Ring;
 
-/// Counts polls for the driver and catches panics for everybody, except in a task without which the shard is nothing.
+/// Counts polls for the driver and catches panics for everybody, except in a task without which the shard is
+/// nothing.
 struct Task<F, const VITAL: bool> {
     ring: Ring,
     future: F,

@@ -1,9 +1,9 @@
-//! A ring on the thread of a test, and connections to use on it.
+//! A ring on the thread of a test, and how its connections are reset.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use super::{BufferSettings, Ring, Socket};
+use super::{BufferSettings, Ring};
 
 /// Runs `body` as a task on a ring of its own, to the end of all tasks.
 #[track_caller]
@@ -17,15 +17,6 @@ pub(crate) fn on_ring<F: Future<Output = ()> + 'static>(body: impl FnOnce(Ring) 
         ring.panics()
     });
     assert_eq!(panics, 0, "a task failed; see above");
-}
-
-/// Both ends of a connection over loopback: ours, and the peer's.
-pub(crate) fn pair(ring: &Ring) -> (Socket, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
-    peer.set_nodelay(true).expect("a TCP socket");
-    let (ours, _) = listener.accept().expect("connected above");
-    (ring.socket(ours.into()), peer)
 }
 
 /// Closes an end with a reset.

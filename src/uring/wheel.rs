@@ -1,11 +1,11 @@
 //! Hierarchical timer wheel: pure, one for each ring.
 //!
-//! Six levels of 64 slots; a slot of level `n` spans 64^n ticks, so the wheel spans 64^6 ms, a little over two
-//! years, and `limits::DURATION_MAX` fits. Arming and cancelling cost O(1), a timer moves down at most five times
-//! (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", 1987).
+//! Six levels of 64 slots; a slot of level `n` spans 64^n ticks, so the wheel spans 64^6 ms, a little over
+//! two years, and `limits::DURATION_MAX` fits. Arming and cancelling cost O(1), a timer moves down at most
+//! five times (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", 1987).
 //!
-//! Invariants: a timer fires never before its deadline, and in the first [`Wheel::advance`] at or after it; a key
-//! of a timer that fired or was cancelled names nothing, also when its entry is used again.
+//! Invariants: a timer fires never before its deadline, and in the first [`Wheel::advance`] at or after it; a
+//! key of a timer that fired or was cancelled names nothing, also when its entry is used again.
 
 use std::task::Waker;
 
@@ -105,7 +105,8 @@ impl Wheel {
         Tick(self.now)
     }
 
-    /// No timer fires before this tick; it may be earlier than the first deadline, where a slot spans many ticks.
+    /// No timer fires before this tick; it may be earlier than the first deadline, where a slot spans many
+    /// ticks.
     pub(super) fn next_event(&self) -> Option<Tick> {
         self.next_slot().map(|(_, _, start)| Tick(start.max(self.now)))
     }
@@ -154,8 +155,8 @@ impl Wheel {
 
     /// Level, slot and first tick of the occupied slot that comes next.
     fn next_slot(&self) -> Option<(usize, usize, u64)> {
-        // A timer is on the lowest level whose current rotation holds its deadline, so the first occupied level
-        // has the earliest slot.
+        // A timer is on the lowest level whose current rotation holds its deadline, so the first occupied
+        // level has the earliest slot.
         (0..LEVELS).find_map(|level| {
             let occupied = self.occupied[level];
             if occupied == 0 {

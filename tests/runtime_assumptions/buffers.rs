@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::rc::Rc;
+use std::task::Poll;
 
 use ringway::base::Tick;
-use ringway::uring::{BufferSettings, End};
+use ringway::net::Peer;
+use ringway::uring::{BufferSettings, End, Receive, Sent};
 
 use crate::support::{SMALL, on_ring, tcp_pair};
 
@@ -40,6 +42,78 @@ fn bytes_arrive_whole_and_in_order_and_all_buffers_come_back() {
         assert_eq!(ring.buffers_held(), 0);
     });
     writer.join().expect("no assertion failed");
+}
+
+/// Receives until so many bytes have come.
+async fn receive(socket: &ringway::uring::Socket, bytes: usize) {
+    std::future::poll_fn(|context| {
+        socket.register(context.waker());
+        socket.receive(Receive::Many);
+        if socket.received() >= bytes { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+#[test]
+fn first_bytes_are_looked_at_and_dropped_wherever_they_lie() {
+    let all: Vec<u8> = (0..20_000_u32).map(|index| (index ^ (index >> 8)) as u8).collect();
+    // How many of them are received, and moved out of the provided buffers, before the others come.
+    for spilled in [0, 1, 9_000, all.len()] {
+        let ((ours, mut peer), (onward, mut end)) = (tcp_pair(), tcp_pair());
+        let sent = all.clone();
+        on_ring(SMALL, move |ring| async move {
+            let (socket, onward) = (ring.socket(ours), ring.socket(onward));
+            peer.write_all(&sent[..spilled]).expect("fits into the socket buffer");
+            receive(&socket, spilled).await;
+            socket.spill_received();
+            assert_eq!(ring.buffers_held(), 0, "with {spilled} spilled");
+            peer.write_all(&sent[spilled..]).expect("fits into the socket buffer");
+            receive(&socket, sent.len()).await;
+            assert!(spilled == sent.len() || ring.buffers_held() > 1, "they lie over several buffers");
+            let mut gone = 0_usize;
+            // Within a buffer, up to its end, over several, and none at all.
+            for dropped in [0, 5, 4091, 9_000, 1, 0] {
+                for most in [0, 1, 4096, 10_000, usize::MAX] {
+                    let first = socket.peek_received(most);
+                    let expected = &sent[gone..gone.saturating_add(most).min(sent.len())];
+                    assert!(first == expected, "{most} bytes behind {gone} with {spilled} spilled");
+                }
+                socket.consume(dropped);
+                gone += dropped;
+                assert_eq!(socket.received(), sent.len() - gone);
+            }
+            // What is left goes on as if nothing else had been received.
+            let mut left = sent.len() - gone;
+            while left > 0 {
+                left -= socket.forward(&onward) as usize;
+                while !matches!(onward.sent(), Sent::Done { .. }) {
+                    ring.next_turn().await;
+                }
+            }
+            let mut rest = vec![0; sent.len() - gone];
+            end.read_exact(&mut rest).expect("all of it was sent");
+            assert!(rest == sent[gone..], "the rest with {spilled} spilled");
+            assert_eq!(ring.buffers_held(), 0);
+        });
+    }
+}
+
+#[test]
+fn dropping_all_received_bytes_gives_their_buffers_back() {
+    let (ours, mut peer) = tcp_pair();
+    on_ring(SMALL, |ring| async move {
+        let socket = ring.socket(ours);
+        for round in 0..3 {
+            peer.write_all(&[round; 10_000]).expect("fits into the socket buffer");
+            receive(&socket, 10_000).await;
+            let held = ring.buffers_held();
+            socket.consume(10);
+            assert_eq!(ring.buffers_held(), held, "the rest stays where it is");
+            socket.consume(9_990);
+            assert_eq!((socket.received(), ring.buffers_held()), (0, 0));
+            assert!(socket.peek_received(1).is_empty());
+        }
+    });
 }
 
 #[test]
@@ -83,7 +157,7 @@ fn sockets_that_are_gone_keep_no_buffer_from_one_that_waits() {
         for socket in &holding {
             assert_eq!(socket.readable().await, None);
         }
-        starved.iter().for_each(|socket| socket.receive(false));
+        starved.iter().for_each(|socket| socket.receive(Receive::One));
         ring.next_turn().await;
         assert!(starved.iter().all(|socket| socket.is_receiving() && socket.received() == 0));
         let waiting = starved.pop().expect("the last one");
@@ -104,7 +178,7 @@ fn multishot_receive_brings_no_more_than_its_bound() {
     });
     on_ring(settings, |ring| async move {
         let socket = ring.socket(ours);
-        socket.receive(true);
+        socket.receive(Receive::Many);
         // Until the receive has ended by itself; then nothing more comes, though the peer has more.
         std::future::poll_fn(|context| {
             socket.register(context.waker());
@@ -139,7 +213,7 @@ fn single_bytes_do_not_hold_a_buffer_each() {
         for expected in 1..=500 {
             std::future::poll_fn(|context| {
                 socket.register(context.waker());
-                socket.receive(true);
+                socket.receive(Receive::Many);
                 if socket.received() == expected {
                     std::task::Poll::Ready(())
                 } else {
@@ -163,7 +237,7 @@ fn buffers_of_a_dropped_socket_come_back() {
             let (ours, mut peer) = tcp_pair();
             peer.write_all(&[3; 20_000]).expect("fits into the socket buffer");
             let socket = ring.socket(ours);
-            socket.receive(true);
+            socket.receive(Receive::Many);
             // Dropped with the receive queued, with it in flight, and with bytes received.
             for _ in 0..ring.turn() % 3 {
                 ring.next_turn().await;
@@ -198,7 +272,7 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
     });
     on_ring(settings, |ring| async move {
         use ringway::relay::{Outcome, Relay, RelayRules, Sides};
-        let (source, sink) = (ring.socket(source), ring.socket(sink));
+        let (source, sink) = (Peer::plain(ring.socket(source)), Peer::plain(ring.socket(sink)));
         let rules = RelayRules {
             client_idle: None,
             equal_idle: ringway::config::EqualIdle::Client,

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
-use ringway::uring::Sent;
+use ringway::uring::{Receive, Sent};
 
 use crate::support::{SMALL, has_descriptors, on_ring, tcp_pair};
 
@@ -44,7 +44,7 @@ fn number_of_a_dropped_socket_is_not_given_out_while_an_operation_names_it() {
         let (ours, _peer) = tcp_pair();
         let number = ours.as_raw_fd();
         let socket = ring.socket(ours);
-        socket.receive(false);
+        socket.receive(Receive::One);
         ring.next_turn().await;
         drop(socket);
         // The cancel is queued: the descriptor is still open.
@@ -61,7 +61,7 @@ fn peer_of_a_dropped_socket_gets_its_end_at_once() {
         let (ours, mut peer) = tcp_pair();
         let socket = ring.socket(ours);
         // A receive in flight holds a reference to the connection: without a cancel the FIN would wait for it.
-        socket.receive(true);
+        socket.receive(Receive::Many);
         ring.next_turn().await;
         drop(socket);
         while ring.descriptors() > 0 {
@@ -78,7 +78,7 @@ fn late_completions_of_a_closed_socket_do_not_reach_its_successor() {
         for _ in 0..300 {
             let (ours, mut peer) = tcp_pair();
             let socket = ring.socket(ours);
-            socket.receive(true);
+            socket.receive(Receive::Many);
             ring.next_turn().await;
             peer.write_all(b"for the old one").expect("connected");
             drop(socket);
@@ -107,7 +107,7 @@ fn more_operations_than_the_submission_queue_holds_all_complete() {
             pairs.into_iter().map(|(ours, peer)| (ring.socket(ours), peer)).unzip();
         // 3,000 entries in one turn, for a queue of 512.
         for (index, socket) in sockets.iter().enumerate() {
-            socket.receive(true);
+            socket.receive(Receive::Many);
             socket.send((index as u32).to_ne_bytes().to_vec());
         }
         for socket in &sockets {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use ringway::uring::{BufferSettings, Doorbell, End, Ring, Socket};
+use ringway::uring::{BufferSettings, Doorbell, End, Receive, Ring, Socket};
 
 use crate::support::{SMALL, has_descriptors, on_ring, tcp_pair};
 
@@ -96,7 +96,7 @@ fn timers_that_are_due_after_a_freeze_wait_for_everything_that_has_come() {
                     if !socket.take_received().is_empty() {
                         return Poll::Ready(false);
                     }
-                    socket.receive(true);
+                    socket.receive(Receive::Many);
                     timer.poll_due(context).map(|()| true)
                 });
                 let is_over = waits.await;
@@ -226,7 +226,7 @@ fn completions_beyond_the_queue_are_not_lost() {
         for socket in &sockets {
             socket.wait_readable();
             socket.watch();
-            socket.receive(true);
+            socket.receive(Receive::Many);
         }
         // 512 of them are handed over in one enter.
         for _ in 0..20 {
@@ -240,7 +240,7 @@ fn completions_beyond_the_queue_are_not_lost() {
             socket.received() == 1 && socket.ended() == Some(End::Clean) && !socket.is_waiting_readable()
         };
         while !sockets.iter().all(is_done) {
-            sockets.iter().for_each(|socket| socket.receive(true));
+            sockets.iter().for_each(|socket| socket.receive(Receive::Many));
             ring.next_turn().await;
         }
     });

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::task::Poll;
 use std::time::Duration;
 
-use ringway::uring::{BufferSettings, End, Errno, Peeked, Sent, Socket};
+use ringway::uring::{BufferSettings, End, Errno, Peeked, Receive, Sent, Socket};
 
 use crate::support::{SMALL, on_ring, reset, tcp_pair};
 
@@ -83,7 +83,7 @@ fn reset_on_close_sends_a_reset_also_with_a_receive_in_flight() {
     on_ring(SMALL, |ring| async move {
         let (ours, mut peer) = tcp_pair();
         let socket = ring.socket(ours);
-        socket.receive(true);
+        socket.receive(Receive::Many);
         ring.next_turn().await;
         socket.reset_on_close();
         drop(socket);
@@ -125,7 +125,7 @@ fn connection_that_is_ended_now_ends_before_its_close_whatever_it_is_made_of() {
             let (ours, mut peer) = UnixStream::pair().expect("descriptors");
             peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
             let socket = ring.socket(ours.into());
-            socket.receive(false);
+            socket.receive(Receive::One);
             if resets {
                 socket.reset_on_close();
             }
@@ -159,7 +159,7 @@ async fn end_of(socket: &Socket, turns: Option<u32>) -> Option<End> {
         if let Some(end) = socket.ended() {
             return Some(end);
         }
-        socket.receive(true);
+        socket.receive(Receive::Many);
         if left == Some(0) {
             return None;
         }
@@ -217,7 +217,7 @@ fn end_that_comes_together_with_bytes_is_seen() {
                 }
             };
             let socket = ring.socket(ours);
-            socket.receive(true);
+            socket.receive(Receive::Many);
             ring.next_turn().await;
             let mut peer = std::fs::File::from(peer);
             peer.write_all(&[b'x'; 100]).expect("connected");

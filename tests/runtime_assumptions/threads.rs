@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::task::Poll;
 use std::time::Duration;
 
-use ringway::uring::{Doorbell, Ring, Sent, Socket};
+use ringway::uring::{Doorbell, Receive, Ring, Sent, Socket};
 use socket2::{Domain, SockAddr, SockRef, Type};
 
 use crate::support::{SMALL, on_ring, tcp_pair};
@@ -57,8 +57,8 @@ fn pairs(ring: &Ring) -> Vec<(Socket, Box<dyn Write>)> {
 fn waiting_for_bytes_takes_no_thread() {
     on_ring(SMALL, |ring| async move {
         let mut pairs = pairs(&ring);
-        for many in [false, true] {
-            pairs.iter().for_each(|(socket, _)| socket.receive(many));
+        for receive in [Receive::One, Receive::Many] {
+            pairs.iter().for_each(|(socket, _)| socket.receive(receive));
             assert_no_workers(&ring, "receives").await;
             for (socket, peer) in &mut pairs {
                 peer.write_all(b"x").expect("connected");
@@ -79,7 +79,7 @@ fn waiting_for_buffers_takes_no_thread() {
         let mut pairs: Vec<_> = (0..5).flat_map(|_| pairs(&ring)).collect();
         for (socket, peer) in &mut pairs {
             peer.write_all(&[b'x'; 4_000]).expect("connected");
-            socket.receive(true);
+            socket.receive(Receive::Many);
         }
         assert_no_workers(&ring, "receives without a buffer").await;
     });
@@ -89,11 +89,11 @@ fn waiting_for_buffers_takes_no_thread() {
 #[test]
 fn urgent_byte_takes_no_thread() {
     on_ring(SMALL, |ring| async move {
-        for many in [false, true] {
+        for receive in [Receive::One, Receive::Many] {
             let pairs: Vec<_> = (0..MANY).map(|_| tcp_pair()).collect();
             let pairs: Vec<_> = pairs.into_iter().map(|(ours, peer)| (ring.socket(ours), peer)).collect();
             for (socket, peer) in &pairs {
-                socket.receive(many);
+                socket.receive(receive);
                 SockRef::from(peer).send_out_of_band(b"!").expect("connected");
             }
             assert_no_workers(&ring, "receives at an urgent mark").await;

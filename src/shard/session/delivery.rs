@@ -4,9 +4,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::base::Tick;
-use crate::net;
+use crate::net::{self, Peer};
 use crate::shard::state::Shard;
-use crate::uring::Socket;
+use crate::uring::Receive;
 
 /// Pause before the first look at what a peer has taken, doubled with each further one.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -15,7 +15,7 @@ const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// Waits until a peer has everything that was sent to it, before its connection is reset: the reset would throw away
 /// what the kernel still holds. Ends when the peer takes nothing for `silence`, has gone itself, or at `deadline`.
-pub(super) async fn await_delivery(shard: &Shard, peer: &Socket, silence: Duration, deadline: Tick) {
+pub(super) async fn await_delivery(shard: &Shard, peer: &Peer, silence: Duration, deadline: Tick) {
     let now = || shard.now();
     let mut left = peer.with(net::unacknowledged);
     if left == 0 || peer.is_dead() {
@@ -29,7 +29,7 @@ pub(super) async fn await_delivery(shard: &Shard, peer: &Socket, silence: Durati
         // Nobody will get what it says. A peer that writes before it reads comes to read so, and the receive, or
         // after its FIN the watch, tells when it has gone.
         peer.discard_received();
-        peer.receive(false);
+        peer.receive(Receive::One);
         peer.watch();
         if peer.is_dead() || shard.is_closing() {
             return Poll::Ready(());

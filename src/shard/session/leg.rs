@@ -9,17 +9,16 @@ use super::reset::{self, ResetAnswer};
 use crate::balance::Sample;
 use crate::base::CloseReason;
 use crate::config::Reuse;
-use crate::net;
+use crate::net::{self, Peer};
 use crate::relay::{Moved, Outcome, Relay, Side, Sides};
 use crate::upstream::{Fault, InFlight};
-use crate::uring::Socket;
 
 /// A connection to a backend in a session.
 ///
 /// Dropping it ends the connection, and then gives the permit back: fields are dropped in their order.
 pub(super) struct Leg {
     relay: Relay,
-    socket: Socket,
+    socket: Peer,
     in_flight: InFlight,
     /// There until a byte was relayed.
     opening: Option<Box<Opening>>,
@@ -37,7 +36,7 @@ pub(super) enum Next {
 }
 
 impl Leg {
-    pub(super) fn new(record: &Record, socket: Socket, in_flight: InFlight, opening: Box<Opening>) -> Self {
+    pub(super) fn new(record: &Record, socket: Peer, in_flight: InFlight, opening: Box<Opening>) -> Self {
         // The backend learns of the end before another session can have the permit.
         socket.end_at_drop(in_flight.is_limited());
         let relay = Relay::new(sides(record, &socket, Reuse::Off), record.deadline());
@@ -231,8 +230,8 @@ impl Leg {
     pub(super) async fn await_delivery(&self, record: &Record, reset: Side) {
         let both = [&record.client, &self.socket];
         // Nothing is relayed any more, and this may take long.
-        both.into_iter().for_each(Socket::drop_unsent);
-        both.into_iter().for_each(Socket::discard_received);
+        both.into_iter().for_each(Peer::drop_unsent);
+        both.into_iter().for_each(Peer::discard_received);
         let other = if reset == Side::Client { &self.socket } else { &record.client };
         let silence = record.listener.rules.half_close;
         delivery::await_delivery(record.shard(), other, silence, record.deadline()).await;
@@ -310,6 +309,6 @@ impl Leg {
     }
 }
 
-fn sides<'a>(record: &'a Record, backend: &'a Socket, reuse: Reuse) -> Sides<'a> {
+fn sides<'a>(record: &'a Record, backend: &'a Peer, reuse: Reuse) -> Sides<'a> {
     Sides { client: &record.client, backend, rules: &record.listener.rules, reuse }
 }

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::listener::Listener;
+use crate::net::Peer;
 use crate::relay::Outcome;
 use leg::{Leg, Next};
 use open::Opening;
@@ -18,7 +19,7 @@ use record::Record;
 /// Admits a new connection and serves it in a task of its own.
 pub(super) fn start(listener: &Rc<Listener>, connection: OwnedFd) {
     let ring = &listener.shard.ring;
-    match Record::admit(listener, ring.socket(connection)) {
+    match Record::admit(listener, Peer::plain(ring.socket(connection))) {
         Ok(record) => {
             let opening = Box::new(Opening::new(&record));
             ring.spawn(serve(record, opening));
@@ -89,7 +90,8 @@ mod tests {
             let listener = testing::listener(&ring);
             let shard = Rc::clone(&listener.shard);
             for first_poll in [true, false] {
-                let client = ring.socket(UnixStream::pair().expect("descriptors").0.into());
+                let client = UnixStream::pair().expect("descriptors").0.into();
+                let client = Peer::plain(ring.socket(client));
                 let session = Record::admit(&listener, client).ok().expect("below the limit");
                 let timer = ring.clone();
                 ring.spawn(async move {

@@ -9,11 +9,11 @@ use crate::admission::Ticket;
 use crate::balance::{self, Sample};
 use crate::base::{BackendId, CloseReason, Plain, Tick};
 use crate::config::HashKey;
+use crate::net::Peer;
 use crate::pool::{Connection, Lease, NotedLingering};
 use crate::shard::connect::{Wait, WaitingClient, connect_any};
 use crate::shard::upstream::Upstream;
 use crate::upstream::{Attempts, Failure, InFlight, Step, WaitEnd};
-use crate::uring::Socket;
 
 /// What a session has beside its legs until the first byte of one: from then on no other backend can take its place, and an
 /// idle session costs no more than it has to.
@@ -86,7 +86,7 @@ impl Opening {
     }
 
     /// Finds a backend that takes a connection.
-    pub(super) async fn open(&mut self, record: &Record) -> Result<(Socket, InFlight), CloseReason> {
+    pub(super) async fn open(&mut self, record: &Record) -> Result<(Peer, InFlight), CloseReason> {
         let upstream = record.upstream();
         loop {
             (self.origin, self.awaited, self.lease, self.lingering) = (Origin::New, None, None, None);

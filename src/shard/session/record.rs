@@ -5,15 +5,15 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use crate::base::{BackendId, CloseReason, Tick};
+use crate::net::Peer;
 use crate::relay::{Moved, Side};
 use crate::shard::listener::Listener;
 use crate::shard::state::Shard;
 use crate::shard::upstream::Upstream;
-use crate::uring::Socket;
 
 /// A session: its client, what it belongs to, and why it ended. Its drop counts the close, and gives back its permit.
 pub(super) struct Record {
-    pub(super) client: Socket,
+    pub(super) client: Peer,
     pub(super) listener: Rc<Listener>,
     pub(super) begun: Tick,
     /// [`CloseReason::Internal`] until the session says otherwise: so a panic is counted as what it is.
@@ -22,7 +22,7 @@ pub(super) struct Record {
 
 impl Record {
     /// Counts a connection, and makes it a session if the limit of the process allows one more; else returns the client.
-    pub(super) fn admit(listener: &Rc<Listener>, client: Socket) -> Result<Self, Socket> {
+    pub(super) fn admit(listener: &Rc<Listener>, client: Peer) -> Result<Self, Peer> {
         let (shard, counters) = (&listener.shard, listener.counters());
         counters.accepted.add(1);
         if !shard.limit.take() {
@@ -74,7 +74,7 @@ impl Record {
     }
 
     /// What the end of the client's or the backend's connection counts as: a peer that has vanished has not reset it.
-    pub(super) fn reset_by(&self, side: Side, backend: &Socket) -> CloseReason {
+    pub(super) fn reset_by(&self, side: Side, backend: &Peer) -> CloseReason {
         match side {
             Side::Client if self.client.died_silent() => CloseReason::ClientDead,
             Side::Client => CloseReason::ClientReset,
@@ -99,7 +99,7 @@ impl Record {
 }
 
 /// Notes where a client comes from, for the record of its session, while its socket can still tell.
-fn note_address(shard: &Shard, client: &Socket) {
+fn note_address(shard: &Shard, client: &Peer) {
     if !log::log_enabled!(log::Level::Debug) {
         return;
     }

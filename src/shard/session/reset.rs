@@ -3,8 +3,9 @@
 use std::task::Poll;
 
 use crate::config::ResetRules;
+use crate::net::Peer;
 use crate::shard::state::Shard;
-use crate::uring::{Sent, Socket};
+use crate::uring::{Receive, Sent};
 
 /// What a backend says to the question whether it has forgotten its client.
 #[derive(PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub(super) enum ResetAnswer {
 }
 
 /// Asks a backend to forget its client, and takes what it says.
-pub(super) async fn ask(shard: &Shard, backend: &Socket, rules: &ResetRules) -> ResetAnswer {
+pub(super) async fn ask(shard: &Shard, backend: &Peer, rules: &ResetRules) -> ResetAnswer {
     backend.send(rules.send.clone());
     let mut timer = shard.ring.timer(shard.now().after(rules.timeout));
     let mut answer = Vec::new();
@@ -39,7 +40,7 @@ pub(super) async fn ask(shard: &Shard, backend: &Socket, rules: &ResetRules) -> 
         if sent && answer == rules.expect {
             return Poll::Ready(ResetAnswer::Clean);
         }
-        backend.receive(false);
+        backend.receive(Receive::One);
         timer.poll_due(context).map(|()| ResetAnswer::None)
     })
     .await

@@ -1,13 +1,13 @@
 //! Pipes through which bulk moves from one socket to the other inside the kernel, splice(2).
 //!
-//! A pipe is held only while it holds bytes: a direction takes one at the start of a turn and gives it back at the end,
-//! unless the destination did not take everything. So a few pipes serve a core. A pipe that holds bytes when its
-//! session ends is closed, never given to another session.
+//! A pipe is held only while it holds bytes: a direction takes one at the start of a turn and gives it back
+//! at the end, unless the destination did not take everything. So a few pipes serve a core. A pipe that holds
+//! bytes when its session ends is closed, never given to another session.
 //!
-//! `IORING_OP_SPLICE` always goes to a thread of the kernel's; the plain call does not, and moves what is there
-//! without waiting. A socket is in blocking mode for the ring, and splice(2) has no flag that stands for
-//! `MSG_DONTWAIT`, so it is put into non-blocking mode for the time of the call. The ring does not see this: its
-//! operations are issued and resumed in `io_uring_enter` only, by this same thread.
+//! `IORING_OP_SPLICE` always goes to a thread of the kernel's; the plain call does not, and moves what is
+//! there without waiting. A socket is in blocking mode for the ring, and splice(2) has no flag that stands
+//! for `MSG_DONTWAIT`, so it is put into non-blocking mode for the time of the call. The ring does not see
+//! this: its operations are issued and resumed in `io_uring_enter` only, by this same thread.
 
 #![expect(unsafe_code, reason = "splice(2), pipe2(2) and fcntl(2) have no safe wrapper in the crates we use")]
 
@@ -17,15 +17,16 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Side;
-use crate::base::Plain;
-use crate::base::Tick;
-use crate::uring::{Errno, Socket, errno_of};
+use super::side::Side;
+use crate::base::{Plain, Tick};
+use crate::net::Peer;
+use crate::uring::{Errno, errno_of};
 
 /// No pipe is made for so long after one could not be made.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Bytes after which no other direction of the shard begins to splice in the same turn of its ring: a millisecond's work.
+/// Bytes after which no other direction of the shard begins to splice in the same turn of its ring: a
+/// millisecond's work.
 const TURN_BYTES: u32 = 4 << 20;
 
 /// The pipes of one shard.
@@ -114,7 +115,17 @@ impl Pipes {
         (moved != Moved::default()).then_some(moved)
     }
 
-    /// Whether more may be moved in this turn of the ring; else others have theirs first.
+    /// Counts bytes that went out of a pipe to `side`.
+    pub(super) fn note_moved(&self, side: Side, bytes: u32) {
+        let mut moved = self.moved.get();
+        match side {
+            Side::Client => moved.to_client += u64::from(bytes),
+            Side::Backend => moved.to_backend += u64::from(bytes),
+        }
+        self.moved.set(moved);
+    }
+
+    /// Returns whether more may be moved in this turn of the ring; else others have theirs first.
     pub(super) fn has_budget(&self, turn: u64) -> bool {
         let (last, bytes) = self.spent.get();
         last != turn || bytes < self.turn_bytes
@@ -176,7 +187,7 @@ impl Ends {
 
 impl Pipe {
     /// Moves what `from` has received into the pipe, as much as fits, and at most twice the size of the pipe.
-    pub(super) fn fill(&mut self, from: &Socket) -> Filled {
+    pub(super) fn fill(&mut self, from: &Peer) -> Filled {
         let before = self.held;
         let (mut ended, mut failed) = (false, None);
         from.with(|socket| {
@@ -198,8 +209,9 @@ impl Pipe {
         Filled { bytes, ended, failed }
     }
 
-    /// Moves what is in the pipe to `to`, as much as it takes: how many bytes, and why not all of them.
-    pub(super) fn drain(&mut self, to: &Socket, side: Side) -> (u32, Option<Left>) {
+    /// Moves what is in the pipe to `to`, as much as it takes. Returns how many bytes, and why not all of
+    /// them.
+    pub(super) fn drain(&mut self, to: &Peer) -> (u32, Option<Left>) {
         let before = self.held;
         if before == 0 {
             return (0, None);
@@ -218,14 +230,7 @@ impl Pipe {
             }
             None
         });
-        let bytes = before - self.held;
-        let mut moved = self.pipes.moved.get();
-        match side {
-            Side::Client => moved.to_client += u64::from(bytes),
-            Side::Backend => moved.to_backend += u64::from(bytes),
-        }
-        self.pipes.moved.set(moved);
-        (bytes, left)
+        (before - self.held, left)
     }
 
     fn ends(&self) -> &Ends {
@@ -248,7 +253,7 @@ fn is_again(error: Errno) -> bool {
     i32::from(error.get()) == libc::EAGAIN
 }
 
-/// Whether the kernel had no memory, which says nothing of the connection.
+/// Returns whether the kernel had no memory, which says nothing of the connection.
 fn is_shortage(error: Errno) -> bool {
     matches!(i32::from(error.get()), libc::ENOMEM | libc::ENOBUFS)
 }
@@ -256,8 +261,8 @@ fn is_shortage(error: Errno) -> bool {
 /// Moves bytes without waiting for them: how many, or the error number.
 fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, Errno> {
     loop {
-        // SAFETY: no memory is passed, and the callers keep both descriptors open. To a dead socket it would raise SIGPIPE,
-        // which the runtime of Rust ignores from the start of the process.
+        // SAFETY: no memory is passed, and the callers keep both descriptors open. To a dead socket it would
+        // raise SIGPIPE, which the runtime of Rust ignores from the start of the process.
         let moved = unsafe {
             let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
             libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), bytes as usize, flags)
@@ -272,8 +277,9 @@ fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, Errno> {
     }
 }
 
-/// Sets how many bytes make `socket` readable, `SO_RCVLOWAT`, tcp(7); its end and a nearly full window do in any case.
-pub(super) fn set_least(socket: &Socket, bytes: u32) {
+/// Sets how many bytes make `socket` readable, `SO_RCVLOWAT`, tcp(7); its end and a nearly full window do in
+/// any case.
+pub(super) fn set_least(socket: &Peer, bytes: u32) {
     // The kernel takes what it cannot grant as less, and a socket that stays as it was is only woken earlier.
     let _ = socket.with(|socket| {
         // SAFETY: the kernel reads four bytes of the number, which outlives the call.

@@ -1,0 +1,118 @@
+//! The turns of a direction that copies: through provided buffers, one send at a time.
+//!
+//! While a send is on its way more is received. Once [`BULK_BYTES`] consecutive bytes came, that is, each
+//! time either before the bytes before them were gone or at least [`BULK_PIECE`] at once, no receive is armed
+//! any more, what the one in flight still brings is delivered, and then splicing follows.
+
+use super::turn::{Turn, TurnBytes};
+use crate::net::Peer;
+use crate::uring::{Receive, Sent};
+
+/// Consecutive bytes after which a direction is bulk.
+const BULK_BYTES: u32 = 256 << 10;
+/// Bytes at once that count as bulk though the source had run dry before them.
+const BULK_PIECE: u32 = 32 << 10;
+
+/// A direction that copies.
+pub(super) struct Copying {
+    /// Consecutive bytes that came.
+    consecutive: u32,
+    /// The source had nothing more when the last bytes were gone.
+    dry: bool,
+    sending: bool,
+    /// The destination did not take the last bytes at once; until it does, the source gets one buffer at a
+    /// time.
+    blocked: bool,
+}
+
+impl Copying {
+    pub(super) fn new() -> Self {
+        Self { consecutive: 0, dry: true, sending: false, blocked: false }
+    }
+
+    /// Returns whether bytes are on their way to the destination.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending
+    }
+
+    /// Has more received from the source, unless it has ended.
+    pub(super) fn receive(&self, from: &Peer) {
+        from.receive(if self.blocked { Receive::One } else { Receive::Many });
+    }
+
+    /// Moves what can be moved now, adds it to `bytes`, and returns what follows; splicing only where it
+    /// `may_splice`.
+    pub(super) fn turn(&mut self, from: &Peer, to: &Peer, may_splice: bool, bytes: &mut TurnBytes) -> Turn {
+        if let Some(turn) = self.finish_send(from, to, bytes) {
+            return turn;
+        }
+        if to.has_failed() {
+            // Before anything is taken from the source, because nothing more can be delivered.
+            return Turn::DestinationReset;
+        }
+        bytes.received = from.forward(to);
+        let is_bulk = self.note_piece(bytes.received) && may_splice;
+        if bytes.received > 0 {
+            self.sending = true;
+            if from.received() == 0 && !is_bulk {
+                // More may come while this is sent; one buffer of it where the destination is slow.
+                self.receive(from);
+            }
+            return Turn::Waits;
+        }
+        match from.ended() {
+            // Not while a receive is in flight: one call alone reads the source at any moment.
+            None if is_bulk && !from.is_receiving() => Turn::Splices,
+            None => {
+                // Also as bulk: a receive in flight goes on, and this does nothing then.
+                self.receive(from);
+                Turn::Waits
+            }
+            Some(end) => Turn::SourceEnded(end),
+        }
+    }
+
+    /// Notes how many bytes were found when the destination was ready for more. Returns whether the direction
+    /// is bulk.
+    fn note_piece(&mut self, bytes: u32) -> bool {
+        if bytes > 0 {
+            let was_interrupted = self.dry && bytes < BULK_PIECE;
+            self.consecutive = if was_interrupted { 0 } else { self.consecutive.saturating_add(bytes) };
+        }
+        self.dry = bytes == 0;
+        self.consecutive >= BULK_BYTES
+    }
+
+    /// Accounts what the last send has delivered. Returns what follows unless the destination is ready for
+    /// more.
+    fn finish_send(&mut self, from: &Peer, to: &Peer, bytes: &mut TurnBytes) -> Option<Turn> {
+        match to.sent() {
+            Sent::Nothing => None,
+            Sent::Done { bytes: delivered, blocked } => {
+                (self.sending, self.blocked) = (false, blocked);
+                bytes.delivered = delivered;
+                None
+            }
+            Sent::Busy { bytes: delivered, blocked } => {
+                bytes.delivered = delivered;
+                if blocked {
+                    // Back-pressure: what cannot be sent is not received either.
+                    self.blocked = true;
+                    from.pause_receive();
+                    // A receive that waits for its bytes to be taken does not tell of a reset.
+                    from.watch();
+                    if to.ring().buffers_scarce() {
+                        // Directions that can send need the buffers more.
+                        from.spill_received();
+                    }
+                }
+                Some(Turn::Waits)
+            }
+            Sent::Failed { bytes: delivered, .. } => {
+                self.sending = false;
+                bytes.delivered = delivered;
+                Some(Turn::DestinationFailed)
+            }
+        }
+    }
+}

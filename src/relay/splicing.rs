@@ -1,0 +1,255 @@
+//! The turns of a direction that splices: when it moves bytes, how patiently it waits for more, and when it
+//! gives up.
+//!
+//! A turn moves what the destination left in the pipe last time, then what the source has, about a pipe full.
+//! After [`SMALL_TURNS`] consecutive turns that brought less than [`SMALL_PIECE`] the direction copies again,
+//! which it does with an empty pipe only.
+//!
+//! After [`LONG_TURNS`] large turns it is patient: it is woken for [`PATIENT_BYTES`] (`SO_RCVLOWAT`), or
+//! looks after [`PATIENCE`] what has come, because fewer and larger pieces cost less on both sides. Finding
+//! less ends its patience.
+
+use std::num::NonZeroU32;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::pipe::{self, Left, Pipe, Pipes};
+use super::turn::{Turn, TurnBytes};
+use crate::base::Tick;
+use crate::net::Peer;
+
+/// Fewer bytes in a turn than this are not worth the two calls of splicing.
+const SMALL_PIECE: u32 = 16 << 10;
+/// Consecutive turns with a small piece after which a direction copies again.
+const SMALL_TURNS: u8 = 8;
+/// A turn with so many bytes is a large one.
+const LARGE_PIECE: u32 = 64 << 10;
+/// Large turns after which a direction is patient: at least 4 MiB, so that waiting once for the rest is lost
+/// in it.
+const LONG_TURNS: u8 = 64;
+/// What is worth a turn of a patient direction, unless it has waited for [`PATIENCE`].
+pub(super) const PATIENT_BYTES: u32 = 1 << 20;
+/// Longest wait for [`PATIENT_BYTES`].
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Pause before bytes are sent again for which the kernel had no memory.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
+
+/// A direction that splices. It is small, because idle sessions have it too.
+pub(super) struct Splicing {
+    /// What the destination did not take at once; boxed, so that idle sessions stay small.
+    pipe: Option<Box<Pipe>>,
+    /// When it looks at what has come, though the source has not told of enough.
+    look_at: Option<ShortTick>,
+    /// Consecutive turns that brought little.
+    small_turns: u8,
+    pace: Pace,
+}
+
+/// What a direction wants to be woken for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// For any byte.
+    Eager {
+        /// Turns that brought much since patience was last in vain; below [`LONG_TURNS`].
+        large_turns: u8,
+    },
+    /// For [`PATIENT_BYTES`], or after [`PATIENCE`].
+    Patient,
+}
+
+impl Splicing {
+    pub(super) fn new() -> Self {
+        Self { pipe: None, look_at: None, small_turns: 0, pace: Pace::Eager { large_turns: 0 } }
+    }
+
+    /// Returns whether bytes are on their way to the destination.
+    pub(super) fn holds_bytes(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    /// Ends splicing: drops a pipe with what is in it, and leaves the source as it was.
+    pub(super) fn end(self, from: &Peer) {
+        if self.pace == Pace::Patient {
+            pipe::set_least(from, 1);
+        }
+    }
+
+    /// Moves what can be moved now, adds it to `bytes`, and returns what follows.
+    ///
+    /// The poll for something to read tells of what is there already, not only of what comes, so nothing is
+    /// missed between two turns. The end of the source is not judged here but by the receive of copying:
+    /// splice(2) returns 0 at an urgent mark too, tcp(7), and an error it reports is reported no second time.
+    pub(super) fn turn(
+        &mut self,
+        from: &Peer,
+        to: &Peer,
+        pipes: Option<&Rc<Pipes>>,
+        bytes: &mut TurnBytes,
+    ) -> Turn {
+        let now = from.ring().now();
+        let looks = self.look_at.is_some_and(|moment| moment.has_come(now));
+        if self.pipe.is_some() && to.is_waiting_writable() {
+            // Nothing is received from the source meanwhile, so the watch alone tells of its reset, and a
+            // full queue of completions ends a watch.
+            from.watch();
+            return Turn::Waits;
+        }
+        if self.pipe.is_none() && from.is_waiting_readable() && !looks {
+            // The source has nothing, or less than a patient direction wants.
+            return Turn::Waits;
+        }
+        if to.has_failed() {
+            // Before anything is taken from the source, because nothing more can be delivered.
+            return Turn::DestinationReset;
+        }
+        if looks {
+            self.look_at = None;
+        }
+        if let Some(pipe) = self.pipe.take()
+            && let Some(turn) = self.drain(*pipe, from, to, bytes)
+        {
+            // What was left last time goes first, because it was received first.
+            return turn;
+        }
+        let Some(pipes) = pipes else {
+            // The listener does not splice any more.
+            return Turn::Copies;
+        };
+        if !pipes.has_budget(from.ring().turn()) {
+            // Other directions have their turn first. Where the poll in flight waits for much, the source may
+            // hold less that nothing else would tell of: a look is put off, or bytes came while the pipe was
+            // full. So there is a look then.
+            if from.is_waiting_readable() {
+                self.look_at = Some(ShortTick::from(now));
+            }
+            from.put_off();
+            return Turn::Waits;
+        }
+        let Some(pipe) = pipes.take(now) else {
+            // All pipes hold bytes of other directions, or the kernel makes none; copying needs none.
+            return Turn::Copies;
+        };
+        self.move_piece(pipe, looks, from, to, bytes)
+    }
+
+    /// Moves what the source has, about a pipe full, through an empty pipe; this turn `looks` for it, or was
+    /// told of it.
+    fn move_piece(
+        &mut self,
+        mut pipe: Pipe,
+        looks: bool,
+        from: &Peer,
+        to: &Peer,
+        bytes: &mut TurnBytes,
+    ) -> Turn {
+        let filled = pipe.fill(from);
+        bytes.received = filled.bytes;
+        self.note_piece(filled.bytes, looks, from);
+        if let Some(error) = filled.failed {
+            from.mark_dead(error);
+        }
+        let is_last = filled.ended || self.small_turns >= SMALL_TURNS;
+        if let Some(turn) = self.drain(pipe, from, to, bytes) {
+            // Also after the last piece: copying begins with an empty pipe only, and the next turn finds the
+            // end again.
+            return turn;
+        }
+        if is_last {
+            return Turn::Copies;
+        }
+        from.wait_readable();
+        // A look leaves a poll in flight that waits for much. What did not fit into the pipe is not new to
+        // it, so there is another look, until one finds nothing.
+        let looks_again = looks && filled.bytes > 0;
+        if self.look_at.is_none() && (self.pace == Pace::Patient || looks_again) {
+            let then = from.ring().now().after(PATIENCE);
+            self.look_at = Some(ShortTick::from(then));
+            from.wake_at(then);
+        }
+        Turn::Waits
+    }
+
+    /// Learns from the size of a piece how patient to be, and whether splicing pays.
+    fn note_piece(&mut self, bytes: u32, looked: bool, from: &Peer) {
+        self.small_turns = if bytes < SMALL_PIECE { self.small_turns.saturating_add(1) } else { 0 };
+        match &mut self.pace {
+            Pace::Patient if looked && bytes < PATIENT_BYTES => {
+                // The wait was in vain: the sender waits for an answer, or is not that fast.
+                self.pace = Pace::Eager { large_turns: 0 };
+                pipe::set_least(from, 1);
+            }
+            Pace::Eager { large_turns } if bytes >= LARGE_PIECE => {
+                *large_turns += 1;
+                if *large_turns == LONG_TURNS {
+                    self.pace = Pace::Patient;
+                    pipe::set_least(from, PATIENT_BYTES);
+                }
+            }
+            Pace::Patient | Pace::Eager { .. } => {}
+        }
+    }
+
+    /// Sends what is in the pipe. Returns what follows where some of it stays; all of it may go out, then the
+    /// turn goes on.
+    fn drain(&mut self, mut pipe: Pipe, from: &Peer, to: &Peer, bytes: &mut TurnBytes) -> Option<Turn> {
+        let (delivered, left) = pipe.drain(to);
+        bytes.delivered += delivered;
+        match left {
+            None => return None,
+            Some(Left::Full) => to.wait_writable(),
+            // No event tells when the kernel has memory again.
+            Some(Left::Shortage) => from.wake_at(from.ring().now().after(SHORTAGE_PAUSE)),
+            Some(Left::Failed(error)) => {
+                to.mark_dead(error);
+                return Some(Turn::DestinationFailed);
+            }
+        }
+        self.pipe = Some(Box::new(pipe));
+        // Until the pipe is empty nothing is received from the source, so nothing else would tell of its
+        // reset.
+        from.watch();
+        Some(Turn::Waits)
+    }
+}
+
+/// A moment within the next days, in four bytes, because idle sessions are to be small.
+#[derive(Clone, Copy)]
+struct ShortTick(NonZeroU32);
+
+impl From<Tick> for ShortTick {
+    fn from(tick: Tick) -> Self {
+        // Once in 49 days a millisecond early, never late: it has come when the task is woken for it.
+        Self(NonZeroU32::new(tick.0 as u32).unwrap_or(NonZeroU32::MAX))
+    }
+}
+
+impl ShortTick {
+    /// Returns whether it is now or past, by at most 24 days.
+    fn has_come(self, now: Tick) -> bool {
+        (now.0 as u32).wrapping_sub(self.0.get()) < 1 << 31
+    }
+}
+
+#[cfg(test)]
+impl Splicing {
+    /// In the middle of bulk: with bytes in a pipe, patient or not, and with a look to come.
+    pub(super) fn under_way(pipe: Option<Pipe>, patient: bool, look_at: Option<Tick>) -> Self {
+        let pace = if patient { Pace::Patient } else { Pace::Eager { large_turns: 0 } };
+        Self { pipe: pipe.map(Box::new), look_at: look_at.map(ShortTick::from), small_turns: 0, pace }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moment_in_four_bytes_has_come_when_it_comes() {
+        for moment in [1, (1 << 32) - 1, 1 << 32, (1 << 32) + 1].map(Tick) {
+            let short = ShortTick::from(moment);
+            assert!(short.has_come(moment) && short.has_come(Tick(moment.0 + 1)), "{moment:?}");
+            assert!(!short.has_come(Tick(moment.0.wrapping_sub(2))), "{moment:?}");
+        }
+    }
+}

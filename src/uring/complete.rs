@@ -1,0 +1,166 @@
+//! The end of every operation: for each [`Op`], in the order there, what becomes of its result. `submit` has
+//! the begins.
+
+use io_uring::cqueue;
+
+use super::core::Core;
+use super::errno::errno;
+use super::slot::{End, Extra, Key, Mark, Op};
+use super::submit::MULTISHOT_PIECES;
+
+impl Core {
+    /// Takes all completions. Returns how many.
+    pub(super) fn reap(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(entry) = self.queues.next_completion() {
+            count += 1;
+            self.complete(&entry);
+        }
+        count
+    }
+
+    fn complete(&mut self, entry: &cqueue::Entry) {
+        let Some((key, op)) = Key::from_user_data(entry.user_data()) else { return };
+        let (result, last) = (entry.result(), !cqueue::more(entry.flags()));
+        let Some(slot) = self.slots.find(key) else {
+            debug_assert!(false, "{op:?} completed on a closed descriptor");
+            return;
+        };
+        if last {
+            slot.in_flight &= !op.bit();
+        }
+        let mut wakes = true;
+        match op {
+            Op::Recv => self.on_received(key, entry, last),
+            Op::Send => self.on_sent(key, result),
+            Op::Connect => self.on_connected(key, result),
+            Op::Watch => self.on_watched(key, result),
+            // The task looks for itself: the memory of the slot holds the count, and the socket what there is
+            // to read.
+            Op::Count | Op::Readable => {}
+            Op::Writable => wakes = self.on_writable(key, result, last),
+        }
+        let slot = self.slots.of(key);
+        if !slot.is(Mark::Orphan) {
+            if wakes {
+                slot.wake();
+            }
+        } else if slot.in_flight == 0 {
+            self.close(key);
+        }
+    }
+
+    fn on_received(&mut self, key: Key, entry: &cqueue::Entry, last: bool) {
+        let (result, buffer) = (entry.result(), cqueue::buffer_select(entry.flags()));
+        let slot = self.slots.of(key);
+        slot.set(Mark::More, !last && cqueue::sock_nonempty(entry.flags()));
+        match (result, buffer) {
+            (1.., Some(id)) if !slot.is(Mark::Orphan) => {
+                self.buffers.append(&mut slot.received, id, result as u32);
+                // Pieces may be smaller than a buffer, so the bound on their bytes is none on their number.
+                slot.pieces = slot.pieces.saturating_add(1);
+                if !last && slot.pieces >= MULTISHOT_PIECES {
+                    self.pause_receive(key);
+                }
+            }
+            (0.., Some(id)) => {
+                self.buffers.recycle(id);
+                if result == 0 {
+                    slot.end = Some(End::Clean);
+                }
+            }
+            (0, None) => slot.end = Some(End::Clean),
+            (result, buffer) => match -result {
+                libc::ENOBUFS => {
+                    self.buffers.ran_out();
+                    slot.set(Mark::Starved, true);
+                    self.starved.push_back(key);
+                }
+                // Paused, or interrupted: whoever wants more arms it again.
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                _ => {
+                    slot.die(errno(result));
+                    slot.end = Some(End::Failed(errno(result)));
+                    // None is known that selects one for a failure.
+                    buffer.into_iter().for_each(|id| self.buffers.recycle(id));
+                }
+            },
+        }
+        debug_assert!(last || result > 0, "a multishot receive went on after {result}");
+    }
+
+    fn on_sent(&mut self, key: Key, result: i32) {
+        let slot = self.slots.of(key);
+        let left = if result >= 0 {
+            let bytes = result as u32;
+            slot.sent += bytes;
+            match slot.extra() {
+                Some(Extra::Bytes(owned, sent)) => {
+                    *sent += bytes as usize;
+                    let left = *sent < owned.len();
+                    if !left {
+                        slot.take_extra();
+                    }
+                    left
+                }
+                _ => {
+                    self.buffers.consume(&mut slot.unsent, bytes);
+                    !slot.unsent.is_empty()
+                }
+            }
+        } else if -result == libc::EINTR {
+            return self.arm_send(key);
+        } else if -result == libc::EAGAIN {
+            true
+        } else {
+            // At once, and not when the task hears of it: the receive may report a clean end in this very
+            // turn.
+            slot.die(errno(result));
+            slot.error = Some(errno(result));
+            false
+        };
+        if !left || slot.is(Mark::Orphan) {
+            return;
+        }
+        // The peer does not take more now: wait for it, without provided buffers where those are scarce. Not
+        // in a send that waits: to a peer that has sent FIN its poll is always ready, see `arm_writable`,
+        // and it ends on a kernel thread.
+        slot.set(Mark::Blocked, true);
+        if self.buffers.scarce() && !slot.unsent.is_empty() {
+            let bytes = self.buffers.copy(&slot.unsent);
+            self.heap.note_moved(bytes.len());
+            self.buffers.release(&mut slot.unsent);
+            slot.put_extra(Extra::Bytes(bytes, 0));
+        }
+        self.arm_writable(key);
+    }
+
+    fn on_connected(&mut self, key: Key, result: i32) {
+        let slot = self.slots.of(key);
+        slot.take_extra();
+        slot.error = (result < 0).then(|| errno(result));
+    }
+
+    fn on_watched(&mut self, key: Key, result: i32) {
+        // A hang-up alone is no death: a Unix socket tells of one when its peer has closed after its last
+        // byte.
+        if result > 0 && result & i32::from(libc::POLLERR) != 0 {
+            self.slots.of(key).set(Mark::Dead, true);
+        }
+    }
+
+    /// Goes on with a send that waits for room. Returns whether the task is to be woken instead.
+    fn on_writable(&mut self, key: Key, result: i32, last: bool) -> bool {
+        let slot = self.slots.of(key);
+        // A FIN is no room; and where the poll itself has ended, trying again arms it again.
+        let has_room = last || result & i32::from(libc::POLLOUT | libc::POLLERR | libc::POLLHUP) != 0;
+        if slot.is(Mark::Orphan) || !has_room || !slot.unset(Mark::AwaitsRoom) {
+            return false;
+        }
+        if slot.is(Mark::Sending) {
+            self.arm_send(key);
+            return false;
+        }
+        true
+    }
+}

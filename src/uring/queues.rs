@@ -1,0 +1,131 @@
+//! The two queues of a ring: entries go to the kernel, completions come back, and one call exchanges both.
+
+#![expect(unsafe_code, reason = "entries name memory and descriptors that the kernel uses later")]
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use io_uring::types::{SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, squeue};
+
+use super::setup::GETEVENTS;
+
+/// Most buffers gathered into one send.
+pub(super) const SEND_PIECES: usize = 16;
+
+/// Header and vector of one gathered send. The kernel copies both while it takes the entry
+/// (IORING_FEAT_SUBMIT_STABLE), so they live until the queue was emptied.
+struct Gather {
+    header: libc::msghdr,
+    pieces: [libc::iovec; SEND_PIECES],
+}
+
+/// What an enter waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wait {
+    /// Nothing.
+    No,
+    /// A completion, for so long.
+    AtMost(Duration),
+    /// A completion.
+    Forever,
+}
+
+/// A ring of the kernel's, with entries that did not fit into its queue.
+pub(super) struct Queues {
+    // First, so that it is closed before the gathers that its entries name.
+    ring: IoUring,
+    overflow: VecDeque<squeue::Entry>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a queued entry names the address of its gather; growing must not move it"
+    )]
+    gathers: Vec<Box<Gather>>,
+    gathers_used: usize,
+}
+
+impl Queues {
+    pub(super) fn new(ring: IoUring) -> Self {
+        Self { ring, overflow: VecDeque::new(), gathers: Vec::new(), gathers_used: 0 }
+    }
+
+    /// Queues an entry for the next enter.
+    ///
+    /// # Safety
+    ///
+    /// The memory and the descriptor that the entry names must outlive the operation.
+    pub(super) unsafe fn push(&mut self, entry: squeue::Entry) {
+        if !self.overflow.is_empty() || !self.try_push(&entry) {
+            self.overflow.push_back(entry);
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: whoever called `push` vouches for what the entry names.
+        unsafe { self.ring.submission().push(entry).is_ok() }
+    }
+
+    /// Returns a header that names these pieces, at most [`SEND_PIECES`] of them; it lives until an entry
+    /// queued now was taken by the kernel.
+    pub(super) fn gather(&mut self, pieces: impl Iterator<Item = (*mut u8, u32)>) -> *const libc::msghdr {
+        if self.gathers_used == self.gathers.len() {
+            // SAFETY: zeroes are a valid `msghdr` and valid `iovec`s: null pointers and lengths of 0.
+            self.gathers.push(Box::new(unsafe { std::mem::zeroed() }));
+        }
+        let gather = &mut self.gathers[self.gathers_used];
+        self.gathers_used += 1;
+        let mut count = 0;
+        for (vector, (start, length)) in gather.pieces.iter_mut().zip(pieces) {
+            *vector = libc::iovec { iov_base: start.cast(), iov_len: length as usize };
+            count += 1;
+        }
+        gather.header.msg_iov = gather.pieces.as_mut_ptr();
+        gather.header.msg_iovlen = count;
+        &raw const gather.header
+    }
+
+    /// Hands everything over to the kernel and waits as told, but not while entries wait for room in the
+    /// queue.
+    pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        while let Some(entry) = self.overflow.pop_front() {
+            if !self.try_push(&entry) {
+                self.overflow.push_front(entry);
+                break;
+            }
+        }
+        let wait = if self.overflow.is_empty() { wait } else { Wait::No };
+        let submitted = match wait {
+            Wait::No => {
+                let queued = self.ring.submission().len() as u32;
+                // SAFETY: no argument is passed, and the queued entries are sound, see `push`.
+                unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) }
+            }
+            Wait::AtMost(timeout) => {
+                let timeout = Timespec::from(timeout);
+                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
+            }
+            Wait::Forever => self.ring.submit_and_wait(1),
+        };
+        match submitted.map_err(|error| (error.raw_os_error(), error)) {
+            // Time is up; a signal; completions to take first; no memory for a request just now: the next
+            // turn goes on from what the queues say.
+            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
+            Err((_, error)) => return Err(error),
+        }
+        if self.overflow.is_empty() && self.ring.submission().is_empty() {
+            self.gathers_used = 0;
+        }
+        Ok(())
+    }
+
+    /// Takes the next completion.
+    pub(super) fn next_completion(&mut self) -> Option<cqueue::Entry> {
+        self.ring.completion().next()
+    }
+
+    /// Returns whether no completion is left to take, neither here nor in the kernel's hands.
+    pub(super) fn is_reaped(&mut self) -> bool {
+        self.ring.completion().is_empty() && !self.ring.submission().cq_overflow()
+    }
+}

@@ -1,0 +1,119 @@
+//! The handle to the ring of a shard, and what its tasks share through it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+
+use super::core::Core;
+use super::locked;
+use super::missing::Missing;
+use super::setup::{self, Features};
+use super::slot::Slot;
+use super::wheel::Wheel;
+use crate::base::Tick;
+
+/// The ring of the current shard; clones are handles to the same one.
+#[derive(Clone)]
+pub struct Ring(pub(super) Rc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) core: RefCell<Core>,
+    pub(super) wheel: RefCell<Wheel>,
+    pub(super) features: Features,
+    /// As of the last turn.
+    pub(super) now: Cell<Tick>,
+    /// Turns of the driver so far.
+    pub(super) turn: Cell<u64>,
+    /// Polls of all tasks so far, of the driver none.
+    pub(super) polls: Cell<u64>,
+    /// Tasks that have not ended.
+    pub(super) tasks: Cell<usize>,
+    pub(super) panics: Cell<u64>,
+    /// Tasks that wait for the next turn, behind everything that completes in it.
+    pub(super) next_turn: RefCell<Vec<Waker>>,
+    /// Tasks that were put off to the next turn; they come first in it, in this order.
+    pub(super) put_off: RefCell<Vec<Waker>>,
+}
+
+/// Size and number of the provided buffers of a ring.
+#[derive(Clone, Copy, Debug)]
+pub struct BufferSettings {
+    /// Size of one, bytes.
+    pub bytes: u32,
+    /// How many; a power of two up to 32,768.
+    pub count: u32,
+}
+
+impl Ring {
+    /// Makes the ring of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel lacks or forbids.
+    pub fn new(buffers: BufferSettings) -> Result<Self, Missing> {
+        let core = locked::patiently(|| {
+            let (ring, features) = setup::set_up()?;
+            Ok((Core::new(ring, features, buffers.bytes, buffers.count)?, features))
+        });
+        let ((core, features), now) = (core?, Tick::read_clock());
+        Ok(Self(Rc::new(Inner {
+            core: RefCell::new(core),
+            wheel: RefCell::new(Wheel::new(now)),
+            features,
+            now: Cell::new(now),
+            turn: Cell::new(0),
+            polls: Cell::new(0),
+            tasks: Cell::new(0),
+            panics: Cell::new(0),
+            next_turn: RefCell::new(Vec::new()),
+            put_off: RefCell::new(Vec::new()),
+        })))
+    }
+
+    /// What the kernel offers beyond the minimum.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.0.features
+    }
+
+    /// The time of the current turn; no system call.
+    #[must_use]
+    pub fn now(&self) -> Tick {
+        self.0.now.get()
+    }
+
+    /// Turns of the driver so far.
+    #[must_use]
+    pub fn turn(&self) -> u64 {
+        self.0.turn.get()
+    }
+
+    /// Tasks that ended in a panic so far.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.0.panics.get()
+    }
+
+    /// Open descriptors of this ring.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.0.core.borrow().slots.len()
+    }
+
+    /// Provided buffers that hold bytes somewhere between their receive and the end of their send.
+    #[must_use]
+    pub fn buffers_held(&self) -> u32 {
+        self.0.core.borrow().buffers.held()
+    }
+
+    /// Whether buffers are so few that a session which cannot send must not hold any.
+    #[must_use]
+    pub fn buffers_scarce(&self) -> bool {
+        self.0.core.borrow().buffers.scarce()
+    }
+
+    /// Wakes every task that owns a descriptor, to look at something that concerns all.
+    pub fn wake_all(&self) {
+        self.0.core.borrow().slots.iter().for_each(Slot::wake);
+    }
+}
