@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::base::BackendId;
+use crate::base::{BackendId, Tick};
 
 /// An algorithm as the registry knows it.
 #[derive(Debug)]
@@ -93,8 +93,8 @@ pub struct Demand<'a> {
     pub tried: &'a Tried,
     /// [`hash`](super::hash()) of the part of the client that decides where it goes; any number where it is not wanted.
     pub key: u64,
-    /// Now, milliseconds since a moment that stays the same.
-    pub now_millis: u64,
+    /// The moment of the pick.
+    pub now: Tick,
 }
 
 /// A rule for choosing a backend.
@@ -108,8 +108,8 @@ pub trait Algorithm {
     fn pick(&mut self, demand: &Demand<'_>) -> Option<BackendId>;
 
     /// Learns how long a backend took.
-    fn observe(&mut self, backend: BackendId, sample: Sample, now_millis: u64) {
-        let _ = (backend, sample, now_millis);
+    fn observe(&mut self, backend: BackendId, sample: Sample, now: Tick) {
+        let _ = (backend, sample, now);
     }
 }
 
