@@ -65,7 +65,7 @@ fn picks(criterion: &mut Criterion) {
                 group.bench_function(BenchmarkId::from_parameter(backends), |bencher| {
                     bencher.iter(|| {
                         key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                        let demand = Demand { loads: &loads, tried: &tried, key, now_millis: 1 };
+                        let demand = Demand { loads: &loads, tried: &tried, key, now: Tick(1) };
                         instance.pick(black_box(&demand))
                     });
                 });

@@ -130,17 +130,11 @@ def check_reasons(reference):
     """Notes the reasons for the end of a session that the reference does not know by both name and letters."""
     global reasons
     path, text = next((path, text) for path, text in sources() if os.path.basename(path) == "reasons.rs")
-    known = {}
-    for function in ("name", "letters"):
-        body = text.split(f"fn {function}(self)")[1].split("\n    }\n")[0]
-        for variants, value in re.findall(r'((?:Self::\w+[ |\n]*)+)=> "([^"]*)"', body):
-            for variant in re.findall(r"Self::(\w+)", variants):
-                known.setdefault(variant, []).append(f"`{value}`")
-    for variant, (name, letters) in known.items():
+    for name, letters in re.findall(r'^    \w+ = "(\w+)", "(..)";$', text, re.M):
         reasons += 1
-        row = next((line for line in reference.splitlines() if line.startswith(f"| {name} |")), "")
-        if letters not in row:
-            problems.append(f"{LOGS}: no row with {name} and {letters} ({path})")
+        row = next((line for line in reference.splitlines() if line.startswith(f"| `{name}` |")), "")
+        if f"`{letters}`" not in row:
+            problems.append(f"{LOGS}: no row with `{name}` and `{letters}` ({path})")
 
 
 LOGS = "docs/LOGS.md"

@@ -13,14 +13,9 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use crate::Options;
-use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE};
-use crate::generator::Pattern;
-
-/// The backend has each service at 127.0.0.1, 127.0.0.2 and so on up to this, and the generator's connections come from
-/// there. Between two addresses there are 28,232 ports (`ip_local_port_range`), and one that was used is lost for a second
-/// at least (`tcp_tw_reuse`): with one address, all that are compared were seen to spend half of a connect on the search for
-/// a port, and none to reach more than 14,000 sessions a second.
-pub(crate) const ADDRESSES: u8 = 8;
+use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE, write_some};
+use crate::pattern::Pattern;
+use crate::topology::ADDRESSES;
 
 /// New connections that are taken before the open ones are looked at again, so that a crowd of clients does not
 /// hold up the sessions that are measured.
@@ -170,13 +165,5 @@ impl Session {
     fn set_interest(&mut self, epoll: &Epoll, token: usize, interest: Interest) -> io::Result<()> {
         self.interest = interest;
         epoll.change(&self.stream, token, interest)
-    }
-}
-
-/// Writes as much as fits now.
-pub(crate) fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    match stream.write(bytes) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        other => other,
     }
 }

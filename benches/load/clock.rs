@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::peers::BALANCER_CORE;
+use crate::topology::BALANCER_CORE;
 
 /// A core, or a thread, that is busy for this share of the time has nothing left to give; the rest is the noise
 /// of the clocks.

@@ -14,12 +14,13 @@ use crate::generator::{Measurement, Unit};
 use crate::histogram::Histogram;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
-use crate::peers::{BALANCER_CORE, Subject, free_ports, start_all};
+use crate::peers::{Subject, free_ports, start_all};
 use crate::plots;
 use crate::process::{Process, settle};
 use crate::progress::Progress;
 use crate::report::{Calibration, Report};
 use crate::table::table;
+use crate::topology::BALANCER_CORE;
 use crate::workloads::{CALIBRATION, IDLE_SESSIONS, WORKLOADS, Workload};
 
 /// Where reports and plots go.

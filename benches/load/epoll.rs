@@ -1,7 +1,8 @@
 //! The three system calls of epoll behind a safe type, two settings of the process, and one of a socket.
 #![expect(unsafe_code, reason = "std has neither epoll nor process limits nor this option")]
 
-use std::io;
+use std::io::{self, Write};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -124,4 +125,12 @@ pub(crate) fn choose_port_at_connect(socket: &impl AsRawFd) -> io::Result<()> {
         libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, option, (&raw const on).cast(), length)
     };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Writes as much as fits now.
+pub(crate) fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match stream.write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        other => other,
+    }
 }

@@ -26,12 +26,14 @@ mod generator;
 mod histogram;
 mod kernel;
 mod machine;
+mod pattern;
 mod peers;
 mod plots;
 mod process;
 mod progress;
 mod report;
 mod table;
+mod topology;
 mod verdict;
 mod workloads;
 

@@ -8,17 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::backend::ADDRESSES;
 use crate::process::Process;
+use crate::topology::{ADDRESSES, BALANCER_CORE};
 
 /// The services of the backend, in the order of every `ports` array here.
 const SERVICES: [&str; 4] = ["echo", "sink", "source", "both"];
 
 /// nginx's stream module as Debian installs it.
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
-
-/// The core of the balancer.
-pub(crate) const BALANCER_CORE: usize = 0;
 
 /// One row of the comparison.
 pub(crate) struct Subject {

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
-use crate::base::{ShardId, limits};
+use crate::base::{ShardId, Tick, limits};
 
 /// Seconds that count, the current one included.
 const WINDOW: u64 = 10;
@@ -40,8 +40,8 @@ impl RetryBudget {
     }
 
     /// Counts a session; for its shard alone.
-    pub fn note_session(&self, shard: ShardId, now_millis: u64) {
-        let second = now_millis / 1_000;
+    pub fn note_session(&self, shard: ShardId, now: Tick) {
+        let second = now.0 / 1_000;
         let place = &self.sessions[shard.index()][second as usize % SECONDS];
         let before = place.load(Relaxed);
         let count = if before >> 32 == second { before & u64::from(u32::MAX) } else { 0 };
@@ -50,8 +50,8 @@ impl RetryBudget {
 
     /// Takes a retry out of the budget, if there is one left.
     #[must_use]
-    pub fn take(&self, now_millis: u64) -> bool {
-        let second = now_millis / 1_000;
+    pub fn take(&self, now: Tick) -> bool {
+        let second = now.0 / 1_000;
         let first = (second + 1).saturating_sub(WINDOW);
         let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
         while retries.front().is_some_and(|&retry| retry < first) {
@@ -86,18 +86,18 @@ mod tests {
     #[test]
     fn ten_a_second_are_always_left() {
         let budget = RetryBudget::new(0.2, 1);
-        assert_eq!((0..200).filter(|_| budget.take(5_000)).count(), 100);
-        assert!(!budget.take(14_999));
-        assert_eq!((0..200).filter(|_| budget.take(15_000)).count(), 100);
+        assert_eq!((0..200).filter(|_| budget.take(Tick(5_000))).count(), 100);
+        assert!(!budget.take(Tick(14_999)));
+        assert_eq!((0..200).filter(|_| budget.take(Tick(15_000))).count(), 100);
     }
 
     #[test]
     fn a_part_of_the_sessions_of_all_shards_is_left() {
         let budget = RetryBudget::new(0.2, 2);
         for session in 0..2_000_u64 {
-            budget.note_session(ShardId((session % 2) as u16), 20_000 + session * 4);
+            budget.note_session(ShardId((session % 2) as u16), Tick(20_000 + session * 4));
         }
-        assert_eq!((0..1_000).filter(|_| budget.take(28_000)).count(), 400);
+        assert_eq!((0..1_000).filter(|_| budget.take(Tick(28_000))).count(), 400);
     }
 
     proptest! {
@@ -115,11 +115,11 @@ mod tests {
                 let in_window = |counts: &BTreeMap<u64, u64>| -> u64 {
                     counts.range((second + 1).saturating_sub(WINDOW)..).map(|(_, count)| count).sum()
                 };
-                (0..arrive).for_each(|_| budget.note_session(ShardId(shard as u16), now));
+                (0..arrive).for_each(|_| budget.note_session(ShardId(shard as u16), Tick(now)));
                 *sessions.entry(second).or_default() += arrive;
                 let allowed = ((part * in_window(&sessions) as f64) as u64).max(100);
                 let expected = wanted.min(allowed.saturating_sub(in_window(&retries)));
-                let taken = (0..wanted).filter(|_| budget.take(now)).count() as u64;
+                let taken = (0..wanted).filter(|_| budget.take(Tick(now))).count() as u64;
                 prop_assert_eq!(taken, expected);
                 *retries.entry(second).or_default() += taken;
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::random::Draw;
 use super::{Algorithm, Candidate, Demand, Registered, Sample, Wants};
-use crate::base::BackendId;
+use crate::base::{BackendId, Tick};
 
 pub(super) const REGISTERED: Registered = Registered {
     name: "peak_ewma",
@@ -35,35 +35,34 @@ struct PeakEwma {
 struct Average {
     micros: f64,
     /// When `micros` was right.
-    at_millis: u64,
+    as_of: Tick,
 }
 
 impl Average {
     /// The average now: without samples it falls, so that a backend that was slow once gets another chance.
-    fn at(self, now_millis: u64) -> f64 {
-        self.micros * self.kept(now_millis)
+    fn at(self, now: Tick) -> f64 {
+        self.micros * self.kept(now)
     }
 
     /// The part of the average that is left.
-    fn kept(self, now_millis: u64) -> f64 {
-        let age = now_millis.saturating_sub(self.at_millis) as f64;
+    fn kept(self, now: Tick) -> f64 {
+        let age = now.since(self.as_of).as_millis() as f64;
         (-age / DECAY.as_millis() as f64).exp()
     }
 
-    fn add(&mut self, sample_micros: f64, now_millis: u64) {
-        let kept = self.kept(now_millis);
+    fn add(&mut self, sample_micros: f64, now: Tick) {
+        let kept = self.kept(now);
         let left = self.micros * kept;
         self.micros = if sample_micros > left { sample_micros } else { left + sample_micros * (1.0 - kept) };
-        self.at_millis = now_millis;
+        self.as_of = now;
     }
 }
 
 impl PeakEwma {
     /// The mean of what is known of all others.
-    fn average_but_for(&self, backend: BackendId, now_millis: u64) -> f64 {
+    fn average_but_for(&self, backend: BackendId, now: Tick) -> f64 {
         let others = self.averages.iter().enumerate().filter(|(index, _)| *index != backend.index());
-        let known =
-            others.map(|(_, average)| average.at(now_millis)).filter(|micros| *micros > UNKNOWN_MICROS);
+        let known = others.map(|(_, average)| average.at(now)).filter(|micros| *micros > UNKNOWN_MICROS);
         let (sum, count) = known.fold((0.0, 0.0), |(sum, count), micros| (sum + micros, count + 1.0));
         if count > 0.0 { sum / count } else { 0.0 }
     }
@@ -72,7 +71,7 @@ impl PeakEwma {
     fn cost(&self, candidate: &Candidate, demand: &Demand<'_>) -> f64 {
         let average = self.averages.get(candidate.id.index()).copied().unwrap_or_default();
         let load = demand.loads.get(candidate.id.index()).copied().unwrap_or(0);
-        let latency = average.at(demand.now_millis).max(UNKNOWN_MICROS);
+        let latency = average.at(demand.now).max(UNKNOWN_MICROS);
         latency * (f64::from(load) + 1.0) / f64::from(candidate.weight)
     }
 }
@@ -89,17 +88,15 @@ impl Algorithm for PeakEwma {
         Some(if self.cost(&second, demand) < self.cost(&first, demand) { second.id } else { first.id })
     }
 
-    fn observe(&mut self, backend: BackendId, sample: Sample, now_millis: u64) {
+    fn observe(&mut self, backend: BackendId, sample: Sample, now: Tick) {
         let micros = match sample {
             Sample::Took(latency) => latency.as_secs_f64() * 1e6,
             // Who fails fastest must not look best; nor may a single session, whose client may have wished for that end, make a
             // backend look worse than the others are.
-            Sample::InVain(latency) => {
-                (latency.as_secs_f64() * 1e6).max(self.average_but_for(backend, now_millis))
-            }
+            Sample::InVain(latency) => (latency.as_secs_f64() * 1e6).max(self.average_but_for(backend, now)),
         };
         if let Some(average) = self.averages.get_mut(backend.index()) {
-            average.add(micros, now_millis);
+            average.add(micros, now);
         }
     }
 }
@@ -116,11 +113,11 @@ mod tests {
         algorithm
     }
 
-    fn shares(algorithm: &mut dyn Algorithm, backends: usize, now_millis: u64) -> Vec<u32> {
+    fn shares(algorithm: &mut dyn Algorithm, backends: usize, now: Tick) -> Vec<u32> {
         let (mut shares, tried) = (vec![0; backends], Tried::default());
         for _ in 0..10_000 {
             // Sessions that end at once: only latency decides.
-            let id = algorithm.pick(&Demand { now_millis, ..demand(&[], &tried) }).expect("a backend");
+            let id = algorithm.pick(&Demand { now, ..demand(&[], &tried) }).expect("a backend");
             shares[id.index()] += 1;
         }
         shares
@@ -131,21 +128,21 @@ mod tests {
         let mut algorithm = peak_ewma(&weights(&[1; 4]));
         for id in 0..4 {
             let latency = Duration::from_millis(if id == 2 { 100 } else { 1 });
-            algorithm.observe(BackendId(id), Sample::Took(latency), 0);
+            algorithm.observe(BackendId(id), Sample::Took(latency), Tick(0));
         }
         // Two different candidates are drawn, so the slowest of four always loses.
-        assert_eq!(shares(&mut *algorithm, 4, 0)[2], 0);
+        assert_eq!(shares(&mut *algorithm, 4, Tick(0))[2], 0);
     }
 
     #[test]
     fn a_peak_counts_at_once_and_is_forgotten_slowly() {
         let mut average = Average::default();
-        average.add(100.0, 0);
-        average.add(10_000.0, 1);
-        assert_eq!(average.at(1), 10_000.0);
-        average.add(100.0, 2);
-        assert!(average.at(2) > 9_900.0, "one good sample right behind a peak says little");
-        let later = 2 + 3 * DECAY.as_millis() as u64;
+        average.add(100.0, Tick(0));
+        average.add(10_000.0, Tick(1));
+        assert_eq!(average.at(Tick(1)), 10_000.0);
+        average.add(100.0, Tick(2));
+        assert!(average.at(Tick(2)) > 9_900.0, "one good sample right behind a peak says little");
+        let later = Tick(2).after(3 * DECAY);
         assert!(average.at(later) < 600.0);
         average.add(100.0, later);
         assert!((100.0..700.0).contains(&average.at(later)));
@@ -154,8 +151,8 @@ mod tests {
     #[test]
     fn sessions_in_flight_multiply_the_latency() {
         let mut algorithm = peak_ewma(&weights(&[1, 1]));
-        algorithm.observe(BackendId(0), Sample::Took(Duration::from_millis(1)), 0);
-        algorithm.observe(BackendId(1), Sample::Took(Duration::from_millis(3)), 0);
+        algorithm.observe(BackendId(0), Sample::Took(Duration::from_millis(1)), Tick(0));
+        algorithm.observe(BackendId(1), Sample::Took(Duration::from_millis(3)), Tick(0));
         let tried = Tried::default();
         let mut pick = |loads: &[u32]| algorithm.pick(&demand(loads, &tried)).expect("a backend").index();
         assert_eq!(pick(&[0, 0]), 0);
@@ -167,9 +164,9 @@ mod tests {
     fn session_in_vain_makes_a_backend_look_no_better_and_little_worse() {
         let mut algorithm = peak_ewma(&weights(&[1; 3]));
         for (id, millis) in [(0, 1), (1, 4), (2, 6)] {
-            algorithm.observe(BackendId(id), Sample::Took(Duration::from_millis(millis)), 0);
+            algorithm.observe(BackendId(id), Sample::Took(Duration::from_millis(millis)), Tick(0));
         }
-        algorithm.observe(BackendId(0), Sample::InVain(Duration::ZERO), 0);
+        algorithm.observe(BackendId(0), Sample::InVain(Duration::ZERO), Tick(0));
         let (tried, loads) = (Tried::default(), [0; 3]);
         let mut of_first = 0;
         for _ in 0..300 {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{Algorithm, Candidate, Demand, Start, Tried, hash};
-use crate::base::BackendId;
+use crate::base::{BackendId, Tick};
 
 /// The only shard.
 pub(super) const FIRST: Start = Start { shard: 0, shards: 1, seed: 0 };
@@ -20,7 +20,7 @@ pub(super) fn candidate(id: BackendId, weight: u32) -> Candidate {
 
 /// A session like any other.
 pub(super) fn demand<'a>(loads: &'a [u32], tried: &'a Tried) -> Demand<'a> {
-    Demand { loads, tried, key: 0, now_millis: 0 }
+    Demand { loads, tried, key: 0, now: Tick(0) }
 }
 
 /// So many picks without loads or tried backends.

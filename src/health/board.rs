@@ -7,14 +7,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::base::Address;
-use crate::base::{BackendId, UpstreamId};
+use crate::base::{Address, BackendId, BackendKey, UpstreamId};
 use crate::config::Config;
-use crate::health::rules::{Event, UpstreamHealth, Verdict};
 use crate::upstream::{Addresses, BackendState, Health};
 
-use super::failures::HealthLog;
-use crate::base::BackendKey;
+use super::events::HealthLog;
+use super::rules::{Checked, Event, UpstreamHealth};
 
 /// The verdicts of all upstreams. No borrow of them outlives a method.
 pub(super) struct HealthStates {
@@ -81,9 +79,9 @@ impl HealthStates {
         self.begun.elapsed()
     }
 
-    /// Takes over the result of a check that began at `begun`, and what the backend is by it, if that is new.
-    pub(super) fn checked(&self, which: BackendKey, verdict: Verdict, begun: Duration, to: Option<Health>) {
-        self.update(which.upstream, |verdicts, now| verdicts.checked(which.backend, verdict, begun, to, now));
+    /// Takes over what a check told.
+    pub(super) fn checked(&self, which: BackendKey, check: &Checked<'_>) {
+        self.update(which.upstream, |verdicts, now| verdicts.checked(which.backend, check, now));
     }
 
     /// Takes over at which of its addresses a check found a backend well.
@@ -94,12 +92,14 @@ impl HealthStates {
         });
     }
 
-    /// Takes over which address that has left a name is dead.
-    pub(super) fn gone(&self, which: BackendKey, address: &Address) {
-        self.update(which.upstream, |verdicts, _| {
-            verdicts.gone(which.backend, address);
-            Vec::new()
-        });
+    /// Takes over which address that has left a name is dead, and why.
+    pub(super) fn gone(&self, which: BackendKey, address: &Address, cause: String) {
+        self.update(which.upstream, |verdicts, _| verdicts.gone(which.backend, address, cause));
+    }
+
+    /// Tells the operator of something that changes no state.
+    pub(super) fn say(&self, upstream: UpstreamId, event: Event) {
+        self.log_lines.take(upstream, event, &self.upstreams[upstream.index()].borrow());
     }
 
     /// A session has failed on a backend: has its checker look, unless it knows already.
@@ -127,7 +127,7 @@ impl HealthStates {
         let mut verdicts = self.upstreams[upstream.index()].borrow_mut();
         let before = verdicts.states().to_vec();
         for event in change(&mut verdicts, self.begun.elapsed()) {
-            self.log_lines.take(upstream, event, verdicts.count_primaries());
+            self.log_lines.take(upstream, event, &verdicts);
         }
         if verdicts.states() != before {
             self.is_changed.set(true);
@@ -155,13 +155,6 @@ impl HealthStates {
     /// Returns once the next due time may have come nearer.
     pub(super) async fn rescheduled(&self) {
         self.rescheduled.notified().await;
-    }
-
-    /// How many other backends of an upstream are up, and how many there are with this one.
-    pub(super) fn count_others_up(&self, which: BackendKey) -> (usize, usize) {
-        let verdicts = self.upstreams[which.upstream.index()].borrow();
-        let own = usize::from(verdicts.states()[which.backend.index()].health == Health::Up);
-        (verdicts.count_up() - own, verdicts.states().len())
     }
 
     /// A copy of everything.

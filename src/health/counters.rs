@@ -2,12 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::base::{BackendId, UpstreamId};
+use crate::base::{BackendId, BackendKey, UpstreamId};
 use crate::config::Config;
 use crate::upstream::Health;
 
 use super::probe::ProbeOutcome;
-use crate::base::BackendKey;
 
 /// Counters of all backends.
 #[derive(Debug)]

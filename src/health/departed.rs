@@ -8,13 +8,12 @@ use std::rc::Rc;
 use tokio::task::JoinSet;
 use tokio::time;
 
-use crate::base::Address;
-use crate::base::limits;
-use crate::health::rules::{RiseFall, Verdict};
+use crate::base::{Address, limits};
 use crate::upstream::Health;
 
-use super::checker::{Checker, Judgement};
+use super::judge::{Judge, Judgement};
 use super::probe::Connect;
+use super::rules::{RiseFall, Verdict};
 
 /// The addresses of one backend that are watched; dropping it ends that.
 pub(super) struct Departed {
@@ -28,7 +27,7 @@ impl Departed {
     }
 
     /// Watches those of the `old` addresses that are not among the `new` ones, as far as there is room.
-    pub(super) fn follow<C: Connect>(&mut self, checker: &Rc<Checker<C>>, old: &[Address], new: &[Address]) {
+    pub(super) fn follow<C: Connect>(&mut self, judge: &Rc<Judge<C>>, old: &[Address], new: &[Address]) {
         while let Some(ended) = self.tasks.try_join_next() {
             match ended {
                 Ok(address) => self.watched.retain(|watched| *watched != address),
@@ -45,31 +44,27 @@ impl Departed {
                 return;
             }
             self.watched.push(address.clone());
-            self.tasks.spawn_local(watch(Rc::clone(checker), address.clone()));
+            self.tasks.spawn_local(watch(Rc::clone(judge), address.clone()));
         }
     }
 }
 
 /// Checks an address until it is dead, or the name leads there again; returns it.
-async fn watch<C: Connect>(checker: Rc<Checker<C>>, address: Address) -> Address {
-    let mut rules = RiseFall::new(&checker.check);
+async fn watch<C: Connect>(judge: Rc<Judge<C>>, address: Address) -> Address {
+    let mut rules = RiseFall::new(&judge.check);
     // It served sessions.
     rules.observe(Verdict::Success);
     loop {
-        time::sleep(rules.next_check(&checker.check, false, fastrand::f64())).await;
-        if checker.board.state(checker.which).addresses.contains(&address) {
+        time::sleep(rules.next_check(&judge.check, false, fastrand::f64())).await;
+        if judge.board.state(judge.which).addresses.contains(&address) {
             return address;
         }
-        let Judgement::Verdict { verdict, cause, .. } = checker.judge(std::slice::from_ref(&address)).await
+        let Judgement::Verdict { verdict, cause, .. } = judge.judge(std::slice::from_ref(&address)).await
         else {
             continue;
         };
         if rules.observe(verdict).is_some_and(|transition| transition.to == Health::Down) {
-            let Checker { upstream, backend, .. } = &*checker;
-            log::warn!(
-                "{upstream}/{backend} has left {address}, which is down now ({cause}): its sessions end"
-            );
-            checker.board.gone(checker.which, &address);
+            judge.board.gone(judge.which, &address, cause);
             return address;
         }
     }

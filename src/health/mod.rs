@@ -12,7 +12,9 @@ mod board;
 mod checker;
 mod counters;
 mod departed;
+mod events;
 mod failures;
+mod judge;
 mod probe;
 pub mod rules;
 #[cfg(test)]
@@ -34,8 +36,9 @@ use crate::config::{Config, OpenSessions};
 use crate::upstream::{Addresses, UpstreamStates};
 
 use board::HealthStates;
-use checker::{Checker, Slots};
-use failures::HealthLog;
+use checker::Checker;
+use events::HealthLog;
+use judge::{Judge, Slots};
 use probe::{Connect, Question, Sockets};
 
 pub use counters::{CheckCounters, HealthCounters};
@@ -118,7 +121,8 @@ async fn check_all(
     counters: Arc<HealthCounters>,
     connect: impl Connect,
 ) {
-    let board = Rc::new(HealthStates::new(config, HealthLog::new(config, Arc::clone(&counters), &reports)));
+    let log_lines = HealthLog::new(config, Arc::clone(&counters), reports.failures.clone());
+    let board = Rc::new(HealthStates::new(config, log_lines));
     board.set_addresses(&addresses.borrow_and_update());
     let slots = Rc::new(Slots::default());
     let connect = Rc::new(connect);
@@ -133,19 +137,17 @@ async fn check_all(
     for (id, upstream) in (0..).map(UpstreamId).zip(&config.upstreams) {
         let Some(check) = &upstream.healthcheck else { continue };
         for (backend, entry) in (0..).map(BackendId).zip(&upstream.backends) {
-            let checker = Rc::new(Checker {
+            let judge = Rc::new(Judge {
                 which: BackendKey { upstream: id, backend },
-                upstream: upstream.name.clone(),
-                backend: entry.name.clone(),
                 check: check.clone(),
-                watches_departed: upstream.on_down == OpenSessions::Close,
                 question: Question::new(check, &entry.address),
                 board: Rc::clone(&board),
                 counters: Arc::clone(&counters),
                 slots: Rc::clone(&slots),
                 connect: Rc::clone(&connect),
             });
-            tasks.spawn_local(checker.run(spread));
+            let watches_departed = upstream.on_down == OpenSessions::Close;
+            tasks.spawn_local(Checker { judge, watches_departed }.run(spread));
         }
     }
     while let Some(ended) = tasks.join_next().await {

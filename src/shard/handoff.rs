@@ -33,7 +33,7 @@ impl Handoff {
 
     /// Passes a connection on, if another core is clearly better off and has room for it; else returns it.
     pub(super) fn pass(&self, now: Tick, listener: ListenerId, connection: OwnedFd) -> Option<OwnedFd> {
-        let Some(to) = self.steering.borrow_mut().choose(now.0, &self.cores) else { return Some(connection) };
+        let Some(to) = self.steering.borrow_mut().choose(now, &self.cores) else { return Some(connection) };
         let returned = self.handles[to.index()].post_connection(HandedOff { listener, connection });
         match &returned {
             Some(_) => self.cores.take_back(to),

@@ -10,9 +10,10 @@ mod cores;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use crate::balance::{Random, pair};
-use crate::base::ShardId;
-use crate::base::ShardPlace;
+use crate::base::{ShardId, ShardPlace, Tick};
 
 pub use cores::{CoreLoad, CoreLoads, CoreStatus};
 
@@ -24,9 +25,9 @@ const CLEARLY_BUSIER: u32 = 300;
 const LOOKED_AT: usize = 64;
 /// Choices that may turn out to be outdated before a connection stays.
 const CHOICES: usize = 2;
-/// How long ends of sessions are counted to tell short ones from long ones, and how old a sample of the busy share may be,
-/// milliseconds.
-const WINDOW: u64 = 100;
+/// How long ends of sessions are counted to tell short ones from long ones, and how old a sample of the busy share
+/// may be.
+const WINDOW: Duration = Duration::from_millis(100);
 
 /// Ends of sessions in a window that do not count as many: passing on so few costs nothing worth saving.
 const FEW_ENDS: u64 = 16;
@@ -37,7 +38,7 @@ pub struct Steering {
     random: Random,
     /// Loads of others as of `seen_at`, and what was sent there since.
     seen: Vec<(usize, CoreLoad)>,
-    seen_at: Option<u64>,
+    seen_at: Option<Tick>,
     turnover: Turnover,
     relief: Relief,
 }
@@ -64,19 +65,19 @@ impl Steering {
     }
 
     /// The shard that a fresh connection is to be passed to, where it is announced already; `None` if it stays.
-    pub fn choose(&mut self, now_millis: u64, cores: &CoreLoads) -> Option<ShardId> {
+    pub fn choose(&mut self, now: Tick, cores: &CoreLoads) -> Option<ShardId> {
         if cores.len() < 2 {
             return None;
         }
         let mut own = cores.load(self.own);
-        let stay = self.turnover.look(now_millis, cores.ended(self.own), own.sessions);
+        let stay = self.turnover.look(now, cores.ended(self.own), own.sessions);
         // Of short sessions more take their part in a window than are open.
         let share = u64::from(own.busy) / self.turnover.last.max(u64::from(own.sessions)).max(1);
-        own.busy = own.busy.saturating_sub(self.relief.look(now_millis));
+        own.busy = own.busy.saturating_sub(self.relief.look(now));
         if own.sessions == 0 && own.busy <= BUSY {
             return None;
         }
-        self.look(now_millis, cores);
+        self.look(now, cores);
         for _ in 0..CHOICES {
             let at = self.best(own, stay)?;
             let (shard, seen) = &mut self.seen[at];
@@ -93,11 +94,11 @@ impl Steering {
     }
 
     /// Reads the loads of the others, if those at hand are from another millisecond.
-    fn look(&mut self, now_millis: u64, cores: &CoreLoads) {
-        if self.seen_at == Some(now_millis) {
+    fn look(&mut self, now: Tick, cores: &CoreLoads) {
+        if self.seen_at == Some(now) {
             return;
         }
-        self.seen_at = Some(now_millis);
+        self.seen_at = Some(now);
         let others = cores.len() - 1;
         // From a random place on, so that equals are chosen alike, and of too many each has its turn.
         let first = self.random.below(u32::try_from(others).unwrap_or(u32::MAX)) as usize;
@@ -135,7 +136,7 @@ fn is_clearly_busier(one: CoreLoad, other: CoreLoad) -> bool {
 /// Tells from their ends how long sessions stay.
 #[derive(Default)]
 struct Turnover {
-    since: u64,
+    since: Tick,
     ended_before: u64,
     /// Sessions that ended in the window before this one.
     last: u64,
@@ -143,14 +144,14 @@ struct Turnover {
 
 impl Turnover {
     /// Sessions are short where more end in a window than are open, and more than a few.
-    fn look(&mut self, now_millis: u64, ended: u64, open: u32) -> SessionLength {
-        let (elapsed, ends) = (now_millis.saturating_sub(self.since), ended - self.ended_before);
+    fn look(&mut self, now: Tick, ended: u64, open: u32) -> SessionLength {
+        let (elapsed, ends) = (now.since(self.since), ended - self.ended_before);
         if elapsed < WINDOW {
             return stay(self.last.max(ends), open);
         }
         // Nobody may have looked for a long time.
-        self.last = ends.saturating_mul(WINDOW) / elapsed;
-        (self.since, self.ended_before) = (now_millis, ended);
+        self.last = ends.saturating_mul(WINDOW.as_millis() as u64) / elapsed.as_millis() as u64;
+        (self.since, self.ended_before) = (now, ended);
         stay(self.last, open)
     }
 }
@@ -163,14 +164,14 @@ fn stay(ends: u64, open: u32) -> SessionLength {
 /// connection closes twice its part.
 #[derive(Default)]
 struct Relief {
-    since: u64,
+    since: Tick,
     per_mille: u64,
 }
 
 impl Relief {
-    fn look(&mut self, now_millis: u64) -> u32 {
-        if now_millis.saturating_sub(self.since) >= WINDOW {
-            (self.since, self.per_mille) = (now_millis, 0);
+    fn look(&mut self, now: Tick) -> u32 {
+        if now.since(self.since) >= WINDOW {
+            (self.since, self.per_mille) = (now, 0);
         }
         u32::try_from(self.per_mille).unwrap_or(u32::MAX)
     }

@@ -14,13 +14,13 @@ fn id(shard: usize) -> ShardId {
 struct Process {
     cores: std::sync::Arc<CoreLoads>,
     steering: Vec<Steering>,
-    now: u64,
+    now: Tick,
 }
 
 impl Process {
     fn new(shards: usize, seed: u64) -> Self {
         let steering = (0..shards).map(|shard| Steering::new(place(shard, shards, seed))).collect();
-        Self { cores: CoreLoads::new(shards), steering, now: 0 }
+        Self { cores: CoreLoads::new(shards), steering, now: Tick(0) }
     }
 
     /// A connection comes by `shard`; returns where it is served. What is passed arrives at once.
@@ -62,12 +62,12 @@ fn number_of_short_sessions_says_nothing() {
     let better = |own, other| is_better_off(own, other, SessionLength::Short);
     assert!(!better(load(60, 0), load(4, 0)) && better(load(60, 900), load(60, 500)));
     let mut turnover = Turnover::default();
-    assert_eq!(turnover.look(10, 0, 0), SessionLength::Long);
-    assert_eq!(turnover.look(20, 33, 32), SessionLength::Short, "more have ended than are open");
-    assert_eq!(turnover.look(120, 400, 32), SessionLength::Short);
-    assert_eq!(turnover.look(121, 400, 32), SessionLength::Short, "as in the window before");
-    assert_eq!(turnover.look(60_000, 500, 32), SessionLength::Long, "100 in a minute");
-    assert_eq!(turnover.look(60_100, 510, 1), SessionLength::Long, "few short ones beside a long one");
+    assert_eq!(turnover.look(Tick(10), 0, 0), SessionLength::Long);
+    assert_eq!(turnover.look(Tick(20), 33, 32), SessionLength::Short, "more have ended than are open");
+    assert_eq!(turnover.look(Tick(120), 400, 32), SessionLength::Short);
+    assert_eq!(turnover.look(Tick(121), 400, 32), SessionLength::Short, "as in the window before");
+    assert_eq!(turnover.look(Tick(60_000), 500, 32), SessionLength::Long, "100 in a minute");
+    assert_eq!(turnover.look(Tick(60_100), 510, 1), SessionLength::Long, "few short ones beside a long one");
 }
 
 #[test]
@@ -96,11 +96,11 @@ fn busy_core_passes_on_its_part_and_not_everything() {
     }
     process.cores.note_busy(id(0), 1_000, std::time::Duration::from_secs(1));
     process.cores.note_busy(id(1), 400, std::time::Duration::from_secs(1));
-    process.now = 1_000;
+    process.now = Tick(1_000);
     let first =
         (0..100).filter(|_| process.steering[0].choose(process.now, &process.cores).is_some()).count();
     assert!((1..=4).contains(&first), "{first}");
-    process.now += WINDOW;
+    process.now = process.now.after(WINDOW);
     assert!(
         process.steering[0].choose(process.now, &process.cores).is_some(),
         "the next sample says the same"
@@ -114,7 +114,8 @@ fn herd_does_not_choose_the_same_core() {
     for shard in 0..16 {
         (0..10).for_each(|_| process.cores.begin_session(id(shard)));
     }
-    let chosen = (0..160).filter(|round| process.steering[round % 16].choose(5, &process.cores).is_some());
+    let chosen =
+        (0..160).filter(|round| process.steering[round % 16].choose(Tick(5), &process.cores).is_some());
     let count = chosen.count();
     // 10 < 8 + 1 + 8/4: with 8 on their way nobody is clearly better off there.
     assert_eq!(count, 8);
@@ -128,7 +129,7 @@ fn short_sessions_stay_where_they_come() {
     let mut open: Vec<_> = (0..64).map(|index| process.connect(index % 2)).collect();
     let passed = |process: &Process| process.cores.status(id(0)).passed + process.cores.status(id(1)).passed;
     for _ in 0..100_000 {
-        process.now += u64::from(random.below(16) == 0);
+        process.now.0 += u64::from(random.below(16) == 0);
         let ends = random.below(64) as usize;
         process.cores.end_session(id(open[ends]));
         open[ends] = process.connect(random.below(2) as usize);
@@ -155,7 +156,7 @@ fn simulate(cores: usize, sessions: usize) -> [(f64, f64); 2] {
             let by = random.below(cores as u32) as usize;
             kept[by] += 1;
             // About twenty come in a millisecond, so that loads are often looked at when they are outdated.
-            steered.now += u64::from(random.below(20) == 0);
+            steered.now.0 += u64::from(random.below(20) == 0);
             steered.connect(by);
         }
         for (sum, counts) in sums.iter_mut().zip([kept, steered.sessions()]) {
@@ -208,7 +209,7 @@ proptest! {
     ) {
         let mut process = Process::new(shards, seed);
         for (by, pause) in arrivals {
-            process.now += pause;
+            process.now.0 += pause;
             let before = process.sessions();
             let serving = process.connect(by % shards);
             // It stays unless a core is better off, and goes only to one that is.

@@ -37,25 +37,25 @@ impl Counter {
     }
 }
 
-/// What one shard counts for one listener.
-#[derive(Debug, Default)]
-pub struct ListenerCounters {
+/// What one shard counts for one listener; with numbers for counters, the sums over the shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerCounters<N = Counter> {
     /// Accepted connections, denied ones included.
-    pub accepted: Counter,
+    pub accepted: N,
     /// Denied because the process has as many sessions as it may have.
-    pub denied: Counter,
+    pub denied: N,
     /// Open sessions.
-    pub active: Counter,
-    /// Ended sessions by reason.
-    pub closed: [Counter; CloseReason::COUNT],
+    pub active: N,
+    /// Ended sessions by reason, indexed by [`CloseReason::index`].
+    pub closed: [N; CloseReason::COUNT],
     /// Of those that a backend reset, the ones without a byte, when no other backend was left to try.
-    pub reset_unserved: Counter,
+    pub reset_unserved: N,
     /// Failed accepts by kind.
-    pub accept_errors: [Counter; AcceptError::COUNT],
+    pub accept_errors: [N; AcceptError::COUNT],
     /// Bytes delivered to backends.
-    pub bytes_to_backend: Counter,
+    pub bytes_to_backend: N,
     /// Bytes delivered to clients.
-    pub bytes_to_client: Counter,
+    pub bytes_to_client: N,
 }
 
 /// What one shard counts for one backend.
@@ -155,25 +155,7 @@ impl ShardCounters {
 }
 
 /// The counters of one listener, summed over the shards.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ListenerTotals {
-    /// Accepted connections, denied ones included.
-    pub accepted: u64,
-    /// Denied connections.
-    pub denied: u64,
-    /// Open sessions.
-    pub active: u64,
-    /// Ended sessions by reason, indexed by [`CloseReason::index`].
-    pub closed: [u64; CloseReason::COUNT],
-    /// Of those that a backend reset, the ones without a byte, when no other backend was left to try.
-    pub reset_unserved: u64,
-    /// Failed accepts by kind.
-    pub accept_errors: [u64; AcceptError::COUNT],
-    /// Bytes delivered to backends.
-    pub bytes_to_backend: u64,
-    /// Bytes delivered to clients.
-    pub bytes_to_client: u64,
-}
+pub type ListenerTotals = ListenerCounters<u64>;
 
 impl ListenerTotals {
     /// Ended sessions, whatever the reason.

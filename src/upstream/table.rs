@@ -168,7 +168,7 @@ impl UpstreamTable {
     pub fn observe(&self, backend: BackendId, sample: Sample, now: Tick) {
         let tiers = &mut self.inner.borrow_mut().tiers;
         let algorithms = tiers.iter_mut().filter_map(|tier| tier.algorithm.as_mut());
-        algorithms.for_each(|algorithm| algorithm.observe(backend, sample, now.0));
+        algorithms.for_each(|algorithm| algorithm.observe(backend, sample, now));
     }
 
     /// Picks an untried backend by the order of resort, with a permit of it.
@@ -227,7 +227,7 @@ impl UpstreamTable {
                 let loads = self.permits.loads.borrow();
                 let loads = corrected.as_deref().unwrap_or(&loads);
                 let tried = passed_over.as_ref().unwrap_or(tried);
-                algorithm.pick(&Demand { loads, tried, key, now_millis: now.0 })
+                algorithm.pick(&Demand { loads, tried, key, now })
             };
             let Some(backend) = backend else {
                 return if passed_over.is_some() { Pick::Full } else { Pick::Nobody };
@@ -342,14 +342,14 @@ impl UpstreamTable {
     /// Counts a session that wants a backend, for the budget of retries.
     pub fn note_session(&self, now: Tick) {
         if let Some(budget) = &self.permits.shared.retry_budget {
-            budget.note_session(self.permits.shard, now.0);
+            budget.note_session(self.permits.shard, now);
         }
     }
 
     /// Takes a retry out of the budget. Returns whether there was one.
     #[must_use]
     pub fn take_retry(&self, now: Tick) -> bool {
-        self.permits.shared.retry_budget.as_ref().is_none_or(|budget| budget.take(now.0))
+        self.permits.shared.retry_budget.as_ref().is_none_or(|budget| budget.take(now))
     }
 }
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use socket2::{SockAddr, SockRef};
 
 use super::errno::{Errno, errno_of};
-use crate::base::Tick;
+use crate::base::{Backoff, Tick};
 
 /// Pause after a first attempt; it doubles with each further one, up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -21,8 +21,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(100);
 /// A connect to a Unix socket that has not come to an end.
 pub(super) struct Knock {
     address: SockAddr,
-    next: Tick,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 /// Where such a connect stands.
@@ -38,12 +37,12 @@ pub(super) enum Knocked {
 impl Knock {
     /// Begins with the first attempt.
     pub(super) fn new(address: SockAddr) -> Self {
-        Self { address, next: Tick(0), pause: FIRST_PAUSE }
+        Self { address, backoff: Backoff::new(FIRST_PAUSE, LAST_PAUSE, Duration::MAX) }
     }
 
     /// Attempts once where it is time to.
     pub(super) fn attempt(&mut self, socket: SockRef<'_>, now: Tick) -> Knocked {
-        if now < self.next {
+        if now < self.backoff.until() {
             return Knocked::Waiting;
         }
         let error = match connect(socket, &self.address) {
@@ -53,9 +52,8 @@ impl Knock {
         if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
             return Knocked::Ended(Some(errno_of(&error)));
         }
-        self.next = now.after(self.pause);
-        self.pause = (self.pause * 2).min(LAST_PAUSE);
-        Knocked::Again(self.next)
+        self.backoff.failed(now, now, 1.0);
+        Knocked::Again(self.backoff.until())
     }
 }
 

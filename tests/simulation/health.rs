@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringway::base::Address;
-use ringway::base::{BackendId, limits};
+use ringway::base::{Address, BackendId, limits};
 use ringway::config::{HealthCheck, Outlier, Upstream};
-use ringway::health::rules::{Cause, EjectionEnd, Event, NotEjected, RiseFall, UpstreamHealth, Verdict};
+use ringway::health::rules::{
+    Cause, Checked, EjectionEnd, Event, NotEjected, RiseFall, Transition, UpstreamHealth, Verdict,
+};
 use ringway::upstream::{
     BackendState, Failures, Fault, Health, Reported, Resolved, Thresholds, UpstreamStates,
 };
@@ -114,7 +115,7 @@ impl HealthThread {
         assert_eq!(judged, reported.is_some() && self.upstream.outlier.is_some(), "{events:?}");
         for event in &events {
             note(now, format_args!("{event:?}"));
-            self.follow(*event, reported, expected, at);
+            self.follow(event.clone(), reported, expected, at);
         }
         let states = self.verdicts.states().to_vec();
         self.is_changed |= states != before;
@@ -165,7 +166,7 @@ impl HealthThread {
         counts.count() * rules.max_ejected as usize / 100
     }
 
-    /// Takes an event, as `src/health/passive.rs` does, and checks that there was reason for it.
+    /// Takes an event, as `src/health/events.rs` does, and checks that there was reason for it.
     fn follow(
         &mut self,
         event: Event,
@@ -220,6 +221,11 @@ impl HealthThread {
                     "panic ends before it begins"
                 );
             }
+            Event::Judged(backend, transition, _) => {
+                assert_eq!(transition.to, self.histories[backend.index()].health, "what the checks say");
+            }
+            Event::CheckFailed(..) | Event::DepartedDown(..) => {}
+            Event::CheckRepeated(_) | Event::CannotCheck(..) => unreachable!("of the checks alone"),
             Event::Deserted | Event::Served => {
                 let begins = event == Event::Deserted;
                 count(if begins { "deserted" } else { "served again" });
@@ -296,7 +302,7 @@ impl HealthThread {
     }
 
     /// What the checks say, by the last ones in a row.
-    fn observe(&mut self, backend: BackendId, verdict: Verdict) -> Option<Health> {
+    fn observe(&mut self, backend: BackendId, verdict: Verdict) -> Option<Transition> {
         let (Some(rules), Some(check)) = (&mut self.rules, &self.upstream.healthcheck) else { return None };
         let history = &mut self.histories[backend.index()];
         let run = match history.run {
@@ -313,7 +319,7 @@ impl HealthThread {
         }
         let transition = rules[backend.index()].observe(verdict);
         assert_eq!(rules[backend.index()].health(), history.health, "{backend:?} after {run} {verdict:?}");
-        transition.map(|transition| transition.to)
+        transition
     }
 }
 
@@ -345,10 +351,11 @@ impl World {
                 Verdict::Failure => *passed = 0,
             }
         }
-        let to = self.health.observe(backend, verdict);
+        let transition = self.health.observe(backend, verdict);
+        let to = transition.map(|transition| transition.to);
         note(self.now, format_args!("{backend:?}: {verdict:?}, {to:?}"));
-        self.health
-            .update(self.now, None, |verdicts, now| verdicts.checked(backend, verdict, begun, to, now));
+        let check = Checked { verdict, begun, transition, cause: "" };
+        self.health.update(self.now, None, |verdicts, now| verdicts.checked(backend, &check, now));
     }
 
     /// The health thread takes a report. Whether there was one.
@@ -430,10 +437,8 @@ impl World {
             && let Some(address) = self.health.departed[index].pop()
         {
             note(self.now, format_args!("{address} is gone"));
-            self.health.update(self.now, None, |verdicts, _| {
-                verdicts.gone(BackendId(index as u16), &address);
-                Vec::new()
-            });
+            let backend = BackendId(index as u16);
+            self.health.update(self.now, None, |verdicts, _| verdicts.gone(backend, &address, String::new()));
         }
     }
 }

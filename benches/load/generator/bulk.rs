@@ -7,11 +7,12 @@ use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::pattern::Pattern;
-use super::{GRACE, Measurement, TURN, Tally, Unit, Work};
+use super::measurement::{Measurement, Unit};
+use super::tally::{GRACE, TURN, Tally};
+use super::work::Work;
 use crate::Options;
-use crate::backend::write_some;
-use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE};
+use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE, write_some};
+use crate::pattern::Pattern;
 
 /// The token of stdin; those of the sessions count from 0.
 const STDIN: usize = usize::MAX;

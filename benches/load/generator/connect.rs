@@ -4,10 +4,12 @@ use std::io;
 use std::time::Instant;
 
 use super::echo::Echo;
-use super::pattern::Pattern;
-use super::{GRACE, Measurement, Schedule, TURN, Tally, Unit, Work};
+use super::measurement::{Measurement, Unit};
+use super::tally::{GRACE, Schedule, TURN, Tally};
+use super::work::Work;
 use crate::Options;
 use crate::epoll::{Epoll, READ};
+use crate::pattern::Pattern;
 
 /// A balancer that refuses everything must not keep the generator for ever.
 const ERRORS_MAX: u64 = 10_000;

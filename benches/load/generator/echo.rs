@@ -9,11 +9,12 @@ use std::io::{self, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::pattern::Pattern;
-use super::{GRACE, Measurement, Schedule, TURN, Tally, Unit, Work};
+use super::measurement::{Measurement, Unit};
+use super::tally::{GRACE, Schedule, TURN, Tally};
+use super::work::Work;
 use crate::Options;
-use crate::backend::write_some;
-use crate::epoll::{BOTH, Epoll, Interest, READ, without_timer_slack};
+use crate::epoll::{BOTH, Epoll, Interest, READ, without_timer_slack, write_some};
+use crate::pattern::Pattern;
 
 /// One echo session: the message under way, and those that wait for their turn (open loop only).
 pub(super) struct Echo {

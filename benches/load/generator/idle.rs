@@ -3,21 +3,17 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
-use super::{GRACE, Measurement, Unit, Work, print};
+use super::measurement::{Measurement, Unit};
+use super::tally::GRACE;
+use super::work::Work;
 use crate::Options;
 
 pub(super) fn run(mut options: Options) -> Result<(), String> {
     let work = Work::take(&mut options, Some(64), Some(0.0))?.with_address(options)?;
     let _sessions = open(&work).map_err(|error| error.to_string())?;
     let count = work.sessions as f64;
-    print(&Measurement {
-        unit: Unit::IdleSession,
-        count,
-        rate: f64::NAN,
-        errors: 0,
-        latencies: None,
-        usage: None,
-    })?;
+    Measurement { unit: Unit::IdleSession, count, rate: f64::NAN, errors: 0, latencies: None, usage: None }
+        .print()?;
     io::stdin().read_to_end(&mut Vec::new()).map(|_| ()).map_err(|error| error.to_string())
 }
 

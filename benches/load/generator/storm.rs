@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::echo::{Echo, PingPong};
-use super::pattern::Pattern;
-use super::{GRACE, Measurement, Schedule, TURN, Tally, Unit, Work};
+use super::measurement::{Measurement, Unit};
+use super::tally::{GRACE, Schedule, TURN, Tally};
+use super::work::Work;
 use crate::Options;
 use crate::epoll::{Epoll, Interest, READ, WRITE, without_timer_slack};
+use crate::pattern::Pattern;
 
 /// Messages a second over all open sessions: far below what any subject can do.
 const PINGS_PER_SECOND: f64 = 10_000.0;

@@ -4,10 +4,43 @@ use std::path::Path;
 
 use plotters::style::text_anchor::HPos;
 
-use super::Bars;
 use super::canvas::{Canvas, FAINT, FOOT, GRID, HEAD, INK, Place, WIDTH, color, letters, readable};
 use crate::figures::{Measure, OWN, Outcome, Row};
 use crate::report::Report;
+use crate::workloads::{
+    CONNECT, ECHO_16K, ECHO_64, ECHO_1000, PACED_64, TO_BACKEND_1, TO_BACKEND_16, TO_CLIENT_1, TO_CLIENT_16,
+};
+
+/// A figure of bars: a panel a workload, a bar a subject.
+pub(super) struct Bars {
+    pub(super) name: &'static str,
+    title: &'static str,
+    measure: Measure,
+    pub(super) workloads: &'static [&'static str],
+}
+
+pub(super) const THROUGHPUT: Bars = Bars {
+    name: "throughput",
+    title: "Throughput: longer is better",
+    measure: Measure::Rate,
+    workloads: &[
+        ECHO_64,
+        ECHO_1000,
+        ECHO_16K,
+        CONNECT,
+        TO_BACKEND_1,
+        TO_CLIENT_1,
+        TO_BACKEND_16,
+        TO_CLIENT_16,
+    ],
+};
+
+pub(super) const CPU: Bars = Bars {
+    name: "cpu",
+    title: "CPU time of the balancer for the same work: shorter is better",
+    measure: Measure::Cpu,
+    workloads: &[TO_BACKEND_1, TO_CLIENT_1, TO_BACKEND_16, TO_CLIENT_16, PACED_64, CONNECT],
+};
 
 const COLUMNS: usize = 2;
 

@@ -9,12 +9,10 @@ mod curves;
 
 use std::path::{Path, PathBuf};
 
-use crate::figures::Measure;
 use crate::report::Report;
-use crate::workloads::{
-    CONNECT, ECHO_16K, ECHO_64, ECHO_1000, MIXED, PACED_64, PACED_1000, STORM, TO_BACKEND_1, TO_BACKEND_16,
-    TO_CLIENT_1, TO_CLIENT_16,
-};
+use crate::workloads::{MIXED, PACED_64, PACED_1000, STORM};
+
+use bars::{CPU, THROUGHPUT};
 
 /// Draws what the report has figures for; returns the files, each named with `prefix`.
 pub(crate) fn draw(report: &Report, directory: &Path, prefix: &str) -> Result<Vec<PathBuf>, String> {
@@ -35,36 +33,5 @@ pub(crate) fn draw(report: &Report, directory: &Path, prefix: &str) -> Result<Ve
     }
     Ok(files)
 }
-
-/// A figure of bars: a panel a workload, a bar a subject.
-struct Bars {
-    name: &'static str,
-    title: &'static str,
-    measure: Measure,
-    workloads: &'static [&'static str],
-}
-
-const THROUGHPUT: Bars = Bars {
-    name: "throughput",
-    title: "Throughput: longer is better",
-    measure: Measure::Rate,
-    workloads: &[
-        ECHO_64,
-        ECHO_1000,
-        ECHO_16K,
-        CONNECT,
-        TO_BACKEND_1,
-        TO_CLIENT_1,
-        TO_BACKEND_16,
-        TO_CLIENT_16,
-    ],
-};
-
-const CPU: Bars = Bars {
-    name: "cpu",
-    title: "CPU time of the balancer for the same work: shorter is better",
-    measure: Measure::Cpu,
-    workloads: &[TO_BACKEND_1, TO_CLIENT_1, TO_BACKEND_16, TO_CLIENT_16, PACED_64, CONNECT],
-};
 
 const LATENCY: &[&str] = &[PACED_64, PACED_1000, STORM, MIXED];

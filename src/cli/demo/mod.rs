@@ -17,12 +17,9 @@ use signal_hook::consts::signal::{SIGINT, SIGQUIT, SIGTERM};
 
 use crate::config::{self, Config};
 use crate::server::{self, Server};
-use peers::Peers;
+use peers::{Peers, WEIGHTS};
 use table::Table;
 
-const WEIGHTS: [u32; 3] = [1, 1, 2];
-/// The backend that is stopped for a while.
-const STOPPED: usize = 2;
 const TABLE_INTERVAL: Duration = Duration::from_millis(500);
 /// For the first check of all backends, and for the end.
 const PATIENCE: Duration = Duration::from_secs(5);

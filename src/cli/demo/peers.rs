@@ -14,9 +14,12 @@ use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{STOPPED, WEIGHTS};
 use crate::base::Plain;
 
+/// The weight of each backend.
+pub(super) const WEIGHTS: [u32; 3] = [1, 1, 2];
+/// The backend that is stopped for a while.
+pub(super) const STOPPED: usize = 2;
 /// Clients at a time; each opens one session after the other.
 pub(super) const CLIENTS: usize = 64;
 /// Messages of a session.

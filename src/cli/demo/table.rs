@@ -3,8 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use super::peers::Tally;
-use super::{STOPPED, WEIGHTS};
+use super::peers::{STOPPED, Tally, WEIGHTS};
 use crate::base::{ListenerId, UpstreamId, counted};
 use crate::server::Server;
 use crate::steering::CoreStatus;

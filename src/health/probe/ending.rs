@@ -42,18 +42,18 @@ impl<S: Tail> Ending<S> {
     }
 }
 
-/// One of the places in [`ENDING`].
-struct Place;
+/// One of the permits that [`ENDING`] counts.
+struct Permit;
 
-impl Place {
+impl Permit {
     fn take() -> Option<Self> {
-        let place = ENDING.fetch_add(1, Relaxed) < limits::PROBES_ENDING_MAX;
+        let is_free = ENDING.fetch_add(1, Relaxed) < limits::PROBES_ENDING_MAX;
         // Dropped where there is none, which gives back what was just added.
-        Some(Self).filter(|_| place)
+        Some(Self).filter(|_| is_free)
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         ENDING.fetch_sub(1, Relaxed);
     }
@@ -61,14 +61,15 @@ impl Drop for Place {
 
 impl<S: Tail> Drop for Ending<S> {
     fn drop(&mut self) {
-        let (Some(stream), Some(place), Ok(runtime)) = (self.0.take(), Place::take(), Handle::try_current())
+        let (Some(stream), Some(permit), Ok(runtime)) =
+            (self.0.take(), Permit::take(), Handle::try_current())
         else {
             return;
         };
         // Whoever has ended the connection by now needs no FIN.
         let _ = SockRef::from(&stream).shutdown(Shutdown::Write);
         runtime.spawn(async move {
-            let _place = place;
+            let _permit = permit;
             // Whatever fails, the connection is closed then.
             let _ = time::timeout(PATIENCE, drain(stream)).await;
         });

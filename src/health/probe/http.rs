@@ -16,7 +16,8 @@ use hyper_util::rt::TokioIo;
 use crate::base::limits;
 use crate::config::{BackendAddress, HttpCheck, Statuses};
 
-use super::{Connection, Fault};
+use super::connection::Connection;
+use super::error::ExchangeError;
 
 const AGENT: &str = concat!("ringway/", env!("CARGO_PKG_VERSION"));
 /// A header of one byte without a value, and the end of its line.
@@ -26,7 +27,7 @@ const HTTP_PORT: u16 = 80;
 
 /// What one backend is asked.
 #[derive(Debug)]
-pub(in crate::health) struct Get {
+pub(crate) struct Get {
     path: String,
     host: String,
     expected: Statuses,
@@ -42,12 +43,12 @@ impl Get {
         }
     }
 
-    pub(super) async fn run(&self, connection: Connection) -> Result<(), Fault> {
+    pub(super) async fn run(&self, connection: Connection) -> Result<(), ExchangeError> {
         let status = self.status(connection).await.map_err(|error| fault(&*error))?.as_u16();
         if self.expected.contains(status) {
             return Ok(());
         }
-        Err(Fault::of_backend(format!("status {status}, expected {}", self.expected)))
+        Err(ExchangeError::of_backend(format!("status {status}, expected {}", self.expected)))
     }
 
     async fn status(&self, connection: Connection) -> Result<StatusCode, Box<dyn Error>> {
@@ -93,15 +94,15 @@ fn host_of(backend: &BackendAddress, port: Option<u16>) -> String {
 }
 
 /// An error of the client, which hides that of the socket as its source.
-fn fault(error: &(dyn Error + 'static)) -> Fault {
+fn fault(error: &(dyn Error + 'static)) -> ExchangeError {
     let mut inner = Some(error);
     while let Some(error) = inner {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            return Fault::of_socket("HTTP", error);
+            return ExchangeError::of_socket("HTTP", error);
         }
         inner = error.source();
     }
-    Fault::of_backend(format!("no HTTP response: {error}"))
+    ExchangeError::of_backend(format!("no HTTP response: {error}"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 //! Invariants: all of it takes one `timeout`; what comes from the backend is bounded by `limits::CHECK_*`, and what of
 //! it stands in a cause is escaped and cut.
 
+mod connection;
 mod ending;
+mod error;
 mod http;
 mod send_expect;
 #[cfg(test)]
@@ -11,27 +13,22 @@ mod testing;
 mod tls;
 
 use std::fmt::{Display, Write};
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{self, Instant};
 
-use crate::base::Address;
-use crate::base::Plain;
+use crate::base::limits::LATE;
+use crate::base::{Address, Plain};
 use crate::config::{BackendAddress, CheckKind, HealthCheck, Step};
 use crate::net::LocalFailure;
 
-use ending::Ending;
+use error::ExchangeError;
 use http::Get;
 use send_expect::Dialogue;
 use tls::Handshake;
 
-/// A timer this much later than it was set for was not late by itself: the process was stopped, its machine
-/// was paused, or it is starved of CPU time.
-pub(super) const LATE: Duration = Duration::from_millis(250);
+pub(super) use connection::{Connect, Connection, Sockets};
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +70,11 @@ impl Question {
     }
 
     /// Asks and takes the answer. If that is not over at `due`: what was missing.
-    async fn ask(&self, mut connection: Connection, due: Instant) -> Result<Result<(), Fault>, String> {
+    async fn ask(
+        &self,
+        mut connection: Connection,
+        due: Instant,
+    ) -> Result<Result<(), ExchangeError>, String> {
         match self {
             Self::Tcp => Ok(Ok(())),
             Self::Http(get) => {
@@ -89,64 +90,6 @@ impl Question {
                 let asked = time::timeout_at(due, dialogue.run(&mut connection)).await;
                 asked.map_err(|_| dialogue.missing())
             }
-        }
-    }
-}
-
-/// Why an exchange failed.
-#[derive(Debug)]
-struct Fault {
-    cause: String,
-    /// For want of something of this process or machine.
-    is_own: bool,
-}
-
-impl Fault {
-    fn of_backend(cause: String) -> Self {
-        Self { cause, is_own: false }
-    }
-
-    fn of_socket(what: &str, error: &io::Error) -> Self {
-        Self { cause: format!("{what}: {}", Plain(error)), is_own: lacks_memory(error) }
-    }
-}
-
-/// A connection to a backend, whatever it is made of.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
-
-/// A connection to a backend; its drop closes it.
-pub(super) type Connection = Box<dyn Stream>;
-
-/// Makes connections; the test seam of the checks.
-pub(super) trait Connect: 'static {
-    /// Returns once the connection stands.
-    fn connect(&self, address: &Address) -> impl Future<Output = io::Result<Connection>>;
-}
-
-/// Real sockets.
-///
-/// A connection ends with a FIN, and what the backend still says is read until its own (see [`Ending`]): a reset would free
-/// the local port at once, but the backend's application would see "connection reset by peer" at every check, which its
-/// operators take for trouble (haproxy/haproxy#560 asks for just this), and some servers block an address that has reset
-/// often enough. The price is one port in TIME_WAIT, for this backend's address only, for 60 s: 60 of some 28,000 at a
-/// check a second.
-pub(super) struct Sockets;
-
-impl Connect for Sockets {
-    async fn connect(&self, address: &Address) -> io::Result<Connection> {
-        match address {
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect(*address).await?;
-                // With nobody listening on a port of the ephemeral range, the kernel may choose that very port
-                // as the local one, and the socket connects to itself (RFC 9293, 3.5, simultaneous open).
-                if stream.local_addr()? == *address {
-                    return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
-                }
-                Ok(Box::new(Ending::new(stream)))
-            }
-            Address::Unix(path) => Ok(Box::new(Ending::new(UnixStream::connect(path).await?))),
         }
     }
 }
@@ -185,9 +128,9 @@ pub(super) async fn probe(
         };
         match question.ask(connection, deadline).await {
             Ok(Ok(())) => return ProbeOutcome::Success(index),
-            Ok(Err(fault)) => {
-                (is_timeout, is_local) = (false, fault.is_own);
-                add(&mut causes, address, &fault.cause);
+            Ok(Err(error)) => {
+                (is_timeout, is_local) = (false, error.is_own);
+                add(&mut causes, address, &error.cause);
             }
             Err(_) if Instant::now() > deadline + LATE => return ProbeOutcome::Frozen,
             Err(missing) => {
@@ -211,11 +154,6 @@ fn add(causes: &mut String, address: &Address, cause: &dyn Display) {
     let separator = if causes.is_empty() { "" } else { "; " };
     // Writing to a string does not fail.
     let _ = write!(causes, "{separator}{address}: {cause}");
-}
-
-/// Whether a call on a connection that stands failed for want of memory.
-fn lacks_memory(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }
 
 #[cfg(test)]

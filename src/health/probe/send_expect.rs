@@ -5,7 +5,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::base::limits;
 use crate::config::Step;
 
-use super::{Connection, Fault};
+use super::connection::Connection;
+use super::error::ExchangeError;
 
 /// Bytes of what came that a cause shows.
 const SHOWN_BYTES: usize = 64;
@@ -27,12 +28,12 @@ impl<'a> Dialogue<'a> {
     }
 
     /// Sends and expects; a step is over when its bytes have come. What came behind them is left to the next one.
-    pub(super) async fn run(&mut self, connection: &mut Connection) -> Result<(), Fault> {
+    pub(super) async fn run(&mut self, connection: &mut Connection) -> Result<(), ExchangeError> {
         for (at, step) in self.steps.iter().enumerate() {
             self.at = at;
             if let Some(send) = &step.send {
                 let sent = connection.write_all(send).await;
-                sent.map_err(|error| Fault::of_socket(&format!("step {}: sending", at + 1), &error))?;
+                sent.map_err(|error| ExchangeError::of_socket(&format!("step {}: sending", at + 1), &error))?;
             }
             if let Some(expect) = &step.expect {
                 self.read_until(connection, expect).await?;
@@ -41,7 +42,7 @@ impl<'a> Dialogue<'a> {
         Ok(())
     }
 
-    async fn read_until(&mut self, connection: &mut Connection, expect: &[u8]) -> Result<(), Fault> {
+    async fn read_until(&mut self, connection: &mut Connection, expect: &[u8]) -> Result<(), ExchangeError> {
         let mut looked = 0;
         loop {
             let found = self.received[looked..].windows(expect.len()).position(|window| window == expect);
@@ -53,7 +54,7 @@ impl<'a> Dialogue<'a> {
             looked = self.received.len().saturating_sub(expect.len() - 1);
             let room = limits::CHECK_RECEIVED_BYTES_MAX - self.received.len();
             if room == 0 {
-                return Err(Fault::of_backend(format!(
+                return Err(ExchangeError::of_backend(format!(
                     "{} in {} bytes",
                     self.missing(),
                     self.received.len()
@@ -62,8 +63,13 @@ impl<'a> Dialogue<'a> {
             self.received.reserve(READ_BYTES.min(room));
             let mut bounded = connection.take(room as u64);
             let read = bounded.read_buf(&mut self.received).await;
-            match read.map_err(|error| Fault::of_socket(&self.missing(), &error))? {
-                0 => return Err(Fault::of_backend(format!("{}; the connection ended", self.missing()))),
+            match read.map_err(|error| ExchangeError::of_socket(&self.missing(), &error))? {
+                0 => {
+                    return Err(ExchangeError::of_backend(format!(
+                        "{}; the connection ended",
+                        self.missing()
+                    )));
+                }
                 _ => {
                     debug_assert!(self.received.len() <= limits::CHECK_RECEIVED_BYTES_MAX, "within the bound")
                 }

@@ -1,6 +1,7 @@
 //! Which addresses are tried, for how long, and whose fault a failure is.
 
 use std::cell::RefCell;
+use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 

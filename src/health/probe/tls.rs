@@ -16,11 +16,12 @@ use tokio_rustls::rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
 use crate::config::BackendAddress;
 
-use super::{Connection, Fault};
+use super::connection::Connection;
+use super::error::ExchangeError;
 
 /// The name that one backend is asked for; an IP address stands for none.
 #[derive(Debug)]
-pub(in crate::health) struct Handshake(ServerName<'static>);
+pub(crate) struct Handshake(ServerName<'static>);
 
 impl Handshake {
     pub(super) fn new(host: Option<&str>, backend: &BackendAddress) -> Self {
@@ -33,10 +34,10 @@ impl Handshake {
         Self(ServerName::try_from(name.to_owned()).unwrap_or_else(|_| none()))
     }
 
-    pub(super) async fn run(&self, connection: Connection) -> Result<(), Fault> {
+    pub(super) async fn run(&self, connection: Connection) -> Result<(), ExchangeError> {
         let connector = TlsConnector::from(Arc::clone(&CLIENT));
         let connected = connector.connect(self.0.clone(), connection).await;
-        let mut stream = connected.map_err(|error| Fault::of_socket("TLS handshake", &error))?;
+        let mut stream = connected.map_err(|error| ExchangeError::of_socket("TLS handshake", &error))?;
         // Tells the backend that the end is meant. That it cannot be told changes nothing.
         let _ = stream.shutdown().await;
         Ok(())

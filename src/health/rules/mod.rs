@@ -3,9 +3,9 @@
 mod outlier;
 mod rise_fall;
 mod slow_start;
-mod verdicts;
+mod upstream_health;
 
 pub use outlier::{Cause, EjectionEnd, NotEjected, Outliers};
 pub use rise_fall::{RiseFall, Transition, Verdict};
 pub use slow_start::Ramps;
-pub use verdicts::{Event, UpstreamHealth};
+pub use upstream_health::{Checked, Event, UpstreamHealth};

@@ -8,57 +8,37 @@
 //! `RUST_LOG` in `env_logger`'s syntax, else the configuration; glommio's own records from `error` up, unless `RUST_LOG` names it.
 //! Errors of the target [`ALWAYS`] are written whatever anybody decides: why the process ends.
 
+mod error;
 mod format;
+mod handle;
 mod writer;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::base::{Plain, limits};
+use crate::base::limits;
 use crate::config::{LogFormat, Logging};
 
 use format::{Entry, Field};
+use handle::{AS_FILTERED, Message, Shared, flush};
 use writer::Writer;
+
+pub use error::LogError;
+pub use handle::LogHandle;
 
 /// Behind a record that was longer than `limits::LOG_RECORD_BYTES_MAX`.
 const CUT_MARK: &str = " [cut]";
 /// Target of the last words of a process.
 pub const ALWAYS: &str = "ringway";
-/// In `Shared::level`: no level was set at run time.
-const AS_FILTERED: usize = usize::MAX;
-
-/// Why logging cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// The target cannot be opened.
-    #[error("cannot open the log file {path}: {}", Plain(error))]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The standard error stream is closed.
-    #[error("cannot log to the standard error stream: {}", Plain(.0))]
-    Stderr(io::Error),
-    /// The system gave no thread.
-    #[error("cannot start the log thread: {}", Plain(.0))]
-    Thread(io::Error),
-    /// A logger was set before.
-    #[error("logging was started twice")]
-    Taken,
-}
 
 /// Starts logging for the whole process. Call it before a thread is pinned: the writer inherits the affinity.
 ///
@@ -84,15 +64,11 @@ fn start(logging: &Logging, spec: Option<&str>) -> Result<(Logger, LogHandle), L
     };
     let has_fields = logging.format == LogFormat::Json;
     let (queue, messages) = bounded(limits::LOG_QUEUE_MAX);
-    let shared = Arc::new(Shared {
-        level: AtomicUsize::new(AS_FILTERED),
-        dropped: AtomicU64::new(0),
-        reopen: AtomicBool::new(false),
-    });
+    let shared = Arc::<Shared>::default();
     let writer = Writer::open(logging, messages, Arc::clone(&shared))?;
     // Detached: `flush` waits for what was queued, and nothing ever waits for a thread that is blocked.
     thread::Builder::new().name("log".to_owned()).spawn(move || writer.run()).map_err(LogError::Thread)?;
-    let handle = LogHandle { queue: queue.clone(), shared: Arc::clone(&shared) };
+    let handle = LogHandle::new(queue.clone(), Arc::clone(&shared));
     Ok((Logger { filter: builder.build(), has_fields, queue, shared }, handle))
 }
 
@@ -110,76 +86,6 @@ pub fn log_panics() {
             _ => log::error!(target: ALWAYS, "thread {name} {info}"),
         }
     }));
-}
-
-/// What callers, operators and the writer share.
-struct Shared {
-    /// `LevelFilter` as a number, or [`AS_FILTERED`]. Written by the control plane, read by every caller; it
-    /// guards nothing, so `Relaxed`.
-    level: AtomicUsize,
-    /// Records that were lost. Any caller and the writer add; `Relaxed`, a counter.
-    dropped: AtomicU64,
-    /// Whether the writer is to open its file again. Set by the control plane, cleared by the writer; what
-    /// happened before in the file system (a rename) happened in the kernel, so `Relaxed` will do.
-    reopen: AtomicBool,
-}
-
-/// What goes to the writer.
-enum Message {
-    /// A record.
-    Record(Entry),
-    /// Look at the flags.
-    Wake,
-    /// Answer once everything before it was written, or given up.
-    Flush(Sender<()>),
-}
-
-/// Controls logging; clones control the same.
-#[derive(Clone)]
-pub struct LogHandle {
-    queue: Sender<Message>,
-    shared: Arc<Shared>,
-}
-
-impl fmt::Debug for LogHandle {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("LogHandle").field("dropped", &self.dropped()).finish_non_exhaustive()
-    }
-}
-
-impl LogHandle {
-    /// How many records were lost since the start: the queue was full, or the target did not take them.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
-    }
-
-    /// Opens the log file again, before the next record is written. For a file that was renamed.
-    pub fn reopen(&self) {
-        self.shared.reopen.store(true, Ordering::Relaxed);
-        // A full queue needs no wake-up: the writer sees the flag before its next record.
-        let _ = self.queue.try_send(Message::Wake);
-    }
-
-    /// Changes the level of all records from now on; `RUST_LOG` no longer counts.
-    pub fn set_level(&self, level: LevelFilter) {
-        self.shared.level.store(level as usize, Ordering::Relaxed);
-        log::set_max_level(level.max(LevelFilter::Error));
-    }
-
-    /// Waits until everything queued before was written, at most `within`; says whether it was. Call it last
-    /// thing before the process ends, with a bound: the target may be blocked for good.
-    #[must_use]
-    pub fn flush(&self, within: Duration) -> bool {
-        flush(&self.queue, within)
-    }
-}
-
-fn flush(queue: &Sender<Message>, within: Duration) -> bool {
-    let begin = Instant::now();
-    let (reply, done) = bounded(1);
-    queue.send_timeout(Message::Flush(reply), within).is_ok()
-        && done.recv_timeout(within.saturating_sub(begin.elapsed())).is_ok()
 }
 
 /// The `log` facade's end of the queue.

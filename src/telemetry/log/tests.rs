@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::{fs, io};
 
 use log::Level;

@@ -19,8 +19,9 @@ use log::Level;
 use crate::base::{Plain, counted};
 use crate::config::{LogFormat, LogTarget, Logging};
 
+use super::error::LogError;
 use super::format::{Entry, Style};
-use super::{LogError, Message, Shared};
+use super::handle::{Message, Shared};
 
 /// Records are put together up to about this size, bytes, and written with one system call.
 const BATCH_BYTES: usize = 64 << 10;

@@ -8,7 +8,7 @@ pub(crate) struct Pattern {
 
 impl Pattern {
     const PERIOD: usize = 65_521;
-    pub(super) const WINDOW: usize = 256 << 10;
+    pub(crate) const WINDOW: usize = 256 << 10;
 
     pub(crate) fn new() -> Pattern {
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;

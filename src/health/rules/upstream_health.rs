@@ -10,14 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outlier::{EjectionEnd, NotEjected, Outliers, Rise};
-use super::rise_fall::Verdict;
+use super::rise_fall::{Transition, Verdict};
 use super::slow_start::Ramps;
-use crate::base::Address;
-use crate::base::{BackendId, limits};
+use crate::base::{Address, BackendId, limits};
 use crate::config::Upstream;
-use crate::upstream::Fault;
-use crate::upstream::{BackendState, Health, Resolved};
-use crate::upstream::{Order, Serving, Share};
+use crate::upstream::{BackendState, Fault, Health, Order, Resolved, Serving, Share};
 
 /// The verdicts on one upstream.
 #[derive(Debug)]
@@ -38,9 +35,32 @@ pub struct UpstreamHealth {
     is_deserted: bool,
 }
 
+/// What a check of a backend told.
+#[derive(Clone, Copy, Debug)]
+pub struct Checked<'a> {
+    /// The result.
+    pub verdict: Verdict,
+    /// When the check began.
+    pub begun: Duration,
+    /// What becomes of the backend, if it is another thing from now on.
+    pub transition: Option<Transition>,
+    /// Why the check failed; empty where it succeeded.
+    pub cause: &'a str,
+}
+
 /// What an operator wants to know of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// Checks have found a backend up or down; if down, the last one failed because of this.
+    Judged(BackendId, Transition, String),
+    /// A check failed because of this, and the backend stays what it is.
+    CheckFailed(BackendId, String),
+    /// A check is repeated, because this process was not running when its time ran out.
+    CheckRepeated(BackendId),
+    /// A check could not be made because of this.
+    CannotCheck(BackendId, String),
+    /// An address that has left the name of a backend is down because of this.
+    DepartedDown(BackendId, Address, String),
     /// A backend is out for so long, for faults of this kind.
     Ejected(BackendId, Duration, Fault),
     /// One that failed too often is not ejected.
@@ -92,22 +112,20 @@ impl UpstreamHealth {
         &self.resolved[backend.index()]
     }
 
-    /// Takes the result of a check that began at `begun`, and what the backend is by it from now on, if that is another
-    /// thing than before.
-    pub fn checked(
-        &mut self,
-        backend: BackendId,
-        verdict: Verdict,
-        begun: Duration,
-        to: Option<Health>,
-        now: Duration,
-    ) -> Vec<Event> {
+    /// Takes what a check told.
+    pub fn checked(&mut self, backend: BackendId, check: &Checked<'_>, now: Duration) -> Vec<Event> {
+        let Checked { verdict, begun, transition, cause } = *check;
         let passed = verdict == Verdict::Success;
         let back = self.outliers.as_mut().and_then(|outliers| outliers.checked(backend, passed, begun, now));
-        if let Some(health) = to {
-            self.states[backend.index()].health = health;
-        }
-        let mut events: Vec<_> = back.map(Event::Returned).into_iter().collect();
+        let judged = match transition {
+            Some(transition) => {
+                self.states[backend.index()].health = transition.to;
+                Some(Event::Judged(backend, transition, cause.to_owned()))
+            }
+            None => (!passed).then(|| Event::CheckFailed(backend, cause.to_owned())),
+        };
+        // The operator reads of the transition first, which explains what follows from it.
+        let mut events: Vec<_> = judged.into_iter().chain(back.map(Event::Returned)).collect();
         events.extend(self.settle(now));
         events
     }
@@ -120,14 +138,14 @@ impl UpstreamHealth {
         }
     }
 
-    /// Takes which address that has left the name of a backend is dead by its checks.
-    pub fn gone(&mut self, backend: BackendId, address: &Address) {
+    /// Takes which address that has left the name of a backend is dead by its checks, and why.
+    pub fn gone(&mut self, backend: BackendId, address: &Address, cause: String) -> Vec<Event> {
         let state = &mut self.states[backend.index()];
-        if state.addresses.contains(address) || state.gone.contains(address) {
-            return;
+        if !state.addresses.contains(address) && !state.gone.contains(address) {
+            let older = state.gone.len().saturating_sub(limits::ADDRESSES_PER_BACKEND_MAX - 1);
+            state.gone = state.gone[older..].iter().chain([address]).cloned().collect();
         }
-        let older = state.gone.len().saturating_sub(limits::ADDRESSES_PER_BACKEND_MAX - 1);
-        state.gone = state.gone[older..].iter().chain([address]).cloned().collect();
+        vec![Event::DepartedDown(backend, address.clone(), cause)]
     }
 
     /// Takes where the backends are. One whose address, of several the one last found well, is not among the new ones is
@@ -278,11 +296,26 @@ mod tests {
         Resolved { addresses: ports.iter().map(|port| address(*port)).collect(), has_failed: false }
     }
 
-    /// A check that began at this moment, and ends.
+    /// A check that begins and ends at this moment; returns what follows beside its own event.
     fn check(verdicts: &mut UpstreamHealth, backend: BackendId, to: Health, now: Duration) -> Vec<Event> {
         let verdict = if to == Health::Up { Verdict::Success } else { Verdict::Failure };
-        let is_new = verdicts.states()[backend.index()].health != to;
-        verdicts.checked(backend, verdict, now, is_new.then_some(to), now)
+        let from = verdicts.states()[backend.index()].health;
+        let transition = (from != to).then_some(Transition { from, to, results: 1 });
+        let check = Checked { verdict, begun: now, transition, cause: "why" };
+        let mut events = verdicts.checked(backend, &check, now);
+        let own = match transition {
+            Some(transition) => Some(Event::Judged(backend, transition, "why".to_owned())),
+            None => (to == Health::Down).then(|| Event::CheckFailed(backend, "why".to_owned())),
+        };
+        if let Some(own) = own {
+            assert_eq!(events.remove(0), own, "the operator reads of it first");
+        }
+        events
+    }
+
+    fn gone(verdicts: &mut UpstreamHealth, port: u16) {
+        let events = verdicts.gone(A, &address(port), String::new());
+        assert_eq!(events, [Event::DepartedDown(A, address(port), String::new())]);
     }
 
     const FAILURES: Fault = Fault::Failure;
@@ -339,7 +372,7 @@ mod tests {
                 assert_eq!(check(&mut verdicts, A, *to, secs(second)), []);
                 assert!(!verdicts.states()[0].is_eligible());
             }
-            assert_eq!(check(&mut verdicts, A, Health::Up, secs(9)), [back]);
+            assert_eq!(check(&mut verdicts, A, Health::Up, secs(9)), std::slice::from_ref(&back));
             assert!(verdicts.states()[0].is_eligible());
             verdicts.outliers.as_mut().expect("it is on").moved(A, secs(9));
         }
@@ -408,15 +441,15 @@ mod tests {
     #[test]
     fn addresses_that_have_left_are_gone_until_they_are_back() {
         let mut verdicts = verdicts("");
-        verdicts.gone(A, &address(2));
+        gone(&mut verdicts, 2);
         assert_eq!(*verdicts.states()[0].gone, [], "it has not left");
         verdicts.set_addresses(&[at(&[8]), at(&[3])], secs(1));
-        verdicts.gone(A, &address(2));
-        verdicts.gone(A, &address(2));
+        gone(&mut verdicts, 2);
+        gone(&mut verdicts, 2);
         assert_eq!(*verdicts.states()[0].gone, [address(2)]);
         verdicts.set_addresses(&[at(&[8, 2]), at(&[3])], secs(2));
         assert_eq!(*verdicts.states()[0].gone, []);
-        (100..200).for_each(|port| verdicts.gone(A, &address(port)));
+        (100..200).for_each(|port| gone(&mut verdicts, port));
         let gone = &verdicts.states()[0].gone;
         assert_eq!((gone.len(), gone.last()), (limits::ADDRESSES_PER_BACKEND_MAX, Some(&address(199))));
     }
