@@ -1,14 +1,14 @@
 //! A limit that is exact for the process while shards race for the last place.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 use crossbeam_utils::CachePadded;
 
 /// Counts up to a maximum.
 #[derive(Debug)]
 pub struct Limit {
-    maximum: u32,
+    maximum: AtomicU32,
     taken: CachePadded<AtomicU32>,
 }
 
@@ -22,13 +22,13 @@ impl Limit {
     /// A limit with all places free.
     #[must_use]
     pub fn new(maximum: u32) -> Self {
-        Self { maximum, taken: CachePadded::default() }
+        Self { maximum: AtomicU32::new(maximum), taken: CachePadded::default() }
     }
 
     /// Takes a place, unless all are taken; it is to be given back.
     #[must_use]
     pub fn take(&self) -> bool {
-        self.taken.fetch_update(SeqCst, SeqCst, |taken| (taken < self.maximum).then_some(taken + 1)).is_ok()
+        self.taken.fetch_update(SeqCst, SeqCst, |taken| (taken < self.maximum()).then_some(taken + 1)).is_ok()
     }
 
     /// Gives back a place that was taken.
@@ -52,7 +52,12 @@ impl Limit {
     /// All places.
     #[must_use]
     pub fn maximum(&self) -> u32 {
-        self.maximum
+        self.maximum.load(Relaxed)
+    }
+
+    /// Changes the number of permits. Where more are taken, none is given until enough have come back.
+    pub fn set_maximum(&self, maximum: u32) {
+        self.maximum.store(maximum, Relaxed);
     }
 }
 

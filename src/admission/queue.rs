@@ -6,7 +6,7 @@
 //! somebody who could use it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::balance::Tried;
@@ -36,8 +36,9 @@ pub struct Use<F> {
 }
 
 /// See the module's page.
+#[derive(Default)]
 pub struct Queue {
-    most: usize,
+    most: AtomicUsize,
     /// Of `waiters`, for a look without the lock.
     length: AtomicUsize,
     waiters: Mutex<Waiting>,
@@ -76,14 +77,21 @@ impl Queue {
     /// An empty queue for at most so many.
     #[must_use]
     pub fn new(most: u32) -> Self {
-        Self { most: most as usize, length: AtomicUsize::new(0), waiters: Mutex::default() }
+        let queue = Self::default();
+        queue.set_most(most);
+        queue
+    }
+
+    /// Changes how many may wait. Whoever waits goes on.
+    pub fn set_most(&self, most: u32) {
+        self.most.store(most as usize, Relaxed);
     }
 
     /// Joins the end of the queue; `None` where it is full. There may be `more` than its maximum: those for whom pools hold
     /// places, which they give up.
     #[must_use]
     pub fn join(&self, shard: ShardId, tried: Tried, more: usize) -> Option<Ticket> {
-        let most = self.most + more;
+        let most = self.most.load(Relaxed) + more;
         if most == 0 {
             return None;
         }
@@ -146,7 +154,7 @@ impl Queue {
     /// Whether anybody may wait in it, but for those for whom pools hold places.
     #[must_use]
     pub fn may_hold(&self) -> bool {
-        self.most > 0
+        self.most.load(Relaxed) > 0
     }
 
     /// How many wait.

@@ -2,6 +2,7 @@
 
 mod address;
 mod backoff;
+mod growing;
 mod ids;
 pub mod limits;
 mod plain;
@@ -10,6 +11,7 @@ mod tick;
 
 pub use address::Address;
 pub use backoff::Backoff;
+pub use growing::Growing;
 pub use ids::{BackendId, BackendKey, ListenerId, ShardId, ShardPlace, UpstreamId};
 pub use plain::{Plain, counted};
 pub use reasons::CloseReason;

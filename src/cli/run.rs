@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use crossbeam_channel::Receiver;
 
 use super::args::RunArguments;
 use crate::base::{Plain, counted};
 use crate::config::{Config, LogTarget, Parsed};
+use crate::control::command::{self, Commands};
 use crate::server::{self, Server};
 use crate::telemetry::log::{self as logging, LogHandle};
 
@@ -34,9 +34,9 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     for problem in report.problems() {
         log::warn!("{}", problem.headline());
     }
-    let signals =
-        server::signals().map_err(|error| anyhow!("signals cannot be received: {}", Plain(&error)))?;
-    let result = serve(&config, &path, arguments.pid_file.as_deref(), &signals, &log);
+    let (door, commands) = command::door();
+    server::follow_signals(door).map_err(|error| anyhow!("signals cannot be received: {}", Plain(&error)))?;
+    let result = serve(&config, &path, arguments.pid_file.as_deref(), &commands, &log);
     match &result {
         // Whatever the filter: why it does not run is the one thing that has to be said.
         Err(error) => {
@@ -58,7 +58,7 @@ fn serve(
     config: &Arc<Config>,
     path: &Path,
     pid_file: Option<&Path>,
-    signals: &Receiver<i32>,
+    commands: &Commands,
     log: &LogHandle,
 ) -> anyhow::Result<&'static str> {
     let mut written = None;
@@ -70,16 +70,17 @@ fn serve(
     };
     let server = Server::start_with(Arc::clone(config), write)?;
     announce(&server, path);
-    let cause = server::supervise(&server, signals, log);
+    let cause = server::supervise(&server, commands, log);
     drop(server);
     drop(written);
     Ok(cause)
 }
 
 fn announce(server: &Server, path: &Path) {
-    let cpus = server.cpus().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let status = server.status();
+    let cpus = status.shards.iter().map(|shard| shard.cpu.to_string()).collect::<Vec<_>>().join(",");
     let (version, file) = (env!("RINGWAY_VERSION"), path.display().to_string());
-    let most = server.max_sessions();
+    let most = status.max_sessions;
     log::info!(event = "started", version, cpus, file, max_sessions = most;
         "ringway {version} runs on CPU {cpus} with {file}, at most {}", counted(most.into(), "session"));
     for listener in &server.config().listeners {

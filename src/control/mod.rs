@@ -1,8 +1,10 @@
 //! The control plane: what may block, wait or talk to the operator runs here and never on a shard.
 
 mod circles;
+pub mod command;
 mod core_load;
 pub mod resolve;
+mod status;
 
 use std::io;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use resolve::{Resolver, SystemLookup};
 
 pub use circles::circles_here;
 pub use core_load::Clocks;
+pub use status::{BackendStatus, ListenerStatus, ShardStatus, Status, UpstreamStatus};
 
 /// The control thread: a tokio runtime of its own, not pinned.
 pub struct Control {

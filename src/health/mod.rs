@@ -33,7 +33,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::base::{BackendId, BackendKey, UpstreamId, limits};
 use crate::config::{Config, OpenSessions};
-use crate::upstream::{Addresses, UpstreamStates};
+use crate::upstream::{Addresses, Snapshot, UpstreamStates};
 
 use board::HealthStates;
 use checker::Checker;
@@ -68,11 +68,12 @@ pub struct HealthThread {
 ///
 /// If the system gives no thread, or no descriptors for its event loop.
 pub fn spawn(
-    config: Arc<Config>,
+    snapshot: &Snapshot,
     addresses: watch::Receiver<Arc<Addresses>>,
     reports: Reports,
     publish: Publish,
 ) -> io::Result<HealthThread> {
+    let (config, generation) = (Arc::clone(snapshot.config()), snapshot.generation());
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let counters = Arc::new(HealthCounters::new(&config));
     let (stop, stopped) = oneshot::channel();
@@ -82,7 +83,7 @@ pub fn spawn(
             tokio::select! {
                 // Asked to stop, or nobody is left who could.
                 _ = stopped => {}
-                () = check_all(&config, addresses, (reports, publish), counting, Sockets) => {}
+                () = check_all(&config, addresses, (reports, of_generation(generation, publish)), counting, Sockets) => {}
             }
         }));
     })?;
@@ -111,6 +112,11 @@ impl HealthThread {
             log::error!("the health thread had panicked");
         }
     }
+}
+
+/// Has what is published carry the generation whose backends are checked.
+fn of_generation(generation: u64, mut publish: Publish) -> Publish {
+    Box::new(move |states| publish(Arc::new(UpstreamStates { generation, ..Arc::unwrap_or_clone(states) })))
 }
 
 /// Checks until it is dropped; never returns.
@@ -165,7 +171,7 @@ async fn check_all(
 async fn publish_changes(board: Rc<HealthStates>, mut publish: Publish) {
     for version in 1.. {
         board.changed().await;
-        publish(Arc::new(UpstreamStates { version, upstreams: board.states() }));
+        publish(Arc::new(UpstreamStates { generation: 0, version, upstreams: board.states() }));
     }
 }
 

@@ -400,23 +400,23 @@ mod tests {
     use super::*;
     use crate::base::{ShardId, ShardPlace};
     use crate::config;
-    use crate::upstream::{BackendState, Health, SharedUpstream, UpstreamTable};
+    use crate::upstream::{BackendState, Health, Snapshot, UpstreamTable};
     use crate::uring::{BufferSettings, Ring};
 
     const BACKEND: BackendId = BackendId(0);
     const IDLE: Duration = Duration::from_secs(100);
 
     fn empty(most: usize, max_idle: Option<Duration>) -> Pool {
-        Pool::new(UpstreamId(0), ShardCounters::new(1, [1]), 1, most, max_idle)
+        Pool::new(UpstreamId(0), counters, 1, most, max_idle)
     }
 
     /// An upstream with one backend, which is up.
     fn table() -> UpstreamTable {
         let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
         let parsed = config::parse("test.yaml", yaml).expect("a valid configuration").config;
-        let shared = SharedUpstream::new(&parsed.upstreams[0], 1, None);
+        let snapshot = Snapshot::build(Arc::new(parsed), 1, vec![None], None).expect("numbers");
         let place = ShardPlace { shard: ShardId(0), shards: 1, seed: 0 };
-        let table = UpstreamTable::new(&parsed.upstreams[0], shared, place);
+        let table = UpstreamTable::new(Arc::clone(&snapshot.upstreams()[0]), place, None);
         let addresses = Arc::from([Address::Unix("b".into())]);
         table.apply(&[BackendState { health: Health::Up, addresses, ..BackendState::unknown() }]);
         table

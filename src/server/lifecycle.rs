@@ -1,9 +1,9 @@
-//! From the start of a server to its end, as signals say.
+//! From the start of a server to its end, as commands say.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after, bounded, never, select, tick};
+use crossbeam_channel::{Receiver, after, never, select, tick};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
@@ -11,52 +11,60 @@ use signal_hook::low_level::signal_name;
 use super::Server;
 use super::turned_away::{TurnedAway, log_totals};
 use crate::base::counted;
+use crate::control::command::{Command, Commands, Door};
 use crate::telemetry::log::LogHandle;
 
 /// How often the threads beside the shards are looked after.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Receives the signals of the process. To be made before any thread that should not be interrupted by them.
+/// Turns the signals of the process into commands. To be called before any thread is made that signals should not interrupt.
 ///
 /// # Errors
 ///
 /// The handlers cannot be installed.
-pub fn signals() -> io::Result<Receiver<i32>> {
+pub fn follow_signals(door: Door) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2])?;
-    let (sender, receiver) = bounded(16);
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
-            if sender.send(signal).is_err() {
+            let by = signal_name(signal).unwrap_or("a signal");
+            let command = match signal {
+                SIGTERM => Command::Stop { by },
+                SIGINT | SIGQUIT => Command::StopNow { by },
+                SIGUSR1 => Command::ReopenLog,
+                SIGHUP => Command::Reload,
+                _ => Command::Upgrade,
+            };
+            if !door.give(command) {
                 return;
             }
         }
     })?;
-    Ok(receiver)
+    Ok(())
 }
 
 /// Serves until a signal asks for the end and the sessions have ended, or may not go on.
 ///
 /// TERM: accepting goes on for `runtime.shutdown_delay`, then drain, at most `runtime.shutdown_timeout`. INT and QUIT
 /// skip the delay. A second one ends all sessions at once. Returns what ended it, for the last words.
-pub fn supervise(server: &Server, signals: &Receiver<i32>, log: &LogHandle) -> &'static str {
-    let cause = serve(server, signals, log);
+pub fn supervise(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str {
+    let cause = serve(server, commands, log);
     log_totals(server);
     cause
 }
 
-fn serve(server: &Server, signals: &Receiver<i32>, log: &LogHandle) -> &'static str {
+fn serve(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str {
     let runtime = &server.config().runtime;
     let mut turned_away = TurnedAway::new(server, Instant::now());
     let mut wait_for_stop =
-        |deadline: &Receiver<Instant>| wait_for_stop(server, signals, deadline, log, &mut turned_away);
+        |deadline: &Receiver<Instant>| wait_for_stop(server, commands, deadline, log, &mut turned_away);
     let stop = wait_for_stop(&never());
-    if let (Some(SIGTERM), Some(delay)) = (stop, runtime.shutdown_delay) {
+    if let (Some(Command::Stop { .. }), Some(delay)) = (stop, runtime.shutdown_delay) {
         log::info!("stopping: accepting goes on for {delay:?}");
         if wait_for_stop(&after(delay)).is_some() {
             return end(server, "a second signal");
         }
     }
-    let open = counted(server.active_sessions(), "open session");
+    let open = counted(server.status().open_sessions(), "open session");
     let limit = runtime.shutdown_timeout;
     match limit {
         Some(limit) => log::info!("draining: {open} may take {limit:?} to end"),
@@ -71,18 +79,18 @@ fn serve(server: &Server, signals: &Receiver<i32>, log: &LogHandle) -> &'static 
     }
 }
 
-/// Waits for a signal that asks for the end; `None` at the deadline and when the shards have ended.
+/// Obeys commands until one asks for the end, which is returned; `None` at the deadline and when the shards have ended.
 fn wait_for_stop(
     server: &Server,
-    signals: &Receiver<i32>,
+    commands: &Commands,
     deadline: &Receiver<Instant>,
     log: &LogHandle,
     turned_away: &mut TurnedAway,
-) -> Option<i32> {
+) -> Option<Command> {
     let look = tick(LOOK_INTERVAL);
     loop {
-        let signal = select! {
-            recv(signals) -> signal => signal.ok()?,
+        let command = select! {
+            recv(commands) -> command => command.ok()?,
             recv(deadline) -> _ => return None,
             recv(server.ended()) -> _ => return None,
             recv(look) -> _ => {
@@ -93,20 +101,20 @@ fn wait_for_stop(
                 continue;
             }
         };
-        match signal {
-            SIGTERM | SIGINT | SIGQUIT => {
-                log::info!("{} received", signal_name(signal).unwrap_or("a signal"));
-                return Some(signal);
+        match command {
+            Command::Stop { by } | Command::StopNow { by } => {
+                log::info!("{by} received");
+                return Some(command);
             }
-            SIGUSR1 => log.reopen(),
-            SIGHUP => log::warn!("HUP does nothing yet; restart to load a changed configuration"),
-            _ => log::warn!("USR2 does nothing yet; restart to run another binary"),
+            Command::ReopenLog => log.reopen(),
+            Command::Reload => log::warn!("HUP does nothing yet; restart to load a changed configuration"),
+            Command::Upgrade => log::warn!("USR2 does nothing yet; restart to run another binary"),
         }
     }
 }
 
 fn end(server: &Server, cause: &'static str) -> &'static str {
-    log::warn!("closing {}: {cause}", counted(server.active_sessions(), "open session"));
+    log::warn!("closing {}: {cause}", counted(server.status().open_sessions(), "open session"));
     server.close();
     // Their ends belong to the totals. Whoever does not end is spoken of when the server is dropped.
     let _ = server.wait_ended(super::CLOSE_PATIENCE);

@@ -16,22 +16,22 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::admission::Limit;
 use crate::base::ShardPlace;
-use crate::base::{BackendId, ListenerId, Plain, ShardId, UpstreamId, counted};
+use crate::base::{Plain, ShardId, counted};
 use crate::config::Config;
-use crate::control::{Clocks, Control};
+use crate::control::{Clocks, Control, Status};
 use crate::health::HealthThread;
 use crate::net::{self, ListenError, SocketFile};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
-use crate::steering::{CoreLoads, CoreStatus};
-use crate::telemetry::counters::{ListenerTotals, ShardCounters};
+use crate::steering::CoreLoads;
+use crate::telemetry::counters::ShardCounters;
 use crate::telemetry::log::ALWAYS;
 use crate::telemetry::thread_clock::ThreadClock;
-use crate::upstream::{Health, SharedUpstream, UpstreamStates};
+use crate::upstream::{NumbersSpent, Snapshot, UpstreamStates};
 use crate::uring::{self, Doorbell, Missing};
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
-pub use lifecycle::{signals, supervise};
+pub use lifecycle::{follow_signals, supervise};
 pub use machine::{NOT_LOOKED_AT, lacks};
 
 /// Why a server does not start.
@@ -42,7 +42,7 @@ pub enum StartError {
     Missing(#[from] Missing),
     /// The cores are not to be had.
     #[error(transparent)]
-    CoreLoads(#[from] CoresError),
+    Cores(#[from] CoresError),
     /// An address names an interface that is not there.
     #[error("there is no interface {0} here; `ip link` lists those")]
     NoInterface(String),
@@ -60,6 +60,9 @@ pub enum StartError {
     /// What was to be done before anything is accepted could not be.
     #[error("{0}")]
     Listening(String),
+    /// The configuration has more objects than there are numbers.
+    #[error(transparent)]
+    Numbers(#[from] NumbersSpent),
     /// A thread or a doorbell cannot be made.
     #[error("cannot start: {}", Plain(.0))]
     System(#[from] io::Error),
@@ -70,16 +73,12 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running server. Dropping it closes all sessions and waits for the shards.
 pub struct Server {
-    config: Arc<Config>,
-    counters: Vec<Arc<ShardCounters>>,
-    upstreams: Vec<Arc<SharedUpstream>>,
-    cores: Arc<CoreLoads>,
-    handles: Arc<[ShardHandle]>,
+    snapshot: Arc<Snapshot>,
+    shards: Shards,
     /// Stopped in `drop`.
     health: Option<HealthThread>,
     control: Control,
     latest: Latest,
-    cpus: Vec<usize>,
     sessions: u32,
     /// Removed with the server.
     _files: Vec<SocketFile>,
@@ -90,6 +89,43 @@ pub struct Server {
 /// The newest states, for whoever asks outside the shards.
 type Latest = tokio::sync::watch::Receiver<Arc<UpstreamStates>>;
 
+/// What all threads know of the shards.
+struct Shards {
+    cpus: Vec<usize>,
+    handles: Arc<[ShardHandle]>,
+    counters: Vec<Arc<ShardCounters>>,
+    cores: Arc<CoreLoads>,
+    clocks: Clocks,
+}
+
+/// What the machine allows and the addresses of the listeners, before any thread starts.
+struct Prepared {
+    config: Arc<Config>,
+    /// Most pipes of a shard.
+    pipes: u32,
+    /// Most sessions of the process.
+    sessions: u32,
+    /// By shard, then in the order of the configuration.
+    sockets: Vec<Vec<OwnedFd>>,
+    files: Vec<SocketFile>,
+}
+
+impl Prepared {
+    fn new(cpus: &[CoreId], config: Arc<Config>) -> Result<Self, StartError> {
+        let numbered = config.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
+        let config = numbered.map_or(config, Arc::new);
+        uring::probe(cpus.len(), config.runtime.relay.buffers_per_core)?;
+        net::prepare();
+        let pipes = budget::pipes(&config.runtime.relay, cpus.len(), net::pipe_quota());
+        let descriptors = net::raise_descriptor_limit()?;
+        let sessions = budget::sessions(&config, cpus.len(), pipes, descriptors)?;
+        net::reserve_descriptors(descriptors);
+        let ids: Vec<_> = cpus.iter().map(|cpu| cpu.id).collect();
+        let (sockets, files) = listen_all(&config, &ids)?;
+        Ok(Self { config, pipes, sessions, sockets, files })
+    }
+}
+
 impl Server {
     /// Starts all threads; when it returns, every listener accepts.
     ///
@@ -97,11 +133,10 @@ impl Server {
     ///
     /// What is missing, in one sentence with its cure. Nothing keeps running then.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
-        let cores = cores::choose(&config.runtime.cores)?;
-        Self::start_on(&cores, config, || Ok(()))
+        Self::start_with(config, || Ok(()))
     }
 
-    /// The same; `listening` is called once every address is had, and before anything is accepted.
+    /// The same; `listening` is called once every address is bound, and before anything is accepted.
     ///
     /// # Errors
     ///
@@ -110,8 +145,8 @@ impl Server {
         config: Arc<Config>,
         listening: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
-        let cores = cores::choose(&config.runtime.cores)?;
-        Self::start_on(&cores, config, listening)
+        let cpus = cores::choose(&config.runtime.cores)?;
+        Self::start_on(&cpus, config, listening)
     }
 
     /// The same with a shard for each of these, whatever the configuration says; one CPU may stand there several times.
@@ -120,194 +155,106 @@ impl Server {
     ///
     /// As [`Server::start`].
     pub fn start_on(
-        cores: &[CoreId],
+        cpus: &[CoreId],
         config: Arc<Config>,
         listening: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
-        let numbered = config.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
-        let config = numbered.map_or(config, Arc::new);
-        uring::probe(cores.len(), config.runtime.relay.buffers_per_core)?;
-        net::prepare();
-        let pipes = budget::pipes(&config.runtime.relay, cores.len(), net::pipe_quota());
-        let descriptors = net::raise_descriptor_limit()?;
-        let sessions = budget::sessions(&config, cores.len(), pipes, descriptors)?;
-        net::reserve_descriptors(descriptors);
-        let cpus: Vec<_> = cores.iter().map(|core| core.id).collect();
-        let (sockets, files) = listen_all(&config, &cpus)?;
+        let prepared = Prepared::new(cpus, config)?;
         listening().map_err(StartError::Listening)?;
-        let limit = Arc::new(Limit::new(sessions));
-        let (failures, reports) = crate::health::failures(&config);
-        let upstreams = config.upstreams.iter().zip(failures);
-        let upstreams: Vec<_> = upstreams
-            .map(|(upstream, failures)| SharedUpstream::new(upstream, cores.len(), failures))
-            .collect();
-
-        let seed = fastrand::u64(..);
-        let (ended, shards_ended) = bounded(0);
-        let (mut handles, mut ends) = (Vec::new(), Vec::new());
-        for _ in cores {
-            let (bell, doorbell) = Doorbell::new()?;
-            let (handle, inbox): (ShardHandle, Inbox) = shard::inbox(bell);
-            handles.push(handle);
-            ends.push((inbox, doorbell));
-        }
-        let handles: Arc<[ShardHandle]> = handles.into();
-        let core_table = CoreLoads::new(cores.len());
-        let clocks: Clocks = cores.iter().map(|_| OnceLock::new()).collect();
-        let (mut counters, mut parts) = (Vec::new(), Vec::new());
-        for ((index, cpu), (listeners, (inbox, doorbell))) in
-            cores.iter().enumerate().zip(sockets.into_iter().zip(ends))
-        {
-            let backends = config.upstreams.iter().map(|upstream| upstream.backends.len());
-            let shard_counters = ShardCounters::new(config.listeners.len(), backends);
-            counters.push(Arc::clone(&shard_counters));
-            let place = ShardPlace {
-                shard: ShardId(u16::try_from(index).expect("limits::SHARDS_MAX fits")),
-                shards: cores.len(),
-                seed,
-            };
-            parts.push(ShardParts {
-                place,
-                cpu: *cpu,
-                config: Arc::clone(&config),
-                listeners,
-                pipes,
-                upstreams: upstreams.clone(),
-                cores: Arc::clone(&core_table),
-                handoff: Handoff::new(place, Arc::clone(&core_table), Arc::clone(&handles)),
-                counters: shard_counters,
-                limit: Arc::clone(&limit),
-                handles: Arc::clone(&handles),
-                inbox,
-                doorbell,
-            });
-        }
-
-        let control = Control::start(&config, Arc::clone(&core_table), Arc::clone(&clocks))?;
-        let (latest_sender, latest) =
-            tokio::sync::watch::channel(Arc::new(UpstreamStates { version: 0, upstreams: Vec::new() }));
-        let boxes = Arc::clone(&handles);
+        let (failures, reports) = crate::health::failures(&prepared.config);
+        let config = Arc::clone(&prepared.config);
+        let snapshot = Arc::new(Snapshot::build(config, cpus.len(), failures, None)?);
+        let (shards, ends) = Shards::new(cpus, &snapshot)?;
+        let control =
+            Control::start(snapshot.config(), Arc::clone(&shards.cores), Arc::clone(&shards.clocks))?;
+        let none = UpstreamStates { generation: snapshot.generation(), version: 0, upstreams: Vec::new() };
+        let (latest_sender, latest) = tokio::sync::watch::channel(Arc::new(none));
+        let handles = Arc::clone(&shards.handles);
         let publish = move |states: Arc<UpstreamStates>| {
-            boxes.iter().for_each(|handle| handle.post_states(Arc::clone(&states)));
+            handles.iter().for_each(|handle| handle.post_states(Arc::clone(&states)));
             latest_sender.send_replace(states);
         };
-        let mut server = Self {
-            config: Arc::clone(&config),
-            counters,
-            upstreams,
-            cores: core_table,
-            handles,
-            health: None,
-            control,
-            latest,
-            cpus,
-            sessions,
-            _files: files,
-            shards_ended,
-        };
-        // One after the other: what one has made and given up again, the kernel still holds for a moment when the next one asks.
-        let started = parts.into_iter().try_for_each(|part| {
-            let (report, reported) = bounded(1);
-            spawn_shard(part, Arc::clone(&clocks), ShardEnds { report, ended: ended.clone() })?;
-            // One that panics before it reports takes the process with it.
-            reported.recv().unwrap_or(Ok(())).map_err(StartError::from)
-        });
-        // Before the server, which on an error waits for the shards that did start.
-        drop(ended);
-        started?;
-        // Checks begin once there is somebody to tell, and after whatever may refuse the start.
+        let (ended, shards_ended) = bounded(0);
+        let Prepared { pipes, sessions, sockets, files, .. } = prepared;
+        let mut server =
+            Self { snapshot, shards, health: None, control, latest, sessions, _files: files, shards_ended };
+        server.spawn_shards(sockets, ends, pipes, ended)?;
+        // Checks begin once a shard listens to them, and after whatever may refuse the start.
         let addresses = server.control.addresses();
-        server.health = Some(crate::health::spawn(config, addresses, reports, Box::new(publish))?);
+        let health = crate::health::spawn(&server.snapshot, addresses, reports, Box::new(publish))?;
+        server.health = Some(health);
         Ok(server)
+    }
+
+    /// Starts one shard after the other: what one has made and given up again, the kernel still holds for a moment when the
+    /// next one asks.
+    fn spawn_shards(
+        &self,
+        sockets: Vec<Vec<OwnedFd>>,
+        ends: Vec<(Inbox, OwnedFd)>,
+        pipes: u32,
+        ended: Sender<()>,
+    ) -> Result<(), StartError> {
+        let (shards, seed, limit) = (&self.shards, fastrand::u64(..), Arc::new(Limit::new(self.sessions)));
+        let handoffs: Vec<_> = (0..ends.len())
+            .map(|index| {
+                let shard = ShardId(u16::try_from(index).expect("limits::SHARDS_MAX fits"));
+                let place = ShardPlace { shard, shards: ends.len(), seed };
+                (place, Handoff::new(place, Arc::clone(&shards.cores), Arc::clone(&shards.handles)))
+            })
+            .collect();
+        for (((place, handoff), listeners), (inbox, doorbell)) in handoffs.into_iter().zip(sockets).zip(ends)
+        {
+            let index = place.shard.index();
+            let parts = ShardParts {
+                place,
+                cpu: CoreId { id: shards.cpus[index] },
+                snapshot: Arc::clone(&self.snapshot),
+                listeners,
+                pipes,
+                cores: Arc::clone(&shards.cores),
+                handoff,
+                counters: Arc::clone(&shards.counters[index]),
+                limit: Arc::clone(&limit),
+                handles: Arc::clone(&shards.handles),
+                inbox,
+                doorbell,
+            };
+            let (report, reported) = bounded(1);
+            spawn_shard(parts, Arc::clone(&shards.clocks), ShardEnds { report, ended: ended.clone() })?;
+            // One that panics before it reports takes the process with it.
+            reported.recv().unwrap_or(Ok(()))?;
+        }
+        Ok(())
     }
 
     /// The configuration it runs.
     #[must_use]
     pub fn config(&self) -> &Config {
-        &self.config
+        self.snapshot.config()
     }
 
-    /// The CPU of each shard.
+    /// What it is at.
     #[must_use]
-    pub fn cpus(&self) -> &[usize] {
-        &self.cpus
-    }
-
-    /// Most sessions at a time.
-    #[must_use]
-    pub fn max_sessions(&self) -> u32 {
-        self.sessions
-    }
-
-    /// The counters of each shard.
-    #[must_use]
-    pub fn shard_counters(&self) -> &[Arc<ShardCounters>] {
-        &self.counters
-    }
-
-    /// What each core has to do, and what it passed on and received, by shard. A core's sessions are those that a
-    /// listener did not deny.
-    #[must_use]
-    pub fn core_status(&self) -> Vec<CoreStatus> {
-        (0..self.cpus.len()).map(|index| self.cores.status(ShardId(index as u16))).collect()
-    }
-
-    /// The counters of one listener, summed.
-    #[must_use]
-    pub fn totals(&self, listener: ListenerId) -> ListenerTotals {
-        let mut totals = ListenerTotals::default();
-        self.counters.iter().for_each(|shard| totals.add(shard.listener(listener)));
-        totals
+    pub fn status(&self) -> Status {
+        let Shards { counters, cores, cpus, .. } = &self.shards;
+        let states = Arc::clone(&self.latest.borrow());
+        Status::read(&self.snapshot, &states, (counters, cores), cpus, self.sessions)
     }
 
     /// What of this machine is worth a warning.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
-        machine::doubts(&self.config, self.cpus.len())
+        machine::doubts(self.config(), self.shards.cpus.len())
     }
 
-    /// Open sessions of the process.
-    #[must_use]
-    pub fn active_sessions(&self) -> u64 {
-        let sum = |index| self.totals(ListenerId(index as u16)).active;
-        (0..self.config.listeners.len()).map(sum).sum()
-    }
-
-    /// Sessions each backend of an upstream has got so far, summed.
-    #[must_use]
-    pub fn backend_sessions(&self, upstream: UpstreamId) -> Vec<u64> {
-        let backends = self.config.upstreams[upstream.index()].backends.len();
-        let sum = |id| self.counters.iter().map(|shard| shard.backend(upstream, id).sessions.value()).sum();
-        (0..backends).map(|index| sum(BackendId(index as u16))).collect()
-    }
-
-    /// Sessions in flight on each backend of an upstream.
-    #[must_use]
-    pub fn in_flight(&self, upstream: UpstreamId) -> Vec<u32> {
-        self.upstreams[upstream.index()].loads.totals()
-    }
-
-    /// Clients of an upstream that wait for a backend below its limit.
-    #[must_use]
-    pub fn queue_length(&self, upstream: UpstreamId) -> usize {
-        self.upstreams[upstream.index()].queue_length()
-    }
-
-    /// What the checks say of each backend of an upstream; empty before the first result.
-    #[must_use]
-    pub fn health(&self, upstream: UpstreamId) -> Vec<Health> {
-        let states = self.latest.borrow();
-        let upstream = states.upstreams.get(upstream.index());
-        upstream.map_or_else(Vec::new, |backends| backends.iter().map(|backend| backend.health).collect())
-    }
-
-    /// Waits until every backend has had its first verdict, at most so long. Whether that is so.
+    /// Waits until every backend has had its first verdict. Returns whether that is so within `patience`.
     #[must_use]
     pub fn wait_checked(&self, patience: Duration) -> bool {
         self.wait_states(patience, |states| !states.upstreams.is_empty() && states.all_decided())
     }
 
-    /// Waits until the published states are as wanted, at most so long. Whether they are.
+    /// Waits until the published states are as wanted. Returns whether they are within `patience`.
     #[must_use]
     pub fn wait_states(&self, patience: Duration, mut wanted: impl FnMut(&UpstreamStates) -> bool) -> bool {
         let mut latest = self.latest.clone();
@@ -318,7 +265,7 @@ impl Server {
         waited.unwrap_or(false)
     }
 
-    /// Whether the health or the control thread has ended, which only a broken invariant brings about: states would
+    /// Returns whether the health or the control thread has ended, which only a broken invariant brings about: states would
     /// stay as they are for ever.
     #[must_use]
     pub fn is_broken(&self) -> bool {
@@ -327,21 +274,21 @@ impl Server {
 
     /// Accepts no more; open sessions go on.
     pub fn drain(&self) {
-        self.handles.iter().for_each(|handle| handle.post_phase(Phase::Draining));
+        self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Draining));
     }
 
     /// Ends all sessions.
     pub fn close(&self) {
-        self.handles.iter().for_each(|handle| handle.post_phase(Phase::Closing));
+        self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Closing));
     }
 
-    /// Ready when the last shard has ended.
+    /// Disconnected when the last shard has ended.
     #[must_use]
     pub fn ended(&self) -> &Receiver<()> {
         &self.shards_ended
     }
 
-    /// Waits for the end of the shards, at most so long. Whether they have ended.
+    /// Waits for the end of the shards. Returns whether they have ended within `patience`.
     #[must_use]
     pub fn wait_ended(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
@@ -349,11 +296,35 @@ impl Server {
     }
 }
 
+impl Shards {
+    /// What is known of shards that have not started, and where each of them hears of the others.
+    fn new(cpus: &[CoreId], snapshot: &Snapshot) -> io::Result<(Self, Vec<(Inbox, OwnedFd)>)> {
+        let (mut handles, mut ends, mut counters) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in cpus {
+            let (bell, doorbell) = Doorbell::new()?;
+            let (handle, inbox) = shard::inbox(bell);
+            handles.push(handle);
+            ends.push((inbox, doorbell));
+            let shard = Arc::<ShardCounters>::default();
+            shard.add_snapshot(snapshot);
+            counters.push(shard);
+        }
+        let shards = Self {
+            cpus: cpus.iter().map(|cpu| cpu.id).collect(),
+            handles: handles.into(),
+            counters,
+            cores: CoreLoads::new(cpus.len()),
+            clocks: cpus.iter().map(|_| OnceLock::new()).collect(),
+        };
+        Ok((shards, ends))
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.close();
         if !self.wait_ended(CLOSE_PATIENCE) {
-            let open = counted(self.active_sessions(), "session");
+            let open = counted(self.status().open_sessions(), "session");
             log::error!("{open} did not end within {CLOSE_PATIENCE:?}");
         }
         if let Some(health) = self.health.take() {

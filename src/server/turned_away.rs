@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 use super::Server;
-use crate::base::{CloseReason, ListenerId, counted};
+use crate::base::{CloseReason, counted};
+use crate::control::ListenerStatus;
 use crate::telemetry::counters::ListenerTotals;
 
 /// Between two warnings of one listener.
@@ -25,23 +26,24 @@ struct Said {
 
 impl TurnedAway {
     pub(super) fn new(server: &Server, now: Instant) -> Self {
-        let said = |id| Said { at: now, totals: server.totals(id), warned: false };
-        Self(ids(server).map(said).collect())
+        let said = |listener: ListenerStatus| Said { at: now, totals: listener.totals, warned: false };
+        Self(server.status().listeners.into_iter().map(said).collect())
     }
 
     /// Warns of the clients that were turned away since the last warning, where that is due.
     pub(super) fn look(&mut self, server: &Server, now: Instant) {
-        for (id, said) in ids(server).zip(&mut self.0) {
+        for (ListenerStatus { name, totals, .. }, said) in
+            server.status().listeners.into_iter().zip(&mut self.0)
+        {
             let elapsed = now.saturating_duration_since(said.at);
             if said.warned && elapsed < PAUSE {
                 continue;
             }
-            let totals = server.totals(id);
             let since = since(&totals, &said.totals);
             let count: u64 = since.iter().map(|(_, count)| count).sum();
             let warned = count > 0;
             if warned {
-                let name = &*server.config().listeners[id.index()].name;
+                let name = &*name;
                 let (reasons, seconds) = (list(&since), elapsed.as_secs().max(1));
                 log::warn!(event = "turned_away", listener = name, count, reasons, seconds;
                     "listener {name} turned {} away in the last {seconds} s: {reasons}", counted(count, "client"));
@@ -53,9 +55,8 @@ impl TurnedAway {
 
 /// Says how the clients of each listener ended.
 pub(super) fn log_totals(server: &Server) {
-    for id in ids(server) {
-        let totals = server.totals(id);
-        let name = &*server.config().listeners[id.index()].name;
+    for ListenerStatus { name, totals, .. } in server.status().listeners {
+        let name = &*name;
         let closed = CloseReason::ALL.iter().map(|reason| (reason.name(), totals.closed[reason.index()]));
         let ends: Vec<_> = closed.chain([(DENIED, totals.denied)]).filter(|(_, count)| *count > 0).collect();
         let (count, reasons) = (totals.accepted, list(&ends));
@@ -67,10 +68,6 @@ pub(super) fn log_totals(server: &Server) {
 
 /// The reason of those who found `max_connections` of the process reached.
 const DENIED: &str = "process_limit";
-
-fn ids(server: &Server) -> impl Iterator<Item = ListenerId> + use<> {
-    (0..server.config().listeners.len()).map(|index| ListenerId(index as u16))
-}
 
 /// How many were turned away since `before`, by reason, where there are some. Of those that a backend reset only the ones count
 /// that got nothing of any.

@@ -222,7 +222,7 @@ impl<'a> Wait<'a> {
     /// Tells whose fault an error of socket(2) or connect(2) is, and counts what this process lacks.
     fn failed(&self, error: io::Error, address: &Address) -> Failed {
         if let Some(kind) = LocalFailure::of(&error, address) {
-            self.shard.counters.local_failures[kind as usize].add(1);
+            self.shard.counters.work.local_failures[kind as usize].add(1);
             return Failed::lacking(kind, error);
         }
         if self.client.is_some_and(|client| client.end.has_begun()) {

@@ -19,6 +19,7 @@ pub(super) struct Listener {
     /// For the relays of its sessions.
     pub(super) rules: RelayRules,
     config: Arc<Config>,
+    position: usize,
     /// Every primary of the upstream has had its first verdict, or the time for it, once.
     has_verdicts: Cell<bool>,
 }
@@ -27,10 +28,10 @@ impl Listener {
     pub(super) fn new(
         shard: &Rc<Shard>,
         id: ListenerId,
-        config: &Arc<Config>,
+        (config, position): (&Arc<Config>, usize),
         upstream: &Rc<Upstream>,
     ) -> Self {
-        let (listener, backend_side) = (&config.listeners[id.index()], upstream.config());
+        let (listener, backend_side) = (&config.listeners[position], upstream.config());
         let rules = RelayRules {
             client_idle: listener.timeouts.client_idle,
             equal_idle: listener.timeouts.equal_idle,
@@ -46,12 +47,13 @@ impl Listener {
             upstream: Rc::clone(upstream),
             rules,
             config: Arc::clone(config),
+            position,
             has_verdicts: Cell::new(false),
         }
     }
 
     pub(super) fn config(&self) -> &config::Listener {
-        &self.config.listeners[self.id.index()]
+        &self.config.listeners[self.position]
     }
 
     pub(super) fn counters(&self) -> &ListenerCounters {
@@ -82,8 +84,8 @@ impl Listener {
             backend.bytes_to_client.add(to_client);
         }
         if let Some(spliced) = self.rules.pipes.as_ref().and_then(|pipes| pipes.take_moved()) {
-            self.shard.counters.spliced_to_backend.add(spliced.to_backend);
-            self.shard.counters.spliced_to_client.add(spliced.to_client);
+            self.shard.counters.work.spliced_to_backend.add(spliced.to_backend);
+            self.shard.counters.work.spliced_to_client.add(spliced.to_client);
         }
     }
 }

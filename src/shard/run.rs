@@ -15,12 +15,11 @@ use super::state::{Shard, WarningLimit};
 use super::upstream::Upstream;
 use super::{accept, pool_task, session};
 use crate::admission::Limit;
-use crate::base::{ListenerId, ShardPlace, UpstreamId, limits};
-use crate::config::Config;
+use crate::base::{ShardPlace, limits};
 use crate::relay::Pipes;
 use crate::steering::CoreLoads;
 use crate::telemetry::counters::ShardCounters;
-use crate::upstream::{SharedUpstream, UpstreamStates};
+use crate::upstream::{Snapshot, UpstreamStates};
 use crate::uring::{self, BufferSettings, DoorbellListener, Missing, Ring};
 
 /// What a shard is made of.
@@ -29,14 +28,12 @@ pub struct ShardParts {
     pub place: ShardPlace,
     /// The CPU it is pinned to.
     pub cpu: core_affinity::CoreId,
-    /// The configuration all shards share.
-    pub config: Arc<Config>,
+    /// The configuration with what all shards share of it.
+    pub snapshot: Arc<Snapshot>,
     /// Listening sockets of this shard, in the order of the configuration.
     pub listeners: Vec<OwnedFd>,
     /// Most pipes for splicing; 0 where that is off.
     pub pipes: u32,
-    /// What all shards share of each upstream.
-    pub upstreams: Vec<Arc<SharedUpstream>>,
     /// What each core tells of itself.
     pub cores: Arc<CoreLoads>,
     /// The right to hand connections off to other shards.
@@ -73,7 +70,7 @@ pub fn run(parts: ShardParts, started: impl FnOnce()) -> Result<(), Missing> {
         made.map_err(|error| Missing::from(io::Error::from(error)))
     })?;
     executor.run(async {
-        let relay = &parts.config.runtime.relay;
+        let relay = &parts.snapshot.config().runtime.relay;
         let ring = Ring::new(BufferSettings { bytes: relay.buffer_bytes, count: relay.buffers_per_core })?;
         start(&ring, parts)?;
         started();
@@ -97,7 +94,10 @@ fn start(ring: &Ring, mut parts: ShardParts) -> Result<(), Missing> {
 /// All listeners and upstreams of a shard.
 pub(super) struct Residents {
     pub(super) shard: Rc<Shard>,
+    generation: u64,
+    /// In the order of the configuration.
     pub(super) listeners: Vec<Rc<Listener>>,
+    /// In the order of the configuration.
     upstreams: Vec<Rc<Upstream>>,
     /// Connections that wait for the first verdicts, from shards that knew them earlier; each turn adds at most as many as an
     /// inbox holds.
@@ -107,7 +107,7 @@ pub(super) struct Residents {
 impl Residents {
     /// What a shard consists of, and where its messages come.
     pub(super) fn new(ring: &Ring, parts: ShardParts) -> (Self, Inbox, OwnedFd) {
-        let config = &parts.config;
+        let (snapshot, config) = (&parts.snapshot, parts.snapshot.config());
         let pipes =
             (parts.pipes > 0).then(|| Rc::new(Pipes::new(config.runtime.relay.pipe_bytes, parts.pipes)));
         let seed = parts.place.seed ^ u64::from(parts.place.shard.0);
@@ -128,13 +128,15 @@ impl Residents {
             accept_warnings: WarningLimit::default(),
             connect_warnings: Default::default(),
         });
-        let upstreams = (0..).map(UpstreamId).zip(&parts.upstreams);
-        let upstreams: Vec<_> =
-            upstreams.map(|(id, shared)| Rc::new(Upstream::new(&shard, id, config, shared))).collect();
-        let listeners = (0..).map(ListenerId).zip(&config.listeners).map(|(id, listener)| {
-            Rc::new(Listener::new(&shard, id, config, &upstreams[listener.upstream.index()]))
+        let upstream = |shared| Rc::new(Upstream::new(&shard, shared));
+        let upstreams: Vec<_> = snapshot.upstreams().iter().map(upstream).collect();
+        let listeners = snapshot.listeners().iter().zip(&config.listeners).enumerate();
+        let listeners = listeners.map(|(position, (id, listener))| {
+            Rc::new(Listener::new(&shard, *id, (config, position), &upstreams[listener.upstream.index()]))
         });
-        let residents = Self { listeners: listeners.collect(), shard, upstreams, held: Vec::new() };
+        let generation = snapshot.generation();
+        let residents =
+            Self { generation, listeners: listeners.collect(), shard, upstreams, held: Vec::new() };
         (residents, parts.inbox, parts.doorbell)
     }
 
@@ -162,7 +164,12 @@ impl Residents {
     fn take(&mut self, message: Message) {
         match message {
             Message::States(states) => self.apply(&states),
-            Message::Grant(grant) => self.upstreams[grant.upstream.index()].grant(grant),
+            Message::Grant(grant) => {
+                self.upstreams
+                    .iter()
+                    .filter(|upstream| upstream.id == grant.upstream)
+                    .for_each(|upstream| upstream.grant(grant));
+            }
             Message::Phase(phase) if phase > self.shard.phase.get() => {
                 self.shard.phase.set(phase);
                 self.shard.handoff.take();
@@ -174,7 +181,11 @@ impl Residents {
         }
     }
 
+    /// Takes new states, unless they are those of another generation, whose backends are others.
     fn apply(&mut self, states: &UpstreamStates) {
+        if states.generation != self.generation {
+            return;
+        }
         let all = self.upstreams.iter().zip(&states.upstreams);
         let ends_sessions = all.filter(|(upstream, states)| upstream.table.apply(states)).count() > 0;
         if ends_sessions {
@@ -215,7 +226,8 @@ impl Residents {
     }
 
     fn begin_or_hold(&mut self, handed_off: HandedOff) {
-        let listener = &self.listeners[handed_off.listener.index()];
+        let mut listeners = self.listeners.iter();
+        let Some(listener) = listeners.find(|listener| listener.id == handed_off.listener) else { return };
         if listener.is_open() {
             session::start(listener, handed_off.connection);
         } else {

@@ -13,14 +13,16 @@ use crate::base::ShardPlace;
 use crate::config;
 use crate::steering::CoreLoads;
 use crate::telemetry::counters::ShardCounters;
-use crate::upstream::SharedUpstream;
+use crate::upstream::Snapshot;
 use crate::uring::{Doorbell, Ring};
 
 /// The first of so many shards, with one listener and one backend that is never up; and what the others pass on with.
 pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<Handoff>) {
     let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
     let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
-    let upstreams = vec![SharedUpstream::new(&config.upstreams[0], shards, None)];
+    let snapshot = Snapshot::build(Arc::new(config), shards, vec![None], None).expect("numbers");
+    let counters = Arc::<ShardCounters>::default();
+    counters.add_snapshot(&snapshot);
     let (mut handles, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..shards {
         let (doorbell, answers) = Doorbell::new().expect("an eventfd");
@@ -36,13 +38,12 @@ pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<
     let parts = ShardParts {
         place: place(0),
         cpu: core_affinity::get_core_ids().expect("CPUs")[0],
-        config: Arc::new(config),
+        snapshot: Arc::new(snapshot),
         listeners,
         pipes: 0,
-        upstreams,
         handoff: handoff(0),
         cores: Arc::clone(&cores),
-        counters: ShardCounters::new(1, [1]),
+        counters,
         limit: Arc::new(Limit::new(100)),
         handles,
         inbox,

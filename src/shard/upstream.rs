@@ -9,7 +9,7 @@ use super::unresponsive::Unresponsive;
 use super::waiters::Waiters;
 use crate::balance::Tried;
 use crate::base::{Address, BackendId, UpstreamId};
-use crate::config::{self, Config, Reuse};
+use crate::config::{self, Reuse};
 use crate::net::{self, Peer};
 use crate::pool::{Connection, Lease, Pool};
 use crate::telemetry::counters::BackendCounters;
@@ -25,36 +25,31 @@ pub(super) struct Upstream {
     pub(super) local_addresses: LocalAddresses,
     pub(super) waiters: Waiters,
     pub(super) unresponsive: Unresponsive,
-    config: Arc<Config>,
+    shared: Arc<SharedUpstream>,
 }
 
 impl Upstream {
-    pub(super) fn new(
-        shard: &Rc<Shard>,
-        id: UpstreamId,
-        config: &Arc<Config>,
-        shared: &Arc<SharedUpstream>,
-    ) -> Self {
-        let upstream = &config.upstreams[id.index()];
+    pub(super) fn new(shard: &Rc<Shard>, shared: &Arc<SharedUpstream>) -> Self {
+        let (id, upstream) = (shared.id(), shared.config());
         let most = shard.place.share_of(upstream.pool.size);
         let pool = || {
             let counters = Arc::clone(&shard.counters);
-            Rc::new(Pool::new(id, counters, upstream.backends.len(), most, upstream.pool.max_idle))
+            Rc::new(Pool::new(id, counters, shared.given(), most, upstream.pool.max_idle))
         };
         Self {
             id,
             shard: Rc::clone(shard),
-            table: UpstreamTable::new(upstream, Arc::clone(shared), shard.place),
+            table: UpstreamTable::new(Arc::clone(shared), shard.place, None),
             pool: (most > 0).then(pool),
             local_addresses: LocalAddresses::new(&upstream.source, shard.id()),
             waiters: Waiters::default(),
             unresponsive: Unresponsive::default(),
-            config: Arc::clone(config),
+            shared: Arc::clone(shared),
         }
     }
 
     pub(super) fn config(&self) -> &config::Upstream {
-        &self.config.upstreams[self.id.index()]
+        self.shared.config()
     }
 
     pub(super) fn counters(&self, backend: BackendId) -> &BackendCounters {
@@ -62,7 +57,7 @@ impl Upstream {
     }
 
     pub(super) fn backend_name(&self, backend: BackendId) -> &str {
-        &self.config().backends[backend.index()].name
+        self.shared.backend(backend).map_or("-", |backend| &backend.name)
     }
 
     // Clients that wait.

@@ -28,8 +28,8 @@ struct Own {
     active: AtomicU32,
     /// Sessions that have ended.
     ended: AtomicU64,
-    /// Connections passed to other shards.
-    passed: AtomicU64,
+    /// Connections handed off to other shards.
+    handed_off: AtomicU64,
     /// Connections received from other shards.
     received: AtomicU64,
 }
@@ -55,14 +55,14 @@ pub struct CoreLoad {
 }
 
 /// What is shown of a core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CoreStatus {
     /// Open sessions.
     pub active: u32,
     /// Sessions so far, open ones included.
     pub sessions: u64,
-    /// Connections passed to other shards so far.
-    pub passed: u64,
+    /// Connections handed off to other shards so far.
+    pub handed_off: u64,
     /// Connections received from other shards so far.
     pub received: u64,
     /// Per mille of the core, in the last sample.
@@ -99,7 +99,7 @@ impl CoreLoads {
         CoreStatus {
             active,
             sessions: own.ended.load(Ordering::Relaxed) + u64::from(active),
-            passed: own.passed.load(Ordering::Relaxed),
+            handed_off: own.handed_off.load(Ordering::Relaxed),
             received: own.received.load(Ordering::Relaxed),
             busy: others.busy.load(Ordering::Relaxed),
             busy_time: Duration::from_nanos(others.busy_nanos.load(Ordering::Relaxed)),
@@ -127,9 +127,9 @@ impl CoreLoads {
         bump_long(&own.ended);
     }
 
-    /// Counts a connection that was passed on.
+    /// Counts a connection that was handed off.
     pub fn note_handed_off(&self, shard: ShardId) {
-        bump_long(&self.rows[shard.index()].own.passed);
+        bump_long(&self.rows[shard.index()].own.handed_off);
     }
 
     /// Counts a connection that came from another shard. To be called when it counts as a session, so that it is never missed.

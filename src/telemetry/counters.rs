@@ -2,13 +2,14 @@
 //!
 //! Conservation, on every shard: accepted = denied + closed + active, and the reasons of closed sum to closed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
+use serde::Serialize;
 
-use crate::base::{BackendId, CloseReason, ListenerId, UpstreamId};
+use crate::base::{BackendId, CloseReason, Growing, ListenerId, UpstreamId};
 use crate::net::{AcceptError, LocalFailure};
+use crate::upstream::Snapshot;
 
 /// A number with a single writer. Readers get a whole, maybe slightly old value.
 #[derive(Debug, Default)]
@@ -37,102 +38,136 @@ impl Counter {
     }
 }
 
-/// What one shard counts for one listener; with numbers for counters, the sums over the shards.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ListenerCounters<N = Counter> {
-    /// Accepted connections, denied ones included.
-    pub accepted: N,
-    /// Denied because the process has as many sessions as it may have.
-    pub denied: N,
-    /// Open sessions.
-    pub active: N,
-    /// Ended sessions by reason, indexed by [`CloseReason::index`].
-    pub closed: [N; CloseReason::COUNT],
-    /// Of those that a backend reset, the ones without a byte, when no other backend was left to try.
-    pub reset_unserved: N,
-    /// Failed accepts by kind.
-    pub accept_errors: [N; AcceptError::COUNT],
-    /// Bytes delivered to backends.
-    pub bytes_to_backend: N,
-    /// Bytes delivered to clients.
-    pub bytes_to_client: N,
+/// Adds what counters say to sums of the same shape.
+trait AddCounters<C> {
+    fn add_counters(&mut self, counters: &C);
 }
 
-/// What one shard counts for one backend.
+impl AddCounters<Counter> for u64 {
+    fn add_counters(&mut self, counter: &Counter) {
+        *self += counter.value();
+    }
+}
+
+impl<const COUNT: usize> AddCounters<[Counter; COUNT]> for [u64; COUNT] {
+    fn add_counters(&mut self, counters: &[Counter; COUNT]) {
+        self.iter_mut().zip(counters).for_each(|(sum, counter)| sum.add_counters(counter));
+    }
+}
+
+/// Structs of counters; with numbers for counters they are the sums over the shards.
+macro_rules! counters {
+    ($($(#[$doc:meta])+ $name:ident { $($(#[$of:meta])+ $field:ident: $cells:ty,)+ })+) => {$(
+        $(#[$doc])+
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+        pub struct $name<N = Counter> { $($(#[$of])+ pub $field: $cells,)+ }
+
+        impl $name<u64> {
+            /// Adds the counters of one shard.
+            pub fn add(&mut self, counters: &$name) {
+                $(self.$field.add_counters(&counters.$field);)+
+            }
+        }
+    )+};
+}
+
+counters! {
+    /// What one shard counts for one listener.
+    ListenerCounters {
+        /// Accepted connections, denied ones included.
+        accepted: N,
+        /// Denied because the process has as many sessions as it may have.
+        denied: N,
+        /// Open sessions.
+        active: N,
+        /// Ended sessions by reason, indexed by [`CloseReason::index`].
+        closed: [N; CloseReason::COUNT],
+        /// Of those that a backend reset, the ones without a byte, when no other backend was left to try.
+        reset_unserved: N,
+        /// Failed accepts by kind.
+        accept_errors: [N; AcceptError::COUNT],
+        /// Bytes delivered to backends.
+        bytes_to_backend: N,
+        /// Bytes delivered to clients.
+        bytes_to_client: N,
+    }
+
+    /// What one shard counts for one backend.
+    BackendCounters {
+        /// Sessions that got a connection.
+        sessions: N,
+        /// Failed connection attempts.
+        connect_failures: N,
+        /// Connections in the pool, those on their way to it included.
+        pooled: N,
+        /// Bytes delivered to it.
+        bytes_to_backend: N,
+        /// Bytes delivered from it to clients.
+        bytes_to_client: N,
+    }
+
+    /// What one shard counts for the pool of one upstream.
+    PoolCounters {
+        /// Sessions that got a connection from it.
+        hits: N,
+        /// Sessions that found it empty.
+        misses: N,
+        /// Connections made for it.
+        made: N,
+        /// Connections for it that could not be made.
+        failed: N,
+        /// Connections in it that were closed: too old, ended or spoken on by the backend, or given up for a client.
+        closed: N,
+        /// Connections of it that proved dead before a session's first byte, and were replaced.
+        replaced: N,
+        /// Connections that came back from sessions.
+        returned: N,
+        /// Connections of which the backend did not say in time that they are clean, and that only.
+        reset_failed: N,
+    }
+
+    /// What one shard counts that is not of one listener or upstream.
+    WorkCounters {
+        /// Attempts of another backend after a failed one.
+        retries: N,
+        /// Retries that `retry_budget` did not allow.
+        retries_over_budget: N,
+        /// Sessions that had to wait for a permit of a backend.
+        queued: N,
+        /// Attempts to connect to a backend that failed because this process lacks something, by kind.
+        local_failures: [N; LocalFailure::COUNT],
+        /// Bytes delivered to backends by splicing; they are among `bytes_to_backend`.
+        spliced_to_backend: N,
+        /// Bytes delivered to clients by splicing; they are among `bytes_to_client`.
+        spliced_to_client: N,
+    }
+}
+
+/// Everything one shard counts. Its tables grow and never move, and a number stays its owner's, so a sum never falls.
 #[derive(Debug, Default)]
-pub struct BackendCounters {
-    /// Sessions that got a connection.
-    pub sessions: Counter,
-    /// Failed connection attempts.
-    pub connect_failures: Counter,
-    /// Connections in the pool, those on their way to it included.
-    pub pooled: Counter,
-    /// Bytes delivered to it.
-    pub bytes_to_backend: Counter,
-    /// Bytes delivered from it to clients.
-    pub bytes_to_client: Counter,
-}
-
-/// What one shard counts for the pool of one upstream.
-#[derive(Debug, Default)]
-pub struct PoolCounters {
-    /// Sessions that got a connection from it.
-    pub hits: Counter,
-    /// Sessions that found it empty.
-    pub misses: Counter,
-    /// Connections made for it.
-    pub made: Counter,
-    /// Connections for it that could not be made.
-    pub failed: Counter,
-    /// Connections in it that were closed: too old, ended or spoken on by the backend, or in the way of a client.
-    pub closed: Counter,
-    /// Connections of it that proved dead before a session's first byte, and were replaced.
-    pub replaced: Counter,
-    /// Connections that came back from sessions.
-    pub returned: Counter,
-    /// Connections of which the backend did not say in time that they are clean, and that only.
-    pub reset_failed: Counter,
-}
-
-/// Everything one shard counts.
-#[derive(Debug)]
 pub struct ShardCounters {
-    listeners: Box<[CachePadded<ListenerCounters>]>,
-    backends: Box<[Box<[CachePadded<BackendCounters>]>]>,
-    pools: Box<[CachePadded<PoolCounters>]>,
-    /// Attempts of another backend after a failed one.
-    pub retries: Counter,
-    /// Retries that `retry_budget` did not allow.
-    pub retries_over_budget: Counter,
-    /// Sessions that had to wait for a place at a backend.
-    pub queued: Counter,
-    /// Attempts to connect to a backend that failed for want of something of our own, by kind.
-    pub local_failures: [Counter; LocalFailure::COUNT],
-    /// Bytes delivered to backends by splicing; they are among `bytes_to_backend`.
-    pub spliced_to_backend: Counter,
-    /// Bytes delivered to clients by splicing; they are among `bytes_to_client`.
-    pub spliced_to_client: Counter,
+    listeners: Growing<CachePadded<ListenerCounters>>,
+    upstreams: Growing<UpstreamCounters>,
+    /// Everything that is not about one of them.
+    pub work: WorkCounters,
+}
+
+/// What one shard counts for one upstream.
+#[derive(Debug, Default)]
+struct UpstreamCounters {
+    pool: CachePadded<PoolCounters>,
+    backends: Growing<CachePadded<BackendCounters>>,
 }
 
 impl ShardCounters {
-    /// Zeroes for so many listeners, and for each upstream so many backends.
-    #[must_use]
-    pub fn new(listeners: usize, backends: impl IntoIterator<Item = usize>) -> Arc<Self> {
-        fn row<T: Default>(count: usize) -> Box<[CachePadded<T>]> {
-            (0..count).map(|_| CachePadded::default()).collect()
+    /// Makes room for the counters of everything in a generation.
+    pub fn add_snapshot(&self, snapshot: &Snapshot) {
+        snapshot.listeners().iter().for_each(|id| self.listeners.grow(id.index() + 1));
+        for upstream in snapshot.upstreams() {
+            let id = upstream.id().index();
+            self.upstreams.grow(id + 1);
+            self.upstreams[id].backends.grow(upstream.given());
         }
-        let backends: Box<[_]> = backends.into_iter().map(row).collect();
-        Arc::new(Self {
-            listeners: row(listeners),
-            pools: row(backends.len()),
-            backends,
-            retries: Counter::default(),
-            retries_over_budget: Counter::default(),
-            queued: Counter::default(),
-            local_failures: Default::default(),
-            spliced_to_backend: Counter::default(),
-            spliced_to_client: Counter::default(),
-        })
     }
 
     /// The counters of one listener.
@@ -144,13 +179,13 @@ impl ShardCounters {
     /// The counters of the pool of one upstream.
     #[must_use]
     pub fn pool(&self, upstream: UpstreamId) -> &PoolCounters {
-        &self.pools[upstream.index()]
+        &self.upstreams[upstream.index()].pool
     }
 
     /// The counters of one backend.
     #[must_use]
     pub fn backend(&self, upstream: UpstreamId, backend: BackendId) -> &BackendCounters {
-        &self.backends[upstream.index()][backend.index()]
+        &self.upstreams[upstream.index()].backends[backend.index()]
     }
 }
 
@@ -174,21 +209,5 @@ impl ListenerTotals {
     #[must_use]
     pub fn is_conserved(&self) -> bool {
         self.accepted == self.denied + self.closed_sum() + self.active
-    }
-
-    /// Adds the counters of one shard.
-    pub fn add(&mut self, counters: &ListenerCounters) {
-        self.accepted += counters.accepted.value();
-        self.denied += counters.denied.value();
-        self.active += counters.active.value();
-        for (sum, counter) in self.closed.iter_mut().zip(&counters.closed) {
-            *sum += counter.value();
-        }
-        for (sum, counter) in self.accept_errors.iter_mut().zip(&counters.accept_errors) {
-            *sum += counter.value();
-        }
-        self.reset_unserved += counters.reset_unserved.value();
-        self.bytes_to_backend += counters.bytes_to_backend.value();
-        self.bytes_to_client += counters.bytes_to_client.value();
     }
 }

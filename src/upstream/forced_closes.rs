@@ -40,11 +40,11 @@ struct Order {
 }
 
 impl ForcedCloses {
-    pub(super) fn new(upstream: &Upstream) -> Self {
+    pub(super) fn new(upstream: &Upstream, backends: usize) -> Self {
         Self {
             on_down: upstream.on_down,
             on_up: upstream.on_up,
-            backends: upstream.backends.iter().map(|_| Orders::default()).collect(),
+            backends: (0..backends).map(|_| Orders::default()).collect(),
         }
     }
 

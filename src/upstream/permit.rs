@@ -4,7 +4,7 @@
 //! waiting client; the count of sessions of a backend is the number of its [`InFlight`] guards.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -15,7 +15,6 @@ use super::forced_closes::ForcedCloses;
 use super::shared::SharedUpstream;
 use super::unanswered::Unanswered;
 use crate::base::{Address, BackendId, CloseReason, ShardId, Tick};
-use crate::config::Upstream;
 
 /// What one shard counts of the connections to one upstream.
 pub(super) struct Permits {
@@ -26,12 +25,18 @@ pub(super) struct Permits {
     /// Sessions of all shards by backend: those of this shard exact, the others as of the last look. Kept only where the
     /// algorithm wants them.
     pub(super) loads: RefCell<Vec<u32>>,
+    pub(super) ends: Rc<Ends>,
+}
+
+/// What the end of a session or of a connection is told to. Both generations of an upstream tell the same.
+#[derive(Default)]
+pub(super) struct Ends {
     /// Backends with a permit that a waiting client may be able to use.
     pub(super) released: RefCell<BTreeSet<BackendId>>,
     /// Wakes the task that serves waiting clients.
     pub(super) server: RefCell<Option<Waker>>,
     /// By backend, wakes the task that goes by the number of its sessions.
-    pub(super) watchers: Box<[RefCell<Option<Waker>>]>,
+    pub(super) watchers: RefCell<BTreeMap<BackendId, Waker>>,
 }
 
 /// The right to one connection to a backend. A connection owns its permit; whoever gets the connection gets both.
@@ -70,19 +75,17 @@ impl Usage {
 }
 
 impl Permits {
-    /// Nothing is taken.
+    /// What this shard counts of a generation of an upstream.
     #[must_use]
-    pub(super) fn new(upstream: &Upstream, shared: Arc<SharedUpstream>, shard: ShardId) -> Rc<Self> {
-        let backends = upstream.backends.len();
+    pub(super) fn new(shared: Arc<SharedUpstream>, shard: ShardId, ends: Rc<Ends>) -> Rc<Self> {
+        let given = shared.given();
         Rc::new(Self {
             shard,
+            forced_closes: ForcedCloses::new(shared.config(), given),
+            unanswered: Unanswered::new(given),
+            loads: RefCell::new(vec![0; given]),
+            ends,
             shared,
-            forced_closes: ForcedCloses::new(upstream),
-            unanswered: Unanswered::new(backends),
-            loads: RefCell::new(vec![0; backends]),
-            released: RefCell::default(),
-            server: RefCell::default(),
-            watchers: (0..backends).map(|_| RefCell::default()).collect(),
         })
     }
 
@@ -100,8 +103,8 @@ impl Permits {
         if !self.shared.give_back(backend) {
             return;
         }
-        self.released.borrow_mut().insert(backend);
-        if let Some(server) = &*self.server.borrow() {
+        self.ends.released.borrow_mut().insert(backend);
+        if let Some(server) = &*self.ends.server.borrow() {
             server.wake_by_ref();
         }
     }
@@ -137,12 +140,14 @@ impl Permit {
             permits.shared.loads.set(shard, index, step(own));
             let load = &mut permits.loads.borrow_mut()[index];
             *load = step(*load);
-            if let Some(watcher) = permits.watchers[index].borrow().as_ref().filter(|_| !usage.is_session()) {
-                watcher.wake_by_ref();
+            if !usage.is_session() {
+                permits.ends.watchers.borrow().get(&self.backend).into_iter().for_each(Waker::wake_by_ref);
             }
         }
-        if self.is_limited() && before.is_idle() != usage.is_idle() {
-            let idle = &permits.shared.idle[self.backend.index()];
+        if self.is_limited()
+            && before.is_idle() != usage.is_idle()
+            && let Some(idle) = permits.shared.idle(self.backend)
+        {
             if usage.is_idle() {
                 idle.fetch_add(1, SeqCst)
             } else {

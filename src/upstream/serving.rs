@@ -35,6 +35,9 @@ pub struct Share {
 }
 
 impl Share {
+    /// That of a number without a backend.
+    pub(super) const NONE: Self = Self { weight: 0, backup: false, name_hash: 0 };
+
     /// The part of an entry of the configuration.
     #[must_use]
     pub fn of(backend: &Backend) -> Self {

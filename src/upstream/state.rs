@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::base::{Address, limits};
 
 /// What the checks say of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Health {
     /// No check has finished yet; not eligible.
     Checking,
@@ -91,9 +92,11 @@ impl BackendState {
 /// The states of all backends of all upstreams.
 #[derive(Clone, Debug)]
 pub struct UpstreamStates {
+    /// The generation of the configuration whose backends these are; those of another one are ignored.
+    pub generation: u64,
     /// Strictly increases from one broadcast to the next.
     pub version: u64,
-    /// Indexed by `UpstreamId`, then by `BackendId`.
+    /// In the order of the configuration, as are the backends of each.
     pub upstreams: Vec<Vec<BackendState>>,
 }
 

@@ -14,7 +14,6 @@ use super::state::BackendState;
 use crate::admission::Use;
 use crate::balance::{Algorithm, Candidate, Demand, Sample, Start, Tried, Wants};
 use crate::base::{Address, BackendId, ShardPlace, Tick};
-use crate::config::Upstream;
 
 /// The backends of one upstream, on one shard.
 pub struct UpstreamTable {
@@ -100,31 +99,57 @@ fn use_of(before: &[Tier], backend: BackendId) -> Use<impl Fn(&Tried) -> bool> {
 }
 
 impl UpstreamTable {
-    /// A table in which no backend is eligible yet.
+    /// The table of one generation. Of the generation before, `previous`, backends that have kept their numbers keep their
+    /// states; the others are not eligible yet.
     #[must_use]
-    pub fn new(upstream: &Upstream, shared: Arc<SharedUpstream>, place: ShardPlace) -> Self {
-        let backends = upstream.backends.len();
-        Self {
-            permits: Permits::new(upstream, shared, place.shard),
+    pub fn new(shared: Arc<SharedUpstream>, place: ShardPlace, previous: Option<&Self>) -> Self {
+        let (upstream, given) = (shared.config(), shared.given());
+        let mut shares = vec![Share::NONE; given];
+        let mut states = vec![BackendState::unknown(); given];
+        for (number, backend) in shared.numbers().iter().zip(&upstream.backends) {
+            shares[number.index()] = Share::of(backend);
+            let known = previous.and_then(|previous| previous.state(*number));
+            states[number.index()] = known.unwrap_or_else(BackendState::unknown);
+        }
+        let ends = previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.permits.ends));
+        let table = Self {
             others_at: Cell::new(None),
             wants: upstream.algorithm.wants,
-            shares: upstream.backends.iter().map(Share::of).collect(),
+            shares,
             panic_threshold: upstream.panic_threshold,
             start: Start { shard: place.shard.index(), shards: place.shards, seed: place.seed },
             build: upstream.algorithm.build,
             inner: RefCell::new(Inner {
                 tiers: Default::default(),
-                tier_of: vec![None; backends],
-                states: vec![BackendState::unknown(); backends],
+                tier_of: vec![None; given],
+                states: states.clone(),
                 serving: Serving::Nobody,
             }),
-        }
+            permits: Permits::new(shared, place.shard, ends),
+        };
+        table.set_states(&states);
+        table
+    }
+
+    fn state(&self, number: BackendId) -> Option<BackendState> {
+        self.inner.borrow().states.get(number.index()).cloned()
     }
 
     /// Takes the new states of all backends, in the order of the configuration. Returns whether sessions of this shard
     /// have to end for them, and so have to be woken.
+    ///
+    /// # Panics
+    ///
+    /// If the states are those of another generation, which the shard has to tell by their number.
     pub fn apply(&self, states: &[BackendState]) -> bool {
-        assert_eq!(states.len(), self.shares.len(), "states of another configuration");
+        let numbers = self.permits.shared.numbers();
+        assert_eq!(states.len(), numbers.len(), "states of another generation");
+        let mut by_number = vec![BackendState::unknown(); self.shares.len()];
+        numbers.iter().zip(states).for_each(|(number, state)| by_number[number.index()] = state.clone());
+        self.set_states(&by_number)
+    }
+
+    fn set_states(&self, states: &[BackendState]) -> bool {
         let inner = &mut *self.inner.borrow_mut();
         let Order { serving, tiers } = Order::of(states, &self.shares, self.panic_threshold);
         let primaries_return = serving == Serving::Primaries && inner.serving != Serving::Primaries;
@@ -148,7 +173,7 @@ impl UpstreamTable {
             inner.tiers[index].update(candidates);
         }
         let candidates = inner.tiers.iter().flat_map(|tier| &tier.candidates).map(|one| one.id);
-        self.permits.released.borrow_mut().extend(candidates);
+        self.permits.ends.released.borrow_mut().extend(candidates);
         ends_sessions
     }
 
@@ -327,9 +352,9 @@ impl UpstreamTable {
 
     /// Has this task woken whenever a session of this shard on a backend ends.
     pub fn watch_sessions(&self, backend: BackendId, watcher: &Waker) {
-        let mut known = self.permits.watchers[backend.index()].borrow_mut();
-        if !known.as_ref().is_some_and(|known| known.will_wake(watcher)) {
-            *known = Some(watcher.clone());
+        let mut watchers = self.permits.ends.watchers.borrow_mut();
+        if !watchers.get(&backend).is_some_and(|known| known.will_wake(watcher)) {
+            watchers.insert(backend, watcher.clone());
         }
     }
 
@@ -354,7 +379,7 @@ impl UpstreamTable {
 }
 #[cfg(test)]
 mod tests {
-    use super::super::Health;
+    use super::super::{Health, Snapshot};
     use super::*;
     use crate::base::CloseReason;
     use crate::base::ShardId;
@@ -387,8 +412,8 @@ mod tests {
         );
         let parsed = config::parse("test", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}"));
         let place = ShardPlace { shard: ShardId(0), shards: 1, seed: 0 };
-        let upstream = &parsed.config.upstreams[0];
-        UpstreamTable::new(upstream, SharedUpstream::new(upstream, 1, None), place)
+        let snapshot = Snapshot::build(Arc::new(parsed.config), 1, vec![None], None).expect("numbers");
+        UpstreamTable::new(Arc::clone(&snapshot.upstreams()[0]), place, None)
     }
 
     fn states(up: [bool; 3]) -> Vec<BackendState> {
@@ -633,7 +658,7 @@ mod tests {
         assert_eq!(session.map(|session| session.backend()), Some(BackendId(1)));
         table.apply(&states([false; 3]));
         assert_eq!(table.poll_wait(ticket, &tried, None).err(), Some(CloseReason::NoBackend));
-        assert_eq!(table.permits.shared.loads.totals(), [0; 3]);
+        assert_eq!(table.permits.shared.in_flight(), [0; 3]);
     }
 
     #[test]
@@ -643,7 +668,7 @@ mod tests {
         let session = pick(&table);
         table.join(&Tried::default()).expect("room");
         let permit = session.into_permit().idle();
-        assert_eq!((table.permits.shared.loads.totals()[0], table.idle_permits(&Tried::default())), (0, 1));
+        assert_eq!((table.permits.shared.in_flight()[0], table.idle_permits(&Tried::default())), (0, 1));
         assert!(served(&table).is_empty() && table.is_waited_for(FIRST));
         drop(permit);
         assert_eq!((served(&table), table.has_waiters()), (vec![FIRST], false));

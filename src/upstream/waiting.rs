@@ -18,7 +18,7 @@ impl UpstreamTable {
     pub fn join(&self, tried: &Tried) -> Option<Ticket> {
         let ticket =
             self.permits.shared.queue.join(self.permits.shard, tried.clone(), self.idle_permits(tried))?;
-        self.permits.released.borrow_mut().extend(self.waited_for(tried));
+        self.permits.ends.released.borrow_mut().extend(self.waited_for(tried));
         Some(ticket)
     }
 
@@ -29,7 +29,7 @@ impl UpstreamTable {
 
     fn join_again(&self, ticket: Ticket, tried: &Tried) {
         self.permits.shared.queue.join_again(ticket, tried.clone());
-        self.permits.released.borrow_mut().extend(self.waited_for(tried));
+        self.permits.ends.released.borrow_mut().extend(self.waited_for(tried));
     }
 
     /// The permit that was taken for a waiting client of this shard.
@@ -40,7 +40,7 @@ impl UpstreamTable {
 
     /// Has `server` woken when there is something to [serve](Self::serve).
     pub fn set_server(&self, server: &Waker) {
-        let mut known = self.permits.server.borrow_mut();
+        let mut known = self.permits.ends.server.borrow_mut();
         if !known.as_ref().is_some_and(|known| known.will_wake(server)) {
             *known = Some(server.clone());
         }
@@ -51,7 +51,7 @@ impl UpstreamTable {
     #[must_use]
     pub fn serve(&self) -> Vec<(Ticket, BackendId)> {
         let mut served = Vec::new();
-        for backend in self.permits.released.take() {
+        for backend in self.permits.ends.released.take() {
             let tickets = self.with_use_of(backend, |usage| {
                 self.permits.shared.queue.serve(&usage, || self.permits.shared.take(backend))
             });
@@ -87,7 +87,7 @@ impl UpstreamTable {
     /// Returns whether [`Self::serve`] has something to do.
     #[must_use]
     pub fn has_released(&self) -> bool {
-        !self.permits.released.borrow().is_empty()
+        !self.permits.ends.released.borrow().is_empty()
     }
 
     /// Returns whether a client waits.

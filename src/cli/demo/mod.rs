@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use crossbeam_channel::{Receiver, after, never, select, tick};
-use signal_hook::consts::signal::{SIGINT, SIGQUIT, SIGTERM};
+use crossbeam_channel::{after, never, select, tick};
 
 use crate::config::{self, Config};
+use crate::control::command::{self, Command, Commands};
 use crate::server::{self, Server};
 use peers::{Peers, WEIGHTS};
 use table::Table;
@@ -31,7 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// The server does not start, or no port is free.
 pub fn demo(duration: Option<Duration>) -> anyhow::Result<ExitCode> {
-    let signals = server::signals().context("signals cannot be received")?;
+    let (door, commands) = command::door();
+    server::follow_signals(door).context("signals cannot be received")?;
     let peers = Peers::start()?;
     let listen = free_address()?;
     let server = Server::start(Arc::new(configuration(listen, peers.addresses())?))?;
@@ -42,22 +43,22 @@ pub fn demo(duration: Option<Duration>) -> anyhow::Result<ExitCode> {
         "{listen} -> {} echo backends, {} clients at a time, on CPU {}",
         WEIGHTS.len(),
         peers::CLIENTS,
-        server.cpus().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        server.status().shards.iter().map(|shard| shard.cpu.to_string()).collect::<Vec<_>>().join(",")
     );
     let begin = Instant::now();
     peers.begin(listen);
-    watch(&server, &peers, &signals, duration);
+    watch(&server, &peers, &commands, duration);
     let elapsed = begin.elapsed();
     let tally = peers.finish();
     server.drain();
     let drained = server.wait_ended(PATIENCE);
-    table::summary(&server, &tally, elapsed);
+    table::summary(&server.status(), &tally, elapsed);
     let good = drained && tally.errors == 0 && tally.sessions > 0;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints the table until the end; stops and starts a backend on the way.
-fn watch(server: &Server, peers: &Peers, signals: &Receiver<i32>, duration: Option<Duration>) {
+fn watch(server: &Server, peers: &Peers, commands: &Commands, duration: Option<Duration>) {
     let begin = Instant::now();
     // The second third of the time; without an end, seconds 4 to 6 of every ten.
     let is_stopped = |at: Duration| match duration {
@@ -69,11 +70,15 @@ fn watch(server: &Server, peers: &Peers, signals: &Receiver<i32>, duration: Opti
     loop {
         select! {
             recv(end) -> _ => return,
-            recv(signals) -> signal => if let Ok(SIGINT | SIGTERM | SIGQUIT) | Err(_) = signal { return },
+            recv(commands) -> command => {
+                if let Ok(Command::Stop { .. } | Command::StopNow { .. }) | Err(_) = command {
+                    return;
+                }
+            }
             recv(tables) -> _ => {
                 let stopped = is_stopped(begin.elapsed());
                 peers.stop_one(stopped);
-                table.print(server, stopped, &peers.tally());
+                table.print(&server.status(), stopped, &peers.tally());
             }
         }
     }

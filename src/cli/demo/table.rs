@@ -4,9 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use super::peers::{STOPPED, Tally, WEIGHTS};
-use crate::base::{ListenerId, UpstreamId, counted};
-use crate::server::Server;
-use crate::steering::CoreStatus;
+use crate::base::counted;
+use crate::control::{BackendStatus, ShardStatus, Status};
 use crate::upstream::Health;
 
 /// The live table; drawn over the last one on a terminal.
@@ -22,8 +21,8 @@ impl Table {
         Self { in_place: std::io::stdout().is_terminal(), drawn: 0, last: Instant::now(), sessions: 0 }
     }
 
-    pub(super) fn print(&mut self, server: &Server, stopped: bool, tally: &Tally) {
-        let totals = server.totals(ListenerId(0));
+    pub(super) fn print(&mut self, status: &Status, stopped: bool, tally: &Tally) {
+        let totals = &status.listeners[0].totals;
         let now = Instant::now();
         let rate = (totals.accepted - self.sessions) as f64 / (now - self.last).as_secs_f64();
         (self.last, self.sessions) = (now, totals.accepted);
@@ -41,8 +40,8 @@ impl Table {
             down = mebibytes(totals.bytes_to_client),
             errors = tally.errors
         ));
-        let mut lines = backends(server, stopped);
-        lines.extend(cores(server));
+        let mut lines = backends(status, stopped);
+        lines.extend(cores(status));
         self.drawn = lines.len() + 1;
         lines.iter().for_each(|line| text.push_str(&format!("{line}{erase}\n")));
         let mut out = std::io::stdout().lock();
@@ -51,46 +50,45 @@ impl Table {
     }
 }
 
-fn backends(server: &Server, stopped: bool) -> Vec<String> {
-    let sessions = server.backend_sessions(UpstreamId(0));
-    let (in_flight, health) = (server.in_flight(UpstreamId(0)), server.health(UpstreamId(0)));
-    let all = sessions.iter().sum::<u64>().max(1);
-    let line = |index: usize| {
-        let state = match health.get(index) {
-            Some(Health::Up) => "up",
-            Some(Health::Down) => "down",
-            Some(Health::Checking) | None => "checking",
+fn backends(status: &Status, stopped: bool) -> Vec<String> {
+    let backends = &status.upstreams[0].backends;
+    let all = backends.iter().map(|backend| backend.totals.sessions).sum::<u64>().max(1);
+    let line = |(index, backend): (usize, &BackendStatus)| {
+        let state = match backend.health {
+            Health::Up => "up",
+            Health::Down => "down",
+            Health::Checking => "checking",
         };
         format!(
             "  backend {number} (weight {weight})  {count:>8} sessions {share:>5.1} %  {open:>3} open  {state}{note}",
             number = index + 1,
             weight = WEIGHTS[index],
-            count = sessions[index],
-            share = 100.0 * sessions[index] as f64 / all as f64,
-            open = in_flight[index],
+            count = backend.totals.sessions,
+            share = 100.0 * backend.totals.sessions as f64 / all as f64,
+            open = backend.in_flight,
             note = if stopped && index == STOPPED { ", stopped by the demo" } else { "" },
         )
     };
-    (0..WEIGHTS.len()).map(line).collect()
+    backends.iter().enumerate().map(line).collect()
 }
 
-fn cores(server: &Server) -> Vec<String> {
-    let status = server.core_status();
-    let line = |(cpu, core): (&usize, &CoreStatus)| {
+fn cores(status: &Status) -> Vec<String> {
+    let line = |shard: &ShardStatus| {
+        let ShardStatus { cpu, core, .. } = shard;
         format!(
-            "  core {cpu:<3} {sessions:>20} sessions  {busy:>5.1} % busy  {open:>3} open  {passed} passed on, {received} received",
+            "  core {cpu:<3} {sessions:>20} sessions  {busy:>5.1} % busy  {open:>3} open  {handed_off} handed off, {received} received",
             sessions = core.sessions,
             busy = f64::from(core.busy) / 10.0,
             open = core.active,
-            passed = core.passed,
+            handed_off = core.handed_off,
             received = core.received,
         )
     };
-    server.cpus().iter().zip(&status).map(line).collect()
+    status.shards.iter().map(line).collect()
 }
 
-pub(super) fn summary(server: &Server, tally: &Tally, elapsed: Duration) {
-    let totals = server.totals(ListenerId(0));
+pub(super) fn summary(status: &Status, tally: &Tally, elapsed: Duration) {
+    let totals = &status.listeners[0].totals;
     let mut text = format!(
         "\n{sessions} in {seconds:.1} s ({rate:.0}/s); {bytes} bytes came back as sent; {errors} seen \
          by clients\nbytes: {up} to backends, {down} to clients; sessions: accepted {accepted} = denied {denied} + \
@@ -107,8 +105,8 @@ pub(super) fn summary(server: &Server, tally: &Tally, elapsed: Duration) {
         closed = totals.closed_sum(),
         active = totals.active,
     );
-    for (index, sessions) in server.backend_sessions(UpstreamId(0)).into_iter().enumerate() {
-        let sessions = counted(sessions, "session");
+    for (index, backend) in status.upstreams[0].backends.iter().enumerate() {
+        let sessions = counted(backend.totals.sessions, "session");
         text.push_str(&format!("backend {} (weight {}): {sessions}\n", index + 1, WEIGHTS[index]));
     }
     let _ = std::io::stdout().lock().write_all(text.as_bytes());

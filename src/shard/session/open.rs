@@ -158,7 +158,7 @@ impl Opening {
         }
         match step {
             Step::Connect(in_flight) => {
-                shard.counters.retries.add(u64::from(is_retry));
+                shard.counters.work.retries.add(u64::from(is_retry));
                 if let Some(pool) = &upstream.pool {
                     if pooled.is_some() { &pool.counters().hits } else { &pool.counters().misses }.add(1);
                 }
@@ -167,7 +167,7 @@ impl Opening {
             Step::Wait(_) => unreachable!("a wait is followed by a permit or an end"),
             Step::End(reason) => Err(reason),
             Step::OverBudget(reason) => {
-                shard.counters.retries_over_budget.add(1);
+                shard.counters.work.retries_over_budget.add(1);
                 Err(reason)
             }
         }
@@ -179,7 +179,7 @@ impl Opening {
         let tried = self.attempts.tried();
         let ticket = upstream.table.join(tried).ok_or(CloseReason::QueueFull)?;
         let _position = Position::new(upstream, ticket);
-        shard.counters.queued.add(1);
+        shard.counters.work.queued.add(1);
         upstream.serve();
         upstream.ask_pools(tried);
         let client = WaitingClient { socket: &record.client, end: self.attempts.client_end() };
