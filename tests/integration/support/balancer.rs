@@ -1,7 +1,7 @@
 //! A balancer in this process.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,38 +16,23 @@ use ringway::upstream::Health;
 
 use socket2::Socket;
 
-use super::{Backend, Client, PATIENCE, Reserved, V4, holds_within};
+use super::config::Config;
+use super::{Backend, Client, PATIENCE, Reserved, holds_within};
 
 const LISTENER: ListenerId = ListenerId(0);
 const UPSTREAM: UpstreamId = UpstreamId(0);
 
 /// What a balancer will be: one listener, one upstream.
 pub struct Builder {
-    listen: Listen,
-    backends: Vec<String>,
-    runtime: Vec<String>,
-    listener: Vec<String>,
-    upstream: Vec<String>,
-    checked: bool,
+    config: Config,
     await_checks: bool,
-}
-
-enum Listen {
-    Ip(IpAddr),
-    Unix(PathBuf),
 }
 
 /// A balancer on 127.0.0.1 with two shards, without checks and ejections: its backends get the sessions of the test and nothing else.
 pub fn balancer() -> Builder {
-    Builder {
-        listen: Listen::Ip(V4),
-        backends: Vec::new(),
-        runtime: vec![format!("cores: {}", shards())],
-        listener: Vec::new(),
-        upstream: Vec::new(),
-        checked: false,
-        await_checks: true,
-    }
+    let mut config = Config::new(shards());
+    config.upstream("outlier: off");
+    Builder { config, await_checks: true }
 }
 
 /// Both ways of relaying, on one shard, with further settings of the relay; and whether bulk is spliced.
@@ -65,44 +50,42 @@ pub fn shards() -> usize {
 
 impl Builder {
     pub fn backends<'a>(mut self, backends: impl IntoIterator<Item = &'a Backend>) -> Self {
-        self.backends.extend(backends.into_iter().map(Backend::entry));
+        self.config.backends(backends);
         self
     }
 
     /// A backend as the configuration writes it.
     pub fn entry(mut self, entry: &str) -> Self {
-        self.backends.push(entry.to_owned());
+        self.config.entry(entry);
         self
     }
 
     /// A line of the listener.
     pub fn listener(mut self, line: &str) -> Self {
-        self.listener.push(line.to_owned());
+        self.config.listener(line);
         self
     }
 
     /// A line of the upstream.
     pub fn upstream(mut self, line: &str) -> Self {
-        self.upstream.push(line.to_owned());
+        self.config.upstream(line);
         self
     }
 
     /// A line of the runtime.
     pub fn runtime(mut self, line: &str) -> Self {
-        self.runtime.push(line.to_owned());
+        self.config.runtime(line);
         self
     }
 
     /// One shard instead of two.
-    pub fn one_shard(mut self) -> Self {
-        self.runtime[0] = "cores: 1".to_owned();
-        self
+    pub fn one_shard(self) -> Self {
+        self.runtime("cores: 1")
     }
 
     /// Checks with these settings.
     pub fn check(mut self, settings: &str) -> Self {
-        self.upstream.push(format!("healthcheck: {{{settings}}}"));
-        self.checked = true;
+        self.config.check(settings);
         self
     }
 
@@ -119,58 +102,27 @@ impl Builder {
 
     /// Listens on this address instead.
     pub fn on(mut self, ip: IpAddr) -> Self {
-        self.listen = Listen::Ip(ip);
+        self.config.on(ip);
         self
     }
 
     /// Listens on `":PORT"`.
-    pub fn on_any(self) -> Self {
-        self.on(Ipv6Addr::UNSPECIFIED.into())
-    }
-
-    /// Listens on a socket file instead.
-    pub fn on_unix(mut self, path: PathBuf) -> Self {
-        self.listen = Listen::Unix(path);
+    pub fn on_any(mut self) -> Self {
+        self.config.on_any();
         self
     }
 
-    /// The configuration, and the port that is reserved for it.
-    fn yaml(mut self) -> (String, Option<Reserved>) {
-        let (written, port) = match &self.listen {
-            Listen::Unix(path) => (format!("unix:{}", path.display()), None),
-            Listen::Ip(ip) => {
-                let port = Reserved::at(*ip);
-                let address = port.address();
-                (
-                    if ip.is_unspecified() { format!(":{}", address.port()) } else { address.to_string() },
-                    Some(port),
-                )
-            }
-        };
-        if !self.checked {
-            self.upstream.push("healthcheck: off".to_owned());
-        }
-        if !self.upstream.iter().any(|line| line.starts_with("outlier")) {
-            self.upstream.push("outlier: off".to_owned());
-        }
-        let lines =
-            |indent: &str, lines: &[String]| lines.iter().map(|line| format!("{indent}{line}\n")).collect();
-        let (runtime, listener, upstream): (String, String, String) =
-            (lines("  ", &self.runtime), lines("    ", &self.listener), lines("    ", &self.upstream));
-        let backends: String = self.backends.iter().map(|entry| format!("      - {{{entry}}}\n")).collect();
-        let yaml = format!(
-            "runtime:\n{runtime}listeners:\n  - name: l\n    address: \"{written}\"\n    upstream: u\n{listener}\
-             upstreams:\n  - name: u\n{upstream}    backends:\n{backends}"
-        );
-        (yaml, port)
+    /// Listens on a Unix socket instead.
+    pub fn on_unix(mut self, path: PathBuf) -> Self {
+        self.config.on_unix(path);
+        self
     }
 
     /// Starts it, and waits for the first verdicts.
     #[track_caller]
     pub fn start(self) -> Balancer {
-        let wait = self.await_checks;
-        let (yaml, port) = self.yaml();
-        Balancer::of(&yaml, port, wait)
+        let (yaml, port) = self.config.write();
+        Balancer::of(&yaml, port, self.await_checks)
     }
 }
 
@@ -199,9 +151,7 @@ impl Balancer {
 
     /// Where clients on this machine reach it.
     pub fn address(&self) -> SocketAddr {
-        let address = self.port.as_ref().expect("a TCP listener").address();
-        let ip = if address.ip().is_unspecified() { V4 } else { address.ip() };
-        SocketAddr::new(ip, address.port())
+        self.port.as_ref().expect("a TCP listener").reached_at()
     }
 
     #[track_caller]
@@ -393,7 +343,7 @@ fn choose_first(socket: &Socket) -> io::Result<()> {
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Runs two clients' worth of work against a deadline: how long `work` took.
+/// How long `work` took.
 pub fn timed(work: impl FnOnce()) -> Duration {
     let begin = std::time::Instant::now();
     work();

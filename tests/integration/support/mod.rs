@@ -6,6 +6,7 @@
 mod backend;
 mod balancer;
 mod client;
+mod config;
 mod network;
 mod process;
 mod seccomp;
@@ -19,8 +20,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub use backend::{Backend, Connection, backend, exchange};
 pub use balancer::{Balancer, Builder as BalancerBuilder, balancer, both_ways, shards, timed};
 pub use client::{Client, expect_reset, is_reset, receive_at_once};
+pub use config::write_config;
 pub use network::{add_address, in_own_network, set_network, switch_loopback};
-pub use process::{Process, process, run_to_end, write_config};
+pub use process::{Process, process, run_to_end};
 pub use seccomp::forbid;
 
 /// Longer than anything here takes on a loaded machine; what has not happened by then does not happen.
@@ -94,6 +96,13 @@ impl Reserved {
 
     pub fn address(&self) -> SocketAddr {
         self.socket.local_addr().unwrap().as_socket().unwrap()
+    }
+
+    /// Where clients on this machine reach who listens there.
+    pub fn reached_at(&self) -> SocketAddr {
+        let address = self.address();
+        let ip = if address.ip().is_unspecified() { V4 } else { address.ip() };
+        SocketAddr::new(ip, address.port())
     }
 
     /// A listening socket on the reserved port.

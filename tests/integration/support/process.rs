@@ -2,80 +2,77 @@
 
 #![expect(unsafe_code, reason = "kill(2) and prlimit(2) have no safe wrapper in the crates we use")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::{Backend, Client, PATIENCE, Reserved, V4, eventually, forbid, holds_within};
+use super::config::Config;
+use super::{Backend, Client, PATIENCE, Reserved, eventually, forbid, holds_within};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
+/// Its configuration, in the folder of the process.
+const CONFIG: &str = "ringway.yaml";
 
-/// What a process will be: one listener on 127.0.0.1, one upstream.
+/// What a process will be: one listener, one upstream.
 pub struct Builder {
-    backends: Vec<String>,
-    sections: String,
-    upstream: Vec<String>,
+    config: Config,
     arguments: Vec<String>,
     stderr: Option<Stdio>,
-    on_all: bool,
     has_ipv6: bool,
 }
 
-/// A process with one shard and without checks.
+/// A process on 127.0.0.1 with one shard and without checks.
 pub fn process() -> Builder {
-    Builder {
-        backends: Vec::new(),
-        sections: String::new(),
-        upstream: vec!["healthcheck: off".into()],
-        arguments: Vec::new(),
-        stderr: None,
-        on_all: false,
-        has_ipv6: true,
-    }
+    Builder { config: Config::new(1), arguments: Vec::new(), stderr: None, has_ipv6: true }
 }
 
 impl Builder {
     pub fn backends<'a>(mut self, backends: impl IntoIterator<Item = &'a Backend>) -> Self {
-        self.backends.extend(backends.into_iter().map(Backend::entry));
+        self.config.backends(backends);
         self
     }
 
     /// A backend as the configuration writes it.
     pub fn entry(mut self, entry: &str) -> Self {
-        self.backends.push(entry.to_owned());
+        self.config.entry(entry);
         self
     }
 
-    /// Whole sections, such as `logging: {level: debug}`.
+    /// A whole section, such as `logging: {level: debug}`.
     pub fn section(mut self, section: &str) -> Self {
-        self.sections.push_str(section);
-        self.sections.push('\n');
+        self.config.section(section);
         self
     }
 
-    /// Checks with these settings.
-    pub fn check(mut self, settings: &str) -> Self {
-        self.upstream[0] = format!("healthcheck: {{{settings}}}");
+    /// A line of the runtime.
+    pub fn runtime(mut self, line: &str) -> Self {
+        self.config.runtime(line);
         self
     }
 
     /// A line of the upstream.
     pub fn upstream(mut self, line: &str) -> Self {
-        self.upstream.push(line.to_owned());
+        self.config.upstream(line);
+        self
+    }
+
+    /// Checks with these settings.
+    pub fn check(mut self, settings: &str) -> Self {
+        self.config.check(settings);
+        self
+    }
+
+    /// Listens on `":PORT"`.
+    pub fn on_any(mut self) -> Self {
+        self.config.on_any();
         self
     }
 
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
-        self
-    }
-
-    /// Listens on `":PORT"`.
-    pub fn on_all_addresses(mut self) -> Self {
-        self.on_all = true;
         self
     }
 
@@ -95,26 +92,14 @@ impl Builder {
     #[track_caller]
     pub fn start(self) -> Process {
         let folder = tempfile::tempdir().unwrap();
-        let port = Reserved::at(V4);
-        let runtime = if self.sections.contains("runtime:") { "" } else { "runtime: {cores: 1}\n" };
-        let backends: String = self.backends.iter().map(|entry| format!("      - {{{entry}}}\n")).collect();
-        let address = port.address();
-        let address = if self.on_all { format!(":{}", address.port()) } else { address.to_string() };
-        let yaml = format!(
-            "{runtime}{}listeners:\n  - {{name: l, address: \"{}\", upstream: u}}\nupstreams:\n  - name: u\n    {}\n    \
-             backends:\n{backends}",
-            self.sections,
-            address,
-            self.upstream.join("\n    "),
-        );
-        let config = folder.path().join("ringway.yaml");
-        std::fs::write(&config, &yaml).unwrap();
+        let (yaml, port) = self.config.write();
+        std::fs::write(folder.path().join(CONFIG), &yaml).unwrap();
         let log = folder.path().join("log");
         let stderr = self.stderr.unwrap_or_else(|| std::fs::File::create(&log).unwrap().into());
         let mut process = Process {
             child: None,
             folder,
-            port,
+            port: port.expect("a TCP listener"),
             arguments: self.arguments,
             has_ipv6: self.has_ipv6,
             stderr_file: log,
@@ -141,7 +126,7 @@ impl Process {
     /// The command that started it, for a second one.
     pub fn second(&self) -> Command {
         let mut command = Command::new(BINARY);
-        command.arg("-f").arg(self.folder.path().join("ringway.yaml")).args(&self.arguments);
+        command.arg("-f").arg(self.folder.path().join(CONFIG)).args(&self.arguments);
         command
     }
 
@@ -175,7 +160,7 @@ impl Process {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.port.address()
+        self.port.reached_at()
     }
 
     /// What it wrote to standard error.
@@ -325,17 +310,4 @@ pub fn run_to_end(command: &mut Command) -> Output {
         panic!("it ends: {:?}", child.wait_with_output().unwrap());
     }
     child.wait_with_output().unwrap()
-}
-
-/// A configuration file in a folder of its own: short form, one backend that nobody needs, on this address.
-pub fn write_config(runtime: &str, port: u16) -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("ringway.yaml");
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let yaml = format!(
-        "runtime: {{{runtime}}}\nloadbalancer: {{listen_address: \"{address}\"}}\n\
-         backends: [{{address: 127.0.0.1, port: 1}}]\n"
-    );
-    std::fs::write(&path, yaml).unwrap();
-    (folder, path)
 }

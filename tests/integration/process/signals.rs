@@ -29,8 +29,7 @@ fn term_under_load_serves_open_sessions_and_exits_with_0() {
 fn int_and_quit_stop_like_term() {
     for signal in [libc::SIGINT, libc::SIGQUIT] {
         let only = backend().echo().start();
-        let mut process =
-            process().backends([&only]).section("runtime: {cores: 1, shutdown_delay: 1h}").start();
+        let mut process = process().backends([&only]).runtime("shutdown_delay: 1h").start();
         process.echoing_client().finish().unwrap();
         // They skip the delay.
         process.signal(signal);
@@ -41,7 +40,7 @@ fn int_and_quit_stop_like_term() {
 #[test]
 fn shutdown_delay_goes_on_accepting_after_term() {
     let only = backend().echo().start();
-    let mut process = process().backends([&only]).section("runtime: {cores: 1, shutdown_delay: 1h}").start();
+    let mut process = process().backends([&only]).runtime("shutdown_delay: 1h").start();
     process.signal(libc::SIGTERM);
     eventually("it has heard", || process.log().contains("stopping"));
     process.echoing_client().finish().unwrap();
@@ -52,8 +51,7 @@ fn shutdown_delay_goes_on_accepting_after_term() {
 #[test]
 fn sessions_open_at_the_deadline_are_closed_and_the_exit_status_is_0() {
     let only = backend().echo().start();
-    let mut process =
-        process().backends([&only]).section("runtime: {cores: 1, shutdown_timeout: 300ms}").start();
+    let mut process = process().backends([&only]).runtime("shutdown_timeout: 300ms").start();
     let client = process.echoing_client();
     process.signal(libc::SIGTERM);
     let (received, end) = client.receive_all();
@@ -157,12 +155,12 @@ fn pid_file_is_there_before_the_first_session() {
 #[test]
 fn every_end_has_a_last_line() {
     let only = backend().echo().start();
-    for (section, signals, words) in [
-        ("", 1, "stopped: every session has ended"),
-        ("runtime: {cores: 1, shutdown_timeout: 100ms}", 1, "stopped: runtime.shutdown_timeout"),
-        ("", 2, "stopped: a second signal"),
+    for (timeout, signals, words) in [
+        ("shutdown_timeout: 1h", 1, "stopped: every session has ended"),
+        ("shutdown_timeout: 100ms", 1, "stopped: runtime.shutdown_timeout"),
+        ("shutdown_timeout: 1h", 2, "stopped: a second signal"),
     ] {
-        let mut process = process().backends([&only]).section(section).start();
+        let mut process = process().backends([&only]).runtime(timeout).start();
         let open = (words != "stopped: every session has ended").then(|| process.echoing_client());
         for _ in 0..signals {
             let before = process.log().matches("TERM received").count();
@@ -309,8 +307,7 @@ fn memory_of_a_burst_is_given_back_at_rest() {
         first => connection.send(first).and_then(|()| connection.echo()),
     };
     let only = backend().serve(answer_or_echo).start();
-    let relay = "runtime: {cores: 1, relay: {splice: off, buffers_per_core: 1024}}";
-    let process = process().section(relay).backends([&only]).start();
+    let process = process().runtime("relay: {splice: off, buffers_per_core: 1024}").backends([&only]).start();
     let before = process.resident_bytes();
     let clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect_small(process.address()).unwrap()).collect();
     clients.iter().for_each(|client| client.send(b"!").unwrap());

@@ -1,11 +1,11 @@
 //! Set-up: the binary with something missing that it needs. Claim: it ends with exit status 1 and one sentence that names
 //! the cause and the cure; nothing is half started.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::support::{Client, Reserved, V4, backend, eventually, forbid, process, run_to_end, write_config};
+use crate::support::{Reserved, V4, backend, eventually, forbid, process, run_to_end, write_config};
 
 const RUN: &str = env!("CARGO_BIN_EXE_ringway");
 
@@ -186,8 +186,8 @@ fn port_of_an_outgoing_connection_is_refused_with_what_helps() {
 fn all_addresses_are_those_of_ipv4_where_there_is_no_ipv6() {
     let only = backend().echo().start();
     let entry = format!("name: named, address: localhost, port: {}", only.address().port());
-    let process = process().on_all_addresses().without_ipv6().entry(&entry).start();
-    let client = Client::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, process.address().port()))).unwrap();
+    let process = process().on_any().without_ipv6().entry(&entry).start();
+    let client = process.client();
     client.echo(b"hello").unwrap();
     client.finish().unwrap();
     eventually("it tells of its listener", || process.log().contains("listener l on :"));

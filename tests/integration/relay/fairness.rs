@@ -142,8 +142,8 @@ fn assert_memory_is_bounded() {
     const CLIENTS: usize = 200;
     for splice in ["auto", "off"] {
         let only = echo_or_flood();
-        let runtime = format!("runtime: {{cores: 1, relay: {{splice: {splice}, {NARROW}}}}}");
-        let process = process().section(&runtime).backends([&only]).start();
+        let relay = format!("relay: {{splice: {splice}, {NARROW}}}");
+        let process = process().runtime(&relay).backends([&only]).start();
         let before = process.resident_bytes();
         let deaf = deaf_clients(process.address(), CLIENTS);
         assert_healthy(&process.echoing_client(), 50);

@@ -24,7 +24,7 @@ const BUFFERS: u32 = 4_096;
 /// In the environment of the process that changes its user.
 const CHILD: &str = "RINGWAY_TEST_USER";
 
-/// Runs `test` in a process of its own, as a user of its own who may lock so much.
+/// Runs `test`, which is the test `name` of this module, in a process of its own, as a user of its own who may lock so much.
 fn as_other_user(name: &str, limit: u64, test: impl FnOnce()) {
     if let Ok(user) = std::env::var(CHILD) {
         become_user(user.parse().unwrap(), limit);
@@ -37,7 +37,12 @@ fn as_other_user(name: &str, limit: u64, test: impl FnOnce()) {
     static USERS: AtomicU32 = AtomicU32::new(0);
     let user = 3_000_000_000 + std::process::id() * 16 + USERS.fetch_add(1, Ordering::Relaxed);
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", name, "--nocapture"]).env(CHILD, user.to_string()).stdin(Stdio::null());
+    // The harness leaves out the name of the crate.
+    let module = module_path!().split_once("::").unwrap().1;
+    command
+        .args(["--exact", &format!("{module}::{name}"), "--nocapture"])
+        .env(CHILD, user.to_string())
+        .stdin(Stdio::null());
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
@@ -85,7 +90,7 @@ fn serve_on(shards: usize) -> Result<(), String> {
 
 #[test]
 fn documented_locked_memory_suffices_for_1_shard() {
-    as_other_user("memory::documented_locked_memory_suffices_for_1_shard", locked_memory(1, BUFFERS), || {
+    as_other_user("documented_locked_memory_suffices_for_1_shard", locked_memory(1, BUFFERS), || {
         // What the one before held comes back a moment after its end.
         (0..3).for_each(|_| serve_on(1).unwrap());
     });
@@ -93,18 +98,14 @@ fn documented_locked_memory_suffices_for_1_shard() {
 
 #[test]
 fn documented_locked_memory_suffices_for_64_shards() {
-    as_other_user(
-        "memory::documented_locked_memory_suffices_for_64_shards",
-        locked_memory(64, BUFFERS),
-        || {
-            serve_on(64).unwrap();
-        },
-    );
+    as_other_user("documented_locked_memory_suffices_for_64_shards", locked_memory(64, BUFFERS), || {
+        serve_on(64).unwrap();
+    });
 }
 
 #[test]
 fn less_than_the_documented_locked_memory_is_refused_with_numbers_that_are_true() {
-    let name = "memory::less_than_the_documented_locked_memory_is_refused_with_numbers_that_are_true";
+    let name = "less_than_the_documented_locked_memory_is_refused_with_numbers_that_are_true";
     let needed = locked_memory(64, BUFFERS);
     as_other_user(name, needed - 4096, || {
         // A kernel that counts less needs less.
@@ -121,7 +122,7 @@ fn less_than_the_documented_locked_memory_is_refused_with_numbers_that_are_true(
 
 #[test]
 fn locked_memory_that_others_of_the_user_hold_is_told_apart() {
-    let name = "memory::locked_memory_that_others_of_the_user_hold_is_told_apart";
+    let name = "locked_memory_that_others_of_the_user_hold_is_told_apart";
     as_other_user(name, locked_memory(16, BUFFERS), || {
         // The limit is the user's, so it does not matter that the other one is in this process, too.
         let (config, _port) = configuration(&backend().echo().start());

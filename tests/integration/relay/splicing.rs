@@ -342,8 +342,7 @@ fn reset_of_the_side_that_is_still_owed_bytes_ends_the_session() {
 #[test]
 fn pipes_are_bounded_and_used_again() {
     let backend = backend().echo().start();
-    let runtime = "runtime: {cores: 1, relay: {pipes_per_core: 3}}";
-    let process = process().section(runtime).backends([&backend]).start();
+    let process = process().runtime("relay: {pipes_per_core: 3}").backends([&backend]).start();
     process.await_rest();
     let before = process.descriptors().len();
     for _ in 0..3 {
@@ -376,8 +375,7 @@ fn half_closed_reader_that_stalls_costs_nothing_and_gets_everything() {
                 connection.send(&Stream::new(13).head(64 << 20))
             })
             .start();
-        let runtime = format!("runtime: {{cores: 1, relay: {{splice: {splice}}}}}");
-        let process = process().section(&runtime).backends([&backend]).start();
+        let process = process().runtime(&format!("relay: {{splice: {splice}}}")).backends([&backend]).start();
         let client = Client::connect_small(process.address()).unwrap();
         client.send(b"please").unwrap();
         client.end().unwrap();

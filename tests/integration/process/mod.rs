@@ -1,0 +1,10 @@
+//! What concerns the whole process: its command line, start and end, its shards, and what the machine gives it.
+
+mod command_line;
+mod drain;
+mod limits;
+mod memory;
+mod shortage;
+mod signals;
+mod start;
+mod steering;

@@ -1,0 +1,9 @@
+//! What becomes of the two streams of a session.
+
+mod fairness;
+mod options;
+mod resets;
+mod sessions;
+mod splicing;
+mod streams;
+mod timeouts;
