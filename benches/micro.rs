@@ -18,7 +18,7 @@ use criterion::{BenchmarkId, Criterion};
 use ringway::balance::{self, Candidate, Demand, Registered, Start, Tried};
 use ringway::base::{Address, BackendId, ShardId, ShardPlace, Tick};
 use ringway::config;
-use ringway::upstream::{BackendState, Health, InFlight, Pick, Request, SharedUpstream, UpstreamTable};
+use ringway::upstream::{BackendState, Health, InFlight, Pick, Request, Snapshot, UpstreamTable};
 
 /// Sizes of the upstream.
 const BACKENDS: [u16; 3] = [10, 100, 1000];
@@ -137,13 +137,14 @@ impl Shards {
             );
         }
         let config = config::parse("bench.yaml", yaml.as_bytes()).expect("a valid configuration").config;
-        let shared = SharedUpstream::new(&config.upstreams[0], usize::from(SHARDS), None);
+        let snapshot =
+            Snapshot::build(Arc::new(config), usize::from(SHARDS), vec![None], None).expect("numbers");
         let addresses: Arc<[Address]> = Arc::from([Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)))]);
         let up = BackendState { health: Health::Up, addresses, ..BackendState::unknown() };
         let states = vec![up; usize::from(backends)];
         let table = |shard| {
             let place = ShardPlace { shard: ShardId(shard), shards: usize::from(SHARDS), seed: 1 };
-            let table = UpstreamTable::new(&config.upstreams[0], shared.clone(), place);
+            let table = UpstreamTable::new(Arc::clone(&snapshot.upstreams()[0]), place, None);
             table.apply(&states);
             table
         };

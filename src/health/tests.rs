@@ -592,13 +592,14 @@ async fn reports_do_not_hold_up_a_ramp_and_spared_backends_are_not_published() {
 fn start(check: HealthCheck, port: u16) -> (HealthThread, mpsc::Receiver<Arc<UpstreamStates>>) {
     let config = config(&[(Some(check), None, &[ip(port)])]);
     let (_, addresses) = watch::channel(Arc::new(literal(&config)));
-    let reports = failures(&config).1;
+    let (failures, reports) = failures(&config);
+    let snapshot = Snapshot::build(Arc::new(config), 1, failures, None).expect("numbers");
     let (sender, published) = mpsc::channel();
     let publish = Box::new(move |states| {
         // The test may be over.
         let _ = sender.send(states);
     });
-    (spawn(Arc::new(config), addresses, reports, publish).expect("a thread"), published)
+    (spawn(&snapshot, addresses, reports, publish).expect("a thread"), published)
 }
 
 /// Longer than anything here takes, unless it hangs.

@@ -407,14 +407,20 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(100);
 
     fn empty(most: usize, max_idle: Option<Duration>) -> Pool {
+        let counters = Arc::<ShardCounters>::default();
+        counters.add_snapshot(&snapshot());
         Pool::new(UpstreamId(0), counters, 1, most, max_idle)
+    }
+
+    fn snapshot() -> Snapshot {
+        let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
+        let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
+        Snapshot::build(Arc::new(config), 1, vec![None], None).expect("numbers")
     }
 
     /// An upstream with one backend, which is up.
     fn table() -> UpstreamTable {
-        let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
-        let parsed = config::parse("test.yaml", yaml).expect("a valid configuration").config;
-        let snapshot = Snapshot::build(Arc::new(parsed), 1, vec![None], None).expect("numbers");
+        let snapshot = snapshot();
         let place = ShardPlace { shard: ShardId(0), shards: 1, seed: 0 };
         let table = UpstreamTable::new(Arc::clone(&snapshot.upstreams()[0]), place, None);
         let addresses = Arc::from([Address::Unix("b".into())]);

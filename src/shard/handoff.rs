@@ -112,7 +112,7 @@ mod tests {
             shard.join().unwrap().unwrap();
             assert!(last.read(&mut [0]).is_err());
             let status = [0, 1].map(|shard| cores.status(ShardId(shard)));
-            assert_eq!((status[1].passed, status[0].received, status[0].active), (2, 2, 0));
+            assert_eq!((status[1].handed_off, status[0].received, status[0].active), (2, 2, 0));
             // Those of the looks at the listener too.
             let mut totals = ListenerTotals::default();
             totals.add(counters.listener(LISTENER));

@@ -243,3 +243,26 @@ impl Residents {
         std::mem::take(&mut self.held).into_iter().for_each(|handed_off| self.begin_or_hold(handed_off));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use crate::upstream::{BackendState, Health};
+
+    #[test]
+    fn states_of_another_generation_harm_nothing() {
+        let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+        let (mut residents, ..) = Residents::new(&ring, testing::parts(1, Vec::new()).0);
+        let down = BackendState { health: Health::Down, awaited: false, ..BackendState::unknown() };
+        let mut states = |generation, backends: Vec<Vec<BackendState>>| {
+            residents.apply(&UpstreamStates { generation, version: 1, upstreams: backends });
+            residents.upstreams[0].table.is_decided()
+        };
+        for others in [Vec::new(), vec![Vec::new()], vec![vec![down.clone(); 3]; 2], vec![vec![down.clone()]]]
+        {
+            assert!(!states(2, others), "the verdict is on another backend");
+        }
+        assert!(states(1, vec![vec![down]]), "the first verdict");
+    }
+}

@@ -127,7 +127,8 @@ fn short_sessions_stay_where_they_come() {
     let mut process = Process::new(2, 5);
     let mut random = Random::new(5);
     let mut open: Vec<_> = (0..64).map(|index| process.connect(index % 2)).collect();
-    let passed = |process: &Process| process.cores.status(id(0)).passed + process.cores.status(id(1)).passed;
+    let passed =
+        |process: &Process| process.cores.status(id(0)).handed_off + process.cores.status(id(1)).handed_off;
     for _ in 0..100_000 {
         process.now.0 += u64::from(random.below(16) == 0);
         let ends = random.below(64) as usize;

@@ -34,7 +34,7 @@ impl World {
             outcome: self.expected(session, spills),
             spills,
             own: self.in_flight(|other| other.shard == session.shard),
-            all: self.shared.loads.totals(),
+            all: self.shared.in_flight(),
         }
     }
 
@@ -197,11 +197,7 @@ impl World {
 
     fn check_limits(&self) {
         let in_flight = self.in_flight(|_| true);
-        assert_eq!(
-            self.shared.loads.totals(),
-            in_flight,
-            "the sum of the shards, and the sessions in flight"
-        );
+        assert_eq!(self.shared.in_flight(), in_flight, "the sum of the shards, and the sessions in flight");
         for (id, backend) in self.plan.backends() {
             let Some(most) = backend.max_connections else { continue };
             let taken = in_flight[id.index()] + self.on_their_way(id) + self.pooled_of(id);
@@ -258,7 +254,7 @@ impl World {
     /// What must hold when everybody has gone.
     pub fn check_end(&self) {
         assert!(self.sessions.is_empty());
-        assert!(self.shared.loads.totals().iter().all(|count| *count == 0), "sessions in flight");
+        assert!(self.shared.in_flight().iter().all(|count| *count == 0), "sessions in flight");
         for (id, backend) in self.plan.backends() {
             assert_eq!(
                 self.shared.permits_taken(id),

@@ -394,7 +394,7 @@ impl World {
         }
         self.health.version += 1;
         let upstreams = vec![self.health.verdicts.states().to_vec()];
-        let states = Arc::new(UpstreamStates { version: self.health.version, upstreams });
+        let states = Arc::new(UpstreamStates { generation: 1, version: self.health.version, upstreams });
         note(self.now, format_args!("states {} go out", states.version));
         self.shards.iter_mut().for_each(|shard| shard.states = Some(Arc::clone(&states)));
         true

@@ -9,7 +9,7 @@ use ringway::base::ShardPlace;
 use ringway::base::{BackendId, CloseReason, ShardId};
 use ringway::shard::Phase;
 use ringway::telemetry::counters::ShardCounters;
-use ringway::upstream::{SharedUpstream, UpstreamTable};
+use ringway::upstream::{SharedUpstream, Snapshot, UpstreamTable};
 
 use super::health::HealthThread;
 use super::session::{Answer, End, Session, Stage};
@@ -48,14 +48,22 @@ impl World {
         let upstream = plan.upstream();
         let backends = upstream.backends.len();
         let health = HealthThread::new(upstream);
-        let shared = SharedUpstream::new(upstream, plan.shards, health.failures.clone());
+        let config = Arc::new(plan.config.clone());
+        let snapshot =
+            Snapshot::build(config, plan.shards, vec![health.failures.clone()], None).expect("numbers");
+        let shared = Arc::clone(&snapshot.upstreams()[0]);
+        let counters = || {
+            let counters = Arc::<ShardCounters>::default();
+            counters.add_snapshot(&snapshot);
+            counters
+        };
         let shard = |index: usize| {
             let by = ShardId(index as u16);
             let place = ShardPlace { shard: by, shards: plan.shards, seed };
             Shard {
                 now: 0,
-                table: UpstreamTable::new(upstream, Arc::clone(&shared), place),
-                counters: ShardCounters::new(1, [backends]),
+                table: UpstreamTable::new(Arc::clone(&shared), place, None),
+                counters: counters(),
                 phase: Phase::Running,
                 states: None,
                 new_phase: None,

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringway::base::{CloseReason, UpstreamId};
+use ringway::base::CloseReason;
 
 use crate::support::{Client, Stream, backend, balancer, eventually, expect_reset};
 
@@ -131,7 +131,7 @@ fn descriptors_used_again_at_once_carry_no_bytes_of_others() {
             });
         }
     });
-    eventually("no session is left", || balancer.server().active_sessions() == 0);
+    eventually("no session is left", || balancer.status().open_sessions() == 0);
     assert!(balancer.closed(CloseReason::Normal) == 600, "{:?}", balancer.totals());
 }
 
@@ -148,7 +148,7 @@ fn crowd_that_waits_takes_no_buffers_from_open_sessions() {
     let open = balancer.echoing_client();
     let crowd: Vec<_> = (0..100).map(|_| balancer.client()).collect();
     crowd.iter().for_each(|client| client.send(b"x").unwrap());
-    eventually("all wait", || balancer.server().queue_length(UpstreamId(0)) == crowd.len());
+    eventually("all wait", || balancer.status().upstreams[0].waiting == crowd.len());
     open.set_patience(Duration::from_secs(5));
     (0..100).for_each(|_| open.echo(b"still here").unwrap());
     open.finish().unwrap();

@@ -84,7 +84,7 @@ fn serve_on(shards: usize) -> Result<(), String> {
     let clients: Vec<_> = (0..shards).map(|_| Client::connect(port.address()).unwrap()).collect();
     clients.iter().for_each(|client| client.echo(b"hello").unwrap());
     clients.into_iter().for_each(|client| client.finish().unwrap());
-    eventually("all have ended", || server.active_sessions() == 0);
+    eventually("all have ended", || server.status().open_sessions() == 0);
     Ok(())
 }
 

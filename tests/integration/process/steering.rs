@@ -21,7 +21,7 @@ fn two_shards() -> bool {
 fn assert_even(balancer: &Balancer, sessions: u32) {
     let active = balancer.active_by_shard();
     assert_eq!(active.iter().sum::<u32>(), sessions, "{active:?}");
-    let cores = balancer.server().core_status();
+    let cores: Vec<_> = balancer.status().shards.iter().map(|shard| shard.core).collect();
     assert!(active.iter().all(|count| *count <= sessions / 2 + 1), "{cores:?}");
 }
 
@@ -39,9 +39,9 @@ fn sixteen_long_sessions_are_even_on_two_shards() {
         let clients: Vec<_> = (0..16).map(|_| balancer.echoing_client()).collect();
         assert_even(&balancer, 16);
         if all_by_first {
-            let cores = balancer.server().core_status();
-            assert!(cores[0].passed >= 7 && cores[1].received == cores[0].passed, "{cores:?}");
-            assert_eq!((cores[1].passed, cores[0].received), (0, 0), "nothing is passed back");
+            let cores: Vec<_> = balancer.status().shards.iter().map(|shard| shard.core).collect();
+            assert!(cores[0].handed_off >= 7 && cores[1].received == cores[0].handed_off, "{cores:?}");
+            assert_eq!((cores[1].handed_off, cores[0].received), (0, 0), "nothing is handed back");
         }
         clients.into_iter().for_each(|client| client.finish().unwrap());
         balancer.await_closed(CloseReason::Normal, 16);
@@ -111,7 +111,7 @@ fn short_sessions_are_rarely_passed_on() {
             stop.store(true, Ordering::Relaxed);
         })
     });
-    let passed = balancer.passed();
+    let passed = balancer.handed_off();
     let accepted = balancer.finish().accepted;
     assert_eq!(accepted, served.load(Ordering::Relaxed));
     // 64 at a time: on a machine so loaded that each takes 30 ms they are not short.
@@ -138,7 +138,7 @@ fn end_in_a_storm(end: impl Fn(&Balancer)) -> u64 {
         let counts = threads.into_iter().map(|thread| thread.join().unwrap());
         counts.fold((0, 0), |sum, counts| (sum.0 + counts.0, sum.1 + counts.1))
     });
-    let passed = balancer.passed();
+    let passed = balancer.handed_off();
     // The end of each balancer checks that every connection is accounted for on the shard that served it.
     let totals = balancer.finish();
     assert_eq!(totals.closed_with(CloseReason::Normal), served, "{totals:?}");
@@ -187,7 +187,7 @@ fn close_in_a_storm_accounts_for_every_connection() {
 fn processor_time_of_every_core_is_sampled() {
     let only = backend().echo().start();
     let balancer = balancer().backends([&only]).start();
-    let times = || balancer.server().core_status().into_iter().map(|core| core.busy_time).collect::<Vec<_>>();
+    let times = || balancer.status().shards.into_iter().map(|shard| shard.core.busy_time).collect::<Vec<_>>();
     eventually("a first sample", || times().iter().all(|time| !time.is_zero()));
     let before = times();
     let client = balancer.echoing_client();
@@ -203,11 +203,11 @@ fn processor_time_of_every_core_is_sampled() {
 fn steered_by_cpu_each_session_is_served_where_it_was_received() {
     let only = backend().echo().start();
     let balancer = balancer().listener("tcp: {steer_by_cpu: true}").backends([&only]).start();
-    let mut expected = vec![0; balancer.server().cpus().len()];
-    for (shard, cpu) in balancer.server().cpus().iter().enumerate() {
+    let mut expected = vec![0; balancer.status().shards.len()];
+    for (shard, cpu) in balancer.status().shards.iter().map(|shard| shard.cpu).enumerate() {
         let clients: Vec<_> = std::thread::scope(|scope| {
             let pinned = scope.spawn(|| {
-                assert!(core_affinity::set_for_current(core_affinity::CoreId { id: *cpu }));
+                assert!(core_affinity::set_for_current(core_affinity::CoreId { id: cpu }));
                 (0..20).map(|_| balancer.echoing_client()).collect()
             });
             pinned.join().unwrap()
@@ -216,5 +216,5 @@ fn steered_by_cpu_each_session_is_served_where_it_was_received() {
         assert_eq!(balancer.accepted_by_shard(), expected, "CPU {cpu}");
         clients.into_iter().for_each(|client| client.finish().unwrap());
     }
-    assert_eq!(balancer.passed(), 0, "they stay there, however uneven that is");
+    assert_eq!(balancer.handed_off(), 0, "they stay there, however uneven that is");
 }

@@ -7,20 +7,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway::base::{BackendId, CloseReason, ListenerId, UpstreamId};
+use ringway::base::CloseReason;
 use ringway::config;
+use ringway::control::{BackendStatus, ShardStatus, Status};
 use ringway::net::LocalFailure;
 use ringway::server::Server;
-use ringway::telemetry::counters::ListenerTotals;
+use ringway::telemetry::counters::{ListenerTotals, WorkCounters};
 use ringway::upstream::Health;
 
 use socket2::Socket;
 
 use super::config::Config;
 use super::{Backend, Client, PATIENCE, Reserved, holds_within};
-
-const LISTENER: ListenerId = ListenerId(0);
-const UPSTREAM: UpstreamId = UpstreamId(0);
 
 /// What a balancer will be: one listener, one upstream.
 pub struct Builder {
@@ -167,8 +165,21 @@ impl Balancer {
         client
     }
 
+    pub fn status(&self) -> Status {
+        self.server().status()
+    }
+
+    fn backends(&self) -> impl Iterator<Item = BackendStatus> + use<> {
+        self.status().upstreams.swap_remove(0).backends.into_iter()
+    }
+
+    /// What all shards have counted of their work.
+    pub fn work(&self, of: impl Fn(&WorkCounters<u64>) -> u64) -> u64 {
+        self.status().shards.iter().map(|shard| of(&shard.work)).sum()
+    }
+
     pub fn totals(&self) -> ListenerTotals {
-        self.server().totals(LISTENER)
+        self.status().listeners[0].totals.clone()
     }
 
     /// Sessions that ended with this reason.
@@ -185,53 +196,49 @@ impl Balancer {
 
     /// Sessions of each backend so far.
     pub fn shares(&self) -> Vec<u64> {
-        self.server().backend_sessions(UPSTREAM)
+        self.backends().map(|backend| backend.totals.sessions).collect()
     }
 
     pub fn in_flight(&self) -> Vec<u32> {
-        self.server().in_flight(UPSTREAM)
+        self.backends().map(|backend| backend.in_flight).collect()
     }
 
     pub fn retries(&self) -> u64 {
-        self.server().shard_counters().iter().map(|shard| shard.retries.value()).sum()
+        self.work(|work| work.retries)
     }
 
     pub fn connect_failures(&self, backend: u16) -> u64 {
-        let shards = self.server().shard_counters().iter();
-        shards.map(|shard| shard.backend(UPSTREAM, BackendId(backend)).connect_failures.value()).sum()
+        self.status().upstreams[0].backends[usize::from(backend)].totals.connect_failures
     }
 
     /// Connects that failed for want of something of our own.
     pub fn local_failures(&self, kind: LocalFailure) -> u64 {
-        let shards = self.server().shard_counters().iter();
-        shards.map(|shard| shard.local_failures[kind as usize].value()).sum()
+        self.work(|work| work.local_failures[kind as usize])
     }
 
     /// Sessions that have waited for a place at a backend.
     pub fn queued(&self) -> u64 {
-        self.server().shard_counters().iter().map(|shard| shard.queued.value()).sum()
+        self.work(|work| work.queued)
     }
 
     /// Bytes spliced to the backends and to the clients.
     pub fn spliced(&self) -> (u64, u64) {
-        let shards = self.server().shard_counters().iter();
-        let both = shards.map(|shard| (shard.spliced_to_backend.value(), shard.spliced_to_client.value()));
-        both.fold((0, 0), |sum, both| (sum.0 + both.0, sum.1 + both.1))
+        (self.work(|work| work.spliced_to_backend), self.work(|work| work.spliced_to_client))
     }
 
     /// Accepted connections of each shard.
     pub fn accepted_by_shard(&self) -> Vec<u64> {
-        self.server().shard_counters().iter().map(|shard| shard.listener(LISTENER).accepted.value()).collect()
+        self.status().shards.iter().map(|shard| shard.listeners[0].accepted).collect()
     }
 
     /// Open sessions of each shard.
     pub fn active_by_shard(&self) -> Vec<u32> {
-        self.server().core_status().iter().map(|core| core.active).collect()
+        self.status().shards.iter().map(|shard| shard.core.active).collect()
     }
 
-    /// Connections that shards have passed to others so far.
-    pub fn passed(&self) -> u64 {
-        self.server().core_status().iter().map(|core| core.passed).sum()
+    /// Connections that shards have handed off to others so far.
+    pub fn handed_off(&self) -> u64 {
+        self.status().shards.iter().map(|shard| shard.core.handed_off).sum()
     }
 
     /// Has the kernel give every connection to the first shard: a socket that joins the group of the listening ones for a
@@ -242,7 +249,7 @@ impl Balancer {
     }
 
     pub fn health(&self) -> Vec<Health> {
-        self.server().health(UPSTREAM)
+        self.backends().map(|backend| backend.health).collect()
     }
 
     /// Waits for a verdict.
@@ -263,13 +270,7 @@ impl Balancer {
 
     /// Which backends are ejected now.
     pub fn ejected(&self) -> Vec<bool> {
-        let mut ejected = Vec::new();
-        // Seen at once, whatever the states are.
-        let _ = self.server().wait_states(PATIENCE, |states| {
-            ejected = states.upstreams[0].iter().map(|backend| backend.ejected).collect();
-            true
-        });
-        ejected
+        self.backends().map(|backend| backend.ejected).collect()
     }
 
     /// Waits until no session is left, and closes it after the last check.
@@ -281,38 +282,29 @@ impl Balancer {
     #[track_caller]
     fn check(&mut self) -> ListenerTotals {
         let server = self.server.take().expect("checked once");
-        let listeners = || (0..server.config().listeners.len()).map(|index| ListenerId(index as u16));
-        if !holds_within(PATIENCE, || server.active_sessions() == 0) {
-            panic!("sessions are left: {:?}", server.totals(LISTENER));
+        if !holds_within(PATIENCE, || server.status().open_sessions() == 0) {
+            panic!("sessions are left: {:?}", server.status());
         }
-        for id in listeners() {
-            let totals = server.totals(id);
+        let status = server.status();
+        for listener in &status.listeners {
+            let totals = &listener.totals;
             assert!(totals.is_conserved(), "accepted = denied + closed + active: {totals:?}");
             assert_eq!(totals.closed_with(CloseReason::Internal), 0, "no session ends for an unknown reason");
         }
-        for index in 0..server.config().upstreams.len() {
-            let in_flight = server.in_flight(UpstreamId(index as u16));
-            assert!(in_flight.iter().all(|count| *count == 0), "in flight without a session: {in_flight:?}");
-        }
-        let totals = server.totals(LISTENER);
+        let backends = status.upstreams.iter().flat_map(|upstream| &upstream.backends);
+        backends
+            .for_each(|backend| assert_eq!(backend.in_flight, 0, "in flight without a session: {backend:?}"));
         server.drain();
         assert!(server.wait_ended(PATIENCE), "shards without sessions end when they drain");
-        for (shard, counters) in server.shard_counters().iter().enumerate() {
-            for id in listeners() {
-                let mut totals = ListenerTotals::default();
-                totals.add(counters.listener(id));
-                assert!(
-                    totals.is_conserved(),
-                    "accepted = denied + closed + active on shard {shard}: {totals:?}"
-                );
-            }
+        let shards = server.status().shards;
+        let conserved = |totals: &ListenerTotals| totals.is_conserved();
+        for shard in &shards {
+            assert!(shard.listeners.iter().all(conserved), "accepted = denied + closed + active: {shard:?}");
+            assert_eq!(shard.core.active, 0, "{shard:?}");
         }
-        let cores = server.core_status();
-        let (passed, received): (Vec<_>, Vec<_>) =
-            cores.iter().map(|core| (core.passed, core.received)).unzip();
-        assert_eq!(passed.iter().sum::<u64>(), received.iter().sum::<u64>(), "what is passed on arrives");
-        assert!(cores.iter().all(|core| core.active == 0), "{cores:?}");
-        totals
+        let sum = |of: fn(&ShardStatus) -> u64| shards.iter().map(of).sum::<u64>();
+        assert_eq!(sum(|shard| shard.core.handed_off), sum(|shard| shard.core.received), "hand-offs arrive");
+        status.listeners[0].totals.clone()
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringway::base::{BackendId, CloseReason, UpstreamId};
-use ringway::telemetry::counters::{Counter, PoolCounters};
+use ringway::base::CloseReason;
+use ringway::telemetry::counters::PoolCounters;
 use ringway::upstream::Health;
 
 use crate::support::{
@@ -15,22 +15,19 @@ use crate::support::{
     timed,
 };
 
-const UPSTREAM: UpstreamId = UpstreamId(0);
-
-fn count(balancer: &Balancer, counter: impl Fn(&PoolCounters) -> &Counter) -> u64 {
-    balancer.server().shard_counters().iter().map(|shard| counter(shard.pool(UPSTREAM)).value()).sum()
+fn count(balancer: &Balancer, counter: impl Fn(&PoolCounters<u64>) -> u64) -> u64 {
+    counter(&balancer.status().upstreams[0].pool)
 }
 
 fn pooled(balancer: &Balancer) -> u64 {
-    let shards = balancer.server().shard_counters().iter();
-    shards.map(|shard| shard.backend(UPSTREAM, BackendId(0)).pooled.value()).sum()
+    balancer.status().upstreams[0].backends[0].totals.pooled
 }
 
 /// Waits until the pool is filled: so many connections stand.
 #[track_caller]
 fn await_pool(balancer: &Balancer, backend: &Backend, size: u64) {
     let filled =
-        || count(balancer, |pool| &pool.made) >= size && pooled(balancer) == size && backend.open() >= size;
+        || count(balancer, |pool| pool.made) >= size && pooled(balancer) == size && backend.open() >= size;
     eventually("the pool is filled", filled);
 }
 
@@ -48,7 +45,7 @@ fn sessions_take_ready_connections_and_new_ones_replace_them() {
         .collect();
     clients.into_iter().for_each(|client| client.finish().unwrap());
     balancer.await_closed(CloseReason::Normal, 3);
-    assert_eq!((count(&balancer, |pool| &pool.hits), count(&balancer, |pool| &pool.returned)), (3, 0));
+    assert_eq!((count(&balancer, |pool| pool.hits), count(&balancer, |pool| pool.returned)), (3, 0));
 }
 
 #[test]
@@ -70,7 +67,7 @@ fn greeting_is_delivered_once_to_whoever_gets_the_connection() {
         client.echo(b"more").unwrap();
         client.finish().unwrap();
     }
-    assert!(count(&balancer, |pool| &pool.hits) > 0);
+    assert!(count(&balancer, |pool| pool.hits) > 0);
 }
 
 #[test]
@@ -84,7 +81,7 @@ fn connections_that_the_backend_closes_are_thrown_away_and_made_anew() {
     await_pool(&balancer, &backend, 4);
     (0..8).for_each(|_| balancer.echoing_client().finish().unwrap());
     balancer.await_closed(CloseReason::Normal, 8);
-    assert_eq!(count(&balancer, |pool| &pool.replaced), 0);
+    assert_eq!(count(&balancer, |pool| pool.replaced), 0);
 }
 
 /// The first connection ends when it is told to, in a session that has not relayed a byte.
@@ -118,9 +115,9 @@ fn connection_that_dies_before_the_first_byte_is_replaced_for_free() {
         await_pool(&balancer, &backend, 1);
         eventually("it is served", || served.load(Ordering::SeqCst) == 1);
         let client = balancer.client();
-        eventually("it has the connection", || count(&balancer, |pool| &pool.hits) == 1);
+        eventually("it has the connection", || count(&balancer, |pool| pool.hits) == 1);
         dies.store(true, Ordering::SeqCst);
-        eventually("it is replaced", || count(&balancer, |pool| &pool.replaced) == 1);
+        eventually("it is replaced", || count(&balancer, |pool| pool.replaced) == 1);
         client.echo(b"hello").unwrap();
         client.finish().unwrap();
         balancer.await_closed(CloseReason::Normal, 1);
@@ -134,7 +131,7 @@ fn old_connections_are_closed_and_made_anew() {
     let balancer = balancer().backends([&backend]).upstream("pool: {size: 2, max_idle: 50ms}").start();
     eventually("connections take turns", || backend.connections() >= 8);
     balancer.echoing_client().finish().unwrap();
-    assert!(count(&balancer, |pool| &pool.closed) >= 5);
+    assert!(count(&balancer, |pool| pool.closed) >= 5);
 }
 
 #[test]
@@ -145,7 +142,7 @@ fn backend_that_is_down_gets_no_connections() {
     backend.stop();
     balancer.await_health(0, Health::Down);
     eventually("the pool is empty", || pooled(&balancer) == 0);
-    let failed = count(&balancer, |pool| &pool.failed);
+    let failed = count(&balancer, |pool| pool.failed);
     backend.restart();
     balancer.await_health(0, Health::Up);
     await_pool(&balancer, &backend, 2);
@@ -183,15 +180,15 @@ fn connection_without_a_byte_comes_back() {
     await_pool(&balancer, &backend, 2);
     for round in 1..=20 {
         balancer.client().reset();
-        eventually("it is back", || count(&balancer, |pool| &pool.returned) == round);
+        eventually("it is back", || count(&balancer, |pool| pool.returned) == round);
     }
     balancer.client().finish().unwrap();
-    eventually("it is back", || count(&balancer, |pool| &pool.returned) == 21);
+    eventually("it is back", || count(&balancer, |pool| pool.returned) == 21);
     assert_eq!(backend.connections(), 2);
     balancer.echoing_client().finish().unwrap();
     balancer.await_closed(CloseReason::Normal, 2);
     balancer.await_closed(CloseReason::ClientReset, 20);
-    assert_eq!(count(&balancer, |pool| &pool.returned), 21, "one that carried bytes does not come back");
+    assert_eq!(count(&balancer, |pool| pool.returned), 21, "one that carried bytes does not come back");
 }
 
 /// The one place is held by a client that has left, and by nobody else: on whatever shard, a client that waits gets it.
@@ -260,10 +257,10 @@ fn connection_that_was_reset_serves_the_next_client_and_no_other_bytes_reach_it(
     await_pool(&balancer, &backend, 2);
     for round in 1..=200 {
         one_session(&balancer, round);
-        eventually("it is back", || count(&balancer, |pool| &pool.returned) == u64::from(round));
+        eventually("it is back", || count(&balancer, |pool| pool.returned) == u64::from(round));
     }
     balancer.await_closed(CloseReason::Normal, 200);
-    assert_eq!((backend.connections(), count(&balancer, |pool| &pool.reset_failed)), (2, 0));
+    assert_eq!((backend.connections(), count(&balancer, |pool| pool.reset_failed)), (2, 0));
 }
 
 #[test]
@@ -287,8 +284,8 @@ fn connection_whose_reset_is_late_wrong_or_followed_by_bytes_is_closed() {
             assert_eq!(client.receive_all().1.is_ok(), index == 0, "answer {index}");
         }
         balancer.await_closed(if index == 0 { CloseReason::Normal } else { CloseReason::AnswerCut }, 4);
-        assert_eq!(count(&balancer, |pool| &pool.returned), 0, "answer {index}");
-        assert_eq!(count(&balancer, |pool| &pool.reset_failed), 4, "answer {index}");
+        assert_eq!(count(&balancer, |pool| pool.returned), 0, "answer {index}");
+        assert_eq!(count(&balancer, |pool| pool.reset_failed), 4, "answer {index}");
     }
 }
 
@@ -311,7 +308,7 @@ fn bytes_that_come_while_nobody_asks_reach_nobody() {
     for round in 1..=50 {
         await_pool(&balancer, &backend, 2);
         one_session(&balancer, round);
-        eventually("it is back", || count(&balancer, |pool| &pool.returned) == u64::from(round));
+        eventually("it is back", || count(&balancer, |pool| pool.returned) == u64::from(round));
         wanted.fetch_add(1, Ordering::SeqCst);
         // The bytes lie in the receiving socket from then on; the pool may not have noticed them.
         eventually("the backend has spoken", || said.load(Ordering::SeqCst) == u64::from(round));
@@ -344,15 +341,14 @@ fn connection_that_carried_bulk_serves_small_messages_again() {
         client.send(b"BULK!\r\n").unwrap();
         assert!(Stream::new(5).matches(0, &client.receive_exact(BULK).unwrap()));
         client.finish().unwrap();
-        eventually("it is back", || count(&balancer, |pool| &pool.returned) == 2 * round - 1);
+        eventually("it is back", || count(&balancer, |pool| pool.returned) == 2 * round - 1);
         let client = balancer.client();
         client.echo(b"small\r\n").unwrap();
         client.finish().unwrap();
-        eventually("it is back", || count(&balancer, |pool| &pool.returned) == 2 * round);
+        eventually("it is back", || count(&balancer, |pool| pool.returned) == 2 * round);
     }
     assert_eq!(backend.connections(), 2);
-    let spliced: u64 =
-        balancer.server().shard_counters().iter().map(|shard| shard.spliced_to_client.value()).sum();
+    let spliced = balancer.work(|work| work.spliced_to_client);
     assert!(spliced > BULK as u64, "{spliced} bytes were spliced");
 }
 
@@ -377,21 +373,21 @@ fn late_answer_to_one_client_never_looks_like_a_greeting_to_another() {
     for is_in_session in [false, true] {
         speaks.store(false, Ordering::SeqCst);
         let balancer = balancer().one_shard().backends([&backend]).upstream(&upstream).start();
-        eventually("it is made", || count(&balancer, |pool| &pool.made) == 1);
+        eventually("it is made", || count(&balancer, |pool| pool.made) == 1);
         one_session(&balancer, 1);
-        eventually("it is back", || count(&balancer, |pool| &pool.returned) == 1);
+        eventually("it is back", || count(&balancer, |pool| pool.returned) == 1);
         let silent = balancer.client();
-        eventually("it is lent", || count(&balancer, |pool| &pool.hits) == 2);
+        eventually("it is lent", || count(&balancer, |pool| pool.hits) == 2);
         if is_in_session {
             speaks.store(true, Ordering::SeqCst);
-            eventually("it is replaced", || count(&balancer, |pool| &pool.replaced) == 1);
+            eventually("it is replaced", || count(&balancer, |pool| pool.replaced) == 1);
             silent.echo(b"own\r\n").unwrap();
             silent.reset();
         } else {
             silent.reset();
-            eventually("it is back", || count(&balancer, |pool| &pool.returned) == 2);
+            eventually("it is back", || count(&balancer, |pool| pool.returned) == 2);
             speaks.store(true, Ordering::SeqCst);
-            eventually("it is thrown away", || count(&balancer, |pool| &pool.closed) == 1);
+            eventually("it is thrown away", || count(&balancer, |pool| pool.closed) == 1);
             let client = balancer.client();
             client.echo(b"own\r\n").unwrap();
             client.reset();
@@ -426,11 +422,11 @@ fn connection_that_ends_late_in_an_idle_session_is_replaced_all_the_same() {
     await_pool(&balancer, &backend, 1);
     eventually("it is served", || served.load(Ordering::SeqCst) == 1);
     let client = balancer.client();
-    eventually("it has the connection", || count(&balancer, |pool| &pool.hits) == 1);
+    eventually("it has the connection", || count(&balancer, |pool| pool.hits) == 1);
     // Older than all of `establish`.
     std::thread::sleep(Duration::from_millis(100));
     ends.store(true, Ordering::SeqCst);
-    eventually("it is replaced", || count(&balancer, |pool| &pool.replaced) == 1);
+    eventually("it is replaced", || count(&balancer, |pool| pool.replaced) == 1);
     client.echo(b"hello").unwrap();
     client.finish().unwrap();
     balancer.await_closed(CloseReason::Normal, 1);
@@ -472,10 +468,10 @@ fn shard_without_a_pool_asks_no_backend_for_a_reset() {
         connection.send(b"+RESET\r\n")
     });
     let balancer = balancer().backends([&backend]).upstream(&RESET.replace("size: 2", "size: 1")).start();
-    eventually("it is made", || count(&balancer, |pool| &pool.made) == 1);
+    eventually("it is made", || count(&balancer, |pool| pool.made) == 1);
     (0..20).for_each(|round| one_session(&balancer, round));
     balancer.await_closed(CloseReason::Normal, 20);
-    assert_eq!(asked.load(Ordering::SeqCst), count(&balancer, |pool| &pool.returned));
+    assert_eq!(asked.load(Ordering::SeqCst), count(&balancer, |pool| pool.returned));
 }
 
 /// `nc -N` to a server that speaks after a while.
@@ -510,7 +506,7 @@ fn connection_of_a_client_that_resets_does_not_come_back() {
         client.reset();
     }
     balancer.await_closed(CloseReason::ClientReset, 5);
-    assert_eq!(count(&balancer, |pool| &pool.returned), 0);
+    assert_eq!(count(&balancer, |pool| pool.returned), 0);
 }
 
 /// As Redis above `maxclients` and MySQL above `max_connections`.
@@ -520,7 +516,7 @@ fn backend_that_ends_new_connections_at_once_is_not_flooded() {
     let balancer = balancer().one_shard().backends([&backend]).upstream("pool: {size: 1}").start();
     eventually("it is tried again", || backend.connections() >= 3);
     assert!(!holds_within(Duration::from_secs(1), || backend.connections() > 10));
-    assert!(count(&balancer, |pool| &pool.closed) >= 2);
+    assert!(count(&balancer, |pool| pool.closed) >= 2);
 }
 
 /// It counts as the pool's, which looks for a new connection once it has ended.
@@ -544,7 +540,7 @@ fn session_that_gets_no_connection_leaves_the_pool_to_be_filled_again() {
     await_pool(&balancer, &backend, 1);
     eventually("it is served", || served.load(Ordering::SeqCst) == 1);
     let client = balancer.client();
-    eventually("it has the connection", || count(&balancer, |pool| &pool.hits) == 1);
+    eventually("it has the connection", || count(&balancer, |pool| pool.hits) == 1);
     backend.refuse();
     dies.store(true, Ordering::SeqCst);
     assert!(client.receive_all().1.is_err());

@@ -21,7 +21,7 @@ fn limited(backend: &Backend, most: u32) -> String {
 
 #[track_caller]
 fn await_queue(balancer: &Balancer, length: usize) {
-    eventually(&format!("{length} wait"), || balancer.server().queue_length(UPSTREAM) == length);
+    eventually(&format!("{length} wait"), || balancer.status().upstreams[0].waiting == length);
 }
 
 /// A client that has a session and keeps it, and an answer that only a session brings.
@@ -85,7 +85,7 @@ fn whoever_waits_is_served_in_the_order_of_coming() {
     for (left, client) in (0..6).rev().zip(waiting) {
         served.finish().unwrap();
         assert_eq!(client.receive_exact(5).unwrap(), b"hello");
-        assert_eq!((balancer.server().queue_length(UPSTREAM), backend.open()), (left, 1));
+        assert_eq!((balancer.status().upstreams[0].waiting, backend.open()), (left, 1));
         served = client;
     }
     served.finish().unwrap();
@@ -241,8 +241,7 @@ fn retries_stay_within_their_budget() {
     let took = timed(|| (0..300).for_each(|_| expect_reset(balancer.address())));
     balancer.await_closed(CloseReason::BackendReset, 300);
     let windows = 1 + took.as_secs() / 10;
-    let over: u64 =
-        balancer.server().shard_counters().iter().map(|shard| shard.retries_over_budget.value()).sum();
+    let over: u64 = balancer.work(|work| work.retries_over_budget);
     // Ten a second, of ten seconds.
     assert!((100..=100 * windows).contains(&balancer.retries()), "{} in {took:?}", balancer.retries());
     assert_eq!(balancer.retries() + over, 300);

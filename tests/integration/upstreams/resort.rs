@@ -134,7 +134,7 @@ fn client_that_waits_in_vain_for_a_primary_gets_a_backup() {
     assert!(waited >= Duration::from_millis(295), "{waited:?}");
     // One fills the queue, so the next one does not wait at all.
     let waiting = balancer.client();
-    eventually("it waits", || balancer.server().queue_length(ringway::base::UpstreamId(0)) == 1);
+    eventually("it waits", || balancer.status().upstreams[0].waiting == 1);
     let waited = timed(|| assert_eq!(answers(&balancer, 1), ["b"]));
     assert!(waited < Duration::from_millis(300), "{waited:?}");
     assert_eq!(waiting.receive_exact(1).unwrap(), b"b");
