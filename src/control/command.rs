@@ -42,7 +42,7 @@ pub fn door() -> (Door, Commands) {
 }
 
 impl Door {
-    /// Gives a command. Waits while [`WAITING_MAX`] others do. Returns whether anybody obeys yet.
+    /// Gives a command. Waits while too many others do. Returns whether the process still takes commands.
     #[must_use]
     pub fn give(&self, command: Command) -> bool {
         self.0.send(command).is_ok()

@@ -1,9 +1,9 @@
 //! One core: its ring, its listeners, its sessions, its counters. Nothing here is shared with another shard but what
 //! [`ShardParts`] names.
 //!
-//! [`run`](run()) is where a shard starts and what its inbox task does. A [`listener`] accepts ([`accept`]) and starts
-//! sessions ([`session`]); an [`upstream`] has a table of backends, a pool ([`pool_task`]) and clients that wait
-//! ([`waiters`]). Both stand on [`state`], the ring and the counters of the shard.
+//! `run.rs` is where a shard starts and what its inbox task does. A listener (`listener.rs`) accepts (`accept.rs`) and
+//! starts sessions (`session/`); an upstream (`upstream.rs`) has a table of backends, a pool (`pool_task.rs`) and
+//! clients that wait (`waiters.rs`). Both stand on `state.rs`, the ring and the counters of the shard.
 
 mod accept;
 mod connect;

@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ringway::base::{CloseReason, UpstreamId};
+use ringway::base::CloseReason;
 use ringway::upstream::Health;
 
 use crate::support::{
     Backend, Balancer, Client, backend, balancer, eventually, expect_reset, is_reset, timed,
 };
-
-const UPSTREAM: UpstreamId = UpstreamId(0);
 
 /// The entry of a backend with a limit.
 fn limited(backend: &Backend, most: u32) -> String {
