@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::base::{CloseReason, ShardId};
+use crate::base::{BackendKey, CloseReason, ShardId};
 use crate::steering::{CoreLoads, CoreStatus};
 use crate::telemetry::counters::{
     BackendCounters, ListenerTotals, PoolCounters, ShardCounters, WorkCounters,
@@ -109,7 +109,7 @@ impl Status {
             .map(|(index, (counters, &cpu))| {
                 let of = |id| {
                     let mut totals = ListenerTotals::default();
-                    totals.add(counters.listener(id));
+                    totals.add(&counters.listener(id));
                     totals
                 };
                 let mut work = WorkCounters::default();
@@ -127,7 +127,7 @@ impl Status {
         let listeners = snapshot.listeners().iter().zip(&config.listeners);
         let listeners = listeners.map(|(id, listener)| {
             let mut totals = ListenerTotals::default();
-            counters.iter().for_each(|shard| totals.add(shard.listener(*id)));
+            counters.iter().for_each(|shard| totals.add(&shard.listener(*id)));
             ListenerStatus {
                 name: listener.name.to_string(),
                 address: listener.address.to_string(),
@@ -163,13 +163,14 @@ impl UpstreamStatus {
     ) -> Self {
         let (config, in_flight) = (shared.config(), shared.in_flight());
         let mut pool = PoolCounters::default();
-        counters.iter().for_each(|shard| pool.add(shard.pool(shared.id())));
+        counters.iter().for_each(|shard| pool.add(&shard.pool(shared.id())));
         let backends = config.backends.iter().zip(shared.numbers()).enumerate();
         let backends = backends.map(|(index, (backend, &number))| {
             // None before the first states are published.
             let state = states.upstreams.get(position).and_then(|states| states.get(index));
             let mut totals = BackendCounters::default();
-            counters.iter().for_each(|shard| totals.add(shard.backend(shared.id(), number)));
+            let key = BackendKey { upstream: shared.id(), backend: number };
+            counters.iter().for_each(|shard| totals.add(&shard.backend(key)));
             BackendStatus {
                 name: backend.name.clone(),
                 health: state.map_or(Health::Checking, |state| state.health),

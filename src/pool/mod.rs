@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use crate::base::{Address, BackendId, Tick, UpstreamId};
+use crate::base::{Address, BackendId, Tick};
 use crate::net::Peer;
-use crate::telemetry::counters::{PoolCounters, ShardCounters};
+use crate::telemetry::counters::{BackendCounters, Cells, PoolCounters};
 use crate::upstream::Permit;
 use crate::uring::{Peeked, Receive};
 
@@ -30,8 +30,9 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// The pool of one upstream.
 pub struct Pool {
     lists: Box<[IdleList]>,
-    upstream: UpstreamId,
-    counters: Arc<ShardCounters>,
+    counters: Cells<PoolCounters>,
+    /// Of the backends, by number.
+    backends: Rc<[Cells<BackendCounters>]>,
     /// Most connections for each backend.
     most: usize,
     max_idle: Option<Duration>,
@@ -207,25 +208,24 @@ impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(
-        upstream: UpstreamId,
-        counters: Arc<ShardCounters>,
-        backends: usize,
+        counters: Cells<PoolCounters>,
+        backends: Rc<[Cells<BackendCounters>]>,
         most: usize,
         max_idle: Option<Duration>,
     ) -> Self {
-        let lists = (0..backends).map(|_| IdleList::new()).collect();
-        Self { lists, upstream, counters, most, max_idle, lingerings: Cell::new(0) }
+        let lists = backends.iter().map(|_| IdleList::new()).collect();
+        Self { lists, counters, backends, most, max_idle, lingerings: Cell::new(0) }
     }
 
     /// What is counted of it.
     #[must_use]
     pub fn counters(&self) -> &PoolCounters {
-        self.counters.pool(self.upstream)
+        &self.counters
     }
 
     /// Publishes the number of connections to a backend.
     fn publish(&self, backend: BackendId) {
-        self.counters.backend(self.upstream, backend).pooled.set(self.len(backend) as u64);
+        self.backends[backend.index()].pooled.set(self.len(backend) as u64);
     }
 
     /// Ends connections that the pool does not want any more.
@@ -407,9 +407,7 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(100);
 
     fn empty(most: usize, max_idle: Option<Duration>) -> Pool {
-        let counters = Arc::<ShardCounters>::default();
-        counters.add_snapshot(&snapshot());
-        Pool::new(UpstreamId(0), counters, 1, most, max_idle)
+        Pool::new(Cells::default(), Rc::from([Cells::default()]), most, max_idle)
     }
 
     fn snapshot() -> Snapshot {

@@ -164,7 +164,7 @@ impl Server {
         let (failures, reports) = crate::health::failures(&prepared.config);
         let config = Arc::clone(&prepared.config);
         let snapshot = Arc::new(Snapshot::build(config, cpus.len(), failures, None)?);
-        let (shards, ends) = Shards::new(cpus, &snapshot)?;
+        let (shards, ends) = Shards::new(cpus)?;
         let control =
             Control::start(snapshot.config(), Arc::clone(&shards.cores), Arc::clone(&shards.clocks))?;
         let none = UpstreamStates { generation: snapshot.generation(), version: 0, upstreams: Vec::new() };
@@ -298,16 +298,14 @@ impl Server {
 
 impl Shards {
     /// What is known of shards that have not started, and where each of them hears of the others.
-    fn new(cpus: &[CoreId], snapshot: &Snapshot) -> io::Result<(Self, Vec<(Inbox, OwnedFd)>)> {
+    fn new(cpus: &[CoreId]) -> io::Result<(Self, Vec<(Inbox, OwnedFd)>)> {
         let (mut handles, mut ends, mut counters) = (Vec::new(), Vec::new(), Vec::new());
         for _ in cpus {
             let (bell, doorbell) = Doorbell::new()?;
             let (handle, inbox) = shard::inbox(bell);
             handles.push(handle);
             ends.push((inbox, doorbell));
-            let shard = Arc::<ShardCounters>::default();
-            shard.add_snapshot(snapshot);
-            counters.push(shard);
+            counters.push(Arc::default());
         }
         let shards = Self {
             cpus: cpus.iter().map(|cpu| cpu.id).collect(),

@@ -115,7 +115,7 @@ mod tests {
             assert_eq!((status[1].handed_off, status[0].received, status[0].active), (2, 2, 0));
             // Those of the looks at the listener too.
             let mut totals = ListenerTotals::default();
-            totals.add(counters.listener(LISTENER));
+            totals.add(&counters.listener(LISTENER));
             assert!(
                 totals.accepted >= 2 && totals.closed_with(CloseReason::NoBackend) == totals.accepted,
                 "{totals:?}"

@@ -9,7 +9,7 @@ use super::upstream::Upstream;
 use crate::base::{BackendId, ListenerId};
 use crate::config::{self, Config};
 use crate::relay::RelayRules;
-use crate::telemetry::counters::ListenerCounters;
+use crate::telemetry::counters::{Cells, ListenerCounters};
 
 /// See the module documentation. A session holds one, and so keeps what it began with.
 pub(super) struct Listener {
@@ -18,6 +18,7 @@ pub(super) struct Listener {
     pub(super) upstream: Rc<Upstream>,
     /// For the relays of its sessions.
     pub(super) rules: RelayRules,
+    counters: Cells<ListenerCounters>,
     config: Arc<Config>,
     position: usize,
     /// Every primary of the upstream has had its first verdict, or the time for it, once.
@@ -46,6 +47,7 @@ impl Listener {
             shard: Rc::clone(shard),
             upstream: Rc::clone(upstream),
             rules,
+            counters: shard.counters.listener(id),
             config: Arc::clone(config),
             position,
             has_verdicts: Cell::new(false),
@@ -57,7 +59,7 @@ impl Listener {
     }
 
     pub(super) fn counters(&self) -> &ListenerCounters {
-        self.shard.counters.listener(self.id)
+        &self.counters
     }
 
     /// Returns whether sessions may begin. While the shard drains, whoever has come is served as well as can be.

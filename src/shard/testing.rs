@@ -12,7 +12,6 @@ use crate::base::ShardId;
 use crate::base::ShardPlace;
 use crate::config;
 use crate::steering::CoreLoads;
-use crate::telemetry::counters::ShardCounters;
 use crate::upstream::Snapshot;
 use crate::uring::{Doorbell, Ring};
 
@@ -21,8 +20,6 @@ pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<
     let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
     let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
     let snapshot = Snapshot::build(Arc::new(config), shards, vec![None], None).expect("numbers");
-    let counters = Arc::<ShardCounters>::default();
-    counters.add_snapshot(&snapshot);
     let (mut handles, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..shards {
         let (doorbell, answers) = Doorbell::new().expect("an eventfd");
@@ -43,7 +40,7 @@ pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<
         pipes: 0,
         handoff: handoff(0),
         cores: Arc::clone(&cores),
-        counters,
+        counters: Arc::default(),
         limit: Arc::new(Limit::new(100)),
         handles,
         inbox,

@@ -8,11 +8,11 @@ use super::state::Shard;
 use super::unresponsive::Unresponsive;
 use super::waiters::Waiters;
 use crate::balance::Tried;
-use crate::base::{Address, BackendId, UpstreamId};
+use crate::base::{Address, BackendId, BackendKey, UpstreamId};
 use crate::config::{self, Reuse};
 use crate::net::{self, Peer};
 use crate::pool::{Connection, Lease, Pool};
-use crate::telemetry::counters::BackendCounters;
+use crate::telemetry::counters::{BackendCounters, Cells};
 use crate::upstream::{LocalAddresses, Permit, SharedUpstream, UpstreamTable};
 
 /// See the module documentation.
@@ -26,15 +26,20 @@ pub(super) struct Upstream {
     pub(super) waiters: Waiters,
     pub(super) unresponsive: Unresponsive,
     shared: Arc<SharedUpstream>,
+    /// By number.
+    counters: Rc<[Cells<BackendCounters>]>,
 }
 
 impl Upstream {
     pub(super) fn new(shard: &Rc<Shard>, shared: &Arc<SharedUpstream>) -> Self {
         let (id, upstream) = (shared.id(), shared.config());
         let most = shard.place.share_of(upstream.pool.size);
+        let numbers =
+            (0..shared.given()).map(|number| BackendKey { upstream: id, backend: BackendId(number as u16) });
+        let counters: Rc<[_]> = numbers.map(|key| shard.counters.backend(key)).collect();
         let pool = || {
-            let counters = Arc::clone(&shard.counters);
-            Rc::new(Pool::new(id, counters, shared.given(), most, upstream.pool.max_idle))
+            let backends = Rc::clone(&counters);
+            Rc::new(Pool::new(shard.counters.pool(id), backends, most, upstream.pool.max_idle))
         };
         Self {
             id,
@@ -45,6 +50,7 @@ impl Upstream {
             waiters: Waiters::default(),
             unresponsive: Unresponsive::default(),
             shared: Arc::clone(shared),
+            counters,
         }
     }
 
@@ -53,7 +59,7 @@ impl Upstream {
     }
 
     pub(super) fn counters(&self, backend: BackendId) -> &BackendCounters {
-        self.shard.counters.backend(self.id, backend)
+        &self.counters[backend.index()]
     }
 
     pub(super) fn backend_name(&self, backend: BackendId) -> &str {

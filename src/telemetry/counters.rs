@@ -2,14 +2,15 @@
 //!
 //! Conservation, on every shard: accepted = denied + closed + active, and the reasons of closed sum to closed.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_utils::CachePadded;
 use serde::Serialize;
 
-use crate::base::{BackendId, CloseReason, Growing, ListenerId, UpstreamId};
+use crate::base::{BackendKey, CloseReason, ListenerId, UpstreamId};
 use crate::net::{AcceptError, LocalFailure};
-use crate::upstream::Snapshot;
 
 /// A number with a single writer. Readers get a whole, maybe slightly old value.
 #[derive(Debug, Default)]
@@ -143,49 +144,54 @@ counters! {
     }
 }
 
-/// Everything one shard counts. Its tables grow and never move, and a number stays its owner's, so a sum never falls.
+/// Counters of one writer, on cache lines of their own.
+pub type Cells<T> = Arc<CachePadded<T>>;
+
+/// Everything one shard counts: a registry that hands counters out by number. A number stays its owner's for the life of
+/// the process, so a sum never falls.
+///
+/// Who counts keeps the counters, so the locks are taken only when objects begin and when somebody reads.
 #[derive(Debug, Default)]
 pub struct ShardCounters {
-    listeners: Growing<CachePadded<ListenerCounters>>,
-    upstreams: Growing<UpstreamCounters>,
+    listeners: Registry<ListenerId, ListenerCounters>,
+    pools: Registry<UpstreamId, PoolCounters>,
+    backends: Registry<BackendKey, BackendCounters>,
     /// Everything that is not about one of them.
     pub work: WorkCounters,
 }
 
-/// What one shard counts for one upstream.
-#[derive(Debug, Default)]
-struct UpstreamCounters {
-    pool: CachePadded<PoolCounters>,
-    backends: Growing<CachePadded<BackendCounters>>,
+#[derive(Debug)]
+struct Registry<K, T>(Mutex<BTreeMap<K, Cells<T>>>);
+
+impl<K, T> Default for Registry<K, T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Ord, T: Default> Registry<K, T> {
+    fn get(&self, key: K) -> Cells<T> {
+        Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
+    }
 }
 
 impl ShardCounters {
-    /// Makes room for the counters of everything in a generation.
-    pub fn add_snapshot(&self, snapshot: &Snapshot) {
-        snapshot.listeners().iter().for_each(|id| self.listeners.grow(id.index() + 1));
-        for upstream in snapshot.upstreams() {
-            let id = upstream.id().index();
-            self.upstreams.grow(id + 1);
-            self.upstreams[id].backends.grow(upstream.given());
-        }
-    }
-
     /// The counters of one listener.
     #[must_use]
-    pub fn listener(&self, id: ListenerId) -> &ListenerCounters {
-        &self.listeners[id.index()]
+    pub fn listener(&self, id: ListenerId) -> Cells<ListenerCounters> {
+        self.listeners.get(id)
     }
 
     /// The counters of the pool of one upstream.
     #[must_use]
-    pub fn pool(&self, upstream: UpstreamId) -> &PoolCounters {
-        &self.upstreams[upstream.index()].pool
+    pub fn pool(&self, upstream: UpstreamId) -> Cells<PoolCounters> {
+        self.pools.get(upstream)
     }
 
     /// The counters of one backend.
     #[must_use]
-    pub fn backend(&self, upstream: UpstreamId, backend: BackendId) -> &BackendCounters {
-        &self.upstreams[upstream.index()].backends[backend.index()]
+    pub fn backend(&self, key: BackendKey) -> Cells<BackendCounters> {
+        self.backends.get(key)
     }
 }
 

@@ -185,7 +185,7 @@ impl World {
     fn check_conservation(&self) {
         for (index, shard) in self.shards.iter().enumerate() {
             let mut totals = ListenerTotals::default();
-            totals.add(shard.listener());
+            totals.add(&shard.listener());
             assert!(totals.is_conserved(), "shard {index}: {totals:?}");
             let active = self.sessions.iter().filter(|session| session.shard == index).count();
             assert_eq!(totals.active, active as u64, "active on shard {index}");

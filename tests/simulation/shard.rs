@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringway::base::{BackendId, CloseReason, ListenerId};
 use ringway::shard::Phase;
-use ringway::telemetry::counters::{ListenerCounters, ShardCounters};
+use ringway::telemetry::counters::{Cells, ListenerCounters, ShardCounters};
 use ringway::upstream::{Permit, UpstreamStates, UpstreamTable};
 
 use super::session::Stage;
@@ -39,7 +39,7 @@ pub struct Grant {
 }
 
 impl Shard {
-    pub fn listener(&self) -> &ListenerCounters {
+    pub fn listener(&self) -> Cells<ListenerCounters> {
         self.counters.listener(ListenerId(0))
     }
 }

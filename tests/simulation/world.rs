@@ -8,7 +8,6 @@ use ringway::admission::Limit;
 use ringway::base::ShardPlace;
 use ringway::base::{BackendId, CloseReason, ShardId};
 use ringway::shard::Phase;
-use ringway::telemetry::counters::ShardCounters;
 use ringway::upstream::{SharedUpstream, Snapshot, UpstreamTable};
 
 use super::health::HealthThread;
@@ -52,18 +51,13 @@ impl World {
         let snapshot =
             Snapshot::build(config, plan.shards, vec![health.failures.clone()], None).expect("numbers");
         let shared = Arc::clone(&snapshot.upstreams()[0]);
-        let counters = || {
-            let counters = Arc::<ShardCounters>::default();
-            counters.add_snapshot(&snapshot);
-            counters
-        };
         let shard = |index: usize| {
             let by = ShardId(index as u16);
             let place = ShardPlace { shard: by, shards: plan.shards, seed };
             Shard {
                 now: 0,
                 table: UpstreamTable::new(Arc::clone(&shared), place, None),
-                counters: counters(),
+                counters: Arc::default(),
                 phase: Phase::Running,
                 states: None,
                 new_phase: None,

@@ -209,7 +209,7 @@ impl Leg {
         let mut opening = opening.expect("a session that may retry has its attempts");
         drop(socket);
         if opening.origin != Origin::New && relay.has_sent_nothing() {
-            record.shard().counters.pool(record.upstream().id).replaced.add(1);
+            record.upstream().pool.iter().for_each(|pool| pool.counters().replaced.add(1));
             opening.attempts.restart(record.shard().now());
             opening.stale = Some(in_flight);
         } else {
@@ -299,7 +299,7 @@ impl Leg {
         if answer == ResetAnswer::Clean {
             return (true, CloseReason::Normal);
         }
-        record.shard().counters.pool(record.upstream().id).reset_failed.add(1);
+        record.upstream().pool.iter().for_each(|pool| pool.counters().reset_failed.add(1));
         if answer == ResetAnswer::None {
             return (false, CloseReason::Normal);
         }

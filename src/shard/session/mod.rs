@@ -104,7 +104,7 @@ mod tests {
             }
             ring.drive().await;
             let mut totals = ListenerTotals::default();
-            totals.add(shard.counters.listener(ListenerId(0)));
+            totals.add(&shard.counters.listener(ListenerId(0)));
             assert_eq!((totals.closed_with(CloseReason::Internal), ring.panics()), (2, 2));
             assert_eq!((totals.active, shard.limit.taken(), shard.busy.get()), (0, 0, 0));
         });
