@@ -1,7 +1,6 @@
 //! Counters: each shard writes its own, anybody reads them, and a reader never makes a shard wait.
 //!
-//! Conservation, on every shard: accepted = denied + closed + active, and the reasons of closed sum to
-//! closed.
+//! Conservation, on every shard: accepted = denied + closed + active, and the reasons of closed sum to closed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,8 +84,7 @@ pub struct PoolCounters {
     pub made: Counter,
     /// Connections for it that could not be made.
     pub failed: Counter,
-    /// Connections in it that were closed: too old, ended or spoken on by the backend, or in the way of a
-    /// client.
+    /// Connections in it that were closed: too old, ended or spoken on by the backend, or in the way of a client.
     pub closed: Counter,
     /// Connections of it that proved dead before a session's first byte, and were replaced.
     pub replaced: Counter,
