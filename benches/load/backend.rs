@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::Options;
 use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE, write_some};
+use crate::options::Options;
 use crate::pattern::Pattern;
 use crate::topology::ADDRESSES;
 
-/// New connections that are taken before the open ones are looked at again, so that a crowd of clients does not
-/// hold up the sessions that are measured.
+/// New connections that are taken before the open ones are looked at again, so that a crowd of clients does
+/// not hold up the sessions that are measured.
 const ACCEPTS_A_TURN: usize = 16;
 
 #[derive(Clone, Copy, PartialEq)]

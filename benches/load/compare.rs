@@ -8,12 +8,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::Options;
 use crate::figures::{Figure, Latencies, Outcome, Row};
 use crate::generator::{Measurement, Unit};
 use crate::histogram::Histogram;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
+use crate::options::Options;
 use crate::peers::{Subject, free_ports, start_all};
 use crate::plots;
 use crate::process::{Process, settle};

@@ -26,6 +26,7 @@ mod generator;
 mod histogram;
 mod kernel;
 mod machine;
+mod options;
 mod pattern;
 mod peers;
 mod plots;
@@ -39,64 +40,21 @@ mod workloads;
 
 use std::process::ExitCode;
 
-/// The options of a command line: `--name value`, `--flag` and plain words.
-pub(crate) struct Options {
-    words: Vec<String>,
-}
-
-impl Options {
-    /// Removes `--name VALUE` and parses the value; `default` where it is absent.
-    pub(crate) fn take<T: std::str::FromStr>(&mut self, name: &str, default: Option<T>) -> Result<T, String> {
-        let Some(at) = self.words.iter().position(|word| word == name) else {
-            return default.ok_or_else(|| format!("{name} is needed"));
-        };
-        if at + 1 >= self.words.len() {
-            return Err(format!("{name} needs a value"));
-        }
-        let value = self.words.remove(at + 1);
-        self.words.remove(at);
-        value.parse().map_err(|_| format!("{name} cannot be '{value}'"))
-    }
-
-    /// Removes every `--name VALUE`.
-    pub(crate) fn take_all(&mut self, name: &str) -> Result<Vec<String>, String> {
-        let mut values = Vec::new();
-        while self.words.iter().any(|word| word == name) {
-            values.push(self.take(name, None)?);
-        }
-        Ok(values)
-    }
-
-    /// Removes the flag, and says whether it was there.
-    pub(crate) fn flag(&mut self, name: &str) -> bool {
-        let before = self.words.len();
-        self.words.retain(|word| word != name);
-        self.words.len() < before
-    }
-
-    /// The words left over must be exactly this many.
-    pub(crate) fn rest(self, count: usize) -> Result<Vec<String>, String> {
-        if self.words.len() == count {
-            Ok(self.words)
-        } else {
-            Err(format!("unexpected: {}", self.words.join(" ")))
-        }
-    }
-}
+use options::Options;
 
 fn main() -> ExitCode {
     epoll::raise_descriptor_limit();
-    let mut options = Options { words: std::env::args().skip(1).collect() };
+    let mut options = Options::of_process();
     // What cargo hands to every benchmark.
     let command = if options.flag("--bench") {
         "compare".to_owned()
-    } else if options.words.is_empty() {
+    } else if let Some(command) = options.command() {
+        command
+    } else {
         eprintln!(
             "usage: cargo bench -- [--quick] [--rounds N] [--seconds S] [--only TEXT] [--other NAME=BINARY] [--figures DIRECTORY]"
         );
         return ExitCode::from(2);
-    } else {
-        options.words.remove(0)
     };
     let done = match command.as_str() {
         "compare" => compare::run(options),

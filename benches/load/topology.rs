@@ -4,7 +4,7 @@
 pub(crate) const BALANCER_CORE: usize = 0;
 
 /// The backend has each service at 127.0.0.1, 127.0.0.2 and so on up to this, and the generator's connections
-/// come from there. Between two addresses there are 28,232 ports (`ip_local_port_range`), and a used one is lost
-/// for a second at least (`tcp_tw_reuse`): with one address, every compared program was seen to spend half of a
-/// connect on the search for a port, and none to reach more than 14,000 sessions a second.
+/// come from there. Between two addresses there are 28,232 ports (`ip_local_port_range`), and a used one is
+/// lost for a second at least (`tcp_tw_reuse`): with one address, every compared program was seen to spend
+/// half of a connect on the search for a port, and none to reach more than 14,000 sessions a second.
 pub(crate) const ADDRESSES: u8 = 8;

@@ -1,8 +1,9 @@
-//! How many retries an upstream may have: a part of its sessions, so that retries cannot multiply the load of an
-//! upstream that is in trouble.
+//! How many retries an upstream may have: a part of its sessions, so that retries cannot multiply the load of
+//! an upstream that is in trouble.
 //!
-//! Counted over the last [`WINDOW`] seconds for the whole process. Sessions are counted by each shard for itself and
-//! added up at a retry, so that a session costs nothing that is shared. Retries are few, and take a lock.
+//! Counted over the last [`WINDOW`] seconds for the whole process. Sessions are counted by each shard for
+//! itself and added up at a retry, so that a session costs nothing that is shared. Retries are few, and take
+//! a lock.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,10 +15,12 @@ use crate::base::{ShardId, Tick, limits};
 
 /// Seconds that count, the current one included.
 const WINDOW: u64 = 10;
-/// Places for sessions: more than [`WINDOW`], so that a shard whose clock is a moment ahead overwrites nothing that counts.
+/// Places for sessions: more than [`WINDOW`], so that a shard whose clock is a moment ahead overwrites
+/// nothing that counts.
 const SECONDS: usize = 16;
 
-/// Sessions of one shard, a place for each of the last seconds: the second in the upper half, the count in the lower.
+/// Sessions of one shard, a place for each of the last seconds: the second in the upper half, the count in
+/// the lower.
 type Seconds = [AtomicU64; SECONDS];
 
 /// The budget of one upstream.

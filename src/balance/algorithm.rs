@@ -15,7 +15,8 @@ pub struct Registered {
     pub wants: Wants,
     /// Whether it goes by weights.
     pub weighted: bool,
-    /// Whether it can follow a weight that changes for a while: it goes by weights, and moves no client for it.
+    /// Whether it can follow a weight that changes for a while: it goes by weights, and moves no client for
+    /// it.
     pub slow_start: bool,
     /// Makes the instance of one shard.
     pub build: fn(Start) -> Box<dyn Algorithm>,
@@ -91,7 +92,8 @@ pub struct Demand<'a> {
     pub loads: &'a [u32],
     /// Backends that are not picked again.
     pub tried: &'a Tried,
-    /// [`hash`](super::hash()) of the part of the client that decides where it goes; any number where it is not wanted.
+    /// [`hash`](super::hash()) of the part of the client that decides where it goes; any number where it is
+    /// not wanted.
     pub key: u64,
     /// The moment of the pick.
     pub now: Tick,

@@ -44,7 +44,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .flat_map(|algorithm| std::iter::once(algorithm.name).chain(algorithm.aliases.iter().copied()))
 }
 
-/// What other balancers, and people, call algorithms that do the same or the nearest to it. In lower case, with `_`.
+/// What other balancers, and people, call algorithms that do the same or the nearest to it. In lower case,
+/// with `_`.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("round_robin", &["rr", "wrr", "swrr", "roundrobin", "static_rr", "weighted", "rotate"]),
     (

@@ -1,9 +1,10 @@
-//! Peak EWMA: of two candidates drawn at random, the one whose latency, times the sessions it would have, is lower.
+//! Peak EWMA: of two candidates drawn at random, the one whose latency, times the sessions it would have, is
+//! lower.
 //!
-//! The latency is a moving average that follows a rise at once and a fall slowly, as in Finagle and linkerd2-proxy: a
-//! sample above the average replaces it, one below pulls it down as the time between the two says. What is sampled are
-//! the time of a connect and the time from then to the first byte; a session that got no byte counts as slow as
-//! the others are on average, at least.
+//! The latency is a moving average that follows a rise at once and a fall slowly, as in Finagle and
+//! linkerd2-proxy: a sample above the average replaces it, one below pulls it down as the time between the
+//! two says. What is sampled are the time of a connect and the time from then to the first byte; a session
+//! that got no byte counts as slow as the others are on average, at least.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ pub(super) const REGISTERED: Registered = Registered {
 
 /// After so long without a sample, `1 / e` of an average is left.
 const DECAY: Duration = Duration::from_secs(10);
-/// A backend without a sample is as good as one that answers at once, but not free: so the sessions it has count.
+/// A backend without a sample is as good as one that answers at once, but not free: so the sessions it has
+/// count.
 const UNKNOWN_MICROS: f64 = 1.0;
 
 struct PeakEwma {
@@ -91,8 +93,8 @@ impl Algorithm for PeakEwma {
     fn observe(&mut self, backend: BackendId, sample: Sample, now: Tick) {
         let micros = match sample {
             Sample::Took(latency) => latency.as_secs_f64() * 1e6,
-            // Who fails fastest must not look best; nor may a single session, whose client may have wished for that end, make a
-            // backend look worse than the others are.
+            // Who fails fastest must not look best; nor may a single session, whose client may have wished
+            // for that end, make a backend look worse than the others are.
             Sample::InVain(latency) => (latency.as_secs_f64() * 1e6).max(self.average_but_for(backend, now)),
         };
         if let Some(average) = self.averages.get_mut(backend.index()) {

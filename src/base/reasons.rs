@@ -63,8 +63,8 @@ reasons! {
     ClientIdle = "client_idle", "cD";
     /// No byte moved on the backend's socket for `backend_idle`.
     BackendIdle = "backend_idle", "sD";
-    /// The client had ended its stream, and the rest of the backend's answer was cut off, so that its connection
-    /// could be used again.
+    /// The client had ended its stream, and the rest of the backend's answer was cut off, so that its
+    /// connection could be used again.
     AnswerCut = "answer_cut", "PD";
     /// The backend had ended its stream and the client was silent for `half_close`.
     HalfCloseClient = "half_close", "cD";
@@ -85,8 +85,8 @@ reasons! {
 }
 
 impl CloseReason {
-    /// Whether a client that ended so got no backend, and would have liked one; a client that a backend reset may be
-    /// among them, too.
+    /// Whether a client that ended so got no backend, and would have liked one; a client that a backend reset
+    /// may be among them, too.
     #[must_use]
     pub const fn turns_away(self) -> bool {
         use CloseReason::{ConnectFailed, ConnectTimeout, NoBackend, QueueFull, QueueTimeout, Resource};

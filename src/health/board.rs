@@ -14,11 +14,11 @@ use crate::upstream::{Addresses, BackendState, Health};
 use super::events::HealthLog;
 use super::rules::{Checked, Event, UpstreamHealth};
 
-/// The verdicts of all upstreams. No borrow of them outlives a method.
+/// The health of all upstreams. No borrow of it outlives a method.
 pub(super) struct HealthStates {
     upstreams: Vec<RefCell<UpstreamHealth>>,
     log_lines: HealthLog,
-    /// What the times of the verdicts count from.
+    /// What all times count from.
     begun: Instant,
     /// Rung when something may have become due earlier than it was.
     rescheduled: Notify,
@@ -59,10 +59,10 @@ impl HealthStates {
         assert_eq!(addresses.upstreams.len(), self.upstreams.len(), "addresses of the same configuration");
         for ((id, moved), new) in (0..).map(UpstreamId).zip(&self.moved).zip(&addresses.upstreams) {
             let before: Vec<_> = {
-                let verdicts = self.upstreams[id.index()].borrow();
-                (0..).map(BackendId).zip(new).map(|(id, _)| Arc::clone(verdicts.resolved(id))).collect()
+                let health = self.upstreams[id.index()].borrow();
+                (0..).map(BackendId).zip(new).map(|(id, _)| Arc::clone(health.resolved(id))).collect()
             };
-            self.update(id, |verdicts, now| verdicts.set_addresses(new, now));
+            self.update(id, |health, now| health.set_addresses(new, now));
             let changed =
                 before.iter().zip(new).zip(moved).filter(|((before, new), _)| **before != new.addresses);
             changed.for_each(|(_, moved)| moved.notify_one());
@@ -81,20 +81,20 @@ impl HealthStates {
 
     /// Takes over what a check told.
     pub(super) fn checked(&self, which: BackendKey, check: &Checked<'_>) {
-        self.update(which.upstream, |verdicts, now| verdicts.checked(which.backend, check, now));
+        self.update(which.upstream, |health, now| health.checked(which.backend, check, now));
     }
 
     /// Takes over at which of its addresses a check found a backend well.
     pub(super) fn found_at(&self, which: BackendKey, address: &Address) {
-        self.update(which.upstream, |verdicts, _| {
-            verdicts.found_at(which.backend, address);
+        self.update(which.upstream, |health, _| {
+            health.found_at(which.backend, address);
             Vec::new()
         });
     }
 
     /// Takes over which address that has left a name is dead, and why.
     pub(super) fn gone(&self, which: BackendKey, address: &Address, cause: String) {
-        self.update(which.upstream, |verdicts, _| verdicts.gone(which.backend, address, cause));
+        self.update(which.upstream, |health, _| health.gone(which.backend, address, cause));
     }
 
     /// Tells the operator of something that changes no state.
@@ -118,18 +118,18 @@ impl HealthStates {
         self.suspected[which.upstream.index()][which.backend.index()].notified().await;
     }
 
-    /// Changes the verdicts of an upstream, and makes known what comes of it.
+    /// Changes the health of an upstream, and makes known what comes of it.
     pub(super) fn update(
         &self,
         upstream: UpstreamId,
         change: impl FnOnce(&mut UpstreamHealth, Duration) -> Vec<Event>,
     ) {
-        let mut verdicts = self.upstreams[upstream.index()].borrow_mut();
-        let before = verdicts.states().to_vec();
-        for event in change(&mut verdicts, self.begun.elapsed()) {
-            self.log_lines.take(upstream, event, &verdicts);
+        let mut health = self.upstreams[upstream.index()].borrow_mut();
+        let before = health.states().to_vec();
+        for event in change(&mut health, self.begun.elapsed()) {
+            self.log_lines.take(upstream, event, &health);
         }
-        if verdicts.states() != before {
+        if health.states() != before {
             self.is_changed.set(true);
             self.changed.notify_one();
             self.rescheduled.notify_one();
@@ -138,8 +138,8 @@ impl HealthStates {
 
     /// Does what time has made due.
     pub(super) fn settle(&self) {
-        for (id, verdicts) in (0..).map(UpstreamId).zip(&self.upstreams) {
-            let due = verdicts.borrow().next_due();
+        for (id, health) in (0..).map(UpstreamId).zip(&self.upstreams) {
+            let due = health.borrow().next_due();
             if due.is_some_and(|due| due <= self.begun.elapsed()) {
                 self.update(id, UpstreamHealth::settle);
             }
@@ -148,7 +148,7 @@ impl HealthStates {
 
     /// When there is something to [`settle`](Self::settle) next.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let due = self.upstreams.iter().filter_map(|verdicts| verdicts.borrow().next_due()).min()?;
+        let due = self.upstreams.iter().filter_map(|health| health.borrow().next_due()).min()?;
         self.begun.checked_add(due)
     }
 
@@ -159,7 +159,7 @@ impl HealthStates {
 
     /// A copy of everything.
     pub(super) fn states(&self) -> Vec<Vec<BackendState>> {
-        self.upstreams.iter().map(|verdicts| verdicts.borrow().states().to_vec()).collect()
+        self.upstreams.iter().map(|health| health.borrow().states().to_vec()).collect()
     }
 
     /// Returns once something changed since it returned last; the first time at once.
@@ -177,8 +177,8 @@ impl HealthStates {
     pub(super) async fn moved_from(&self, which: BackendKey, known: &[Address]) -> Arc<[Address]> {
         loop {
             let addresses = {
-                let verdicts = self.upstreams[which.upstream.index()].borrow();
-                Arc::clone(verdicts.resolved(which.backend))
+                let health = self.upstreams[which.upstream.index()].borrow();
+                Arc::clone(health.resolved(which.backend))
             };
             if *addresses != *known {
                 return addresses;

@@ -18,8 +18,9 @@ const AFTER_FREEZE_SPREAD: Duration = Duration::from_secs(1);
 
 /// A check that a failed session asks for comes so long after the last one where that failed...
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
-/// ...and so long after one that succeeded; doubled with each suspicion that proves wrong, up to `fast_interval`. With `fall` at 3,
-/// a backend that has died just after a check is found down less than half a second after the first session that fails on it.
+/// ...and so long after one that succeeded; doubled with each suspicion that proves wrong, up to
+/// `fast_interval`. With `fall` at 3, a backend that has died just after a check is found down less than half
+/// a second after the first session that fails on it.
 const AFTER_SUCCESS: Duration = Duration::from_millis(200);
 
 /// What sessions that fail have the checks ask.
@@ -88,7 +89,8 @@ impl<C: Connect> Checker<C> {
                 }
                 self.pause(&rules, is_in_trouble, &mut suspicion).await;
             };
-            // New addresses are checked at once, and what an old one answers from then on says nothing of them.
+            // New addresses are checked at once, and what an old one answers from then on says nothing of
+            // them.
             let moved = tokio::select! {
                 biased;
                 moved = board.moved_from(which, &resolved) => moved,
@@ -127,8 +129,8 @@ impl<C: Connect> Checker<C> {
     }
 }
 
-/// Sleeps. If the process was stopped meanwhile, and with it the sleep of every backend, waits a little longer,
-/// each time a different while, so that not all checks start at once.
+/// Sleeps. If the process was stopped meanwhile, and with it the sleep of every backend, waits a little
+/// longer, each time a different while, so that not all checks start at once.
 async fn sleep_and_spread(pause: Duration) {
     let due = Instant::now() + pause;
     time::sleep_until(due).await;

@@ -1,7 +1,8 @@
-//! Addresses that have left the name of a backend: with `on_down: close`, sessions on one of them end when it is dead.
+//! Addresses that have left the name of a backend: with `on_down: close`, sessions on one of them end when it
+//! is dead.
 //!
-//! A verdict on a backend concerns the addresses it has now. Where its name has moved, sessions may go on at the old one,
-//! and without this nobody would look after them.
+//! A verdict on a backend concerns the addresses it has now. Where its name has moved, sessions may go on at
+//! the old one, and without this nobody would look after them.
 
 use std::rc::Rc;
 

@@ -1,8 +1,8 @@
 //! What sessions say of backends: reports of the shards, and what is done about them.
 //!
-//! Shards count and say no more than that a session failed, and that so many consecutive ones did. The health thread
-//! alone decides by [`UpstreamHealth`](super::rules::UpstreamHealth) which backend is ejected, for how long, and which
-//! one ramps.
+//! Shards count and say no more than that a session failed, and that so many consecutive ones did. The health
+//! thread alone decides by [`UpstreamHealth`](super::rules::UpstreamHealth) which backend is ejected, for how
+//! long, and which one ramps.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ pub struct Reports {
     pub(super) failures: Vec<Option<Arc<Failures>>>,
 }
 
-/// Where shards count failures, for each upstream that checks or ejects backends, and where reports of them arrive.
+/// Where shards count failures, for each upstream that checks or ejects backends, and where reports of them
+/// arrive.
 #[must_use]
 pub fn failures(config: &Config) -> (Vec<Option<Arc<Failures>>>, Reports) {
     let (sender, channel) = unbounded_channel();
@@ -55,7 +56,7 @@ pub(super) async fn follow(board: Rc<HealthStates>, mut reports: Reports) {
                 match reported {
                     Reported::Suspect => board.suspect(which),
                     Reported::TooMany(fault) => {
-                        board.update(which.upstream, |verdicts, now| verdicts.report(which.backend, fault, now));
+                        board.update(which.upstream, |health, now| health.report(which.backend, fault, now));
                     }
                 }
             }

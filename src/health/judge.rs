@@ -14,12 +14,13 @@ use super::counters::HealthCounters;
 use super::probe::{Connect, ProbeOutcome, Question, probe};
 use super::rules::{Event, Verdict};
 
-/// Checks repeated one after the other because this process was not running when their time ran out. If it happens
-/// more often, the process is starved rather than stopped, and a backend that hangs must still go down.
+/// Checks repeated one after the other because this process was not running when their time ran out. If it
+/// happens more often, the process is starved rather than stopped, and a backend that hangs must still go
+/// down.
 const FROZEN_REPEATS: u32 = 3;
 
-/// The checks that may be under way: those of backends that are down get only a part of the permits, since they mostly
-/// take their whole time, and keep none from those that are up.
+/// The checks that may be under way: those of backends that are down get only a part of the permits, since
+/// they mostly take their whole time, and keep none from those that are up.
 pub(super) struct Slots {
     all: Semaphore,
     down: Semaphore,

@@ -5,8 +5,8 @@
 //! [`RiseFall`](crate::health::rules::RiseFall); what goes out is always the state of all backends.
 //!
 //! Invariants: versions strictly increase; a change goes out in the same turn of the thread in which it was
-//! found; nothing that is this process's own fault (no descriptor, no local port, having been stopped) is held
-//! against a backend; only the monotonic clock counts.
+//! found; nothing that is this process's own fault (no descriptor, no local port, having been stopped) is
+//! held against a backend; only the monotonic clock counts.
 
 mod board;
 mod checker;
@@ -44,8 +44,8 @@ use probe::{Connect, Question, Sockets};
 pub use counters::{CheckCounters, HealthCounters};
 pub use failures::{Reports, failures};
 
-/// The first checks start spread over this much for each backend, so that a thousand of them are no burst; over
-/// `limits::FIRST_CHECK_SPREAD_MAX` at most, so that the first verdicts come soon.
+/// The first checks start spread over this much for each backend, so that a thousand of them are no burst;
+/// over `limits::FIRST_CHECK_SPREAD_MAX` at most, so that the first verdicts come soon.
 const FIRST_SPREAD_EACH: Duration = Duration::from_millis(1);
 
 /// Takes each new state of all backends, on the health thread; it must not block.
@@ -167,7 +167,8 @@ async fn check_all(
     std::future::pending().await
 }
 
-/// Publishes the first state, then each new one. Whatever changes in one turn of the thread goes out together.
+/// Publishes the first state, then each new one. Whatever changes in one turn of the thread goes out
+/// together.
 async fn publish_changes(board: Rc<HealthStates>, mut publish: Publish) {
     for version in 1.. {
         board.changed().await;

@@ -1,10 +1,11 @@
 //! Which core takes a fresh connection: the one it came to, unless another one is clearly better off.
 //!
-//! SO_REUSEPORT deals connections out by a hash. Many short sessions come out even, few long ones do not: of 16 on 16 cores
-//! a third of the cores gets none. A connection is passed on at most once, before it is a session; open ones never move.
+//! SO_REUSEPORT deals connections out by a hash. Many short sessions come out even, few long ones do not: of
+//! 16 on 16 cores a third of the cores gets none. A connection is passed on at most once, before it is a
+//! session; open ones never move.
 //!
-//! The loads of the others are read once a millisecond, and that of the chosen one again before it is taken: it counts
-//! connections on their way, so many shards that see the same idle core do not all take it.
+//! The loads of the others are read once a millisecond, and that of the chosen one again before it is taken:
+//! it counts connections on their way, so many shards that see the same idle core do not all take it.
 
 mod cores;
 #[cfg(test)]
@@ -25,8 +26,8 @@ const CLEARLY_BUSIER: u32 = 300;
 const LOOKED_AT: usize = 64;
 /// Choices that may turn out to be outdated before a connection stays.
 const CHOICES: usize = 2;
-/// How long ends of sessions are counted to tell short ones from long ones, and how old a sample of the busy share
-/// may be.
+/// How long ends of sessions are counted to tell short ones from long ones, and how old a sample of the busy
+/// share may be.
 const WINDOW: Duration = Duration::from_millis(100);
 
 /// Ends of sessions in a window that do not count as many: passing on so few costs nothing worth saving.
@@ -64,7 +65,8 @@ impl Steering {
         }
     }
 
-    /// The shard that a fresh connection is to be passed to, where it is announced already; `None` if it stays.
+    /// The shard that a fresh connection is to be passed to, where it is announced already; `None` if it
+    /// stays.
     pub fn choose(&mut self, now: Tick, cores: &CoreLoads) -> Option<ShardId> {
         if cores.len() < 2 {
             return None;
@@ -118,8 +120,9 @@ impl Steering {
 
 /// Whether a fresh connection is clearly better off on another core than on the one it came to.
 ///
-/// Where sessions last, one more than the other and a quarter is too many: 9 and 7 may be, 10 and 6 not. The number of short ones
-/// says nothing: they come and go, and of a crowd that comes at once the shard that wakes first sees none on the others yet.
+/// Where sessions last, one more than the other and a quarter is too many: 9 and 7 may be, 10 and 6 not. The
+/// number of short ones says nothing: they come and go, and of a crowd that comes at once the shard that
+/// wakes first sees none on the others yet.
 fn is_better_off(own: CoreLoad, other: CoreLoad, stay: SessionLength) -> bool {
     if is_clearly_busier(own, other) {
         return true;
@@ -160,8 +163,8 @@ fn stay(ends: u64, open: u32) -> SessionLength {
     if ends > u64::from(open).max(FEW_ENDS) { SessionLength::Short } else { SessionLength::Long }
 }
 
-/// What was passed on since the last sample of the busy share, which does not show it yet: of the gap between two cores each
-/// connection closes twice its part.
+/// What was passed on since the last sample of the busy share, which does not show it yet: of the gap between
+/// two cores each connection closes twice its part.
 #[derive(Default)]
 struct Relief {
     since: Tick,

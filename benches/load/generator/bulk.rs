@@ -1,7 +1,7 @@
 //! Bytes as fast as they go, in one direction or both.
 //!
-//! Measured is all of it, from the first byte to the backend's receipt for the last: the bytes that are still on
-//! their way belong to the work, and so do their time and CPU. There is no warm-up.
+//! Measured is all of it, from the first byte to the backend's receipt for the last: the bytes that are still
+//! on their way belong to the work, and so do their time and CPU. There is no warm-up.
 
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::measurement::{Measurement, Unit};
 use super::tally::{GRACE, TURN, Tally};
 use super::work::Work;
-use crate::Options;
 use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE, write_some};
+use crate::options::Options;
 use crate::pattern::Pattern;
 
 /// The token of stdin; those of the sessions count from 0.

@@ -7,8 +7,8 @@ use super::echo::Echo;
 use super::measurement::{Measurement, Unit};
 use super::tally::{GRACE, Schedule, TURN, Tally};
 use super::work::Work;
-use crate::Options;
 use crate::epoll::{Epoll, READ};
+use crate::options::Options;
 use crate::pattern::Pattern;
 
 /// A balancer that refuses everything must not keep the generator for ever.

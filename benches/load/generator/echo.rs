@@ -1,8 +1,8 @@
 //! Messages of a size over open sessions: closed loop, or at a fixed rate.
 //!
-//! At a fixed rate a message is due by the clock, whether the one before it was answered or not, and its latency
-//! counts from when it was due: a stall is paid for by every message that fell due in it, which corrects for
-//! coordinated omission. A closed loop sends less when it is answered late, and so hides stalls.
+//! At a fixed rate a message is due by the clock, whether the one before it was answered or not, and its
+//! latency counts from when it was due: a stall is paid for by every message that fell due in it, which
+//! corrects for coordinated omission. A closed loop sends less when it is answered late, and so hides stalls.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::measurement::{Measurement, Unit};
 use super::tally::{GRACE, Schedule, TURN, Tally};
 use super::work::Work;
-use crate::Options;
 use crate::epoll::{BOTH, Epoll, Interest, READ, without_timer_slack, write_some};
+use crate::options::Options;
 use crate::pattern::Pattern;
 
 /// One echo session: the message under way, and those that wait for their turn (open loop only).

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use super::measurement::{Measurement, Unit};
 use super::tally::GRACE;
 use super::work::Work;
-use crate::Options;
+use crate::options::Options;
 
 pub(super) fn run(mut options: Options) -> Result<(), String> {
     let work = Work::take(&mut options, Some(64), Some(0.0))?.with_address(options)?;

@@ -1,8 +1,8 @@
 //! The client side of each workload. Prints one line of JSON: a [`Measurement`].
 //!
-//! Each is one thread that sleeps in epoll. At the edges of the measured time it reads the CPU clocks, its own
-//! too, so that the figures of a run belong to the same stretch of time, and a run that was limited
-//! by its generator can be told from one that was limited by its balancer.
+//! Each is one thread that sleeps in epoll. At the edges of the measured time it reads the CPU clocks, its
+//! own too, so that the figures of a run belong to the same stretch of time, and a run that was limited by
+//! its generator can be told from one that was limited by its balancer.
 
 mod bulk;
 mod connect;
@@ -13,7 +13,7 @@ mod storm;
 mod tally;
 mod work;
 
-use crate::Options;
+use crate::options::Options;
 
 pub(crate) use measurement::{Measurement, Unit};
 

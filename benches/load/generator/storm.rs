@@ -1,9 +1,9 @@
 //! Open sessions while many clients connect at once.
 //!
-//! The open sessions play ping-pong at a fixed, modest pace, each latency counted from when its message was due. Then
-//! the clients come, as fast as one thread can open sockets; each sends a message when it is connected, and is served
-//! when the echo is back. All of them stay until the last is served. Measured are the messages that fell due
-//! between the first client's coming and the last one's being served.
+//! The open sessions play ping-pong at a fixed, modest pace, each latency counted from when its message was
+//! due. Then the clients come, as fast as one thread can open sockets; each sends a message when it is
+//! connected, and is served when the echo is back. All of them stay until the last is served. Measured are
+//! the messages that fell due between the first client's coming and the last one's being served.
 //!
 //! Clients are opened a few at a time between looks at the open sessions, in the same thread: what these wait
 //! for is then the balancer and the backend, not a generator that is busy elsewhere.
@@ -18,8 +18,8 @@ use super::echo::{Echo, PingPong};
 use super::measurement::{Measurement, Unit};
 use super::tally::{GRACE, Schedule, TURN, Tally};
 use super::work::Work;
-use crate::Options;
 use crate::epoll::{Epoll, Interest, READ, WRITE, without_timer_slack};
+use crate::options::Options;
 use crate::pattern::Pattern;
 
 /// Messages a second over all open sessions: far below what any subject can do.

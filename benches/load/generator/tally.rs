@@ -18,8 +18,8 @@ pub(super) const TURN: Duration = Duration::from_millis(100);
 
 /// What was done in the measured time.
 ///
-/// A latency belongs to it if its message was due in it, even if the answer came after its end: answers that are late
-/// are those that must not be left out. A rate counts the answers that came in it.
+/// A latency belongs to it if its message was due in it, even if the answer came after its end: answers that
+/// are late are those that must not be left out. A rate counts the answers that came in it.
 pub(super) struct Tally {
     watched: Watched,
     from: Option<Snapshot>,

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::Options;
 use crate::clock::Watched;
 use crate::epoll::choose_port_at_connect;
+use crate::options::Options;
 use crate::pattern::Pattern;
 use crate::topology::ADDRESSES;
 
@@ -53,8 +53,8 @@ impl Work {
         Ok(self)
     }
 
-    /// Loopback completes a handshake within the call, so connecting may block. There, connections come from several
-    /// addresses in turn: see [`ADDRESSES`].
+    /// Loopback completes a handshake within the call, so connecting may block. There, connections come from
+    /// several addresses in turn: see [`ADDRESSES`].
     pub(super) fn connect(&self) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
         if self.address.ip() == IpAddr::from(Ipv4Addr::LOCALHOST) {

@@ -1,7 +1,7 @@
 //! The figures of a report as SVG: throughput, CPU, latency distribution.
 //!
-//! Each carries its units, the number of rounds, the machine and the commit; bars begin at zero, and whiskers reach
-//! from the worst round to the best.
+//! Each carries its units, the number of rounds, the machine and the commit; bars begin at zero, and whiskers
+//! reach from the worst round to the best.
 
 mod bars;
 mod canvas;

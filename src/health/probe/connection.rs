@@ -25,11 +25,11 @@ pub(crate) trait Connect: 'static {
 
 /// Real sockets.
 ///
-/// A connection ends with a FIN, and what the backend still says is read until its own (see [`Ending`]): a reset
-/// would free the local port at once, but the backend's application would see "connection reset by peer" at every
-/// check, which its operators take for trouble (haproxy/haproxy#560 asks for just this), and some servers block an
-/// address that has reset often enough. The price is one port in TIME_WAIT, for this backend's address only, for
-/// 60 s: 60 of some 28,000 at a check a second.
+/// A connection ends with a FIN, and what the backend still says is read until its own (see [`Ending`]): a
+/// reset would free the local port at once, but the backend's application would see "connection reset by
+/// peer" at every check, which its operators take for trouble (haproxy/haproxy#560 asks for just this), and
+/// some servers block an address that has reset often enough. The price is one port in TIME_WAIT, for this
+/// backend's address only, for 60 s: 60 of some 28,000 at a check a second.
 pub(crate) struct Sockets;
 
 impl Connect for Sockets {
@@ -37,8 +37,9 @@ impl Connect for Sockets {
         match address {
             Address::Tcp(address) => {
                 let stream = TcpStream::connect(*address).await?;
-                // With nobody listening on a port of the ephemeral range, the kernel may choose that very port
-                // as the local one, and the socket connects to itself (RFC 9293, 3.5, simultaneous open).
+                // With nobody listening on a port of the ephemeral range, the kernel may choose that very
+                // port as the local one, and the socket connects to itself (RFC 9293, 3.5, simultaneous
+                // open).
                 if stream.local_addr()? == *address {
                     return Err(io::Error::from_raw_os_error(libc::ECONNREFUSED));
                 }

@@ -1,7 +1,7 @@
 //! The end of a check's connection: a FIN, and then what the backend still says, until its own FIN.
 //!
-//! A close with unread bytes is a reset, tcp(7). So a connection that is dropped goes on for a moment in a task of its own,
-//! which the verdict does not wait for.
+//! A close with unread bytes is a reset, tcp(7). So a connection that is dropped goes on for a moment in a
+//! task of its own, which the verdict does not wait for.
 
 use std::io;
 use std::net::Shutdown;

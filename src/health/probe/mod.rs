@@ -1,7 +1,7 @@
 //! One check of one backend: a connection that is made, an exchange on it, and its end.
 //!
-//! Invariants: all of it takes one `timeout`; what comes from the backend is bounded by `limits::CHECK_*`, and what of
-//! it stands in a cause is escaped and cut.
+//! Invariants: all of it takes one `timeout`; what comes from the backend is bounded by `limits::CHECK_*`,
+//! and what of it stands in a cause is escaped and cut.
 
 mod connection;
 mod ending;
@@ -94,11 +94,12 @@ impl Question {
     }
 }
 
-/// Attempts the addresses in order until one takes a connection. They share `timeout`: each gets an equal part of
-/// what is left, so that a black hole in front does not hide a live one behind (as Go's `net.Dialer` does it).
+/// Attempts the addresses in order until one takes a connection. They share `timeout`: each gets an equal
+/// part of what is left, so that a black hole in front does not hide a live one behind (as Go's `net.Dialer`
+/// does it).
 ///
-/// The first that takes a connection is asked, and its answer decides: sessions would go there as well, so no address
-/// behind it could make up for it. The answer has all the time that is left.
+/// The first that takes a connection is asked, and its answer decides: sessions would go there as well, so no
+/// address behind it could make up for it. The answer has all the time that is left.
 pub(super) async fn probe(
     connect: &impl Connect,
     addresses: &[Address],

@@ -1,10 +1,11 @@
-//! The verdicts on the backends of one upstream: what the checks say, who is ejected, who ramps, and so who serves.
+//! The health of one upstream: what the checks say of its backends, which ones are ejected or ramp, and so
+//! which ones serve.
 //!
-//! The health thread has one for each upstream; what comes out of it is broadcast. Times are those since a moment that
-//! stays the same.
+//! The health thread has one for each upstream; what comes out of it is broadcast. Times are those since a
+//! moment that stays the same.
 //!
-//! Invariant: after each change ejections, ramps, panic and what is awaited are settled, so no state goes out in which they
-//! lag behind.
+//! Invariant: after each change ejections, ramps, panic and what is awaited are settled, so no state goes out
+//! in which they lag behind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::base::{Address, BackendId, limits};
 use crate::config::Upstream;
 use crate::upstream::{BackendState, Fault, Health, Order, Resolved, Serving, Share};
 
-/// The verdicts on one upstream.
+/// What is known of the backends of one upstream.
 #[derive(Debug)]
 pub struct UpstreamHealth {
     states: Vec<BackendState>,
@@ -148,8 +149,8 @@ impl UpstreamHealth {
         vec![Event::DepartedDown(backend, address.clone(), cause)]
     }
 
-    /// Takes where the backends are. One whose address, of several the one last found well, is not among the new ones is
-    /// judged afresh.
+    /// Takes where the backends are. One whose address, of several the one last found well, is not among the
+    /// new ones is judged afresh.
     pub fn set_addresses(&mut self, found: &[Resolved], now: Duration) -> Vec<Event> {
         assert_eq!(found.len(), self.states.len(), "addresses of the same configuration");
         let mut events = Vec::new();
@@ -277,15 +278,15 @@ mod tests {
     const A: BackendId = BackendId(0);
     const B: BackendId = BackendId(1);
 
-    fn verdicts(keys: &str) -> UpstreamHealth {
+    fn health_of(keys: &str) -> UpstreamHealth {
         let yaml = format!(
             "loadbalancer: {{listen_address: ':1'}}\n\
              backends: [{{address: 127.0.0.1, port: 2}}, {{address: 127.0.0.1, port: 3}}]\n{keys}\n"
         );
         let parsed = config::parse("test", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}"));
-        let mut verdicts = UpstreamHealth::new(&parsed.config.upstreams[0]);
-        assert_eq!(verdicts.set_addresses(&[at(&[2]), at(&[3])], Duration::ZERO), []);
-        verdicts
+        let mut health = UpstreamHealth::new(&parsed.config.upstreams[0]);
+        assert_eq!(health.set_addresses(&[at(&[2]), at(&[3])], Duration::ZERO), []);
+        health
     }
 
     fn address(port: u16) -> Address {
@@ -297,12 +298,12 @@ mod tests {
     }
 
     /// A check that begins and ends at this moment; returns what follows beside its own event.
-    fn check(verdicts: &mut UpstreamHealth, backend: BackendId, to: Health, now: Duration) -> Vec<Event> {
+    fn check(health: &mut UpstreamHealth, backend: BackendId, to: Health, now: Duration) -> Vec<Event> {
         let verdict = if to == Health::Up { Verdict::Success } else { Verdict::Failure };
-        let from = verdicts.states()[backend.index()].health;
+        let from = health.states()[backend.index()].health;
         let transition = (from != to).then_some(Transition { from, to, results: 1 });
         let check = Checked { verdict, begun: now, transition, cause: "why" };
-        let mut events = verdicts.checked(backend, &check, now);
+        let mut events = health.checked(backend, &check, now);
         let own = match transition {
             Some(transition) => Some(Event::Judged(backend, transition, "why".to_owned())),
             None => (to == Health::Down).then(|| Event::CheckFailed(backend, "why".to_owned())),
@@ -313,8 +314,8 @@ mod tests {
         events
     }
 
-    fn gone(verdicts: &mut UpstreamHealth, port: u16) {
-        let events = verdicts.gone(A, &address(port), String::new());
+    fn gone(health: &mut UpstreamHealth, port: u16) {
+        let events = health.gone(A, &address(port), String::new());
         assert_eq!(events, [Event::DepartedDown(A, address(port), String::new())]);
     }
 
@@ -326,71 +327,70 @@ mod tests {
 
     #[test]
     fn ejection_return_and_ramp_follow_each_other() {
-        let mut verdicts = verdicts("healthcheck: off\noutlier: {}\nslow_start: 19s");
-        assert!(verdicts.states().iter().all(|state| state.is_eligible() && state.ramp == 20));
-        assert_eq!(verdicts.report(A, FAILURES, secs(1)), [Event::Ejected(A, secs(30), FAILURES)]);
-        assert!(!verdicts.states()[0].is_eligible());
-        assert_eq!(verdicts.count_primaries(), (1, 2));
-        assert_eq!(verdicts.next_due(), Some(secs(31)));
+        let mut health = health_of("healthcheck: off\noutlier: {}\nslow_start: 19s");
+        assert!(health.states().iter().all(|state| state.is_eligible() && state.ramp == 20));
+        assert_eq!(health.report(A, FAILURES, secs(1)), [Event::Ejected(A, secs(30), FAILURES)]);
+        assert!(!health.states()[0].is_eligible());
+        assert_eq!(health.count_primaries(), (1, 2));
+        assert_eq!(health.next_due(), Some(secs(31)));
         assert_eq!(
-            verdicts.settle(secs(31)),
+            health.settle(secs(31)),
             [Event::Returned(EjectionEnd { backend: A, cause: Cause::Time })]
         );
-        assert_eq!((verdicts.states()[0].ramp, verdicts.states()[1].ramp), (1, 20));
-        assert_eq!(verdicts.settle(secs(40)), []);
-        assert_eq!(verdicts.states()[0].ramp, 10);
-        assert_eq!(verdicts.settle(secs(50)), []);
-        assert_eq!((verdicts.states()[0].ramp, verdicts.next_due()), (20, None));
+        assert_eq!((health.states()[0].ramp, health.states()[1].ramp), (1, 20));
+        assert_eq!(health.settle(secs(40)), []);
+        assert_eq!(health.states()[0].ramp, 10);
+        assert_eq!(health.settle(secs(50)), []);
+        assert_eq!((health.states()[0].ramp, health.next_due()), (20, None));
     }
 
     #[test]
     fn an_ejection_ends_when_a_check_takes_the_other_one_down() {
-        let mut verdicts = verdicts("outlier: {}\npanic_threshold: 100%");
-        assert_eq!(check(&mut verdicts, A, Health::Up, secs(0)), []);
-        assert_eq!(check(&mut verdicts, B, Health::Up, secs(0)), []);
+        let mut health = health_of("outlier: {}\npanic_threshold: 100%");
+        assert_eq!(check(&mut health, A, Health::Up, secs(0)), []);
+        assert_eq!(check(&mut health, B, Health::Up, secs(0)), []);
         assert_eq!(
-            verdicts.report(A, FAILURES, secs(1)),
+            health.report(A, FAILURES, secs(1)),
             [Event::Ejected(A, secs(30), FAILURES), Event::PanicBegins]
         );
-        let events = check(&mut verdicts, B, Health::Down, secs(2));
+        let events = check(&mut health, B, Health::Down, secs(2));
         assert_eq!(events, [Event::Returned(EjectionEnd { backend: A, cause: Cause::NobodyElse })]);
-        assert_eq!(check(&mut verdicts, B, Health::Up, secs(3)), [Event::PanicEnds]);
+        assert_eq!(check(&mut health, B, Health::Up, secs(3)), [Event::PanicEnds]);
     }
 
     #[test]
     fn an_ejection_ends_when_as_many_checks_have_passed_as_a_backend_needs_to_rise() {
-        let mut verdicts = verdicts("outlier: {}");
+        let mut health = health_of("outlier: {}");
         for backend in [A, B] {
-            assert_eq!(check(&mut verdicts, backend, Health::Up, secs(0)), []);
+            assert_eq!(check(&mut health, backend, Health::Up, secs(0)), []);
         }
         let back = Event::Returned(EjectionEnd { backend: A, cause: Cause::Checks });
         for checks in
             [&[Health::Up][..], &[Health::Down, Health::Up], &[Health::Up, Health::Down, Health::Up]]
         {
-            assert_eq!(verdicts.report(A, FAILURES, secs(1)), [Event::Ejected(A, secs(30), FAILURES)]);
+            assert_eq!(health.report(A, FAILURES, secs(1)), [Event::Ejected(A, secs(30), FAILURES)]);
             for (second, to) in (2..).zip(checks) {
-                assert_eq!(check(&mut verdicts, A, *to, secs(second)), []);
-                assert!(!verdicts.states()[0].is_eligible());
+                assert_eq!(check(&mut health, A, *to, secs(second)), []);
+                assert!(!health.states()[0].is_eligible());
             }
-            assert_eq!(check(&mut verdicts, A, Health::Up, secs(9)), std::slice::from_ref(&back));
-            assert!(verdicts.states()[0].is_eligible());
-            verdicts.outliers.as_mut().expect("it is on").moved(A, secs(9));
+            assert_eq!(check(&mut health, A, Health::Up, secs(9)), std::slice::from_ref(&back));
+            assert!(health.states()[0].is_eligible());
+            health.outliers.as_mut().expect("it is on").moved(A, secs(9));
         }
     }
 
     #[test]
     fn first_verdict_is_awaited_for_the_time_of_a_look_up_and_a_check() {
-        let mut verdicts = verdicts("healthcheck: {timeout: 3s}");
-        let awaited = |verdicts: &UpstreamHealth| {
-            verdicts.states().iter().map(|state| state.awaited).collect::<Vec<_>>()
-        };
+        let mut health = health_of("healthcheck: {timeout: 3s}");
+        let awaited =
+            |health: &UpstreamHealth| health.states().iter().map(|state| state.awaited).collect::<Vec<_>>();
         let until = secs(3) + limits::FIRST_CHECK_SPREAD_MAX;
-        assert_eq!((awaited(&verdicts), verdicts.next_due()), (vec![true; 2], Some(until)));
-        assert_eq!(check(&mut verdicts, A, Health::Up, secs(1)), []);
-        assert_eq!((awaited(&verdicts), verdicts.next_due()), (vec![false, true], Some(until)));
-        assert_eq!(verdicts.settle(until), []);
-        assert_eq!((awaited(&verdicts), verdicts.next_due()), (vec![false; 2], None));
-        assert!(!verdicts.states()[1].is_eligible());
+        assert_eq!((awaited(&health), health.next_due()), (vec![true; 2], Some(until)));
+        assert_eq!(check(&mut health, A, Health::Up, secs(1)), []);
+        assert_eq!((awaited(&health), health.next_due()), (vec![false, true], Some(until)));
+        assert_eq!(health.settle(until), []);
+        assert_eq!((awaited(&health), health.next_due()), (vec![false; 2], None));
+        assert!(!health.states()[1].is_eligible());
     }
 
     #[test]
@@ -399,68 +399,68 @@ mod tests {
             "test",
             b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: a, port: 2}, {address: b, port: 3}]\n",
         );
-        let mut verdicts =
+        let mut health =
             UpstreamHealth::new(&parsed.unwrap_or_else(|report| panic!("{report}")).config.upstreams[0]);
-        assert_eq!(verdicts.settle(secs(0)), []);
-        assert_eq!(verdicts.next_due(), Some(limits::FIRST_LOOKUP_MAX));
+        assert_eq!(health.settle(secs(0)), []);
+        assert_eq!(health.next_due(), Some(limits::FIRST_LOOKUP_MAX));
         let failed = Resolved { has_failed: true, ..Resolved::default() };
-        assert_eq!(verdicts.set_addresses(&[at(&[2]), failed.clone()], secs(1)), []);
-        assert_eq!([0, 1].map(|index| verdicts.states()[index].awaited), [true, false]);
-        assert_eq!(verdicts.set_addresses(&[at(&[2]), failed], secs(2)), []);
-        assert_eq!(check(&mut verdicts, A, Health::Down, secs(2)), [Event::Deserted]);
-        assert_eq!(check(&mut verdicts, A, Health::Up, secs(3)), [Event::Served]);
+        assert_eq!(health.set_addresses(&[at(&[2]), failed.clone()], secs(1)), []);
+        assert_eq!([0, 1].map(|index| health.states()[index].awaited), [true, false]);
+        assert_eq!(health.set_addresses(&[at(&[2]), failed], secs(2)), []);
+        assert_eq!(check(&mut health, A, Health::Down, secs(2)), [Event::Deserted]);
+        assert_eq!(check(&mut health, A, Health::Up, secs(3)), [Event::Served]);
     }
 
     #[test]
     fn sessions_begin_with_the_address_that_a_check_found_well() {
-        let mut verdicts = verdicts("");
-        verdicts.set_addresses(&[at(&[2, 3, 4]), at(&[3])], secs(0));
-        check(&mut verdicts, A, Health::Up, secs(0));
-        verdicts.found_at(A, &address(4));
-        assert_eq!(*verdicts.states()[0].addresses, [address(4), address(2), address(3)]);
-        verdicts.found_at(A, &address(9));
-        verdicts.set_addresses(&[at(&[3, 2, 4, 5]), at(&[3])], secs(0));
-        assert_eq!(*verdicts.states()[0].addresses, [address(4), address(3), address(2), address(5)]);
-        assert_eq!(verdicts.states()[0].health, Health::Up, "the good one is still there");
+        let mut health = health_of("");
+        health.set_addresses(&[at(&[2, 3, 4]), at(&[3])], secs(0));
+        check(&mut health, A, Health::Up, secs(0));
+        health.found_at(A, &address(4));
+        assert_eq!(*health.states()[0].addresses, [address(4), address(2), address(3)]);
+        health.found_at(A, &address(9));
+        health.set_addresses(&[at(&[3, 2, 4, 5]), at(&[3])], secs(0));
+        assert_eq!(*health.states()[0].addresses, [address(4), address(3), address(2), address(5)]);
+        assert_eq!(health.states()[0].health, Health::Up, "the good one is still there");
     }
 
     #[test]
     fn a_backend_that_has_moved_is_judged_afresh() {
-        let mut verdicts = verdicts("outlier: {}");
+        let mut health = health_of("outlier: {}");
         for backend in [A, B] {
-            check(&mut verdicts, backend, Health::Up, secs(0));
+            check(&mut health, backend, Health::Up, secs(0));
         }
-        verdicts.report(A, FAILURES, secs(1));
+        health.report(A, FAILURES, secs(1));
         let back = Event::Returned(EjectionEnd { backend: A, cause: Cause::Moved });
-        assert_eq!(verdicts.set_addresses(&[at(&[8]), at(&[3])], secs(2)), [back]);
-        let state = &verdicts.states()[0];
+        assert_eq!(health.set_addresses(&[at(&[8]), at(&[3])], secs(2)), [back]);
+        let state = &health.states()[0];
         assert_eq!((state.health, state.awaited, state.ejected), (Health::Checking, true, false));
-        assert_eq!(verdicts.states()[1].health, Health::Up);
+        assert_eq!(health.states()[1].health, Health::Up);
     }
 
     #[test]
     fn addresses_that_have_left_are_gone_until_they_are_back() {
-        let mut verdicts = verdicts("");
-        gone(&mut verdicts, 2);
-        assert_eq!(*verdicts.states()[0].gone, [], "it has not left");
-        verdicts.set_addresses(&[at(&[8]), at(&[3])], secs(1));
-        gone(&mut verdicts, 2);
-        gone(&mut verdicts, 2);
-        assert_eq!(*verdicts.states()[0].gone, [address(2)]);
-        verdicts.set_addresses(&[at(&[8, 2]), at(&[3])], secs(2));
-        assert_eq!(*verdicts.states()[0].gone, []);
-        (100..200).for_each(|port| gone(&mut verdicts, port));
-        let gone = &verdicts.states()[0].gone;
+        let mut health = health_of("");
+        gone(&mut health, 2);
+        assert_eq!(*health.states()[0].gone, [], "it has not left");
+        health.set_addresses(&[at(&[8]), at(&[3])], secs(1));
+        gone(&mut health, 2);
+        gone(&mut health, 2);
+        assert_eq!(*health.states()[0].gone, [address(2)]);
+        health.set_addresses(&[at(&[8, 2]), at(&[3])], secs(2));
+        assert_eq!(*health.states()[0].gone, []);
+        (100..200).for_each(|port| gone(&mut health, port));
+        let gone = &health.states()[0].gone;
         assert_eq!((gone.len(), gone.last()), (limits::ADDRESSES_PER_BACKEND_MAX, Some(&address(199))));
     }
 
     #[test]
     fn nothing_happens_where_nothing_is_configured() {
-        let mut verdicts = verdicts("healthcheck: {rise: 1}\noutlier: off");
-        check(&mut verdicts, B, Health::Up, secs(0));
-        check(&mut verdicts, A, Health::Down, secs(0));
-        check(&mut verdicts, A, Health::Up, secs(1));
-        assert_eq!((verdicts.report(A, FAILURES, secs(2)), verdicts.next_due()), (vec![], None));
-        assert_eq!(verdicts.states()[0].ramp, 20);
+        let mut health = health_of("healthcheck: {rise: 1}\noutlier: off");
+        check(&mut health, B, Health::Up, secs(0));
+        check(&mut health, A, Health::Down, secs(0));
+        check(&mut health, A, Health::Up, secs(1));
+        assert_eq!((health.report(A, FAILURES, secs(2)), health.next_due()), (vec![], None));
+        assert_eq!(health.states()[0].ramp, 20);
     }
 }

@@ -1,4 +1,5 @@
-//! The way from callers and operators to the log thread: its queue, the flags beside the queue, and the handle to both.
+//! The way from callers and operators to the log thread: its queue, the flags beside the queue, and the
+//! handle to both.
 
 use std::fmt;
 use std::sync::Arc;

@@ -4,9 +4,10 @@
 //! system call, no wait. The thread `log` alone touches the target (`writer`), so a target that is full,
 //! broken or blocked costs records and never time of a shard; every lost one is counted.
 //!
-//! Who decides what is written: a level set at run time ([`LogHandle::set_level`], which `--log-level` uses, too), else
-//! `RUST_LOG` in `env_logger`'s syntax, else the configuration; glommio's own records from `error` up, unless `RUST_LOG` names it.
-//! Errors of the target [`ALWAYS`] are written whatever anybody decides: why the process ends.
+//! Who decides what is written: a level set at run time ([`LogHandle::set_level`], which `--log-level` uses,
+//! too), else `RUST_LOG` in `env_logger`'s syntax, else the configuration; glommio's own records from `error`
+//! up, unless `RUST_LOG` names it. Errors of the target [`ALWAYS`] are written whatever anybody decides: why
+//! the process ends.
 
 mod error;
 mod format;
@@ -73,8 +74,8 @@ fn start(logging: &Logging, spec: Option<&str>) -> Result<(Logger, LogHandle), L
 }
 
 /// Makes a panic a record of level `error` instead of lines on the standard error stream, where a full pipe
-/// would block the thread that panicked; with a backtrace where `RUST_BACKTRACE` asks for one. Whoever ends the
-/// process because of a panic calls [`LogHandle::flush`] first.
+/// would block the thread that panicked; with a backtrace where `RUST_BACKTRACE` asks for one. Whoever ends
+/// the process because of a panic calls [`LogHandle::flush`] first.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|info| {
         let thread = thread::current();

@@ -1,4 +1,5 @@
-//! The log thread: the only one that touches the log's target, and may be blocked by it for as long as it likes.
+//! The log thread: the only one that touches the log's target, and may be blocked by it for as long as it
+//! likes.
 
 #![expect(unsafe_code, reason = "fcntl(2) has no safe wrapper in the crates we use")]
 
@@ -183,8 +184,8 @@ impl Writer {
     }
 }
 
-/// Has a file that the shell opened (`2> FILE`) written at its end: else, once it is truncated by whoever rotates logs, the next
-/// record would stand behind a hole as large as the file was.
+/// Has a file that the shell opened (`2> FILE`) written at its end: else, once it is truncated by whoever
+/// rotates logs, the next record would stand behind a hole as large as the file was.
 fn append_to(target: BorrowedFd<'_>) {
     let number = target.as_raw_fd();
     // SAFETY: takes numbers only, and the descriptor is open.
