@@ -290,3 +290,22 @@ fn crowd_of_connects_leaves_an_open_session_its_turn() {
     healthy.finish().unwrap();
     balancer.await_closed(CloseReason::Normal, CROWD as u64 + 1);
 }
+
+/// Readers that stall use up all buffers and much of the heap; then there is no traffic at all.
+#[test]
+fn memory_of_a_burst_is_given_back_at_rest() {
+    const CLIENTS: usize = 500;
+    let answer_or_echo = |connection: &mut Connection| match connection.receive_exact(1)?.as_slice() {
+        b"!" => connection.send(&[b'x'; 256 << 10]),
+        first => connection.send(first).and_then(|()| connection.echo()),
+    };
+    let only = backend().serve(answer_or_echo).start();
+    let process = process().runtime("relay: {splice: off, buffers_per_core: 1024}").backends([&only]).start();
+    let before = process.resident_bytes();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect_small(process.address()).unwrap()).collect();
+    clients.iter().for_each(|client| client.send(b"!").unwrap());
+    eventually("the burst is there", || process.resident_bytes() > before + (8 << 20));
+    clients.into_iter().for_each(Client::reset);
+    let is_back = || process.resident_bytes() < before + (3 << 20);
+    assert!(holds_within(Duration::from_secs(50), is_back), "{before}, then {}", process.resident_bytes());
+}

@@ -234,31 +234,6 @@ fn whoever_was_refused_by_a_backend_waits_for_another() {
     balancer.await_closed(CloseReason::Normal, 3);
 }
 
-#[test]
-fn retries_stay_within_their_budget() {
-    let backends = [backend().reset_on_accept().start(), backend().reset_on_accept().start()];
-    let balancer = balancer().backends(&backends).upstream("retries: 1").upstream("retry_budget: 1%").start();
-    let took = timed(|| (0..300).for_each(|_| expect_reset(balancer.address())));
-    balancer.await_closed(CloseReason::BackendReset, 300);
-    let windows = 1 + took.as_secs() / 10;
-    let over: u64 =
-        balancer.server().shard_counters().iter().map(|shard| shard.retries_over_budget.value()).sum();
-    // Ten a second, of ten seconds.
-    assert!((100..=100 * windows).contains(&balancer.retries()), "{} in {took:?}", balancer.retries());
-    assert_eq!(balancer.retries() + over, 300);
-}
-
-/// They cost nobody anything.
-#[test]
-fn retries_after_refusals_take_nothing_out_of_the_budget() {
-    let (refusing, live) = (backend().stopped().start(), backend().echo().start());
-    let balancer = balancer().backends([&refusing, &live]).upstream("retry_budget: 1%").start();
-    for _ in 0..300 {
-        balancer.echoing_client().finish().unwrap();
-    }
-    assert!(balancer.retries() > 100, "{}", balancer.retries());
-}
-
 /// It would hold a place in the queue, and be reset once it has one at a backend.
 #[test]
 fn client_whose_retry_is_over_the_budget_does_not_wait() {

@@ -10,7 +10,7 @@ use ringway::base::CloseReason;
 use ringway::upstream::Health;
 
 use crate::support::{
-    Backend, Balancer, BalancerBuilder, Client, backend, balancer, eventually, expect_reset, process, timed,
+    Backend, Balancer, BalancerBuilder, backend, balancer, eventually, expect_reset, timed,
 };
 
 /// All that `outlier: {}` and `healthcheck: {}` stand for: checks every 30 s, three of which take a backend down.
@@ -301,65 +301,4 @@ fn clients_are_turned_away_when_everybody_was_tried() {
     balancer.await_closed(CloseReason::ConnectFailed, 10);
     // The listener stays.
     expect_reset(balancer.address());
-}
-
-#[test]
-fn whoever_is_turned_away_is_seen_in_the_log() {
-    let mut only = backend().echo().start();
-    let mut process = process().backends([&only]).check("interval: 1h, fast_interval: 20ms").start();
-    only.stop();
-    expect_reset(process.address());
-    let says = |text: &str| process.log().contains(text);
-    eventually("the upstream is deserted", || says("ERROR") && says("u has no backend left to try"));
-    (0..9).for_each(|_| expect_reset(process.address()));
-    eventually("a warning", || says("listener l turned"));
-    only.restart();
-    eventually("it is served again", || says("u has a backend again"));
-    // It takes the states of the health thread a moment to reach the shard.
-    eventually("a session gets through", || {
-        Client::connect(process.address()).is_ok_and(|client| client.echo(b"again").is_ok())
-    });
-    process.signal(libc::SIGTERM);
-    assert_eq!(process.exit().code(), Some(0), "{}", process.log());
-    let log = process.log();
-    let totals = log.lines().find(|line| line.contains("listener l had")).unwrap_or_else(|| panic!("{log}"));
-    assert!(totals.contains("connect_failed") && totals.contains("no_backend"), "{totals}");
-}
-
-/// Whoever gets nothing but resets is turned away too.
-#[test]
-fn whoever_is_reset_by_everybody_is_seen_in_the_log() {
-    let well = std::sync::Arc::new(AtomicBool::new(true));
-    let gate = Arc::clone(&well);
-    let only = backend()
-        .serve(move |connection| {
-            if gate.load(Ordering::SeqCst) {
-                connection.echo()
-            } else {
-                connection.reset();
-                Ok(())
-            }
-        })
-        .start();
-    let process = process().backends([&only]).check("interval: 1h").start();
-    well.store(false, Ordering::SeqCst);
-    expect_reset(process.address());
-    eventually("a warning", || {
-        process.log().contains("listener l turned 1 client away in the last")
-            && process.log().contains("1 backend_reset")
-    });
-}
-
-#[test]
-fn record_of_a_session_has_the_address_of_its_client() {
-    let only = backend().echo().start();
-    let process = process().backends([&only]).argument("--log-level=debug").start();
-    let client = process.echoing_client();
-    let record = format!("session closed: normal (--) client={} listener=l", client.address());
-    client.finish().unwrap();
-    eventually("the record", || process.log().contains(&record));
-    let client = process.echoing_client();
-    let record = format!("session closed: client_reset (CD) client={} listener=l", client.address());
-    client.reset();
-    eventually("the record of a reset", || process.log().contains(&record));
 }

@@ -1,5 +1,6 @@
 //! Set-up: a first backend that fails before a byte, a second one that is well. Claim: a failure before the first byte
-//! costs the client nothing; a clean end, or a failure after a byte, is the session's own and is passed on.
+//! costs the client nothing, within the budget for retries; a clean end, or a failure after a byte, is the session's own and is
+//! passed on.
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -197,4 +198,29 @@ fn all_backends_down_closes_the_client_now_and_keeps_the_listener() {
     eventually("sessions are served again", || {
         Client::connect(balancer.address()).is_ok_and(|client| client.echo(b"back").is_ok())
     });
+}
+
+#[test]
+fn retries_stay_within_their_budget() {
+    let backends = [backend().reset_on_accept().start(), backend().reset_on_accept().start()];
+    let balancer = balancer().backends(&backends).upstream("retries: 1").upstream("retry_budget: 1%").start();
+    let took = timed(|| (0..300).for_each(|_| expect_reset(balancer.address())));
+    balancer.await_closed(CloseReason::BackendReset, 300);
+    let windows = 1 + took.as_secs() / 10;
+    let over: u64 =
+        balancer.server().shard_counters().iter().map(|shard| shard.retries_over_budget.value()).sum();
+    // Ten a second, of ten seconds.
+    assert!((100..=100 * windows).contains(&balancer.retries()), "{} in {took:?}", balancer.retries());
+    assert_eq!(balancer.retries() + over, 300);
+}
+
+/// They cost nobody anything.
+#[test]
+fn retries_after_refusals_take_nothing_out_of_the_budget() {
+    let (refusing, live) = (backend().stopped().start(), backend().echo().start());
+    let balancer = balancer().backends([&refusing, &live]).upstream("retry_budget: 1%").start();
+    for _ in 0..300 {
+        balancer.echoing_client().finish().unwrap();
+    }
+    assert!(balancer.retries() > 100, "{}", balancer.retries());
 }
