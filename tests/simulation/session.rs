@@ -234,7 +234,7 @@ impl World {
         }
     }
 
-    /// Whoever has waited without a permit takes one of those that come next.
+    /// A client that has waited without a permit takes one of those that come next.
     fn waited(&mut self, session: &mut Session, reason: CloseReason) -> Next {
         self.leave_line(session);
         let picks = matches!(reason, CloseReason::QueueFull | CloseReason::QueueTimeout);

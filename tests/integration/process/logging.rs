@@ -1,5 +1,5 @@
-//! Set-up: the binary in a process of its own, whose log goes to a file, or to something that takes nothing. Claim: sessions go on
-//! whatever becomes of the log; what an operator has to know is in it.
+//! Set-up: the binary in a process of its own, whose log goes to a file, or to something that takes nothing. Claim:
+//! sessions go on whatever becomes of the log; what an operator has to know is in it.
 
 use std::fs::{File, OpenOptions};
 use std::process::Command;
@@ -68,7 +68,7 @@ fn log_to_a_full_disk_leaves_sessions_alone() {
 }
 
 #[test]
-fn log_to_a_pipe_that_nobody_reads_leaves_sessions_alone() {
+fn log_to_an_unread_pipe_leaves_sessions_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
@@ -105,7 +105,7 @@ fn broken_standard_error_leaves_sessions_alone() {
 }
 
 #[test]
-fn whoever_is_turned_away_is_seen_in_the_log() {
+fn client_that_is_turned_away_is_in_the_log() {
     let mut only = backend().echo().start();
     let mut process = process().backends([&only]).check("interval: 1h, fast_interval: 20ms").start();
     only.stop();
@@ -127,9 +127,9 @@ fn whoever_is_turned_away_is_seen_in_the_log() {
     assert!(totals.contains("connect_failed") && totals.contains("no_backend"), "{totals}");
 }
 
-/// Whoever gets nothing but resets is turned away too.
+/// A client that gets nothing but resets is turned away too.
 #[test]
-fn whoever_is_reset_by_everybody_is_seen_in_the_log() {
+fn client_that_every_backend_resets_is_in_the_log() {
     let well = Arc::new(AtomicBool::new(true));
     let gate = Arc::clone(&well);
     let only = backend()

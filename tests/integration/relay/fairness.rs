@@ -51,7 +51,7 @@ fn assert_way(balancer: &Balancer, splices: bool) {
 /// What begins a flood instead of an echo.
 const FLOOD: &[u8] = b"!";
 
-/// A backend that echoes; whoever begins with [`FLOOD`] gets bytes without end, and is not listened to.
+/// A backend that echoes; a client that begins with [`FLOOD`] gets bytes without end, and is not listened to.
 fn echo_or_flood() -> Backend {
     let flood_or_echo = |connection: &mut Connection| {
         let first = connection.receive_exact(1)?;
@@ -183,9 +183,9 @@ fn assert_healthy_beside_deaf_backends() {
     }
 }
 
-/// What such clients still say is for nobody, and is not held until they have read the last bytes of their backend.
+/// What such clients still say is for no backend, and is not held until they have read the last bytes of their backend.
 #[test]
-fn clients_that_do_not_read_and_whose_backend_has_reset_leave_a_healthy_session_its_buffers() {
+fn unread_bytes_of_reset_backends_leave_a_healthy_session_its_buffers() {
     const FEW: &str = "buffers_per_core: 64";
     let directory = tempfile::tempdir().unwrap();
     for on_unix in [false, true] {

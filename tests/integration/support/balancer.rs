@@ -207,7 +207,7 @@ impl Balancer {
         shards.map(|shard| shard.local_failures[kind as usize].value()).sum()
     }
 
-    /// Sessions that have waited for a place at a backend.
+    /// Sessions that have waited for a permit of a backend.
     pub fn queued(&self) -> u64 {
         self.server().shard_counters().iter().map(|shard| shard.queued.value()).sum()
     }
@@ -229,7 +229,7 @@ impl Balancer {
         self.server().core_status().iter().map(|core| core.active).collect()
     }
 
-    /// Connections that shards have passed to others so far.
+    /// Connections that shards have handed off to others so far.
     pub fn passed(&self) -> u64 {
         self.server().core_status().iter().map(|core| core.passed).sum()
     }
@@ -310,7 +310,7 @@ impl Balancer {
         let cores = server.core_status();
         let (passed, received): (Vec<_>, Vec<_>) =
             cores.iter().map(|core| (core.passed, core.received)).unzip();
-        assert_eq!(passed.iter().sum::<u64>(), received.iter().sum::<u64>(), "what is passed on arrives");
+        assert_eq!(passed.iter().sum::<u64>(), received.iter().sum::<u64>(), "what is handed off arrives");
         assert!(cores.iter().all(|core| core.active == 0), "{cores:?}");
         totals
     }

@@ -1,5 +1,5 @@
-//! Set-up: a pool, and a backend that closes its connections, goes down or refuses. Claim: the pool has as many ready connections as
-//! it is told to, no backend gets more, and none that is down or retired gets any.
+//! Set-up: a pool, and a backend that closes its connections, goes down or refuses. Claim: the pool keeps as many ready
+//! connections as the file says, never floods a backend, and makes none to a backend that is down or has weight 0.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ fn size_is_for_the_process() {
 }
 
 #[test]
-fn connections_that_the_backend_closes_are_thrown_away_and_made_anew() {
+fn connections_that_the_backend_closes_are_made_anew() {
     let mut backend = backend().echo().start();
     let balancer = balancer().backends([&backend]).upstream("pool: {size: 4}").start();
     await_pool(&balancer, &backend, 4);
@@ -35,7 +35,7 @@ fn connections_that_the_backend_closes_are_thrown_away_and_made_anew() {
 }
 
 #[test]
-fn old_connections_are_closed_and_made_anew() {
+fn old_connections_are_made_anew() {
     let backend = backend().echo().start();
     let balancer = balancer().backends([&backend]).upstream("pool: {size: 2, max_idle: 50ms}").start();
     eventually("connections take turns", || backend.connections() >= 8);
@@ -70,7 +70,7 @@ fn backend_that_ends_new_connections_at_once_is_not_flooded() {
 
 /// It counts as the pool's, which looks for a new connection once it has ended.
 #[test]
-fn session_that_gets_no_connection_leaves_the_pool_to_be_filled_again() {
+fn pool_is_filled_again_after_a_session_without_a_connection() {
     let (served, dies) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let (serves, told) = (Arc::clone(&served), Arc::clone(&dies));
     let mut backend = backend()

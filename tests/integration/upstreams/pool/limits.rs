@@ -1,5 +1,5 @@
-//! Set-up: a pool, and a backend with `max_connections`. Claim: connections in the pool count against the limit, and never keep a
-//! client from the backend.
+//! Set-up: a pool, and a backend with `max_connections`. Claim: connections in the pool count against the limit, but give
+//! way to a client that needs the permit.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::{Client, backend, balancer, eventually, expect_reset, timed}
 
 use super::pooled;
 
-/// Two places, both held by the pool, on one shard each; whichever shard the clients come to, they get them.
+/// Two permits, both held by the pool, on one shard each; whichever shard the clients come to, they get them.
 #[test]
 fn connections_in_the_pool_give_way_to_sessions_on_any_shard() {
     let backend = backend().greet(b"hello").start();
@@ -32,9 +32,9 @@ fn connections_in_the_pool_give_way_to_sessions_on_any_shard() {
     }
 }
 
-/// The one place is held by a client that has left, and by nobody else: on whatever shard, a client that waits gets it.
+/// The only permit is held by a client that has left: a client that waits gets it, whichever shard it is on.
 #[test]
-fn place_of_a_client_that_has_left_without_a_byte_goes_at_once_to_one_that_waits() {
+fn permit_of_a_client_that_left_without_a_byte_goes_to_a_waiting_one() {
     for waits_first in [false, true] {
         let only = backend().echo().start();
         let balancer = balancer()
@@ -44,7 +44,7 @@ fn place_of_a_client_that_has_left_without_a_byte_goes_at_once_to_one_that_waits
             .start();
         for round in 1..=20 {
             let leaving = balancer.client();
-            eventually("it has the place", || balancer.in_flight() == [1]);
+            eventually("it has the permit", || balancer.in_flight() == [1]);
             if !waits_first {
                 leaving.end().unwrap();
             }

@@ -1,5 +1,5 @@
-//! Set-up: a pool that takes connections back, untouched or after a reset that the backend confirms. Claim: a connection comes back
-//! only where nothing can be on its way, and no byte of one client reaches another.
+//! Set-up: a pool that takes connections back, either untouched or after a reset that the backend confirms. Claim: a
+//! connection comes back only if nothing can still be on its way, and no byte of one client reaches another.
 
 use std::io;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn connection_without_a_byte_comes_back() {
 }
 
 #[test]
-fn connection_that_was_reset_serves_the_next_client_and_no_other_bytes_reach_it() {
+fn connection_that_was_reset_serves_the_next_client() {
     let backend = with_reset(|connection| connection.send(b"+RESET\r\n"));
     let balancer = balancer().one_shard().backends([&backend]).upstream(RESET).start();
     await_pool(&balancer, &backend, 2);
@@ -44,7 +44,7 @@ fn connection_that_was_reset_serves_the_next_client_and_no_other_bytes_reach_it(
 }
 
 #[test]
-fn connection_whose_reset_is_late_wrong_or_followed_by_bytes_is_closed() {
+fn connection_is_closed_when_its_reset_is_not_confirmed() {
     type Answer = fn(&Connection) -> io::Result<()>;
     let answers: [Answer; 4] = [
         |_| Ok(()),
@@ -69,9 +69,9 @@ fn connection_whose_reset_is_late_wrong_or_followed_by_bytes_is_closed() {
     }
 }
 
-/// A backend that speaks on a connection in the pool: what it says is for nobody.
+/// A backend that speaks on a connection in the pool: what it says is for no client.
 #[test]
-fn bytes_that_come_while_nobody_asks_reach_nobody() {
+fn bytes_on_a_connection_in_the_pool_reach_no_client() {
     let (said, wanted) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (says, told) = (Arc::clone(&said), Arc::clone(&wanted));
     let backend = with_reset(move |connection| {
@@ -158,7 +158,7 @@ fn late_answer_to_one_client_never_looks_like_a_greeting_to_another() {
         one_session(&balancer, 1);
         eventually("it is back", || count(&balancer, |pool| &pool.returned) == 1);
         let silent = balancer.client();
-        eventually("it is lent", || count(&balancer, |pool| &pool.hits) == 2);
+        eventually("it is leased", || count(&balancer, |pool| &pool.hits) == 2);
         if is_in_session {
             speaks.store(true, Ordering::SeqCst);
             eventually("it is replaced", || count(&balancer, |pool| &pool.replaced) == 1);
@@ -178,7 +178,7 @@ fn late_answer_to_one_client_never_looks_like_a_greeting_to_another() {
 
 /// A client that ends its stream in the middle of the answer gets all of it or a reset, never a part that looks whole.
 #[test]
-fn answer_that_is_cut_for_reuse_does_not_look_whole() {
+fn answer_truncated_for_reuse_does_not_look_whole() {
     const BULK: usize = 16 << 20;
     let backend = backend()
         .serve(|connection| {

@@ -1,5 +1,5 @@
-//! Set-up: a pool of unused connections, and sessions that take them. Claim: a session on a ready connection is like any other: what
-//! the backend says first arrives once, and a connection that turns out to be dead costs the client nothing.
+//! Set-up: a pool of unused connections, and sessions that take them. Claim: a session on a ready connection is like any
+//! other: a greeting arrives once, and a connection that turns out to be dead costs the client nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,24 +12,30 @@ use crate::support::{backend, balancer, eventually};
 use super::{await_pool, count};
 
 #[test]
-fn sessions_take_ready_connections_and_new_ones_replace_them() {
+fn sessions_take_ready_connections() {
     let backend = backend().echo().start();
     let balancer = balancer().one_shard().backends([&backend]).upstream("pool: {size: 4}").start();
     await_pool(&balancer, &backend, 4);
-    let clients: Vec<_> = (1..=3)
-        .map(|session| {
-            let client = balancer.echoing_client();
-            eventually("another one takes its place", || backend.connections() == 4 + session);
-            client
-        })
-        .collect();
+    let clients: Vec<_> = (0..3).map(|_| balancer.echoing_client()).collect();
     clients.into_iter().for_each(|client| client.finish().unwrap());
     balancer.await_closed(CloseReason::Normal, 3);
     assert_eq!((count(&balancer, |pool| &pool.hits), count(&balancer, |pool| &pool.returned)), (3, 0));
 }
 
 #[test]
-fn greeting_is_delivered_once_to_whoever_gets_the_connection() {
+fn taken_connection_is_made_anew() {
+    let backend = backend().echo().start();
+    let balancer = balancer().one_shard().backends([&backend]).upstream("pool: {size: 4}").start();
+    await_pool(&balancer, &backend, 4);
+    for session in 1..=3 {
+        let client = balancer.echoing_client();
+        eventually("the pool is full again", || backend.connections() == 4 + session);
+        client.finish().unwrap();
+    }
+}
+
+#[test]
+fn greeting_is_delivered_once() {
     let backend = backend().greet(b"hello").start();
     let balancer = balancer().one_shard().backends([&backend]).upstream("pool: {size: 2}").start();
     await_pool(&balancer, &backend, 2);
@@ -84,7 +90,7 @@ fn connection_that_dies_before_the_first_byte_is_replaced_for_free() {
 }
 
 #[test]
-fn connection_that_ends_late_in_an_idle_session_is_replaced_all_the_same() {
+fn connection_that_dies_late_in_an_idle_session_is_replaced() {
     let ends = Arc::new(AtomicBool::new(false));
     let (told, served) = (Arc::clone(&ends), Arc::new(AtomicU64::new(0)));
     let serves = Arc::clone(&served);
