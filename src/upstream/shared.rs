@@ -61,7 +61,8 @@ impl SharedUpstream {
         backends.into_iter().map(|id| self.idle[id.index()].load(SeqCst)).sum()
     }
 
-    /// Permits of a backend that are taken, those on their way to a waiting client included; `None` where it has no limit.
+    /// For tests: permits of a backend that are taken, those on their way to a waiting client included; `None` where it has no limit.
+    #[doc(hidden)]
     #[must_use]
     pub fn permits_taken(&self, backend: BackendId) -> Option<u32> {
         self.limits[backend.index()].as_ref().map(Limit::taken)
