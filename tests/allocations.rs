@@ -1,7 +1,7 @@
 //! Set-up: a balancer, its backend and its clients in this process, whose allocator counts. Claim: once sessions are open, a
-//! message costs no allocation on its way. A binary of its own, so that nobody else allocates meanwhile.
+//! message costs no allocation on its way. A binary of its own, so that no other test allocates meanwhile.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails at the place")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 #![expect(unsafe_code, reason = "an allocator is unsafe to write")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -55,7 +55,7 @@ fn message_of_an_open_session_allocates_nothing() {
             std::thread::spawn(move || echo(stream.unwrap()));
         }
     });
-    // Free again at once; nobody else of this process takes one.
+    // Free again at once; no other thread of this process takes one.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let yaml = format!(
         "runtime: {{cores: 1}}\nlisteners: [{{name: l, address: '127.0.0.1:{port}', upstream: u}}]\n\

@@ -5,7 +5,7 @@
 //! This reads text, not Rust: paths that begin with `crate::`, and names of foreign APIs, outside of comments, strings
 //! and test modules. The checker is tested on bad examples below, so that it cannot pass by seeing nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails at the place")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -104,7 +104,7 @@ fn runtimes_stay_behind_their_doors() {
 }
 
 #[test]
-fn every_folder_has_its_place_in_the_order() {
+fn every_folder_has_a_position_in_the_order() {
     for (path, _) in source("src") {
         assert!(position_of(folder_of(&path)).is_some(), "{} has no layer", path.display());
     }
@@ -288,7 +288,7 @@ fn circles(source: &[(PathBuf, String)]) -> Vec<String> {
             used
         })
         .collect();
-    // What is left when files that nobody on a circle uses, or that use none, are taken away again and again.
+    // What is left when files that no other on a circle uses, or that use none, are taken away again and again.
     let mut left: Vec<_> = (0..files.len()).collect();
     loop {
         let before = left.len();

@@ -1,6 +1,5 @@
-//! A limit that is exact for the process while shards race for the last place.
+//! A limit that is exact for the process while shards race for the last permit.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 use crossbeam_utils::CachePadded;
@@ -12,44 +11,36 @@ pub struct Limit {
     taken: CachePadded<AtomicU32>,
 }
 
-/// A place; given back on drop.
-#[derive(Debug)]
-pub struct Permit(Arc<Limit>);
-
-// Sequentially consistent: whoever gives a place back looks for waiters then, and who begins to wait looks for a place
-// then (`queue`). One of both has to see the other. On x86-64 it costs what relaxed operations cost.
+// Sequentially consistent: a shard that gives a permit back looks for waiters then, and one whose client begins to wait looks
+// for a permit then (`queue`). One of both has to see the other. On x86-64 it costs what relaxed operations cost.
 impl Limit {
-    /// A limit with all places free.
+    /// A limit with all permits free.
     #[must_use]
     pub fn new(maximum: u32) -> Self {
         Self { maximum: AtomicU32::new(maximum), taken: CachePadded::default() }
     }
 
-    /// Takes a place, unless all are taken; it is to be given back.
+    /// Takes a permit, unless all are taken; it is to be given back.
     #[must_use]
     pub fn take(&self) -> bool {
         self.taken.fetch_update(SeqCst, SeqCst, |taken| (taken < self.maximum()).then_some(taken + 1)).is_ok()
     }
 
-    /// Gives back a place that was taken.
+    /// Gives back a permit that was taken.
     pub fn give_back(&self) {
         let before = self.taken.fetch_sub(1, SeqCst);
-        debug_assert!(before > 0, "more places given back than taken");
+        debug_assert!(before > 0, "more permits given back than taken");
     }
 
-    /// A place as a guard, unless all are taken.
-    #[must_use]
-    pub fn admit(self: &Arc<Self>) -> Option<Permit> {
-        self.take().then(|| Permit(Arc::clone(self)))
-    }
-
-    /// Places taken now.
+    /// For tests: permits taken now.
+    #[doc(hidden)]
     #[must_use]
     pub fn taken(&self) -> u32 {
         self.taken.load(SeqCst)
     }
 
-    /// All places.
+    /// For tests: all permits.
+    #[doc(hidden)]
     #[must_use]
     pub fn maximum(&self) -> u32 {
         self.maximum.load(Relaxed)
@@ -61,33 +52,26 @@ impl Limit {
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.give_back();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn last_place_is_taken_once_while_threads_race() {
-        let limit = Arc::new(Limit::new(7));
+    fn last_permit_is_taken_once_while_threads_race() {
+        let limit = Limit::new(7);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let permits: Vec<_> = (0..5).filter_map(|_| limit.admit()).collect();
+                        let permits = (0..5).filter(|_| limit.take()).count();
                         assert!(limit.taken() <= 7);
-                        drop(permits);
+                        (0..permits).for_each(|_| limit.give_back());
                     }
                 });
             }
         });
         assert_eq!(limit.taken(), 0);
-        let all: Vec<_> = (0..7).map(|_| limit.admit().unwrap()).collect();
-        assert!(limit.admit().is_none());
-        drop(all);
+        assert!((0..7).all(|_| limit.take()));
+        assert!(!limit.take());
     }
 }

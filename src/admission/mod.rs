@@ -4,6 +4,6 @@ mod limit;
 mod queue;
 mod retry_budget;
 
-pub use limit::{Limit, Permit};
+pub use limit::Limit;
 pub use queue::{Queue, Ticket, Use};
 pub use retry_budget::RetryBudget;

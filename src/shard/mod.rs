@@ -22,4 +22,4 @@ mod waiters;
 
 pub use handoff::Handoff;
 pub use inbox::{Inbox, Phase, ShardHandle, inbox};
-pub use run::{ShardParts, run};
+pub use run::{ShardParts, executor, run};

@@ -62,20 +62,29 @@ pub struct ShardParts {
 /// When the CPU cannot be pinned to; the caller checked it before.
 pub fn run(parts: ShardParts, started: impl FnOnce()) -> Result<(), Missing> {
     assert!(core_affinity::set_for_current(parts.cpu), "CPU {} was in the allowed set", parts.cpu.id);
-    // The thread is pinned already; glommio would take any online CPU. Its own rings are never used for I/O: keep
-    // them small.
-    let executor = uring::make_executor(|| {
-        let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
-        let made = builder.name("shard").io_memory(64 << 10).ring_depth(8).make();
-        made.map_err(|error| Missing::from(io::Error::from(error)))
-    })?;
-    executor.run(async {
+    executor()?.run(async {
         let relay = &parts.snapshot.config().runtime.relay;
         let ring = Ring::new(BufferSettings { bytes: relay.buffer_bytes, count: relay.buffers_per_core })?;
         start(&ring, parts)?;
         started();
         ring.drive().await;
         Ok(())
+    })
+}
+
+/// The executor of the calling thread. For tests too, which are to run on what a shard runs on.
+///
+/// # Errors
+///
+/// What the kernel lacks or forbids for its rings.
+#[doc(hidden)]
+pub fn executor() -> Result<glommio::LocalExecutor, Missing> {
+    // The thread is pinned already; glommio would take any online CPU. Its own rings are never used for I/O: keep
+    // them small.
+    uring::make_executor(|| {
+        let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
+        let made = builder.name("shard").io_memory(64 << 10).ring_depth(8).make();
+        made.map_err(|error| Missing::from(io::Error::from(error)))
     })
 }
 

@@ -205,13 +205,15 @@ impl ListenerTotals {
         self.closed.iter().sum()
     }
 
-    /// Sessions that ended with this reason.
+    /// For tests: sessions that ended with this reason.
+    #[doc(hidden)]
     #[must_use]
     pub fn closed_with(&self, reason: CloseReason) -> u64 {
         self.closed[reason.index()]
     }
 
-    /// accepted = denied + closed + active.
+    /// For tests: accepted = denied + closed + active.
+    #[doc(hidden)]
     #[must_use]
     pub fn is_conserved(&self) -> bool {
         self.accepted == self.denied + self.closed_sum() + self.active

@@ -52,8 +52,9 @@ impl Counted {
     }
 }
 
-/// Locked memory that a process of so many shards needs where the kernel counts everything; as the
+/// For tests: locked memory that a process of so many shards needs where the kernel counts everything; as the
 /// documentation has it.
+#[doc(hidden)]
 #[must_use]
 pub fn locked_memory(shards: usize, buffers_per_core: u32) -> u64 {
     let all = Counted { rings: true, buffer_rings: true };

@@ -70,7 +70,8 @@ impl Ring {
         })))
     }
 
-    /// What the kernel offers beyond the minimum.
+    /// For tests: what the kernel offers beyond the minimum.
+    #[doc(hidden)]
     #[must_use]
     pub fn features(&self) -> Features {
         self.0.features
@@ -88,19 +89,22 @@ impl Ring {
         self.0.turn.get()
     }
 
-    /// Tasks that ended in a panic so far.
+    /// For tests: tasks that ended in a panic so far.
+    #[doc(hidden)]
     #[must_use]
     pub fn panics(&self) -> u64 {
         self.0.panics.get()
     }
 
-    /// Open descriptors of this ring.
+    /// For tests: open descriptors of this ring.
+    #[doc(hidden)]
     #[must_use]
     pub fn descriptors(&self) -> usize {
         self.0.core.borrow().slots.len()
     }
 
-    /// Provided buffers that hold bytes somewhere between their receive and the end of their send.
+    /// For tests: provided buffers that hold bytes somewhere between their receive and the end of their send.
+    #[doc(hidden)]
     #[must_use]
     pub fn buffers_held(&self) -> u32 {
         self.0.core.borrow().buffers.held()

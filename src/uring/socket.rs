@@ -409,11 +409,12 @@ impl Drop for Socket {
 
 /// Where a stream stands, for a caller that only reads.
 impl Socket {
-    /// Waits for received bytes or the end of the stream; what is received then can be taken.
+    /// For tests: waits for received bytes or the end of the stream; what is received then can be taken.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost when the future is dropped: the receive goes on.
+    #[doc(hidden)]
     pub async fn readable(&self) -> Option<End> {
         std::future::poll_fn(|context| {
             self.register(context.waker());

@@ -118,7 +118,7 @@ fn dropping_all_received_bytes_gives_their_buffers_back() {
 
 #[test]
 fn receive_that_finds_no_buffer_goes_on_when_one_comes_back() {
-    // Two buffers, four connections that all have bytes at once: somebody finds none.
+    // Two buffers, four connections that all have bytes at once: one of them finds none.
     let tiny = BufferSettings { bytes: 4096, count: 2 };
     let (mut ours, mut peers) = (Vec::new(), Vec::new());
     for _ in 0..4 {
@@ -163,7 +163,7 @@ fn sockets_that_are_gone_keep_no_buffer_from_one_that_waits() {
         let waiting = starved.pop().expect("the last one");
         drop(starved);
         assert_eq!(holding[0].take_received().len(), 4096);
-        // Nothing else happens on this ring, so a turn that hands the buffer to nobody would be the last one.
+        // Nothing else happens on this ring, so a turn that hands the buffer to no socket would be the last one.
         assert_eq!(waiting.readable().await, None);
     });
 }

@@ -1,4 +1,4 @@
-//! Rules 4 and 5: a descriptor outlives every operation that names it, and nobody meets a stranger's bytes.
+//! Rules 4 and 5: a descriptor outlives every operation that names it, and no socket meets a stranger's bytes.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -8,7 +8,7 @@ use ringway::uring::{Receive, Sent};
 use crate::support::{SMALL, has_descriptors, on_ring, tcp_pair};
 
 #[test]
-fn queued_send_of_a_dropped_socket_reaches_nobody_else() {
+fn queued_send_of_a_dropped_socket_reaches_no_other() {
     on_ring(SMALL, |ring| async move {
         for round in 0..300_u32 {
             let (old, mut old_peer) = tcp_pair();
@@ -38,7 +38,7 @@ fn queued_send_of_a_dropped_socket_reaches_nobody_else() {
 }
 
 #[test]
-fn number_of_a_dropped_socket_is_not_given_out_while_an_operation_names_it() {
+fn number_of_a_dropped_socket_is_kept_while_an_operation_names_it() {
     use std::os::fd::AsRawFd;
     on_ring(SMALL, |ring| async move {
         let (ours, _peer) = tcp_pair();

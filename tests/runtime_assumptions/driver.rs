@@ -55,7 +55,7 @@ fn task_woken_by_another_task_runs_on_an_idle_ring() {
 }
 
 #[test]
-fn task_that_keeps_yielding_is_not_starved_and_does_not_starve_the_ring() {
+fn yielding_task_and_ring_do_not_starve_each_other() {
     on_ring(SMALL, |ring| async move {
         let done = Rc::new(Cell::new(false));
         let their_done = done.clone();
@@ -73,10 +73,10 @@ fn task_that_keeps_yielding_is_not_starved_and_does_not_starve_the_ring() {
     });
 }
 
-/// More than one turn takes, and than there are buffers: whoever has bytes is told of them before its time is over, though
+/// More than one turn takes, and than there are buffers: each socket that has bytes is told of them before its time is over, though
 /// the shard stood still until long after that.
 #[test]
-fn timers_that_are_due_after_a_freeze_wait_for_everything_that_has_come() {
+fn timers_due_after_a_stop_wait_for_all_that_has_come() {
     const SOCKETS: usize = 1_500;
     if !has_descriptors(4_000) {
         return;
@@ -209,7 +209,7 @@ fn everything_that_has_completed_comes_in_one_turn() {
     });
 }
 
-/// More operations than the queues of the ring have places, and all of them complete at once. What does not fit the kernel
+/// More operations than the queues of the ring have entries, and all of them complete at once. What does not fit the kernel
 /// keeps back (NODROP); before Linux 6.13 one enter brings all of it.
 #[test]
 fn completions_beyond_the_queue_are_not_lost() {

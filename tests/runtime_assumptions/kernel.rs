@@ -19,7 +19,7 @@ fn kernel_is_one_that_is_supported() {
 }
 
 #[test]
-fn bounded_multishot_receive_is_found_where_it_is_and_only_there() {
+fn bounded_multishot_receive_is_found_only_where_it_is() {
     let features = probe(1, 4096).expect("everything a shard needs");
     println!("kernel {:?}: {features:?}", kernel());
     if kernel() < (6, 13, 0) {

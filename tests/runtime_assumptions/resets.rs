@@ -39,7 +39,7 @@ fn reset_is_seen_by_a_receive_and_never_as_a_clean_end() {
 }
 
 #[test]
-fn send_that_sees_the_reset_first_leaves_the_data_and_a_clean_end_to_the_receive() {
+fn send_that_meets_the_reset_leaves_data_and_end_to_the_receive() {
     // The assumption behind the sticky "dead" of a socket.
     on_ring(SMALL, |ring| async move {
         let (ours, mut peer) = tcp_pair();
@@ -96,7 +96,7 @@ fn reset_on_close_sends_a_reset_also_with_a_receive_in_flight() {
 }
 
 #[test]
-fn watch_sees_a_reset_after_the_peer_has_ended_its_stream_and_nothing_before() {
+fn watch_sees_nothing_before_the_reset_behind_an_end() {
     on_ring(SMALL, |ring| async move {
         let (ours, peer) = tcp_pair();
         let socket = ring.socket(ours);
@@ -117,9 +117,9 @@ fn watch_sees_a_reset_after_the_peer_has_ended_its_stream_and_nothing_before() {
     });
 }
 
-/// connect(2) to nobody, which resets a TCP connection, is refused by a unix socket.
+/// connect(2) to no address, which resets a TCP connection, is refused by a Unix socket.
 #[test]
-fn connection_that_is_ended_now_ends_before_its_close_whatever_it_is_made_of() {
+fn connection_that_is_ended_now_ends_before_its_close() {
     on_ring(SMALL, |ring| async move {
         for resets in [false, true] {
             let (ours, mut peer) = UnixStream::pair().expect("descriptors");
@@ -135,7 +135,7 @@ fn connection_that_is_ended_now_ends_before_its_close_whatever_it_is_made_of() {
     });
 }
 
-/// Bytes from a thread of its own, and then the end: a reset on TCP, a close on a socket file.
+/// Bytes from a thread of its own, and then the end: a reset on TCP, a close on a Unix socket.
 fn send_and_end(on_unix: bool, bytes: usize) -> (OwnedFd, std::thread::JoinHandle<()>) {
     let bytes = vec![b'x'; bytes];
     if on_unix {

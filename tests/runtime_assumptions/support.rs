@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use ringway::uring::{BufferSettings, Missing, Ring, make_executor};
+use ringway::uring::{BufferSettings, Ring};
 
 /// Longer than anything here takes on a loaded machine, emulation included; a shard that hangs is found by it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -14,14 +14,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Buffers of the rings in these tests: few and small, so that they can be used up.
 pub(crate) const SMALL: BufferSettings = BufferSettings { bytes: 4096, count: 64 };
 
-/// An executor as `shard::run` makes it.
+/// The executor of a shard.
 pub(crate) fn executor() -> glommio::LocalExecutor {
-    let made = make_executor(|| {
-        let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
-        let made = builder.io_memory(64 << 10).ring_depth(8).make();
-        made.map_err(|error| Missing::from(std::io::Error::from(error)))
-    });
-    made.expect("glommio runs here")
+    ringway::shard::executor().expect("this kernel has what an executor needs")
 }
 
 /// Whether a test may open so many descriptors; if not, it says so, past the capture of its output, and is skipped.

@@ -132,7 +132,7 @@ fn waiting_for_room_takes_no_thread() {
     });
 }
 
-/// Nobody accepts, and the backlog is full.
+/// No process accepts, and the backlog is full.
 #[test]
 fn waiting_for_a_backlog_takes_no_thread() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -159,7 +159,7 @@ fn waiting_for_a_backlog_takes_no_thread() {
             sockets.push(socket);
         }
         assert_no_workers(&ring, "connects").await;
-        // Who waits for a socket file has its turn when somebody accepts.
+        // A connect that waits for a Unix socket has its turn when one is accepted.
         let unix: Vec<_> = sockets.into_iter().step_by(2).collect();
         let accepting = std::thread::spawn(move || {
             (0..MANY).map(|_| file.accept().expect("it listens").0).collect::<Vec<_>>()

@@ -69,7 +69,7 @@ impl World {
         }
     }
 
-    /// By the order of resort: the first tier in which somebody untried has a place that nobody waits for, unless there is a
+    /// By the order of resort: the first tier in which an untried backend has a permit that no client waits for, unless there is a
     /// tier before it that one can wait for.
     fn expected(&self, session: &Session, spills: bool) -> Expected {
         let mut is_full = false;
@@ -140,7 +140,7 @@ impl World {
         self.plan.upstream().backends[backend.index()].max_connections.is_some()
     }
 
-    /// Somebody has joined the queue; beside its places there are those of pools, which give way.
+    /// A client has joined the queue; beside its permits there are those of pools, which give way.
     pub fn check_joined(&self) {
         let most = self.plan.upstream().queue.max + self.pooled();
         assert!(self.line.len() <= most as usize, "{} wait, of {most}", self.line.len());
@@ -208,7 +208,7 @@ impl World {
         }
     }
 
-    /// Places of a backend that were given to waiters who have not taken them yet.
+    /// Permits of a backend that were given to waiters who have not taken them yet.
     fn on_their_way(&self, backend: BackendId) -> u32 {
         let mail =
             self.shards.iter().flat_map(|shard| &shard.grants).filter(|grant| grant.backend == backend);
@@ -223,7 +223,7 @@ impl World {
             // A shard that does not know yet that a backend is of use gives no permit of it away; the one that learns it does.
             assert!(
                 !(self.has_permit(id) && self.line.wants(&views, id)),
-                "{id:?} has a place, and somebody waits for it"
+                "{id:?} has a permit, and a client waits for it"
             );
         }
     }
@@ -239,7 +239,7 @@ impl World {
         for (id, backend) in self.plan.backends().filter(|(id, _)| self.line.wants(&views, *id)) {
             let keeps = |shard: &Shard| !shard.pooled[id.index()].is_empty() && shard.view.is_candidate(id);
             let is_kept = backend.max_connections.is_some() && self.shards.iter().any(keeps);
-            assert!(!is_kept, "a pool keeps a permit of {id:?}, and somebody waits");
+            assert!(!is_kept, "a pool keeps a permit of {id:?}, and a client waits");
         }
         for session in &self.sessions {
             assert!(!session.woken);
@@ -251,7 +251,7 @@ impl World {
         }
     }
 
-    /// What must hold when everybody has gone.
+    /// What must hold when every client has gone.
     pub fn check_end(&self) {
         assert!(self.sessions.is_empty());
         assert!(self.shared.in_flight().iter().all(|count| *count == 0), "sessions in flight");

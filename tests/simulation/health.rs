@@ -43,7 +43,7 @@ pub struct HealthThread {
 /// What happened to a backend.
 #[derive(Clone)]
 struct History {
-    /// What the last checks in a row said, and how many they are.
+    /// What the last consecutive checks said, and how many they are.
     run: Option<(Verdict, u32)>,
     health: Health,
     /// The moment from which a check that begins counts, the end of the ejection, and the consecutive checks that passed.
@@ -126,7 +126,11 @@ impl HealthThread {
         assert_eq!(self.panics, serving == Serving::Panic, "what was said of panic");
         let takers = states.iter().zip(&self.upstream.backends).filter(|(_, backend)| backend.weight > 0);
         let is_awaited = takers.into_iter().any(|(state, _)| state.awaited);
-        assert_eq!(self.is_deserted, serving == Serving::Nobody && !is_awaited, "what was said of nobody");
+        assert_eq!(
+            self.is_deserted,
+            serving == Serving::Nobody && !is_awaited,
+            "what was said of a deserted upstream"
+        );
         assert!(self.verdicts.next_due().is_none_or(|due| due > at), "what is due is done");
     }
 
@@ -200,7 +204,7 @@ impl HealthThread {
                     Cause::Moved => "returned elsewhere",
                 });
                 let rise = self.upstream.healthcheck.as_ref().map(|check| check.rise);
-                // Whoever is back by the checks, or elsewhere, may have been due at the same moment.
+                // A backend that is back by the checks, or elsewhere, may have been due at the same moment.
                 let fits = match cause {
                     Cause::Time => until <= now,
                     Cause::NobodyElse => until > now,
@@ -234,7 +238,7 @@ impl HealthThread {
         }
     }
 
-    /// Ejections end before their time only for all that are up, when nobody else is.
+    /// Ejections end before their time only for all that are up, when no other is.
     fn check_early(&self, events: &[Event], states: &[BackendState]) {
         let early = |event: &Event| match event {
             Event::Returned(EjectionEnd { backend, cause: Cause::NobodyElse }) => Some(backend.index()),
@@ -301,7 +305,7 @@ impl HealthThread {
         }
     }
 
-    /// What the checks say, by the last ones in a row.
+    /// What the checks say, by the last consecutive ones.
     fn observe(&mut self, backend: BackendId, verdict: Verdict) -> Option<Transition> {
         let (Some(rules), Some(check)) = (&mut self.rules, &self.upstream.healthcheck) else { return None };
         let history = &mut self.histories[backend.index()];
@@ -431,7 +435,7 @@ impl World {
         note(self.now, format_args!("names are resolved"));
         let addresses = self.health.addresses.clone();
         self.health.update(self.now, None, |verdicts, now| verdicts.set_addresses(&addresses, now));
-        // Whoever watches an address that has left a name finds that it is dead.
+        // A checker that watches an address that has left a name finds that it is dead.
         let index = self.rng.usize(..self.is_well.len());
         if self.health.rules.is_some()
             && let Some(address) = self.health.departed[index].pop()

@@ -62,7 +62,7 @@ const REACHED: [&str; 45] = [
     "retry",
     "retry over the budget",
     "permit taken by a waiter",
-    "permit for nobody",
+    "permit without a waiter",
     "later tier",
     "spilled after waiting",
     "retry after a refusal",

@@ -60,7 +60,7 @@ impl World {
         self.serve();
     }
 
-    /// Somebody begins to wait: all shards look at their pools.
+    /// A client begins to wait: all shards look at their pools.
     pub fn ask_pools(&mut self, index: usize, tried: &Tried) {
         if self.shards[index].table.idle_permits(tried) > 0 {
             self.shards.iter_mut().for_each(|shard| shard.is_notified = true);

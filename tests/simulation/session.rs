@@ -1,7 +1,9 @@
 //! A session as `src/shard/session/` leads it, without the sockets: its decisions are those of the real
 //! [`Attempts`] and [`UpstreamTable`](ringway::upstream::UpstreamTable).
 
-use ringway::admission::{Permit, Ticket};
+use std::sync::Arc;
+
+use ringway::admission::{Limit, Ticket};
 use ringway::base::limits::LATE;
 use ringway::base::{Address, BackendId, CloseReason, Tick};
 use ringway::shard::Phase;
@@ -12,10 +14,19 @@ use super::shard::Shard;
 use super::trace::{count, note};
 use super::world::World;
 
+/// That a session counts against the limit of the process, from its start to its end.
+pub struct Admitted(Arc<Limit>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.give_back();
+    }
+}
+
 pub struct Session {
     pub id: u32,
     pub shard: usize,
-    pub _permit: Permit,
+    pub _admitted: Admitted,
     pub key: u64,
     pub attempts: Attempts,
     pub client: ClientState,
@@ -117,11 +128,12 @@ impl World {
         let now = self.shards[shard].now;
         let counters = self.shards[shard].listener();
         counters.accepted.add(1);
-        let Some(permit) = self.limit.admit() else {
+        if !self.limit.take() {
             counters.denied.add(1);
             count("denied");
             return assert_eq!(self.sessions.len(), self.limit.maximum() as usize, "denied below the limit");
-        };
+        }
+        let admitted = Admitted(Arc::clone(&self.limit));
         counters.active.add(1);
         self.ids += 1;
         note(self.now, format_args!("shard {shard}: session {} arrives", self.ids));
@@ -130,7 +142,7 @@ impl World {
         let mut session = Session {
             id: self.ids,
             shard,
-            _permit: permit,
+            _admitted: admitted,
             key,
             attempts: Attempts::new(upstream, key, Tick(now), Tick::NEVER),
             client: ClientState::Here,
@@ -234,7 +246,7 @@ impl World {
         }
     }
 
-    /// Whoever has waited without a permit takes one of those that come next.
+    /// A client that has waited without a permit takes one of those that come next.
     fn waited(&mut self, session: &mut Session, reason: CloseReason) -> Next {
         self.leave_line(session);
         let picks = matches!(reason, CloseReason::QueueFull | CloseReason::QueueTimeout);

@@ -189,18 +189,18 @@ impl Line {
         self.0.push_back((ticket, tried));
     }
 
-    /// A waiter whose place was of no use waits again, before all who came later.
+    /// A waiter whose permit was of no use waits again, before all who came later.
     pub fn join_again(&mut self, ticket: Ticket, tried: Tried) {
         let later = self.0.iter().position(|(waiting, _)| waiting.number > ticket.number);
         self.0.insert(later.unwrap_or(self.0.len()), (ticket, tried));
     }
 
-    /// Whether somebody waits who has use for a backend, as all these shards know the states.
+    /// Whether a client waits that has use for a backend, as all these shards know the states.
     pub fn wants(&self, views: &[&View], backend: BackendId) -> bool {
         self.0.iter().any(|(_, tried)| views.iter().all(|view| view.waited_for(tried).contains(&backend)))
     }
 
-    /// A place at a backend was given to a waiter, by a shard that knows these states.
+    /// A permit of a backend was given to a waiter, by a shard that knows these states.
     pub fn serve(&mut self, view: &View, ticket: Ticket, backend: BackendId) {
         let first = self.0.iter().position(|(_, tried)| view.waited_for(tried).contains(&backend));
         let served = first.and_then(|first| self.0.remove(first)).map(|(served, _)| served);
@@ -258,8 +258,8 @@ impl Streaks {
 
     pub fn take_report(&mut self, backend: BackendId, report: Reported) {
         let on_their_way = &mut self.on_their_way[backend.index()];
-        let place = on_their_way.iter().position(|other| *other == report);
-        on_their_way.remove(place.unwrap_or_else(|| panic!("{report:?} of {backend:?} was never sent")));
+        let position = on_their_way.iter().position(|other| *other == report);
+        on_their_way.remove(position.unwrap_or_else(|| panic!("{report:?} of {backend:?} was never sent")));
     }
 }
 

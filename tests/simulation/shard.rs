@@ -114,8 +114,8 @@ impl World {
                 assert!(granted.replace(grant.backend).is_none(), "session {id} got two permits");
             }
             None => {
-                note(self.now, format_args!("shard {index}: {grant:?} for nobody"));
-                count("permit for nobody");
+                note(self.now, format_args!("shard {index}: {grant:?} without a waiter"));
+                count("permit without a waiter");
                 drop(self.shards[index].table.granted(grant.backend));
                 self.serve();
             }

@@ -53,7 +53,8 @@ impl RiseFall {
         Self { rise: check.rise, fall: check.fall, health: Health::Checking, against: 0, down_for: 0 }
     }
 
-    /// The state now.
+    /// For tests: the state now.
+    #[doc(hidden)]
     #[must_use]
     pub fn health(&self) -> Health {
         self.health

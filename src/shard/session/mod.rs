@@ -80,12 +80,7 @@ mod tests {
 
     #[test]
     fn session_that_panics_is_counted_as_internal_and_gives_everything_back() {
-        let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
-            .io_memory(64 << 10)
-            .ring_depth(8)
-            .make()
-            .expect("glommio runs here");
-        executor.run(async {
+        crate::shard::executor().expect("this kernel has what an executor needs").run(async {
             let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
             let listener = testing::listener(&ring);
             let shard = Rc::clone(&listener.shard);

@@ -1,5 +1,5 @@
-//! Set-up: open sessions, and a server that is told to drain or to close. Claim: a draining one accepts no more and serves
-//! the open ones to their end; a closing one ends all at once and counts them as `shutdown`.
+//! Set-up: open sessions, and a server that is told to drain or to close. Claim: a drain accepts no more sessions and
+//! serves the open ones to their end; a close resets all at once and counts them as `shutdown`.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use ringway::base::CloseReason;
 use crate::support::{Client, Stream, backend, balancer, eventually, is_reset};
 
 #[test]
-fn draining_serves_open_sessions_to_their_end() {
+fn drain_serves_open_sessions_to_their_end() {
     let only = backend().echo().start();
     let balancer = balancer().backends([&only]).start();
     let clients: Vec<_> = (0..20).map(|_| balancer.echoing_client()).collect();
     balancer.server().drain();
-    eventually("nobody is accepted any more", || Client::connect(balancer.address()).is_err());
+    eventually("no client is accepted any more", || Client::connect(balancer.address()).is_err());
     for client in clients {
         client.echo(&Stream::new(1).head(50_000)).unwrap();
         client.finish().unwrap();
@@ -41,7 +41,7 @@ fn what_the_kernel_accepted_before_the_drain_is_served() {
 }
 
 #[test]
-fn closing_ends_every_session_at_once_with_a_reset() {
+fn close_resets_every_session_at_once() {
     let mut deaf = backend().never_reads().start();
     let well = backend().echo().start();
     let balancer = balancer().backends([&deaf, &well]).start();
@@ -59,8 +59,8 @@ fn closing_ends_every_session_at_once_with_a_reset() {
 }
 
 #[test]
-fn closing_ends_sessions_that_are_still_connecting() {
-    // A name that takes long to connect to: the backlog of a listener that accepts nobody is full.
+fn close_ends_sessions_that_are_still_connecting() {
+    // A name that takes long to connect to: the backlog of a listener that accepts no client is full.
     let port = crate::support::Reserved::at(crate::support::V4);
     let _listener = port.listen(0);
     let _fill: Vec<_> = (0..4)
@@ -85,7 +85,7 @@ fn closing_ends_sessions_that_are_still_connecting() {
 
 /// A successor starts on the same file while the predecessor still serves its last session.
 #[test]
-fn end_of_a_drained_server_leaves_the_socket_file_of_its_successor() {
+fn end_of_a_drained_server_leaves_the_unix_socket_of_its_successor() {
     let folder = tempfile::tempdir().unwrap();
     let front = folder.path().join("front");
     let only = backend().echo().name("b").start();
@@ -93,7 +93,7 @@ fn end_of_a_drained_server_leaves_the_socket_file_of_its_successor() {
     let last = Client::connect_unix(&front).unwrap();
     last.echo(b"hello").unwrap();
     old.server().drain();
-    eventually("nobody is accepted any more", || Client::connect_unix(&front).is_err());
+    eventually("no client is accepted any more", || Client::connect_unix(&front).is_err());
 
     let new = balancer().on_unix(front.clone()).backends([&only]).start();
     last.finish().unwrap();

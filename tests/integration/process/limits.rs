@@ -1,5 +1,5 @@
-//! Set-up: a limit on sessions, or far fewer buffers than sessions. Claim: the limit is exact over all shards and what is
-//! above it is reset and counted as denied; without buffers it gets slower and nothing is lost.
+//! Set-up: a limit on sessions, or far fewer buffers than sessions. Claim: the limit is exact over all shards, and sessions
+//! above it are reset and counted as denied; without buffers sessions get slower and lose nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use ringway::base::CloseReason;
 use crate::support::{Client, Stream, backend, balancer, eventually, expect_reset};
 
 #[test]
-fn session_above_the_limit_is_reset_and_counted_as_denied() {
+fn session_above_the_limit_is_denied() {
     let only = backend().echo().start();
     let balancer = balancer().runtime("max_connections: 10").backends([&only]).start();
     let clients: Vec<_> = (0..10).map(|_| balancer.echoing_client()).collect();
@@ -20,7 +20,7 @@ fn session_above_the_limit_is_reset_and_counted_as_denied() {
     for client in &clients {
         client.echo(b"unharmed").unwrap();
     }
-    // A place that is given back is there for the next one.
+    // A permit that is given back is there for the next one.
     clients.into_iter().for_each(|client| client.finish().unwrap());
     balancer.await_closed(CloseReason::Normal, 10);
     balancer.echoing_client().finish().unwrap();
@@ -28,13 +28,13 @@ fn session_above_the_limit_is_reset_and_counted_as_denied() {
     assert_eq!((totals.accepted, totals.denied), (16, 5));
 }
 
-/// Many threads race for the last places, on two shards: never is one too many admitted.
+/// Many threads race for the last permits, on two shards: never is one too many admitted.
 #[test]
 fn limit_is_exact_while_shards_race() {
     const LIMIT: u64 = 20;
     let only = backend().echo().start();
     let balancer = balancer().runtime("max_connections: 20").backends([&only]).start();
-    // A client counts from its echo on, when it has its place for certain, until before it ends.
+    // A client counts from its echo on, when it has its permit for certain, until before it ends.
     let (open, most) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -82,7 +82,7 @@ fn exactly_the_limit_is_served_of_a_crowd_that_stays() {
 
 /// 64 buffers of 1 KiB for 200 busy sessions.
 #[test]
-fn sessions_without_buffers_are_slower_and_lose_nothing() {
+fn sessions_without_buffers_lose_nothing() {
     const LENGTH: usize = 40_000;
     let only = backend().echo().start();
     let balancer = balancer()
@@ -135,9 +135,9 @@ fn descriptors_used_again_at_once_carry_no_bytes_of_others() {
     assert!(balancer.closed(CloseReason::Normal) == 600, "{:?}", balancer.totals());
 }
 
-/// As many as fill the buffers have said a byte and wait for a place at the backend.
+/// As many as fill the buffers have said a byte and wait for a permit of the backend.
 #[test]
-fn crowd_that_waits_takes_no_buffers_from_open_sessions() {
+fn waiting_clients_take_no_buffers_from_open_sessions() {
     let only = backend().echo().start();
     let balancer = balancer()
         .one_shard()

@@ -1,6 +1,6 @@
-//! Set-up: a process of a user of its own, whose limit on locked memory is what the documentation says, or less, and more
-//! shards than there are cores. Claim: what is said suffices, on 64 shards too; less is refused in one sentence before anything
-//! starts, and what others of the user hold is told apart from that.
+//! Set-up: a process of a user of its own, whose limit on locked memory is what the documentation asks for, or less, and more
+//! shards than there are cores. Claim: that limit suffices, on 64 shards too; a lower one is refused in one sentence before
+//! anything starts, and the sentence tells apart what other processes of the user hold.
 //!
 //! Root alone can be another user: a test starts this binary again, for itself alone, and that process changes its user. No
 //! other process counts for that one's limit.
@@ -104,8 +104,8 @@ fn documented_locked_memory_suffices_for_64_shards() {
 }
 
 #[test]
-fn less_than_the_documented_locked_memory_is_refused_with_numbers_that_are_true() {
-    let name = "less_than_the_documented_locked_memory_is_refused_with_numbers_that_are_true";
+fn too_little_locked_memory_is_refused_with_true_numbers() {
+    let name = "too_little_locked_memory_is_refused_with_true_numbers";
     let needed = locked_memory(64, BUFFERS);
     as_other_user(name, needed - 4096, || {
         // A kernel that counts less needs less.
@@ -121,8 +121,8 @@ fn less_than_the_documented_locked_memory_is_refused_with_numbers_that_are_true(
 }
 
 #[test]
-fn locked_memory_that_others_of_the_user_hold_is_told_apart() {
-    let name = "locked_memory_that_others_of_the_user_hold_is_told_apart";
+fn locked_memory_of_other_processes_is_told_apart() {
+    let name = "locked_memory_of_other_processes_is_told_apart";
     as_other_user(name, locked_memory(16, BUFFERS), || {
         // The limit is the user's, so it does not matter that the other one is in this process, too.
         let (config, _port) = configuration(&backend().echo().start());

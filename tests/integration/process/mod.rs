@@ -3,6 +3,7 @@
 mod command_line;
 mod drain;
 mod limits;
+mod logging;
 mod memory;
 mod shortage;
 mod signals;

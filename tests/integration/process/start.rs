@@ -1,11 +1,14 @@
-//! Set-up: the binary with something missing that it needs. Claim: it ends with exit status 1 and one sentence that names
+//! Set-up: the binary, without something that it needs. Claim: it ends with exit status 1 and one sentence that names
 //! the cause and the cure; nothing is half started.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::support::{Reserved, V4, backend, eventually, forbid, process, run_to_end, write_config};
+use crate::support::{
+    Client, Reserved, V4, backend, balancer, eventually, forbid, process, run_to_end, write_config,
+};
 
 const RUN: &str = env!("CARGO_BIN_EXE_ringway");
 
@@ -68,7 +71,7 @@ fn too_few_descriptors_for_the_process_is_refused() {
 }
 
 #[test]
-fn port_that_somebody_listens_on_is_refused() {
+fn port_in_use_is_refused() {
     // With SO_REUSEPORT, as a stale process of ours: the kernel itself would let two of them share the port.
     let port = Reserved::at(V4);
     let _stale = port.listen(16);
@@ -82,7 +85,7 @@ fn port_that_somebody_listens_on_is_refused() {
 
 /// An operator at a terminal does not look into the log file first.
 #[test]
-fn refusal_is_said_on_standard_error_though_the_log_is_a_file() {
+fn refusal_is_on_standard_error_though_the_log_is_a_file() {
     let port = Reserved::at(V4);
     let _stale = port.listen(16);
     let (folder, config) = write_config("cores: 1", port.address().port());
@@ -100,7 +103,7 @@ fn refusal_is_said_on_standard_error_though_the_log_is_a_file() {
 fn address_of_another_machine_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("ringway.yaml");
-    // TEST-NET-1 of RFC 5737 belongs to nobody.
+    // TEST-NET-1 of RFC 5737, for documentation.
     let yaml =
         "loadbalancer: {listen_address: \"192.0.2.1:8080\"}\nbackends: [{address: 127.0.0.1, port: 1}]\n";
     std::fs::write(&config, yaml).unwrap();
@@ -108,8 +111,8 @@ fn address_of_another_machine_is_refused() {
     assert_refused(&output, &["192.0.2.1:8080", "not an address of this machine"]);
 }
 
-/// A configuration that listens on a file of this folder, and that file.
-fn config_of_a_socket_file(folder: &tempfile::TempDir) -> (PathBuf, PathBuf) {
+/// A configuration that listens on a Unix socket in this folder, and its path.
+fn config_of_a_unix_socket(folder: &tempfile::TempDir) -> (PathBuf, PathBuf) {
     let (config, socket) = (folder.path().join("ringway.yaml"), folder.path().join("front"));
     let yaml = format!(
         "loadbalancer: {{listen_address: \"unix:{}\"}}\nbackends: [{{address: 127.0.0.1, port: 1}}]\n",
@@ -120,29 +123,35 @@ fn config_of_a_socket_file(folder: &tempfile::TempDir) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn socket_file_that_somebody_listens_on_is_refused_and_a_stale_one_is_not() {
+fn unix_socket_in_use_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (config, socket) = config_of_a_socket_file(&folder);
-    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let (config, socket) = config_of_a_unix_socket(&folder);
+    let _listener = UnixListener::bind(&socket).unwrap();
     let output = run_to_end(Command::new(RUN).arg("-f").arg(&config));
     assert_refused(&output, &["in use", "front"]);
-    drop(listener);
-    assert!(socket.exists(), "the file is stale now");
-    let backend = crate::support::backend().echo().start();
-    let balancer = crate::support::balancer().on_unix(socket.clone()).backends([&backend]).start();
-    crate::support::Client::connect_unix(&socket).unwrap().echo(b"hello").unwrap();
+}
+
+#[test]
+fn stale_unix_socket_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("front");
+    drop(UnixListener::bind(&socket).unwrap());
+    assert!(socket.exists(), "no process listens on it");
+    let only = backend().echo().start();
+    let balancer = balancer().on_unix(socket.clone()).backends([&only]).start();
+    Client::connect_unix(&socket).unwrap().echo(b"hello").unwrap();
     drop(balancer);
 }
 
-/// As of a stopped process: nobody accepts, and a connect that waited for a place would wait for ever.
+/// As of a stopped process: it does not accept, and a connect that waits for room would wait for ever.
 #[test]
-fn socket_file_with_a_full_backlog_is_in_use() {
+fn unix_socket_with_a_full_backlog_is_in_use() {
     let folder = tempfile::tempdir().unwrap();
-    let (config, socket) = config_of_a_socket_file(&folder);
-    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let (config, socket) = config_of_a_unix_socket(&folder);
+    let listener = UnixListener::bind(&socket).unwrap();
     // listen(2) again shortens the backlog.
     socket2::SockRef::from(&listener).listen(0).unwrap();
-    let _waiting = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let _waiting = UnixStream::connect(&socket).unwrap();
     let output = run_to_end(Command::new(RUN).arg("-f").arg(&config));
     assert_refused(&output, &["in use", "front"]);
     assert!(socket.exists(), "it belongs to the other process");
@@ -171,9 +180,9 @@ fn interface_that_is_not_there_is_refused() {
     assert_refused(&output, &["no interface nosuch0", "ip link"]);
 }
 
-/// Nobody listens, and `ss -ltnp` shows nothing: the port belongs to a connection that this machine has opened.
+/// No process listens, and `ss -ltnp` shows nothing: the port belongs to a connection that this machine has opened.
 #[test]
-fn port_of_an_outgoing_connection_is_refused_with_what_helps() {
+fn port_of_an_outgoing_connection_is_refused() {
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let outgoing = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     let port = outgoing.local_addr().unwrap().port();
@@ -183,7 +192,7 @@ fn port_of_an_outgoing_connection_is_refused_with_what_helps() {
 }
 
 #[test]
-fn all_addresses_are_those_of_ipv4_where_there_is_no_ipv6() {
+fn any_address_is_ipv4_where_there_is_no_ipv6() {
     let only = backend().echo().start();
     let entry = format!("name: named, address: localhost, port: {}", only.address().port());
     let process = process().on_any().without_ipv6().entry(&entry).start();
@@ -191,7 +200,10 @@ fn all_addresses_are_those_of_ipv4_where_there_is_no_ipv6() {
     client.echo(b"hello").unwrap();
     client.finish().unwrap();
     eventually("it tells of its listener", || process.log().contains("listener l on :"));
+}
 
+#[test]
+fn ipv6_address_is_refused_where_there_is_no_ipv6() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("ringway.yaml");
     std::fs::write(&config, "loadbalancer: {listen_address: '[::1]:8080'}\nbackends: ['127.0.0.1:1']\n")
@@ -202,7 +214,7 @@ fn all_addresses_are_those_of_ipv4_where_there_is_no_ipv6() {
     assert_refused(&run_to_end(&mut command), &["[::1]:8080", "no IPv6"]);
 }
 
-/// Who asked for other records wants to know this all the same.
+/// An operator who asked for other records wants to know this all the same.
 #[test]
 fn refusal_is_said_whatever_the_filter() {
     let port = Reserved::at(V4);

@@ -1,6 +1,6 @@
-//! Set-up: two shards, and connections that come to them by the kernel's hash, all by one, or by the CPU that received them.
-//! Claim: long sessions end up even; short ones stay where they came; a drain or a close loses nothing that is on its
-//! way from one shard to the other; with `steer_by_cpu` a session is served where it was received.
+//! Set-up: two shards, and connections that arrive by the kernel's hash, all at one shard, or on the CPU that received them.
+//! Claim: long sessions end up even; short ones stay where they arrived; neither a drain nor a close loses a connection
+//! that is being handed off; with `steer_by_cpu` a session is served by the CPU that received it.
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,7 +26,7 @@ fn assert_even(balancer: &Balancer, sessions: u32) {
 }
 
 #[test]
-fn sixteen_long_sessions_are_even_on_two_shards() {
+fn long_sessions_end_up_even_on_two_shards() {
     let only = backend().echo().start();
     for all_by_first in [false, true] {
         let balancer = balancer().backends([&only]).start();
@@ -48,9 +48,9 @@ fn sixteen_long_sessions_are_even_on_two_shards() {
     }
 }
 
-/// They come at once, so what was passed on has mostly not arrived when the next one is looked at.
+/// They come at once, so what was handed off has mostly not arrived when the next one is looked at.
 #[test]
-fn sixteen_long_sessions_that_come_at_once_by_one_shard_are_even() {
+fn long_sessions_that_come_at_once_by_one_shard_end_up_even() {
     if !two_shards() {
         return;
     }
@@ -63,10 +63,10 @@ fn sixteen_long_sessions_that_come_at_once_by_one_shard_are_even() {
     clients.into_iter().for_each(|client| client.finish().unwrap());
 }
 
-/// Each opens one session after the other until told to stop, or until nobody takes it. Returns the sessions that were served
-/// whole, and those that were cut.
+/// Each opens one session after the other until told to stop, or until it is refused. Returns the sessions that were served
+/// whole, and those that were reset.
 fn visit(balancer: &Balancer, at_once: usize, stop: &AtomicBool) -> (u64, u64) {
-    let (mut served, mut cut) = (0, 0);
+    let (mut served, mut reset) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
         let mut clients = Vec::new();
         let mut refused = false;
@@ -74,7 +74,7 @@ fn visit(balancer: &Balancer, at_once: usize, stop: &AtomicBool) -> (u64, u64) {
             match Client::connect(balancer.address()) {
                 Ok(client) => clients.push(client),
                 // The reset may overtake the end of connect(2).
-                Err(error) if is_reset(&error) => cut += 1,
+                Err(error) if is_reset(&error) => reset += 1,
                 Err(_) => refused = true,
             }
         }
@@ -82,21 +82,21 @@ fn visit(balancer: &Balancer, at_once: usize, stop: &AtomicBool) -> (u64, u64) {
             match client.echo(b"hello").and_then(|()| client.finish()) {
                 Ok(()) => served += 1,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    panic!("neither served nor cut: {error}")
+                    panic!("neither served nor reset: {error}")
                 }
                 // How a reset looks depends on the call that meets it first.
-                Err(_) => cut += 1,
+                Err(_) => reset += 1,
             }
         }
         if refused {
             break;
         }
     }
-    (served, cut)
+    (served, reset)
 }
 
 #[test]
-fn short_sessions_are_rarely_passed_on() {
+fn short_sessions_are_rarely_handed_off() {
     const SESSIONS: u64 = 4_000;
     let only = backend().echo().start();
     let balancer = balancer().backends([&only]).start();
@@ -131,7 +131,7 @@ fn end_in_a_storm(end: impl Fn(&Balancer)) -> u64 {
         balancer.all_by_first_shard();
     }
     let stop = AtomicBool::new(false);
-    let (served, cut) = std::thread::scope(|scope| {
+    let (served, reset) = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| visit(&balancer, 32, &stop))).collect();
         eventually("a storm", || balancer.totals().accepted >= 200);
         end(&balancer);
@@ -143,7 +143,7 @@ fn end_in_a_storm(end: impl Fn(&Balancer)) -> u64 {
     let totals = balancer.finish();
     assert_eq!(totals.closed_with(CloseReason::Normal), served, "{totals:?}");
     let not_served = totals.accepted - served;
-    assert!(not_served <= cut, "{not_served} ended by the balancer, {cut} seen: {totals:?}");
+    assert!(not_served <= reset, "{not_served} ended by the balancer, {reset} seen: {totals:?}");
     passed
 }
 

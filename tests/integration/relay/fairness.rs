@@ -51,7 +51,7 @@ fn assert_way(balancer: &Balancer, splices: bool) {
 /// What begins a flood instead of an echo.
 const FLOOD: &[u8] = b"!";
 
-/// A backend that echoes; whoever begins with [`FLOOD`] gets bytes without end, and is not listened to.
+/// A backend that echoes; a client that begins with [`FLOOD`] gets bytes without end, and is not listened to.
 fn echo_or_flood() -> Backend {
     let flood_or_echo = |connection: &mut Connection| {
         let first = connection.receive_exact(1)?;
@@ -183,9 +183,9 @@ fn assert_healthy_beside_deaf_backends() {
     }
 }
 
-/// What such clients still say is for nobody, and is not held until they have read the last bytes of their backend.
+/// What such clients still say is for no backend, and is not held until they have read the last bytes of their backend.
 #[test]
-fn clients_that_do_not_read_and_whose_backend_has_reset_leave_a_healthy_session_its_buffers() {
+fn unread_bytes_of_reset_backends_leave_a_healthy_session_its_buffers() {
     const FEW: &str = "buffers_per_core: 64";
     let directory = tempfile::tempdir().unwrap();
     for on_unix in [false, true] {
@@ -289,4 +289,23 @@ fn crowd_of_connects_leaves_an_open_session_its_turn() {
     });
     healthy.finish().unwrap();
     balancer.await_closed(CloseReason::Normal, CROWD as u64 + 1);
+}
+
+/// Readers that stall use up all buffers and much of the heap; then there is no traffic at all.
+#[test]
+fn memory_of_a_burst_is_given_back_at_rest() {
+    const CLIENTS: usize = 500;
+    let answer_or_echo = |connection: &mut Connection| match connection.receive_exact(1)?.as_slice() {
+        b"!" => connection.send(&[b'x'; 256 << 10]),
+        first => connection.send(first).and_then(|()| connection.echo()),
+    };
+    let only = backend().serve(answer_or_echo).start();
+    let process = process().runtime("relay: {splice: off, buffers_per_core: 1024}").backends([&only]).start();
+    let before = process.resident_bytes();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect_small(process.address()).unwrap()).collect();
+    clients.iter().for_each(|client| client.send(b"!").unwrap());
+    eventually("the burst is there", || process.resident_bytes() > before + (8 << 20));
+    clients.into_iter().for_each(Client::reset);
+    let is_back = || process.resident_bytes() < before + (3 << 20);
+    assert!(holds_within(Duration::from_secs(50), is_back), "{before}, then {}", process.resident_bytes());
 }

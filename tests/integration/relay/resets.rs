@@ -1,5 +1,5 @@
-//! Set-up: one backend, one client, one of which resets its connection. Claim: the other side sees a reset, now, and
-//! never a clean end; what was sent before the reset is delivered first; the reason says who it was.
+//! Set-up: one backend, one client, one of which resets its connection. Claim: the other side sees a reset at once,
+//! never a clean end; what was sent before the reset is delivered first; the reason says which side it was.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringway::base::CloseReason;
 
-use crate::support::{Client, Stream, backend, balancer, eventually, is_reset, process};
+use crate::support::{Balancer, Client, Stream, backend, balancer, eventually, is_reset, process};
 
 #[test]
 fn reset_of_the_client_resets_the_backend() {
@@ -67,7 +67,7 @@ fn reset_of_the_backend_in_mid_stream_resets_the_client() {
 }
 
 #[test]
-fn last_bytes_of_a_backend_that_resets_come_before_the_reset() {
+fn last_bytes_of_a_resetting_backend_come_before_the_reset() {
     let answer = Stream::new(2).head(20_000);
     let reply = answer.clone();
     let backend = backend()
@@ -93,7 +93,7 @@ fn last_bytes_of_a_backend_that_resets_come_before_the_reset() {
 /// All of it went out of the shard, and lies in the kernel's queue for a client that reads slowly: closing with a reset
 /// would throw it away.
 #[test]
-fn last_bytes_of_a_backend_that_resets_reach_a_client_that_reads_late() {
+fn last_bytes_of_a_resetting_backend_reach_a_late_reader() {
     const LENGTH: usize = 400_000;
     let told = Arc::new(AtomicBool::new(false));
     let may_reset = Arc::clone(&told);
@@ -122,9 +122,9 @@ fn last_bytes_of_a_backend_that_resets_reach_a_client_that_reads_late() {
     balancer.await_closed(CloseReason::BackendReset, 10);
 }
 
-/// The same with a client that never reads: `half_close` bounds the wait. And with one that leaves meanwhile.
-#[test]
-fn client_that_never_reads_the_last_bytes_does_not_hold_the_session() {
+/// Has a backend reset behind bytes that its client has not read and does not read; `then` gets that client.
+#[track_caller]
+fn with_unread_last_bytes(half_close: &str, then: impl FnOnce(&Balancer, Client)) {
     const LENGTH: usize = 400_000;
     let backend = backend()
         .serve(|connection| {
@@ -135,32 +135,40 @@ fn client_that_never_reads_the_last_bytes_does_not_hold_the_session() {
             Ok(())
         })
         .start();
-    for (half_close, leaves) in [("300ms", false), ("1h", true)] {
-        let balancer = balancer()
-            .one_shard()
-            .backends([&backend])
-            .listener(&format!("timeouts: {{half_close: {half_close}}}"))
-            .start();
-        let client = Client::connect_small(balancer.address()).unwrap();
-        client.send(b"x").unwrap();
-        eventually("the shard sent all of it", || balancer.totals().bytes_to_client == LENGTH as u64);
-        client.send(b"x").unwrap();
-        eventually("the backend's connection ends", || backend.open() == 0);
-        if leaves {
-            // What came before this word, the shard has seen.
-            let next = balancer.client();
-            next.send(b"x").unwrap();
-            next.receive_exact(1).unwrap();
-            client.reset();
-            next.reset();
-        }
+    let timeouts = format!("timeouts: {{half_close: {half_close}}}");
+    let balancer = balancer().one_shard().backends([&backend]).listener(&timeouts).start();
+    let client = Client::connect_small(balancer.address()).unwrap();
+    client.send(b"x").unwrap();
+    eventually("the shard sent all of it", || balancer.totals().bytes_to_client == LENGTH as u64);
+    client.send(b"x").unwrap();
+    eventually("the backend's connection ends", || backend.open() == 0);
+    then(&balancer, client);
+}
+
+#[test]
+fn unread_last_bytes_hold_the_session_until_half_close() {
+    with_unread_last_bytes("300ms", |balancer, client| {
         balancer.await_closed(CloseReason::BackendReset, 1);
-    }
+        drop(client);
+    });
+}
+
+#[test]
+fn client_that_leaves_its_last_bytes_unread_ends_the_session() {
+    with_unread_last_bytes("1h", |balancer, client| {
+        // What came before this word, the shard has seen.
+        let next = balancer.client();
+        next.send(b"x").unwrap();
+        next.receive_exact(1).unwrap();
+        client.reset();
+        next.reset();
+        balancer.await_closed(CloseReason::BackendReset, 1);
+    });
 }
 
 /// The client goes on sending, so that here a send to the dead backend sees the error first.
 #[test]
-fn last_bytes_of_a_backend_that_resets_come_though_a_send_failed_first() {
+fn last_bytes_of_a_resetting_backend_come_after_a_failed_send() {
     let answer = Stream::new(3).head(20_000);
     let reply = answer.clone();
     let backend = backend()
@@ -203,7 +211,7 @@ fn last_bytes_of_a_backend_that_resets_come_though_a_send_failed_first() {
 
 /// Mirrored: the last bytes of a client that resets reach the backend before the reset does.
 #[test]
-fn last_bytes_of_a_client_that_resets_come_before_the_reset() {
+fn last_bytes_of_a_resetting_client_come_before_the_reset() {
     let request = Arc::new(Stream::new(4).head(20_000));
     let expected = Arc::clone(&request);
     let exact = Arc::new(AtomicBool::new(true));
@@ -259,7 +267,7 @@ fn reset_after_half_close_ends_the_session_at_once() {
 
 /// The backend has ended its stream; the client's reset reaches it all the same, long before `half_close`.
 #[test]
-fn reset_of_a_client_whose_backend_has_ended_ends_the_session_at_once() {
+fn reset_behind_the_end_of_the_backend_ends_the_session_at_once() {
     let backend = backend().close_on_accept().start();
     let balancer = balancer().backends([&backend]).start();
     let client = balancer.client();
@@ -270,8 +278,8 @@ fn reset_of_a_client_whose_backend_has_ended_ends_the_session_at_once() {
     assert_eq!(backend.failed(), 1, "it saw a reset");
 }
 
-/// The close of a socket file ends both streams at once, as the kernel tells it; the backend's answer ends cleanly all
-/// the same, and a client that says more is told as on a port: there is nobody for it.
+/// The close of a Unix socket ends both streams at once, as the kernel tells it; the backend's answer ends cleanly all
+/// the same, and a client that says more is reset, as on a port.
 #[test]
 fn close_of_a_unix_backend_behind_its_answer_is_no_reset() {
     let folder = tempfile::tempdir().unwrap();

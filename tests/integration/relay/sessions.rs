@@ -1,7 +1,7 @@
 //! Set-up: one shard with few buffers and few pipes, and many sessions at a time, each side of which sends, reads, pauses, says
 //! something urgent, ends its stream, leaves or resets, all at random. Claim, for both ways of relaying and all kinds of
-//! sockets: what arrives is the head of what was sent; a stream that looks complete is; a reset never looks like an end;
-//! where nobody resets or leaves, everything arrives; nothing hangs.
+//! sockets: what arrives is the head of what was sent; a stream that looks complete is complete; a reset never looks like an end;
+//! where neither side resets or leaves, everything arrives; nothing hangs.
 //!
 //! A failure names its seed: `RINGWAY_SESSIONS_SEED=7` runs that one alone (the scripts are the same then, their timing is
 //! not), and `RINGWAY_SESSIONS_SEEDS=2000` runs more than `cargo test` does.
@@ -239,7 +239,7 @@ impl<'a> Side<'a> {
                 Next::Again
             }
             Finale::Reset => {
-                // A socket file knows no reset: there it is a close, and so an end.
+                // A Unix socket knows no reset: there it is a close, and so an end.
                 self.report.ended = self.socket.domain().unwrap() == Domain::UNIX;
                 let _ = self.socket.set_linger(Some(Duration::ZERO));
                 Next::Leave
@@ -434,7 +434,7 @@ impl Plan {
         let Some(backend) = backend else {
             return match client {
                 _ if client.hangs => Err("the client hangs".to_owned()),
-                _ if client.received > 0 => Err("the client got bytes of nobody".to_owned()),
+                _ if client.received > 0 => Err("the client got bytes without a backend".to_owned()),
                 _ if !resets => Err("it never reached the backend".to_owned()),
                 _ => Ok(()),
             };
@@ -454,13 +454,15 @@ impl Plan {
                 return Err(format!("the {name} got more than was sent"));
             }
             let is_complete = sender.ended && receiver.received == sender.sent;
-            // A socket file knows no reset; and after a send that failed, an end may be the rest of a reset.
+            // A Unix socket knows no reset; and after a send that failed, an end may be the rest of a reset.
             let may_be_cut = on_unix && resets || receiver.send_failed;
             if receiver.seen == Seen::End && !is_complete && !may_be_cut {
                 return Err(format!("the {name} saw the end of a stream that is not complete"));
             }
             if !resets && (receiver.seen != Seen::End || receiver.send_failed || !is_complete) {
-                return Err(format!("nobody reset, and the {name} saw something else than a whole stream"));
+                return Err(format!(
+                    "neither side reset, and the {name} saw something else than a whole stream"
+                ));
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Set-up: sessions that become bulk and cease to be, on shards with many, few or no pipes. Claim: bulk is spliced and
+//! Set-up: sessions that become bulk and cease to be bulk, on shards with many, few or no pipes. Claim: bulk is spliced and
 //! small messages are not; whichever way bytes go, and across each change of it, they come whole, in order, to their
 //! own session, and a session ends as it would without splicing.
 
@@ -10,8 +10,8 @@ use std::time::Duration;
 use ringway::base::CloseReason;
 
 use crate::support::{
-    Client, Stream, backend, balancer, both_ways, eventually, exchange, holds_within, is_reset, process,
-    receive_at_once,
+    Client, Process, Stream, backend, balancer, both_ways, eventually, exchange, holds_within, is_reset,
+    process, receive_at_once,
 };
 
 /// Enough for a direction to become bulk many times over.
@@ -27,7 +27,7 @@ fn echo_bulk(client: &Client, stream: &Stream, length: usize) {
 }
 
 #[test]
-fn bulk_is_spliced_and_can_be_switched_off() {
+fn bulk_is_spliced_unless_switched_off() {
     for (builder, splices) in both_ways("") {
         let backend = backend()
             .serve(|connection| {
@@ -207,7 +207,7 @@ fn where_no_pipe_can_be_made_copying_goes_on() {
     assert_eq!(log.matches("for splicing").count(), 1, "said once: {log}");
 }
 
-/// Row 13: a pipe of sixteen places, in each of which a single byte may sit, and a reader that stalls.
+/// Row 13: a pipe of sixteen pages, in each of which a single byte may sit, and a reader that stalls.
 #[test]
 fn small_segments_that_fill_a_pipe_are_no_deadlock() {
     let stream = Arc::new(Stream::new(10));
@@ -239,7 +239,7 @@ fn small_segments_that_fill_a_pipe_are_no_deadlock() {
 
 /// Row 29: sessions die with bytes in their pipes; none of those bytes may reach the next session.
 #[test]
-fn bytes_of_a_dead_session_reach_nobody() {
+fn bytes_of_a_dead_session_reach_no_other() {
     let backend = backend()
         .serve(|connection| {
             let seed = u64::from(connection.receive_exact(1)?[0]);
@@ -340,7 +340,7 @@ fn reset_of_the_side_that_is_still_owed_bytes_ends_the_session() {
 }
 
 #[test]
-fn pipes_are_bounded_and_used_again() {
+fn pipes_stay_within_their_limit() {
     let backend = backend().echo().start();
     let process = process().runtime("relay: {pipes_per_core: 3}").backends([&backend]).start();
     process.await_rest();
@@ -362,9 +362,9 @@ fn pipes_are_bounded_and_used_again() {
     assert!((2..=6).contains(&left), "{left} descriptors are left, of at most three pipes");
 }
 
-/// The reader has sent FIN, which makes every poll of the ring ready; and it stalls.
-#[test]
-fn half_closed_reader_that_stalls_costs_nothing_and_gets_everything() {
+/// Has `test` look at a reader that stalls behind the first MiB of 64, in both ways of relaying. It has sent FIN, which makes
+/// every poll of the ring ready.
+fn with_stalled_half_closed_reader(test: impl Fn(&Process, &Client)) {
     for splice in ["auto", "off"] {
         let backend = backend()
             .serve(|connection| {
@@ -381,15 +381,28 @@ fn half_closed_reader_that_stalls_costs_nothing_and_gets_everything() {
         client.end().unwrap();
         client.receive_exact(1 << 20).unwrap();
         process.await_rest();
+        test(&process, &client);
+    }
+}
+
+#[test]
+fn stalled_half_closed_reader_costs_no_processor_time() {
+    with_stalled_half_closed_reader(|process, _| {
         let (before, begin) = (process.processor_time(), std::time::Instant::now());
         std::thread::sleep(Duration::from_millis(600));
         let used = process.processor_time() - before;
-        assert!(used < begin.elapsed() / 4, "splice {splice}: {used:?} in {:?}", begin.elapsed());
+        assert!(used < begin.elapsed() / 4, "{used:?} in {:?}", begin.elapsed());
         assert!(!process.threads().iter().any(|name| name.starts_with("iou-wrk")), "{:?}", process.threads());
+    });
+}
+
+#[test]
+fn stalled_half_closed_reader_gets_everything_once_it_reads() {
+    with_stalled_half_closed_reader(|_, client| {
         let (received, end) = client.receive_all();
         end.unwrap();
         assert!(received.len() == 63 << 20 && Stream::new(13).matches(1 << 20, &received));
-    }
+    });
 }
 
 /// The last part of a burst is less than a patient direction waits for, and comes while the reader stalls.
@@ -449,7 +462,7 @@ fn bytes_behind_an_urgent_mark_arrive() {
 }
 
 #[test]
-fn bulk_over_socket_files_is_exact() {
+fn bulk_over_unix_sockets_is_exact() {
     let folder = tempfile::tempdir().unwrap();
     let backend = backend().echo().name("b").on_unix(folder.path().join("backend")).start();
     let front = folder.path().join("front");

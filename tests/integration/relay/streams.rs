@@ -1,5 +1,5 @@
-//! Set-up: one backend, one client, no checks. Claim: what one side sends, the other side gets, all of it, in order,
-//! byte for byte, in both directions at once, whichever ends first; and the session ends as `normal`, once.
+//! Set-up: one backend, one client, no checks. Claim: each side gets all that the other one sends, in order, byte for byte,
+//! in both directions at once, whichever ends first; the session ends once, as `normal`.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::support::{Backend, Client, Stream, backend, balancer, eventually, exc
 const BULK: u64 = 300 << 20;
 
 #[test]
-fn echo_comes_back_and_the_session_ends_normally() {
+fn echo_session_ends_as_normal() {
     let backend = backend().echo().start();
     let balancer = balancer().backends([&backend]).start();
     let client = balancer.echoing_client();
@@ -25,7 +25,7 @@ fn echo_comes_back_and_the_session_ends_normally() {
 }
 
 #[test]
-fn half_close_from_client_reaches_backend_and_the_rest_is_delivered() {
+fn half_close_from_client_leaves_the_answer_whole() {
     let stream = Stream::new(1);
     let answer = stream.head(8 << 20);
     let reply = answer.clone();
@@ -52,7 +52,7 @@ fn half_close_from_client_reaches_backend_and_the_rest_is_delivered() {
 }
 
 #[test]
-fn half_close_from_backend_reaches_client_and_the_rest_is_delivered() {
+fn half_close_from_backend_leaves_the_request_whole() {
     let stream = Arc::new(Stream::new(2));
     let expected = Arc::clone(&stream);
     let length = 8 << 20;
@@ -135,7 +135,7 @@ fn one_byte_at_a_time_is_exact_both_ways() {
     let client = balancer.client();
     let bytes = Stream::new(4).head(3_000);
     std::thread::scope(|scope| {
-        // Nobody waits for an answer before the next byte: both directions are busy.
+        // The client waits for no answer before the next byte: both directions are busy.
         scope.spawn(|| bytes.iter().for_each(|byte| client.send(&[*byte]).unwrap()));
         assert!(client.receive_exact(bytes.len()).unwrap() == bytes);
     });
@@ -192,7 +192,7 @@ fn many_streams_at_once_do_not_mix() {
 }
 
 #[test]
-fn sockets_of_files_are_served_like_ports() {
+fn unix_sockets_are_served_like_ports() {
     let folder = tempfile::tempdir().unwrap();
     let backend = backend().echo().name("b").on_unix(folder.path().join("backend")).start();
     let front = folder.path().join("front");
@@ -205,7 +205,7 @@ fn sockets_of_files_are_served_like_ports() {
     }
     balancer.await_closed(CloseReason::Normal, 20);
     drop(balancer);
-    assert!(!front.exists(), "the socket file goes with its listener");
+    assert!(!front.exists(), "the file of the socket goes with its listener");
 }
 
 /// The session has ended once the kernel has the last bytes; the backend may still be reading them.

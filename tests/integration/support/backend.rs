@@ -22,13 +22,13 @@ type Serve = dyn Fn(&mut Connection) -> io::Result<()> + Send + Sync;
 /// What a backend will be.
 pub struct Builder {
     name: Option<String>,
-    place: Place,
+    at: At,
     serve: Arc<Serve>,
     backlog: i32,
     listens: bool,
 }
 
-enum Place {
+enum At {
     Ip(IpAddr),
     Reserved(Reserved),
     Unix(PathBuf),
@@ -36,7 +36,7 @@ enum Place {
 
 /// A backend that echoes, until it is told to do something else.
 pub fn backend() -> Builder {
-    Builder { name: None, place: Place::Ip(V4), serve: Arc::new(echo), backlog: 4_096, listens: true }
+    Builder { name: None, at: At::Ip(V4), serve: Arc::new(echo), backlog: 4_096, listens: true }
 }
 
 impl Builder {
@@ -111,13 +111,13 @@ impl Builder {
 
     /// Listens on this address instead of 127.0.0.1.
     pub fn on(mut self, ip: IpAddr) -> Self {
-        self.place = Place::Ip(ip);
+        self.at = At::Ip(ip);
         self
     }
 
-    /// Listens on a socket file; it needs a name then.
+    /// Listens on a Unix socket; it needs a name then.
     pub fn on_unix(mut self, path: PathBuf) -> Self {
-        self.place = Place::Unix(path);
+        self.at = At::Unix(path);
         self
     }
 
@@ -128,13 +128,13 @@ impl Builder {
     }
 
     pub fn start(self) -> Backend {
-        let place = match self.place {
-            Place::Ip(ip) => Place::Reserved(Reserved::at(ip)),
-            place => place,
+        let at = match self.at {
+            At::Ip(ip) => At::Reserved(Reserved::at(ip)),
+            at => at,
         };
         let mut backend = Backend {
             name: self.name,
-            place,
+            at,
             serve: self.serve,
             backlog: self.backlog,
             shared: Arc::default(),
@@ -160,7 +160,7 @@ struct Shared {
 /// A running or stopped backend.
 pub struct Backend {
     name: Option<String>,
-    place: Place,
+    at: At,
     serve: Arc<Serve>,
     backlog: i32,
     shared: Arc<Shared>,
@@ -196,17 +196,17 @@ impl Backend {
     }
 
     pub fn address(&self) -> SocketAddr {
-        match &self.place {
-            Place::Reserved(port) => port.address(),
-            _ => panic!("a socket file has no address"),
+        match &self.at {
+            At::Reserved(port) => port.address(),
+            _ => panic!("a Unix socket has no address"),
         }
     }
 
     /// Its entry in a configuration.
     pub fn entry(&self) -> String {
         let name = self.name.as_ref().map_or_else(String::new, |name| format!("name: {name}, "));
-        match &self.place {
-            Place::Unix(path) => format!("{name}address: \"unix:{}\"", path.display()),
+        match &self.at {
+            At::Unix(path) => format!("{name}address: \"unix:{}\"", path.display()),
             _ => format!("{name}address: \"{}\", port: {}", self.address().ip(), self.address().port()),
         }
     }
@@ -238,16 +238,16 @@ impl Backend {
     /// Listens on the same address again.
     pub fn restart(&mut self) {
         assert!(self.running.is_none(), "it is running");
-        let listener = Arc::new(match &self.place {
-            Place::Reserved(port) => port.listen(self.backlog),
-            Place::Unix(path) => {
+        let listener = Arc::new(match &self.at {
+            At::Reserved(port) => port.listen(self.backlog),
+            At::Unix(path) => {
                 let _ = std::fs::remove_file(path);
                 let socket = Socket::new(socket2::Domain::UNIX, Type::STREAM, None).unwrap();
                 socket.bind(&SockAddr::unix(path).unwrap()).unwrap();
                 socket.listen(self.backlog).unwrap();
                 socket
             }
-            Place::Ip(_) => unreachable!("reserved at the start"),
+            At::Ip(_) => unreachable!("reserved at the start"),
         });
         let stop = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(Mutex::new(Vec::new()));

@@ -1,8 +1,7 @@
 //! A balancer in this process.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +9,10 @@ use std::time::Duration;
 use ringway::base::CloseReason;
 use ringway::config;
 use ringway::control::{BackendStatus, ShardStatus, Status};
-use ringway::net::LocalFailure;
+use ringway::net::{LocalFailure, steer_by_cpu};
 use ringway::server::Server;
 use ringway::telemetry::counters::{ListenerTotals, WorkCounters};
 use ringway::upstream::Health;
-
-use socket2::Socket;
 
 use super::config::Config;
 use super::{Backend, Client, PATIENCE, Reserved, holds_within};
@@ -216,7 +213,7 @@ impl Balancer {
         self.work(|work| work.local_failures[kind as usize])
     }
 
-    /// Sessions that have waited for a place at a backend.
+    /// Sessions that have waited for a permit of a backend.
     pub fn queued(&self) -> u64 {
         self.work(|work| work.queued)
     }
@@ -242,10 +239,10 @@ impl Balancer {
     }
 
     /// Has the kernel give every connection to the first shard: a socket that joins the group of the listening ones for a
-    /// moment gives all of them a program that always chooses the first.
+    /// moment gives all of them the program for a single CPU, which always chooses the first.
     pub fn all_by_first_shard(&self) {
         let port = self.port.as_ref().expect("a TCP listener");
-        choose_first(&port.listen(1)).unwrap();
+        steer_by_cpu(port.listen(1).as_fd(), &[0]).unwrap();
     }
 
     pub fn health(&self) -> Vec<Health> {
@@ -314,25 +311,6 @@ impl Drop for Balancer {
             self.check();
         }
     }
-}
-
-/// One instruction: the socket with index 0.
-#[expect(unsafe_code, reason = "SO_ATTACH_REUSEPORT_CBPF has no safe wrapper in the crates we use")]
-fn choose_first(socket: &Socket) -> io::Result<()> {
-    let mut first = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
-    let program = libc::sock_fprog { len: 1, filter: &raw mut first };
-    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
-    // SAFETY: the kernel copies the program, which outlives the call.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            size,
-        )
-    };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// How long `work` took.

@@ -142,7 +142,7 @@ pub fn receive_at_once(clients: Vec<Client>, stream: &Stream, length: usize) {
     });
 }
 
-/// Connects to a balancer that has nobody for this client: whenever the reset comes, it is one, and no byte before it.
+/// Connects to a balancer that has no backend for this client: whenever the reset comes, it is one, and no byte before it.
 #[track_caller]
 pub fn expect_reset(address: SocketAddr) {
     let (received, end) = match Client::connect(address) {

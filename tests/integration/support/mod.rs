@@ -72,7 +72,7 @@ pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     assert!(holds_within(PATIENCE, condition), "not within {PATIENCE:?}: {what}");
 }
 
-/// A port that nobody else gets: a socket is bound to it and never listens.
+/// A port that no other test gets: a socket is bound to it and never listens.
 ///
 /// Listeners with SO_REUSEPORT bind beside it, and the check for a stale process, with SO_REUSEADDR alone, does not
 /// mind a socket that does not listen. Without a listener the kernel refuses connections to it.
@@ -138,13 +138,13 @@ impl Stream {
         Self(bytes)
     }
 
-    /// At least one and at most `most` bytes from this place on.
+    /// At least one and at most `most` bytes from this offset on.
     pub fn piece(&self, offset: u64, most: usize) -> &[u8] {
         let begin = (offset % PERIOD as u64) as usize;
         &self.0[begin..PERIOD.min(begin + most)]
     }
 
-    /// Whether these are the bytes from this place on.
+    /// Whether these are the bytes from this offset on.
     pub fn matches(&self, mut offset: u64, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let piece = self.piece(offset, bytes.len());

@@ -282,7 +282,7 @@ impl Process {
         // SAFETY: the kernel fills the struct, which outlives the call.
         let known = unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut before) };
         assert_eq!(known, 0, "{}", std::io::Error::last_os_error());
-        // Nobody but root may raise the hard limit again.
+        // Only root may raise the hard limit again.
         let limit = libc::rlimit { rlim_cur: limit.min(before.rlim_max), ..before };
         // SAFETY: the kernel reads the struct, which outlives the call, and writes nothing.
         let result =

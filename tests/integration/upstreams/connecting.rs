@@ -1,5 +1,5 @@
-//! Set-up: names, both address families, socket files that are missing or full. Claim: a backend is reached by whichever
-//! of its addresses answers; a name that does not resolve holds up nobody; an IPv4 client of an IPv6 socket is served.
+//! Set-up: names, both address families, Unix sockets that are missing or full. Claim: a backend is reached by any of its
+//! addresses that answers; a name that does not resolve holds up no client; an IPv4 client of an IPv6 socket is served.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -37,7 +37,7 @@ fn localhost_reaches_a_server_on_ipv6_alone() {
 
 /// connect(2) to `::1` says then that there is no address to connect from.
 #[test]
-fn localhost_reaches_a_server_on_ipv4_where_ipv6_is_switched_off() {
+fn localhost_reaches_ipv4_where_ipv6_is_switched_off() {
     in_own_network(|| {
         let mut only = backend().echo().on(V4).start();
         let balancer = balancer().entry(&localhost(&only)).upstream("resolve: off").start();
@@ -77,7 +77,7 @@ fn ipv6_listener_and_backend_work() {
 
 /// RFC 2606 keeps `.invalid` free: it never resolves, with a resolver or without one.
 #[test]
-fn name_that_does_not_resolve_holds_up_nobody() {
+fn name_that_does_not_resolve_holds_up_no_client() {
     let live = backend().echo().start();
     let mut balancer = None;
     let builder = balancer_with_bad_name(&live);
@@ -99,7 +99,7 @@ fn balancer_with_bad_name(live: &Backend) -> crate::support::BalancerBuilder {
 }
 
 #[test]
-fn missing_socket_file_is_retried_elsewhere() {
+fn missing_unix_socket_is_retried_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     let live = backend().echo().start();
     let missing = format!("name: gone, address: \"unix:{}\"", folder.path().join("gone").display());
@@ -110,7 +110,7 @@ fn missing_socket_file_is_retried_elsewhere() {
 }
 
 #[test]
-fn socket_file_with_a_full_backlog_is_overload_and_retried_elsewhere() {
+fn unix_socket_with_a_full_backlog_is_retried_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("full");
     let listener = UnixListener::bind(&path).unwrap();
@@ -128,7 +128,7 @@ fn socket_file_with_a_full_backlog_is_overload_and_retried_elsewhere() {
     drop(waiting);
 }
 
-/// A backend on a port where nobody listens, in the range that the kernel takes local ports from, must not end up
+/// A backend on a port where no process listens, in the range that the kernel takes local ports from, must not end up
 /// connected to itself; and it is the backend that failed, not this process.
 #[test]
 fn refused_alone_is_connect_failed() {

@@ -1,5 +1,5 @@
 //! Set-up: checks every few milliseconds, backends that stop, return, flap, hang or answer with an error. Claim: a verdict
-//! reaches every shard within 100 ms; `rise` and `fall` hold; open sessions stay; a hanging check delays nobody; an answer
+//! reaches every shard within 100 ms; `rise` and `fall` hold; open sessions stay; a hanging check delays no client; an answer
 //! counts as the check says.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use ringway::upstream::Health;
 
 use crate::support::{Backend, Client, backend, balancer, eventually, expect_reset, holds_within, timed};
 
-/// DESIGN 5 and the issue: from the verdict to the last shard.
+/// From the verdict to the last shard.
 const SPREAD: Duration = Duration::from_millis(100);
 
 #[test]
@@ -28,7 +28,7 @@ fn verdict_stops_sessions_to_a_backend_on_every_shard_within_100_ms() {
     }
     let failures = balancer.connect_failures(0);
     (0..200).for_each(|_| balancer.echoing_client().finish().unwrap());
-    assert_eq!(balancer.connect_failures(0), failures, "nobody is sent there after {SPREAD:?}");
+    assert_eq!(balancer.connect_failures(0), failures, "no session goes there after {SPREAD:?}");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn first_result_alone_decides() {
 }
 
 #[test]
-fn upstream_without_an_up_backend_denies_no_one_for_good() {
+fn clients_are_served_again_once_a_backend_is_up() {
     let mut only = backend().echo().stopped().start();
     let balancer = balancer().backends([&only]).quick_checks().start();
     expect_reset(balancer.address());
@@ -184,7 +184,7 @@ fn http_check_takes_a_backend_out_while_it_answers_503() {
     while verdict.elapsed() < SPREAD {
         sessions(1);
     }
-    assert_eq!(sessions(0), sessions(20), "nobody is sent there, although it takes connections");
+    assert_eq!(sessions(0), sessions(20), "no session goes there, although it takes connections");
     changing.store(200, Ordering::SeqCst);
     balancer.await_health(0, Health::Up);
     let before = sessions(0);

@@ -1,5 +1,5 @@
-//! Set-up: a first backend that fails before a byte, a second one that is well. Claim: a failure before the first byte
-//! costs the client nothing; a clean end, or a failure after a byte, is the session's own and is passed on.
+//! Set-up: a backend that fails before or after the first byte, and one that is well. Claim: a failure before the first byte
+//! costs the client nothing, within the budget for retries; a clean end, or a failure after a byte, reaches the client.
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -26,7 +26,7 @@ fn refused_connection_is_retried_on_another_backend() {
 
 #[test]
 fn reset_before_a_byte_is_retried_on_another_backend() {
-    // Nobody writes before the reset has come: the first word comes from the backend that is well.
+    // No side writes before the reset has come: the first word comes from the backend that is well.
     let (resetting, greeting) = (backend().reset_on_accept().start(), backend().greet(b"hello").start());
     let balancer = balancer().backends([&resetting, &greeting]).start();
     for _ in 0..40 {
@@ -56,7 +56,7 @@ fn clean_end_before_a_byte_is_passed_on() {
     balancer.await_closed(CloseReason::Normal, 20);
 }
 
-/// The client has the end of the first backend: another one could only speak to nobody.
+/// The client has the end of the first backend: another one would speak to no client.
 #[test]
 fn reset_behind_a_clean_end_is_not_retried() {
     let (turn, turns) = channel();
@@ -85,7 +85,7 @@ fn reset_behind_a_clean_end_is_not_retried() {
     assert_eq!((ended, balancer.retries(), balancer.ejected()), (10, 0, vec![false, false]));
 }
 
-/// The close of a socket file ends both streams at once, as the kernel tells it, and is a clean end all the same.
+/// The close of a Unix socket ends both streams at once, as the kernel tells it, and is a clean end all the same.
 #[test]
 fn close_of_a_unix_backend_before_a_byte_is_passed_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -135,7 +135,7 @@ fn failure_after_a_byte_is_not_retried() {
 }
 
 #[test]
-fn each_backend_is_tried_once_and_then_the_client_is_reset() {
+fn each_backend_is_tried_once() {
     let backends: Vec<_> = (0..3).map(|_| backend().stopped().start()).collect();
     let balancer = balancer().backends(&backends).upstream("retries: 10").start();
     for _ in 0..10 {
@@ -184,17 +184,37 @@ fn bytes_sent_while_connecting_reach_the_backend_that_answers() {
 }
 
 #[test]
-fn all_backends_down_closes_the_client_now_and_keeps_the_listener() {
-    let mut only = backend().echo().stopped().start();
+fn client_is_reset_at_once_when_all_backends_are_down() {
+    let only = backend().echo().stopped().start();
     let balancer = balancer().backends([&only]).quick_checks().start();
     for _ in 0..20 {
         let took = timed(|| expect_reset(balancer.address()));
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
     balancer.await_closed(CloseReason::NoBackend, 20);
-    assert_eq!((balancer.retries(), balancer.connect_failures(0)), (0, 0), "nobody is tried");
-    only.restart();
-    eventually("sessions are served again", || {
-        Client::connect(balancer.address()).is_ok_and(|client| client.echo(b"back").is_ok())
-    });
+    assert_eq!((balancer.retries(), balancer.connect_failures(0)), (0, 0), "no backend is tried");
+}
+
+#[test]
+fn retries_stay_within_their_budget() {
+    let backends = [backend().reset_on_accept().start(), backend().reset_on_accept().start()];
+    let balancer = balancer().backends(&backends).upstream("retries: 1").upstream("retry_budget: 1%").start();
+    let took = timed(|| (0..300).for_each(|_| expect_reset(balancer.address())));
+    balancer.await_closed(CloseReason::BackendReset, 300);
+    let windows = 1 + took.as_secs() / 10;
+    let over: u64 = balancer.work(|work| work.retries_over_budget);
+    // Ten a second, of ten seconds.
+    assert!((100..=100 * windows).contains(&balancer.retries()), "{} in {took:?}", balancer.retries());
+    assert_eq!(balancer.retries() + over, 300);
+}
+
+/// A refused connection costs next to nothing.
+#[test]
+fn retries_after_refusals_take_nothing_out_of_the_budget() {
+    let (refusing, live) = (backend().stopped().start(), backend().echo().start());
+    let balancer = balancer().backends([&refusing, &live]).upstream("retry_budget: 1%").start();
+    for _ in 0..300 {
+        balancer.echoing_client().finish().unwrap();
+    }
+    assert!(balancer.retries() > 100, "{}", balancer.retries());
 }

@@ -54,7 +54,7 @@ fn connections_come_from_each_address_in_turn() {
     assert_eq!(*origins.lock().unwrap(), BTreeMap::from(expected));
 }
 
-/// 203.0.113.0/24 is for documentation and nobody's (RFC 5737).
+/// 203.0.113.0/24 is for documentation (RFC 5737).
 #[test]
 fn address_that_cannot_be_used_is_passed_over() {
     let (backend, origins) = noting();
@@ -101,7 +101,7 @@ fn sessions(path: &Path, count: usize) -> Vec<Client> {
 }
 
 #[test]
-fn without_a_port_left_no_backend_is_blamed_and_another_one_may_do() {
+fn without_a_port_left_no_backend_is_blamed() {
     for source in ["source: off", "source: [127.0.0.11]"] {
         in_own_network(|| {
             let folder = tempfile::tempdir().unwrap();
