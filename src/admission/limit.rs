@@ -1,61 +1,62 @@
-//! A limit that is exact for the process while shards race for the last place.
+//! A limit that is exact for the whole process, even while shards race for the last permit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 use crossbeam_utils::CachePadded;
 
-/// Counts up to a maximum.
+/// A counter with a maximum.
 #[derive(Debug)]
 pub struct Limit {
     maximum: AtomicU32,
     taken: CachePadded<AtomicU32>,
 }
 
-/// A place; given back on drop.
+/// One unit of a limit, given back on drop.
 #[derive(Debug)]
 pub struct Permit(Arc<Limit>);
 
-// Sequentially consistent: whoever gives a place back looks for waiters then, and who begins to wait looks for a place
-// then (`queue`). One of both has to see the other. On x86-64 it costs what relaxed operations cost.
+// A release is followed by a look for waiters, and an enqueue (`queue`) by a look for permits. SeqCst
+// guarantees that at least one of the two sees the other. On x86-64 it costs no more than relaxed operations.
 impl Limit {
-    /// A limit with all places free.
+    /// Creates a limit with all permits free.
     #[must_use]
     pub fn new(maximum: u32) -> Self {
         Self { maximum: AtomicU32::new(maximum), taken: CachePadded::default() }
     }
 
-    /// Takes a place, unless all are taken; it is to be given back.
+    /// Takes a permit unless all are taken, and returns whether it did. The caller has to give the permit
+    /// back.
     #[must_use]
     pub fn take(&self) -> bool {
         self.taken.fetch_update(SeqCst, SeqCst, |taken| (taken < self.maximum()).then_some(taken + 1)).is_ok()
     }
 
-    /// Gives back a place that was taken.
+    /// Gives back a permit that was taken.
     pub fn give_back(&self) {
         let before = self.taken.fetch_sub(1, SeqCst);
-        debug_assert!(before > 0, "more places given back than taken");
+        debug_assert!(before > 0, "more permits given back than taken");
     }
 
-    /// A place as a guard, unless all are taken.
+    /// Returns a permit as a guard, unless all are taken.
     #[must_use]
     pub fn admit(self: &Arc<Self>) -> Option<Permit> {
         self.take().then(|| Permit(Arc::clone(self)))
     }
 
-    /// Places taken now.
+    /// Returns the number of permits taken now.
     #[must_use]
     pub fn taken(&self) -> u32 {
         self.taken.load(SeqCst)
     }
 
-    /// All places.
+    /// Returns the number of all permits.
     #[must_use]
     pub fn maximum(&self) -> u32 {
         self.maximum.load(Relaxed)
     }
 
-    /// Changes the number of permits. Where more are taken, none is given until enough have come back.
+    /// Changes the number of permits. If more than that are taken, none is given until enough have come back.
     pub fn set_maximum(&self, maximum: u32) {
         self.maximum.store(maximum, Relaxed);
     }
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn last_place_is_taken_once_while_threads_race() {
+    fn last_permit_is_taken_once_while_threads_race() {
         let limit = Arc::new(Limit::new(7));
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -94,7 +94,7 @@ fn use_of(before: &[Tier], backend: BackendId) -> Use<impl Fn(&Tried) -> bool> {
         by: move |tried: &Tried| {
             !tried.contains(backend) && !before.iter().any(|tier| tier.has_untried(tried))
         },
-        after_tries_only: before.iter().any(|tier| !tier.candidates.is_empty()),
+        after_attempts_only: before.iter().any(|tier| !tier.candidates.is_empty()),
     }
 }
 
@@ -301,8 +301,9 @@ impl UpstreamTable {
         f: impl FnOnce(Use<&dyn Fn(&Tried) -> bool>) -> T,
     ) -> Option<T> {
         let inner = self.inner.borrow();
-        let Use { by, after_tries_only } = use_of(&inner.tiers[..inner.tier_of[backend.index()]?], backend);
-        Some(f(Use { by: &by, after_tries_only }))
+        let Use { by, after_attempts_only } =
+            use_of(&inner.tiers[..inner.tier_of[backend.index()]?], backend);
+        Some(f(Use { by: &by, after_attempts_only }))
     }
 
     /// The backends that a client which has tried these waits for: those of the first tier with an untried one.
