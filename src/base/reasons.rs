@@ -86,8 +86,8 @@ reasons! {
 }
 
 impl CloseReason {
-    /// Returns whether sessions with this reason got no backend although the client wanted one. A reset by a
-    /// backend may be such a case, too.
+    /// Returns whether sessions with this reason got no backend although the client wanted one. Some sessions
+    /// with `BackendReset` got none either, which the reason alone does not tell.
     #[must_use]
     pub const fn turns_away(self) -> bool {
         use CloseReason::{ConnectFailed, ConnectTimeout, NoBackend, QueueFull, QueueTimeout, Resource};
