@@ -1,14 +1,14 @@
 //! The order of resort of an upstream: which backends a session goes to first, and which come next if those
 //! fail or are full.
 //!
-| tier | backends |
+//! | tier | backends |
 //! |---|---|
 //! | 0 | eligible primaries; in panic all primaries with an address |
 //! | 1 | primaries whose first verdict is still awaited |
 //! | 2 | eligible backups; in panic all backups with an address |
 //! | 3 | backups whose first verdict is still awaited |
 //! | 4 | primaries that are ejected but up by their checks, or that no check could judge |
-| 5 | backups that are ejected but up by their checks, or that no check could judge |
+//! | 5 | backups that are ejected but up by their checks, or that no check could judge |
 //!
 //! A session takes the first tier with a backend that the session has not tried. Unknown is not down: a
 //! primary that has just been added comes before every backup. Panic is the last resort. It requires that no

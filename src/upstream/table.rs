@@ -307,7 +307,8 @@ impl UpstreamTable {
         f: impl FnOnce(Use<&dyn Fn(&Tried) -> bool>) -> T,
     ) -> Option<T> {
         let inner = self.inner.borrow();
-        let Use { by, after_attempts_only } = use_of(&inner.tiers[..inner.tier_of[backend.index()]?], backend);
+        let Use { by, after_attempts_only } =
+            use_of(&inner.tiers[..inner.tier_of[backend.index()]?], backend);
         Some(f(Use { by: &by, after_attempts_only }))
     }
 
