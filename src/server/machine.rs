@@ -1,7 +1,8 @@
-//! What a configuration needs and this machine does not give: looked at before anything is started or bound, so that `check` can
-//! say it, too.
+//! What a configuration needs and this machine lacks. This is checked before anything is started or bound, so
+//! that `check` can report it, too.
 //!
-//! Left out: whether an address is free, since the instance that runs may hold it; names and backends, which others answer for.
+//! Not checked: whether an address is free, because a running instance may hold it; and names and backends,
+//! which depend on other machines.
 
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
@@ -16,11 +17,12 @@ use crate::uring;
 
 use super::{budget, cores};
 
-/// What nobody but a start finds out.
+/// What only a start can find out.
 pub const NOT_LOOKED_AT: &str = "not looked at: whether the addresses are free, what names resolve to, whether backends \
                                  answer, and limits of the service where they differ from those here";
 
-/// Why a start here would fail, as far as that can be known, and what it would warn of.
+/// Returns why a start on this machine would fail, as far as that can be known in advance, and what it would
+/// warn of.
 #[must_use]
 pub fn lacks(config: &Config) -> Vec<String> {
     let mut lacks = Vec::new();
@@ -56,7 +58,7 @@ pub fn lacks(config: &Config) -> Vec<String> {
     lacks
 }
 
-/// What does not keep it from running, and is worth a warning at the start.
+/// Returns what does not prevent the process from running, but is worth a warning at the start.
 pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
     let mut doubts: Vec<String> = Vec::new();
     if let Some(quota) = cpu_quota().filter(|quota| *quota < shards as f64) {
@@ -69,7 +71,7 @@ pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
             counted(shards as u64, "core")
         ));
     }
-    // The kernel cuts a backlog down without a word, listen(2).
+    // The kernel silently truncates a backlog, listen(2).
     let Some(most) = number("/proc/sys/net/core/somaxconn") else { return doubts };
     for listener in config.listeners.iter().filter(|listener| u64::from(listener.backlog) > most) {
         doubts.push(format!(
@@ -99,7 +101,8 @@ fn cannot_listen(listener: &Listener) -> Option<String> {
     why.map(|why| format!("listener {}: {why}", listener.name))
 }
 
-/// Whether an address can be bound to. Link-local ones need their interface, which the socket address has.
+/// Returns whether an address can be bound to. Link-local addresses need their interface, which the socket
+/// address has.
 fn is_here(ip: IpAddr) -> bool {
     let link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     link_local || UdpSocket::bind((ip, 0)).is_ok()
@@ -118,7 +121,7 @@ fn needs_rights(port: u16) -> Option<String> {
     })
 }
 
-/// Why a file cannot be made, or written where it is there already.
+/// Returns why a file cannot be created, or written if it exists.
 fn cannot_write(path: &Path) -> Option<String> {
     if path.is_dir() {
         return Some(format!("{} is a folder; name a file in it", path.display()));
@@ -126,7 +129,7 @@ fn cannot_write(path: &Path) -> Option<String> {
     if path.exists() { not_writable(path) } else { cannot_make_in(folder_of(path)) }
 }
 
-/// Why a socket file cannot be made; one of before is removed first.
+/// Returns why a Unix socket cannot be created; an existing socket at the path is removed first.
 fn cannot_make_socket(path: &Path) -> Option<String> {
     let is_socket = |found: fs::Metadata| found.file_type().is_socket();
     if fs::symlink_metadata(path).is_ok_and(|found| !is_socket(found)) {
@@ -153,7 +156,7 @@ fn not_writable(place: &Path) -> Option<String> {
     (!net::may_write(place)).then(|| format!("this user may not write to {}", place.display()))
 }
 
-/// Ports that the kernel gives to outgoing connections, as ranges.
+/// Returns the ports that the kernel gives to outgoing connections, as ranges.
 fn local_ports() -> Vec<(u16, u16)> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let ends: Vec<u16> = text.split_whitespace().filter_map(|end| end.parse().ok()).collect();
@@ -168,14 +171,14 @@ fn local_ports() -> Vec<(u16, u16)> {
     free
 }
 
-/// What is left of a range.
+/// Returns what remains of a range.
 fn without((first, last): (u16, u16), (from, to): (u16, u16)) -> Vec<(u16, u16)> {
     let before = from.checked_sub(1).map(|end| (first, last.min(end)));
     let after = to.checked_add(1).map(|begin| (first.max(begin), last));
     before.into_iter().chain(after).filter(|(first, last)| first <= last).collect()
 }
 
-/// A port that an outgoing connection may have when it is wanted.
+/// Returns the warning that an outgoing connection may occupy the port when a listener needs it.
 fn in_the_way(listener: &Listener, outgoing: &[(u16, u16)]) -> Option<String> {
     let port = listener.address.port()?;
     outgoing.iter().any(|(first, last)| (*first..=*last).contains(&port)).then(|| {
@@ -191,12 +194,13 @@ fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// CPUs that this process may use up at a time, by the control groups it is in; `None` without a bound.
+/// Returns how many CPUs this process may use at a time, according to its control groups; `None` without a
+/// bound.
 fn cpu_quota() -> Option<f64> {
     quota_of(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
 }
 
-/// The smallest quota of the groups named in `membership` and of those around them, cgroups(7).
+/// Returns the smallest quota of the groups named in `membership` and of their parents, cgroups(7).
 fn quota_of(membership: &str, mounted: &Path) -> Option<f64> {
     let mut smallest: Option<f64> = None;
     for line in membership.lines() {
@@ -218,14 +222,14 @@ fn quota_of(membership: &str, mounted: &Path) -> Option<f64> {
     smallest
 }
 
-/// `cpu.max`: quota and period in microseconds, or `max`.
+/// Reads `cpu.max`: quota and period in microseconds, or `max`.
 fn unified_quota(folder: &Path) -> Option<f64> {
     let text = fs::read_to_string(folder.join("cpu.max")).ok()?;
     let (quota, period) = text.trim().split_once(' ')?;
     ratio(quota.parse().ok()?, period.parse().ok()?)
 }
 
-/// The same in the first version; -1 is no quota.
+/// Reads the same in cgroup version 1; -1 means no quota.
 fn legacy_quota(folder: &Path) -> Option<f64> {
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<i64>().ok();
     ratio(read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?)

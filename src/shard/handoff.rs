@@ -102,7 +102,7 @@ mod tests {
             until("no connection is accepted any more", || TcpStream::connect(address).is_err());
 
             let (mut client, accepted) = connection();
-            assert!(other.hand_off(Tick(1), LISTENER, accepted).is_none(), "it is handed_off on");
+            assert!(other.hand_off(Tick(1), LISTENER, accepted).is_none(), "it is handed off");
             assert!(client.read(&mut [0]).is_err(), "no backend is up: a reset");
             until("it counts and has ended", || {
                 let status = cores.status(ShardId(0));

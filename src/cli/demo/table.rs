@@ -8,7 +8,7 @@ use crate::base::counted;
 use crate::control::{BackendStatus, ShardStatus, Status};
 use crate::upstream::Health;
 
-/// The live table; drawn over the last one on a terminal.
+/// The live table; on a terminal it is drawn over the previous one.
 pub(super) struct Table {
     in_place: bool,
     drawn: usize,
@@ -45,7 +45,7 @@ impl Table {
         self.drawn = lines.len() + 1;
         lines.iter().for_each(|line| text.push_str(&format!("{line}{erase}\n")));
         let mut out = std::io::stdout().lock();
-        // A closed standard output ends the show, not the balancing.
+        // A closed standard output ends the display, not the balancing.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }

@@ -76,8 +76,8 @@ impl Record {
         self.listener.counters().reset_unserved.add(1);
     }
 
-    /// Returns the reason that the end of the client's or the backend's connection counts: a peer that
-    /// has vanished has not reset it.
+    /// Returns the reason for which the end of the client's or the backend's connection counts: a peer
+    /// that has vanished has not reset it.
     pub(super) fn reset_by(&self, side: Side, backend: &Peer) -> CloseReason {
         match side {
             Side::Client if self.client.died_silent() => CloseReason::ClientDead,
