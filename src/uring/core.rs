@@ -187,7 +187,7 @@ impl Core {
     /// although it is full.
     pub(super) fn shrink(&mut self) {
         let is_reaped = self.queues.is_reaped();
-        debug_assert!(is_reaped, "completions that nobody has taken");
+        debug_assert!(is_reaped, "completions that were not taken");
         if !is_reaped {
             return;
         }

@@ -115,8 +115,8 @@ impl Driver<'_> {
         if quiet && inner.tasks.get() == 0 && inner.core.borrow().slots.len() == 0 {
             return Poll::Ready(());
         }
-        let nobody_waits = inner.next_turn.borrow().is_empty() && inner.put_off.borrow().is_empty();
-        let wait = if quiet && nobody_waits { self.sleep() } else { Wait::No };
+        let no_task_waits = inner.next_turn.borrow().is_empty() && inner.put_off.borrow().is_empty();
+        let wait = if quiet && no_task_waits { self.sleep() } else { Wait::No };
         self.turn(wait);
         context.waker().wake_by_ref();
         Poll::Pending
