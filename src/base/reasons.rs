@@ -10,7 +10,7 @@ macro_rules! reasons {
         }
 
         impl CloseReason {
-            /// Every reason, in the order of its discriminant.
+            /// Every reason, in the order of the discriminants.
             pub const ALL: [Self; Self::COUNT] = [$(Self::$reason),+];
 
             /// The number of reasons: the size of a table with one entry for each.

@@ -121,7 +121,7 @@ impl Arguments {
                     before.log_level.is_some() && run.log_level.is_some(),
                 ];
                 if twice.contains(&true) {
-                    return refuse("an option stands before `run` and behind it");
+                    return refuse("an option is given both before and after `run`");
                 }
                 let config = named.or(run.file.config).or(before.file.config);
                 Ok(Task::run(RunArguments {
@@ -131,7 +131,7 @@ impl Arguments {
                     log_level: before.log_level.or(run.log_level),
                 }))
             }
-            Some(_) if of_run => refuse("`--check`, `--pid-file` and `--log-level` are of `run` alone"),
+            Some(_) if of_run => refuse("`--check`, `--pid-file` and `--log-level` are for `run` only"),
             Some(Command::Demo(_)) if before.file.config.is_some() => refuse("`demo` takes no file"),
             Some(Command::Demo(demo)) => Ok(Task::Demo(demo)),
             Some(
@@ -161,7 +161,7 @@ impl FileCommand {
 /// The arguments of `demo`.
 #[derive(Args, Debug)]
 pub struct DemoArguments {
-    /// Stop after so many seconds; without it, at Ctrl-C
+    /// Stop after this many seconds; without it, at Ctrl-C
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: Option<u64>,
 }

@@ -36,12 +36,13 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
         log::warn!("{}", problem.headline());
     }
     let (door, commands) = command::door();
-    server::follow_signals(door).map_err(|error| anyhow!("signals cannot be received: {}", Plain(&error)))?;
+    server::follow_signals(door).map_err(|error| anyhow!("cannot handle signals: {}", Plain(&error)))?;
     let result = serve(&config, &path, arguments.pid_file.as_deref(), &commands, &log);
     match &result {
         // Logged whatever the filter: the reason why the process does not run must never be missing.
         Err(error) => {
-            log::error!(target: logging::ALWAYS, event = "not_started", cause = error.to_string(); "{error:#}")
+            log::error!(target: logging::ALWAYS, event = "not_started", cause = error.to_string();
+                "{error:#}")
         }
         Ok(cause) => log::info!(event = "stopped", cause = *cause; "stopped: {cause}"),
     }
@@ -90,7 +91,8 @@ fn announce(server: &Server, path: &Path) {
         let (name, address, to) = (&*listener.name, listener.address.to_string(), &*upstream.name);
         let (count, algorithm) = (upstream.backends.len() as u64, upstream.algorithm.name);
         log::info!(event = "listener", listener = name, address, upstream = to, backends = count, algorithm;
-            "listener {name} on {address} sends to upstream {to} ({}, {algorithm})", counted(count, "backend"));
+            "listener {name} on {address} sends to upstream {to} ({}, {algorithm})",
+            counted(count, "backend"));
     }
     server.doubts().iter().for_each(|doubt| log::warn!("{doubt}"));
 }

@@ -140,8 +140,9 @@ impl Circles {
     fn report(&mut self, Circle { upstream, backend, listener }: Circle, address: &Address) {
         let (backend, listener) = (&self.names[upstream][backend], &self.listeners[listener].name);
         let message = format!(
-            "{backend} has the address {address}, which is the listener {listener} of this process: sessions would go in a \
-             circle, so the address is not used"
+            "{backend} has the address {address}, which is the listener {listener} of this process: sessions \
+             would go \
+             in a circle, so the address is not used"
         );
         if !self.reported.contains(&message) {
             log::warn!("{message}");

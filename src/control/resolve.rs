@@ -121,11 +121,11 @@ impl Resolver {
     ///
     /// Dropping the future ends all look-ups at once, whether or not the system ever answers.
     pub async fn run(self, lookup: impl Lookup) {
-        let places = Arc::new(Places::default());
+        let slots = Arc::new(Slots::default());
         let sender = Arc::new(self.sender);
         let mut tasks = JoinSet::new();
         for name in self.names {
-            tasks.spawn(follow(name, lookup.clone(), Arc::clone(&places), Arc::clone(&sender)));
+            tasks.spawn(follow(name, lookup.clone(), Arc::clone(&slots), Arc::clone(&sender)));
         }
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended
@@ -154,7 +154,7 @@ fn want(names: &mut Vec<Name>, name: &str, resolve: Option<Duration>, user: User
 async fn follow(
     name: Name,
     lookup: impl Lookup,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     sender: Arc<watch::Sender<Arc<Addresses>>>,
 ) {
     let mut knowledge = Knowledge::default();
@@ -162,9 +162,9 @@ async fn follow(
     // A name that was never looked up may be answered at once.
     let mut is_prompt = true;
     loop {
-        let place = places.take(is_prompt).await;
+        let slot = slots.take(is_prompt).await;
         let begun = Instant::now();
-        let answer = look_up(&lookup, &name.name, &places, place).await;
+        let answer = look_up(&lookup, &name.name, &slots, slot).await;
         is_prompt = answer.is_ok() && begun.elapsed() < PROMPT;
         let news = knowledge.learn(answer);
         log_news(&name.name, &news, &knowledge);
@@ -186,22 +186,22 @@ async fn follow(
 
 /// The look-ups that may be under way. Most slots are for slow look-ups, and a look-up moves to one of these
 /// when it turns out to be slow; so a few hundred dead names delay no name that is answered at once.
-struct Places {
+struct Slots {
     quick: Semaphore,
     slow: Semaphore,
 }
 
-impl Default for Places {
+impl Default for Slots {
     fn default() -> Self {
         let quick = limits::LOOKUPS_MAX / 8;
         Self { quick: Semaphore::new(quick), slow: Semaphore::new(limits::LOOKUPS_MAX - quick) }
     }
 }
 
-impl Places {
+impl Slots {
     async fn take(&self, quick: bool) -> SemaphorePermit<'_> {
-        let places = if quick { &self.quick } else { &self.slow };
-        places.acquire().await.expect("the semaphore is never closed")
+        let slots = if quick { &self.quick } else { &self.slow };
+        slots.acquire().await.expect("the semaphore is never closed")
     }
 }
 
@@ -209,19 +209,19 @@ impl Places {
 async fn look_up<'a>(
     lookup: &impl Lookup,
     name: &str,
-    places: &'a Places,
-    mut place: SemaphorePermit<'a>,
+    slots: &'a Slots,
+    mut slot: SemaphorePermit<'a>,
 ) -> io::Result<Vec<IpAddr>> {
     let mut answer = std::pin::pin!(lookup.lookup(name));
     if let Ok(answer) = time::timeout(QUICK, &mut answer).await {
         return answer;
     }
-    if let Ok(slow) = places.slow.try_acquire() {
-        place = slow;
+    if let Ok(slow) = slots.slow.try_acquire() {
+        slot = slow;
     }
     let answered = time::timeout(SLOW - QUICK, &mut answer).await;
     if let Ok(answer) = answered {
-        drop(place);
+        drop(slot);
         return answer;
     }
     log::warn!("the resolver has not answered for {name} in {} s; still waiting", SLOW.as_secs());
@@ -294,10 +294,12 @@ fn log_news(name: &str, news: &News, knowledge: &Knowledge) {
     match news {
         News::None => {}
         News::First => {
-            log::info!(event = "name_resolved", name, addresses = addresses(); "{name} resolves to {}", addresses())
+            log::info!(event = "name_resolved", name, addresses = addresses();
+                "{name} resolves to {}", addresses())
         }
         News::Changed => {
-            log::info!(event = "name_resolved", name, addresses = addresses(); "{name} resolves to {} now", addresses())
+            log::info!(event = "name_resolved", name, addresses = addresses();
+                "{name} resolves to {} now", addresses())
         }
         News::Recovered => log::info!("{name} resolves again, unchanged"),
         News::Trouble(cause) if knowledge.addresses.is_empty() => {

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "getrlimit(2), setrlimit(2), fcntl(2), access(2) and sysconf(3) have no safe wrapper in the crates we use"
+    reason = "getrlimit(2), setrlimit(2), fcntl(2), access(2), sysconf(3): no safe wrapper in our crates"
 )]
 
 use std::ffi::CString;

@@ -23,7 +23,9 @@ const STALE_STEP: Duration = Duration::from_millis(10);
 pub enum ListenError {
     /// Another process listens there, or occupies the port otherwise.
     #[error(
-        "{address} is in use; `ss -tanp 'sport = :{port}'` names the process that has it: stop that, or choose another address. If it is an outgoing connection, keep the port from those with the sysctl net.ipv4.ip_local_reserved_ports"
+        "{address} is in use; stop the process that has it (`ss -tanp 'sport = :{port}'` names it), or \
+         choose another address; if an outgoing connection has it, reserve the port with the sysctl \
+         net.ipv4.ip_local_reserved_ports"
     )]
     InUse {
         /// The address.
@@ -33,7 +35,8 @@ pub enum ListenError {
     },
     /// Another process listens on the Unix socket.
     #[error(
-        "{address} is in use; stop the process that listens there (`ss -lxp` names it), or choose another path"
+        "{address} is in use; stop the process that listens there (`ss -lxp` names it), or choose another \
+         path"
     )]
     FileInUse {
         /// The address.
@@ -41,7 +44,8 @@ pub enum ListenError {
     },
     /// The system has no IPv6.
     #[error(
-        "{address} cannot be listened on: this system has no IPv6; write an IPv4 address, or `:PORT` for all there are"
+        "cannot listen on {address}: this system has no IPv6; write an IPv4 address, or `:PORT` for all \
+         addresses"
     )]
     NoIpv6 {
         /// The address.
@@ -49,7 +53,8 @@ pub enum ListenError {
     },
     /// The process lacks the permission.
     #[error(
-        "no permission to listen on {address}; use a port from 1024 up, give the binary CAP_NET_BIND_SERVICE, or for a socket file a directory that this user can write to"
+        "no permission to listen on {address}; use a port of 1024 or above, give the binary \
+         CAP_NET_BIND_SERVICE, or put the Unix socket into a directory that this user can write to"
     )]
     Forbidden {
         /// The address.
@@ -57,7 +62,8 @@ pub enum ListenError {
     },
     /// Not an address of this machine.
     #[error(
-        "{address} is not an address of this machine; `ip address` lists those; one that comes later needs the sysctl net.ipv4.ip_nonlocal_bind (net.ipv6.ip_nonlocal_bind)"
+        "{address} is not an address of this machine; `ip address` lists them; an address that is added \
+         later needs the sysctl net.ipv4.ip_nonlocal_bind (net.ipv6.ip_nonlocal_bind)"
     )]
     NotLocal {
         /// The address.
@@ -65,7 +71,8 @@ pub enum ListenError {
     },
     /// The kernel does not steer by CPU.
     #[error(
-        "the connections of {address} cannot be steered by CPU: {}; set `tcp.steer_by_cpu: off` there, or let the sandbox allow setsockopt SO_ATTACH_REUSEPORT_CBPF",
+        "cannot steer the connections of {address} by CPU: {}; set `tcp.steer_by_cpu: off` there, or let the \
+         sandbox allow setsockopt SO_ATTACH_REUSEPORT_CBPF",
         Plain(error)
     )]
     Steering {
@@ -248,7 +255,7 @@ fn remove_stale_file(path: &Path) -> io::Result<()> {
         metadata => metadata?,
     };
     if !metadata.file_type().is_socket() {
-        return Err(io::Error::other("the path exists and is no socket; remove it or choose another"));
+        return Err(io::Error::other("the path exists and is not a socket; remove it, or choose another"));
     }
     // In blocking mode, connect(2) would wait for as long as the backlog of the process that listens there is
     // full.

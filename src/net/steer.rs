@@ -49,25 +49,25 @@ fn program(cpus: &[usize]) -> Vec<sock_filter> {
     let number = |value: usize| u32::try_from(value).expect("limits::CPU_MAX and limits::SHARDS_MAX fit");
     let step = |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: code as u16, jt, jf, k };
     let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, CURRENT_CPU)];
-    let mut place = 0;
+    let mut position = 0;
     for run in cpus.chunk_by(|one, next| one + 1 == *next) {
         let (first, last) = (run[0], run[run.len() - 1]);
         if first == last {
             program.extend([
                 step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number(first)),
-                step(libc::BPF_RET | libc::BPF_K, 0, 0, number(place)),
+                step(libc::BPF_RET | libc::BPF_K, 0, 0, number(position)),
             ]);
-            place += 1;
+            position += 1;
             continue;
         }
         program.extend([
             step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 3, number(first)),
             step(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 2, 0, number(last)),
             // CPU numbers strictly increase from 0 on, so none is below its position.
-            step(libc::BPF_ALU | libc::BPF_SUB | libc::BPF_K, 0, 0, number(first - place)),
+            step(libc::BPF_ALU | libc::BPF_SUB | libc::BPF_K, 0, 0, number(first - position)),
             step(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
         ]);
-        place += run.len();
+        position += run.len();
     }
     program.push(step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, number(cpus.len())));
     program.push(step(libc::BPF_RET | libc::BPF_A, 0, 0, 0));
@@ -108,8 +108,8 @@ mod tests {
     #[test]
     fn cpus_with_a_gap() {
         let program = program(&[0, 1, 2, 3, 8]);
-        let places: Vec<_> = (0..10).map(|cpu| run(&program, cpu)).collect();
-        assert_eq!(places, [0, 1, 2, 3, 4, 0, 1, 2, 4, 4]);
+        let positions: Vec<_> = (0..10).map(|cpu| run(&program, cpu)).collect();
+        assert_eq!(positions, [0, 1, 2, 3, 4, 0, 1, 2, 4, 4]);
     }
 
     #[test]
@@ -130,13 +130,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_cpu_has_the_place_of_its_shard(
+        fn each_cpu_has_the_position_of_its_shard(
             cpus in prop::collection::btree_set(0_usize..=limits::CPU_MAX as usize, 1..64), other in 0..=limits::CPU_MAX,
         ) {
             let cpus: Vec<_> = cpus.into_iter().collect();
             let program = program(&cpus);
-            for (place, cpu) in cpus.iter().enumerate() {
-                prop_assert_eq!(run(&program, *cpu as u32), place as u32);
+            for (position, cpu) in cpus.iter().enumerate() {
+                prop_assert_eq!(run(&program, *cpu as u32), position as u32);
             }
             prop_assert!((run(&program, other) as usize) < cpus.len());
         }

@@ -43,7 +43,8 @@ pub(super) fn pipes(relay: &Relay, shards: usize, quota: Option<u64>) -> u32 {
 /// The process may not open enough descriptors.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{needed} descriptors are needed for {}, but this process may open {limit}; raise the limit (`ulimit -n`, or LimitNOFILE= in the systemd unit){}",
+    "{needed} descriptors are needed for {}, but this process may open {limit}; raise the limit \
+     (`ulimit -n`, or LimitNOFILE= in the systemd unit){}",
     counted(*sessions, "session"), smaller(*possible)
 )]
 pub struct TooFewDescriptors {

@@ -8,11 +8,12 @@ use crate::config::CoreSelection;
 #[derive(Debug, thiserror::Error)]
 pub enum CoresError {
     /// The kernel does not report the allowed CPUs.
-    #[error("the CPUs this process may use cannot be read; is /proc mounted, and sched_getaffinity allowed?")]
+    #[error("cannot read which CPUs this process may use; mount /proc and allow sched_getaffinity")]
     Unknown,
     /// A CPU outside the allowed set.
     #[error(
-        "runtime.cores: this process may not use CPU {cpu}, only {allowed}; change the list, or the CPU set of the container or service (`taskset -pc {pid}`)"
+        "runtime.cores: this process may not use CPU {cpu}, only {allowed}; change the list, or the CPU set \
+         of the container or service (`taskset -pc {pid}`)"
     )]
     NotAllowed {
         /// The CPU.
@@ -24,7 +25,8 @@ pub enum CoresError {
     },
     /// The configuration asks for more cores than there are.
     #[error(
-        "runtime.cores: {wanted} cores are wanted, but this process may use {allowed}; write a smaller number, or auto"
+        "runtime.cores: {wanted} cores are wanted, but this process may use {allowed}; write a smaller \
+         number, or auto"
     )]
     TooMany {
         /// How many cores are configured.

@@ -70,7 +70,7 @@ fn serve(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str 
     let limit = runtime.shutdown_timeout;
     match limit {
         Some(limit) => log::info!("draining: {open} may take {limit:?} to end"),
-        None => log::info!("draining: {open} may take as long as they like"),
+        None => log::info!("draining: {open} may take any time to end"),
     }
     server.drain();
     let deadline = limit.map_or_else(never, after);
@@ -98,7 +98,7 @@ fn wait_for_stop(
             recv(server.ended()) -> _ => return None,
             recv(look) -> _ => {
                 if server.is_broken() {
-                    super::die("the health or the control thread has ended; its last words are above");
+                    super::die("the health or control thread has ended; see the panic above");
                 }
                 turned_away.look(server, Instant::now());
                 continue;

@@ -18,8 +18,9 @@ use crate::uring;
 use super::{budget, cores};
 
 /// What only a start can find out.
-pub const NOT_LOOKED_AT: &str = "not looked at: whether the addresses are free, what names resolve to, whether backends \
-                                 answer, and limits of the service where they differ from those here";
+pub const NOT_LOOKED_AT: &str = "not looked at: whether the addresses are free, what names resolve to, \
+                                 whether backends answer, and limits of the service where they differ from \
+                                 the limits here";
 
 /// Returns why a start on this machine would fail, as far as that can be known in advance, and what it would
 /// warn of.
@@ -44,7 +45,7 @@ pub fn lacks(config: &Config) -> Vec<String> {
         config.upstreams.iter().flat_map(|upstream| upstream.source.iter().map(move |ip| (upstream, *ip)));
     lacks.extend(sources.filter(|(_, ip)| !is_here(*ip)).map(|(upstream, ip)| {
         format!(
-            "upstream {}: source {ip} is not an address of this machine; `ip address` lists those",
+            "upstream {}: source {ip} is not an address of this machine; `ip address` lists them",
             upstream.name
         )
     }));
@@ -66,8 +67,8 @@ pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
         let fewer =
             if fitting < shards { format!("set runtime.cores to {fitting}, or ") } else { String::new() };
         doubts.push(format!(
-            "the CPU quota of this container or service is {quota:.1} CPUs for {}: whoever has used it up waits; {fewer}raise \
-             the quota",
+            "the CPU quota of this container or service is {quota:.1} CPUs for {}: all threads wait once it \
+             is used up; {fewer}raise the quota",
             counted(shards as u64, "core")
         ));
     }
@@ -75,7 +76,7 @@ pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
     let Some(most) = number("/proc/sys/net/core/somaxconn") else { return doubts };
     for listener in config.listeners.iter().filter(|listener| u64::from(listener.backlog) > most) {
         doubts.push(format!(
-            "listener {}: backlog {} is cut down to {most} by the sysctl net.core.somaxconn",
+            "listener {}: backlog {} is reduced to {most} by the sysctl net.core.somaxconn",
             listener.name, listener.backlog
         ));
     }
@@ -93,7 +94,7 @@ fn cannot_listen(listener: &Listener) -> Option<String> {
         ListenAddress::Unix(path) => cannot_make_socket(path),
         ListenAddress::Zoned(address) => no_interface(&address.zone),
         ListenAddress::Tcp(address) if !is_here(address.ip()) => {
-            Some(format!("{address} is not an address of this machine; `ip address` lists those"))
+            Some(format!("{address} is not an address of this machine; `ip address` lists them"))
         }
         ListenAddress::Any { port } => needs_rights(*port),
         ListenAddress::Tcp(address) => needs_rights(address.port()),
@@ -111,13 +112,16 @@ fn is_here(ip: IpAddr) -> bool {
 fn no_interface(name: &str) -> Option<String> {
     net::interface_index(name)
         .is_none()
-        .then(|| format!("there is no interface {name} here; `ip link` lists those"))
+        .then(|| format!("there is no interface {name} here; `ip link` lists them"))
 }
 
 fn needs_rights(port: u16) -> Option<String> {
     let first = number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024);
     (u64::from(port) < first && !net::may_bind_all_ports()).then(|| {
-        format!("this user may not listen on port {port}; use one from {first} up, or give the binary CAP_NET_BIND_SERVICE")
+        format!(
+            "this user may not listen on port {port}; use one of {first} or above, or give the binary \
+             CAP_NET_BIND_SERVICE"
+        )
     })
 }
 
@@ -134,7 +138,7 @@ fn cannot_make_socket(path: &Path) -> Option<String> {
     let is_socket = |found: fs::Metadata| found.file_type().is_socket();
     if fs::symlink_metadata(path).is_ok_and(|found| !is_socket(found)) {
         return Some(format!(
-            "{} exists and is no socket; remove it, or choose another path",
+            "{} exists and is not a socket; remove it, or choose another path",
             path.display()
         ));
     }
@@ -147,13 +151,13 @@ fn folder_of(path: &Path) -> &Path {
 
 fn cannot_make_in(folder: &Path) -> Option<String> {
     if !folder.is_dir() {
-        return Some(format!("the folder {} is not there; make it", folder.display()));
+        return Some(format!("the folder {} is not there; create it", folder.display()));
     }
     not_writable(folder)
 }
 
-fn not_writable(place: &Path) -> Option<String> {
-    (!net::may_write(place)).then(|| format!("this user may not write to {}", place.display()))
+fn not_writable(path: &Path) -> Option<String> {
+    (!net::may_write(path)).then(|| format!("this user may not write to {}", path.display()))
 }
 
 /// Returns the ports that the kernel gives to outgoing connections, as ranges.
@@ -183,8 +187,8 @@ fn in_the_way(listener: &Listener, outgoing: &[(u16, u16)]) -> Option<String> {
     let port = listener.address.port()?;
     outgoing.iter().any(|(first, last)| (*first..=*last).contains(&port)).then(|| {
         format!(
-            "listener {}: the kernel may have given port {port} to an outgoing connection when it is wanted; add it to the sysctl \
-             net.ipv4.ip_local_reserved_ports",
+            "listener {}: the kernel may give port {port} to an outgoing connection before the listener \
+             needs it; add the port to the sysctl net.ipv4.ip_local_reserved_ports",
             listener.name
         )
     })

@@ -44,7 +44,7 @@ pub enum StartError {
     #[error(transparent)]
     Cores(#[from] CoresError),
     /// An address names an interface that does not exist.
-    #[error("there is no interface {0} here; `ip link` lists those")]
+    #[error("there is no interface {0} here; `ip link` lists them")]
     NoInterface(String),
     /// An address cannot be listened on.
     #[error("listener {name}: {error}")]
@@ -384,7 +384,7 @@ fn spawn_shard(parts: ShardParts, clocks: Clocks, ends: ShardEnds) -> io::Result
         }));
         match ran {
             Ok(_) => drop(ended),
-            Err(_) => die("a shard panicked; its last words are above"),
+            Err(_) => die("a shard panicked; see the panic above"),
         }
     };
     std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(run).map(drop)

@@ -47,7 +47,8 @@ impl TurnedAway {
                 let name = &*name;
                 let (reasons, seconds) = (list(&since), elapsed.as_secs().max(1));
                 log::warn!(event = "turned_away", listener = name, count, reasons, seconds;
-                    "listener {name} turned {} away in the last {seconds} s: {reasons}", counted(count, "client"));
+                    "listener {name} turned {} away in the last {seconds} s: {reasons}",
+                    counted(count, "client"));
             }
             *said = Said { at: now, totals, warned };
         }
@@ -63,7 +64,8 @@ pub(super) fn log_totals(server: &Server) {
         let (count, reasons) = (totals.accepted, list(&ends));
         let colon = if ends.is_empty() { "" } else { ": " };
         log::info!(event = "totals", listener = name, count, reasons;
-            "listener {name} had {}{colon}{reasons}", counted(count, "client"));
+            "listener {name} had {}{colon}{reasons}",
+                    counted(count, "client"));
     }
 }
 

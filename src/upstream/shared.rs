@@ -1,4 +1,4 @@
-//! What all shards share of one upstream: the counts of sessions, the limits, the queue, the budget of retries.
+//! What all shards share of one upstream: the session counts, the limits, the queue and the retry budget.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -339,8 +339,8 @@ impl UpstreamTable {
         self.inner.borrow().tier_of[backend.index()].is_some()
     }
 
-    /// Returns whether the pool may connect to this backend: eligible and weighted. Backups count, because failover is when
-    /// a ready connection pays; panic does not, because it ignores health.
+    /// Returns whether the pool may connect to this backend: eligible and weighted. Backups count, because
+    /// failover is when a ready connection pays; panic does not, because it ignores health.
     #[must_use]
     pub fn may_pool(&self, backend: BackendId) -> bool {
         self.inner.borrow().states[backend.index()].is_eligible() && self.shares[backend.index()].weight > 0
@@ -465,8 +465,7 @@ mod tests {
         }
     }
 
-    /// The backends that sessions get one after another, until none is left; each with what `tried` reports
-    /// then.
+    /// The backends that sessions get one after another, until none is left.
     fn in_order(table: &UpstreamTable) -> Vec<u16> {
         let (mut tried, mut order) = (Tried::default(), Vec::new());
         while let Pick::Backend(in_flight) = try_pick(table, &tried, false) {

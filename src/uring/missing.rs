@@ -11,12 +11,14 @@ use crate::base::{Plain, counted};
 pub enum Missing {
     /// The system call does not exist.
     #[error(
-        "this kernel has no io_uring, or the sandbox hides it; run Linux 6.1 or later and allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
+        "this kernel has no io_uring, or the sandbox hides it; run Linux 6.1 or later and allow \
+         io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
     )]
     NoSystemCall,
     /// The system call is forbidden.
     #[error(
-        "io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0 (or add this user's group to kernel.io_uring_group), and allow io_uring_setup in the seccomp profile of the container"
+        "io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0 (or add this user's group \
+         to kernel.io_uring_group), and allow io_uring_setup in the seccomp profile of the container"
     )]
     Forbidden,
     /// The kernel lacks a feature that Ringway needs.
@@ -27,8 +29,10 @@ pub enum Missing {
     },
     /// The process needs more than the limit allows.
     #[error(
-        "{} of locked memory are needed for io_uring on {}, but this user may lock {}; raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit){}",
-        limit::shown(memory.needed), counted(*shards as u64, "core"), limit::shown(memory.limit), fewer_cores(memory)
+        "{} of locked memory are needed for io_uring on {}, but this user may lock {}; raise the limit \
+         (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit){}",
+        limit::shown(memory.needed), counted(*shards as u64, "core"), limit::shown(memory.limit),
+        fewer_cores(memory)
     )]
     LimitOfLockedMemory {
         /// The number of configured cores.
@@ -38,7 +42,9 @@ pub enum Missing {
     },
     /// The limit would suffice, but nothing is left.
     #[error(
-        "no locked memory is left for io_uring: this user may lock {}, of which this process needs {}, and other processes of this user hold the rest; stop those, or raise the limit (`ulimit -l`, or LimitMEMLOCK=infinity in the systemd unit)",
+        "no locked memory is left for io_uring: this user may lock {}, of which this process needs {}, and \
+         other processes of this user hold the rest; stop them, or raise the limit (`ulimit -l`, or \
+         LimitMEMLOCK=infinity in the systemd unit)",
         limit::shown(*limit), limit::shown(*needed)
     )]
     LockedMemoryInUse {
@@ -49,11 +55,12 @@ pub enum Missing {
     },
     /// There is no limit, but nothing is left.
     #[error(
-        "the system has no memory for io_uring; look at the memory limit of the container or service, and at free memory"
+        "the system has no memory for io_uring; check the memory limit of the container or service, and the \
+         free memory"
     )]
     Memory,
     /// Any other error.
-    #[error("io_uring cannot be set up: {}", Plain(.0))]
+    #[error("cannot set up io_uring: {}", Plain(.0))]
     Other(io::Error),
 }
 

@@ -10,7 +10,8 @@
 //! - memory that the kernel may touch belongs to the ring, never to a future;
 //! - the driver sleeps only after a whole pass of the run queue in which no other task was polled;
 //! - no operation of the ring ends on a kernel thread;
-//! - a turn costs one system call, or one for each 20 completions; a timer costs none, a message no clock call.
+//! - a turn costs one system call, or one for each 20 completions; a timer costs none, and a message no
+//!   clock call.
 //!
 //! Deliberately absent: zero-copy send, bundles, registered files, `SQPOLL`;
 //! `docs/maintainers/PERFORMANCE.md` says what was measured.

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The server does not start, or no port is free.
 pub fn demo(duration: Option<Duration>) -> anyhow::Result<ExitCode> {
     let (door, commands) = command::door();
-    server::follow_signals(door).context("signals cannot be received")?;
+    server::follow_signals(door).context("cannot handle signals")?;
     let peers = Peers::start()?;
     let listen = free_address()?;
     let server = Server::start(Arc::new(configuration(listen, peers.addresses())?))?;

@@ -67,7 +67,7 @@ impl Peers {
     /// Starts the backends.
     pub(super) fn start() -> anyhow::Result<Self> {
         let runtime =
-            Builder::new_current_thread().enable_all().build().context("no event loop to be had")?;
+            Builder::new_current_thread().enable_all().build().context("cannot make an event loop")?;
         let bind = |_| -> io::Result<(TcpListener, SocketAddr)> {
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
             let address = listener.local_addr()?;
@@ -160,7 +160,10 @@ async fn serve(mut listener: TcpListener, address: SocketAddr, index: usize, mut
                 }
                 listener = match listen_again(address) {
                     Ok(again) => again,
-                    Err(error) => return complain(format_args!("backend {} does not come back: {}", index + 1, Plain(&error))),
+                    Err(error) => {
+                        let error = Plain(&error);
+                        return complain(format_args!("cannot restart backend {}: {error}", index + 1));
+                    }
                 };
             }
         }
@@ -233,6 +236,6 @@ async fn session(to: SocketAddr) -> io::Result<()> {
     stream.shutdown().await?;
     match stream.read(&mut answer).await? {
         0 => Ok(()),
-        more => Err(io::Error::other(format!("{more} bytes behind the end"))),
+        more => Err(io::Error::other(format!("{more} bytes after the end"))),
     }
 }

@@ -95,8 +95,8 @@ impl Record {
         let (reason, letters) = (self.reason.name(), self.reason.letters());
         let (listener, upstream) = (&*self.listener.config().name, &*upstream.config().name);
         let seconds = shard.now().since(self.begun).as_secs_f64();
-        log::debug!(event = "session_closed", reason, letters, client, listener, upstream, backend, seconds, to_backend,
-            to_client;
+        log::debug!(event = "session_closed", reason, letters, client, listener, upstream, backend, seconds,
+            to_backend, to_client;
             "session closed: {reason} ({letters}) client={client} listener={listener} backend={backend} \
              seconds={seconds:.3} to_backend={to_backend} to_client={to_client}");
     }
