@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Task::Run(arguments) => run(&arguments),
     };
     result.unwrap_or_else(|error| {
-        // Where standard error takes nothing the exit status has to do; `eprintln` would panic.
+        // If standard error cannot be written, the exit status has to say it all; `eprintln` would panic.
         let _ = writeln!(std::io::stderr().lock(), "{error:#}");
         ExitCode::FAILURE
     })

@@ -1,10 +1,10 @@
-//! A limit that is exact for the process while shards race for the last permit.
+//! A limit that is exact for the whole process, even while shards race for the last permit.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 use crossbeam_utils::CachePadded;
 
-/// Counts up to a maximum.
+/// A counter with a maximum.
 #[derive(Debug)]
 pub struct Limit {
     maximum: AtomicU32,
@@ -20,7 +20,8 @@ impl Limit {
         Self { maximum: AtomicU32::new(maximum), taken: CachePadded::default() }
     }
 
-    /// Takes a permit, unless all are taken; it is to be given back.
+    /// Takes a permit unless all are taken, and returns whether it did. The caller has to give the permit
+    /// back.
     #[must_use]
     pub fn take(&self) -> bool {
         self.taken.fetch_update(SeqCst, SeqCst, |taken| (taken < self.maximum()).then_some(taken + 1)).is_ok()
@@ -46,7 +47,7 @@ impl Limit {
         self.maximum.load(Relaxed)
     }
 
-    /// Changes the number of permits. Where more are taken, none is given until enough have come back.
+    /// Changes the number of permits. If more than that are taken, none is given until enough have come back.
     pub fn set_maximum(&self, maximum: u32) {
         self.maximum.store(maximum, Relaxed);
     }

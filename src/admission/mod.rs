@@ -1,4 +1,4 @@
-//! Who may have a session, who waits for a place, and how often a failed one is tried again.
+//! Admission: limits and their permits, the queue for a permit, and the budget for retries.
 
 mod limit;
 mod queue;

@@ -1,9 +1,9 @@
-//! The clients of one upstream that wait for a backend below its limit, in the order in which they came: one queue for
-//! the process.
+//! The clients of one upstream that wait for a permit of a backend, in order of arrival. There is one queue
+//! for the whole process.
 //!
-//! A place is taken for a waiter, never before there is one, and only under the lock of the queue. Whoever gives a place
-//! back calls [`Queue::serve`] then, and who begins to wait calls it for every backend; so no place stays free beside
-//! somebody who could use it.
+//! A permit is taken for a waiter only when the waiter is in the queue, and only under the lock of the queue.
+//! A shard that gives a permit back then calls [`Queue::serve`], and a shard whose client begins to wait
+//! calls it for every backend; so no permit stays free while a client that could use it waits.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -15,31 +15,32 @@ use crate::base::ShardId;
 /// A waiting client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// The shard that serves it.
+    /// The shard that serves the client.
     pub shard: ShardId,
-    /// Unique in its queue.
+    /// Unique within its queue.
     pub number: u64,
 }
 
 struct Waiter {
     ticket: Ticket,
-    /// Backends that it has tried. For whom it waits beyond that is what the shard knows that has a place to give.
+    /// Backends that the client has tried. What else decides which backends a client waits for is known to
+    /// the shard that has a permit to give.
     tried: Tried,
 }
 
-/// Who of those that wait can use a place at a backend.
+/// Which waiters can use a permit of a backend.
 pub struct Use<F> {
-    /// By what they have tried.
+    /// Decides by the backends that a waiter has tried.
     pub by: F,
-    /// Nobody who has tried none.
-    pub after_tries_only: bool,
+    /// No waiter that has tried no backend yet can use the permit.
+    pub after_attempts_only: bool,
 }
 
-/// See the module's page.
+/// See the module documentation.
 #[derive(Default)]
 pub struct Queue {
     most: AtomicUsize,
-    /// Of `waiters`, for a look without the lock.
+    /// Length of `waiters`, to be read without the lock.
     length: AtomicUsize,
     waiters: Mutex<Waiting>,
 }
@@ -48,25 +49,25 @@ pub struct Queue {
 struct Waiting {
     in_order: VecDeque<Waiter>,
     numbers: u64,
-    /// Of those who wait, those who have tried somebody.
+    /// The number of waiters that have tried a backend.
     retrying: usize,
 }
 
 impl Waiting {
-    fn insert(&mut self, place: usize, waiter: Waiter) {
+    fn insert(&mut self, position: usize, waiter: Waiter) {
         self.retrying += usize::from(!waiter.tried.is_empty());
-        self.in_order.insert(place, waiter);
+        self.in_order.insert(position, waiter);
     }
 
-    fn remove(&mut self, place: usize) -> Option<Waiter> {
-        let waiter = self.in_order.remove(place)?;
+    fn remove(&mut self, position: usize) -> Option<Waiter> {
+        let waiter = self.in_order.remove(position)?;
         self.retrying -= usize::from(!waiter.tried.is_empty());
         Some(waiter)
     }
 
-    /// Where the first is, from a place on, who can use it.
+    /// Returns the position of the first waiter, at or after `from`, that can use the permit.
     fn first(&self, from: usize, usage: &Use<impl Fn(&Tried) -> bool>) -> Option<usize> {
-        if usage.after_tries_only && self.retrying == 0 {
+        if usage.after_attempts_only && self.retrying == 0 {
             return None;
         }
         Some(from + self.in_order.range(from..).position(|waiter| (usage.by)(&waiter.tried))?)
@@ -74,7 +75,7 @@ impl Waiting {
 }
 
 impl Queue {
-    /// An empty queue for at most so many.
+    /// Creates an empty queue for at most `most` waiters.
     #[must_use]
     pub fn new(most: u32) -> Self {
         let queue = Self::default();
@@ -82,13 +83,13 @@ impl Queue {
         queue
     }
 
-    /// Changes how many may wait. Whoever waits goes on.
+    /// Changes how many clients may wait. Clients that wait already go on waiting.
     pub fn set_most(&self, most: u32) {
         self.most.store(most as usize, Relaxed);
     }
 
-    /// Joins the end of the queue; `None` where it is full. There may be `more` than its maximum: those for whom pools hold
-    /// places, which they give up.
+    /// Joins the end of the queue, or returns `None` if the queue is full. It may exceed its maximum by
+    /// `more`: the number of clients that wait for permits which pools hold and give up.
     #[must_use]
     pub fn join(&self, shard: ShardId, tried: Tried, more: usize) -> Option<Ticket> {
         let most = self.most.load(Relaxed) + more;
@@ -107,26 +108,28 @@ impl Queue {
         Some(ticket)
     }
 
-    /// Joins the queue again, before all who came later, when the place that was given is of no use; also where others have
-    /// filled the queue meanwhile.
+    /// Joins the queue again, at the old position, because the permit that was granted turned out to be
+    /// useless. This works even if other clients have filled the queue in the meantime.
     pub fn join_again(&self, ticket: Ticket, tried: Tried) {
         let mut waiters = self.lock();
-        let place = waiters.in_order.partition_point(|waiter| waiter.ticket.number < ticket.number);
-        waiters.insert(place, Waiter { ticket, tried });
+        let position = waiters.in_order.partition_point(|waiter| waiter.ticket.number < ticket.number);
+        waiters.insert(position, Waiter { ticket, tried });
         self.length.store(waiters.in_order.len(), SeqCst);
     }
 
-    /// Leaves the queue. If it is `false`, a place was given to the waiter, who has to use it or to give it back.
+    /// Leaves the queue. Returns `false` if a permit was granted to the waiter, which then has to use it or
+    /// give it back.
     #[must_use]
     pub fn leave(&self, ticket: Ticket) -> bool {
         let mut waiters = self.lock();
-        let place = waiters.in_order.iter().position(|waiter| waiter.ticket == ticket);
-        let has_left = place.and_then(|place| waiters.remove(place)).is_some();
+        let position = waiters.in_order.iter().position(|waiter| waiter.ticket == ticket);
+        let has_left = position.and_then(|position| waiters.remove(position)).is_some();
         self.length.store(waiters.in_order.len(), SeqCst);
         has_left
     }
 
-    /// Gives places of a backend to the first who can use them, as long as `take` takes one. Who got one.
+    /// Grants permits of a backend to the first waiters that can use them, for as long as `take` takes one.
+    /// Returns the waiters that got one.
     #[must_use]
     pub fn serve(&self, usage: &Use<impl Fn(&Tried) -> bool>, mut take: impl FnMut() -> bool) -> Vec<Ticket> {
         let mut served = Vec::new();
@@ -145,32 +148,32 @@ impl Queue {
         served
     }
 
-    /// Whether somebody waits who can use a place.
+    /// Returns whether a client waits that can use a permit.
     #[must_use]
     pub fn wants(&self, usage: &Use<impl Fn(&Tried) -> bool>) -> bool {
         !self.is_empty() && self.lock().first(0, usage).is_some()
     }
 
-    /// Whether anybody may wait in it, but for those for whom pools hold places.
+    /// Returns whether clients may wait at all, apart from those that wait for permits which pools hold.
     #[must_use]
     pub fn may_hold(&self) -> bool {
         self.most.load(Relaxed) > 0
     }
 
-    /// How many wait.
+    /// Returns the number of waiters.
     #[must_use]
     pub fn len(&self) -> usize {
         self.length.load(SeqCst)
     }
 
-    /// Whether nobody waits.
+    /// Returns whether no client waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing between lock and unlock can panic and leave it half changed.
+        // No code between lock and unlock can panic and leave the queue half changed.
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -191,13 +194,13 @@ mod tests {
         tried
     }
 
-    /// A backend that all can use who have not tried it.
+    /// A backend that every waiter can use unless the waiter has tried it.
     fn of(backend: BackendId) -> Use<impl Fn(&Tried) -> bool> {
-        Use { by: move |tried: &Tried| !tried.contains(backend), after_tries_only: false }
+        Use { by: move |tried: &Tried| !tried.contains(backend), after_attempts_only: false }
     }
 
     #[test]
-    fn places_go_to_the_first_who_can_use_them() {
+    fn permits_go_to_the_first_waiters_that_can_use_them() {
         let queue = Queue::new(4);
         let first = queue.join(SHARD, tried(&[A]), 0).expect("room");
         let second = queue.join(SHARD, tried(&[]), 0).expect("room");
@@ -206,13 +209,13 @@ mod tests {
         assert_eq!(queue.serve(&of(A), || limit.take()), [second]);
         limit.give_back();
         assert_eq!(queue.serve(&of(A), || limit.take()), [third]);
-        assert!(queue.serve(&of(A), || true).is_empty(), "nobody else has use for it");
+        assert!(queue.serve(&of(A), || true).is_empty(), "no other waiter can use it");
         assert_eq!((queue.len(), limit.taken()), (1, 1));
         assert_eq!(queue.serve(&of(B), || true), [first]);
     }
 
     #[test]
-    fn full_queue_takes_nobody_and_who_leaves_frees_a_place() {
+    fn full_queue_takes_no_client_and_a_client_that_leaves_frees_a_position() {
         assert!(Queue::new(0).join(SHARD, tried(&[]), 0).is_none());
         let queue = Queue::new(1);
         let ticket = queue.join(SHARD, tried(&[]), 0).expect("room");
@@ -222,18 +225,18 @@ mod tests {
     }
 
     #[test]
-    fn who_joins_again_has_the_old_place() {
+    fn client_that_joins_again_has_its_old_position() {
         let queue = Queue::new(2);
         let tickets = [0, 1].map(|_| queue.join(SHARD, tried(&[]), 0).expect("room"));
-        let mut places = 0..1;
-        assert_eq!(queue.serve(&of(A), || places.next().is_some()), tickets[..1]);
+        let mut permits = 0..1;
+        assert_eq!(queue.serve(&of(A), || permits.next().is_some()), tickets[..1]);
         let third = queue.join(SHARD, tried(&[]), 0).expect("room");
         queue.join_again(tickets[0], tried(&[]));
         assert_eq!(queue.serve(&of(A), || true), [tickets[0], tickets[1], third], "though it was full");
     }
 
     #[test]
-    fn a_backend_is_wanted_if_somebody_who_waits_has_not_tried_it() {
+    fn a_backend_is_wanted_if_a_waiter_has_not_tried_it() {
         let queue = Queue::new(2);
         assert!(!queue.wants(&of(A)));
         let first = queue.join(SHARD, tried(&[A]), 0).expect("room");
@@ -245,9 +248,9 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_for_those_who_have_tried_others_is_nobodys_where_all_are_fresh() {
+    fn a_backend_for_waiters_that_have_tried_others_is_not_wanted_by_fresh_ones() {
         let queue = Queue::new(3);
-        let late = Use { by: |tried: &Tried| tried.contains(A), after_tries_only: true };
+        let late = Use { by: |tried: &Tried| tried.contains(A), after_attempts_only: true };
         queue.join(SHARD, tried(&[]), 0).expect("room");
         assert!(!queue.wants(&late));
         let ticket = queue.join(SHARD, tried(&[A]), 0).expect("room");
@@ -258,10 +261,10 @@ mod tests {
         assert!(queue.leave(ticket) && !queue.wants(&late));
     }
 
-    /// Threads that take a place of three, directly or by waiting, and give it back. None stays in the queue while
-    /// there is a place, and there are never more than three.
+    /// Threads that take one of three permits, directly or by waiting, and give it back. No thread stays in
+    /// the queue while a permit is free, and never more than three hold one.
     #[test]
-    fn freed_place_is_used_exactly_once_while_threads_race() {
+    fn freed_permit_is_used_exactly_once_while_threads_race() {
         use crossbeam_channel::{Sender, unbounded};
         const THREADS: u16 = 4;
         let (queue, limit) = (Queue::new(u32::from(THREADS)), Limit::new(3));
@@ -286,7 +289,7 @@ mod tests {
                                 continue;
                             }
                             let patience = std::time::Duration::from_secs(30);
-                            assert_eq!(inbox.recv_timeout(patience).expect("a place comes free"), ticket);
+                            assert_eq!(inbox.recv_timeout(patience).expect("a permit comes free"), ticket);
                         }
                         assert!(holders.fetch_add(1, SeqCst) < 3);
                         holders.fetch_sub(1, SeqCst);

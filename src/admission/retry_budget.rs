@@ -1,9 +1,9 @@
-//! How many retries an upstream may have: a part of its sessions, so that retries cannot multiply the load of
-//! an upstream that is in trouble.
+//! How many retries an upstream may have: a fraction of its sessions, so that retries cannot multiply the
+//! load of an upstream in trouble.
 //!
-//! Counted over the last [`WINDOW`] seconds for the whole process. Sessions are counted by each shard for
-//! itself and added up at a retry, so that a session costs nothing that is shared. Retries are few, and take
-//! a lock.
+//! Sessions and retries are counted over the last [`WINDOW`] seconds for the whole process. Each shard counts
+//! its own sessions, and a retry adds them up, so that a session touches nothing shared. Retries are rare and
+//! take a lock.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::base::{ShardId, Tick, limits};
 
-/// Seconds that count, the current one included.
+/// Seconds that count, including the current one.
 const WINDOW: u64 = 10;
 /// Places for sessions: more than [`WINDOW`], so that a shard whose clock is a moment ahead overwrites
 /// nothing that counts.
@@ -26,32 +26,32 @@ type Seconds = [AtomicU64; SECONDS];
 /// The budget of one upstream.
 #[derive(Debug)]
 pub struct RetryBudget {
-    /// Retries for a session.
+    /// Retries allowed for each session.
     part: f64,
     /// A row has a single writer, its shard.
     sessions: Box<[CachePadded<Seconds>]>,
-    /// The seconds of the retries that count.
+    /// The seconds in which the counted retries happened.
     retries: Mutex<VecDeque<u64>>,
 }
 
 impl RetryBudget {
-    /// A budget of `part` of the sessions, and of `limits::RETRIES_PER_SECOND_MIN` at least.
+    /// Creates a budget of `part` of the sessions, and of at least `limits::RETRIES_PER_SECOND_MIN`.
     #[must_use]
     pub fn new(part: f64, shards: usize) -> Self {
         let row = || CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0)));
         Self { part, sessions: std::iter::repeat_with(row).take(shards).collect(), retries: Mutex::default() }
     }
 
-    /// Counts a session; for its shard alone.
+    /// Counts a session; only the shard itself calls this.
     pub fn note_session(&self, shard: ShardId, now: Tick) {
         let second = now.0 / 1_000;
-        let place = &self.sessions[shard.index()][second as usize % SECONDS];
-        let before = place.load(Relaxed);
+        let cell = &self.sessions[shard.index()][second as usize % SECONDS];
+        let before = cell.load(Relaxed);
         let count = if before >> 32 == second { before & u64::from(u32::MAX) } else { 0 };
-        place.store(second << 32 | (count + 1).min(u64::from(u32::MAX)), Relaxed);
+        cell.store(second << 32 | (count + 1).min(u64::from(u32::MAX)), Relaxed);
     }
 
-    /// Takes a retry out of the budget, if there is one left.
+    /// Takes a retry out of the budget. Returns whether one was left.
     #[must_use]
     pub fn take(&self, now: Tick) -> bool {
         let second = now.0 / 1_000;
@@ -70,9 +70,9 @@ impl RetryBudget {
     }
 
     fn sessions_since(&self, first: u64) -> u64 {
-        let counts = |place: &AtomicU64| {
-            let place = place.load(Relaxed);
-            if place >> 32 >= first { place & u64::from(u32::MAX) } else { 0 }
+        let counts = |cell: &AtomicU64| {
+            let cell = cell.load(Relaxed);
+            if cell >> 32 >= first { cell & u64::from(u32::MAX) } else { 0 }
         };
         self.sessions.iter().flat_map(|shard| shard.iter()).map(counts).sum()
     }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     proptest! {
-        /// The shadow model keeps the counts of every second there was.
+        /// The shadow model keeps the counts of every second so far.
         #[test]
         fn never_more_retries_than_the_window_allows(
             steps in prop::collection::vec((0u64..3_000, 0usize..2, 0u64..400, 0u64..150), 1..40),

@@ -1,28 +1,28 @@
-//! Where a connection can be made to.
+//! The addresses that connections are made to.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// One address a connection can be made to.
+/// An address that a connection can be made to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// TCP over IPv4 or IPv6.
     Tcp(SocketAddr),
-    /// A stream socket file.
+    /// A Unix socket.
     Unix(PathBuf),
 }
 
 impl Address {
-    /// Whether a connection to this address has `peer` at its other end.
+    /// Returns whether a connection to this address has `peer` at its other end.
     #[must_use]
     pub fn leads_to(&self, peer: &Self) -> bool {
         match (self, peer) {
-            // Connecting to no address in particular leads to this machine, connect(2) on Linux.
+            // On Linux, connecting to the unspecified address reaches this machine, connect(2).
             (Self::Tcp(address), Self::Tcp(peer)) => {
                 address == peer || address.ip().is_unspecified() && address.port() == peer.port()
             }
-            // The name that the socket was bound to may be another one of the same file.
+            // The socket may be bound under another name of the same file.
             (Self::Unix(_), Self::Unix(_)) => true,
             _ => false,
         }

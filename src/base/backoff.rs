@@ -1,35 +1,35 @@
-//! Growing pauses between attempts that fail.
+//! Growing pauses between failing attempts.
 
 use std::time::Duration;
 
 use super::Tick;
 
-/// Doubles the pause with each failure, up to a bound, and begins anew after a calm.
+/// Doubles the pause with each failure, up to a bound, and starts over after a calm period.
 pub struct Backoff {
     first: Duration,
     last: Duration,
-    /// Without a failure for this long, the next one is a first one.
+    /// After this long without a failure, the next failure counts as a first one.
     calm: Duration,
     pause: Duration,
     until: Tick,
 }
 
 impl Backoff {
-    /// Without a failure so far; pauses from `first` to `last`.
+    /// Creates a back-off without failures; its pauses range from `first` to `last`.
     #[must_use]
     pub fn new(first: Duration, last: Duration, calm: Duration) -> Self {
         assert!(!first.is_zero() && first <= last, "pauses from {first:?} to {last:?}");
         Self { first, last, calm, pause: Duration::ZERO, until: Tick::default() }
     }
 
-    /// Notes an attempt that was begun at `begun` and failed at `now`. `chance`, from 0 to 1, shortens the pause by up to a
-    /// half, so that those who failed together do not come back together.
+    /// Notes an attempt that began at `begun` and failed at `now`. `chance`, from 0 to 1, shortens the pause
+    /// by up to half, so that attempts that failed together are not repeated together.
     pub fn failed(&mut self, begun: Tick, now: Tick, chance: f64) {
         if now < self.until {
-            // One of several that failed together.
+            // One of several attempts that failed together.
             return;
         }
-        // An attempt that takes its time to fail is no calm.
+        // The time that an attempt takes to fail is not calm.
         let is_first = begun.since(self.until) >= self.calm;
         self.pause = if is_first { self.first } else { (self.pause * 2).clamp(self.first, self.last) };
         self.until = now.after(self.pause.mul_f64(0.5 + chance / 2.0));
@@ -40,7 +40,7 @@ impl Backoff {
         (self.pause, self.until) = (Duration::ZERO, Tick::default());
     }
 
-    /// When the next attempt may begin.
+    /// Returns when the next attempt may begin.
     #[must_use]
     pub fn until(&self) -> Tick {
         self.until

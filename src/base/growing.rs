@@ -1,11 +1,13 @@
-//! A table that grows and never moves: threads read it while it grows, and what was there stays where it is.
+//! A table that grows and never moves: threads can read it while it grows, and every element stays at its
+//! address.
 
 use std::sync::OnceLock;
 
-/// Chunks of a table; the first holds one element, each further one twice as many as the one before.
+/// Chunks of a table: the first holds one element, and each further one holds twice as many as the one
+/// before.
 const CHUNKS: usize = 17;
 
-/// Elements by number, 0 to 131,070.
+/// Elements numbered from 0 to 131,070.
 #[derive(Debug)]
 pub struct Growing<T> {
     chunks: [OnceLock<Box<[T]>>; CHUNKS],
@@ -18,7 +20,7 @@ impl<T> Default for Growing<T> {
 }
 
 impl<T: Default> Growing<T> {
-    /// A table with at least `count` elements.
+    /// Creates a table with at least `count` elements.
     #[must_use]
     pub fn new(count: usize) -> Self {
         let table = Self::default();
@@ -26,28 +28,29 @@ impl<T: Default> Growing<T> {
         table
     }
 
-    /// Makes room for at least `count` elements. What is there stays; threads that grow it at once do not harm each other.
+    /// Makes room for at least `count` elements. Existing elements stay, and several threads may grow the
+    /// table at once.
     ///
     /// # Panics
     ///
-    /// If that is more than a table can hold.
+    /// If a table cannot hold `count` elements.
     pub fn grow(&self, count: usize) {
         let Some(last) = count.checked_sub(1) else { return };
-        for (chunk, cell) in self.chunks[..=place(last).0].iter().enumerate() {
+        for (chunk, cell) in self.chunks[..=locate(last).0].iter().enumerate() {
             cell.get_or_init(|| (0..1_usize << chunk).map(|_| T::default()).collect());
         }
     }
 }
 
 impl<T> Growing<T> {
-    /// The element with this number, if the table has grown so far.
+    /// Returns the element with this number, if the table has grown that far.
     #[must_use]
     pub fn get(&self, number: usize) -> Option<&T> {
-        let (chunk, offset) = place(number);
+        let (chunk, offset) = locate(number);
         self.chunks.get(chunk)?.get()?.get(offset)
     }
 
-    /// The elements from 0 on.
+    /// Iterates over the elements in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().map_while(OnceLock::get).flat_map(|chunk| chunk.iter())
     }
@@ -61,8 +64,8 @@ impl<T> std::ops::Index<usize> for Growing<T> {
     }
 }
 
-/// Chunk and position in it.
-fn place(number: usize) -> (usize, usize) {
+/// Returns the chunk of an element and the offset within the chunk.
+fn locate(number: usize) -> (usize, usize) {
     let chunk = (number + 1).ilog2() as usize;
     (chunk, number + 1 - (1 << chunk))
 }

@@ -1,4 +1,4 @@
-//! Indices into the tables of one configuration snapshot; a newtype each, so that none is taken for another.
+//! Indices into the tables of one configuration snapshot. Each is a newtype, so that they cannot be confused.
 
 macro_rules! index {
     ($(#[$doc:meta] $name:ident)+) => {$(
@@ -7,7 +7,7 @@ macro_rules! index {
         pub struct $name(pub u16);
 
         impl $name {
-            /// The position in the table this identifier points into.
+            /// Returns the position in the table that this identifier points into.
             #[must_use]
             pub fn index(self) -> usize {
                 usize::from(self.0)
@@ -27,28 +27,28 @@ index! {
     ShardId
 }
 
-/// A backend of the process: its upstream, and its position in it.
+/// A backend of the process: its upstream and its position in that upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendKey {
-    /// The upstream it belongs to.
+    /// The upstream that the backend belongs to.
     pub upstream: UpstreamId,
-    /// Its position there.
+    /// The position of the backend in the upstream.
     pub backend: BackendId,
 }
 
-/// Which shard of how many.
+/// A shard, and the number of all shards.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardPlace {
     /// This shard.
     pub shard: ShardId,
-    /// How many there are.
+    /// The number of all shards.
     pub shards: usize,
-    /// Seed of the process for what is left to chance.
+    /// Seed of the process for everything random.
     pub seed: u64,
 }
 
 impl ShardPlace {
-    /// The part of this shard of a number for the process.
+    /// Returns this shard's share of a number that is meant for the whole process.
     #[must_use]
     pub fn share_of(&self, number: u32) -> usize {
         let (number, shard) = (number as usize, self.shard.index());

@@ -1,86 +1,92 @@
-//! Bounds that several modules share, or that an operator meets. A bound of one module stands in that module.
+//! Bounds that several modules share, or that an operator can run into. A bound that concerns one module is
+//! defined there.
 
 use std::time::Duration;
 
 /// Largest configuration file, bytes. A thousand backends in long form take about 100 KiB.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
-/// Deepest nesting of a configuration file; the format itself needs six levels.
+/// Deepest nesting of a configuration file; the format needs six levels.
 pub const CONFIG_DEPTH_MAX: usize = 32;
-/// Most nodes of a configuration file after aliases are resolved.
+/// Maximum number of nodes of a configuration file after aliases are resolved.
 pub const CONFIG_NODES_MAX: usize = 100_000;
-/// Most problems of one configuration file that are shown; further ones are only counted.
+/// Maximum number of problems that are printed for one configuration file; further ones are only counted.
 pub const CONFIG_PROBLEMS_MAX: usize = 100;
-/// Longest name of a listener, upstream or backend, bytes: a host name of 253 with its port.
+/// Longest name of a listener, upstream or backend, bytes: a host name of 253 bytes with its port.
 pub const NAME_BYTES_MAX: usize = 259;
-/// Longest path of a unix socket, bytes: `sun_path` without its final NUL, unix(7).
+/// Longest path of a Unix socket, bytes: `sun_path` without its final NUL, unix(7).
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
-/// Largest CPU_MAX number; the kernel's `NR_CPUS` is at most 8,192 on the platforms we build for.
+/// Largest CPU number; the kernel's `NR_CPUS` is at most 8,192 on the platforms that we build for.
 pub const CPU_MAX: u32 = 8_191;
-/// Most consecutive results that `rise` and `fall` may ask for.
+/// Maximum number of consecutive results that `rise` and `fall` may ask for.
 pub const CONSECUTIVE_CHECKS_MAX: u32 = 1_000;
-/// Most consecutive failures that `outlier` may ask for.
+/// Maximum number of consecutive failures that `outlier` may ask for.
 pub const CONSECUTIVE_FAILURES_MAX: u32 = 1_000;
-/// Steps in which `slow_start` raises a share to the whole of it...
+/// Number of steps in which `slow_start` raises a share to its full size.
 pub const RAMP_STEPS: u32 = 20;
-/// ...and the shortest time between two states that are broadcast for it.
+/// Shortest time between two states that are broadcast for `slow_start`.
 pub const RAMP_PAUSE_MIN: Duration = Duration::from_millis(100);
-/// Longest ejection, in first ones.
+/// Longest ejection, as a multiple of the first one.
 pub const EJECTION_GROWTH_MAX: u32 = 10;
 /// Longest `TCP_KEEPIDLE`, tcp(7): the kernel's `MAX_TCP_KEEPIDLE`.
 pub const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
-/// Most keepalive probes, `MAX_TCP_KEEPCNT` of the kernel.
+/// Maximum number of keepalive probes: the kernel's `MAX_TCP_KEEPCNT`.
 pub const KEEPALIVE_PROBES_MAX: u32 = 127;
 /// Longest `TCP_USER_TIMEOUT`: the kernel keeps milliseconds in an `int`.
 pub const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
-/// Most listeners.
+/// Maximum number of listeners.
 pub const LISTENERS_MAX: usize = 256;
-/// Most upstreams.
+/// Maximum number of upstreams.
 pub const UPSTREAMS_MAX: usize = 1_024;
-/// Most backends in one upstream.
+/// Maximum number of backends in one upstream.
 pub const BACKENDS_PER_UPSTREAM_MAX: usize = 4_096;
-/// Most shards: one for each core of the largest servers sold.
+/// Maximum number of shards: one for each core of the largest servers sold.
 pub const SHARDS_MAX: usize = 1_024;
 /// Largest weight of a backend.
 pub const WEIGHT_MAX: u32 = 1_000;
-/// Most addresses of one host name that are tried, in the order the resolver gave.
+/// Maximum number of addresses of one host name that are tried, in the order the resolver gave.
 pub const ADDRESSES_PER_BACKEND_MAX: usize = 16;
-/// How long others wait for the first look-up of a name: backups and panic, and listeners with accepting.
+/// How long the first look-up of a name is waited for: by backups and panic before they serve, and by
+/// listeners before they accept.
 pub const FIRST_LOOKUP_MAX: Duration = Duration::from_secs(5);
-/// First checks are spread over this much at most; others wait so much longer than a `timeout` for the first verdict.
+/// The first checks are spread over at most this time; the first verdict is waited for this much longer than
+/// a `timeout`.
 pub const FIRST_CHECK_SPREAD_MAX: Duration = Duration::from_millis(200);
-/// A time-out that is noticed this much later is not the peer's: the process was stopped, or is starved.
+/// A time-out that is noticed this much too late is not the peer's fault: the process was stopped or starved.
 pub const LATE: Duration = Duration::from_millis(250);
-/// Look-ups of different names that run at the same time, each on a thread of its own while it lasts.
+/// Maximum number of names that are looked up at the same time, each on a thread of its own for the duration.
 pub const LOOKUPS_MAX: usize = 512;
-/// Connections of checks that are over and wait for the end of the backend, each with one descriptor.
+/// Maximum number of finished check connections that wait for the backend to close, each with one descriptor.
 pub const PROBES_ENDING_MAX: usize = 64;
-/// Health checks that run at the same time, each with one descriptor.
+/// Maximum number of health checks that run at the same time, each with one descriptor.
 pub const PROBES_MAX: usize = 1_024;
-/// Most steps of a `send_expect` check.
+/// Maximum number of steps of a `send_expect` check.
 pub const CHECK_STEPS_MAX: usize = 32;
-/// Most bytes that one step of it sends or expects.
+/// Maximum number of bytes that one step of a `send_expect` check sends or expects.
 pub const CHECK_STEP_BYTES_MAX: usize = 4 << 10;
-/// Most bytes that it looks through for those it expects; beside `PROBES_MAX` this bounds the memory of all checks.
+/// Maximum number of received bytes that a `send_expect` check searches; with `PROBES_MAX` this bounds the
+/// memory of all checks.
 pub const CHECK_RECEIVED_BYTES_MAX: usize = 64 << 10;
 /// Longest path of an `http` check, bytes.
 pub const CHECK_PATH_BYTES_MAX: usize = 2 << 10;
 /// Largest head of the response to an `http` check, bytes.
 pub const CHECK_HEAD_BYTES_MAX: usize = 16 << 10;
-/// Most statuses and ranges in `expect_status`.
+/// Maximum number of statuses and ranges in `expect_status`.
 pub const CHECK_STATUS_RANGES_MAX: usize = 32;
-/// New sessions of a listener in one turn of a shard, so that open sessions have theirs while a crowd comes.
+/// Maximum number of new sessions of a listener in one turn of a shard, so that a burst of clients leaves
+/// time for open sessions.
 pub const SESSIONS_PER_TURN_MAX: u32 = 16;
-/// Connections on their way to a shard from all others; further ones stay where they came.
+/// Maximum number of connections on their way to a shard from all others; further ones stay on the shard they
+/// came to.
 pub const HANDOFFS_MAX: usize = 64;
-/// Most retries of one session.
+/// Maximum number of retries of one session.
 pub const RETRIES_MAX: u32 = 100;
-/// Retries of an upstream in a second that its `retry_budget` always leaves.
+/// Number of retries per second that the `retry_budget` of an upstream always allows.
 pub const RETRIES_PER_SECOND_MIN: u64 = 10;
-/// Most clients of an upstream that wait for a place.
+/// Maximum number of clients in the queue of an upstream.
 pub const QUEUE_MAX: u32 = 65_535;
-/// Most ready connections for each backend; whoever takes one looks at those of its shard.
+/// Maximum number of pooled connections for each backend; taking one scans this shard's share.
 pub const POOL_MAX: u32 = 4_096;
-/// Most local addresses of an upstream.
+/// Maximum number of local addresses of an upstream.
 pub const LOCAL_ADDRESSES_MAX: usize = 256;
 /// Longest configurable duration.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -90,15 +96,16 @@ pub const DURATION_MIN: Duration = Duration::from_millis(1);
 pub const BACKLOG_MAX: u32 = 1 << 20;
 /// Smallest and largest provided buffer, bytes.
 pub const BUFFER_BYTES: std::ops::RangeInclusive<u32> = (1 << 10)..=(1 << 20);
-/// Fewest and most provided buffers of a core; the kernel's rings hold at most 32,768.
+/// Minimum and maximum number of provided buffers of a core; the kernel's rings hold at most 32,768.
 pub const BUFFERS_PER_CORE: std::ops::RangeInclusive<u32> = 64..=32_768;
-/// Smallest and largest pipe that splicing uses, bytes. A smaller one moves too little at once to be worth its calls.
+/// Smallest and largest pipe for splicing, bytes. A smaller one would move too few bytes to be worth its
+/// system calls.
 pub const PIPE_BYTES: std::ops::RangeInclusive<u32> = (64 << 10)..=(16 << 20);
-/// Most pipes of a core.
+/// Maximum number of pipes of a core.
 pub const PIPES_PER_CORE_MAX: u32 = 4_096;
-/// Log records waiting for the writer thread; further ones are dropped and counted.
+/// Maximum number of log records waiting for the writer thread; further ones are dropped and counted.
 pub const LOG_QUEUE_MAX: usize = 8_192;
-/// Length of one log record, bytes; the rest is cut off and marked.
+/// Longest log record, bytes; the rest is truncated and marked.
 pub const LOG_RECORD_BYTES_MAX: usize = 8_192;
 
 const _: () = assert!(LISTENERS_MAX <= u16::MAX as usize);

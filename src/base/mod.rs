@@ -1,4 +1,4 @@
-//! What every module speaks of: identifiers, limits, time, addresses, the reasons for which a session ends.
+//! The vocabulary of the crate: identifiers, limits, time, addresses, and the reasons for which sessions end.
 
 mod address;
 mod backoff;

@@ -1,15 +1,15 @@
-//! Errors of the system in words for the operator.
+//! System errors as text for the operator.
 
 use std::fmt;
 use std::io;
 
-/// An error of the system without its number: `Connection refused`, not `Connection refused (os error 111)`.
+/// A system error without its number: `Connection refused`, not `Connection refused (os error 111)`.
 pub struct Plain<'a>(pub &'a io::Error);
 
 impl fmt::Display for Plain<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.to_string();
-        // The number may also be inside, where one error wraps another.
+        // The number may also be in the middle, where one error wraps another.
         let Some((before, rest)) = text.split_once(" (os error ") else { return formatter.write_str(&text) };
         let after = rest.trim_start_matches(|c: char| c == '-' || c.is_ascii_digit());
         write!(formatter, "{before}{}", after.strip_prefix(')').unwrap_or(after))

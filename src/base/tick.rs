@@ -3,18 +3,19 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// Where all ticks count from.
+/// The moment from which all ticks are counted.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// A moment: milliseconds of `CLOCK_MONOTONIC` since the process made its first ring. The wall clock does not touch it.
+/// A moment: milliseconds of `CLOCK_MONOTONIC` since the process made its first ring. Changes of the wall
+/// clock do not affect it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(pub u64);
 
 impl Tick {
-    /// A moment that does not come.
+    /// A moment that never comes.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// Reads the clock: a system call or its vDSO.
+    /// Reads the clock, by a system call or its vDSO.
     #[must_use]
     pub fn read_clock() -> Self {
         Self(u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX))
@@ -26,14 +27,15 @@ impl Tick {
         Duration::from_millis(self.0).saturating_sub(EPOCH.elapsed())
     }
 
-    /// The moment `duration` later, rounded up to a whole millisecond, so that a timer never fires early.
+    /// Returns the moment `duration` later, rounded up to a whole millisecond, so that a timer never fires
+    /// early.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         let millis = duration.as_nanos().div_ceil(1_000_000);
         Self(self.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
     }
 
-    /// The time from `earlier` to this moment; zero when `earlier` is later.
+    /// Returns the time from `earlier` to this moment, or zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

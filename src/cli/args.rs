@@ -7,18 +7,18 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-/// Where a configuration is looked for when none is named.
+/// The files that are looked for if no configuration is named.
 const DEFAULT_FILES: [&str; 2] = ["configs/config.yaml", "/etc/ringway/config.yaml"];
 
 /// A Layer-4 (TCP) load balancer: one pinned thread per core, io_uring.
 #[derive(Debug, Parser)]
 #[command(name = "ringway", version = env!("RINGWAY_VERSION"))]
 pub struct Arguments {
-    /// What to do; `run` when nothing is said.
+    /// What to do; `run` if no command is given.
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// What `run` takes, and before another command the file.
+    /// The arguments of `run`, and of any other command the file that precedes it.
     #[command(flatten)]
     pub run: RunArguments,
 }
@@ -48,7 +48,7 @@ pub struct FileArguments {
 /// A command about a file.
 #[derive(Args, Debug)]
 pub struct FileCommand {
-    /// The file, by its option.
+    /// The file, given by its option.
     #[command(flatten)]
     pub file: FileArguments,
 
@@ -57,10 +57,10 @@ pub struct FileCommand {
     pub named: Option<PathBuf>,
 }
 
-/// The command `run`.
+/// The `run` command.
 #[derive(Args, Debug)]
 pub struct RunCommand {
-    /// What it takes.
+    /// The arguments of `run`.
     #[command(flatten)]
     pub run: RunArguments,
 
@@ -69,7 +69,7 @@ pub struct RunCommand {
     pub named: Option<PathBuf>,
 }
 
-/// What `run` takes.
+/// The arguments of `run`.
 #[derive(Args, Debug, Default)]
 pub struct RunArguments {
     /// The configuration.
@@ -89,7 +89,7 @@ pub struct RunArguments {
     pub log_level: Option<log::LevelFilter>,
 }
 
-/// What is to be done.
+/// The task that the arguments ask for.
 #[derive(Debug)]
 pub enum Task {
     /// Balance.
@@ -103,11 +103,11 @@ pub enum Task {
 }
 
 impl Arguments {
-    /// What the arguments ask for: options of the file and of `run` may stand before the command, or behind it.
+    /// Returns the task: options for the file and for `run` may stand before or after the command.
     ///
     /// # Errors
     ///
-    /// Twice the same, or an option before a command that does not take it.
+    /// An option is given twice, or stands before a command that does not take it.
     pub fn task(self) -> Result<Task, clap::Error> {
         let Self { command, run: before } = self;
         let refuse = |message: &str| Err(Self::command().error(ErrorKind::ArgumentConflict, message));
@@ -121,7 +121,7 @@ impl Arguments {
                     before.log_level.is_some() && run.log_level.is_some(),
                 ];
                 if twice.contains(&true) {
-                    return refuse("an option stands before `run` and behind it");
+                    return refuse("an option is given both before and after `run`");
                 }
                 let config = named.or(run.file.config).or(before.file.config);
                 Ok(Task::run(RunArguments {
@@ -131,7 +131,7 @@ impl Arguments {
                     log_level: before.log_level.or(run.log_level),
                 }))
             }
-            Some(_) if of_run => refuse("`--check`, `--pid-file` and `--log-level` are of `run` alone"),
+            Some(_) if of_run => refuse("`--check`, `--pid-file` and `--log-level` are for `run` only"),
             Some(Command::Demo(_)) if before.file.config.is_some() => refuse("`demo` takes no file"),
             Some(Command::Demo(demo)) => Ok(Task::Demo(demo)),
             Some(
@@ -146,7 +146,7 @@ impl Arguments {
 }
 
 impl Task {
-    /// `-t` makes of `run` a check.
+    /// Makes `run` with `-t` a check.
     fn run(run: RunArguments) -> Self {
         if run.check { Self::Check(run.file.path()) } else { Self::Run(run) }
     }
@@ -158,16 +158,16 @@ impl FileCommand {
     }
 }
 
-/// What `demo` takes.
+/// The arguments of `demo`.
 #[derive(Args, Debug)]
 pub struct DemoArguments {
-    /// Stop after so many seconds; without it, at Ctrl-C
+    /// Stop after this many seconds; without it, at Ctrl-C
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: Option<u64>,
 }
 
 impl DemoArguments {
-    /// How long the demo runs.
+    /// Returns how long the demo runs.
     #[must_use]
     pub fn duration(&self) -> Option<Duration> {
         self.seconds.map(Duration::from_secs)
@@ -175,7 +175,7 @@ impl DemoArguments {
 }
 
 impl FileArguments {
-    /// The file that was named, or the default one.
+    /// Returns the file that was named, or the default one.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         let default = || {
@@ -186,7 +186,7 @@ impl FileArguments {
     }
 }
 
-/// The arguments as clap takes them: `-config FILE`, with one dash, is how the original program took it.
+/// Prepares the arguments for clap: the original program took `-config FILE`, with a single dash.
 #[must_use]
 pub fn accept_single_dash(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let double = |argument: OsString| match argument.to_str() {

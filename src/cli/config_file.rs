@@ -1,5 +1,5 @@
-//! Reading a configuration file: a bounded read of a regular file, or of what the caller's shell hands over, and nothing else
-//! that could wait.
+//! Reads a configuration file: a bounded read of a regular file, or of what the caller's shell hands over,
+//! and of nothing else that could block.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, IsTerminal, Read};
@@ -16,32 +16,33 @@ pub enum LoadError {
     /// The operating system does not let us read the file.
     #[error("{file}: cannot be read: {}", Plain(error))]
     Unreadable {
-        /// The file as it was named.
+        /// The name of the file as given.
         file: String,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
-    /// It is there, and it is no configuration file.
+    /// The file exists, and is not a configuration file.
     #[error(
         "{file}: {what}; a configuration is a regular file of at most {} bytes",
         limits::CONFIG_BYTES_MAX
     )]
     Unfit {
-        /// The file as it was named.
+        /// The name of the file as given.
         file: String,
-        /// What it is instead.
+        /// What the file is instead.
         what: String,
     },
-    /// What it says is wrong.
+    /// The content of the file is invalid.
     #[error(transparent)]
     Invalid(#[from] Report),
 }
 
-/// Reads and parses a configuration file, `-` for the standard input. Warnings are in the report of the result.
+/// Reads and parses a configuration file, `-` for the standard input. Warnings are in the report of the
+/// result.
 ///
 /// # Errors
 ///
-/// See [`LoadError`]; as text it is complete and names the file.
+/// See [`LoadError`]; its text is complete and names the file.
 pub fn load(path: &Path) -> Result<Parsed, LoadError> {
     let (is_stdin, inherited) = (path.as_os_str() == "-", is_inherited(path));
     let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
@@ -57,7 +58,7 @@ pub fn load(path: &Path) -> Result<Parsed, LoadError> {
     let opened = opened.map_err(unreadable)?;
     let metadata = opened.metadata().map_err(unreadable)?;
     let kind_of_file = metadata.file_type();
-    // Whoever gives us an end of a pipe writes to the other one; a terminal is for `-` alone.
+    // If a pipe is handed over, a process writes to its other end; a terminal is accepted for `-` only.
     let is_stream = (kind_of_file.is_fifo() && (is_stdin || inherited)) || (is_stdin && opened.is_terminal());
     if !metadata.is_file() && !is_stream {
         return Err(unfit(format!("is {}", kind(kind_of_file))));
@@ -65,7 +66,8 @@ pub fn load(path: &Path) -> Result<Parsed, LoadError> {
     if metadata.len() > limits::CONFIG_BYTES_MAX {
         return Err(unfit(format!("has {} bytes", metadata.len())));
     }
-    // The file may grow meanwhile, and those of /proc have no length: one byte more shows it.
+    // The file may grow in the meantime, and files of /proc have no length: one byte more than allowed
+    // reveals both.
     let mut text = Vec::new();
     opened.take(limits::CONFIG_BYTES_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;
     if text.len() as u64 > limits::CONFIG_BYTES_MAX {
@@ -74,12 +76,13 @@ pub fn load(path: &Path) -> Result<Parsed, LoadError> {
     Ok(parse(&name, &text)?)
 }
 
-/// Whether a path names a descriptor that this process was started with, as `/dev/stdin` and `<(...)` of the shell do.
+/// Returns whether a path names a descriptor that this process was started with, like `/dev/stdin` and the
+/// shell's `<(...)`.
 fn is_inherited(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }
 
-/// Without `O_NONBLOCK` a FIFO would hold us until somebody writes, open(2).
+/// Without `O_NONBLOCK` a FIFO would block until another process writes, open(2).
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
@@ -101,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// Loading fails, at once, with these words.
+    /// Asserts that loading fails, at once, with these words.
     #[track_caller]
     fn refused(path: &Path, words: &str) {
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! The command line and what its sub-commands do.
+//! The command line, and what its commands do.
 
 pub mod args;
 mod config_file;
@@ -15,8 +15,9 @@ use std::path::Path;
 use crate::config::Parsed;
 use crate::server::NOT_LOOKED_AT;
 
-/// `ringway check`: prints every problem of the file, what this machine lacks for it, and a summary line to standard output.
-/// Returns the exit status: 0 for a valid file, 1 for any other. What the machine lacks is a warning: the file may be meant for another one.
+/// `ringway check`: prints every problem of the file, what this machine lacks for it, and a summary line to
+/// standard output. Returns the exit status: 0 for a valid file, 1 for any other. What the machine lacks is
+/// only a warning, because the file may be meant for another machine.
 #[must_use]
 pub fn check(path: &Path) -> u8 {
     let (valid, text) = match load(path) {
@@ -27,7 +28,7 @@ pub fn check(path: &Path) -> u8 {
     u8::from(!(valid && printed))
 }
 
-/// The report with what the machine lacks before its last line.
+/// Returns the report, with what the machine lacks before the last line.
 fn with_lacks(parsed: &Parsed) -> String {
     let report = parsed.report.to_string();
     let (problems, summary) =
@@ -47,7 +48,7 @@ pub fn print_config(path: &Path) -> u8 {
     let printed = match load(path) {
         Ok(parsed) => io::stdout().lock().write_all(parsed.config.to_yaml().as_bytes()).is_ok(),
         Err(error) => {
-            // Where standard error is closed the exit status has to do.
+            // If standard error is closed, the exit status has to say it all.
             let _ = writeln!(io::stderr().lock(), "{error}");
             false
         }

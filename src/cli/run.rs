@@ -14,14 +14,15 @@ use crate::control::command::{self, Commands};
 use crate::server::{self, Server};
 use crate::telemetry::log::{self as logging, LogHandle};
 
-/// How long the last log records may take.
+/// How long writing the last log records may take.
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Balances until a signal asks for the end.
 ///
 /// # Errors
 ///
-/// The configuration is invalid, or something it needs is missing; the text is complete for the operator.
+/// The configuration is invalid, or something that it needs is missing; the text is complete for the
+/// operator.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let path = arguments.file.path();
     let Parsed { config, report, .. } = super::load(&path)?;
@@ -35,19 +36,20 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
         log::warn!("{}", problem.headline());
     }
     let (door, commands) = command::door();
-    server::follow_signals(door).map_err(|error| anyhow!("signals cannot be received: {}", Plain(&error)))?;
+    server::follow_signals(door).map_err(|error| anyhow!("cannot handle signals: {}", Plain(&error)))?;
     let result = serve(&config, &path, arguments.pid_file.as_deref(), &commands, &log);
     match &result {
-        // Whatever the filter: why it does not run is the one thing that has to be said.
+        // Logged whatever the filter: the reason why the process does not run must never be missing.
         Err(error) => {
-            log::error!(target: logging::ALWAYS, event = "not_started", cause = error.to_string(); "{error:#}")
+            log::error!(target: logging::ALWAYS, event = "not_started", cause = error.to_string();
+                "{error:#}")
         }
         Ok(cause) => log::info!(event = "stopped", cause = *cause; "stopped: {cause}"),
     }
-    // A target that takes nothing must not keep the process.
+    // A log target that blocks must not keep the process alive.
     let _ = log.flush(FLUSH);
     match result {
-        // Who started it looks at the terminal first, or at the journal.
+        // The person who started the process looks at the terminal first, or at the journal.
         Err(error) if config.logging.target != LogTarget::Stderr => Err(error),
         Err(_) => Ok(ExitCode::FAILURE),
         Ok(_) => Ok(ExitCode::SUCCESS),
@@ -62,8 +64,9 @@ fn serve(
     log: &LogHandle,
 ) -> anyhow::Result<&'static str> {
     let mut written = None;
-    // Not before it listens: a start that is refused because another instance runs must leave the file of that one alone. And
-    // not after it accepts: who waits for a session to get through may look for the file then.
+    // Not before the process listens: a start that is refused because another instance runs must leave that
+    // instance's file alone. And not after it accepts: a script whose first session succeeds may look for the
+    // file right away.
     let write = || {
         written = pid_file.map(PidFile::write).transpose()?;
         Ok(())
@@ -88,7 +91,8 @@ fn announce(server: &Server, path: &Path) {
         let (name, address, to) = (&*listener.name, listener.address.to_string(), &*upstream.name);
         let (count, algorithm) = (upstream.backends.len() as u64, upstream.algorithm.name);
         log::info!(event = "listener", listener = name, address, upstream = to, backends = count, algorithm;
-            "listener {name} on {address} sends to upstream {to} ({}, {algorithm})", counted(count, "backend"));
+            "listener {name} on {address} sends to upstream {to} ({}, {algorithm})",
+            counted(count, "backend"));
     }
     server.doubts().iter().for_each(|doubt| log::warn!("{doubt}"));
 }
@@ -108,7 +112,7 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         let ours = std::process::id().to_string();
         if std::fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == ours) {
-            // Gone already is as good.
+            // A file that is already gone is just as good.
             let _ = std::fs::remove_file(&self.0);
         }
     }

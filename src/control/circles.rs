@@ -1,9 +1,10 @@
-//! Addresses of backends that are listeners of this process, which only the machine can tell: a name that resolves to it, an
-//! address that it has beside the loopback ones.
+//! Backend addresses that are listeners of this process, as far as only the machine can tell: a name may
+//! resolve to it, and it may have addresses besides the loopback ones.
 //!
-//! One such session would open another one here, and that the next, until the process is full. So an address that closes a
-//! circle is reported once and not used. A backend that is another listener, from which no way leads back, is left alone.
-//! What the file alone tells is refused before (`rules::config`).
+//! A session on such an address would open another one here, and that one the next, until the process is
+//! full. So an address that closes a circle is reported once and not used. A backend that is another
+//! listener, from which no path leads back, is left alone. Circles that the configuration file alone reveals
+//! are refused earlier (`config::reach`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -16,18 +17,19 @@ use crate::base::Address;
 use crate::config::{Circle, Config, ListenAddress, Listener};
 use crate::upstream::Addresses;
 
-/// Takes the addresses that close a circle out of what the resolver knows.
+/// Removes the addresses that close a circle from what the resolver knows.
 pub(super) struct Circles {
     listeners: Vec<Listener>,
     /// Upstream and backend, for messages.
     names: Vec<Vec<String>>,
     found: Receiver<Arc<Addresses>>,
     used: Sender<Arc<Addresses>>,
-    /// What was reported, in words.
+    /// The texts that were reported.
     reported: BTreeSet<String>,
 }
 
-/// The circles that the addresses of this machine close, of those backends whose addresses are known without asking.
+/// Returns the circles that the addresses of this machine close, for backends whose addresses are known
+/// without a look-up.
 #[must_use]
 pub fn circles_here(config: &Config) -> Vec<String> {
     let (_resolver, found) = Resolver::new(config);
@@ -36,7 +38,7 @@ pub fn circles_here(config: &Config) -> Vec<String> {
 }
 
 impl Circles {
-    /// What is left of the addresses in `found`, now and while [`Circles::run`] runs.
+    /// Returns what remains of the addresses in `found`, now and while [`Circles::run`] runs.
     pub(super) fn new(config: &Config, found: Receiver<Arc<Addresses>>) -> (Self, Receiver<Arc<Addresses>>) {
         let names = config.upstreams.iter().map(|upstream| {
             let backends = upstream.backends.iter();
@@ -49,12 +51,12 @@ impl Circles {
         (circles, receiver)
     }
 
-    /// Passes on what the resolver finds, until it is dropped.
+    /// Passes on what the resolver finds, until the future is dropped.
     pub(super) async fn run(mut self) {
         while self.found.changed().await.is_ok() {
             self.pass_on();
         }
-        // The resolver has ended, and with it the control thread.
+        // The resolver has ended, and so has the control thread.
     }
 
     fn pass_on(&mut self) {
@@ -63,7 +65,8 @@ impl Circles {
         self.used.send_replace(left.map_or(found, Arc::new));
     }
 
-    /// The addresses that are left, `None` if that is all of them; `is_own` tells which are of this machine.
+    /// Returns the remaining addresses, or `None` if all remain; `is_own` returns whether an address is one
+    /// of this machine.
     fn without_circles(
         &mut self,
         found: &Addresses,
@@ -85,13 +88,13 @@ impl Circles {
                 known.addresses =
                     known.addresses.iter().filter(|address| *address != closing).cloned().collect();
             }
-            // Nobody need wait for one that has no other address.
+            // A backend without any other address need not be waited for.
             known.has_failed |= known.addresses.is_empty();
         }
         Some(left)
     }
 
-    /// The addresses of backends that are a listener's; mostly there are none.
+    /// Returns the backend addresses that are also a listener's; mostly there are none.
     fn meetings(
         &self,
         found: &Addresses,
@@ -100,9 +103,9 @@ impl Circles {
         let mut known = HashMap::new();
         let mut meets = |address: &Address, listener: &ListenAddress| match (address, listener) {
             (Address::Tcp(address), _) => {
-                // Only what has a listener's port is asked for.
+                // Only addresses with a listener's port are looked up.
                 listener.takes(*address, |_| true) && {
-                    // With its scope: a link-local address is of this machine on one interface.
+                    // With its scope: a link-local address belongs to this machine on one interface only.
                     let host = match address.ip().to_canonical() {
                         IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
                         IpAddr::V6(_) => *address,
@@ -137,8 +140,9 @@ impl Circles {
     fn report(&mut self, Circle { upstream, backend, listener }: Circle, address: &Address) {
         let (backend, listener) = (&self.names[upstream][backend], &self.listeners[listener].name);
         let message = format!(
-            "{backend} has the address {address}, which is the listener {listener} of this process: sessions would go in a \
-             circle, so the address is not used"
+            "{backend} has the address {address}, which is the listener {listener} of this process: sessions \
+             would go \
+             in a circle, so the address is not used"
         );
         if !self.reported.contains(&message) {
             log::warn!("{message}");
@@ -147,7 +151,8 @@ impl Circles {
     }
 }
 
-/// Whether an address is of this machine: to such a one a connection comes from itself. Nothing is sent for it.
+/// Returns whether an address belongs to this machine: a connection to such an address also comes from it.
+/// Nothing is sent.
 fn is_own(mut address: SocketAddr) -> bool {
     let ip = address.ip();
     if ip.is_loopback() || ip.is_unspecified() {
@@ -155,7 +160,7 @@ fn is_own(mut address: SocketAddr) -> bool {
     }
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
-        // The port does not matter, but it may not be 0.
+        // The port does not matter, but it must not be 0.
         address.set_port(9);
         socket.connect(address)?;
         socket.local_addr()
@@ -168,7 +173,8 @@ mod tests {
     use super::*;
     use crate::upstream::Resolved;
 
-    /// Two listeners; the first one's upstream has two names, the second one's another.
+    /// Two listeners; the upstream of the first one has two names, and the upstream of the second one has
+    /// another.
     const FILE: &str =
         "listeners: [{name: a, address: ':80', upstream: a}, {name: b, address: '10.0.0.1:81', upstream: b}]
 upstreams:
@@ -193,11 +199,11 @@ upstreams:
         let (sender, found) = watch::channel(Arc::new(all.clone()));
         let (mut circles, _used) = Circles::new(&config, found);
         let own = |address: SocketAddr| address.ip() == IpAddr::from([10, 0, 0, 1]);
-        // The second listener leads nowhere back.
+        // From the second listener, no path leads back.
         let left = circles.without_circles(&all, own).unwrap();
         assert_eq!(left, addresses(&[&["10.0.0.9:80", "10.0.0.1:81"], &["10.0.0.1:90"]]));
         assert_eq!(circles.without_circles(&left, own), None);
-        // Now it does.
+        // Now a path leads back.
         let all = addresses(&[&["10.0.0.9:80", "10.0.0.1:81"], &["10.0.0.1:80 10.0.0.3:80"]]);
         let left = circles.without_circles(&all, own).unwrap();
         assert_eq!(left, addresses(&[&["10.0.0.9:80", ""], &["10.0.0.3:80"]]));

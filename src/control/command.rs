@@ -1,40 +1,40 @@
-//! The one door for everything that changes a running process: signals today, other ways to ask later.
+//! The one door for everything that changes a running process: signals today, other interfaces later.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// What a process is told to do.
+/// An order to the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Goes on accepting for `runtime.shutdown_delay`, then drains, and ends with its last session or at
     /// `runtime.shutdown_timeout`.
     Stop {
-        /// What asks for it.
+        /// What asks for the end.
         by: &'static str,
     },
-    /// The same without the delay.
+    /// Like `Stop`, without the delay.
     StopNow {
-        /// What asks for it.
+        /// What asks for the end.
         by: &'static str,
     },
-    /// Opens the log anew, for whoever has renamed the file.
+    /// Opens the log file again, because an operator has renamed it.
     ReopenLog,
-    /// Loads the configuration anew.
+    /// Loads the configuration again.
     Reload,
-    /// Runs the binary that is on disk now.
+    /// Replaces the process by the binary that is on disk now.
     Upgrade,
 }
 
-/// The way in; clones lead to the same process.
+/// The sending end; clones lead to the same process.
 #[derive(Clone)]
 pub struct Door(Sender<Command>);
 
-/// Where commands come out: for the one thread that obeys.
+/// The receiving end, for the one thread that obeys.
 pub type Commands = Receiver<Command>;
 
 /// How many commands may wait.
 const WAITING_MAX: usize = 16;
 
-/// A door and what comes through it.
+/// Creates a door and its receiving end.
 #[must_use]
 pub fn door() -> (Door, Commands) {
     let (sender, commands) = bounded(WAITING_MAX);
@@ -42,7 +42,7 @@ pub fn door() -> (Door, Commands) {
 }
 
 impl Door {
-    /// Gives a command. Waits while too many others do. Returns whether the process still takes commands.
+    /// Gives a command. Waits while too many others wait. Returns whether the process still takes commands.
     #[must_use]
     pub fn give(&self, command: Command) -> bool {
         self.0.send(command).is_ok()

@@ -1,4 +1,4 @@
-//! Samples how busy the cores are, so that no shard reads a clock for it.
+//! Samples how busy the cores are, so that no shard has to read a clock for that.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -9,17 +9,17 @@ use crate::base::ShardId;
 use crate::steering::CoreLoads;
 use crate::telemetry::thread_clock::ThreadClock;
 
-/// Between two samples; the busy share is that of the time in between.
+/// Time between two samples; the busy share is that of the time between them.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The clock of each shard's thread, set by the thread itself when it starts.
 pub type Clocks = Arc<[OnceLock<ThreadClock>]>;
 
-/// Samples for ever.
+/// Samples without end.
 pub(super) async fn run(cores: Arc<CoreLoads>, clocks: Clocks) {
     let mut samples = vec![None; clocks.len()];
     let mut ticks = interval(INTERVAL);
-    // After a stop of the process the next sample is one long one.
+    // After a stop of the process, the next sample covers one long interval.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -33,7 +33,7 @@ pub(super) async fn run(cores: Arc<CoreLoads>, clocks: Clocks) {
     }
 }
 
-/// 0 where no time has passed.
+/// Returns 0 if no time has passed.
 fn per_mille(part: Duration, whole: Duration) -> u32 {
     let share = part.as_nanos().saturating_mul(1_000).checked_div(whole.as_nanos()).unwrap_or(0);
     u32::try_from(share).unwrap_or(u32::MAX).min(1_000)

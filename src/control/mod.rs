@@ -1,4 +1,4 @@
-//! The control plane: what may block, wait or talk to the operator runs here and never on a shard.
+//! The control plane: everything that may block, wait or talk to the operator runs here and never on a shard.
 
 mod circles;
 pub mod command;
@@ -32,11 +32,11 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts the thread, and on it the look-ups of all host names and the samples of how busy the cores are.
+    /// Starts the thread, which looks up all host names and samples how busy the cores are.
     ///
     /// # Errors
     ///
-    /// No thread or no descriptor to be had.
+    /// The thread or a descriptor cannot be made.
     pub fn start(config: &Config, cores: Arc<CoreLoads>, clocks: Clocks) -> io::Result<Self> {
         let (resolver, found) = Resolver::new(config);
         let (circles, addresses) = Circles::new(config, found);
@@ -52,20 +52,20 @@ impl Control {
                     _ = stopped => {}
                 }
             });
-            // A look-up that hangs must not hold up the end.
+            // A look-up that hangs must not delay the end.
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("control".into()).spawn(run)?;
         Ok(Self { addresses, handle, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// The addresses of all backends, as they become known.
+    /// Returns the addresses of all backends, as they become known.
     #[must_use]
     pub fn addresses(&self) -> watch::Receiver<Arc<Addresses>> {
         self.addresses.clone()
     }
 
-    /// Whether the thread has ended.
+    /// Returns whether the thread has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
@@ -81,7 +81,7 @@ impl Drop for Control {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It ends by itself; a panic of it was logged.
+            // The thread ends by itself; a panic of it was logged.
             let _ = thread.join();
         }
     }

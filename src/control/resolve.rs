@@ -1,11 +1,11 @@
-//! Host names to addresses, off the shards: looks each name up, again and again, and publishes the whole.
+//! Resolves host names off the shards: looks each name up again and again, and publishes the whole state.
 //!
-//! `getaddrinfo` can take as long as the name servers, or a broken NSS module, like. So every look-up has a
-//! thread of its own while it lasts, which nobody ever joins: neither start nor stop waits for it.
+//! `getaddrinfo` can take as long as the name servers, or a broken NSS module, take. So every look-up has a
+//! thread of its own for its duration, which is never joined: neither start nor stop waits for it.
 //!
-//! Invariants: at most one look-up of a name is under way, and at most `limits::LOOKUPS_MAX` together; one that takes its time
-//! holds up no name that may be answered at once; a failure or an empty answer never takes away addresses that were known; a
-//! change of trouble is logged once.
+//! Invariants: at most one look-up of a name is under way, and at most `limits::LOOKUPS_MAX` in all; a slow
+//! look-up delays no name that can be answered at once; a failure or an empty answer never removes known
+//! addresses; a change of the trouble with a name is logged once.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -23,21 +23,22 @@ use crate::base::{Plain, limits};
 use crate::config::{BackendAddress, Config};
 use crate::upstream::{Addresses, Resolved};
 
-/// First pause after a look-up failed of a name that was never resolved; doubles up to [`RETRY_MAX`].
+/// First pause after a failed look-up of a name that was never resolved; the pause doubles up to
+/// [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest pause between look-ups of a name that was never resolved.
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// A look-up that takes longer leaves its place to the next one, as far as `limits::LOOKUPS_MAX` allows...
+/// A look-up that takes longer frees its slot for the next one, as far as `limits::LOOKUPS_MAX` allows.
 const QUICK: Duration = Duration::from_millis(250);
-/// ...and the name waits the next time behind those that were answered at once.
+/// A name whose look-up takes longer waits, the next time, behind names that were answered at once.
 const PROMPT: Duration = Duration::from_secs(1);
-/// A look-up that takes longer is worth a line in the log. With the defaults of resolv.conf(5), two tries of
-/// five seconds, one dead name server among others stays below it.
+/// A look-up that takes longer is logged. With the defaults of resolv.conf(5), two attempts of five seconds,
+/// one dead name server among others stays below this.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// Where answers come from; the test seam of this module.
+/// The source of answers; the test seam of this module.
 pub trait Lookup: Clone + Send + Sync + 'static {
-    /// The addresses of `name`, in the order in which they should be tried.
+    /// Returns the addresses of `name`, in the order in which they should be tried.
     fn lookup(&self, name: &str) -> impl Future<Output = io::Result<Vec<IpAddr>>> + Send;
 }
 
@@ -48,12 +49,12 @@ pub struct SystemLookup;
 impl Lookup for SystemLookup {
     /// # Cancel safety
     ///
-    /// The thread of a cancelled look-up goes on until the system answers, and its answer is thrown away.
+    /// The thread of a cancelled look-up goes on until the system answers, and the answer is discarded.
     async fn lookup(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         let (reply, answer) = oneshot::channel();
         let name = name.to_owned();
         thread::Builder::new().name("resolve".to_owned()).spawn(move || {
-            // Port 0: only the addresses are asked for. Nobody may be waiting any more.
+            // Port 0: only the addresses matter. The receiver may be gone by then.
             let found = (name.as_str(), 0).to_socket_addrs();
             let _ = reply.send(found.map(|addresses| addresses.map(|address| address.ip()).collect()));
         })?;
@@ -68,28 +69,28 @@ pub struct Resolver {
     sender: watch::Sender<Arc<Addresses>>,
 }
 
-/// A host name, and who wants to know.
+/// A host name and the backends that use it.
 #[derive(Debug)]
 struct Name {
     name: String,
-    /// Shortest of what its users ask for; `None` when all are content with one answer.
+    /// The shortest interval that its users ask for; `None` if one answer is enough for all of them.
     resolve: Option<Duration>,
     users: Vec<User>,
 }
 
-/// A backend that goes by a host name.
+/// A backend that is configured by a host name.
 #[derive(Debug)]
 struct User {
     upstream: usize,
     backend: usize,
     port: u16,
-    /// Whether it keeps the first answer for good.
+    /// Whether the backend keeps the first answer for good.
     once: bool,
 }
 
 impl Resolver {
-    /// The resolver of `config`, and where its answers appear. Literal addresses, socket files and `localhost`
-    /// are there at once; names follow while [`Resolver::run`] runs.
+    /// Creates the resolver of `config`, and the channel on which its answers appear. Literal addresses, Unix
+    /// sockets and `localhost` are there at once; names follow while [`Resolver::run`] runs.
     #[must_use]
     pub fn new(config: &Config) -> (Self, watch::Receiver<Arc<Addresses>>) {
         let mut names: Vec<Name> = Vec::new();
@@ -114,17 +115,17 @@ impl Resolver {
         (Self { names, sender }, receiver)
     }
 
-    /// Looks the names up until it is dropped; never returns. Needs a tokio runtime with time.
+    /// Looks the names up until the future is dropped; never returns. Needs a tokio runtime with time.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it ends all look-ups at once, whether or not the system ever answers.
+    /// Dropping the future ends all look-ups at once, whether or not the system ever answers.
     pub async fn run(self, lookup: impl Lookup) {
-        let places = Arc::new(Places::default());
+        let slots = Arc::new(Slots::default());
         let sender = Arc::new(self.sender);
         let mut tasks = JoinSet::new();
         for name in self.names {
-            tasks.spawn(follow(name, lookup.clone(), Arc::clone(&places), Arc::clone(&sender)));
+            tasks.spawn(follow(name, lookup.clone(), Arc::clone(&slots), Arc::clone(&sender)));
         }
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended
@@ -139,7 +140,7 @@ impl Resolver {
 
 /// Adds a user of `name`.
 fn want(names: &mut Vec<Name>, name: &str, resolve: Option<Duration>, user: User) {
-    // Names are few and this is done once: a linear search will do.
+    // There are few names, and this is done once: a linear search is enough.
     match names.iter_mut().find(|known| known.name.eq_ignore_ascii_case(name)) {
         Some(known) => {
             known.resolve = known.resolve.into_iter().chain(resolve).min();
@@ -149,21 +150,21 @@ fn want(names: &mut Vec<Name>, name: &str, resolve: Option<Duration>, user: User
     }
 }
 
-/// Looks one name up for as long as one of its users wants more answers.
+/// Looks one name up for as long as one of its users wants further answers.
 async fn follow(
     name: Name,
     lookup: impl Lookup,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     sender: Arc<watch::Sender<Arc<Addresses>>>,
 ) {
     let mut knowledge = Knowledge::default();
     let mut retry = RETRY_MIN;
-    // What was never asked for may be answered at once.
+    // A name that was never looked up may be answered at once.
     let mut is_prompt = true;
     loop {
-        let place = places.take(is_prompt).await;
+        let slot = slots.take(is_prompt).await;
         let begun = Instant::now();
-        let answer = look_up(&lookup, &name.name, &places, place).await;
+        let answer = look_up(&lookup, &name.name, &slots, slot).await;
         is_prompt = answer.is_ok() && begun.elapsed() < PROMPT;
         let news = knowledge.learn(answer);
         log_news(&name.name, &news, &knowledge);
@@ -183,44 +184,44 @@ async fn follow(
     }
 }
 
-/// The look-ups that may be under way. Most of the places are for those that take their time, which a look-up moves to when
-/// it does; so a few hundred dead names hold up none that is answered at once.
-struct Places {
+/// The look-ups that may be under way. Most slots are for slow look-ups, and a look-up moves to one of these
+/// when it turns out to be slow; so a few hundred dead names delay no name that is answered at once.
+struct Slots {
     quick: Semaphore,
     slow: Semaphore,
 }
 
-impl Default for Places {
+impl Default for Slots {
     fn default() -> Self {
         let quick = limits::LOOKUPS_MAX / 8;
         Self { quick: Semaphore::new(quick), slow: Semaphore::new(limits::LOOKUPS_MAX - quick) }
     }
 }
 
-impl Places {
+impl Slots {
     async fn take(&self, quick: bool) -> SemaphorePermit<'_> {
-        let places = if quick { &self.quick } else { &self.slow };
-        places.acquire().await.expect("the semaphore is never closed")
+        let slots = if quick { &self.quick } else { &self.slow };
+        slots.acquire().await.expect("the semaphore is never closed")
     }
 }
 
-/// One look-up, however long it takes; a slow one is reported while it lasts.
+/// Makes one look-up, however long it takes; a slow one is reported while it lasts.
 async fn look_up<'a>(
     lookup: &impl Lookup,
     name: &str,
-    places: &'a Places,
-    mut place: SemaphorePermit<'a>,
+    slots: &'a Slots,
+    mut slot: SemaphorePermit<'a>,
 ) -> io::Result<Vec<IpAddr>> {
     let mut answer = std::pin::pin!(lookup.lookup(name));
     if let Ok(answer) = time::timeout(QUICK, &mut answer).await {
         return answer;
     }
-    if let Ok(slow) = places.slow.try_acquire() {
-        place = slow;
+    if let Ok(slow) = slots.slow.try_acquire() {
+        slot = slow;
     }
     let answered = time::timeout(SLOW - QUICK, &mut answer).await;
     if let Ok(answer) = answered {
-        drop(place);
+        drop(slot);
         return answer;
     }
     log::warn!("the resolver has not answered for {name} in {} s; still waiting", SLOW.as_secs());
@@ -236,7 +237,7 @@ struct Knowledge {
     trouble: Option<String>,
 }
 
-/// What an answer changed.
+/// What changed with an answer.
 #[derive(Debug, PartialEq, Eq)]
 enum News {
     /// Nothing.
@@ -245,9 +246,9 @@ enum News {
     First,
     /// Other addresses than before.
     Changed,
-    /// The same as before, after look-ups that failed.
+    /// The same addresses as before, after look-ups that failed.
     Recovered,
-    /// Look-ups fail, or fail for another reason.
+    /// Look-ups fail, or fail for a new reason.
     Trouble(String),
 }
 
@@ -265,7 +266,7 @@ impl Knowledge {
                 addresses.push(ip);
             }
         }
-        // Name servers rotate their answers: the same addresses in another order are no news.
+        // Name servers rotate their answers: the same addresses in another order are not news.
         let same = addresses.len() == self.addresses.len()
             && addresses.iter().all(|address| self.addresses.contains(address));
         if same {
@@ -293,10 +294,12 @@ fn log_news(name: &str, news: &News, knowledge: &Knowledge) {
     match news {
         News::None => {}
         News::First => {
-            log::info!(event = "name_resolved", name, addresses = addresses(); "{name} resolves to {}", addresses())
+            log::info!(event = "name_resolved", name, addresses = addresses();
+                "{name} resolves to {}", addresses())
         }
         News::Changed => {
-            log::info!(event = "name_resolved", name, addresses = addresses(); "{name} resolves to {} now", addresses())
+            log::info!(event = "name_resolved", name, addresses = addresses();
+                "{name} resolves to {} now", addresses())
         }
         News::Recovered => log::info!("{name} resolves again, unchanged"),
         News::Trouble(cause) if knowledge.addresses.is_empty() => {
@@ -306,7 +309,7 @@ fn log_news(name: &str, news: &News, knowledge: &Knowledge) {
     }
 }
 
-/// Hands the addresses of a name to its users; none where its look-ups have failed so far.
+/// Hands the addresses of a name to its users; none if its look-ups have failed so far.
 fn publish(name: &Name, addresses: &[IpAddr], sender: &watch::Sender<Arc<Addresses>>) {
     sender.send_if_modified(|published| {
         let mut next = Addresses::clone(published);
@@ -353,7 +356,7 @@ mod tests {
             self.0.lock().unwrap().answers.insert(name.to_owned(), answer);
         }
 
-        /// The seconds from `begin` at which a name was asked for.
+        /// Returns the seconds from `begin` at which a name was looked up.
         fn asked(&self, name: &str, begin: Instant) -> Vec<u64> {
             let world = self.0.lock().unwrap();
             let of_name = world.asked.iter().filter(|(asked, _)| asked == name);
@@ -539,7 +542,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_resolver_of_the_system_answers() {
-        // A literal needs no name server, but takes the same way.
+        // A literal needs no name server, but goes through the same code.
         let found = SystemLookup.lookup("127.0.0.1").await.unwrap();
         assert_eq!(found, [IpAddr::from([127, 0, 0, 1])]);
         assert!(SystemLookup.lookup("not a name").await.is_err());

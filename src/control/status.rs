@@ -1,4 +1,5 @@
-//! What a process is at, as one value: for the demo's table, for tests, and for every way to ask that will come.
+//! The status of a process as one value: for the demo's table, for tests, and for every interface that will
+//! follow.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::upstream::{Health, SharedUpstream, Snapshot, UpstreamStates};
 pub struct Status {
     /// The generation of the configuration that runs.
     pub generation: u64,
-    /// Most sessions at a time.
+    /// Maximum number of sessions at a time.
     pub max_sessions: u32,
     /// In the order of the configuration.
     pub listeners: Vec<ListenerStatus>,
@@ -48,9 +49,9 @@ pub struct UpstreamStatus {
     pub name: String,
     /// The name of its algorithm.
     pub algorithm: &'static str,
-    /// Clients that wait for a backend below its limit.
+    /// The number of clients that wait for a backend below its limit.
     pub waiting: usize,
-    /// What all shards have counted of its pools.
+    /// What all shards have counted for its pools.
     pub pool: PoolCounters<u64>,
     /// In the order of the configuration.
     pub backends: Vec<BackendStatus>,
@@ -61,15 +62,15 @@ pub struct UpstreamStatus {
 pub struct BackendStatus {
     /// Its name.
     pub name: String,
-    /// What the checks say.
+    /// The result of the health checks.
     pub health: Health,
-    /// It takes no sessions for a while, because sessions have failed on it.
+    /// Whether the backend takes no sessions for a while, because sessions have failed on it.
     pub ejected: bool,
-    /// Where it can be reached, in the order to try.
+    /// The addresses at which the backend can be reached, in the order to try.
     pub addresses: Vec<String>,
     /// Sessions in flight.
     pub in_flight: u32,
-    /// Permits that are taken; `None` where there is no limit.
+    /// Permits that are taken; `None` if there is no limit.
     pub permits_taken: Option<u32>,
     /// What all shards have counted.
     #[serde(flatten)]
@@ -81,19 +82,20 @@ pub struct BackendStatus {
 pub struct ShardStatus {
     /// The CPU it is pinned to.
     pub cpu: usize,
-    /// What its core has to do, and what it handed off and received. Its sessions are those that were not denied.
+    /// The load of its core, and the connections that it handed off and received. Its sessions are those that
+    /// were not denied.
     #[serde(flatten)]
     pub core: CoreStatus,
-    /// What it has counted.
+    /// What the shard has counted.
     #[serde(flatten)]
     pub work: WorkCounters<u64>,
-    /// What it has counted for each listener.
+    /// What the shard has counted for each listener.
     #[serde(skip)]
     pub listeners: Vec<ListenerTotals>,
 }
 
 impl Status {
-    /// Reads everything. A reader makes no shard wait, so numbers that belong together may be a moment apart.
+    /// Reads everything. Reading makes no shard wait, so numbers that belong together may be a moment apart.
     #[must_use]
     pub fn read(
         snapshot: &Snapshot,
@@ -147,7 +149,7 @@ impl Status {
         }
     }
 
-    /// Open sessions.
+    /// Returns the number of open sessions.
     #[must_use]
     pub fn open_sessions(&self) -> u64 {
         self.listeners.iter().map(|listener| listener.totals.active).sum()
@@ -166,7 +168,7 @@ impl UpstreamStatus {
         counters.iter().for_each(|shard| pool.add(&shard.pool(shared.id())));
         let backends = config.backends.iter().zip(shared.numbers()).enumerate();
         let backends = backends.map(|(index, (backend, &number))| {
-            // None before the first states are published.
+            // There are no states before the first ones are published.
             let state = states.upstreams.get(position).and_then(|states| states.get(index));
             let mut totals = BackendCounters::default();
             let key = BackendKey { upstream: shared.id(), backend: number };
@@ -195,7 +197,7 @@ impl UpstreamStatus {
     }
 }
 
-/// The totals of a listener with their reasons by name.
+/// Serializes the totals of a listener, with their reasons by name.
 fn totals<S: Serializer>(totals: &ListenerTotals, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Named {
@@ -209,7 +211,7 @@ fn totals<S: Serializer>(totals: &ListenerTotals, serializer: S) -> Result<S::Ok
     }
     let mut closed = BTreeMap::new();
     for reason in CloseReason::ALL {
-        // Two of them share a name.
+        // Two reasons share a name.
         *closed.entry(reason.name()).or_default() += totals.closed_with(reason);
     }
     let &ListenerTotals {

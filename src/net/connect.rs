@@ -12,16 +12,16 @@ use super::options;
 use crate::base::Address;
 use crate::config::TcpOptions;
 
-/// A new socket for a connection to a backend, and the address to connect it to. With `source` the connection comes
-/// from that local address, and the port is chosen by the connect: bound before, each port of the address would serve
-/// one connection, whatever its destination (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
+/// Returns a new socket for a connection to a backend, and the address to connect it to. With `source`, the
+/// connection comes from that local address, and connect(2) chooses the port: if bind(2) chose it, each port
+/// of the address would serve one connection, whatever its destination (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
 ///
-/// It is in blocking mode, as the ring needs it.
+/// The socket is in blocking mode, as the ring needs it.
 ///
 /// # Errors
 ///
-/// socket(2), setsockopt(2), bind(2): `EADDRNOTAVAIL` for a `source` that is not of this machine; a path that does not
-/// fit into `sun_path` (107 bytes, unix(7)).
+/// socket(2), setsockopt(2), bind(2): `EADDRNOTAVAIL` for a `source` that does not belong to this machine. A
+/// path that does not fit into `sun_path` (107 bytes, unix(7)).
 pub fn socket_for(
     address: &Address,
     tcp: &TcpOptions,
@@ -44,9 +44,9 @@ pub fn socket_for(
     }
 }
 
-/// Whether a new connection leads back to itself: a connect to a local port of the ephemeral range on which nobody
-/// listens can be given that very port as its source, and TCP then connects the socket to itself (RFC 9293, 3.5:
-/// simultaneous open). Such a backend is down, not an echo server.
+/// Returns whether a new connection leads back to itself. A connect to a local port of the ephemeral range on
+/// which no process listens can be given that very port as its source, and TCP then connects the socket to
+/// itself (RFC 9293, 3.5: simultaneous open). Such a backend is down, not an echo server.
 #[must_use]
 pub fn is_self_connected(socket: SockRef<'_>, peer: &Address) -> bool {
     let Address::Tcp(peer) = peer else { return false };
@@ -54,7 +54,7 @@ pub fn is_self_connected(socket: SockRef<'_>, peer: &Address) -> bool {
         && socket.local_addr().is_ok_and(|local| local.as_socket() == Some(*peer))
 }
 
-/// Where a connection leads.
+/// Returns the address that a connection leads to.
 #[must_use]
 pub fn peer_address(socket: SockRef<'_>) -> Option<Address> {
     let peer = socket.peer_addr().ok()?;
@@ -62,14 +62,15 @@ pub fn peer_address(socket: SockRef<'_>) -> Option<Address> {
     peer.as_socket().map(Address::Tcp).or_else(path)
 }
 
-/// Ports the kernel gives to outgoing connections; spares all other backends the look at the local address.
+/// Ports that the kernel gives to outgoing connections. For backends on any other port the local address need
+/// not be looked up.
 static EPHEMERAL_PORTS: LazyLock<RangeInclusive<u16>> = LazyLock::new(|| {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut ports = text.split_whitespace().map_while(|port| port.parse().ok());
     ports.next().unwrap_or(1)..=ports.next().unwrap_or(u16::MAX)
 });
 
-/// Reads what connecting needs to know of the system, so that no shard reads a file.
+/// Reads what connecting needs to know about the system, so that no shard reads a file.
 pub fn prepare() {
     LazyLock::force(&EPHEMERAL_PORTS);
 }
@@ -80,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// A port that bind(2) chose would serve one connection, whatever its destination.
+    /// A port chosen by bind(2) would serve one connection, whatever its destination.
     #[test]
     fn port_of_a_source_is_chosen_by_the_connect() {
         let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };

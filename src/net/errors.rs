@@ -1,4 +1,4 @@
-//! Whose fault an error number of accept(2) or connect(2) is.
+//! Decides whose fault an error of accept(2) or connect(2) is.
 
 use std::io;
 
@@ -8,19 +8,19 @@ use crate::base::Address;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum AcceptError {
-    /// EMFILE, ENFILE: no descriptor left.
+    /// EMFILE, ENFILE: no descriptor is left.
     Descriptors,
     /// ENOBUFS, ENOMEM.
     Memory,
-    /// ECONNABORTED and other failures of the one connection.
+    /// ECONNABORTED and other failures of a single connection.
     Connection,
 }
 
 impl AcceptError {
-    /// How many there are.
+    /// The number of kinds.
     pub const COUNT: usize = 3;
 
-    /// The kind of an error of accept(2).
+    /// Returns the kind of an error of accept(2).
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
@@ -31,37 +31,38 @@ impl AcceptError {
     }
 }
 
-/// What was wanting on this machine when a connection to a backend could not be made: no fault of the backend.
+/// What this machine lacked when a connection to a backend could not be made; this is not the backend's
+/// fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum LocalFailure {
-    /// EMFILE, ENFILE: no descriptor left.
+    /// EMFILE, ENFILE: no descriptor is left.
     Descriptors,
     /// ENOBUFS, ENOMEM.
     Memory,
-    /// EADDRNOTAVAIL, EADDRINUSE, EAGAIN: no local address for this destination, or none with a port left for it. There
-    /// may be one for another.
+    /// EADDRNOTAVAIL, EADDRINUSE, EAGAIN: this destination has no local address, or none with a free port.
+    /// Another destination may have one.
     Addresses,
 }
 
 impl LocalFailure {
-    /// How many there are.
+    /// The number of kinds.
     pub const COUNT: usize = 3;
 
-    /// The kind of an error of connect(2), if it is none of the backend's.
+    /// Returns the kind of an error of connect(2), unless it is the backend's fault.
     #[must_use]
     pub fn of(error: &io::Error, address: &Address) -> Option<Self> {
         match error.raw_os_error()? {
             libc::EMFILE | libc::ENFILE => Some(Self::Descriptors),
             libc::ENOBUFS | libc::ENOMEM => Some(Self::Memory),
             libc::EADDRNOTAVAIL | libc::EADDRINUSE => Some(Self::Addresses),
-            // Of a socket file it says that the backend's backlog is full.
+            // For a Unix socket, EAGAIN means that the backend's backlog is full.
             libc::EAGAIN if matches!(address, Address::Tcp(_)) => Some(Self::Addresses),
             _ => None,
         }
     }
 
-    /// In words.
+    /// Returns the kind in words.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -71,7 +72,7 @@ impl LocalFailure {
         }
     }
 
-    /// What an operator does about it.
+    /// Returns what an operator can do about it.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {

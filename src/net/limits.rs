@@ -1,8 +1,8 @@
-//! Limits of the system: open descriptors, pages in pipes; rights.
+//! Limits of the system: open descriptors, pages in pipes; and permissions.
 
 #![expect(
     unsafe_code,
-    reason = "getrlimit(2), setrlimit(2), fcntl(2), access(2) and sysconf(3) have no safe wrapper in the crates we use"
+    reason = "getrlimit(2), setrlimit(2), fcntl(2), access(2), sysconf(3): no safe wrapper in our crates"
 )]
 
 use std::ffi::CString;
@@ -30,35 +30,38 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Descriptors whose table is made at start: 2 MiB of it.
+/// Number of descriptors whose table is allocated at the start: 2 MiB.
 const RESERVED: u64 = 1 << 18;
 
-/// Makes the table of descriptors as large as `limit` needs, up to a bound.
+/// Makes the descriptor table as large as `limit` needs, up to a bound.
 ///
-/// The table doubles when it is full, and in a process with threads the kernel waits for an RCU grace period each time
-/// (`expand_fdtable`): the first crowd of 4,000 clients cost the open sessions 150 ms
+/// The table doubles when it is full, and in a process with threads the kernel waits for an RCU grace period
+/// each time (`expand_fdtable`): the first burst of 4,000 clients cost the open sessions 150 ms
 /// (docs/maintainers/PERFORMANCE.md).
 ///
-/// What cannot be had now is made when it is needed, as it would be without this.
+/// A part that cannot be allocated now is allocated when it is needed, as it would be without this function.
 pub fn reserve_descriptors(limit: u64) {
     let highest = limit.min(RESERVED).saturating_sub(1);
     let Ok(any) = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None) else { return };
     // SAFETY: the call takes numbers only, and the descriptor is open.
     let copy = unsafe { libc::fcntl(any.as_raw_fd(), libc::F_DUPFD_CLOEXEC, highest) };
     if copy >= 0 {
-        // SAFETY: the descriptor is new and nobody else knows it; dropping it closes it, and the table stays.
+        // SAFETY: the descriptor is new and no other code knows it; dropping it closes it, and the table
+        // keeps its size.
         drop(unsafe { OwnedFd::from_raw_fd(copy) });
     }
 }
 
-/// Bits of `CapEff` in /proc/PID/status: `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`, whose owners the quota does not bind.
+/// Bits of `CapEff` in /proc/PID/status: `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`; a process with one of them
+/// is exempt from the quota.
 const EXEMPT: u64 = 1 << 21 | 1 << 24;
 
-/// Bytes that all pipes of this user may hold before the kernel refuses larger ones, pipe(7); `None` without a bound.
+/// Returns how many bytes all pipes of this user may hold before the kernel refuses larger ones, pipe(7);
+/// `None` without a bound.
 #[must_use]
 pub fn pipe_quota() -> Option<u64> {
     let pages = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft");
-    // 16,384 pages are the default of the kernel; 0 is no bound.
+    // The kernel's default is 16,384 pages; 0 means no bound.
     let pages = pages.ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(16_384);
     // SAFETY: sysconf(3) takes a number and touches no memory of ours.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
@@ -66,13 +69,13 @@ pub fn pipe_quota() -> Option<u64> {
     (capabilities() & EXEMPT == 0 && pages > 0).then_some(pages * page)
 }
 
-/// Whether this process may listen on every port: `CAP_NET_BIND_SERVICE`, bit 10 of `CapEff`.
+/// Returns whether this process may listen on every port: `CAP_NET_BIND_SERVICE`, bit 10 of `CapEff`.
 #[must_use]
 pub fn may_bind_all_ports() -> bool {
     capabilities() & 1 << 10 != 0
 }
 
-/// Whether this user may write to a file or make files in a folder, access(2).
+/// Returns whether this user may write to a file, or create files in a directory, access(2).
 #[must_use]
 pub fn may_write(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
@@ -80,7 +83,7 @@ pub fn may_write(path: &Path) -> bool {
     unsafe { libc::access(path.as_ptr(), libc::W_OK) == 0 }
 }
 
-/// `CapEff` of this process; none where /proc does not tell.
+/// Returns `CapEff` of this process; no capability if /proc does not tell.
 fn capabilities() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

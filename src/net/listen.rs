@@ -13,17 +13,19 @@ use super::options;
 use crate::base::Plain;
 use crate::config::{ListenAddress, TcpOptions};
 
-/// The ring of a killed process closes its sockets 5-10 ms after the end of the process; so much longer is waited
-/// before an address counts as taken.
+/// How long to wait before an address counts as taken: the ring of a killed process closes its sockets 5-10
+/// ms after the end of the process.
 const STALE_PATIENCE: Duration = Duration::from_secs(2);
 const STALE_STEP: Duration = Duration::from_millis(10);
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Somebody listens there, or has the port otherwise.
+    /// Another process listens there, or occupies the port otherwise.
     #[error(
-        "{address} is in use; `ss -tanp 'sport = :{port}'` names the process that has it: stop that, or choose another address. If it is an outgoing connection, keep the port from those with the sysctl net.ipv4.ip_local_reserved_ports"
+        "{address} is in use; stop the process that has it (`ss -tanp 'sport = :{port}'` names it), or \
+         choose another address; if an outgoing connection has it, reserve the port with the sysctl \
+         net.ipv4.ip_local_reserved_ports"
     )]
     InUse {
         /// The address.
@@ -31,9 +33,10 @@ pub enum ListenError {
         /// Its port.
         port: u16,
     },
-    /// Somebody listens on the file.
+    /// Another process listens on the Unix socket.
     #[error(
-        "{address} is in use; stop the process that listens there (`ss -lxp` names it), or choose another path"
+        "{address} is in use; stop the process that listens there (`ss -lxp` names it), or choose another \
+         path"
     )]
     FileInUse {
         /// The address.
@@ -41,15 +44,17 @@ pub enum ListenError {
     },
     /// The system has no IPv6.
     #[error(
-        "{address} cannot be listened on: this system has no IPv6; write an IPv4 address, or `:PORT` for all there are"
+        "cannot listen on {address}: this system has no IPv6; write an IPv4 address, or `:PORT` for all \
+         addresses"
     )]
     NoIpv6 {
         /// The address.
         address: String,
     },
-    /// No right to.
+    /// The process lacks the permission.
     #[error(
-        "no permission to listen on {address}; use a port from 1024 up, give the binary CAP_NET_BIND_SERVICE, or for a socket file a directory that this user can write to"
+        "no permission to listen on {address}; use a port of 1024 or above, give the binary \
+         CAP_NET_BIND_SERVICE, or put the Unix socket into a directory that this user can write to"
     )]
     Forbidden {
         /// The address.
@@ -57,29 +62,31 @@ pub enum ListenError {
     },
     /// Not an address of this machine.
     #[error(
-        "{address} is not an address of this machine; `ip address` lists those; one that comes later needs the sysctl net.ipv4.ip_nonlocal_bind (net.ipv6.ip_nonlocal_bind)"
+        "{address} is not an address of this machine; `ip address` lists them; an address that is added \
+         later needs the sysctl net.ipv4.ip_nonlocal_bind (net.ipv6.ip_nonlocal_bind)"
     )]
     NotLocal {
         /// The address.
         address: String,
     },
-    /// The kernel does not steer.
+    /// The kernel does not steer by CPU.
     #[error(
-        "the connections of {address} cannot be steered by CPU: {}; set `tcp.steer_by_cpu: off` there, or let the sandbox allow setsockopt SO_ATTACH_REUSEPORT_CBPF",
+        "cannot steer the connections of {address} by CPU: {}; set `tcp.steer_by_cpu: off` there, or let the \
+         sandbox allow setsockopt SO_ATTACH_REUSEPORT_CBPF",
         Plain(error)
     )]
     Steering {
         /// The address.
         address: String,
-        /// What the kernel said.
+        /// The error of the kernel.
         error: io::Error,
     },
-    /// Anything else.
+    /// Any other error.
     #[error("cannot listen on {address}: {}", Plain(error))]
     Other {
         /// The address.
         address: String,
-        /// What the kernel said.
+        /// The error of the kernel.
         error: io::Error,
     },
 }
@@ -101,13 +108,13 @@ impl ListenError {
     }
 }
 
-/// Listening sockets of one address, one for each of `count` shards.
+/// Creates listening sockets for one address, one for each of `count` shards.
 ///
-/// They are in blocking mode, as the ring needs it. A process that has just ended is waited for.
+/// The sockets are in blocking mode, as the ring needs it. A process that has just ended is waited for.
 ///
 /// # Errors
 ///
-/// The address is in use, forbidden or not of this machine.
+/// The address is in use, forbidden, or not an address of this machine.
 pub fn listen(
     address: &ListenAddress,
     backlog: u32,
@@ -129,7 +136,7 @@ pub fn listen(
     }
 }
 
-/// What [`listen`] makes.
+/// The result of [`listen`].
 #[derive(Debug)]
 pub struct Listening {
     /// One for each shard.
@@ -138,7 +145,7 @@ pub struct Listening {
     pub file: Option<SocketFile>,
 }
 
-/// The file of a listening socket; removed on drop, unless another process has put its own there meanwhile.
+/// The file of a Unix socket; removed on drop, unless another process has put its own there in the meantime.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -166,11 +173,11 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Sockets that share a port.
+/// Creates sockets that share a port.
 ///
-/// With SO_REUSEPORT the kernel would share the connections between a stale process, or one that starts at the same
-/// moment, and this one, and say nothing. So the first socket listens without it, which listen(2) grants to one
-/// process alone, and sets it then, for the others to join.
+/// With SO_REUSEPORT the kernel would silently share the connections between this process and a stale one, or
+/// one that starts at the same moment. So the first socket listens without it, which listen(2) grants to one
+/// process only, and sets it afterwards, so that the other sockets can join.
 fn listen_on_port(
     address: &ListenAddress,
     backlog: u32,
@@ -196,7 +203,7 @@ fn listen_on_port(
     Ok(Listening { sockets, file: None })
 }
 
-/// SO_REUSEPORT does not exist for socket files: one socket, shared.
+/// SO_REUSEPORT does not exist for Unix sockets, so all shards share one socket.
 fn listen_on_file(path: &Path, backlog: u32, count: usize) -> io::Result<Listening> {
     remove_stale_file(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -216,10 +223,10 @@ fn backlog_number(backlog: u32) -> i32 {
 
 fn new_tcp_socket(address: &ListenAddress) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(socket_address(address)), Type::STREAM, None)?;
-    // Or a restart waits for the connections of the last run to leave TIME_WAIT.
+    // Otherwise a restart waits for the connections of the last run to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
-    // A socket for all addresses is one for both families; IPv4 clients appear as ::ffff:a.b.c.d, ipv6(7). Where there is no
-    // IPv6 it is of IPv4, and has no such option.
+    // A socket for all addresses serves both families; IPv4 clients appear as ::ffff:a.b.c.d, ipv6(7).
+    // Without IPv6 on the system it is an IPv4 socket, which has no such option.
     if socket_address(address).is_ipv6() {
         socket.set_only_v6(!matches!(address, ListenAddress::Any { .. }))?;
     }
@@ -236,21 +243,22 @@ fn socket_address(address: &ListenAddress) -> SocketAddr {
     }
 }
 
-/// `ipv6.disable=1` takes the family away, and `":PORT"` then means IPv4 alone.
+/// `ipv6.disable=1` removes the family, and `":PORT"` then means IPv4 only.
 fn has_ipv6() -> bool {
     Socket::new(Domain::IPV6, Type::STREAM, None).is_ok()
 }
 
-/// Removes a socket file that nobody listens on any more.
+/// Removes a Unix socket that no process listens on any more.
 fn remove_stale_file(path: &Path) -> io::Result<()> {
     let metadata = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         metadata => metadata?,
     };
     if !metadata.file_type().is_socket() {
-        return Err(io::Error::other("the path exists and is no socket; remove it or choose another"));
+        return Err(io::Error::other("the path exists and is not a socket; remove it, or choose another"));
     }
-    // In blocking mode connect(2) would wait for as long as the backlog of whoever listens there is full.
+    // In blocking mode, connect(2) would wait for as long as the backlog of the process that listens there is
+    // full.
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {
@@ -266,11 +274,12 @@ mod tests {
 
     use super::*;
 
-    /// Two that start at once must not both find the port unused: the kernel would share the connections.
+    /// Two processes that start at once must not both find the port unused: the kernel would share the
+    /// connections.
     #[test]
     fn of_two_that_listen_at_once_not_both_are_let() {
         let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };
-        // Holds the port for this test, and does not listen.
+        // Occupies the port for this test, and does not listen.
         let reserved = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         reserved.set_reuse_address(true).unwrap();
         reserved.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
@@ -282,12 +291,12 @@ mod tests {
                     begin.wait();
                     listen_on_port(&address, 16, &tcp, 1)
                 };
-                // Who listens does so until the other one has tried.
+                // The one that listens goes on until the other one has tried.
                 [scope.spawn(listen), scope.spawn(listen)].map(|thread| thread.join().unwrap())
             });
             let errors = both.iter().filter_map(|one| one.as_ref().err()?.raw_os_error());
             let errors: Vec<_> = errors.collect();
-            // Now and then each sees the other one in the way; `listen` tries again then.
+            // Now and then each sees the other one in the way; `listen` tries again in that case.
             assert!(
                 !errors.is_empty() && errors.iter().all(|error| *error == libc::EADDRINUSE),
                 "{errors:?}"

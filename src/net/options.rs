@@ -40,11 +40,11 @@ pub(super) fn bind_without_port(socket: SockRef<'_>) -> io::Result<()> {
 /// Has the kernel probe a silent peer, and end the connection with ETIMEDOUT where it does not answer
 /// (`SO_KEEPALIVE`, `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`, tcp(7)).
 ///
-/// Not an option to be inherited: each socket that has it arms a timer of the kernel's, at a cost that
-/// sessions of a moment need not bear.
+/// Not an option to be inherited: each socket that has it arms a kernel timer, a cost that very short
+/// sessions need not bear.
 pub fn keep_alive(socket: SockRef<'_>, keepalive: Keepalive) {
     let Keepalive { idle, interval, count, .. } = keepalive;
     let options = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
-    // A unix socket has no such option, and needs none: its peer cannot vanish unseen.
+    // A Unix socket has no such option and needs none: its peer cannot vanish unnoticed.
     let _ = socket.set_tcp_keepalive(&options);
 }

@@ -40,7 +40,7 @@ impl Peer {
         self.0.start_connect(address);
     }
 
-    /// The end of the connect.
+    /// Polls for the end of the connect.
     ///
     /// # Errors
     ///
@@ -91,28 +91,28 @@ impl Peer {
         self.0.peek_received(most)
     }
 
-    /// Drops the first `bytes` of what was received; so many must have been.
+    /// Drops the first `bytes` received bytes; at least that many must have been received.
     pub fn consume(&self, bytes: usize) {
         self.0.consume(bytes);
     }
 
-    /// Moves what was received out of the provided buffers; it stays received.
+    /// Moves received bytes out of the provided buffers; they stay received.
     pub fn spill_received(&self) {
         self.0.spill_received();
     }
 
-    /// Throws away what was received.
+    /// Discards received bytes.
     pub fn discard_received(&self) {
         self.0.discard_received();
     }
 
-    /// What the kernel holds of the stream that was not received. A system call.
+    /// Returns what the kernel holds of the stream that was not received. A system call.
     #[must_use]
     pub fn peek(&self) -> Peeked {
         self.0.peek()
     }
 
-    /// How the stream of the peer ended, once it has and whatever of it is still to be taken.
+    /// Returns how the stream of the peer ended, once it has, even if some of its bytes were not taken yet.
     #[must_use]
     pub fn ended(&self) -> Option<End> {
         self.0.ended()
@@ -127,7 +127,7 @@ impl Peer {
 
 /// Bytes to the peer.
 impl Peer {
-    /// Sends what this peer has received, or a part of it, on `to`. Returns how many bytes.
+    /// Sends what this peer has received, or a part of it, on `to`. Returns the number of bytes.
     ///
     /// The last send on `to` must have been reported as done.
     pub fn forward(&self, to: &Self) -> u32 {
@@ -139,7 +139,7 @@ impl Peer {
         self.0.reclaim(&to.0);
     }
 
-    /// Throws away what a send that failed, or that waits for room, has left.
+    /// Discards what a send has left that failed or waits for room.
     pub fn drop_unsent(&self) {
         self.0.drop_unsent();
     }
@@ -149,7 +149,7 @@ impl Peer {
         self.0.send(bytes);
     }
 
-    /// What became of the last send; each byte is reported once.
+    /// Returns the state of the last send; each byte is reported once.
     #[must_use]
     pub fn sent(&self) -> Sent {
         self.0.sent()
@@ -172,7 +172,7 @@ impl Peer {
         self.0.register(waker);
     }
 
-    /// Has the task woken when there is something to read; see [`Socket::wait_readable`].
+    /// Wakes the task when there is something to read; see [`Socket::wait_readable`].
     pub fn wait_readable(&self) {
         self.0.wait_readable();
     }
@@ -183,7 +183,8 @@ impl Peer {
         self.0.is_waiting_readable()
     }
 
-    /// Has the task woken when the peer takes more bytes, or never will; for after a call that found no room.
+    /// Wakes the task when the peer takes more bytes or never will; call this after a call that found no
+    /// room.
     pub fn wait_writable(&self) {
         self.0.wait_writable();
     }
@@ -194,17 +195,17 @@ impl Peer {
         self.0.is_waiting_writable()
     }
 
-    /// Has the task woken when the connection dies; for a side that is not received from.
+    /// Wakes the task when the connection dies; for a side that is not received from.
     pub fn watch(&self) {
         self.0.watch();
     }
 
-    /// Has the task woken at a moment, once, whatever else happens.
+    /// Wakes the task once at a given moment, whatever else happens.
     pub fn wake_at(&self, deadline: Tick) {
         self.0.wake_at(deadline);
     }
 
-    /// Has the task woken in the next turn, ahead of everything that completes in it.
+    /// Wakes the task in the next turn, ahead of everything that completes in it.
     pub fn put_off(&self) {
         self.0.put_off();
     }
@@ -218,7 +219,7 @@ impl Peer {
 
 /// The death and the end of the connection.
 impl Peer {
-    /// Remembers that the connection died of this error; a later call may report a clean end all the same.
+    /// Notes that the connection died of this error; a later call may still report a clean end.
     pub fn mark_dead(&self, error: Errno) {
         self.0.mark_dead(error);
     }
@@ -229,7 +230,7 @@ impl Peer {
         self.0.is_dead()
     }
 
-    /// Returns whether it died because the peer did not answer any more; see [`Socket::died_silent`].
+    /// Returns whether the connection died because the peer stopped answering; see [`Socket::died_silent`].
     #[must_use]
     pub fn died_silent(&self) -> bool {
         self.0.died_silent()
@@ -240,7 +241,8 @@ impl Peer {
         self.0.reset_on_close();
     }
 
-    /// Has the drop of this peer [end the connection](Self::end_now), before anything that is dropped later.
+    /// If `ends`, dropping this peer [ends the connection](Self::end_now), before anything that is dropped
+    /// later.
     pub fn end_at_drop(&self, ends: bool) {
         self.0.end_at_drop(ends);
     }

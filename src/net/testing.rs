@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use super::Peer;
 use crate::uring::Ring;
 
-/// Both ends of a connection over loopback: ours, and the other one.
+/// Returns both ends of a connection over loopback: ours, and the other one.
 pub(crate) fn pair(ring: &Ring) -> (Peer, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let other = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");

@@ -1,10 +1,10 @@
-//! Interfaces by their names.
+//! Network interfaces by name.
 
 #![expect(unsafe_code, reason = "if_nametoindex(3) has no safe wrapper in the crates we use")]
 
 use std::ffi::CString;
 
-/// The number of an interface of this machine, if there is one of this name.
+/// Returns the number of an interface of this machine, if one has this name.
 #[must_use]
 pub fn interface_index(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;

@@ -1,11 +1,12 @@
 //! Ready connections to the backends of one upstream, on one shard.
 //!
-//! A connection in the pool has a receive armed, so its end is noticed when it comes; what came unnoticed since the last
-//! turn of the ring is asked from the kernel when a connection is taken. The last one that came is the first one taken: so
-//! what is not needed gets old and is closed.
+//! A pooled connection has a receive armed, so its end is noticed when it comes; what has come since the last
+//! turn of the ring is asked from the kernel when a connection is taken. The connection that was put in last
+//! is taken first, so surplus connections grow old and are closed.
 //!
-//! A backend that speaks first has its greeting kept: the session that gets the connection gets it. On a connection that
-//! has served a client, bytes can only be a late answer to that client, and it is closed.
+//! If a backend speaks first, its greeting is kept, and the session that takes the connection gets it. On a
+//! connection that has served a client, bytes can only be a late answer to that client, so the connection is
+//! closed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,10 +22,11 @@ use crate::telemetry::counters::{BackendCounters, Cells, PoolCounters};
 use crate::upstream::Permit;
 use crate::uring::{Peeked, Receive};
 
-/// Nothing more is received of a greeting, bytes; the rest waits in the kernel for the session.
+/// Bytes of a greeting after which no more is received; the rest waits in the kernel for the session.
 const GREETING: usize = 16 << 10;
 
-/// A backend that ends a new connection within so long does not want it: one at its own limit accepts and closes at once.
+/// A backend that ends a new connection within this time does not want it: a backend at its own limit accepts
+/// and closes at once.
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// The pool of one upstream.
@@ -36,50 +38,50 @@ pub struct Pool {
     /// Most connections for each backend.
     most: usize,
     max_idle: Option<Duration>,
-    /// Numbers of lingering sessions.
+    /// The number of the last lingering session.
     lingerings: Cell<u64>,
 }
 
 /// The connections to one backend.
 struct IdleList {
     ready: RefCell<Vec<Ready>>,
-    /// The first so many were looked at, and their sockets tell when there is something new.
+    /// How many of the first connections were looked at; their sockets report when there is something new.
     watched: Cell<usize>,
-    /// The first of those is too old then.
+    /// When the first of those connections becomes too old.
     first_end: Cell<Tick>,
-    /// Where all of them led when they were looked at.
+    /// The addresses that all of them led to when they were looked at.
     addresses: RefCell<Option<Arc<[Address]>>>,
-    /// What their sockets wake.
+    /// Woken by their sockets.
     notice: Arc<Notice>,
     notice_waker: Waker,
-    /// One is being made.
+    /// Whether a connection is being made.
     connecting: Cell<bool>,
-    /// In sessions without a byte yet, which may come back.
+    /// Connections in sessions without a byte yet, which may come back.
     leased: Cell<u32>,
-    /// Of sessions that would give up their place for somebody who waits.
+    /// Sessions that would give up their permit to a waiting client.
     lingering: RefCell<BTreeMap<u64, Waker>>,
 }
 
-/// Tells the task that fills and tidies a list that something has come on one of its sockets, and not merely that one was
-/// taken: who takes one from a large pool does not have all of it looked through.
+/// Tells the pool task of a list that something has come on one of its sockets, and not merely that a
+/// connection was taken: taking one from a large pool must not cause a look at all of it.
 #[derive(Default)]
 struct Notice {
     changed: AtomicBool,
-    /// Of the one thread that has the pool; a waker has to be of any.
-    keeper: Mutex<Option<Waker>>,
+    /// Only the thread that owns the pool uses this; but a waker must work on any thread.
+    task: Mutex<Option<Waker>>,
 }
 
 impl Notice {
     fn wake_task(&self) {
-        if let Some(waker) = &*self.keeper.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(waker) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
         }
     }
 
     fn set_task(&self, waker: &Waker) {
-        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        if !keeper.as_ref().is_some_and(|keeper| keeper.will_wake(waker)) {
-            *keeper = Some(waker.clone());
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+            *task = Some(waker.clone());
         }
     }
 }
@@ -107,7 +109,7 @@ impl IdleList {
         }
     }
 
-    /// How many of the first connections need no look now.
+    /// Returns how many of the first connections need no look now.
     fn known(&self, now: Tick, addresses: &Arc<[Address]>) -> usize {
         let same = self.addresses.borrow().as_ref().is_some_and(|known| Arc::ptr_eq(known, addresses));
         let changed = self.notice.changed.swap(false, Relaxed);
@@ -116,7 +118,7 @@ impl IdleList {
 }
 
 struct Ready {
-    // Dropped before the permit, which somebody else may have then.
+    // Dropped before the permit, which another session may get then.
     connection: Connection,
     permit: Permit,
     since: Tick,
@@ -128,34 +130,35 @@ impl Ready {
         has_ended(&self.connection.socket)
     }
 
-    /// Whether a client's late answer can be all that the backend has said.
+    /// Returns whether all that the backend has sent can be a late answer to a client.
     fn is_spoken_on(&self) -> bool {
         self.connection.socket.received() > 0 && !self.connection.fresh
     }
 
-    /// Ends the connection before its permit: the backend learns of the end before whoever gets the permit can have connected,
-    /// and the close waits for the last completion.
+    /// Ends the connection before its permit, so that the backend learns of the end before the next owner of
+    /// the permit can have connected. The close alone would wait for the last completion.
     fn end(self) {
         self.connection.socket.end_now();
     }
 }
 
-/// A connection to a backend that is in no session.
+/// A connection to a backend that belongs to no session.
 pub struct Connection {
     /// The connection.
     pub socket: Peer,
-    /// Where it leads.
+    /// The address that the connection leads to.
     pub address: Address,
-    /// It has served no client.
+    /// Whether the connection has served no client.
     pub fresh: bool,
 }
 
-/// Whether nothing more can come, as far as was received.
+/// Returns whether nothing more can come, as far as was received.
 fn has_ended(socket: &Peer) -> bool {
     socket.is_dead() || socket.ended().is_some()
 }
 
-/// Whether a session can use a connection: it stands, and what was received is what a new one would bring too.
+/// Returns whether a session can use a connection: it is open, and what was received on it would also come on
+/// a new one.
 #[must_use]
 pub fn is_fit(socket: &Peer, fresh: bool) -> bool {
     if has_ended(socket) {
@@ -184,7 +187,7 @@ impl Drop for Lease {
     }
 }
 
-/// A session that would give up its place, if somebody waited for it.
+/// A session that would give up its permit if a client waited for it.
 pub struct NotedLingering {
     pool: Rc<Pool>,
     backend: BackendId,
@@ -192,7 +195,7 @@ pub struct NotedLingering {
 }
 
 impl NotedLingering {
-    /// Has its task woken by each [`Pool::wake_lingering`].
+    /// Has the session's task woken by each [`Pool::wake_lingering`].
     pub fn wake(&self, waker: &Waker) {
         self.pool.list(self.backend).lingering.borrow_mut().insert(self.key, waker.clone());
     }
@@ -205,7 +208,7 @@ impl Drop for NotedLingering {
 }
 
 impl Pool {
-    /// An empty pool.
+    /// Creates an empty pool.
     #[must_use]
     pub fn new(
         counters: Cells<PoolCounters>,
@@ -217,7 +220,7 @@ impl Pool {
         Self { lists, counters, backends, most, max_idle, lingerings: Cell::new(0) }
     }
 
-    /// What is counted of it.
+    /// Returns the counters of the pool.
     #[must_use]
     pub fn counters(&self) -> &PoolCounters {
         &self.counters
@@ -228,7 +231,7 @@ impl Pool {
         self.backends[backend.index()].pooled.set(self.len(backend) as u64);
     }
 
-    /// Ends connections that the pool does not want any more.
+    /// Ends connections that the pool no longer wants.
     fn end(&self, backend: BackendId, unwanted: impl IntoIterator<Item = Ready>) {
         unwanted.into_iter().for_each(|ready| {
             self.counters().closed.add(1);
@@ -241,20 +244,21 @@ impl Pool {
         &self.lists[backend.index()]
     }
 
-    /// Connections to a backend, the one that is being made too.
+    /// Returns the number of connections to a backend, including the one that is being made.
     #[must_use]
     pub fn len(&self, backend: BackendId) -> usize {
         let list = self.list(backend);
         list.ready.borrow().len() + usize::from(list.connecting.get())
     }
 
-    /// Whether there is room for one more beside `out` connections that are expected back.
+    /// Returns whether there is room for one more connection, besides `out` connections that are expected
+    /// back.
     #[must_use]
     pub fn has_room(&self, backend: BackendId, out: usize) -> bool {
         self.len(backend) + out < self.most
     }
 
-    /// How many are [leased](Self::lease).
+    /// Returns how many connections are [leased](Self::lease).
     #[must_use]
     pub fn leased(&self, backend: BackendId) -> usize {
         self.list(backend).leased.get() as usize
@@ -267,7 +271,7 @@ impl Pool {
         Lease { pool: Rc::clone(self), backend }
     }
 
-    /// A session that would give up its place, until the guard is dropped.
+    /// Notes a session that would give up its permit, until the guard is dropped.
     #[must_use]
     pub fn note_lingering(self: &Rc<Self>, backend: BackendId) -> NotedLingering {
         let key = self.lingerings.get();
@@ -275,18 +279,18 @@ impl Pool {
         NotedLingering { pool: Rc::clone(self), backend, key }
     }
 
-    /// Wakes the sessions that would give up their place.
+    /// Wakes the sessions that would give up their permit.
     pub fn wake_lingering(&self) {
         self.lists.iter().for_each(|list| list.lingering.borrow().values().for_each(Waker::wake_by_ref));
     }
 
-    /// Notes that a connection is being made, or not any more.
+    /// Notes whether a connection is being made.
     pub fn set_connecting(&self, backend: BackendId, connecting: bool) {
         self.list(backend).connecting.set(connecting);
         self.publish(backend);
     }
 
-    /// Takes the connection that was put last and is fit, with its permit.
+    /// Takes the connection that was put in last and is fit, with its permit.
     pub fn take(&self, backend: BackendId) -> Option<(Connection, Permit)> {
         let list = self.list(backend);
         if list.ready.borrow().is_empty() {
@@ -300,15 +304,15 @@ impl Pool {
             }
             unfit.push(ready);
         };
-        // Whatever is put next was not watched yet.
+        // A connection that is put in next was not watched yet.
         list.watched.set(list.watched.get().min(list.ready.borrow().len()));
         self.end(backend, unfit);
         self.wake(backend);
         taken
     }
 
-    /// Puts a connection in. `chance`, from 0 to 1, is spread over the connections, so that those which came together do not
-    /// end together: its time is up to a tenth shorter.
+    /// Puts a connection in. `chance`, from 0 to 1, shortens the time that it may stay by up to a tenth, so
+    /// that connections which came together do not end together.
     pub fn put(&self, connection: Connection, permit: Permit, now: Tick, chance: f64) {
         let (backend, permit) = (permit.backend(), permit.idle());
         let idle = self.max_idle.map(|idle| idle.mul_f64(1.0 - chance / 10.0));
@@ -318,8 +322,8 @@ impl Pool {
         self.wake(backend);
     }
 
-    /// Closes the connections that are too old, unfit, or lead to none of these addresses. Returns whether the backend has
-    /// ended a new one.
+    /// Closes the connections that are too old or unfit, or that lead to none of these addresses. Returns
+    /// whether the backend has ended a new one.
     pub fn tidy(&self, backend: BackendId, now: Tick, addresses: &Arc<[Address]>) -> bool {
         let list = self.list(backend);
         let known = list.known(now, addresses).min(list.ready.borrow().len());
@@ -340,7 +344,7 @@ impl Pool {
         is_refused
     }
 
-    /// Closes the connection that was put first. Returns whether there was one.
+    /// Closes the connection that was put in first. Returns whether there was one.
     pub fn close_one(&self, backend: BackendId) -> bool {
         let mut ready = self.list(backend).ready.borrow_mut();
         if ready.is_empty() {
@@ -360,7 +364,8 @@ impl Pool {
         self.end(backend, all);
     }
 
-    /// Has the keeper's task woken when there is something to do, and arms what tells of it. When that is at the latest.
+    /// Has the pool task woken when there is something to do, and arms what reports that. Returns the latest
+    /// time at which the task has to look.
     pub fn watch(&self, backend: BackendId, waker: &Waker) -> Tick {
         let list = self.list(backend);
         list.notice.set_task(waker);
@@ -373,7 +378,7 @@ impl Pool {
                 socket.receive(Receive::One);
             }
             if one.has_ended() || one.is_spoken_on() {
-                // Before it told anybody here.
+                // The connection ended, or was sent bytes, before the notice was registered.
                 list.notice_waker.wake_by_ref();
             }
             list.first_end.set(list.first_end.get().min(one.until));
@@ -382,12 +387,12 @@ impl Pool {
         list.first_end.get()
     }
 
-    /// Wakes the keeper of a backend.
+    /// Wakes the pool task of a backend.
     pub fn wake(&self, backend: BackendId) {
         self.list(backend).notice.wake_task();
     }
 
-    /// Wakes the keepers of all backends.
+    /// Wakes the pool tasks of all backends.
     pub fn wake_pool_tasks(&self) {
         (0..self.lists.len()).for_each(|index| self.wake(BackendId(index as u16)));
     }
@@ -426,7 +431,7 @@ mod tests {
         table
     }
 
-    /// A pool of connections that came at the same moment, and their other ends.
+    /// A pool of connections that came at the same moment, and the other ends of these.
     fn filled(ring: &Ring, count: usize) -> (Pool, Vec<UnixStream>) {
         let (pool, table) = (empty(count, Some(IDLE)), table());
         let mut random = fastrand::Rng::with_seed(1);
@@ -469,11 +474,11 @@ mod tests {
         assert_eq!((known(), known()), (0, 100));
         let taken = pool.take(BACKEND).expect("one of them");
         assert_eq!(known().min(pool.len(BACKEND)), 99);
-        // What comes in is looked at, and what has ended has all of them looked at.
+        // A connection that is put in is looked at, and one that has ended causes a look at all of them.
         pool.put(taken.0, taken.1, Tick(1), 0.0);
         assert_eq!(known(), 99);
         assert_eq!(known(), 100);
-        // Also what was taken and came back before anybody looked.
+        // Also a connection that was taken and came back before the task looked.
         let taken = pool.take(BACKEND).expect("one of them");
         pool.put(taken.0, taken.1, Tick(1), 0.0);
         assert_eq!(known(), 99);
@@ -498,7 +503,7 @@ mod tests {
         assert_eq!(closed_at(89), 0);
         let closed: Vec<_> = (91..=100).map(closed_at).collect();
         assert_eq!(closed.iter().sum::<usize>(), 64);
-        // All in half of that time is as likely as 64 heads in a row.
+        // All of them ending in one half of that time is as likely as 64 heads in a row.
         assert!(
             closed[..5].iter().any(|&count| count > 0) && closed[5..].iter().any(|&count| count > 0),
             "{closed:?}"

@@ -1,8 +1,8 @@
 //! The turns of a direction that copies: through provided buffers, one send at a time.
 //!
-//! While a send is on its way more is received. Once [`BULK_BYTES`] consecutive bytes came, that is, each
-//! time either before the bytes before them were gone or at least [`BULK_PIECE`] at once, no receive is armed
-//! any more, what the one in flight still brings is delivered, and then splicing follows.
+//! While a send is on its way, more is received. A direction counts bytes as consecutive if they came before
+//! the preceding ones were gone, or at least [`BULK_PIECE`] at once. After [`BULK_BYTES`] consecutive bytes
+//! no further receive is armed, what the one in flight still brings is delivered, and then splicing follows.
 
 use super::turn::{Turn, TurnBytes};
 use crate::net::Peer;
@@ -10,18 +10,18 @@ use crate::uring::{Receive, Sent};
 
 /// Consecutive bytes after which a direction is bulk.
 const BULK_BYTES: u32 = 256 << 10;
-/// Bytes at once that count as bulk though the source had run dry before them.
+/// Bytes at once that count as bulk even if the source had run dry before them.
 const BULK_PIECE: u32 = 32 << 10;
 
 /// A direction that copies.
 pub(super) struct Copying {
-    /// Consecutive bytes that came.
+    /// Number of consecutive bytes so far.
     consecutive: u32,
-    /// The source had nothing more when the last bytes were gone.
+    /// Whether the source had nothing more when the last bytes were gone.
     dry: bool,
     sending: bool,
-    /// The destination did not take the last bytes at once; until it does, the source gets one buffer at a
-    /// time.
+    /// Whether the destination did not take the last bytes at once; until it takes them, the source gets one
+    /// buffer at a time.
     blocked: bool,
 }
 
@@ -35,19 +35,19 @@ impl Copying {
         self.sending
     }
 
-    /// Has more received from the source, unless it has ended.
+    /// Receives more from the source, unless it has ended.
     pub(super) fn receive(&self, from: &Peer) {
         from.receive(if self.blocked { Receive::One } else { Receive::Many });
     }
 
-    /// Moves what can be moved now, adds it to `bytes`, and returns what follows; splicing only where it
+    /// Moves what can be moved now, adds it to `bytes`, and returns what follows; splicing follows only if
     /// `may_splice`.
     pub(super) fn turn(&mut self, from: &Peer, to: &Peer, may_splice: bool, bytes: &mut TurnBytes) -> Turn {
         if let Some(turn) = self.finish_send(from, to, bytes) {
             return turn;
         }
         if to.has_failed() {
-            // Before anything is taken from the source, because nothing more can be delivered.
+            // Checked before anything is taken from the source, because nothing more can be delivered.
             return Turn::DestinationReset;
         }
         bytes.received = from.forward(to);
@@ -55,16 +55,16 @@ impl Copying {
         if bytes.received > 0 {
             self.sending = true;
             if from.received() == 0 && !is_bulk {
-                // More may come while this is sent; one buffer of it where the destination is slow.
+                // More may come while this is being sent; only one buffer of it if the destination is slow.
                 self.receive(from);
             }
             return Turn::Waits;
         }
         match from.ended() {
-            // Not while a receive is in flight: one call alone reads the source at any moment.
+            // Not while a receive is in flight: only one call may read the source at any moment.
             None if is_bulk && !from.is_receiving() => Turn::Splices,
             None => {
-                // Also as bulk: a receive in flight goes on, and this does nothing then.
+                // Also for bulk: a receive in flight goes on, and this call does nothing then.
                 self.receive(from);
                 Turn::Waits
             }
@@ -83,7 +83,8 @@ impl Copying {
         self.consecutive >= BULK_BYTES
     }
 
-    /// Accounts what the last send has delivered. Returns what follows unless the destination is ready for
+    /// Accounts for what the last send has delivered. Returns what follows, unless the destination is ready
+    /// for more.
     /// more.
     fn finish_send(&mut self, from: &Peer, to: &Peer, bytes: &mut TurnBytes) -> Option<Turn> {
         match to.sent() {
@@ -99,7 +100,7 @@ impl Copying {
                     // Back-pressure: what cannot be sent is not received either.
                     self.blocked = true;
                     from.pause_receive();
-                    // A receive that waits for its bytes to be taken does not tell of a reset.
+                    // A receive that waits for its bytes to be taken does not report a reset.
                     from.watch();
                     if to.ring().buffers_scarce() {
                         // Directions that can send need the buffers more.

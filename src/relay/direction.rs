@@ -1,9 +1,10 @@
 //! One direction of a relay: small messages by copying through provided buffers, bulk by splicing through a
 //! pipe.
 //!
-//! A direction begins with copying, goes over to splicing when the source brings bulk, and goes back when the
-//! pieces get small or no pipe is free. It goes over when no receive is in flight, and goes back with an
-//! empty pipe. So at any moment one of both alone reads the source, and one alone writes the destination.
+//! A direction begins with copying, switches to splicing when the source brings bulk, and switches back when
+//! the pieces become small or no pipe is free. It switches to splicing when no receive is in flight, and back
+//! with an empty pipe. So at any moment only one of the two reads the source, and only one writes the
+//! destination.
 
 use std::rc::Rc;
 
@@ -15,7 +16,7 @@ use super::turn::{Turn, TurnBytes};
 use crate::net::Peer;
 use crate::uring::{End, Receive};
 
-/// Where a direction stands; the module `relay` has the table.
+/// The state of a direction; the module `relay` has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     Open,
@@ -32,13 +33,13 @@ enum Way {
 
 /// Bytes from one socket to the other.
 pub(super) struct Direction {
-    /// Delivered.
+    /// Number of bytes delivered.
     pub(super) bytes: u64,
-    /// A byte has moved since this was last looked at.
+    /// Whether a byte has moved since this flag was last read.
     pub(super) moved: bool,
     pub(super) flow: Flow,
     to: Side,
-    /// A FIN is to be passed on.
+    /// Whether a FIN has to be passed on.
     end_due: bool,
     way: Way,
 }
@@ -71,7 +72,7 @@ impl Direction {
     pub(super) fn advance(&mut self, from: &Peer, to: &Peer, pipes: Option<&Rc<Pipes>>) {
         match self.flow {
             Flow::Open => self.take_turn(from, to, pipes),
-            // A source that is not read would block for ever, and its own end would not be seen.
+            // A source that is not read would block for ever, and its own end would go unnoticed.
             Flow::Broken => self.discard(from),
             Flow::Finished | Flow::Aborted => {}
         }
@@ -110,7 +111,8 @@ impl Direction {
         }
     }
 
-    /// Ends splicing, if it does, and leaves the source as it was. A pipe is dropped with what is in it.
+    /// Ends splicing, if the direction splices, and leaves the source as it was. A pipe is dropped with its
+    /// content.
     pub(super) fn leave_splicing(&mut self, from: &Peer) {
         if self.is_splicing()
             && let Way::Splice(splicing) = std::mem::replace(&mut self.way, Way::Copy(Copying::new()))
@@ -119,12 +121,12 @@ impl Direction {
         }
     }
 
-    /// The destination was reset: what it sent before is the other direction's business. Where the source was
-    /// reset too, nothing more is to be done.
+    /// Handles a reset of the destination; what it sent before is up to the other direction. If the source
+    /// was reset, too, nothing more has to be done.
     ///
-    /// The other direction may take long over it, so nothing of this one lies in buffers meanwhile. What is
-    /// received before the first byte went out may still be for somebody else: for another backend, or, of a
-    /// connection that goes back to the pool, for another client.
+    /// The other direction may need a long time for it, so no bytes of this one stay in buffers in the
+    /// meantime. Bytes received before the first byte went out may still have another recipient: another
+    /// backend or, if the connection goes back to the pool, another client.
     fn destination_reset(&mut self, from: &Peer) {
         if from.has_failed() {
             self.flow = Flow::Aborted;
@@ -139,7 +141,7 @@ impl Direction {
     /// A send or a splice to the destination failed.
     fn destination_failed(&mut self, from: &Peer, to: &Peer) {
         if self.bytes == 0 {
-            // Nothing reached the destination: another one may get it.
+            // Nothing reached the destination, so another one may get it.
             from.reclaim(to);
         }
         to.drop_unsent();
@@ -152,10 +154,10 @@ impl Direction {
         self.discard(from);
     }
 
-    /// Takes what nobody will get, so that a source which writes before it reads comes to read what it is
-    /// still owed. What another destination may get is kept.
+    /// Discards what has no recipient any more, so that a source which writes before it reads gets to read
+    /// what it is still owed. What another destination may get is kept.
     fn discard(&self, from: &Peer) {
-        // Before the first byte, another backend could take the place of this one.
+        // Before the first byte, another backend could replace this one.
         if self.bytes > 0 || self.to == Side::Client {
             from.discard_received();
             from.receive(Receive::One);
@@ -169,7 +171,7 @@ impl Direction {
     fn end(&mut self, from: &Peer, end: End) {
         match end {
             End::Failed(_) => self.flow = Flow::Aborted,
-            // A send to the source has failed before: what looks like a clean end is the rest of a reset.
+            // A send to the source has failed before, so what looks like a clean end is the rest of a reset.
             End::Clean if from.is_dead() => self.flow = Flow::Aborted,
             End::Clean => {
                 self.flow = Flow::Finished;
@@ -188,8 +190,8 @@ impl Direction {
             // ENOTCONN: the destination was reset, which its own direction will report.
             self.flow = Flow::Broken;
         }
-        // The receive that would notice a reset of this side has ended with its stream. Not once alone: a
-        // full queue of completions ends a watch, too.
+        // The receive that would notice a reset of this side has ended with its stream. The watch is renewed
+        // each time, because a full queue of completions ends a watch.
         from.watch();
     }
 }
@@ -235,7 +237,7 @@ mod tests {
         .await;
     }
 
-    /// Less has come than its poll waits for, so nothing else would wake it.
+    /// Less has come than the poll waits for, so no other event would wake the direction.
     #[test]
     fn patient_direction_without_budget_looks_in_the_next_turn() {
         for piped in [false, true] {
@@ -263,7 +265,8 @@ mod tests {
         }
     }
 
-    /// The watch alone can tell of the reset, and the kernel ends it when the queue of completions is full.
+    /// Only the watch can report the reset, and the kernel ends the watch when the queue of completions is
+    /// full.
     #[test]
     fn direction_that_waits_with_a_pipe_renews_its_watch() {
         on_ring(|ring| async move {
@@ -284,7 +287,7 @@ mod tests {
             from.end_watch().await;
             reset(sender);
             run(&mut direction, (&from, &to), &pipes, |_| from.is_dead()).await;
-            assert!(from.is_dead(), "nobody saw the reset");
+            assert!(from.is_dead(), "the reset was not seen");
         });
     }
 

@@ -1,14 +1,14 @@
 //! Moves the bytes of one session both ways until it ends.
 //!
-//! A direction goes from one side to the other; the two run independently (full duplex) and meet only in what
-//! they know of a side: a reset, once seen, stays seen, whichever call saw it, because a later call on the
-//! same socket reports a clean end (the error is consumed by the first, tcp(7)).
+//! A direction goes from one side to the other. The two directions run independently (full duplex) and share
+//! only what is known of a side: a reset that any call has seen stays known, because a later call on the same
+//! socket reports a clean end (the first call consumes the error, tcp(7)).
 //!
 //! ## How a session ends
 //!
-//! `open`: bytes may still come. `finished`: the source sent FIN, all was delivered, FIN was passed on.
-//! `aborted`: the source was reset, all it sent before was delivered. `broken`: the destination does not take
-//! bytes any more.
+//! `open`: bytes may still come. `finished`: the source sent FIN, everything was delivered, and FIN was
+//! passed on. `aborted`: the source was reset, and everything it sent before was delivered. `broken`: the
+//! destination takes no more bytes.
 //!
 //! | to backend | to client | outcome |
 //! |------------|-----------|---------|
@@ -24,10 +24,11 @@
 //! | finished   | broken    | client reset |
 //! | broken     | broken    | reset by the side that was seen first |
 //!
-//! With a broken direction, a clean end of the other one counts as aborted, what still comes from the source
-//! of the broken one is thrown away, and the death of that source, which the receive for this may be the only
-//! one to see, ends it all. What remains to be delivered after a reset has `half_close` to move on. A side
-//! that has ended its stream and then dies, which only a watch can see, has reset the session.
+//! With a broken direction, a clean end of the other direction counts as aborted. What still comes from the
+//! source of the broken direction is discarded. If that source dies, which only the receive for this may
+//! notice, the session ends. What remains to be delivered after a reset has `half_close` to move on. A side
+//! that has ended its stream and then dies, which only a watch can notice, counts as having reset the
+//! session.
 //!
 //! Bytes received = bytes sent + bytes held, for each direction; the two `Peer`s hold them.
 
@@ -50,25 +51,25 @@ use direction::{Direction, Flow};
 pub use pipe::{Moved, Pipes};
 pub use side::Side;
 
-/// Sessions that end sooner get no keepalive. Not more than the shortest keepalive, of one second.
+/// Sessions that end sooner get no keepalive. Not longer than the shortest keepalive, which is one second.
 const YOUTH: Duration = Duration::from_millis(500);
 
-/// A relay that is silent looks so often, within the limit on its silence, whether a peer still takes what
-/// the kernel holds.
+/// Number of looks within the limit on silence: a silent relay checks whether a peer still takes what the
+/// kernel holds.
 const LOOKS: u32 = 4;
 
-/// How long a backend may still speak to a client that has ended its stream without a byte, before its
-/// connection counts as one that nobody needs.
+/// How long a backend may still speak to a client that has ended its stream without a byte, before the
+/// session's backend connection counts as unused.
 const READER_GRACE: Duration = Duration::from_secs(1);
 
-/// What the relays of a listener have in common.
+/// The rules shared by the relays of a listener.
 #[derive(Clone)]
 pub struct RelayRules {
     /// Longest time in which no byte moves on the client's socket.
     pub client_idle: Option<Duration>,
     /// Longest time in which no byte moves on the backend's socket.
     pub backend_idle: Option<Duration>,
-    /// Which of the two it is where they are equal.
+    /// Which of the two counts if both limits are equal.
     pub equal_idle: EqualIdle,
     /// Longest silence once one side has ended its stream.
     pub half_close: Duration,
@@ -76,7 +77,7 @@ pub struct RelayRules {
     pub client_keepalive: Option<Keepalive>,
     /// When the kernel probes the backend.
     pub backend_keepalive: Option<Keepalive>,
-    /// Pipes for splicing; none where it is off.
+    /// Pipes for splicing; none if splicing is off.
     pub pipes: Option<Rc<Pipes>>,
 }
 
@@ -91,10 +92,10 @@ pub enum Outcome {
     Idle(Side),
     /// The other side had ended its stream, and this one was silent for too long.
     HalfClose(Side),
-    /// The session was as long as it may be.
+    /// The session reached its maximum duration.
     TooLong,
     /// The client ended its stream, everything was delivered, and the backend's connection, which knows
-    /// nothing of it, may be of use to others.
+    /// nothing of the end, may serve other clients.
     ClientDone,
     /// The caller asked for the end.
     Stopped,
@@ -104,33 +105,33 @@ pub enum Outcome {
 /// would give every idle session a second copy.
 #[derive(Clone, Copy)]
 pub struct Sides<'a> {
-    /// Who connected to us.
+    /// The peer that connected to us.
     pub client: &'a Peer,
-    /// Whom we connected to.
+    /// The peer that we connected to.
     pub backend: &'a Peer,
-    /// Those of the listener.
+    /// The rules of the listener.
     pub rules: &'a RelayRules,
-    /// In which case the backend's connection outlives the session, if it ended now.
+    /// When the backend's connection outlives the session, if the session ended now.
     pub reuse: Reuse,
 }
 
-/// A running relay between two sockets, always the same ones.
+/// A running relay between two sockets, which never change.
 pub struct Relay {
     to_backend: Direction,
     to_client: Direction,
     /// When a byte last moved.
     moved: Tick,
-    /// What the kernel held for both sides at the last look since then.
+    /// How much the kernel held for both sides at the last look since then.
     queued: u32,
-    /// Keepalive is still to be set on both sockets.
+    /// Whether keepalive still has to be set on both sockets.
     young: bool,
     /// The side whose reset was seen first.
     reset: Option<Side>,
     /// The side whose stream ended first, if one has.
     first_end: Option<Side>,
-    /// End of the session.
+    /// The time at which the session ends at the latest.
     session_deadline: Tick,
-    /// One timer for every reason to act without an event; it is set for the earliest of them:
+    /// One timer for every reason to act without an event, set for the earliest of them:
     ///
     /// * youth: the session has become old enough for keepalive ([`Relay::end_youth`]);
     /// * the deadline of the session ([`Relay::is_too_long`]);
@@ -146,7 +147,7 @@ struct Silence {
 }
 
 impl Relay {
-    /// A relay that begins now and ends at `session_deadline` at the latest.
+    /// Creates a relay that begins now and ends at `session_deadline` at the latest.
     #[must_use]
     pub fn new(sides: Sides<'_>, session_deadline: Tick) -> Self {
         let now = sides.now();
@@ -165,27 +166,27 @@ impl Relay {
         relay
     }
 
-    /// Bytes delivered to the backend so far.
+    /// Returns the number of bytes delivered to the backend so far.
     #[must_use]
     pub fn bytes_to_backend(&self) -> u64 {
         self.to_backend.bytes
     }
 
-    /// Bytes delivered to the client so far.
+    /// Returns the number of bytes delivered to the client so far.
     #[must_use]
     pub fn bytes_to_client(&self) -> u64 {
         self.to_client.bytes
     }
 
-    /// Returns whether another backend could still take the backend's place: no byte was written to it, and
+    /// Returns whether another backend could still replace this one: no byte was written to the backend, and
     /// neither a byte nor its end came from it.
     #[must_use]
     pub fn is_untouched(&self, sides: Sides<'_>) -> bool {
         !self.has_begun(sides) && !self.to_backend.is_sending()
     }
 
-    /// Returns whether a byte was delivered, or one came from the backend, or its end was passed on to the
-    /// client: no other backend can take the place of this one.
+    /// Returns whether a byte was delivered, a byte came from the backend, or its end was passed on to the
+    /// client: then no other backend can replace this one.
     #[must_use]
     pub fn has_begun(&self, sides: Sides<'_>) -> bool {
         self.to_backend.bytes > 0
@@ -201,8 +202,8 @@ impl Relay {
         self.to_backend.bytes > 0 || self.to_client.bytes > 0
     }
 
-    /// Returns whether the backend took bytes of the client and ended its stream, before the client did,
-    /// without a byte of its own.
+    /// Returns whether the backend took bytes of the client and ended its stream before the client did,
+    /// without sending a byte.
     #[must_use]
     pub fn is_empty_answer(&self) -> bool {
         self.to_backend.bytes > 0 && self.to_client.bytes == 0 && self.first_end == Some(Side::Backend)
@@ -224,7 +225,7 @@ impl Relay {
             || self.to_client.is_sending()
     }
 
-    /// Throws away what is still on its way through it. Nothing is relayed any more.
+    /// Discards what is still on its way through the relay. Nothing is relayed any more.
     pub fn stop(&mut self, sides: Sides<'_>) {
         self.to_backend.leave_splicing(sides.client);
         self.to_client.leave_splicing(sides.backend);
@@ -244,8 +245,8 @@ impl Relay {
             return Poll::Ready(Outcome::ClientDone);
         }
         if self.stage() != before {
-            // The silence that counts from now on is another, mostly shorter one. A timer that may be set for
-            // the end of youth must not be postponed.
+            // The silence that counts from now on is a different one, and mostly shorter. A timer that may be
+            // set for the end of youth must not be postponed.
             let youth = if self.young { self.timer.deadline() } else { Tick::NEVER };
             self.set_timer(sides, youth);
         }
@@ -258,7 +259,7 @@ impl Relay {
         self.to_backend.advance(client, backend, pipes);
         self.to_client.advance(backend, client, pipes);
         if !(self.to_backend.flow == Flow::Finished && self.to_client.flow == Flow::Finished) {
-            // Where both streams have ended, the close of both sockets passes the ends on.
+            // If both streams have ended, closing both sockets passes the ends on.
             if !self.keeps_end(sides) {
                 self.to_backend.pass_on_end(client, backend);
             }
@@ -270,13 +271,13 @@ impl Relay {
         }
         if self.first_end.is_none() {
             self.first_end = match (self.to_backend.flow, self.to_client.flow) {
-                // Where both ended since the last look, nothing is held against the backend.
+                // If both ended since the last look, nothing is held against the backend.
                 (Flow::Finished, _) => Some(Side::Client),
                 (_, Flow::Finished) => Some(Side::Backend),
                 _ => None,
             };
         }
-        // Reset seen by a receive, by a send, or by the watch that replaces the receive after FIN.
+        // Noticed by a receive, by a send, or by the watch that replaces the receive after FIN.
         if self.to_backend.flow == Flow::Aborted || self.to_client.flow == Flow::Broken || client.is_dead() {
             self.reset.get_or_insert(Side::Client);
         }
@@ -285,8 +286,8 @@ impl Relay {
         }
     }
 
-    /// Returns whether the end of the client's stream is kept from the backend, so that its connection may
-    /// serve another client.
+    /// Returns whether the end of the client's stream is kept from the backend, so that the backend's
+    /// connection may serve another client.
     #[must_use]
     pub fn keeps_end(&self, sides: Sides<'_>) -> bool {
         let reusable = match sides.reuse {
@@ -300,14 +301,14 @@ impl Relay {
             && !sides.backend.is_dead()
     }
 
-    /// Returns whether the client has everything that the backend has said so far.
+    /// Returns whether the client has everything that the backend has sent so far.
     fn has_delivered_all_to_client(&self, Sides { backend, .. }: Sides<'_>) -> bool {
-        // While it is spliced, the kernel alone knows.
+        // While the direction splices, only the kernel knows.
         let kernel_holds = || self.to_client.is_splicing() && backend.peek() != Peeked::Nothing;
         !self.to_client.is_sending() && backend.received() == 0 && !kernel_holds()
     }
 
-    /// The table of the module documentation.
+    /// Implements the table of the module documentation.
     fn outcome(&self, Sides { client, backend, .. }: Sides<'_>) -> Option<Outcome> {
         use Flow::{Aborted, Broken, Finished, Open};
         match (self.to_backend.flow, self.to_client.flow) {
@@ -319,7 +320,8 @@ impl Relay {
             // Nothing reaches either side.
             (Broken, Open) if client.is_dead() => self.reset.map(Outcome::Reset),
             (Open, Broken) if backend.is_dead() => self.reset.map(Outcome::Reset),
-            // Nothing more is to come from a side that has sent FIN, and nothing reaches it: dead is dead.
+            // A side that has sent FIN sends nothing more, and nothing reaches it once it is dead: its death
+            // is final.
             (Finished, Open) if client.is_dead() => Some(Outcome::Reset(Side::Client)),
             (Open, Finished) if backend.is_dead() => Some(Outcome::Reset(Side::Backend)),
             (Open | Finished | Broken, Open) | (Open, Finished | Broken) => None,
@@ -330,7 +332,7 @@ impl Relay {
         (self.to_backend.flow == Flow::Finished) != (self.to_client.flow == Flow::Finished)
     }
 
-    /// What decides which silence counts.
+    /// Returns what decides which silence counts.
     fn stage(&self) -> (bool, Option<Side>) {
         (self.is_half_closed(), self.reset)
     }
@@ -342,7 +344,7 @@ impl Relay {
     fn silence(&self, sides: Sides<'_>) -> Option<Silence> {
         let rules = sides.rules;
         if let Some(side) = self.reset {
-            // Only the last bytes of that side are still to be delivered.
+            // Only the last bytes from that side still have to be delivered.
             return Some(Silence { limit: rules.half_close, outcome: Outcome::Reset(side) });
         }
         if sides.reuse == Reuse::Untouched && self.keeps_end(sides) {
@@ -358,7 +360,7 @@ impl Relay {
             |limit: Option<Duration>, side| Some(Silence { limit: limit?, outcome: Outcome::Idle(side) });
         let client = idle(rules.client_idle, Side::Client);
         let backend = idle(rules.backend_idle, Side::Backend);
-        // The first one of equals.
+        // If the limits are equal, the first one counts.
         let both = if rules.equal_idle == EqualIdle::Client { [client, backend] } else { [backend, client] };
         both.into_iter().flatten().min_by_key(|silence| silence.limit)
     }
@@ -372,8 +374,8 @@ impl Relay {
         self.timer.set(next);
     }
 
-    /// Acts for every reason that is due. Bytes that moved since the timer was set only postpone silence,
-    /// here.
+    /// Acts for every reason that is due. If bytes moved since the timer was set, only the silence is
+    /// postponed, and only here.
     fn poll_timer(&mut self, sides: Sides<'_>, context: &mut Context<'_>) -> Poll<Outcome> {
         while self.timer.deadline() != Tick::NEVER && self.timer.poll_due(context).is_ready() {
             let now = sides.now();
@@ -393,7 +395,7 @@ impl Relay {
         Poll::Pending
     }
 
-    /// Youth: sets keepalive, once, whatever the timer fired for first. Most sessions end before, and are
+    /// Youth: sets keepalive, once, whatever the timer fired for first. Most sessions end earlier and are
     /// spared the calls.
     fn end_youth(&mut self, sides: Sides<'_>) {
         if std::mem::take(&mut self.young) {
@@ -401,7 +403,7 @@ impl Relay {
         }
     }
 
-    /// Session deadline: returns whether the session has had all its time.
+    /// Session deadline: returns whether the session has reached it.
     fn is_too_long(&self, now: Tick) -> bool {
         now >= self.session_deadline
     }
@@ -411,23 +413,23 @@ impl Relay {
         now >= self.moved.after(limit)
     }
 
-    /// Look: returns when the next one is due, within the limit on silence.
+    /// Look: returns when the next look is due, within the limit on silence.
     fn next_look(&self, limit: Duration, now: Tick) -> Tick {
         let first = self.moved.after(limit / LOOKS);
         match (now < first, self.queued > 0) {
             (true, _) => first,
             (false, true) => now.after(limit / LOOKS),
-            // What the kernel does not hold cannot move unless we send it.
+            // What the kernel does not hold cannot move unless the relay sends it.
             (false, false) => Tick::NEVER,
         }
     }
 
-    /// Look: asks the kernel for what the shard may not have been told of, and notes whether a peer has taken
-    /// something of what the kernel holds for it: a slow reader takes from there for a long time before there
-    /// is room for more.
+    /// Look: asks the kernel for what the shard may not have been told, and notes whether a peer has taken
+    /// some of what the kernel holds for it: a slow reader can go on reading that for a long time before
+    /// there is room for more.
     ///
-    /// At the first look the last byte may just have moved, so a peer that takes nothing has a part of the
-    /// limit more.
+    /// At the first look the last byte may just have moved, so a peer that takes nothing gets up to one look
+    /// interval more than the limit.
     fn look(&mut self, sides: Sides<'_>, limit: Duration, now: Tick) {
         if now < self.moved.after(limit / LOOKS) {
             return;
@@ -476,7 +478,7 @@ mod tests {
         }
     }
 
-    /// The send takes the error, and the receive reports a clean end in the same turn.
+    /// The send consumes the error, and the receive reports a clean end in the same turn.
     #[test]
     fn reset_that_a_send_takes_is_no_end_of_the_client() {
         on_ring(|ring| async move {
@@ -489,7 +491,7 @@ mod tests {
             let outcome = std::future::poll_fn(|context| {
                 let polled = relay.poll(sides, context);
                 if relay.to_client.is_sending() && polled.is_pending() {
-                    // Before the send reaches the kernel.
+                    // Reset before the send reaches the kernel.
                     client_peer.take().into_iter().for_each(reset);
                 }
                 polled
@@ -499,7 +501,8 @@ mod tests {
         });
     }
 
-    /// The watch alone can tell of the reset, and the kernel ends it when the queue of completions is full.
+    /// Only the watch can report the reset, and the kernel ends the watch when the queue of completions is
+    /// full.
     #[test]
     fn half_closed_session_renews_its_watch() {
         on_ring(|ring| async move {

@@ -1,13 +1,13 @@
-//! Pipes through which bulk moves from one socket to the other inside the kernel, splice(2).
+//! Pipes through which bulk moves from one socket to the other inside the kernel, by splice(2).
 //!
 //! A pipe is held only while it holds bytes: a direction takes one at the start of a turn and gives it back
 //! at the end, unless the destination did not take everything. So a few pipes serve a core. A pipe that holds
 //! bytes when its session ends is closed, never given to another session.
 //!
-//! `IORING_OP_SPLICE` always goes to a thread of the kernel's; the plain call does not, and moves what is
-//! there without waiting. A socket is in blocking mode for the ring, and splice(2) has no flag that stands
-//! for `MSG_DONTWAIT`, so it is put into non-blocking mode for the time of the call. The ring does not see
-//! this: its operations are issued and resumed in `io_uring_enter` only, by this same thread.
+//! `IORING_OP_SPLICE` always goes to a kernel thread; the plain call does not, and moves what is there
+//! without waiting. The ring needs sockets in blocking mode, and splice(2) has no flag like `MSG_DONTWAIT`,
+//! so the socket is put into non-blocking mode for the duration of the call. The ring does not notice: its
+//! operations are issued and resumed only in `io_uring_enter`, by this same thread.
 
 #![expect(unsafe_code, reason = "splice(2), pipe2(2) and fcntl(2) have no safe wrapper in the crates we use")]
 
@@ -22,26 +22,26 @@ use crate::base::{Plain, Tick};
 use crate::net::Peer;
 use crate::uring::{Errno, errno_of};
 
-/// No pipe is made for so long after one could not be made.
+/// How long no pipe is made after one could not be made.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Bytes after which no other direction of the shard begins to splice in the same turn of its ring: a
+/// Bytes after which no other direction of the shard begins to splice in the same turn of the ring: a
 /// millisecond's work.
 const TURN_BYTES: u32 = 4 << 20;
 
 /// The pipes of one shard.
 pub struct Pipes {
-    /// Size of one, bytes.
+    /// Size of a pipe, bytes.
     size: u32,
-    /// Most that exist at a time.
+    /// Maximum number of pipes at a time.
     limit: u32,
     made: Cell<u32>,
     free: RefCell<Vec<Ends>>,
-    /// None is made before this moment.
+    /// No pipe is made before this moment.
     paused_until: Cell<Tick>,
     warned: Cell<bool>,
     moved: Cell<Moved>,
-    /// The turn of the ring that bytes were last moved in, and how many of them.
+    /// The turn of the ring in which bytes were last moved, and how many bytes.
     spent: Cell<(u64, u32)>,
     /// [`TURN_BYTES`]; less in tests.
     pub(super) turn_bytes: u32,
@@ -65,16 +65,17 @@ struct Ends {
 /// A pipe in use by one direction.
 pub(super) struct Pipe {
     pipes: Rc<Pipes>,
-    /// Taken by `drop` alone.
+    /// Taken only by `drop`.
     ends: Option<Ends>,
-    /// Bytes in it.
+    /// Bytes in the pipe.
     held: u32,
 }
 
-/// What came into a pipe.
+/// The result of filling a pipe.
 pub(super) struct Filled {
     pub(super) bytes: u32,
-    /// Nothing more is to be had in this way: an end, an urgent mark, a failure, or a kernel without memory.
+    /// Whether splice(2) can bring nothing more: an end, an urgent mark, a failure, or a kernel without
+    /// memory.
     pub(super) ended: bool,
     /// The connection failed with this error.
     pub(super) failed: Option<Errno>,
@@ -83,16 +84,16 @@ pub(super) struct Filled {
 /// Why bytes are left in a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// The destination takes no more now.
+    /// The destination takes no more for now.
     Full,
-    /// The kernel has no memory for them now.
+    /// The kernel has no memory for them for now.
     Shortage,
     /// The connection failed with this error.
     Failed(Errno),
 }
 
 impl Pipes {
-    /// At most `limit` pipes of `size` bytes; none is made before it is needed.
+    /// Creates at most `limit` pipes of `size` bytes; each is made when it is first needed.
     #[must_use]
     pub fn new(size: u32, limit: u32) -> Self {
         Self {
@@ -108,7 +109,7 @@ impl Pipes {
         }
     }
 
-    /// What went out of the pipes since the last call, if anything did.
+    /// Returns how many bytes went out of the pipes since the last call, if any did.
     #[must_use]
     pub fn take_moved(&self) -> Option<Moved> {
         let moved = self.moved.take();
@@ -125,7 +126,8 @@ impl Pipes {
         self.moved.set(moved);
     }
 
-    /// Returns whether more may be moved in this turn of the ring; else others have theirs first.
+    /// Returns whether more bytes may be moved in this turn of the ring; otherwise other directions have
+    /// their turn first.
     pub(super) fn has_budget(&self, turn: u64) -> bool {
         let (last, bytes) = self.spent.get();
         last != turn || bytes < self.turn_bytes
@@ -136,7 +138,7 @@ impl Pipes {
         self.spent.set((turn, bytes.saturating_add(if last == turn { before } else { 0 })));
     }
 
-    /// An empty pipe, the one used last if possible; `None` where no more can be had.
+    /// Returns an empty pipe, the one used last if possible; `None` if no more can be made.
     pub(super) fn take(self: &Rc<Self>, now: Tick) -> Option<Pipe> {
         let free = self.free.borrow_mut().pop();
         let ends = free.or_else(|| self.make(now))?;
@@ -175,7 +177,7 @@ impl Ends {
         if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptors are new and nobody else knows them.
+        // SAFETY: the descriptors are new and no other code knows them.
         let (read, write) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
         // SAFETY: the call takes numbers only, and the descriptor is open.
         if unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, size) } < 0 {
@@ -192,13 +194,14 @@ impl Pipe {
         let (mut ended, mut failed) = (false, None);
         from.with(|socket| {
             let source = NonBlocking::new(socket.as_raw_fd());
-            // A place of the pipe may hold more than a page, so more than its nominal size may fit.
+            // One buffer of the pipe may hold more than a page, so more than the nominal size may fit.
             let most = self.pipes.size.saturating_mul(2);
             while self.held < most && !ended {
                 match splice(source.0, self.ends().write.as_raw_fd(), most - self.held) {
                     Ok(0) => ended = true,
                     Ok(bytes) => self.held += bytes,
-                    // Nothing more there, or so many small pieces that the pipe has no place for another.
+                    // Nothing more is there, or the pipe is full of so many small pieces that it has no
+                    // buffer left.
                     Err(error) if is_again(error) => return,
                     Err(error) => (ended, failed) = (true, Some(error).filter(|&error| !is_shortage(error))),
                 }
@@ -209,8 +212,8 @@ impl Pipe {
         Filled { bytes, ended, failed }
     }
 
-    /// Moves what is in the pipe to `to`, as much as it takes. Returns how many bytes, and why not all of
-    /// them.
+    /// Moves what is in the pipe to `to`, as much as it takes. Returns the number of bytes, and why some are
+    /// left.
     pub(super) fn drain(&mut self, to: &Peer) -> (u32, Option<Left>) {
         let before = self.held;
         if before == 0 {
@@ -220,7 +223,7 @@ impl Pipe {
             let destination = NonBlocking::new(socket.as_raw_fd());
             while self.held > 0 {
                 match splice(self.ends().read.as_raw_fd(), destination.0, self.held) {
-                    // Nothing moved though there is something: the socket takes no more.
+                    // Nothing moved although there are bytes: the socket takes no more.
                     Ok(0) => return Some(Left::Full),
                     Ok(bytes) => self.held -= bytes,
                     Err(error) if is_again(error) => return Some(Left::Full),
@@ -253,16 +256,16 @@ fn is_again(error: Errno) -> bool {
     i32::from(error.get()) == libc::EAGAIN
 }
 
-/// Returns whether the kernel had no memory, which says nothing of the connection.
+/// Returns whether the kernel had no memory, which says nothing about the connection.
 fn is_shortage(error: Errno) -> bool {
     matches!(i32::from(error.get()), libc::ENOMEM | libc::ENOBUFS)
 }
 
-/// Moves bytes without waiting for them: how many, or the error number.
+/// Moves bytes without waiting for them. Returns how many, or the error number.
 fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, Errno> {
     loop {
-        // SAFETY: no memory is passed, and the callers keep both descriptors open. To a dead socket it would
-        // raise SIGPIPE, which the runtime of Rust ignores from the start of the process.
+        // SAFETY: no memory is passed, and the callers keep both descriptors open. On a dead socket the call
+        // would raise SIGPIPE, which the Rust runtime ignores from the start of the process.
         let moved = unsafe {
             let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
             libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), bytes as usize, flags)
@@ -277,10 +280,11 @@ fn splice(from: RawFd, to: RawFd, bytes: u32) -> Result<u32, Errno> {
     }
 }
 
-/// Sets how many bytes make `socket` readable, `SO_RCVLOWAT`, tcp(7); its end and a nearly full window do in
-/// any case.
+/// Sets how many bytes make `socket` readable, `SO_RCVLOWAT`, tcp(7); its end and a nearly full window make
+/// it readable in any case.
 pub(super) fn set_least(socket: &Peer, bytes: u32) {
-    // The kernel takes what it cannot grant as less, and a socket that stays as it was is only woken earlier.
+    // The kernel takes a value that it cannot grant as a smaller one, and a socket whose value stays
+    // unchanged is only woken earlier.
     let _ = socket.with(|socket| {
         // SAFETY: the kernel reads four bytes of the number, which outlives the call.
         unsafe {
@@ -306,7 +310,7 @@ impl Drop for NonBlocking {
     }
 }
 
-/// Of the flags that `F_SETFL` changes, the sockets of a session have none but this one.
+/// Of the flags that `F_SETFL` changes, the sockets of a session have only this one.
 fn set_flags(fd: RawFd, flags: i32) {
     // SAFETY: the call takes numbers only; on an open descriptor it cannot fail, fcntl(2).
     let result = unsafe { libc::fcntl(fd, libc::F_SETFL, flags) };

@@ -3,8 +3,8 @@
 /// One of the two peers of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Who connected to us.
+    /// The peer that connected to us.
     Client,
-    /// Whom we connected to.
+    /// The peer that we connected to.
     Backend,
 }

@@ -1,13 +1,13 @@
 //! The turns of a direction that splices: when it moves bytes, how patiently it waits for more, and when it
 //! gives up.
 //!
-//! A turn moves what the destination left in the pipe last time, then what the source has, about a pipe full.
-//! After [`SMALL_TURNS`] consecutive turns that brought less than [`SMALL_PIECE`] the direction copies again,
-//! which it does with an empty pipe only.
+//! A turn moves what the destination left in the pipe last time, then what the source has, about one pipe
+//! full. After [`SMALL_TURNS`] consecutive turns that brought less than [`SMALL_PIECE`], the direction copies
+//! again, which it begins only with an empty pipe.
 //!
-//! After [`LONG_TURNS`] large turns it is patient: it is woken for [`PATIENT_BYTES`] (`SO_RCVLOWAT`), or
-//! looks after [`PATIENCE`] what has come, because fewer and larger pieces cost less on both sides. Finding
-//! less ends its patience.
+//! After [`LONG_TURNS`] large turns the direction is patient: it is woken for [`PATIENT_BYTES`]
+//! (`SO_RCVLOWAT`), or looks after [`PATIENCE`] at what has come, because fewer and larger pieces cost less
+//! on both sides. Finding less ends its patience.
 
 use std::num::NonZeroU32;
 use std::rc::Rc;
@@ -22,26 +22,26 @@ use crate::net::Peer;
 const SMALL_PIECE: u32 = 16 << 10;
 /// Consecutive turns with a small piece after which a direction copies again.
 const SMALL_TURNS: u8 = 8;
-/// A turn with so many bytes is a large one.
+/// A turn with this many bytes counts as a large one.
 const LARGE_PIECE: u32 = 64 << 10;
-/// Large turns after which a direction is patient: at least 4 MiB, so that waiting once for the rest is lost
-/// in it.
+/// Large turns after which a direction is patient: at least 4 MiB, so that one wait for the rest is
+/// negligible.
 const LONG_TURNS: u8 = 64;
-/// What is worth a turn of a patient direction, unless it has waited for [`PATIENCE`].
+/// Bytes worth a turn of a patient direction, unless it has waited for [`PATIENCE`].
 pub(super) const PATIENT_BYTES: u32 = 1 << 20;
 /// Longest wait for [`PATIENT_BYTES`].
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// Pause before bytes are sent again for which the kernel had no memory.
+/// Pause before bytes for which the kernel had no memory are sent again.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 
-/// A direction that splices. It is small, because idle sessions have it too.
+/// A direction that splices. It is small, because idle sessions contain it, too.
 pub(super) struct Splicing {
     /// What the destination did not take at once; boxed, so that idle sessions stay small.
     pipe: Option<Box<Pipe>>,
-    /// When it looks at what has come, though the source has not told of enough.
+    /// When the direction looks at what has come, although the source has not reported enough.
     look_at: Option<ShortTick>,
-    /// Consecutive turns that brought little.
+    /// Number of consecutive turns that brought little.
     small_turns: u8,
     pace: Pace,
 }
@@ -51,7 +51,7 @@ pub(super) struct Splicing {
 enum Pace {
     /// For any byte.
     Eager {
-        /// Turns that brought much since patience was last in vain; below [`LONG_TURNS`].
+        /// Number of large turns since patience last did not pay; below [`LONG_TURNS`].
         large_turns: u8,
     },
     /// For [`PATIENT_BYTES`], or after [`PATIENCE`].
@@ -68,7 +68,7 @@ impl Splicing {
         self.pipe.is_some()
     }
 
-    /// Ends splicing: drops a pipe with what is in it, and leaves the source as it was.
+    /// Ends splicing: drops a pipe with its content, and leaves the source as it was.
     pub(super) fn end(self, from: &Peer) {
         if self.pace == Pace::Patient {
             pipe::set_least(from, 1);
@@ -77,9 +77,9 @@ impl Splicing {
 
     /// Moves what can be moved now, adds it to `bytes`, and returns what follows.
     ///
-    /// The poll for something to read tells of what is there already, not only of what comes, so nothing is
-    /// missed between two turns. The end of the source is not judged here but by the receive of copying:
-    /// splice(2) returns 0 at an urgent mark too, tcp(7), and an error it reports is reported no second time.
+    /// The poll for something to read also reports what is already there, so nothing is missed between two
+    /// turns. The end of the source is not judged here but by the receive of copying: splice(2) returns 0 at
+    /// an urgent mark, too, tcp(7), and an error that it reports is not reported again.
     pub(super) fn turn(
         &mut self,
         from: &Peer,
@@ -90,7 +90,7 @@ impl Splicing {
         let now = from.ring().now();
         let looks = self.look_at.is_some_and(|moment| moment.has_come(now));
         if self.pipe.is_some() && to.is_waiting_writable() {
-            // Nothing is received from the source meanwhile, so the watch alone tells of its reset, and a
+            // Nothing is received from the source in the meantime, so only the watch reports its reset; and a
             // full queue of completions ends a watch.
             from.watch();
             return Turn::Waits;
@@ -100,7 +100,7 @@ impl Splicing {
             return Turn::Waits;
         }
         if to.has_failed() {
-            // Before anything is taken from the source, because nothing more can be delivered.
+            // Checked before anything is taken from the source, because nothing more can be delivered.
             return Turn::DestinationReset;
         }
         if looks {
@@ -109,17 +109,17 @@ impl Splicing {
         if let Some(pipe) = self.pipe.take()
             && let Some(turn) = self.drain(*pipe, from, to, bytes)
         {
-            // What was left last time goes first, because it was received first.
+            // The bytes left last time go first, because they were received first.
             return turn;
         }
         let Some(pipes) = pipes else {
-            // The listener does not splice any more.
+            // The listener no longer splices.
             return Turn::Copies;
         };
         if !pipes.has_budget(from.ring().turn()) {
-            // Other directions have their turn first. Where the poll in flight waits for much, the source may
-            // hold less that nothing else would tell of: a look is put off, or bytes came while the pipe was
-            // full. So there is a look then.
+            // Other directions have their turn first. If the poll in flight waits for much, the source may
+            // hold less than that, and no other event would report it: a look was put off, or bytes came
+            // while the pipe was full. So a look follows.
             if from.is_waiting_readable() {
                 self.look_at = Some(ShortTick::from(now));
             }
@@ -127,14 +127,14 @@ impl Splicing {
             return Turn::Waits;
         }
         let Some(pipe) = pipes.take(now) else {
-            // All pipes hold bytes of other directions, or the kernel makes none; copying needs none.
+            // All pipes hold bytes of other directions, or the kernel makes no more; copying needs none.
             return Turn::Copies;
         };
         self.move_piece(pipe, looks, from, to, bytes)
     }
 
-    /// Moves what the source has, about a pipe full, through an empty pipe; this turn `looks` for it, or was
-    /// told of it.
+    /// Moves what the source has, about one pipe full, through an empty pipe. In this turn the direction
+    /// either `looks`, or the source has reported something to read.
     fn move_piece(
         &mut self,
         mut pipe: Pipe,
@@ -151,7 +151,7 @@ impl Splicing {
         }
         let is_last = filled.ended || self.small_turns >= SMALL_TURNS;
         if let Some(turn) = self.drain(pipe, from, to, bytes) {
-            // Also after the last piece: copying begins with an empty pipe only, and the next turn finds the
+            // Also after the last piece: copying begins only with an empty pipe, and the next turn finds the
             // end again.
             return turn;
         }
@@ -159,8 +159,8 @@ impl Splicing {
             return Turn::Copies;
         }
         from.wait_readable();
-        // A look leaves a poll in flight that waits for much. What did not fit into the pipe is not new to
-        // it, so there is another look, until one finds nothing.
+        // A look leaves a poll in flight that waits for much, and the bytes that did not fit into the pipe do
+        // not trigger the poll again. So looks go on until one finds nothing.
         let looks_again = looks && filled.bytes > 0;
         if self.look_at.is_none() && (self.pace == Pace::Patient || looks_again) {
             let then = from.ring().now().after(PATIENCE);
@@ -175,7 +175,7 @@ impl Splicing {
         self.small_turns = if bytes < SMALL_PIECE { self.small_turns.saturating_add(1) } else { 0 };
         match &mut self.pace {
             Pace::Patient if looked && bytes < PATIENT_BYTES => {
-                // The wait was in vain: the sender waits for an answer, or is not that fast.
+                // The wait did not pay: the sender waits for an answer, or is too slow.
                 self.pace = Pace::Eager { large_turns: 0 };
                 pipe::set_least(from, 1);
             }
@@ -190,15 +190,15 @@ impl Splicing {
         }
     }
 
-    /// Sends what is in the pipe. Returns what follows where some of it stays; all of it may go out, then the
-    /// turn goes on.
+    /// Sends what is in the pipe. Returns what follows if some of it stays. If everything goes out, the turn
+    /// goes on.
     fn drain(&mut self, mut pipe: Pipe, from: &Peer, to: &Peer, bytes: &mut TurnBytes) -> Option<Turn> {
         let (delivered, left) = pipe.drain(to);
         bytes.delivered += delivered;
         match left {
             None => return None,
             Some(Left::Full) => to.wait_writable(),
-            // No event tells when the kernel has memory again.
+            // No event reports when the kernel has memory again.
             Some(Left::Shortage) => from.wake_at(from.ring().now().after(SHORTAGE_PAUSE)),
             Some(Left::Failed(error)) => {
                 to.mark_dead(error);
@@ -206,26 +206,26 @@ impl Splicing {
             }
         }
         self.pipe = Some(Box::new(pipe));
-        // Until the pipe is empty nothing is received from the source, so nothing else would tell of its
+        // Until the pipe is empty, nothing is received from the source, so nothing else would report its
         // reset.
         from.watch();
         Some(Turn::Waits)
     }
 }
 
-/// A moment within the next days, in four bytes, because idle sessions are to be small.
+/// A moment within the next days, in four bytes, because idle sessions must be small.
 #[derive(Clone, Copy)]
 struct ShortTick(NonZeroU32);
 
 impl From<Tick> for ShortTick {
     fn from(tick: Tick) -> Self {
-        // Once in 49 days a millisecond early, never late: it has come when the task is woken for it.
+        // Once in 49 days a millisecond early, never late: the moment has come when the task is woken for it.
         Self(NonZeroU32::new(tick.0 as u32).unwrap_or(NonZeroU32::MAX))
     }
 }
 
 impl ShortTick {
-    /// Returns whether it is now or past, by at most 24 days.
+    /// Returns whether the moment is now or past, by at most 24 days.
     fn has_come(self, now: Tick) -> bool {
         (now.0 as u32).wrapping_sub(self.0.get()) < 1 << 31
     }

@@ -1,4 +1,4 @@
-//! What both ways of moving bytes, copying and splicing, say of a turn.
+//! What copying and splicing, the two ways of moving bytes, report about a turn.
 
 use crate::uring::End;
 
@@ -13,14 +13,14 @@ pub(super) struct TurnBytes {
 
 /// What follows a turn.
 pub(super) enum Turn {
-    /// Another turn of the same kind, when the task is woken.
+    /// Another turn of the same kind follows, when the task is woken.
     Waits,
-    /// Copying, because splicing does not pay, is not possible, or has met an end that only a receive can
-    /// judge.
+    /// Copying follows, because splicing does not pay or is impossible, or has met an end that only a receive
+    /// can judge.
     Copies,
-    /// Splicing, because the source brings bulk; the socket belongs to no receive any more.
+    /// Splicing follows, because the source brings bulk; no receive uses the socket any more.
     Splices,
-    /// The end of the source; everything before it was delivered.
+    /// The source has ended, and everything before its end was delivered.
     SourceEnded(End),
     /// Nothing more can be delivered: a receive of the other direction has found the destination reset.
     DestinationReset,

@@ -1,4 +1,5 @@
-//! What the process may use, added up in one place and checked at start: descriptors, line by line, and pipes.
+//! What the process may use, added up in one place and checked at the start: descriptors, line by line, and
+//! pipes.
 
 use std::num::NonZeroU32;
 
@@ -7,40 +8,43 @@ use crate::config::{BackendAddress, Config, OpenSessions, Relay};
 
 /// Descriptors of a session: the client's and the backend's.
 const PER_SESSION: u64 = 2;
-/// A shard: its ring, its doorbell (two ends), and the executor's three rings and three eventfds.
+/// A shard: its ring, both ends of its doorbell, and the executor's three rings and three eventfds.
 const PER_SHARD: u64 = 9;
-/// Connections on their way to a shard from the others, where there are others.
+/// Connections on their way to a shard from other shards, if there are any.
 const PASSED: u64 = limits::HANDOFFS_MAX as u64;
 /// A pipe: its two ends.
 const PER_PIPE: u64 = 2;
-/// One check in flight, or at its end.
+/// A check that is in flight or just ending.
 const PER_CHECK: u64 = 1;
-/// Standard streams, log file, the runtimes of the health and control threads.
+/// Standard streams, the log file, and the runtimes of the health and control threads.
 const PROCESS: u64 = 32;
-/// Sessions that a listener may start in a turn while as many that have ended still hold their two descriptors, which
-/// close a turn later (`shard::accept`).
+/// Sessions that a listener may start in a turn while the same number of ended sessions still hold their two
+/// descriptors, which are closed a turn later (`shard::accept`).
 const OVERLAP: u64 = limits::SESSIONS_PER_TURN_MAX as u64 * PER_SESSION;
 
-/// Pipes of a core where neither the configuration nor a quota says less. A pipe is held for a turn, and longer only while
-/// its destination is slow.
+/// Pipes of a core if neither the configuration nor a quota sets fewer. A pipe is held for a turn, and longer
+/// only while its destination is slow.
 const PIPES_PER_CORE: u64 = 32;
 
-/// Pipes that each shard may have; none where splicing is off. `quota` is what the user's pipes may hold, bytes.
+/// Returns the number of pipes that each shard may have; none if splicing is off. `quota` is how much the
+/// pipes of the user may hold, bytes.
 pub(super) fn pipes(relay: &Relay, shards: usize, quota: Option<u64>) -> u32 {
     if !relay.splice {
         return 0;
     }
     let pipe_bytes = u64::from(relay.pipe_bytes.next_power_of_two());
     let share = quota.map_or(PIPES_PER_CORE, |quota| quota / pipe_bytes / shards as u64);
-    // Even a quota that is too small leaves one: whether it is to be had shows when it is made.
+    // Even a quota that is too small leaves one pipe: whether the kernel grants it is known only when it is
+    // made.
     let auto = share.clamp(1, PIPES_PER_CORE) as u32;
     relay.pipes_per_core.map_or(auto, NonZeroU32::get)
 }
 
-/// The descriptors do not suffice.
+/// The process may not open enough descriptors.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{needed} descriptors are needed for {}, but this process may open {limit}; raise the limit (`ulimit -n`, or LimitNOFILE= in the systemd unit){}",
+    "{needed} descriptors are needed for {}, but this process may open {limit}; raise the limit \
+     (`ulimit -n`, or LimitNOFILE= in the systemd unit){}",
     counted(*sessions, "session"), smaller(*possible)
 )]
 pub struct TooFewDescriptors {
@@ -50,7 +54,7 @@ pub struct TooFewDescriptors {
     possible: u64,
 }
 
-/// The last part of the sentence, where a smaller number would do.
+/// Returns the last part of the sentence, if a smaller number would work.
 fn smaller(possible: u64) -> String {
     match possible {
         0 => String::new(),
@@ -58,11 +62,12 @@ fn smaller(possible: u64) -> String {
     }
 }
 
-/// How many sessions the process serves at a time.
+/// Returns how many sessions the process may serve at a time.
 ///
 /// # Errors
 ///
-/// `runtime.max_connections` needs more descriptors than the process may open, or there are not enough for one session.
+/// `runtime.max_connections` needs more descriptors than the process may open, or there are not enough for a
+/// single session.
 pub(super) fn sessions(
     config: &Config,
     shards: usize,
@@ -75,7 +80,7 @@ pub(super) fn sessions(
         .iter()
         .map(|upstream| upstream.backends.len() as u64 * u64::from(upstream.pool.size));
     let pools: u64 = pools.sum();
-    // With `on_down: close` the addresses that have left a name are checked too.
+    // With `on_down: close`, the addresses that have left a name are checked, too.
     let checked = config.upstreams.iter().filter(|upstream| upstream.healthcheck.is_some()).map(|upstream| {
         let departed =
             if upstream.on_down == OpenSessions::Close { limits::ADDRESSES_PER_BACKEND_MAX } else { 0 };

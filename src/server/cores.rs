@@ -4,37 +4,39 @@ use core_affinity::CoreId;
 
 use crate::config::CoreSelection;
 
-/// Why the wanted cores cannot be had.
+/// Why the configured cores are not available.
 #[derive(Debug, thiserror::Error)]
 pub enum CoresError {
-    /// The kernel does not tell.
-    #[error("the CPUs this process may use cannot be read; is /proc mounted, and sched_getaffinity allowed?")]
+    /// The kernel does not report the allowed CPUs.
+    #[error("cannot read which CPUs this process may use; mount /proc and allow sched_getaffinity")]
     Unknown,
     /// A CPU outside the allowed set.
     #[error(
-        "runtime.cores: this process may not use CPU {cpu}, only {allowed}; change the list, or the CPU set of the container or service (`taskset -pc {pid}`)"
+        "runtime.cores: this process may not use CPU {cpu}, only {allowed}; change the list, or the CPU set \
+         of the container or service (`taskset -pc {pid}`)"
     )]
     NotAllowed {
         /// The CPU.
         cpu: u32,
-        /// Those it may use.
+        /// The CPUs that the process may use.
         allowed: String,
-        /// This process.
+        /// The number of this process.
         pid: u32,
     },
-    /// More cores than there are.
+    /// The configuration asks for more cores than there are.
     #[error(
-        "runtime.cores: {wanted} cores are wanted, but this process may use {allowed}; write a smaller number, or auto"
+        "runtime.cores: {wanted} cores are wanted, but this process may use {allowed}; write a smaller \
+         number, or auto"
     )]
     TooMany {
-        /// How many are wanted.
+        /// How many cores are configured.
         wanted: u32,
-        /// How many it may use.
+        /// How many cores the process may use.
         allowed: usize,
     },
 }
 
-/// The CPUs that get a shard, within those the process may use.
+/// Returns the CPUs that get a shard, out of those that the process may use.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! From the start of a server to its end, as commands say.
+//! The life of a server from its start to its end, driven by commands.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,10 +14,11 @@ use crate::base::counted;
 use crate::control::command::{Command, Commands, Door};
 use crate::telemetry::log::LogHandle;
 
-/// How often the threads beside the shards are looked after.
+/// How often the threads beside the shards are checked.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Turns the signals of the process into commands. To be called before any thread is made that signals should not interrupt.
+/// Turns the signals of the process into commands. Call this before making any thread that signals should not
+/// interrupt.
 ///
 /// # Errors
 ///
@@ -42,10 +43,11 @@ pub fn follow_signals(door: Door) -> io::Result<()> {
     Ok(())
 }
 
-/// Serves until a signal asks for the end and the sessions have ended, or may not go on.
+/// Serves until a signal asks for the end, and then until the sessions have ended or have to end.
 ///
-/// TERM: accepting goes on for `runtime.shutdown_delay`, then drain, at most `runtime.shutdown_timeout`. INT and QUIT
-/// skip the delay. A second one ends all sessions at once. Returns what ended it, for the last words.
+/// TERM: the process goes on accepting for `runtime.shutdown_delay`, then drains for at most
+/// `runtime.shutdown_timeout`. INT and QUIT skip the delay. A second signal ends all sessions at once.
+/// Returns what ended the process, for the last log line.
 pub fn supervise(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str {
     let cause = serve(server, commands, log);
     log_totals(server);
@@ -68,7 +70,7 @@ fn serve(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str 
     let limit = runtime.shutdown_timeout;
     match limit {
         Some(limit) => log::info!("draining: {open} may take {limit:?} to end"),
-        None => log::info!("draining: {open} may take as long as they like"),
+        None => log::info!("draining: {open} may take any time to end"),
     }
     server.drain();
     let deadline = limit.map_or_else(never, after);
@@ -79,7 +81,8 @@ fn serve(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str 
     }
 }
 
-/// Obeys commands until one asks for the end, which is returned; `None` at the deadline and when the shards have ended.
+/// Obeys commands until one asks for the end, and returns it; returns `None` at the deadline or when the
+/// shards have ended.
 fn wait_for_stop(
     server: &Server,
     commands: &Commands,
@@ -95,7 +98,7 @@ fn wait_for_stop(
             recv(server.ended()) -> _ => return None,
             recv(look) -> _ => {
                 if server.is_broken() {
-                    super::die("the health or the control thread has ended; its last words are above");
+                    super::die("the health or control thread has ended; see the panic above");
                 }
                 turned_away.look(server, Instant::now());
                 continue;
@@ -116,7 +119,8 @@ fn wait_for_stop(
 fn end(server: &Server, cause: &'static str) -> &'static str {
     log::warn!("closing {}: {cause}", counted(server.status().open_sessions(), "open session"));
     server.close();
-    // Their ends belong to the totals. Whoever does not end is spoken of when the server is dropped.
+    // The ends of these sessions belong in the totals. Shards that do not end are reported when the server is
+    // dropped.
     let _ = server.wait_ended(super::CLOSE_PATIENCE);
     cause
 }

@@ -1,7 +1,8 @@
-//! What a configuration needs and this machine does not give: looked at before anything is started or bound, so that `check` can
-//! say it, too.
+//! What a configuration needs and this machine lacks. This is checked before anything is started or bound, so
+//! that `check` can report it, too.
 //!
-//! Left out: whether an address is free, since the instance that runs may hold it; names and backends, which others answer for.
+//! Not checked: whether an address is free, because a running instance may hold it; and names and backends,
+//! which depend on other machines.
 
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
@@ -16,11 +17,13 @@ use crate::uring;
 
 use super::{budget, cores};
 
-/// What nobody but a start finds out.
-pub const NOT_LOOKED_AT: &str = "not looked at: whether the addresses are free, what names resolve to, whether backends \
-                                 answer, and limits of the service where they differ from those here";
+/// What only a start can find out.
+pub const NOT_LOOKED_AT: &str = "not looked at: whether the addresses are free, what names resolve to, \
+                                 whether backends answer, and limits of the service where they differ from \
+                                 the limits here";
 
-/// Why a start here would fail, as far as that can be known, and what it would warn of.
+/// Returns why a start on this machine would fail, as far as that can be known in advance, and what it would
+/// warn of.
 #[must_use]
 pub fn lacks(config: &Config) -> Vec<String> {
     let mut lacks = Vec::new();
@@ -42,7 +45,7 @@ pub fn lacks(config: &Config) -> Vec<String> {
         config.upstreams.iter().flat_map(|upstream| upstream.source.iter().map(move |ip| (upstream, *ip)));
     lacks.extend(sources.filter(|(_, ip)| !is_here(*ip)).map(|(upstream, ip)| {
         format!(
-            "upstream {}: source {ip} is not an address of this machine; `ip address` lists those",
+            "upstream {}: source {ip} is not an address of this machine; `ip address` lists them",
             upstream.name
         )
     }));
@@ -56,7 +59,7 @@ pub fn lacks(config: &Config) -> Vec<String> {
     lacks
 }
 
-/// What does not keep it from running, and is worth a warning at the start.
+/// Returns what does not prevent the process from running, but is worth a warning at the start.
 pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
     let mut doubts: Vec<String> = Vec::new();
     if let Some(quota) = cpu_quota().filter(|quota| *quota < shards as f64) {
@@ -64,16 +67,16 @@ pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
         let fewer =
             if fitting < shards { format!("set runtime.cores to {fitting}, or ") } else { String::new() };
         doubts.push(format!(
-            "the CPU quota of this container or service is {quota:.1} CPUs for {}: whoever has used it up waits; {fewer}raise \
-             the quota",
+            "the CPU quota of this container or service is {quota:.1} CPUs for {}: all threads wait once it \
+             is used up; {fewer}raise the quota",
             counted(shards as u64, "core")
         ));
     }
-    // The kernel cuts a backlog down without a word, listen(2).
+    // The kernel silently truncates a backlog, listen(2).
     let Some(most) = number("/proc/sys/net/core/somaxconn") else { return doubts };
     for listener in config.listeners.iter().filter(|listener| u64::from(listener.backlog) > most) {
         doubts.push(format!(
-            "listener {}: backlog {} is cut down to {most} by the sysctl net.core.somaxconn",
+            "listener {}: backlog {} is reduced to {most} by the sysctl net.core.somaxconn",
             listener.name, listener.backlog
         ));
     }
@@ -91,7 +94,7 @@ fn cannot_listen(listener: &Listener) -> Option<String> {
         ListenAddress::Unix(path) => cannot_make_socket(path),
         ListenAddress::Zoned(address) => no_interface(&address.zone),
         ListenAddress::Tcp(address) if !is_here(address.ip()) => {
-            Some(format!("{address} is not an address of this machine; `ip address` lists those"))
+            Some(format!("{address} is not an address of this machine; `ip address` lists them"))
         }
         ListenAddress::Any { port } => needs_rights(*port),
         ListenAddress::Tcp(address) => needs_rights(address.port()),
@@ -99,7 +102,8 @@ fn cannot_listen(listener: &Listener) -> Option<String> {
     why.map(|why| format!("listener {}: {why}", listener.name))
 }
 
-/// Whether an address can be bound to. Link-local ones need their interface, which the socket address has.
+/// Returns whether an address can be bound to. Link-local addresses need their interface, which the socket
+/// address has.
 fn is_here(ip: IpAddr) -> bool {
     let link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     link_local || UdpSocket::bind((ip, 0)).is_ok()
@@ -108,17 +112,20 @@ fn is_here(ip: IpAddr) -> bool {
 fn no_interface(name: &str) -> Option<String> {
     net::interface_index(name)
         .is_none()
-        .then(|| format!("there is no interface {name} here; `ip link` lists those"))
+        .then(|| format!("there is no interface {name} here; `ip link` lists them"))
 }
 
 fn needs_rights(port: u16) -> Option<String> {
     let first = number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024);
     (u64::from(port) < first && !net::may_bind_all_ports()).then(|| {
-        format!("this user may not listen on port {port}; use one from {first} up, or give the binary CAP_NET_BIND_SERVICE")
+        format!(
+            "this user may not listen on port {port}; use one of {first} or above, or give the binary \
+             CAP_NET_BIND_SERVICE"
+        )
     })
 }
 
-/// Why a file cannot be made, or written where it is there already.
+/// Returns why a file cannot be created, or written if it exists.
 fn cannot_write(path: &Path) -> Option<String> {
     if path.is_dir() {
         return Some(format!("{} is a folder; name a file in it", path.display()));
@@ -126,12 +133,12 @@ fn cannot_write(path: &Path) -> Option<String> {
     if path.exists() { not_writable(path) } else { cannot_make_in(folder_of(path)) }
 }
 
-/// Why a socket file cannot be made; one of before is removed first.
+/// Returns why a Unix socket cannot be created; an existing socket at the path is removed first.
 fn cannot_make_socket(path: &Path) -> Option<String> {
     let is_socket = |found: fs::Metadata| found.file_type().is_socket();
     if fs::symlink_metadata(path).is_ok_and(|found| !is_socket(found)) {
         return Some(format!(
-            "{} exists and is no socket; remove it, or choose another path",
+            "{} exists and is not a socket; remove it, or choose another path",
             path.display()
         ));
     }
@@ -144,16 +151,16 @@ fn folder_of(path: &Path) -> &Path {
 
 fn cannot_make_in(folder: &Path) -> Option<String> {
     if !folder.is_dir() {
-        return Some(format!("the folder {} is not there; make it", folder.display()));
+        return Some(format!("the folder {} is not there; create it", folder.display()));
     }
     not_writable(folder)
 }
 
-fn not_writable(place: &Path) -> Option<String> {
-    (!net::may_write(place)).then(|| format!("this user may not write to {}", place.display()))
+fn not_writable(path: &Path) -> Option<String> {
+    (!net::may_write(path)).then(|| format!("this user may not write to {}", path.display()))
 }
 
-/// Ports that the kernel gives to outgoing connections, as ranges.
+/// Returns the ports that the kernel gives to outgoing connections, as ranges.
 fn local_ports() -> Vec<(u16, u16)> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let ends: Vec<u16> = text.split_whitespace().filter_map(|end| end.parse().ok()).collect();
@@ -168,20 +175,20 @@ fn local_ports() -> Vec<(u16, u16)> {
     free
 }
 
-/// What is left of a range.
+/// Returns what remains of a range.
 fn without((first, last): (u16, u16), (from, to): (u16, u16)) -> Vec<(u16, u16)> {
     let before = from.checked_sub(1).map(|end| (first, last.min(end)));
     let after = to.checked_add(1).map(|begin| (first.max(begin), last));
     before.into_iter().chain(after).filter(|(first, last)| first <= last).collect()
 }
 
-/// A port that an outgoing connection may have when it is wanted.
+/// Returns the warning that an outgoing connection may occupy the port when a listener needs it.
 fn in_the_way(listener: &Listener, outgoing: &[(u16, u16)]) -> Option<String> {
     let port = listener.address.port()?;
     outgoing.iter().any(|(first, last)| (*first..=*last).contains(&port)).then(|| {
         format!(
-            "listener {}: the kernel may have given port {port} to an outgoing connection when it is wanted; add it to the sysctl \
-             net.ipv4.ip_local_reserved_ports",
+            "listener {}: the kernel may give port {port} to an outgoing connection before the listener \
+             needs it; add the port to the sysctl net.ipv4.ip_local_reserved_ports",
             listener.name
         )
     })
@@ -191,12 +198,13 @@ fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// CPUs that this process may use up at a time, by the control groups it is in; `None` without a bound.
+/// Returns how many CPUs this process may use at a time, according to its control groups; `None` without a
+/// bound.
 fn cpu_quota() -> Option<f64> {
     quota_of(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
 }
 
-/// The smallest quota of the groups named in `membership` and of those around them, cgroups(7).
+/// Returns the smallest quota of the groups named in `membership` and of their parents, cgroups(7).
 fn quota_of(membership: &str, mounted: &Path) -> Option<f64> {
     let mut smallest: Option<f64> = None;
     for line in membership.lines() {
@@ -218,14 +226,14 @@ fn quota_of(membership: &str, mounted: &Path) -> Option<f64> {
     smallest
 }
 
-/// `cpu.max`: quota and period in microseconds, or `max`.
+/// Reads `cpu.max`: quota and period in microseconds, or `max`.
 fn unified_quota(folder: &Path) -> Option<f64> {
     let text = fs::read_to_string(folder.join("cpu.max")).ok()?;
     let (quota, period) = text.trim().split_once(' ')?;
     ratio(quota.parse().ok()?, period.parse().ok()?)
 }
 
-/// The same in the first version; -1 is no quota.
+/// Reads the same in cgroup version 1; -1 means no quota.
 fn legacy_quota(folder: &Path) -> Option<f64> {
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<i64>().ok();
     ratio(read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?)

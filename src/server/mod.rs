@@ -1,4 +1,4 @@
-//! Puts a process together: checks what it needs, starts its threads in the right order, stops them.
+//! Assembles the process: checks what it needs, starts its threads in the right order, and stops them.
 
 mod budget;
 mod cores;
@@ -40,13 +40,13 @@ pub enum StartError {
     /// The kernel or the sandbox lacks something.
     #[error(transparent)]
     Missing(#[from] Missing),
-    /// The cores are not to be had.
+    /// The cores are not available.
     #[error(transparent)]
     Cores(#[from] CoresError),
-    /// An address names an interface that is not there.
-    #[error("there is no interface {0} here; `ip link` lists those")]
+    /// An address names an interface that does not exist.
+    #[error("there is no interface {0} here; `ip link` lists them")]
     NoInterface(String),
-    /// An address is not to be had.
+    /// An address cannot be listened on.
     #[error("listener {name}: {error}")]
     Listen {
         /// The listener.
@@ -57,7 +57,7 @@ pub enum StartError {
     /// Too few descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
-    /// What was to be done before anything is accepted could not be.
+    /// Something that has to happen before anything is accepted failed.
     #[error("{0}")]
     Listening(String),
     /// The configuration has more objects than there are numbers.
@@ -68,7 +68,7 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
-/// How long sessions may take to end once they were told to.
+/// How long sessions may take to end once they were told to end.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running server. Dropping it closes all sessions and waits for the shards.
@@ -80,13 +80,13 @@ pub struct Server {
     control: Control,
     latest: Latest,
     sessions: u32,
-    /// Removed with the server.
+    /// Removed together with the server.
     _files: Vec<SocketFile>,
     /// Disconnected when the last shard has ended.
     shards_ended: Receiver<()>,
 }
 
-/// The newest states, for whoever asks outside the shards.
+/// The newest states, for readers outside the shards.
 type Latest = tokio::sync::watch::Receiver<Arc<UpstreamStates>>;
 
 /// What all threads know of the shards.
@@ -98,14 +98,14 @@ struct Shards {
     clocks: Clocks,
 }
 
-/// What the machine allows and the addresses of the listeners, before any thread starts.
+/// What the machine allows, and the sockets of the listeners, before any thread starts.
 struct Prepared {
     config: Arc<Config>,
-    /// Most pipes of a shard.
+    /// Maximum number of pipes of a shard.
     pipes: u32,
-    /// Most sessions of the process.
+    /// Maximum number of sessions of the process.
     sessions: u32,
-    /// By shard, then in the order of the configuration.
+    /// Indexed by shard, then in the order of the configuration.
     sockets: Vec<Vec<OwnedFd>>,
     files: Vec<SocketFile>,
 }
@@ -131,16 +131,17 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// What is missing, in one sentence with its cure. Nothing keeps running then.
+    /// What is missing, in one sentence with its remedy. Nothing keeps running in that case.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
         Self::start_with(config, || Ok(()))
     }
 
-    /// The same; `listening` is called once every address is bound, and before anything is accepted.
+    /// Like [`Server::start`]; `listening` is called once every address is bound and before anything is
+    /// accepted.
     ///
     /// # Errors
     ///
-    /// As [`Server::start`], and what `listening` says.
+    /// As [`Server::start`], and the errors of `listening`.
     pub fn start_with(
         config: Arc<Config>,
         listening: impl FnOnce() -> Result<(), String>,
@@ -149,7 +150,8 @@ impl Server {
         Self::start_on(&cpus, config, listening)
     }
 
-    /// The same with a shard for each of these, whatever the configuration says; one CPU may stand there several times.
+    /// Like [`Server::start`], with one shard for each of these CPUs, whatever the configuration says; a CPU
+    /// may be listed several times.
     ///
     /// # Errors
     ///
@@ -179,15 +181,16 @@ impl Server {
         let mut server =
             Self { snapshot, shards, health: None, control, latest, sessions, _files: files, shards_ended };
         server.spawn_shards(sockets, ends, pipes, ended)?;
-        // Checks begin once a shard listens to them, and after whatever may refuse the start.
+        // Checks begin only when a shard listens for their results, and after everything that may refuse the
+        // start.
         let addresses = server.control.addresses();
         let health = crate::health::spawn(&server.snapshot, addresses, reports, Box::new(publish))?;
         server.health = Some(health);
         Ok(server)
     }
 
-    /// Starts one shard after the other: what one has made and given up again, the kernel still holds for a moment when the
-    /// next one asks.
+    /// Starts one shard after another: what one shard has created and released again, the kernel still holds
+    /// for a moment when the next shard asks for it.
     fn spawn_shards(
         &self,
         sockets: Vec<Vec<OwnedFd>>,
@@ -222,19 +225,19 @@ impl Server {
             };
             let (report, reported) = bounded(1);
             spawn_shard(parts, Arc::clone(&shards.clocks), ShardEnds { report, ended: ended.clone() })?;
-            // One that panics before it reports takes the process with it.
+            // A shard that panics before it reports takes the process down.
             reported.recv().unwrap_or(Ok(()))?;
         }
         Ok(())
     }
 
-    /// The configuration it runs.
+    /// Returns the configuration that the server runs.
     #[must_use]
     pub fn config(&self) -> &Config {
         self.snapshot.config()
     }
 
-    /// What it is at.
+    /// Returns the current status.
     #[must_use]
     pub fn status(&self) -> Status {
         let Shards { counters, cores, cpus, .. } = &self.shards;
@@ -242,19 +245,19 @@ impl Server {
         Status::read(&self.snapshot, &states, (counters, cores), cpus, self.sessions)
     }
 
-    /// What of this machine is worth a warning.
+    /// Returns what is worth a warning about this machine.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
         machine::doubts(self.config(), self.shards.cpus.len())
     }
 
-    /// Waits until every backend has had its first verdict. Returns whether that is so within `patience`.
+    /// Waits until every backend has had its first verdict. Returns whether that happened within `patience`.
     #[must_use]
     pub fn wait_checked(&self, patience: Duration) -> bool {
         self.wait_states(patience, |states| !states.upstreams.is_empty() && states.all_decided())
     }
 
-    /// Waits until the published states are as wanted. Returns whether they are within `patience`.
+    /// Waits until the published states are as wanted. Returns whether that happened within `patience`.
     #[must_use]
     pub fn wait_states(&self, patience: Duration, mut wanted: impl FnMut(&UpstreamStates) -> bool) -> bool {
         let mut latest = self.latest.clone();
@@ -265,14 +268,14 @@ impl Server {
         waited.unwrap_or(false)
     }
 
-    /// Returns whether the health or the control thread has ended, which only a broken invariant brings about: states would
-    /// stay as they are for ever.
+    /// Returns whether the health or the control thread has ended, which only a broken invariant can cause.
+    /// States would never change again.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.control.is_finished() || self.health.as_ref().is_some_and(HealthThread::is_finished)
     }
 
-    /// Accepts no more; open sessions go on.
+    /// Stops accepting; open sessions go on.
     pub fn drain(&self) {
         self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Draining));
     }
@@ -282,13 +285,13 @@ impl Server {
         self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Closing));
     }
 
-    /// Disconnected when the last shard has ended.
+    /// Returns a channel that is disconnected when the last shard has ended.
     #[must_use]
     pub fn ended(&self) -> &Receiver<()> {
         &self.shards_ended
     }
 
-    /// Waits for the end of the shards. Returns whether they have ended within `patience`.
+    /// Waits for the shards to end. Returns whether they ended within `patience`.
     #[must_use]
     pub fn wait_ended(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
@@ -331,7 +334,7 @@ impl Drop for Server {
     }
 }
 
-/// The sockets of every listener for every shard, by shard, and the files of those that have one.
+/// Creates the sockets of every listener for every shard, by shard, and the files of Unix sockets.
 fn listen_all(config: &Config, cpus: &[usize]) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketFile>), StartError> {
     let mut sockets: Vec<Vec<OwnedFd>> = (0..cpus.len()).map(|_| Vec::new()).collect();
     let mut files = Vec::new();
@@ -339,7 +342,7 @@ fn listen_all(config: &Config, cpus: &[usize]) -> Result<(Vec<Vec<OwnedFd>>, Vec
         let refused = |error| StartError::Listen { name: listener.name.clone(), error };
         let listening = net::listen(&listener.address, listener.backlog, &listener.tcp.options, cpus.len())
             .map_err(refused)?;
-        // A single socket makes no group, and leaves nothing to choose.
+        // A single socket forms no group, so there is nothing to choose.
         if listener.tcp.steer_by_cpu && cpus.len() > 1 {
             let address = listener.address.to_string();
             net::steer_by_cpu(listening.sockets[0].as_fd(), cpus)
@@ -351,27 +354,27 @@ fn listen_all(config: &Config, cpus: &[usize]) -> Result<(Vec<Vec<OwnedFd>>, Vec
     Ok((sockets, files))
 }
 
-/// Where a shard tells of its start and of its end.
+/// Where a shard reports its start and its end.
 struct ShardEnds {
-    /// Whether it has its ring.
+    /// Receives whether the shard has its ring.
     report: Sender<Result<(), Missing>>,
-    /// Dropped at its end.
+    /// Dropped when the shard ends.
     ended: Sender<()>,
 }
 
-/// A dead shard would keep its listener open, and the kernel would go on sending it connections: so it takes the
-/// process down.
+/// A dead shard would keep its listener open, and the kernel would go on sending it connections, so a shard
+/// that dies takes the process down.
 fn spawn_shard(parts: ShardParts, clocks: Clocks, ends: ShardEnds) -> io::Result<()> {
     let shard = parts.place.shard;
     let run = move || {
         if let Some(clock) = ThreadClock::of_this_thread() {
-            // Each shard starts once, so it is empty.
+            // Each shard starts once, so the clock is not set yet.
             let _ = clocks[shard.index()].set(clock);
         }
         let ShardEnds { report, ended } = ends;
         let mut report = Some(report);
         let mut tell = |outcome| {
-            // Nobody listens any more if another shard did not start.
+            // The channel has no receiver any more if another shard did not start.
             let _ = report.take().map(|report| report.send(outcome));
         };
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -379,7 +382,7 @@ fn spawn_shard(parts: ShardParts, clocks: Clocks, ends: ShardEnds) -> io::Result
         }));
         match ran {
             Ok(_) => drop(ended),
-            Err(_) => die("a shard panicked; its last words are above"),
+            Err(_) => die("a shard panicked; see the panic above"),
         }
     };
     std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(run).map(drop)

@@ -1,7 +1,8 @@
-//! Clients that were turned away: one warning in ten seconds for each listener while it goes on, and totals at the end.
+//! Clients that were turned away: a warning every ten seconds for each listener while it continues, and
+//! totals at the end.
 //!
-//! Whoever is turned away sees a reset and nothing else, so the operator has to hear of it. The shards only count; what is
-//! said comes from their counters.
+//! A client that is turned away sees a reset and nothing else, so the operator has to be told. The shards
+//! only count; the log texts are made from their counters.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +11,17 @@ use crate::base::{CloseReason, counted};
 use crate::control::ListenerStatus;
 use crate::telemetry::counters::ListenerTotals;
 
-/// Between two warnings of one listener.
+/// Time between two warnings of one listener.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// What was said of each listener.
+/// What has been reported for each listener.
 pub(super) struct TurnedAway(Vec<Said>);
 
 struct Said {
     at: Instant,
-    /// As of then.
+    /// The counters at the time of the report.
     totals: ListenerTotals,
-    /// Whether it was a warning.
+    /// Whether the report was a warning.
     warned: bool,
 }
 
@@ -30,7 +31,7 @@ impl TurnedAway {
         Self(server.status().listeners.into_iter().map(said).collect())
     }
 
-    /// Warns of the clients that were turned away since the last warning, where that is due.
+    /// Warns of the clients that were turned away since the last warning, if a warning is due.
     pub(super) fn look(&mut self, server: &Server, now: Instant) {
         for (ListenerStatus { name, totals, .. }, said) in
             server.status().listeners.into_iter().zip(&mut self.0)
@@ -46,14 +47,15 @@ impl TurnedAway {
                 let name = &*name;
                 let (reasons, seconds) = (list(&since), elapsed.as_secs().max(1));
                 log::warn!(event = "turned_away", listener = name, count, reasons, seconds;
-                    "listener {name} turned {} away in the last {seconds} s: {reasons}", counted(count, "client"));
+                    "listener {name} turned {} away in the last {seconds} s: {reasons}",
+                    counted(count, "client"));
             }
             *said = Said { at: now, totals, warned };
         }
     }
 }
 
-/// Says how the clients of each listener ended.
+/// Logs how the clients of each listener ended.
 pub(super) fn log_totals(server: &Server) {
     for ListenerStatus { name, totals, .. } in server.status().listeners {
         let name = &*name;
@@ -62,15 +64,16 @@ pub(super) fn log_totals(server: &Server) {
         let (count, reasons) = (totals.accepted, list(&ends));
         let colon = if ends.is_empty() { "" } else { ": " };
         log::info!(event = "totals", listener = name, count, reasons;
-            "listener {name} had {}{colon}{reasons}", counted(count, "client"));
+            "listener {name} had {}{colon}{reasons}",
+                    counted(count, "client"));
     }
 }
 
-/// The reason of those who found `max_connections` of the process reached.
+/// The reason for clients that found `max_connections` of the process reached.
 const DENIED: &str = "process_limit";
 
-/// How many were turned away since `before`, by reason, where there are some. Of those that a backend reset only the ones count
-/// that got nothing of any.
+/// Returns how many clients were turned away since `before`, by reason, if any. Of the clients that a backend
+/// reset, only those count that got no byte from any backend.
 fn since(now: &ListenerTotals, before: &ListenerTotals) -> Vec<(&'static str, u64)> {
     let of = |reason: &CloseReason| now.closed[reason.index()].saturating_sub(before.closed[reason.index()]);
     let reasons = CloseReason::ALL.iter().filter(|reason| reason.turns_away());

@@ -1,7 +1,8 @@
 //! The accept loop of one listener on one shard. No error ends it.
 //!
-//! It begins when every primary of the upstream has its first verdict, or has had the time for it. Until then clients wait in
-//! the kernel's queue: so none is reset, or sent to a backup, because we have just begun.
+//! The loop begins when every primary of the upstream has its first verdict, or the time for it is over.
+//! Until then clients wait in the kernel's backlog, so that none is reset or sent to a backup just because
+//! the process has only just started.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -15,18 +16,18 @@ use crate::base::{Plain, limits};
 use crate::net::AcceptError;
 use crate::uring::Acceptor;
 
-/// Pause after a failed accept: for want of descriptors or memory, trying again at once fails at once. A connection that
-/// its client has given up already is no reason for one.
+/// Pause after a failed accept: while descriptors or memory are short, trying again at once would fail at
+/// once. A connection that its client has already given up is no reason for a pause.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Accepts until the shard drains; then serves what the kernel has accepted already, and closes.
+/// Accepts until the shard drains; then serves what the kernel has already accepted, and closes.
 pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
     let shard = &*listener.shard;
     shard.enter();
     let _entered = Entered(shard);
     opening(&listener).await;
     let mut started = 0;
-    // Connections that may still come once the shard drains: as many as its backlog can have held.
+    // The number of connections that may still come once the shard drains: as many as its backlog can hold.
     let mut left = listener.config().backlog;
     loop {
         let accepted = match next(&listener, &acceptor).await {
@@ -65,7 +66,7 @@ pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
     }
 }
 
-/// An accept loop until it ends, whatever ends it.
+/// Counts an accept loop until it ends, for whatever reason.
 struct Entered<'a>(&'a Shard);
 
 impl Drop for Entered<'_> {
@@ -74,7 +75,7 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Waits for the first verdicts, or the end.
+/// Waits for the first verdicts, or for the end.
 async fn opening(listener: &Listener) {
     let shard = &listener.shard;
     std::future::poll_fn(|context| {
@@ -91,16 +92,16 @@ async fn opening(listener: &Listener) {
     }
 }
 
-/// Returns the connection, unless another shard gets it. While the shard drains, all stay.
+/// Returns the connection, unless another shard gets it. While the shard drains, all connections stay.
 fn keep(listener: &Listener, connection: OwnedFd) -> Option<OwnedFd> {
     let handoff = listener.shard.handoff.borrow();
     let Some(handoff) = handoff.as_ref().filter(|_| !listener.config().tcp.steer_by_cpu) else {
         return Some(connection);
     };
-    handoff.pass(listener.shard.now(), listener.id, connection)
+    handoff.hand_off(listener.shard.now(), listener.id, connection)
 }
 
-/// The next connection or failure; `None` when the shard drains.
+/// Returns the next connection or failure; `None` when the shard drains.
 async fn next(listener: &Listener, acceptor: &Acceptor) -> Option<std::io::Result<OwnedFd>> {
     std::future::poll_fn(|context| {
         if listener.shard.is_running() { acceptor.poll_accept(context).map(Some) } else { Poll::Ready(None) }

@@ -1,4 +1,4 @@
-//! One connection to a backend: its addresses in their order, from the local addresses in turn.
+//! One connection to a backend: tries its addresses in order, from the local addresses in turn.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,14 +12,14 @@ use crate::net::{self, LocalFailure, Peer};
 use crate::upstream::{ClientEnd, ClientState, Failure, WaitEnd};
 use crate::uring::{End, Receive, Timer};
 
-/// A client that said this many bytes before it has a backend is received from no more.
+/// Once a client that has no backend yet has sent this many bytes, nothing more is received from it.
 const SAID_BEFORE: usize = 16 << 10;
 
 /// A connect that failed, with the error for the log.
 pub(super) struct Failed {
     pub(super) failure: Failure,
     pub(super) error: io::Error,
-    /// What this process lacks.
+    /// The resource that this process lacks.
     lacking: Option<LocalFailure>,
 }
 
@@ -31,7 +31,7 @@ impl Failed {
     }
 
     fn refused(error: io::Error) -> Self {
-        // The backend's host said at once that nobody listens there.
+        // The backend's host reported at once that nothing listens there.
         let at_once = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
         Self { failure: Failure::Refused { at_once }, error, lacking: None }
     }
@@ -45,11 +45,13 @@ impl Failed {
     }
 }
 
-/// Connects to the first address of a backend that takes a connection, until `all` at the latest, for a client or for the
-/// pool. The socket ends at its drop, so that the backend learns of the end before its permit is given to anybody else.
+/// Connects to the first address of a backend that accepts, until `all` at the latest, for a client or for
+/// the pool. The connection ends when the socket is dropped, so that the backend learns of the end before its
+/// permit is given to another session.
 ///
-/// If a local address or port is unavailable, the next one is tried: where IPv6 is switched off, a backend `localhost` that
-/// has `::1` first is reached on 127.0.0.1. An address that does not answer leaves the others an equal share of the time.
+/// If a local address or port is unavailable, the next one is tried; so where IPv6 is switched off, a backend
+/// `localhost` that resolves to `::1` first is reached on 127.0.0.1. An address that does not answer leaves
+/// the others an equal share of the time.
 pub(super) async fn connect_any(
     upstream: &Upstream,
     waiting: Option<WaitingClient<'_>>,
@@ -86,7 +88,8 @@ pub(super) async fn connect_any(
                     break;
                 }
                 Failure::Refused { .. } => {
-                    // A refusal behind an address that timed out has cost as much as that, and blames the backend.
+                    // A refusal after an address that timed out has cost as much as the time-out, and blames
+                    // the backend.
                     let behind = has_timed_out.map(|_| Failure::TimedOut { is_late: false });
                     failed = Failed { failure: behind.unwrap_or(error.failure), ..error };
                     break;
@@ -111,12 +114,12 @@ pub(super) struct WaitingClient<'a> {
 }
 
 impl WaitingClient<'_> {
-    /// Looks at the client. What it says meanwhile waits for the backend.
+    /// Looks at the client. Bytes that it sends in the meantime are kept for the backend.
     fn look(self, context: &Context<'_>) -> ClientState {
         let Self { socket, end } = self;
         socket.register(context.waker());
         if socket.ring().buffers_scarce() {
-            // Open sessions need them more than those who wait.
+            // Open sessions need the buffers more than clients that wait.
             socket.spill_received();
         }
         match socket.ended() {
@@ -129,7 +132,7 @@ impl WaitingClient<'_> {
                 ClientState::Finished
             }
             None if socket.received() < SAID_BEFORE => {
-                // Also behind its first words, or nothing would tell of a reset.
+                // Receives even after the client's first bytes, or nothing would report a reset.
                 socket.receive(Receive::One);
                 ClientState::Here
             }
@@ -141,12 +144,13 @@ impl WaitingClient<'_> {
     }
 }
 
-/// A wait for a backend: it ends with the client that waits, if one does, with its time, or with the shard.
+/// A wait for a backend. It ends when the waiting client, if there is one, leaves, when its time is up, or
+/// when the shard closes.
 pub(super) struct Wait<'a> {
     shard: &'a Shard,
     client: Option<WaitingClient<'a>>,
     deadline: Tick,
-    /// For the deadline, or the moment at which the client counts as left.
+    /// For the deadline, or for the moment at which the client counts as left.
     timer: Timer,
 }
 
@@ -176,7 +180,7 @@ impl<'a> Wait<'a> {
         self.timer.poll_due(context).map(|()| end)
     }
 
-    /// One connect.
+    /// Makes one connect.
     async fn connect(
         mut self,
         address: &Address,
@@ -219,7 +223,7 @@ impl<'a> Wait<'a> {
         })
     }
 
-    /// Tells whose fault an error of socket(2) or connect(2) is, and counts what this process lacks.
+    /// Decides whose fault an error of socket(2) or connect(2) is, and counts what this process lacks.
     fn failed(&self, error: io::Error, address: &Address) -> Failed {
         if let Some(kind) = LocalFailure::of(&error, address) {
             self.shard.counters.work.local_failures[kind as usize].add(1);

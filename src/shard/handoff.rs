@@ -1,8 +1,9 @@
-//! Passing fresh connections to other shards: before they are sessions, at most once, and none is lost at the end.
+//! Hands fresh connections off to other shards: at most once each, before they are sessions, and none is lost
+//! at the end.
 //!
-//! A shard passes while it holds its [`Handoff`], and drops it when it drains. A shard ends only after the last one of the
-//! process was dropped and a look into its own channel since found nothing: what was put there before is seen by then, and
-//! nothing comes after.
+//! A shard hands off connections while it holds its [`Handoff`], and drops it when it drains. A shard ends
+//! only after the last `Handoff` of the process was dropped and a later look into its own channel found
+//! nothing: that look sees everything put there before, and nothing is put there afterwards.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
@@ -14,8 +15,8 @@ use crate::base::Tick;
 use crate::base::{ListenerId, ShardId};
 use crate::steering::{CoreLoads, Steering};
 
-/// The right of a shard to pass connections on. Every shard of the process has one from the start; a shard that never
-/// starts drops it unused.
+/// The right of a shard to hand connections off. Every shard of the process has one from the start; a shard
+/// that never starts drops it unused.
 pub struct Handoff {
     own: ShardId,
     cores: Arc<CoreLoads>,
@@ -24,22 +25,23 @@ pub struct Handoff {
 }
 
 impl Handoff {
-    /// That of one shard of the process; `cores` counts on one for each.
+    /// Creates the right for one shard of the process; `cores` expects one for each shard.
     #[must_use]
     pub fn new(place: ShardPlace, cores: Arc<CoreLoads>, handles: Arc<[ShardHandle]>) -> Self {
         let steering = RefCell::new(Steering::new(place));
         Self { own: place.shard, cores, handles, steering }
     }
 
-    /// Passes a connection on, if another core is clearly better off and has room for it; else returns it.
-    pub(super) fn pass(&self, now: Tick, listener: ListenerId, connection: OwnedFd) -> Option<OwnedFd> {
+    /// Hands a connection off if another core is clearly better off and has room for it; otherwise returns
+    /// it.
+    pub(super) fn hand_off(&self, now: Tick, listener: ListenerId, connection: OwnedFd) -> Option<OwnedFd> {
         let Some(to) = self.steering.borrow_mut().choose(now, &self.cores) else { return Some(connection) };
         let returned = self.handles[to.index()].post_connection(HandedOff { listener, connection });
         match &returned {
             Some(_) => self.cores.take_back(to),
             None => self.cores.note_handed_off(self.own),
         }
-        returned.map(|passed| passed.connection)
+        returned.map(|handed_off| handed_off.connection)
     }
 }
 
@@ -83,23 +85,24 @@ mod tests {
         (client, listener.accept().unwrap().0.into())
     }
 
-    /// Whatever phase it is in, a shard waits for the others: what they have taken for it is served, or ended and counted.
+    /// Whatever its phase, a shard waits for the others: the connections that they have accepted for it are
+    /// served, or ended and counted.
     #[test]
-    fn shard_does_not_end_while_another_one_may_pass_something_on() {
+    fn shard_does_not_end_while_another_one_may_hand_off() {
         for phase in [Phase::Draining, Phase::Closing] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
             let (parts, mut others) = testing::parts(2, vec![listener.into()]);
             let (counters, cores) = (Arc::clone(&parts.counters), Arc::clone(&parts.cores));
             let other = others.remove(0);
-            // Only so does anything move: the other shard is full and this one empty.
+            // Connections move only in this situation: the other shard is full and this one is empty.
             (0..3).for_each(|_| cores.begin_session(ShardId(1)));
             let shard = std::thread::spawn(move || run(parts, || ()).map_err(|missing| missing.to_string()));
             other.handles[0].post_phase(phase);
-            until("nobody is accepted any more", || TcpStream::connect(address).is_err());
+            until("no connection is accepted any more", || TcpStream::connect(address).is_err());
 
             let (mut client, accepted) = connection();
-            assert!(other.pass(Tick(1), LISTENER, accepted).is_none(), "it is passed on");
+            assert!(other.hand_off(Tick(1), LISTENER, accepted).is_none(), "it is handed off");
             assert!(client.read(&mut [0]).is_err(), "no backend is up: a reset");
             until("it counts and has ended", || {
                 let status = cores.status(ShardId(0));
@@ -107,13 +110,13 @@ mod tests {
             });
             assert!(!shard.is_finished(), "another one may come");
             let (mut last, accepted) = connection();
-            assert!(other.pass(Tick(2), LISTENER, accepted).is_none());
+            assert!(other.hand_off(Tick(2), LISTENER, accepted).is_none());
             drop(other);
             shard.join().unwrap().unwrap();
             assert!(last.read(&mut [0]).is_err());
             let status = [0, 1].map(|shard| cores.status(ShardId(shard)));
             assert_eq!((status[1].handed_off, status[0].received, status[0].active), (2, 2, 0));
-            // Those of the looks at the listener too.
+            // Including those of the looks at the listener.
             let mut totals = ListenerTotals::default();
             totals.add(&counters.listener(LISTENER));
             assert!(
@@ -129,14 +132,14 @@ mod tests {
         let other = others.remove(0);
         (0..1_000).for_each(|_| parts.cores.begin_session(ShardId(1)));
         let (_client, accepted) = connection();
-        let mut passed = 0;
-        while other.pass(Tick(1), LISTENER, accepted.try_clone().unwrap()).is_none() {
-            passed += 1;
+        let mut handed_off = 0;
+        while other.hand_off(Tick(1), LISTENER, accepted.try_clone().unwrap()).is_none() {
+            handed_off += 1;
         }
-        assert_eq!(passed, crate::base::limits::HANDOFFS_MAX);
-        // What was announced is what is in the channel.
-        assert!(std::iter::from_fn(|| parts.inbox.take_handed_off()).count() == passed);
-        (0..passed).for_each(|_| parts.cores.take_back(ShardId(0)));
-        assert!(other.pass(Tick(2), LISTENER, accepted).is_none(), "there is room again");
+        assert_eq!(handed_off, crate::base::limits::HANDOFFS_MAX);
+        // As many connections were announced as are in the channel.
+        assert!(std::iter::from_fn(|| parts.inbox.take_handed_off()).count() == handed_off);
+        (0..handed_off).for_each(|_| parts.cores.take_back(ShardId(0)));
+        assert!(other.hand_off(Tick(2), LISTENER, accepted).is_none(), "there is room again");
     }
 }

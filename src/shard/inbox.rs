@@ -1,5 +1,5 @@
-//! What other threads tell a shard: the whole state, and the newest wins. And what other shards pass on to it: fresh
-//! connections, and places at backends for those who wait for one.
+//! What other threads tell a shard: whole states, of which the newest wins. And what other shards hand to it:
+//! fresh connections, and permits of backends for its waiting clients.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use crate::base::{BackendId, ListenerId, UpstreamId, limits};
 use crate::upstream::UpstreamStates;
 use crate::uring::Doorbell;
 
-/// What a shard does with new and with open sessions; only ever later in this order.
+/// What a shard does with new and with open sessions. A shard only ever moves forward in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Accepts and serves.
+    /// Accepts connections and serves sessions.
     Running,
-    /// Accepts no more, serves open sessions to their end.
+    /// Accepts no connections, and serves open sessions to their end.
     Draining,
     /// Ends all sessions.
     Closing,
@@ -29,7 +29,8 @@ pub(super) enum Message {
     Grant(Grant),
 }
 
-/// A place at a backend for a client of this shard that waits for one; the only message that is a change and no state.
+/// A permit of a backend for a waiting client of this shard; the only message that is a change and not a
+/// state.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grant {
     pub(super) upstream: UpstreamId,
@@ -37,21 +38,21 @@ pub(super) struct Grant {
     pub(super) backend: BackendId,
 }
 
-/// A fresh connection that came to another shard, not counted yet.
+/// A fresh connection that came to another shard and is not counted yet.
 #[derive(Debug)]
 pub(super) struct HandedOff {
     pub(super) listener: ListenerId,
     pub(super) connection: OwnedFd,
 }
 
-/// The other threads' end: one for each shard, clones write to the same one.
+/// The end for other threads: one for each shard; clones write to the same inbox.
 #[derive(Clone)]
 pub struct ShardHandle {
     states: Latest<Arc<UpstreamStates>>,
     phase: Latest<Phase>,
-    /// Holds at most one for each client that waits, whose number `limits::QUEUE_MAX` bounds.
+    /// Holds at most one grant for each waiting client, and `limits::QUEUE_MAX` bounds their number.
     grants: Sender<Grant>,
-    passed: Sender<HandedOff>,
+    handed_off: Sender<HandedOff>,
     doorbell: Doorbell,
 }
 
@@ -60,14 +61,15 @@ pub struct Inbox {
     states: Receiver<Arc<UpstreamStates>>,
     phase: Receiver<Phase>,
     grants: Receiver<Grant>,
-    passed: Receiver<HandedOff>,
+    handed_off: Receiver<HandedOff>,
 }
 
-/// A channel of one place in which the newest message replaces an older one.
+/// A channel for one message, in which a new message replaces an older one.
 #[derive(Clone)]
 struct Latest<T> {
     sender: Sender<T>,
-    /// Takes the older message out; its own end, so that the shard's absence is no error.
+    /// Takes the older message out; the sender has its own receiver, so that the absence of the shard is no
+    /// error.
     receiver: Receiver<T>,
 }
 
@@ -77,7 +79,7 @@ impl<T> Latest<T> {
         (Self { sender, receiver: receiver.clone() }, receiver)
     }
 
-    /// Each sender of a slot is a single thread, so at most the shard takes a message in between.
+    /// Each slot has a single sending thread, so only the shard can take a message in between.
     fn put(&self, mut message: T) {
         while let Err(TrySendError::Full(returned)) = self.sender.try_send(message) {
             let _ = self.receiver.try_recv();
@@ -86,47 +88,48 @@ impl<T> Latest<T> {
     }
 }
 
-/// Both ends of a shard's mail; `doorbell` wakes the shard.
+/// Creates both ends of a shard's inbox; `doorbell` wakes the shard.
 #[must_use]
 pub fn inbox(doorbell: Doorbell) -> (ShardHandle, Inbox) {
     let (states, states_receiver) = Latest::new();
     let (phase, phase_receiver) = Latest::new();
     let (grants, grants_receiver) = unbounded();
-    let (passed, passed_receiver) = bounded(limits::HANDOFFS_MAX);
+    let (handed_off, handed_off_receiver) = bounded(limits::HANDOFFS_MAX);
     (
-        ShardHandle { states, phase, grants, passed, doorbell },
+        ShardHandle { states, phase, grants, handed_off, doorbell },
         Inbox {
             states: states_receiver,
             phase: phase_receiver,
             grants: grants_receiver,
-            passed: passed_receiver,
+            handed_off: handed_off_receiver,
         },
     )
 }
 
 impl ShardHandle {
-    /// Tells the shard the states of all backends; for the health thread.
+    /// Tells the shard the states of all backends; only the health thread calls this.
     pub fn post_states(&self, states: Arc<UpstreamStates>) {
         self.states.put(states);
         self.doorbell.notify();
     }
 
-    /// Tells the shard what to do; for the control plane.
+    /// Tells the shard its phase; only the control plane calls this.
     pub fn post_phase(&self, phase: Phase) {
         self.phase.put(phase);
         self.doorbell.notify();
     }
 
-    /// Tells the shard that a client of it has a place at a backend. Whether the shard has not ended.
+    /// Tells the shard that one of its clients has a permit of a backend. Returns whether the shard has not
+    /// ended.
     pub(super) fn post_grant(&self, grant: Grant) -> bool {
         let sent = self.grants.send(grant).is_ok();
         self.doorbell.notify();
         sent
     }
 
-    /// Passes a connection on; returned where the channel is full, or the shard never started.
-    pub(super) fn post_connection(&self, passed: HandedOff) -> Option<HandedOff> {
-        let sent = self.passed.try_send(passed);
+    /// Hands a connection off, or returns it if the channel is full or the shard never started.
+    pub(super) fn post_connection(&self, handed_off: HandedOff) -> Option<HandedOff> {
+        let sent = self.handed_off.try_send(handed_off);
         if sent.is_ok() {
             self.doorbell.notify();
         }
@@ -148,6 +151,6 @@ impl Inbox {
     }
 
     pub(super) fn take_handed_off(&self) -> Option<HandedOff> {
-        self.passed.try_recv().ok()
+        self.handed_off.try_recv().ok()
     }
 }

@@ -11,17 +11,17 @@ use crate::config::{self, Config};
 use crate::relay::RelayRules;
 use crate::telemetry::counters::{Cells, ListenerCounters};
 
-/// See the module documentation. A session holds one, and so keeps what it began with.
+/// See the module documentation. A session holds its listener, and so keeps the rules that it began with.
 pub(super) struct Listener {
     pub(super) id: ListenerId,
     pub(super) shard: Rc<Shard>,
     pub(super) upstream: Rc<Upstream>,
-    /// For the relays of its sessions.
+    /// For the relays of the sessions.
     pub(super) rules: RelayRules,
     counters: Cells<ListenerCounters>,
     config: Arc<Config>,
     position: usize,
-    /// Every primary of the upstream has had its first verdict, or the time for it, once.
+    /// Whether every primary of the upstream has once had its first verdict, or the time for it is over.
     has_verdicts: Cell<bool>,
 }
 
@@ -62,12 +62,13 @@ impl Listener {
         &self.counters
     }
 
-    /// Returns whether sessions may begin. While the shard drains, whoever has come is served as well as can be.
+    /// Returns whether sessions may begin. While the shard drains, clients that have come are served as well
+    /// as possible.
     pub(super) fn is_open(&self) -> bool {
         self.has_verdicts.get() || !self.shard.is_running()
     }
 
-    /// Looks whether sessions may begin from now on.
+    /// Checks whether sessions may begin from now on.
     pub(super) fn look(&self) {
         if !self.has_verdicts.get() {
             self.has_verdicts.set(self.upstream.table.is_decided());

@@ -1,9 +1,10 @@
-//! One core: its ring, its listeners, its sessions, its counters. Nothing here is shared with another shard but what
+//! One core: its ring, its listeners, its sessions, its counters. It shares with other shards only what
 //! [`ShardParts`] names.
 //!
-//! `run.rs` is where a shard starts and what its inbox task does. A listener (`listener.rs`) accepts (`accept.rs`) and
-//! starts sessions (`session/`); an upstream (`upstream.rs`) has a table of backends, a pool (`pool_task.rs`) and
-//! clients that wait (`waiters.rs`). Both stand on `state.rs`, the ring and the counters of the shard.
+//! `run.rs` starts a shard and runs its inbox task. A listener (`listener.rs`) accepts (`accept.rs`) and
+//! starts sessions (`session/`); an upstream (`upstream.rs`) has a table of backends, a pool (`pool_task.rs`)
+//! and waiting clients (`waiters.rs`). Both build on `state.rs`, which holds the ring and the counters of the
+//! shard.
 
 mod accept;
 mod connect;

@@ -1,7 +1,7 @@
-//! Keeps the pool of an upstream filled and tidy: a task for each backend.
+//! Keeps the pool of an upstream filled and tidy, with one task for each backend.
 //!
-//! A connection in the pool, or on its way there, owns a permit of the backend, and gives it up as soon as a client waits for
-//! one, on whatever shard.
+//! A connection in the pool, or on its way there, owns a permit of the backend, and gives it up as soon as a
+//! client on any shard waits for one.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -16,16 +16,16 @@ use crate::net;
 use crate::pool::{Connection, Pool};
 use crate::upstream::Permit;
 
-/// Pause after a first failed connection, doubled with each further one.
+/// Pause after a first failed connection; each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause.
 const LAST_PAUSE: Duration = Duration::from_secs(10);
-/// Without a failure for this long, the next one is a first one.
+/// After this long without a failure, the next failure counts as a first one.
 const CALM: Duration = Duration::from_secs(1);
-/// Pause between two looks whether the backend is below its limit.
+/// Pause between two checks whether the backend is below its limit.
 const LIMIT_LOOK: Duration = Duration::from_secs(1);
 
-/// Starts the tasks of an upstream.
+/// Starts the pool tasks of an upstream.
 pub(super) fn start(upstream: &Rc<Upstream>) {
     let Some(pool) = &upstream.pool else { return };
     for backend in (0..upstream.config().backends.len()).map(|index| BackendId(index as u16)) {
@@ -54,8 +54,8 @@ impl PoolTask {
         self.pool.clear(self.backend);
     }
 
-    /// Waits until one more connection is wanted, and tidies meanwhile. Returns the permit for it; `None` once the shard takes
-    /// no new sessions.
+    /// Waits until one more connection is wanted, and tidies the pool in the meantime. Returns the permit for
+    /// the connection, or `None` once the shard takes no new sessions.
     async fn wanted(&self, backoff: &mut Backoff) -> Option<Permit> {
         let (upstream, table) = (&self.upstream, &self.upstream.table);
         while upstream.shard.is_running() {
@@ -63,12 +63,12 @@ impl PoolTask {
             let now = upstream.shard.now();
             let has_room = table.may_pool(self.backend) && upstream.has_room(self.backend, 0);
             let look = match has_room {
-                // A change of states tells, or the end of a session.
+                // A change of states wakes the task, or the end of a session.
                 false => Tick::NEVER,
                 true if now < backoff.until() => backoff.until(),
                 true => match table.idle_permit(self.backend) {
                     Some(permit) => return Some(permit),
-                    // All permits are taken; nothing tells when one comes free.
+                    // All permits are taken, and nothing reports when one becomes free.
                     None => now.after(LIMIT_LOOK),
                 },
             };
@@ -77,7 +77,7 @@ impl PoolTask {
         None
     }
 
-    /// Closes connections that are of no use any more.
+    /// Closes connections that are no longer useful.
     fn tidy(&self, backoff: &mut Backoff) {
         let (table, now) = (&self.upstream.table, self.upstream.shard.now());
         if !table.may_pool(self.backend) {
@@ -89,7 +89,7 @@ impl PoolTask {
         }
     }
 
-    /// Waits until something has changed that the task goes by, or until `look`.
+    /// Waits until `look`, or until something has changed that the task depends on.
     async fn changed(&self, look: Tick) {
         let mut timer = self.upstream.shard.ring.timer(look);
         let mut is_woken = false;
@@ -106,14 +106,14 @@ impl PoolTask {
         .await;
     }
 
-    /// Makes one connection and puts it into the pool, unless a client waits for its permit. Returns whether the backend took
-    /// it, or was not asked to the end.
+    /// Makes one connection and puts it into the pool, unless a client waits for its permit. Returns whether
+    /// the backend accepted it, or the attempt was given up before the backend's answer.
     async fn connect(&self, permit: Permit) -> bool {
         let (upstream, table, shard) = (&self.upstream, &self.upstream.table, &self.upstream.shard);
         let deadline = shard.now().after(upstream.config().timeouts.connect);
         self.pool.set_connecting(self.backend, true);
         let connected = {
-            // Gone, and its socket with it, before its permit is given back.
+            // The connect, and with it the socket, ends before its permit is given back.
             let mut connecting = pin!(connect_any(upstream, None, self.backend, deadline));
             std::future::poll_fn(|context| {
                 self.pool.watch(self.backend, context.waker());
@@ -130,7 +130,7 @@ impl PoolTask {
             Some(Ok((socket, address))) => {
                 self.pool.counters().made.add(1);
                 if let Some(keepalive) = upstream.config().tcp.keepalive {
-                    // A host that crashed does not say so.
+                    // A host that has crashed does not report it.
                     socket.with(|socket| net::keep_alive(socket, keepalive));
                 }
                 self.pool.put(
@@ -145,7 +145,7 @@ impl PoolTask {
                 self.pool.counters().failed.add(1);
                 false
             }
-            // Once the client is served, it is tried again.
+            // The task tries again once the client is served.
             None => true,
         }
     }

@@ -22,36 +22,36 @@ use crate::telemetry::counters::ShardCounters;
 use crate::upstream::{Snapshot, UpstreamStates};
 use crate::uring::{self, BufferSettings, DoorbellListener, Missing, Ring};
 
-/// What a shard is made of.
+/// The parts of a shard.
 pub struct ShardParts {
-    /// Which shard of how many.
+    /// The shard, and the number of all shards.
     pub place: ShardPlace,
     /// The CPU it is pinned to.
     pub cpu: core_affinity::CoreId,
-    /// The configuration with what all shards share of it.
+    /// The configuration, with what all shards share of it.
     pub snapshot: Arc<Snapshot>,
     /// Listening sockets of this shard, in the order of the configuration.
     pub listeners: Vec<OwnedFd>,
-    /// Most pipes for splicing; 0 where that is off.
+    /// Maximum number of pipes for splicing; 0 if splicing is off.
     pub pipes: u32,
-    /// What each core tells of itself.
+    /// The published loads of all cores.
     pub cores: Arc<CoreLoads>,
     /// The right to hand connections off to other shards.
     pub handoff: Handoff,
-    /// Counters of this shard.
+    /// The counters of this shard.
     pub counters: Arc<ShardCounters>,
     /// The limit on sessions of the process.
     pub limit: Arc<Limit>,
-    /// Where other threads write to: one handle for each shard, this one's included.
+    /// The handles of all shards, including this one's.
     pub handles: Arc<[ShardHandle]>,
-    /// Where this shard reads.
+    /// Where this shard reads its messages.
     pub inbox: Inbox,
     /// The descriptor behind the doorbell of the handle.
     pub doorbell: OwnedFd,
 }
 
-/// Runs a shard on the calling thread until it was told to drain and every session has ended. Calls `started` once the shard
-/// has all that it needs.
+/// Runs a shard on the calling thread until it was told to drain and every session has ended. Calls `started`
+/// once the shard has everything that it needs.
 ///
 /// # Errors
 ///
@@ -59,7 +59,7 @@ pub struct ShardParts {
 ///
 /// # Panics
 ///
-/// When the CPU cannot be pinned to; the caller checked it before.
+/// If the thread cannot be pinned to the CPU, which the caller has checked before.
 pub fn run(parts: ShardParts, started: impl FnOnce()) -> Result<(), Missing> {
     assert!(core_affinity::set_for_current(parts.cpu), "CPU {} was in the allowed set", parts.cpu.id);
     executor()?.run(async {
@@ -108,13 +108,13 @@ pub(super) struct Residents {
     pub(super) listeners: Vec<Rc<Listener>>,
     /// In the order of the configuration.
     upstreams: Vec<Rc<Upstream>>,
-    /// Connections that wait for the first verdicts, from shards that knew them earlier; each turn adds at most as many as an
-    /// inbox holds.
+    /// Connections that wait for the first verdicts, from shards that knew the verdicts earlier; each turn
+    /// adds at most as many as an inbox holds.
     held: Vec<HandedOff>,
 }
 
 impl Residents {
-    /// What a shard consists of, and where its messages come.
+    /// Creates what a shard consists of, and returns where its messages come from.
     pub(super) fn new(ring: &Ring, parts: ShardParts) -> (Self, Inbox, OwnedFd) {
         let (snapshot, config) = (&parts.snapshot, parts.snapshot.config());
         let pipes =
@@ -149,10 +149,10 @@ impl Residents {
         (residents, parts.inbox, parts.doorbell)
     }
 
-    /// Takes what other threads say, until nothing is left to do.
+    /// Takes what other threads send, until nothing is left to do.
     async fn read_inbox(mut self, mut doorbell: DoorbellListener, inbox: Inbox) {
         loop {
-            // Before the look into the channel, so that an empty one stays empty.
+            // Read before the look into the channel, so that a channel found empty stays empty.
             let are_handoffs_over = self.shard.cores.are_handoffs_over();
             while let Some(message) = inbox.take() {
                 self.take(message);
@@ -190,7 +190,7 @@ impl Residents {
         }
     }
 
-    /// Takes new states, unless they are those of another generation, whose backends are others.
+    /// Applies new states, unless they belong to another generation and so to other backends.
     fn apply(&mut self, states: &UpstreamStates) {
         if states.generation != self.generation {
             return;
@@ -202,7 +202,7 @@ impl Residents {
         }
         self.open();
         for upstream in &self.upstreams {
-            // There may be no backend left to wait for, or one to connect to.
+            // There may be no backend left to wait for, or a new one to connect to.
             upstream.waiters.wake_all();
             upstream.wake_pool_tasks();
         }
@@ -221,7 +221,8 @@ impl Residents {
         .await;
     }
 
-    /// Starts sessions for what other shards have handed off, as many as fit into a turn. Returns how many.
+    /// Starts sessions for connections that other shards have handed off, as many as fit into a turn. Returns
+    /// how many.
     fn take_handed_off(&mut self, inbox: &Inbox) -> u32 {
         let taken =
             std::iter::from_fn(|| inbox.take_handed_off()).take(limits::SESSIONS_PER_TURN_MAX as usize);
@@ -244,8 +245,8 @@ impl Residents {
         }
     }
 
-    /// Lets those begin that have waited for the first verdicts: accept loops, and what shards that knew the verdicts earlier
-    /// have handed off.
+    /// Lets everything begin that has waited for the first verdicts: accept loops, and connections that were
+    /// handed off by shards that knew the verdicts earlier.
     fn open(&mut self) {
         self.listeners.iter().for_each(|listener| listener.look());
         self.shard.openings.take().into_iter().for_each(Waker::wake);

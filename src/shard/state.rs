@@ -1,4 +1,4 @@
-//! What everything on one shard needs: its ring, its phase, its counters, the ways to other shards.
+//! What all code on one shard needs: its ring, its phase, its counters, the handles of other shards.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -23,31 +23,31 @@ pub(super) struct Shard {
     pub(super) ring: Ring,
     pub(super) place: ShardPlace,
     pub(super) phase: Cell<Phase>,
-    /// Accept loops and sessions that have not ended.
+    /// The number of accept loops and sessions that have not ended.
     pub(super) busy: Cell<usize>,
     pub(super) counters: Arc<ShardCounters>,
     /// The limit on sessions of the process.
     pub(super) limit: Arc<Limit>,
     pub(super) cores: Arc<CoreLoads>,
-    /// One for each shard, this one's included.
+    /// One for each shard, including this one.
     pub(super) handles: Arc<[ShardHandle]>,
-    /// There while the shard runs.
+    /// Present while the shard runs.
     pub(super) handoff: RefCell<Option<Handoff>>,
-    /// `None` where splicing is off.
+    /// `None` if splicing is off.
     pub(super) pipes: Option<Rc<Pipes>>,
-    /// Where the clients of open sessions come from, by descriptor, where sessions are logged. Not in the session, which is
-    /// small.
+    /// The addresses of the clients of open sessions, by descriptor, if sessions are logged. They are not
+    /// kept in the session, which is small.
     pub(super) clients: RefCell<HashMap<RawFd, String>>,
     /// Accept loops that wait for the first verdicts.
     pub(super) openings: RefCell<Vec<Waker>>,
-    /// Draws where chance spreads something out.
+    /// The source of all random numbers of the shard.
     pub(super) random: RefCell<fastrand::Rng>,
     pub(super) accept_warnings: WarningLimit,
-    /// Warnings of connects that failed because this process lacks something, by kind.
+    /// Warnings of connects that failed because this process lacks a resource, by kind.
     pub(super) connect_warnings: [WarningLimit; LocalFailure::COUNT],
 }
 
-/// Lets one warning through every [`WarningLimit::INTERVAL`].
+/// Lets one warning through per [`WarningLimit::INTERVAL`].
 #[derive(Default)]
 pub(super) struct WarningLimit(Cell<Option<Tick>>);
 
@@ -80,7 +80,7 @@ impl Shard {
         self.phase.get() == Phase::Closing
     }
 
-    /// A number from 0 to 1.
+    /// Returns a random number from 0 to 1.
     pub(super) fn chance(&self) -> f64 {
         self.random.borrow_mut().f64()
     }
@@ -90,7 +90,7 @@ impl Shard {
         self.busy.update(|busy| busy + 1);
     }
 
-    /// Counts that what has entered ends.
+    /// Counts the end of an accept loop or session.
     pub(super) fn leave(&self) {
         self.busy.update(|busy| busy - 1);
         if self.busy.get() == 0 && !self.is_running() {

@@ -15,7 +15,8 @@ use crate::steering::CoreLoads;
 use crate::upstream::Snapshot;
 use crate::uring::{Doorbell, Ring};
 
-/// The first of so many shards, with one listener and one backend that is never up; and what the others pass on with.
+/// Returns the first of `shards` shards, with one listener and one backend that is never up; and the handoff
+/// rights of the others.
 pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<Handoff>) {
     let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
     let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
@@ -49,7 +50,7 @@ pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<
     (parts, others)
 }
 
-/// The listener of such a shard, which does not run.
+/// Returns the listener of such a shard, which does not run.
 pub(super) fn listener(ring: &Ring) -> Rc<Listener> {
     let (residents, ..) = Residents::new(ring, parts(1, Vec::new()).0);
     Rc::clone(&residents.listeners[0])

@@ -1,5 +1,6 @@
-//! Addresses that did not answer lately, of the backends of one upstream: they come behind the others for a while, for all
-//! sessions of the shard. The next check of such an address may be half a minute away, or there may be none.
+//! Addresses that did not answer lately, of the backends of one upstream: for a while they are tried after
+//! the others, by all sessions of the shard. The next check of such an address may be half a minute away, or
+//! there may be none.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -8,10 +9,10 @@ use std::time::Duration;
 
 use crate::base::{Address, BackendId, Tick};
 
-/// How long an address that did not answer comes behind the others of its backend.
+/// How long an address that did not answer is tried after the others of its backend.
 const MEMORY: Duration = Duration::from_secs(30);
 
-/// How many such addresses are remembered.
+/// The number of such addresses that are remembered.
 const KEPT: usize = 64;
 
 /// See the module documentation.
@@ -28,7 +29,7 @@ impl Unresponsive {
         notes.push_back((backend, address.clone(), now.after(MEMORY)));
     }
 
-    /// The addresses of a backend in the order to try.
+    /// Returns the addresses of a backend in the order to try.
     pub(super) fn last(&self, backend: BackendId, addresses: Arc<[Address]>, now: Tick) -> Arc<[Address]> {
         let mut notes = self.0.borrow_mut();
         while notes.pop_front_if(|note| note.2 <= now).is_some() {}

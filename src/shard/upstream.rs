@@ -1,4 +1,5 @@
-//! One upstream on one shard: its table, its pool, its local addresses, the clients of this shard that wait for it.
+//! One upstream on one shard: its table, its pool, its local addresses, and the waiting clients of this
+//! shard.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -68,27 +69,27 @@ impl Upstream {
 
     // Clients that wait.
 
-    /// Sends permits to the clients that wait for them, on whatever shard.
+    /// Sends permits to the clients that wait for them, on all shards.
     pub(super) fn serve(&self) {
         while self.table.has_released() {
             for (ticket, backend) in self.table.serve() {
                 let grant = Grant { upstream: self.id, ticket: ticket.number, backend };
                 if !self.shard.handles[ticket.shard.index()].post_grant(grant) {
-                    // A shard that has ended has no client that waits.
+                    // A shard that has ended has no waiting client.
                     drop(self.table.granted(backend));
                 }
             }
         }
     }
 
-    /// Takes a permit that came for a waiting client.
+    /// Takes a permit that was sent to a waiting client.
     pub(super) fn grant(&self, Grant { ticket, backend, .. }: Grant) {
         if !self.waiters.grant(ticket, backend) {
             drop(self.table.granted(backend));
         }
     }
 
-    /// Has all shards look whether their pools hold a permit that such a client waits for.
+    /// Has all shards check whether their pools hold a permit that such a client waits for.
     pub(super) fn ask_pools(&self, tried: &Tried) {
         if self.table.idle_permits(tried) > 0 {
             self.shard.handles.iter().for_each(super::ShardHandle::notify);
@@ -102,8 +103,8 @@ impl Upstream {
         self.pool.as_ref()?.take(backend)
     }
 
-    /// Returns whether the pool has room for one more connection beside those in sessions that are expected back, of which
-    /// `leaving` are about to leave.
+    /// Returns whether the pool has room for one more connection, besides the connections in sessions that
+    /// are expected back, of which `leaving` are about to leave.
     pub(super) fn has_room(&self, backend: BackendId, leaving: usize) -> bool {
         let Some(pool) = &self.pool else { return false };
         let expected = match self.config().pool.reuse {
@@ -114,7 +115,7 @@ impl Upstream {
         pool.has_room(backend, expected.saturating_sub(leaving))
     }
 
-    /// In which case a session on a backend may give its connection back, if it ended now.
+    /// Returns when a session on a backend may give its connection back, if it ended now.
     pub(super) fn reuse(&self, backend: BackendId) -> Reuse {
         if self.pool.is_some()
             && self.shard.is_running()
@@ -127,15 +128,16 @@ impl Upstream {
         }
     }
 
-    /// Notes a session that may give its connection back as long as it has carried no byte. Where it may do so later too,
-    /// this tells the pool task of sessions that end before they have begun.
+    /// Notes a session that may give its connection back as long as it has carried no byte. If the session
+    /// may give it back later, too, this tells the pool task about sessions that end before they have begun.
     pub(super) fn lease(&self, backend: BackendId) -> Option<Lease> {
         let pool = self.pool.as_ref().filter(|_| self.config().pool.reuse != Reuse::Off);
         pool.map(|pool| pool.lease(backend))
     }
 
-    /// Puts the connection of a session that has ended into the pool, if it is fit, there is room, and no client waits for its
-    /// permit. Ends it otherwise, before its permit is given back: parameters are dropped from the last to the first.
+    /// Puts the connection of a session that has ended into the pool, if it is fit, there is room, and no
+    /// client waits for its permit. Otherwise ends it before its permit is given back: parameters are dropped
+    /// from the last to the first.
     pub(super) fn give_back(&self, permit: Permit, socket: Peer, fresh: bool) {
         let backend = permit.backend();
         let Some(pool) = &self.pool else { return };
@@ -153,7 +155,7 @@ impl Upstream {
         pool.put(Connection { socket, address, fresh }, permit, self.shard.now(), self.shard.chance());
     }
 
-    /// The address of the backend that a connection leads to, if the backend still has it.
+    /// Returns the address of the backend that a connection leads to, if the backend still has that address.
     fn address_of(&self, backend: BackendId, socket: &Peer) -> Option<Address> {
         let peer = socket.with(net::peer_address)?;
         self.table.addresses(backend).iter().find(|address| address.leads_to(&peer)).cloned()
@@ -163,7 +165,7 @@ impl Upstream {
         self.pool.iter().for_each(|pool| pool.wake_pool_tasks());
     }
 
-    /// Closes ready connections whose permits clients wait for.
+    /// Closes ready connections if clients wait for their permits.
     pub(super) fn give_way(&self) {
         let Some(pool) = self.pool.as_ref().filter(|_| self.table.has_waiters()) else { return };
         for backend in self.table.candidates() {
@@ -174,7 +176,8 @@ impl Upstream {
                 self.serve();
             }
         }
-        // A connection on its way gives way too, and a session whose client seems to have left.
+        // A connection on its way to the pool gives way, too, and so does a session whose client seems to
+        // have left.
         pool.wake_pool_tasks();
         pool.wake_lingering();
     }

@@ -1,8 +1,9 @@
-//! Clients of this shard in the queue of an upstream. Who is next is decided by the queue, which all shards share
-//! ([`admission::Queue`](crate::admission::Queue)); this wakes the client's task.
+//! Clients of this shard in the queue of an upstream. The queue, which all shards share
+//! ([`admission::Queue`](crate::admission::Queue)), decides which client is next; this module wakes the
+//! client's task.
 //!
-//! A permit that was granted to a waiting client is on its way as a message until the client takes it. When the client has
-//! left meanwhile, the permit goes to the next one.
+//! A permit that was granted to a waiting client is on its way as a message until the client takes it. If the
+//! client has left in the meantime, the permit goes to the next one.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,14 +11,14 @@ use std::task::{Context, Waker};
 
 use crate::base::BackendId;
 
-/// Those who wait, by the number of their ticket.
+/// The waiting clients, by the number of their ticket.
 #[derive(Default)]
 pub(super) struct Waiters(RefCell<BTreeMap<u64, Waiter>>);
 
 #[derive(Default)]
 struct Waiter {
     waker: Option<Waker>,
-    /// The backend whose permit it got.
+    /// The backend whose permit the client got.
     granted: Option<BackendId>,
 }
 
@@ -34,7 +35,7 @@ impl Waiters {
         self.0.borrow_mut().insert(ticket, Waiter::default());
     }
 
-    /// Forgets a client. Returns the backend whose permit it got and did not take.
+    /// Removes a client. Returns the backend whose permit the client got and did not take.
     pub(super) fn remove(&self, ticket: u64) -> Option<BackendId> {
         self.0.borrow_mut().remove(&ticket)?.granted
     }
@@ -48,7 +49,7 @@ impl Waiters {
         true
     }
 
-    /// Takes the permit that a client got; else its task is woken when it gets one.
+    /// Takes the permit that a client got; otherwise the client's task is woken when it gets one.
     pub(super) fn take_granted(&self, ticket: u64, context: &Context<'_>) -> Option<BackendId> {
         let mut waiters = self.0.borrow_mut();
         let waiter = waiters.get_mut(&ticket)?;
@@ -58,7 +59,7 @@ impl Waiters {
         waiter.granted.take()
     }
 
-    /// Has every client look whether there is still a backend to wait for.
+    /// Has every client check whether there is still a backend to wait for.
     pub(super) fn wake_all(&self) {
         self.0.borrow().values().for_each(Waiter::wake);
     }

@@ -1,4 +1,5 @@
-//! What every core tells of itself, readable by all: its sessions, how busy it is, whether it may still pass connections on.
+//! What every core publishes for the others: its sessions, how busy it is, and whether it may still hand
+//! connections off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -8,11 +9,11 @@ use crossbeam_utils::CachePadded;
 
 use crate::base::ShardId;
 
-/// One row for each core, with its shard as the only writer of what counts there for every session.
+/// One row for each core. Only the core's own shard writes what changes with every session.
 pub struct CoreLoads {
     rows: Box<[Row]>,
-    /// Shards that may still pass connections on.
-    passing: CachePadded<AtomicUsize>,
+    /// The number of shards that may still hand connections off.
+    handing_off: CachePadded<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -34,64 +35,64 @@ struct Own {
     received: AtomicU64,
 }
 
-/// Written by other threads, and seldom.
+/// Written by other threads, rarely.
 #[derive(Default)]
 struct Others {
-    /// Connections on their way to this shard; every shard adds, this one subtracts.
+    /// Connections on their way to this shard; every other shard adds, this one subtracts.
     inbound: AtomicU32,
-    /// Busy share of the last sample, per mille of a core; the sampler writes it.
+    /// Busy share in the last sample, per mille of a core; written by the thread that takes samples.
     busy: AtomicU32,
-    /// Processor time so far, nanoseconds; the sampler writes it.
+    /// Processor time so far, nanoseconds; written by the thread that takes samples.
     busy_nanos: AtomicU64,
 }
 
-/// How much a core has to do.
+/// The load of a core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CoreLoad {
-    /// Open sessions, with those on their way from other shards.
+    /// Open sessions, including connections on their way from other shards.
     pub sessions: u32,
-    /// Per mille of the core, in the last sample.
+    /// Busy share in the last sample, per mille of the core.
     pub busy: u32,
 }
 
-/// What is shown of a core.
+/// The status of a core, for display.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CoreStatus {
     /// Open sessions.
     pub active: u32,
-    /// Sessions so far, open ones included.
+    /// Sessions so far, including open ones.
     pub sessions: u64,
     /// Connections handed off to other shards so far.
     pub handed_off: u64,
     /// Connections received from other shards so far.
     pub received: u64,
-    /// Per mille of the core, in the last sample.
+    /// Busy share in the last sample, per mille of the core.
     pub busy: u32,
     /// Processor time so far.
     pub busy_time: Duration,
 }
 
 impl CoreLoads {
-    /// Idle cores, all of which may pass connections on.
+    /// Creates idle cores, all of which may hand connections off.
     #[must_use]
     pub fn new(shards: usize) -> Arc<Self> {
         let rows = (0..shards).map(|_| Row::default()).collect();
-        Arc::new(Self { rows, passing: CachePadded::new(AtomicUsize::new(shards)) })
+        Arc::new(Self { rows, handing_off: CachePadded::new(AtomicUsize::new(shards)) })
     }
 
-    /// How many there are.
+    /// Returns the number of cores.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no core.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// What is shown of a core.
+    /// Returns the status of a core.
     #[must_use]
     pub fn status(&self, shard: ShardId) -> CoreStatus {
         let Row { own, others } = &self.rows[shard.index()];
@@ -106,7 +107,7 @@ impl CoreLoads {
         }
     }
 
-    /// Notes a sample of the processor time; for the one thread that takes samples.
+    /// Notes a sample of the processor time; only the one thread that takes samples calls this.
     pub fn note_busy(&self, shard: ShardId, per_mille: u32, so_far: Duration) {
         let others = &self.rows[shard.index()].others;
         others.busy.store(per_mille.min(1_000), Ordering::Relaxed);
@@ -114,7 +115,7 @@ impl CoreLoads {
         others.busy_nanos.store(nanos, Ordering::Relaxed);
     }
 
-    /// Counts a session; for its shard alone, as the four that follow.
+    /// Counts a session. Only the shard itself calls this and the three functions that follow.
     pub fn begin_session(&self, shard: ShardId) {
         bump(&self.rows[shard.index()].own.active, 1);
     }
@@ -132,35 +133,38 @@ impl CoreLoads {
         bump_long(&self.rows[shard.index()].own.handed_off);
     }
 
-    /// Counts a connection that came from another shard. To be called when it counts as a session, so that it is never missed.
+    /// Counts a connection from another shard. Call this when the connection counts as a session, so that it
+    /// is counted at every moment.
     pub fn note_received(&self, shard: ShardId) {
         bump_long(&self.rows[shard.index()].own.received);
         self.take_back(shard);
     }
 
-    /// Connections on their way to a shard count there at once, so that those who look next do not all choose it.
+    /// Counts a connection that is on its way to a shard, so that the next shards to look do not all choose
+    /// the same one.
     pub fn announce(&self, to: ShardId) {
-        // Relaxed: the number alone is shared; the connection itself goes through a channel.
+        // Relaxed: only the number is shared; the connection itself goes through a channel.
         self.rows[to.index()].others.inbound.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An announced connection does not come, or has come.
+    /// Takes an announcement back: the connection has arrived, or will not come.
     pub fn take_back(&self, to: ShardId) {
         let before = self.rows[to.index()].others.inbound.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "more connections arrive than were announced");
     }
 
-    /// A shard passes nothing on any more. Whether it was the last one.
+    /// Notes that a shard hands nothing off any more. Returns whether it was the last one.
     #[must_use]
     pub fn end_handoffs(&self) -> bool {
-        // Release: who sees the number also sees what the shard has put into the channels before.
-        self.passing.fetch_sub(1, Ordering::AcqRel) == 1
+        // Release: a thread that sees the number also sees what the shard has put into the channels before.
+        self.handing_off.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Whether no shard passes anything on any more: what is in a channel now is all that will ever be.
+    /// Returns whether no shard hands anything off any more: nothing will be added to what the channels hold
+    /// now.
     #[must_use]
     pub fn are_handoffs_over(&self) -> bool {
-        self.passing.load(Ordering::Acquire) == 0
+        self.handing_off.load(Ordering::Acquire) == 0
     }
 
     pub(super) fn load(&self, shard: usize) -> CoreLoad {

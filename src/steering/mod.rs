@@ -1,11 +1,12 @@
 //! Which core takes a fresh connection: the one it came to, unless another one is clearly better off.
 //!
-//! SO_REUSEPORT deals connections out by a hash. Many short sessions come out even, few long ones do not: of
-//! 16 on 16 cores a third of the cores gets none. A connection is passed on at most once, before it is a
-//! session; open ones never move.
+//! SO_REUSEPORT distributes connections by a hash. Many short sessions come out even, few long ones do not:
+//! with 16 of them on 16 cores, a third of the cores gets none. A connection is handed off at most once,
+//! before it is a session; open sessions never move.
 //!
-//! The loads of the others are read once a millisecond, and that of the chosen one again before it is taken:
-//! it counts connections on their way, so many shards that see the same idle core do not all take it.
+//! The loads of the other cores are read once a millisecond, and the load of the chosen core is read again
+//! before it is chosen. That load includes connections on their way, so many shards that see the same idle
+//! core do not all choose it.
 
 mod cores;
 #[cfg(test)]
@@ -18,33 +19,35 @@ use crate::base::{ShardId, ShardPlace, Tick};
 
 pub use cores::{CoreLoad, CoreLoads, CoreStatus};
 
-/// A core is busy from here on, per mille.
+/// A core counts as busy above this share, per mille.
 const BUSY: u32 = 700;
-/// And clearly busier than another one with so much more, per mille.
+/// A busy core is clearly busier than another one if its share is greater by more than this, per mille.
 const CLEARLY_BUSIER: u32 = 300;
-/// Most others that are looked at in one millisecond: 64 cache lines take about 3 microseconds to fetch.
+/// Maximum number of other cores that are looked at in one millisecond: 64 cache lines take about 3
+/// microseconds to fetch.
 const LOOKED_AT: usize = 64;
-/// Choices that may turn out to be outdated before a connection stays.
+/// Number of choices that may turn out to be outdated before the connection stays.
 const CHOICES: usize = 2;
-/// How long ends of sessions are counted to tell short ones from long ones, and how old a sample of the busy
-/// share may be.
+/// How long the ends of sessions are counted to tell short sessions from long ones, and how old a sample of
+/// the busy share may be.
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// Ends of sessions in a window that do not count as many: passing on so few costs nothing worth saving.
+/// Number of ends in a window up to which sessions do not count as short: handing off so few connections
+/// costs nothing worth saving.
 const FEW_ENDS: u64 = 16;
 
 /// How a shard steers the connections that come to it.
 pub struct Steering {
     own: usize,
     random: Random,
-    /// Loads of others as of `seen_at`, and what was sent there since.
+    /// Loads of other cores as of `seen_at`, plus the connections that were sent there since.
     seen: Vec<(usize, CoreLoad)>,
     seen_at: Option<Tick>,
     turnover: Turnover,
     relief: Relief,
 }
 
-/// Whether the sessions of a core last.
+/// Whether the sessions of a core are short or long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SessionLength {
     Short,
@@ -52,7 +55,7 @@ enum SessionLength {
 }
 
 impl Steering {
-    /// That of one shard.
+    /// Creates the steering of one shard.
     #[must_use]
     pub fn new(place: ShardPlace) -> Self {
         Self {
@@ -65,15 +68,15 @@ impl Steering {
         }
     }
 
-    /// The shard that a fresh connection is to be passed to, where it is announced already; `None` if it
-    /// stays.
+    /// Returns the shard that a fresh connection is to be handed off to, where the connection is announced
+    /// already; `None` if the connection stays.
     pub fn choose(&mut self, now: Tick, cores: &CoreLoads) -> Option<ShardId> {
         if cores.len() < 2 {
             return None;
         }
         let mut own = cores.load(self.own);
         let stay = self.turnover.look(now, cores.ended(self.own), own.sessions);
-        // Of short sessions more take their part in a window than are open.
+        // In a window, more short sessions consume processor time than are open at any moment.
         let share = u64::from(own.busy) / self.turnover.last.max(u64::from(own.sessions)).max(1);
         own.busy = own.busy.saturating_sub(self.relief.look(now));
         if own.sessions == 0 && own.busy <= BUSY {
@@ -95,14 +98,15 @@ impl Steering {
         None
     }
 
-    /// Reads the loads of the others, if those at hand are from another millisecond.
+    /// Reads the loads of the other cores, unless the known ones were read in this millisecond.
     fn look(&mut self, now: Tick, cores: &CoreLoads) {
         if self.seen_at == Some(now) {
             return;
         }
         self.seen_at = Some(now);
         let others = cores.len() - 1;
-        // From a random place on, so that equals are chosen alike, and of too many each has its turn.
+        // Starts at a random core, so that equal cores are equally likely, and all cores get their turn if
+        // there are too many.
         let first = self.random.below(u32::try_from(others).unwrap_or(u32::MAX)) as usize;
         let own = self.own;
         let shards = (0..others.min(LOOKED_AT)).map(|step| (own + 1 + (first + step) % others) % cores.len());
@@ -110,7 +114,7 @@ impl Steering {
         self.seen.extend(shards.map(|shard| (shard, cores.load(shard))));
     }
 
-    /// Where in `seen` the one with the least to do is, of those that are better off.
+    /// Returns the position in `seen` of the least loaded core that is better off.
     fn best(&self, own: CoreLoad, stay: SessionLength) -> Option<usize> {
         let better = self.seen.iter().enumerate().filter(|(_, (_, load))| is_better_off(own, *load, stay));
         let least = better.min_by_key(|(_, (_, load))| (load.busy > BUSY, load.sessions));
@@ -118,17 +122,17 @@ impl Steering {
     }
 }
 
-/// Whether a fresh connection is clearly better off on another core than on the one it came to.
+/// Returns whether a fresh connection is clearly better off on another core than on the one it came to.
 ///
-/// Where sessions last, one more than the other and a quarter is too many: 9 and 7 may be, 10 and 6 not. The
-/// number of short ones says nothing: they come and go, and of a crowd that comes at once the shard that
-/// wakes first sees none on the others yet.
+/// Where sessions are long, a core has too many if it has one session and a quarter more than the other core:
+/// 9 and 7 are fine, 10 and 6 are not. The number of short sessions says nothing: they come and go, and in a
+/// burst the shard that wakes first sees no sessions on the others yet.
 fn is_better_off(own: CoreLoad, other: CoreLoad, stay: SessionLength) -> bool {
     if is_clearly_busier(own, other) {
         return true;
     }
     let most = other.sessions.saturating_add(1 + other.sessions / 4);
-    // The fresh connection would be one more than `own.sessions`.
+    // The fresh connection would come on top of `own.sessions`.
     stay == SessionLength::Long && own.sessions >= most && !is_clearly_busier(other, own)
 }
 
@@ -136,7 +140,7 @@ fn is_clearly_busier(one: CoreLoad, other: CoreLoad) -> bool {
     one.busy > BUSY && one.busy > other.busy + CLEARLY_BUSIER
 }
 
-/// Tells from their ends how long sessions stay.
+/// Tells from the ends of sessions whether sessions are short or long.
 #[derive(Default)]
 struct Turnover {
     since: Tick,
@@ -146,13 +150,13 @@ struct Turnover {
 }
 
 impl Turnover {
-    /// Sessions are short where more end in a window than are open, and more than a few.
+    /// Sessions are short if more of them end in a window than are open, and more than a few end.
     fn look(&mut self, now: Tick, ended: u64, open: u32) -> SessionLength {
         let (elapsed, ends) = (now.since(self.since), ended - self.ended_before);
         if elapsed < WINDOW {
             return stay(self.last.max(ends), open);
         }
-        // Nobody may have looked for a long time.
+        // The last look may have been a long time ago.
         self.last = ends.saturating_mul(WINDOW.as_millis() as u64) / elapsed.as_millis() as u64;
         (self.since, self.ended_before) = (now, ended);
         stay(self.last, open)
@@ -163,8 +167,8 @@ fn stay(ends: u64, open: u32) -> SessionLength {
     if ends > u64::from(open).max(FEW_ENDS) { SessionLength::Short } else { SessionLength::Long }
 }
 
-/// What was passed on since the last sample of the busy share, which does not show it yet: of the gap between
-/// two cores each connection closes twice its part.
+/// What was handed off since the last sample of the busy share, which does not show it yet. Each connection
+/// narrows the gap between two cores by twice its share.
 #[derive(Default)]
 struct Relief {
     since: Tick,

@@ -10,7 +10,7 @@ fn id(shard: usize) -> ShardId {
     ShardId(shard as u16)
 }
 
-/// CoreLoads with the steering of each, as the shards of a process have it.
+/// The loads of the cores, and the steering of each core, as in a real process.
 struct Process {
     cores: std::sync::Arc<CoreLoads>,
     steering: Vec<Steering>,
@@ -23,7 +23,8 @@ impl Process {
         Self { cores: CoreLoads::new(shards), steering, now: Tick(0) }
     }
 
-    /// A connection comes by `shard`; returns where it is served. What is passed arrives at once.
+    /// Accepts a connection on `shard`; returns the shard that serves it. A handed-off connection arrives at
+    /// once.
     fn connect(&mut self, shard: usize) -> usize {
         let target = self.steering[shard].choose(self.now, &self.cores);
         let serving = target.unwrap_or(id(shard));
@@ -50,10 +51,10 @@ fn connection_stays_unless_the_imbalance_is_clear() {
     assert!(!better(load(0, 0), load(0, 0)) && better(load(1, 0), load(0, 0)));
     assert!(!better(load(8, 0), load(7, 0)) && better(load(9, 0), load(7, 0)));
     assert!(!better(load(124, 0), load(100, 0)) && better(load(126, 0), load(100, 0)));
-    // Sessions are alike, the cores are not.
+    // The sessions are alike, the cores are not.
     assert!(better(load(10, 900), load(10, 500)) && !better(load(10, 900), load(10, 700)));
     assert!(!better(load(10, 650), load(10, 0)), "a core that is not busy keeps what comes");
-    // Fewer sessions, but they keep their core busy.
+    // The core has fewer sessions, but they keep it busy.
     assert!(!better(load(9, 100), load(2, 900)));
 }
 
@@ -85,11 +86,11 @@ fn sixteen_sessions_that_all_come_by_one_of_two_cores_are_nine_and_seven() {
     assert_eq!(process.sessions(), [9, 7]);
 }
 
-/// A sample is 100 ms old. Until the next one, no more is passed on than closes the gap.
+/// A sample is 100 ms old. Until the next one, a core hands off no more than closes the gap.
 #[test]
-fn busy_core_passes_on_its_part_and_not_everything() {
+fn busy_core_hands_off_its_share_and_not_everything() {
     let mut process = Process::new(2, 0);
-    // One session after the other on both, and of those of the first one is heavy.
+    // Both cores get one session after the other, and one of the first core's is heavy.
     for _ in 0..20 {
         process.cores.begin_session(id(0));
         process.cores.begin_session(id(1));
@@ -107,7 +108,7 @@ fn busy_core_passes_on_its_part_and_not_everything() {
     );
 }
 
-/// Sixteen shards see the same idle core in the same moment, and what they send has not arrived.
+/// Sixteen shards see the same idle core at the same moment, before anything they send has arrived.
 #[test]
 fn herd_does_not_choose_the_same_core() {
     let mut process = Process::new(17, 3);
@@ -117,11 +118,11 @@ fn herd_does_not_choose_the_same_core() {
     let chosen =
         (0..160).filter(|round| process.steering[round % 16].choose(Tick(5), &process.cores).is_some());
     let count = chosen.count();
-    // 10 < 8 + 1 + 8/4: with 8 on their way nobody is clearly better off there.
+    // 10 < 8 + 1 + 8/4: with 8 connections on their way, no further one is clearly better off there.
     assert_eq!(count, 8);
 }
 
-/// 64 sessions at a time on two cores, each of about 4 ms: the counts differ by chance all the time.
+/// 64 sessions at a time on two cores, each of about 4 ms: the counts keep differing by chance.
 #[test]
 fn short_sessions_stay_where_they_come() {
     let mut process = Process::new(2, 5);
@@ -138,14 +139,14 @@ fn short_sessions_stay_where_they_come() {
     assert!(passed(&process) < 100, "{} of 100,000", passed(&process));
 }
 
-/// How unlike the cores are: sessions of the fullest one, cores without any.
+/// The spread of the load: sessions of the fullest core, and the number of cores without any.
 fn spread(sessions: &[u32]) -> (u32, usize) {
     let most = sessions.iter().max().copied().unwrap_or(0);
     (most, sessions.iter().filter(|count| **count == 0).count())
 }
 
-/// Averages over many runs of `sessions` long sessions that come by a hash: fullest core and idle cores, kept where
-/// they come and steered.
+/// Averages over many runs of `sessions` long sessions that arrive by a hash: the fullest core and the number
+/// of idle cores, without steering and with it.
 fn simulate(cores: usize, sessions: usize) -> [(f64, f64); 2] {
     const RUNS: u32 = 200;
     let mut sums = [(0, 0); 2];
@@ -156,7 +157,8 @@ fn simulate(cores: usize, sessions: usize) -> [(f64, f64); 2] {
         for _ in 0..sessions {
             let by = random.below(cores as u32) as usize;
             kept[by] += 1;
-            // About twenty come in a millisecond, so that loads are often looked at when they are outdated.
+            // About twenty connections come in a millisecond, so loads are often outdated when they are
+            // looked at.
             steered.now.0 += u64::from(random.below(20) == 0);
             steered.connect(by);
         }
@@ -177,7 +179,7 @@ fn simulation_of_long_sessions_on_many_cores() {
             "{cores} cores, {sessions} sessions: fullest {:.2} -> {:.2}, idle {:.2} -> {:.2}",
             hash.0, steered.0, hash.1, steered.1
         );
-        // What evenly dealt sessions would give.
+        // The result of an even distribution.
         let (even, idle) = (sessions.div_ceil(cores) as f64, cores.saturating_sub(sessions) as f64);
         assert!(steered.0 <= even * 1.25 + 1.0 && steered.0 < hash.0, "{cores}, {sessions}: {steered:?}");
         assert!(steered.1 <= idle + 0.05 * cores as f64, "{cores}, {sessions}: {steered:?}");
@@ -187,7 +189,7 @@ fn simulation_of_long_sessions_on_many_cores() {
 
 proptest! {
     #[test]
-    fn passing_never_makes_the_fullest_core_fuller(
+    fn handing_off_never_makes_the_fullest_core_fuller(
         own in 0_u32..2_000, other in 0_u32..2_000, busy in 0_u32..600, short: bool,
     ) {
         let stay = if short { SessionLength::Short } else { SessionLength::Long };
@@ -213,7 +215,7 @@ proptest! {
             process.now.0 += pause;
             let before = process.sessions();
             let serving = process.connect(by % shards);
-            // It stays unless a core is better off, and goes only to one that is.
+            // The connection stays unless a core is better off, and moves only to such a core.
             let least = before.iter().min().copied().unwrap_or(0);
             prop_assert!(before[serving] <= least + least / 4 + 1 || serving != by % shards);
             if serving != by % shards {

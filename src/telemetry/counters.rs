@@ -1,6 +1,7 @@
-//! Counters: each shard writes its own, anybody reads them, and a reader never makes a shard wait.
+//! Counters: each shard writes its own, any thread may read them, and a reader never makes a shard wait.
 //!
-//! Conservation, on every shard: accepted = denied + closed + active, and the reasons of closed sum to closed.
+//! Conservation on every shard: accepted = denied + closed + active, and the counts of closed by reason sum
+//! to closed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,34 +13,34 @@ use serde::Serialize;
 use crate::base::{BackendKey, CloseReason, ListenerId, UpstreamId};
 use crate::net::{AcceptError, LocalFailure};
 
-/// A number with a single writer. Readers get a whole, maybe slightly old value.
+/// A number with a single writer. Readers get a whole value, which may be slightly old.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds; for the one writer alone, so no read-modify-write is needed.
+    /// Adds; only the one writer calls this, so no read-modify-write is needed.
     pub fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
-    /// Subtracts; for the one writer alone.
+    /// Subtracts; only the one writer calls this.
     pub fn subtract(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
     }
 
-    /// Sets it; for the one writer alone.
+    /// Sets the number; only the one writer calls this.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// The number now.
+    /// Returns the current number.
     #[must_use]
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Adds what counters say to sums of the same shape.
+/// Adds counters to sums of the same shape.
 trait AddCounters<C> {
     fn add_counters(&mut self, counters: &C);
 }
@@ -56,7 +57,7 @@ impl<const COUNT: usize> AddCounters<[Counter; COUNT]> for [u64; COUNT] {
     }
 }
 
-/// Structs of counters; with numbers for counters they are the sums over the shards.
+/// Structs of counters; with plain numbers in place of counters, they hold the sums over the shards.
 macro_rules! counters {
     ($($(#[$doc:meta])+ $name:ident { $($(#[$of:meta])+ $field:ident: $cells:ty,)+ })+) => {$(
         $(#[$doc])+
@@ -77,13 +78,14 @@ counters! {
     ListenerCounters {
         /// Accepted connections, denied ones included.
         accepted: N,
-        /// Denied because the process has as many sessions as it may have.
+        /// Denied because the process already has its maximum number of sessions.
         denied: N,
         /// Open sessions.
         active: N,
         /// Ended sessions by reason, indexed by [`CloseReason::index`].
         closed: [N; CloseReason::COUNT],
-        /// Of those that a backend reset, the ones without a byte, when no other backend was left to try.
+        /// Of the sessions that a backend reset: those without a byte, after which no other backend was left
+        /// to try.
         reset_unserved: N,
         /// Failed accepts by kind.
         accept_errors: [N; AcceptError::COUNT],
@@ -95,51 +97,52 @@ counters! {
 
     /// What one shard counts for one backend.
     BackendCounters {
-        /// Sessions that got a connection.
+        /// Sessions that got a connection to it.
         sessions: N,
         /// Failed connection attempts.
         connect_failures: N,
-        /// Connections in the pool, those on their way to it included.
+        /// Connections in the pool, including those still being made for it.
         pooled: N,
         /// Bytes delivered to it.
         bytes_to_backend: N,
-        /// Bytes delivered from it to clients.
+        /// Bytes from it delivered to clients.
         bytes_to_client: N,
     }
 
     /// What one shard counts for the pool of one upstream.
     PoolCounters {
-        /// Sessions that got a connection from it.
+        /// Sessions that got a connection from the pool.
         hits: N,
-        /// Sessions that found it empty.
+        /// Sessions that found the pool empty.
         misses: N,
-        /// Connections made for it.
+        /// Connections made for the pool.
         made: N,
-        /// Connections for it that could not be made.
+        /// Connections for the pool that could not be made.
         failed: N,
-        /// Connections in it that were closed: too old, ended or spoken on by the backend, or given up for a client.
+        /// Pooled connections that were closed: too old, ended by the backend, holding unexpected bytes from
+        /// it, or given up for a client.
         closed: N,
-        /// Connections of it that proved dead before a session's first byte, and were replaced.
+        /// Pooled connections that proved dead before a session's first byte and were replaced.
         replaced: N,
-        /// Connections that came back from sessions.
+        /// Connections that sessions gave back.
         returned: N,
-        /// Connections of which the backend did not say in time that they are clean, and that only.
+        /// Connections closed only because the backend did not confirm in time that they are clean.
         reset_failed: N,
     }
 
-    /// What one shard counts that is not of one listener or upstream.
+    /// What one shard counts that belongs to no single listener or upstream.
     WorkCounters {
-        /// Attempts of another backend after a failed one.
+        /// Attempts on another backend after a failed one.
         retries: N,
         /// Retries that `retry_budget` did not allow.
         retries_over_budget: N,
         /// Sessions that had to wait for a permit of a backend.
         queued: N,
-        /// Attempts to connect to a backend that failed because this process lacks something, by kind.
+        /// Attempts to connect to a backend that failed because this process lacks a resource, by kind.
         local_failures: [N; LocalFailure::COUNT],
-        /// Bytes delivered to backends by splicing; they are among `bytes_to_backend`.
+        /// Bytes delivered to backends by splicing, included in `bytes_to_backend`.
         spliced_to_backend: N,
-        /// Bytes delivered to clients by splicing; they are among `bytes_to_client`.
+        /// Bytes delivered to clients by splicing, included in `bytes_to_client`.
         spliced_to_client: N,
     }
 }
@@ -182,13 +185,13 @@ impl ShardCounters {
         self.listeners.get(id)
     }
 
-    /// The counters of the pool of one upstream.
+    /// Returns the counters of the pool of one upstream.
     #[must_use]
     pub fn pool(&self, upstream: UpstreamId) -> Cells<PoolCounters> {
         self.pools.get(upstream)
     }
 
-    /// The counters of one backend.
+    /// Returns the counters of one backend.
     #[must_use]
     pub fn backend(&self, key: BackendKey) -> Cells<BackendCounters> {
         self.backends.get(key)
@@ -199,7 +202,7 @@ impl ShardCounters {
 pub type ListenerTotals = ListenerCounters<u64>;
 
 impl ListenerTotals {
-    /// Ended sessions, whatever the reason.
+    /// Returns the number of ended sessions, for all reasons.
     #[must_use]
     pub fn closed_sum(&self) -> u64 {
         self.closed.iter().sum()

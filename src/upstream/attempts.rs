@@ -1,5 +1,6 @@
-//! The attempts of one session to get a backend, as decisions: which backend is next, whether to wait, when to end, and with
-//! which reason. Times and outcomes come in, steps go out; shards and the simulation run the same.
+//! The attempts of one session to get a backend, as decisions: which backend is next, whether to wait, when
+//! to end, and with which reason. Times and outcomes come in, steps go out; the shards and the simulation run
+//! the same code.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use crate::balance::Tried;
 use crate::base::{BackendId, CloseReason, Tick};
 use crate::config::Upstream;
 
-/// How long an attempt may still take once the client has sent FIN without a byte before it: mostly the client has left, but
-/// one that only reads (`nc -N` to a daytime server) looks the same, and a healthy backend answers sooner.
+/// How long an attempt may still take once the client has sent FIN without a byte before it. Mostly the
+/// client has left; but a client that only reads (`nc -N` to a daytime server) looks the same, and a healthy
+/// backend answers sooner.
 const LEFT_GRACE: Duration = Duration::from_secs(1);
 
 /// The limits on the attempts of an upstream's sessions.
@@ -28,78 +30,80 @@ struct Limits {
 pub struct Attempts {
     limits: Limits,
     tried: Tried,
-    /// Hash of the client, where the algorithm wants one.
+    /// Hash of the client, if the algorithm wants one.
     key: u64,
-    /// End of all attempts together.
+    /// The time at which all attempts together end.
     deadline: Tick,
     session_deadline: Tick,
-    /// End of all waits in the queue together, once there was one.
+    /// The time at which all waits in the queue together end, once there was one.
     queue_deadline: Option<Tick>,
-    /// The connect in progress has all of its time, however much the attempts before it took.
+    /// The connect in progress has its full time, however long the attempts before it took.
     has_whole_connect: bool,
     client_end: ClientEnd,
-    /// What to report when no other backend is left.
+    /// The reason to report when no other backend is left.
     failure: CloseReason,
-    /// The last attempt was refused, or failed here: it cost nobody anything, so the next one is free of the budget.
+    /// The last attempt was refused, or failed on this machine: it cost no backend anything, so the next
+    /// attempt is not charged to the budget.
     was_refused: bool,
 }
 
 /// What a session does next.
 pub enum Step {
-    /// Connects to this backend.
+    /// Connect to this backend.
     Connect(InFlight),
-    /// Waits in the queue, until this moment.
+    /// Wait in the queue until this moment.
     Wait(Tick),
-    /// Ends.
+    /// End.
     End(CloseReason),
-    /// Ends, because the budget for retries is spent.
+    /// End, because the budget for retries is spent.
     OverBudget(CloseReason),
 }
 
 /// How an attempt failed.
 #[derive(Clone, Copy, Debug)]
 pub enum Failure {
-    /// No backend will do.
+    /// The session ends: no other backend would help.
     Session(CloseReason),
     /// This process lacks descriptors or memory.
     Shortage,
-    /// No local address of the right family is available, or none has a port left; another backend may do.
+    /// No local address of the right family is available, or none has a port left; another backend may work.
     NoLocalAddress,
-    /// The backend refused, or its host did.
+    /// The backend refused the connection, or its host did.
     Refused {
-        /// The host said at once that nobody listens.
+        /// The host reported at once that nothing listens there.
         at_once: bool,
     },
-    /// The backend did not answer in time, at one of its addresses at least.
+    /// At least one address of the backend did not answer in time.
     TimedOut {
-        /// The shard noticed it by [`LATE`](crate::base::limits::LATE) later, so the answer may not have been taken yet.
+        /// The shard noticed the time-out [`LATE`](crate::base::limits::LATE) or more after it was due, so an
+        /// answer may not have been read yet.
         is_late: bool,
     },
 }
 
-/// What a session sees of its client while it has no backend.
+/// What a session sees of its client while the session has no backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientState {
-    /// It is there, or has said something before its FIN.
+    /// The client is there, or has sent bytes before its FIN.
     Here,
-    /// It has sent FIN without a byte before it.
+    /// The client has sent FIN without a byte before it.
     Finished,
-    /// It has reset its connection, or died.
+    /// The client has reset its connection, or died.
     Gone,
 }
 
-/// Why a wait ends without what was waited for.
+/// Why a wait ended without its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitEnd {
     /// The shard closes.
     Closing,
     /// The client has left.
     ClientLeft,
-    /// The deadline has come.
+    /// The deadline has passed.
     TimeUp,
 }
 
-/// When a client that has sent FIN without a byte counts as left.
+/// The time at which a client that has sent FIN without a byte counts as left.
 pub struct ClientEnd(Cell<Tick>);
 
 impl Default for ClientEnd {
@@ -109,7 +113,7 @@ impl Default for ClientEnd {
 }
 
 impl ClientEnd {
-    /// Notes what is seen of the client. Returns whether the grace of a client that has finished begins now.
+    /// Notes what is seen of the client. Returns whether the grace period of a finished client begins now.
     pub fn note(&self, state: ClientState, now: Tick) -> bool {
         let begins = state == ClientState::Finished && !self.has_begun();
         if begins {
@@ -124,7 +128,7 @@ impl ClientEnd {
         self.0.get() != Tick::NEVER
     }
 
-    /// When a wait until `deadline` ends, and why.
+    /// Returns when a wait until `deadline` ends, and why.
     #[must_use]
     pub fn first(&self, deadline: Tick) -> (Tick, WaitEnd) {
         if self.0.get() < deadline {
@@ -136,7 +140,7 @@ impl ClientEnd {
 }
 
 impl Attempts {
-    /// No attempt yet. None is begun after `session_deadline`.
+    /// Starts without any attempt. None begins after `session_deadline`.
     #[must_use]
     pub fn new(upstream: &Upstream, key: u64, now: Tick, session_deadline: Tick) -> Self {
         let limits = Limits {
@@ -161,19 +165,20 @@ impl Attempts {
         attempts
     }
 
-    /// Gives the attempts all their time again: a pooled connection was stale, which is nobody's failure.
+    /// Gives the attempts their full time again: a pooled connection was stale, which is no backend's
+    /// failure.
     pub fn restart(&mut self, now: Tick) {
         let establish = self.limits.establish.map_or(Tick::NEVER, |limit| now.after(limit));
         self.deadline = establish.min(self.session_deadline);
     }
 
-    /// Backends that were tried.
+    /// Returns the backends that were tried.
     #[must_use]
     pub fn tried(&self) -> &Tried {
         &self.tried
     }
 
-    /// When the client counts as left.
+    /// Returns when the client counts as left.
     #[must_use]
     pub fn client_end(&self) -> &ClientEnd {
         &self.client_end
@@ -185,7 +190,8 @@ impl Attempts {
         self.tried.len() <= self.limits.retries
     }
 
-    /// The next untried backend, as far as number, time and budget allow. For `pooled`, see [`UpstreamTable::pick`].
+    /// Picks the next untried backend, as far as number, time and budget allow. For `pooled`, see
+    /// [`UpstreamTable::pick`].
     pub fn next(
         &mut self,
         table: &UpstreamTable,
@@ -204,7 +210,7 @@ impl Attempts {
         } else if !table.has_untried(&self.tried) {
             return Step::End(self.failure);
         } else if !self.was_refused && !table.take_retry(now) {
-            // Before the queue, in which the session would hold a position to no purpose.
+            // Checked before the queue, where the session would hold a position for nothing.
             return Step::OverBudget(self.failure);
         }
         match self.pick(table, now, false, pooled) {
@@ -217,8 +223,8 @@ impl Attempts {
         }
     }
 
-    /// What follows a wait in the queue that ended without a permit: a session whose time was up, or that found the queue full,
-    /// takes a backend that comes next in the order of resort.
+    /// Decides what follows a wait in the queue that ended without a permit. A session whose time is up, or
+    /// that found the queue full, takes a backend of a later tier in the order of resort.
     pub fn waited(
         &mut self,
         reason: CloseReason,
@@ -234,7 +240,7 @@ impl Attempts {
         Step::End(reason)
     }
 
-    /// What follows a wait in the queue that ended with a permit.
+    /// Decides what follows a wait in the queue that ended with a permit.
     pub fn granted(&mut self, in_flight: InFlight) -> Step {
         self.begin(in_flight)
     }
@@ -255,34 +261,36 @@ impl Attempts {
         Step::Connect(in_flight)
     }
 
-    /// Begins a connect. Returns when it ends at the latest.
+    /// Begins a connect. Returns its deadline.
     pub fn connect_until(&mut self, now: Tick) -> Tick {
         let whole = now.after(self.limits.connect);
         self.has_whole_connect = whole <= self.deadline;
         whole.min(self.deadline)
     }
 
-    /// Notes that a connection stands. A client that has finished gets all of its grace again, should this one fail.
+    /// Notes that a connection is established. A client that has finished gets its full grace period again,
+    /// in case the connection fails.
     pub fn connected(&mut self) {
         self.client_end = ClientEnd::default();
     }
 
-    /// Notes that a connection which stood was reset before its first byte.
+    /// Notes that an established connection was reset before its first byte.
     pub fn reset_before_a_byte(&mut self) {
         (self.failure, self.was_refused) = (CloseReason::BackendReset, false);
     }
 
-    /// Notes a failed connect, and tells outlier detection where the backend is to blame. Returns whether it is.
+    /// Notes a failed connect, and reports it to outlier detection if the backend is to blame. Returns
+    /// whether it is.
     ///
     /// # Errors
     ///
-    /// The session ends with this reason, because no other backend would do.
+    /// The reason with which the session ends, because no other backend would help.
     pub fn failed(&mut self, in_flight: &InFlight, failure: Failure, now: Tick) -> Result<bool, CloseReason> {
         let blamed = match failure {
             Failure::Session(reason) => return Err(reason),
             Failure::Shortage => return Err(CloseReason::Resource),
             Failure::NoLocalAddress => {
-                // What a backend has answered says more.
+                // An answer of a backend is more telling.
                 if self.failure == CloseReason::NoBackend {
                     self.failure = CloseReason::Resource;
                 }
@@ -295,7 +303,8 @@ impl Attempts {
             }
             Failure::TimedOut { is_late } => {
                 (self.failure, self.was_refused) = (CloseReason::ConnectTimeout, false);
-                // A time-out says less where the attempts before it left less than a whole `connect`.
+                // A time-out proves less if the attempts before left less than a whole `connect` for this
+                // one.
                 self.has_whole_connect && !is_late
             }
         };

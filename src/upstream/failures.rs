@@ -1,11 +1,13 @@
-//! Failures of the backends of one upstream, counted by all shards together, and when the health thread is told.
+//! Counts the failures of the backends of one upstream, from all shards together, and decides when the health
+//! thread is told.
 //!
-//! It is told of each failure, so that the checks look at once, and of too many consecutive ones, so that the backend is
-//! ejected. At most one report of each kind is on its way for a backend, whatever the number of sessions that fail.
+//! The health thread is told of each failure, so that a check follows at once, and of too many consecutive
+//! ones, so that the backend is ejected. At most one report of each kind is on its way for a backend, however
+//! many sessions fail.
 //!
-//! Writers: every shard, and the health thread when a backend comes back. Each count stands alone and orders nothing
-//! else, so all accesses are `Relaxed`. Failures are added by read-modify-write, so none is lost; a success at the same
-//! moment comes before or after them.
+//! Writers: every shard, and the health thread when a backend comes back. Each count stands alone and orders
+//! nothing else, so all accesses are `Relaxed`. Failures are added by read-modify-write, so none is lost; a
+//! concurrent success comes before or after them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -15,39 +17,39 @@ use crossbeam_utils::CachePadded;
 use crate::base::BackendId;
 use crate::config::Upstream;
 
-/// What a session suffered from a backend.
+/// What went wrong with a backend in a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Fault {
-    /// It took no connection, or reset one before the first byte.
+    /// The backend took no connection, or reset one before the first byte.
     Failure,
-    /// It took bytes and ended the session without one of its own.
+    /// The backend took bytes and ended the session without sending any.
     EmptyAnswer,
 }
 
 /// What the health thread is told of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reported {
-    /// A session failed on it: a check shall look at once.
+    /// A session failed on the backend: a check should follow at once.
     Suspect,
-    /// There were as many consecutive faults as eject it.
+    /// The backend had enough consecutive faults to be ejected.
     TooMany(Fault),
 }
 
-/// Tells the health thread; must not block.
+/// Reports to the health thread; must not block.
 pub type OnFailures = Box<dyn Fn(BackendId, Reported) + Send + Sync>;
 
-/// After how many consecutive faults of a kind a backend is ejected.
+/// The numbers of consecutive faults after which a backend is ejected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Of [`Fault::Failure`].
+    /// Threshold for [`Fault::Failure`].
     pub failures: Option<u32>,
-    /// Of [`Fault::EmptyAnswer`].
+    /// Threshold for [`Fault::EmptyAnswer`].
     pub empty_answers: Option<u32>,
 }
 
 impl Thresholds {
-    /// Those of an upstream.
+    /// Returns the thresholds of an upstream.
     #[must_use]
     pub fn of(upstream: &Upstream) -> Self {
         let Some(outlier) = &upstream.outlier else { return Self::default() };
@@ -62,7 +64,7 @@ impl Thresholds {
     }
 }
 
-/// The counts of one upstream.
+/// The fault counts of one upstream.
 pub struct Failures {
     thresholds: Thresholds,
     backends: Box<[CachePadded<Streak>]>,
@@ -73,14 +75,14 @@ pub struct Failures {
 struct Streak {
     /// Consecutive faults by kind since the last success or report, each below its threshold.
     counts: [AtomicU32; 2],
-    /// A report of too many is on its way; there is never a second one.
+    /// A report of too many faults is on its way; there is never a second one.
     is_reported: AtomicBool,
-    /// A suspicion is on its way; there is never a second one.
+    /// A report of a suspicion is on its way; there is never a second one.
     is_suspected: AtomicBool,
 }
 
 impl Failures {
-    /// No failure yet.
+    /// Starts without failures.
     ///
     /// # Panics
     ///
@@ -93,7 +95,7 @@ impl Failures {
         Arc::new(Self { thresholds, backends, report })
     }
 
-    /// A session suffered a fault of a backend.
+    /// Notes that a session suffered a fault of a backend.
     pub fn failed(&self, backend: BackendId, fault: Fault) {
         let streak = &self.backends[backend.index()];
         if fault == Fault::Failure && !streak.is_suspected.swap(true, Relaxed) {
@@ -107,17 +109,18 @@ impl Failures {
         }
     }
 
-    /// A session on a backend got on, or it is back from an ejection: the row ends.
+    /// Ends the streak of a backend, because a session on it made progress or because it is back from an
+    /// ejection.
     pub fn clear(&self, backend: BackendId) {
         for count in &self.backends[backend.index()].counts {
-            // Mostly it is 0, and a line that nobody writes is in the cache of every shard.
+            // Mostly the count is 0, and a cache line that no shard writes stays in the cache of every shard.
             if count.load(Relaxed) > 0 {
                 count.store(0, Relaxed);
             }
         }
     }
 
-    /// A report has arrived; from now on there may be another one.
+    /// Notes that a report has arrived; from now on there may be another one.
     pub fn take_report(&self, backend: BackendId, reported: Reported) {
         let streak = &self.backends[backend.index()];
         match reported {
@@ -146,7 +149,7 @@ mod tests {
         (Failures::new(Thresholds { failures, empty_answers }, 2, report), told)
     }
 
-    /// What was told of too many since the last look.
+    /// Returns the reports of too many faults since the last look.
     fn too_many(told: &Told) -> Vec<(BackendId, Reported)> {
         let all = std::mem::take(&mut *told.lock().expect("not poisoned"));
         all.into_iter().filter(|(_, what)| *what != Reported::Suspect).collect()
@@ -219,7 +222,7 @@ mod tests {
                 scope.spawn(|| (0..7_000).for_each(|_| failures.failed(ONE, Failure)));
             }
         });
-        // A report that meets another one on its way is left out, which can happen here for a moment only.
+        // A report is left out while another one is on its way, which lasts only a moment here.
         let sent = reports.load(Relaxed);
         assert!((1..=4_000).contains(&sent), "{sent}");
         assert_eq!(failures.backends[1].counts[0].load(Relaxed), 0, "28,000 are a multiple of 7");

@@ -1,6 +1,8 @@
-//! Orders to end the open sessions of a backend: `on_down`, `on_up`, and addresses that went down after they left a name.
+//! Orders to end the open sessions of a backend: `on_down`, `on_up`, and addresses that went down after they
+//! left a name.
 //!
-//! A session compares a number whenever it is polled, and looks at the orders themselves only where there are new ones.
+//! A session compares a number whenever it is polled, and looks at the orders themselves only if there are
+//! new ones.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,7 +12,8 @@ use super::state::{BackendState, Health};
 use crate::base::{Address, CloseReason};
 use crate::config::{OpenSessions, Upstream};
 
-/// Orders kept for each backend: as many can come between two polls of a session and be judged apart.
+/// Orders kept for each backend: this many can be given between two polls of a session and still be told
+/// apart.
 const KEPT: usize = 8;
 
 /// The orders of all backends of one upstream, on one shard.
@@ -23,19 +26,19 @@ pub(super) struct ForcedCloses {
 /// The orders of one backend.
 #[derive(Default)]
 struct Orders {
-    /// How many there were; an older session may be concerned.
+    /// The number of orders so far; they may concern sessions that are older.
     count: Cell<u32>,
-    /// The last [`KEPT`].
+    /// The last [`KEPT`] orders.
     last: RefCell<VecDeque<Order>>,
-    /// The backend has been at other addresses, where sessions may still be.
+    /// The backend has been at other addresses, where sessions may still be open.
     has_moved: Cell<bool>,
 }
 
-/// Ends the sessions that a backend has at that moment.
+/// An order to end the sessions that a backend has at that moment.
 #[derive(Clone)]
 struct Order {
     reason: CloseReason,
-    /// Ends those on these addresses only, where sessions may be on others.
+    /// Limits the order to sessions on these addresses, if sessions may be on others.
     addresses: Option<Arc<[Address]>>,
 }
 
@@ -48,10 +51,10 @@ impl ForcedCloses {
         }
     }
 
-    /// Notes what a change of state orders. Returns whether it orders anything.
+    /// Notes the orders that follow from a change of state. Returns whether there are any.
     ///
-    /// `is_panic`: panic does not trust verdicts, so none ends a session. `returns_to_primaries`: this backend is a backup,
-    /// and a primary serves again.
+    /// `is_panic`: panic does not trust verdicts, so no verdict ends a session. `returns_to_primaries`: this
+    /// backend is a backup, and a primary serves again.
     pub(super) fn note(
         &self,
         backend: usize,
@@ -64,10 +67,11 @@ impl ForcedCloses {
         let is_elsewhere = before.addresses.iter().any(|address| !now.addresses.contains(address));
         orders.has_moved.set(orders.has_moved.get() || is_elsewhere);
         if self.on_down == OpenSessions::Close {
-            // A backend that has moved is judged afresh, which says nothing of its sessions.
+            // A backend that has moved is judged anew, which says nothing of its sessions.
             let is_out = now.health == Health::Down || now.ejected;
             if before.is_eligible() && is_out && !is_panic {
-                // The verdict concerns the addresses of now, even where the name led elsewhere in the same moment.
+                // The verdict concerns the current addresses, even if the name resolved to others at the same
+                // moment.
                 let checked = || Arc::clone(&now.addresses);
                 orders.push(CloseReason::BackendDown, orders.has_moved.get().then(checked));
             }
@@ -83,12 +87,13 @@ impl ForcedCloses {
         orders.count.get() != earlier
     }
 
-    /// The number of orders so far, for a session that begins now.
+    /// Returns the number of orders so far, for a session that begins now.
     pub(super) fn count(&self, backend: usize) -> u32 {
         self.backends[backend].count.get()
     }
 
-    /// Why a session has to end that has seen `seen` orders, if it has to. `address` says where the session is connected to.
+    /// Returns why a session that has seen `seen` orders has to end, if it has to. `address` returns the
+    /// address that the session is connected to.
     pub(super) fn reason(
         &self,
         backend: usize,
@@ -102,7 +107,7 @@ impl ForcedCloses {
         }
         let last = orders.last.borrow();
         let mut unseen = last.iter().skip(last.len().saturating_sub(new));
-        // Where some are forgotten, one of those may have concerned it.
+        // If some orders were dropped, one of them may have concerned the session.
         let forgotten = last.front().filter(|_| new > last.len());
         let order = forgotten.or_else(|| {
             let address = address();

@@ -1,27 +1,27 @@
-//! Sessions in flight: counted by each shard for itself, readable by all.
+//! Sessions in flight: each shard counts its own, and every shard can read all counts.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::base::{Growing, ShardId};
 
-/// Counters of one shard share cache lines with no other shard's: 128 bytes, the pair of lines that the prefetcher
-/// of x86-64 fetches together.
+/// Counters of one shard share no cache line with those of another: 128 bytes is the pair of lines that the
+/// prefetcher of x86-64 fetches together.
 #[repr(align(128))]
 #[derive(Default)]
 struct Line([AtomicU32; LINE]);
 
-/// Counts in a line.
+/// The number of counts in a line.
 const LINE: usize = 32;
 
 /// The counts of all shards for the backends of one upstream.
 ///
-/// Each row has a single writer, its shard; readers may see a count that is a moment old, never a torn one.
+/// Each row has a single writer, its shard; readers may see a slightly old count, never a torn one.
 pub struct Loads {
     rows: Box<[Growing<Line>]>,
 }
 
 impl Loads {
-    /// Zero everywhere.
+    /// Creates counts of zero.
     #[must_use]
     pub(super) fn new(shards: usize, backends: usize) -> Self {
         let loads = Self { rows: (0..shards).map(|_| Growing::default()).collect() };
@@ -34,7 +34,8 @@ impl Loads {
         self.rows.iter().for_each(|row| row.grow(backends.div_ceil(LINE)));
     }
 
-    /// Adds up the counts of all shards, a row after the other: 64 rows of 100 backends take 1.6 to 3.4 microseconds.
+    /// Adds up the counts of all shards, one row after another: 64 rows of 100 backends take 1.6 to 3.4
+    /// microseconds.
     pub(super) fn sum_into(&self, sums: &mut [u32]) {
         sums.fill(0);
         for row in &self.rows {
@@ -44,12 +45,12 @@ impl Loads {
         }
     }
 
-    /// The count of one shard.
+    /// Returns the count of one shard.
     pub(super) fn own(&self, shard: ShardId, backend: usize) -> u32 {
         cell(&self.rows[shard.index()], backend).load(Ordering::Relaxed)
     }
 
-    /// Sets the count of one shard; for that shard alone.
+    /// Sets the count of one shard; only that shard calls this.
     pub(super) fn set(&self, shard: ShardId, backend: usize, count: u32) {
         cell(&self.rows[shard.index()], backend).store(count, Ordering::Relaxed);
     }

@@ -14,14 +14,14 @@ pub struct LocalAddresses {
 }
 
 impl LocalAddresses {
-    /// The shards begin apart.
+    /// Creates the addresses; each shard starts at a different one.
     #[must_use]
     pub fn new(all: &[IpAddr], shard: ShardId) -> Self {
         Self { all: all.to_vec(), next: Cell::new(shard.index()) }
     }
 
-    /// The addresses a connection to `address` may come from, in the order to try; `None` where the kernel chooses.
-    /// Empty if there is none of its family.
+    /// Iterates over the addresses that a connection to `address` may come from, in the order to try; `None`
+    /// lets the kernel choose. Yields nothing if no address is of the same family.
     pub fn in_turn(&self, address: &Address) -> impl Iterator<Item = Option<IpAddr>> {
         let ipv4 = match address {
             Address::Tcp(address) if !self.all.is_empty() => Some(address.is_ipv4()),

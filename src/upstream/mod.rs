@@ -1,4 +1,5 @@
-//! Upstreams: the states that the health thread publishes, which backend a session gets, and the guards it gets with it.
+//! Upstreams: the states that the health thread publishes, the choice of a backend for a session, and the
+//! guards that the session gets with it.
 
 mod attempts;
 mod failures;

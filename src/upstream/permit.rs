@@ -1,7 +1,8 @@
 //! Permits of backends: the right to one connection, as a guard.
 //!
-//! Invariants: of a limited backend, as many permits are taken as there are [`Permit`]s and grants on their way to a
-//! waiting client; the count of sessions of a backend is the number of its [`InFlight`] guards.
+//! Invariants: for a backend with a limit, the number of permits taken equals the number of [`Permit`]s plus
+//! the grants on their way to waiting clients. The session count of a backend equals the number of its
+//! [`InFlight`] guards.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,45 +23,46 @@ pub(super) struct Permits {
     pub(super) shared: Arc<SharedUpstream>,
     pub(super) forced_closes: ForcedCloses,
     pub(super) unanswered: Unanswered,
-    /// Sessions of all shards by backend: those of this shard exact, the others as of the last look. Kept only where the
-    /// algorithm wants them.
+    /// Sessions of all shards by backend: exact for this shard, as of the last look for the others. Kept only
+    /// if the algorithm wants them.
     pub(super) loads: RefCell<Vec<u32>>,
     pub(super) ends: Rc<Ends>,
 }
 
-/// What the end of a session or of a connection is told to. Both generations of an upstream tell the same.
+/// What has to be notified when a session or a connection ends. All generations of an upstream share it.
 #[derive(Default)]
 pub(super) struct Ends {
     /// Backends with a permit that a waiting client may be able to use.
     pub(super) released: RefCell<BTreeSet<BackendId>>,
     /// Wakes the task that serves waiting clients.
     pub(super) server: RefCell<Option<Waker>>,
-    /// By backend, wakes the task that goes by the number of its sessions.
+    /// By backend, wakes the pool task, which depends on the number of sessions.
     pub(super) watchers: RefCell<BTreeMap<BackendId, Waker>>,
 }
 
-/// The right to one connection to a backend. A connection owns its permit; whoever gets the connection gets both.
+/// The right to one connection to a backend. A connection owns its permit; passing on the connection passes
+/// on the permit.
 ///
-/// Dropping it gives it back, and notes that a waiting client may be able to use it: the shard
+/// Dropping a permit gives it back, and notes that a waiting client may be able to use it. The shard
 /// [serves](super::UpstreamTable::serve) waiting clients afterwards, outside of all destructors.
 pub struct Permit {
     permits: Rc<Permits>,
     backend: BackendId,
     usage: Cell<Usage>,
-    /// Orders to end sessions that were given before the session began, or do not concern it.
+    /// The number of orders to end sessions that were given before this session began, or do not concern it.
     seen: Cell<u32>,
 }
 
-/// What a permit is used for, which decides where it is counted.
+/// The use of a permit, which decides where the permit is counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Usage {
-    /// Nothing yet.
+    /// Not used yet.
     None,
     /// A session.
     Session,
-    /// A session that would give it up to a waiting client.
+    /// A session that would give the permit up to a waiting client.
     Lingering,
-    /// A connection in the pool, or on its way there: given up to a waiting client.
+    /// A connection in the pool, or on its way there: it is given up to a waiting client.
     Idle,
 }
 
@@ -75,7 +77,7 @@ impl Usage {
 }
 
 impl Permits {
-    /// What this shard counts of a generation of an upstream.
+    /// Creates the counts of this shard for one generation of an upstream.
     #[must_use]
     pub(super) fn new(shared: Arc<SharedUpstream>, shard: ShardId, ends: Rc<Ends>) -> Rc<Self> {
         let given = shared.given();
@@ -89,12 +91,12 @@ impl Permits {
         })
     }
 
-    /// Takes a permit, unless the backend has as many connections as it may have.
+    /// Takes a permit, unless the backend already has its maximum number of connections.
     pub(super) fn take(self: &Rc<Self>, backend: BackendId) -> Option<Permit> {
         self.shared.take(backend).then(|| self.taken(backend))
     }
 
-    /// The guard of a permit that was taken.
+    /// Returns the guard of a permit that was taken.
     pub(super) fn taken(self: &Rc<Self>, backend: BackendId) -> Permit {
         Permit { permits: Rc::clone(self), backend, usage: Cell::new(Usage::None), seen: Cell::new(0) }
     }
@@ -111,19 +113,19 @@ impl Permits {
 }
 
 impl Permit {
-    /// Its backend.
+    /// Returns the backend of the permit.
     #[must_use]
     pub fn backend(&self) -> BackendId {
         self.backend
     }
 
-    /// Returns whether its backend has a limit.
+    /// Returns whether the backend has a limit.
     #[must_use]
     pub fn is_limited(&self) -> bool {
         self.permits.shared.is_limited(self.backend)
     }
 
-    /// The same permit for a connection in the pool.
+    /// Turns the permit into that of a connection in the pool.
     #[must_use]
     pub fn idle(self) -> Self {
         self.set_usage(Usage::Idle);
@@ -164,7 +166,7 @@ impl Drop for Permit {
     }
 }
 
-/// A session between its pick and its close; counted for its backend until it is dropped.
+/// A session between its pick and its close; it counts for its backend until the guard is dropped.
 pub struct InFlight(Permit);
 
 impl InFlight {
@@ -176,20 +178,20 @@ impl InFlight {
         Self(permit)
     }
 
-    /// Ends the session for the counts. Its permit lives on.
+    /// Ends the counting of the session, and returns its permit.
     #[must_use]
     pub fn into_permit(self) -> Permit {
         self.0.set_usage(Usage::None);
         self.0
     }
 
-    /// The backend that was picked.
+    /// Returns the backend that was picked.
     #[must_use]
     pub fn backend(&self) -> BackendId {
         self.0.backend
     }
 
-    /// Returns whether its backend has a limit.
+    /// Returns whether the backend has a limit.
     #[must_use]
     pub fn is_limited(&self) -> bool {
         self.0.is_limited()
@@ -200,13 +202,14 @@ impl InFlight {
         self.0.set_usage(if lingers { Usage::Lingering } else { Usage::Session });
     }
 
-    /// Why the session is force-closed, if it is; `address` says where it is connected to.
+    /// Returns why the session is force-closed, if it is; `address` returns the address that it is connected
+    /// to.
     #[must_use]
     pub fn forced_close(&self, address: impl FnOnce() -> Option<Address>) -> Option<CloseReason> {
         self.0.permits.forced_closes.reason(self.0.backend.index(), &self.0.seen, address)
     }
 
-    /// Notes that the backend ended the session, or took none, without a byte for the client.
+    /// Notes that the backend ended or refused the session without a byte for the client.
     pub fn unanswered(&self, now: Tick) {
         self.0.permits.unanswered.note(self.0.backend, now);
     }

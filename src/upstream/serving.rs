@@ -1,32 +1,34 @@
-//! The order of resort of an upstream: whom a session is sent to, and who is next when that one fails or is full.
+//! The order of resort of an upstream: which backends a session goes to first, and which come next if those
+//! fail or are full.
 //!
-//! | tier | who |
+//! | tier | backends |
 //! |---|---|
 //! | 0 | eligible primaries; in panic all primaries with an address |
 //! | 1 | primaries whose first verdict is still awaited |
 //! | 2 | eligible backups; in panic all backups with an address |
 //! | 3 | backups whose first verdict is still awaited |
 //! | 4 | primaries that are ejected but up by their checks, or that no check could judge |
-//! | 5 | backups of which the same is true |
+//! | 5 | backups that are ejected but up by their checks, or that no check could judge |
 //!
-//! A session takes the first tier that has somebody it has not tried. Unknown is not down: a primary that has just begun
-//! comes before every backup. Panic comes last: it needs that no backup is eligible, that no first verdict is awaited, and
-//! that a smaller part of the primaries is eligible than `panic_threshold`. It is then taken for more likely that checks and
-//! ejections are wrong, or that the few that are left would break down under the whole load, than that so many backends are
-//! down.
+//! A session takes the first tier with a backend that the session has not tried. Unknown is not down: a
+//! primary that has just been added comes before every backup. Panic is the last resort. It requires that no
+//! backup is eligible, that no first verdict is awaited, and that a smaller share of the primaries is
+//! eligible than `panic_threshold`. In that case it is more likely that checks and ejections are wrong, or
+//! that the few remaining backends would break down under the whole load, than that so many backends are
+//! really down.
 
 use super::state::{BackendState, Health};
 use crate::balance::{self, Candidate};
 use crate::base::{BackendId, limits};
 use crate::config::Backend;
 
-/// How many tiers there are.
+/// The number of tiers.
 pub const TIERS: usize = 6;
 
 /// What the configuration says of a backend's part in balancing.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
-    /// 0 for no sessions.
+    /// Relative share of sessions; 0 for none.
     pub weight: u32,
     /// Serves only while no primary can.
     pub backup: bool,
@@ -35,10 +37,10 @@ pub struct Share {
 }
 
 impl Share {
-    /// That of a number without a backend.
+    /// The share of a number without a backend.
     pub(super) const NONE: Self = Self { weight: 0, backup: false, name_hash: 0 };
 
-    /// The part of an entry of the configuration.
+    /// Returns the share of a backend of the configuration.
     #[must_use]
     pub fn of(backend: &Backend) -> Self {
         let name_hash = balance::hash(backend.name.as_bytes());
@@ -46,34 +48,34 @@ impl Share {
     }
 }
 
-/// Whom the first pick of a session goes to.
+/// Which backends the first pick of a session goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serving {
-    /// There is nobody to try.
+    /// No backend can be tried.
     Nobody,
     /// The eligible primaries.
     Primaries,
-    /// Those without a verdict yet.
+    /// The backends without a verdict yet.
     Unjudged,
     /// The eligible backups.
     Backups,
-    /// Those that are ejected, or could not be judged.
+    /// The backends that are ejected or could not be judged.
     LastResort,
-    /// All with an address, whatever is known of them.
+    /// All backends with an address, whatever is known of them.
     Panic,
 }
 
-/// See the module's page.
+/// See the module documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Whom the first pick goes to.
+    /// Which backends the first pick goes to.
     pub serving: Serving,
-    /// The tiers, each in the order of the configuration; together they hold no backend twice.
+    /// The tiers, each in the order of the configuration; no backend is in two of them.
     pub tiers: [Vec<Candidate>; TIERS],
 }
 
 impl Order {
-    /// The order in this state; `panic_threshold` in per cent.
+    /// Returns the order for these states; `panic_threshold` in per cent.
     #[must_use]
     pub fn of(states: &[BackendState], shares: &[Share], panic_threshold: Option<u32>) -> Self {
         let part = |backup: bool, wanted: fn(&BackendState) -> bool| -> Vec<usize> {
@@ -92,7 +94,7 @@ impl Order {
         let is_reachable = has_address.iter().any(|part| !part.is_empty());
         if panic_threshold.is_some_and(is_below) && backups.is_empty() && is_reachable && awaits == [false; 2]
         {
-            // Panic knows nothing of the backends, so nothing of who came back lately.
+            // Panic ignores all verdicts, and so it ignores which backends came back lately.
             let [primaries, backups] = has_address.map(|part| candidates(&part, states, shares, false));
             let tiers = [primaries, Vec::new(), backups, Vec::new(), Vec::new(), Vec::new()];
             return Self { serving: Serving::Panic, tiers };
@@ -113,8 +115,8 @@ impl Order {
         Self { serving, tiers: tiers.map(|tier| candidates(&tier, states, shares, true)) }
     }
 
-    /// Whether the listeners of the upstream may accept: no primary is without a verdict that is still awaited, nor, where no
-    /// primary is eligible, is every backup that could serve.
+    /// Returns whether the listeners of the upstream may accept: no primary's first verdict is still awaited,
+    /// and either some backend is eligible or no backup's first verdict is awaited.
     #[must_use]
     pub fn is_decided(states: &[BackendState], shares: &[Share]) -> bool {
         let any = |backup: Option<bool>, wanted: fn(&BackendState) -> bool| {
@@ -127,15 +129,16 @@ impl Order {
     }
 }
 
-/// Whether a backend is tried when there is nobody better: it is ejected, which a check may contradict, or the checks could
-/// say nothing. An awaited primary is in a tier of its own.
+/// Returns whether a backend is tried only if there is no better one: it is ejected, which a check may
+/// contradict, or the checks could not judge it. An awaited primary is in a tier of its own.
 fn is_last_resort(state: &BackendState) -> bool {
     let is_unjudged = state.health == Health::Checking && !state.awaited;
     state.has_address() && (state.ejected && state.health == Health::Up || is_unjudged)
 }
 
 fn candidates(chosen: &[usize], states: &[BackendState], shares: &[Share], may_ramp: bool) -> Vec<Candidate> {
-    // All weights grow by the same factor while someone ramps, so that a weight of 1 can ramp too.
+    // All weights are scaled by the same factor while a backend ramps up, so that a weight of 1 can ramp,
+    // too.
     let is_ramping = may_ramp && chosen.iter().any(|index| states[*index].ramp < limits::RAMP_STEPS);
     let candidate = |&index: &usize| Candidate {
         id: BackendId(u16::try_from(index).expect("limits::BACKENDS_PER_UPSTREAM_MAX fits")),
@@ -159,8 +162,8 @@ mod tests {
         BackendState { health, awaited: health == Health::Checking, addresses, ..BackendState::unknown() }
     }
 
-    /// One character a backend: `u` up, `d` down, `e` ejected, `c` awaited, `o` without a verdict in time, `n` awaited without
-    /// an address, `m` without an address in time; capital for a backup.
+    /// One character for each backend: `u` up, `d` down, `e` ejected, `c` awaited, `o` without a verdict in
+    /// time, `n` awaited without an address, `m` without an address in time; a capital letter for a backup.
     fn scene(text: &str) -> (Vec<BackendState>, Vec<Share>) {
         let backend = |letter: char| {
             let state = match letter.to_ascii_lowercase() {
@@ -182,7 +185,7 @@ mod tests {
         Order::of(&states, &shares, panic_threshold)
     }
 
-    /// Who serves, and the tiers that are not empty as `01/2`.
+    /// Returns what serves, and the tiers that are not empty as `01/2`.
     fn ordered(text: &str, panic_threshold: Option<u32>) -> (Serving, String) {
         let order = order(text, panic_threshold);
         let tier = |tier: &Vec<Candidate>| tier.iter().map(|one| one.id.0.to_string()).collect::<String>();
@@ -299,11 +302,12 @@ mod tests {
             prop_assert!(serving != Panic || threshold.is_some());
             for (index, state) in states.iter().enumerate() {
                 let times = all.iter().filter(|one| **one == index).count();
-                // Whoever is down is tried only in panic.
+                // A backend that is down is tried only in panic.
                 let may = state.has_address() && (serving == Panic || state.health != Health::Down);
                 prop_assert_eq!(times, usize::from(may), "{} of {} in {:?}", index, text, tiers);
             }
-            // An eligible primary is never behind anybody else, an eligible backup only behind primaries.
+            // An eligible primary is never behind another backend, and an eligible backup is only behind
+            // primaries.
             for (tier, candidate) in tiers.iter().enumerate().flat_map(|(tier, all)| all.iter().map(move |one| (tier, one))) {
                 let (state, share) = (&states[candidate.id.index()], shares[candidate.id.index()]);
                 if serving != Panic && state.is_eligible() {

@@ -1,4 +1,4 @@
-//! What all shards share of one upstream: the counts of sessions, the limits, the queue, the budget of retries.
+//! What all shards share of one upstream: the session counts, the limits, the queue and the retry budget.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use crate::admission::{Limit, Queue, RetryBudget};
 use crate::base::{BackendId, UpstreamId};
 use crate::config::{Backend, Config, Upstream};
 
-/// An upstream in one generation of the configuration. What the generation before has of it lives on in this one.
+/// An upstream in one generation of the configuration. It takes over the live state of the generation before.
 pub struct SharedUpstream {
     id: UpstreamId,
     config: Arc<Config>,
     position: usize,
     /// The number of each backend, in the order of the configuration.
     numbers: Vec<BackendId>,
-    /// Numbers that were ever given.
+    /// The number of backend numbers ever given.
     given: usize,
     /// Sessions in flight.
     pub loads: Arc<Loads>,
@@ -25,27 +25,28 @@ pub struct SharedUpstream {
     pub(super) queue: Arc<Queue>,
     /// `None` where every retry is allowed.
     pub(super) retry_budget: Option<Arc<RetryBudget>>,
-    /// `None` where failures of sessions eject nobody.
+    /// `None` if failures of sessions eject no backend.
     pub(super) failures: Option<Arc<Failures>>,
 }
 
 /// What all shards share of one backend.
 #[derive(Default)]
 struct SharedBackend {
-    /// Permits; `None` where there is no limit.
+    /// Permits; `None` if there is no limit.
     limit: Option<Limit>,
-    /// Those of its permits whose owners give them up to a waiting client.
+    /// The number of permits whose owners give them up to a waiting client.
     idle: AtomicUsize,
 }
 
-/// More backends were added to one upstream in the life of the process than there are numbers.
+/// The process has no number left for a further backend of an upstream.
 #[derive(Debug, thiserror::Error)]
 #[error("upstream {0} has had {max} backends; restart to load more", max = u16::MAX)]
 pub struct NumbersSpent(pub String);
 
 impl SharedUpstream {
-    /// The upstream at this position of a configuration. Of the generation before, `previous`, a backend with the same name
-    /// keeps its number, its sessions and its permits; and the queue keeps its clients.
+    /// Builds the upstream at this position of a configuration. Backends with the same name as in the
+    /// generation before, `previous`, keep their number, their sessions and their permits; the queue keeps
+    /// its clients.
     ///
     /// # Errors
     ///
@@ -105,31 +106,32 @@ impl SharedUpstream {
         }))
     }
 
-    /// The number of the upstream, which stays for the life of the process.
+    /// Returns the number of the upstream, which stays the same for the life of the process.
     #[must_use]
     pub fn id(&self) -> UpstreamId {
         self.id
     }
 
-    /// What the configuration says of it.
+    /// Returns the configuration of the upstream.
     #[must_use]
     pub fn config(&self) -> &Upstream {
         &self.config.upstreams[self.position]
     }
 
-    /// The numbers of its backends, in the order of the configuration. A number stays for the life of the process.
+    /// Returns the numbers of the backends, in the order of the configuration. A number stays the same for
+    /// the life of the process.
     #[must_use]
     pub fn numbers(&self) -> &[BackendId] {
         &self.numbers
     }
 
-    /// As many numbers as were ever given: the size of a table by number.
+    /// Returns how many backend numbers were ever given: the size of a table indexed by number.
     #[must_use]
     pub fn given(&self) -> usize {
         self.given
     }
 
-    /// What the configuration says of a backend; `None` where this generation has no such backend.
+    /// Returns the configuration of a backend; `None` if this generation has no such backend.
     #[must_use]
     pub fn backend(&self, number: BackendId) -> Option<&Backend> {
         let position = self.numbers.iter().position(|known| *known == number)?;
@@ -141,7 +143,7 @@ impl SharedUpstream {
         Some(self.numbers[position])
     }
 
-    /// Sessions in flight of the whole process, by number.
+    /// Returns the sessions in flight of the whole process, by number.
     #[must_use]
     pub fn in_flight(&self) -> Vec<u32> {
         let mut sums = vec![0; self.given];
@@ -166,14 +168,14 @@ impl SharedUpstream {
         self.limit(backend).is_none_or(Limit::take)
     }
 
-    /// Gives a permit back. Returns whether a client waits that may be able to use it.
+    /// Gives a permit back. Returns whether a waiting client may be able to use it.
     pub(super) fn give_back(&self, backend: BackendId) -> bool {
         let Some(limit) = self.limit(backend) else { return false };
         limit.give_back();
         !self.queue.is_empty()
     }
 
-    /// Permits of these backends whose owners give them up to a waiting client.
+    /// Returns the number of permits of these backends whose owners give them up to a waiting client.
     #[must_use]
     pub fn idle_permits(&self, backends: impl IntoIterator<Item = BackendId>) -> usize {
         backends.into_iter().filter_map(|id| self.idle(id)).map(|idle| idle.load(SeqCst)).sum()
@@ -186,7 +188,7 @@ impl SharedUpstream {
         self.limit(backend).map(Limit::taken)
     }
 
-    /// Clients that wait for a backend.
+    /// Returns the number of clients that wait for a backend.
     #[must_use]
     pub fn queue_length(&self) -> usize {
         self.queue.len()

@@ -7,8 +7,8 @@ use super::shared::{NumbersSpent, SharedUpstream};
 use crate::base::{ListenerId, UpstreamId};
 use crate::config::Config;
 
-/// See the module documentation. What is in it stays as it is: the next generation is another snapshot, and a session keeps
-/// what it began with.
+/// See the module documentation. A snapshot never changes: the next generation is another snapshot, and a
+/// session keeps the one it began with.
 pub struct Snapshot {
     generation: u64,
     config: Arc<Config>,
@@ -16,19 +16,19 @@ pub struct Snapshot {
     listeners: Vec<ListenerId>,
     /// In the order of the configuration.
     upstreams: Vec<Arc<SharedUpstream>>,
-    /// Numbers that were ever given.
+    /// The number of listener numbers ever given.
     given_listeners: usize,
     given_upstreams: usize,
 }
 
 impl Snapshot {
-    /// The generation behind `previous`, or the first one. Listeners, upstreams and backends that have kept their names keep
-    /// their numbers, and with them their counters, sessions and permits; the order in the file means nothing. `failures`
-    /// are those of each upstream.
+    /// Builds the generation after `previous`, or the first one. Listeners, upstreams and backends that keep
+    /// their names also keep their numbers, and with them their counters, sessions and permits; the order in
+    /// the file does not matter. `failures` returns the failure counts of an upstream.
     ///
     /// # Errors
     ///
-    /// No number is left for a new object. Nothing has changed then.
+    /// No number is left for a new object. Nothing has changed in that case.
     pub fn build(
         config: Arc<Config>,
         shards: usize,
@@ -60,25 +60,25 @@ impl Snapshot {
         Ok(Self { generation, config, listeners, upstreams, given_listeners, given_upstreams })
     }
 
-    /// Counts from 1.
+    /// Returns the number of the generation, which counts from 1.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &Arc<Config> {
         &self.config
     }
 
-    /// The numbers of the listeners, in the order of the configuration.
+    /// Returns the numbers of the listeners, in the order of the configuration.
     #[must_use]
     pub fn listeners(&self) -> &[ListenerId] {
         &self.listeners
     }
 
-    /// The upstreams, in the order of the configuration.
+    /// Returns the upstreams, in the order of the configuration.
     #[must_use]
     pub fn upstreams(&self) -> &[Arc<SharedUpstream>] {
         &self.upstreams
@@ -89,7 +89,7 @@ impl Snapshot {
         Some(self.listeners[position])
     }
 
-    /// The upstream with this name.
+    /// Returns the upstream with this name.
     #[must_use]
     pub fn upstream(&self, name: &str) -> Option<&Arc<SharedUpstream>> {
         self.upstreams.iter().find(|upstream| upstream.config().name == name)
@@ -155,7 +155,7 @@ mod tests {
         let [p, q, r] = [0, 1, 2].map(BackendId);
         let sessions = [pick(&table, &[q, r]), pick(&table, &[p, r])].map(|session| session.expect("free"));
 
-        // Another order, one backend gone, one new.
+        // The second generation has another order, one backend fewer, and one new backend.
         let second =
             built(&format!("{}, {}", upstream("a", &["s", "q", "p"]), upstream("c", &["x"])), Some(&first));
         let next = second.upstream("a").expect("it is there");

@@ -1,18 +1,18 @@
-//! Backend states as the health thread broadcasts them: always the whole, never a change.
+//! Backend states as the health thread broadcasts them: always the whole state, never a change.
 
 use std::sync::Arc;
 
 use crate::base::{Address, limits};
 
-/// What the checks say of a backend.
+/// The result of the health checks of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     /// No check has finished yet; not eligible.
     Checking,
-    /// Takes sessions.
+    /// The backend takes sessions.
     Up,
-    /// Does not.
+    /// The backend takes no sessions.
     Down,
 }
 
@@ -26,32 +26,36 @@ pub struct Addresses {
 /// What the resolver knows of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolved {
-    /// In the order of the last answer; empty while the name has never been resolved, and at most
-    /// `limits::ADDRESSES_PER_BACKEND_MAX`.
+    /// In the order of the last answer, at most `limits::ADDRESSES_PER_BACKEND_MAX`; empty while the name has
+    /// never been resolved.
     pub addresses: Arc<[Address]>,
-    /// Whether the first look-up of the name has failed, so that nobody need wait for it.
+    /// Whether the first look-up of the name has failed, so that it need not be waited for.
     pub has_failed: bool,
 }
 
 /// The state of one backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendState {
-    /// What the checks say.
+    /// The result of the checks.
     pub health: Health,
-    /// While it has no verdict: others still wait for the first one, so backups and panic do not serve in its place.
+    /// Whether the first verdict is still awaited, so that backups and panic do not serve in the backend's
+    /// place.
     pub awaited: bool,
-    /// Its sessions failed too often: out for a while.
+    /// Whether the backend is ejected for a while, because its sessions failed too often.
     pub ejected: bool,
-    /// The part of its weight it gets, 1 to `limits::RAMP_STEPS`, which is all of it.
+    /// The share of its weight that the backend gets, from 1 to `limits::RAMP_STEPS`, which is the whole
+    /// weight.
     pub ramp: u32,
-    /// Tried in this order, the one first that the last check found well; empty while its name has never been resolved.
+    /// The addresses in the order to try, the one of the last successful check first; empty while the name
+    /// has never been resolved.
     pub addresses: Arc<[Address]>,
-    /// Addresses that have left the name and whose checks have failed since: sessions on them are on a dead backend.
+    /// Addresses that have left the name and whose checks have failed since: sessions on them are on a dead
+    /// backend.
     pub gone: Arc<[Address]>,
 }
 
 impl BackendState {
-    /// Nothing is known yet.
+    /// Returns the state of a backend of which nothing is known yet.
     #[must_use]
     pub fn unknown() -> Self {
         Self {
@@ -64,25 +68,25 @@ impl BackendState {
         }
     }
 
-    /// Whether it can take sessions but for an ejection.
+    /// Returns whether the backend can take sessions, ejections aside.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.health == Health::Up && !self.addresses.is_empty()
     }
 
-    /// Whether others wait for its first verdict.
+    /// Returns whether the first verdict of the backend is awaited.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.awaited && self.health == Health::Checking
     }
 
-    /// Whether it is known where it is.
+    /// Returns whether an address of the backend is known.
     #[must_use]
     pub fn has_address(&self) -> bool {
         !self.addresses.is_empty()
     }
 
-    /// Whether checks and ejections let it take sessions.
+    /// Returns whether checks and ejections let the backend take sessions.
     #[must_use]
     pub fn is_eligible(&self) -> bool {
         self.is_up() && !self.ejected
@@ -92,16 +96,18 @@ impl BackendState {
 /// The states of all backends of all upstreams.
 #[derive(Clone, Debug)]
 pub struct UpstreamStates {
-    /// The generation of the configuration whose backends these are; those of another one are ignored.
+    /// The generation of the configuration that the backends belong to; states of another generation are
+    /// ignored.
     pub generation: u64,
     /// Strictly increases from one broadcast to the next.
     pub version: u64,
-    /// In the order of the configuration, as are the backends of each.
+    /// The upstreams and their backends, both in the order of the configuration.
     pub upstreams: Vec<Vec<BackendState>>,
 }
 
 impl UpstreamStates {
-    /// Whether every backend has had its first verdict. One whose name does not resolve never has: bound the wait.
+    /// Returns whether every backend has had its first verdict. A backend whose name does not resolve never
+    /// has one, so bound the wait.
     #[must_use]
     pub fn all_decided(&self) -> bool {
         self.upstreams.iter().flatten().all(|backend| backend.health != Health::Checking)

@@ -1,6 +1,7 @@
 //! The backends of one upstream as one shard sees them: their states, and which of them a session gets.
 //!
-//! Invariant: a pick is [`Pick::Nobody`] if and only if the order of resort ([`Order`]) has no untried backend left.
+//! Invariant: a pick is [`Pick::Nobody`] if and only if the order of resort ([`Order`]) has no untried
+//! backend left.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use crate::base::{Address, BackendId, ShardPlace, Tick};
 /// The backends of one upstream, on one shard.
 pub struct UpstreamTable {
     pub(super) permits: Rc<Permits>,
-    /// When the sessions of other shards were counted last.
+    /// When the sessions of other shards were last counted.
     others_at: Cell<Option<Tick>>,
     wants: Wants,
     shares: Vec<Share>,
@@ -28,43 +29,44 @@ pub struct UpstreamTable {
     inner: RefCell<Inner>,
 }
 
-/// What a session asks for.
+/// The request of a session for a backend.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// Decides how old the counts of other shards may be.
     pub now: Tick,
-    /// Backends that are passed over.
+    /// Backends to pass over.
     pub tried: &'a Tried,
-    /// Hash of the client, where the algorithm [wants](UpstreamTable::wants) one.
+    /// Hash of the client, if the algorithm [wants](UpstreamTable::wants) one.
     pub key: u64,
-    /// A client that has waited until its time was up also takes a backend of a later tier.
+    /// Whether the client has waited until its time was up, and so also takes a backend of a later tier.
     pub spills: bool,
 }
 
-/// What a session gets.
+/// The result of a pick.
 pub enum Pick {
     /// A backend.
     Backend(InFlight),
-    /// Every backend that could serve the session has as many connections as it may have, or others wait for it already.
+    /// Every backend that could serve the session has its maximum number of connections, or other clients
+    /// already wait for it.
     Full,
-    /// No backend is eligible that was not tried.
+    /// No eligible backend is untried.
     Nobody,
 }
 
 struct Inner {
     /// In the order of resort.
     tiers: [Tier; TIERS],
-    /// The tier of each backend, if it has one.
+    /// The tier of each backend that has one.
     tier_of: Vec<Option<usize>>,
     states: Vec<BackendState>,
     serving: Serving,
 }
 
-/// Backends that are as good as each other.
+/// Backends of equal rank.
 #[derive(Default)]
 struct Tier {
     candidates: Vec<Candidate>,
-    /// Made when the first session comes to this tier.
+    /// Created when the first session comes to this tier.
     algorithm: Option<Box<dyn Algorithm>>,
 }
 
@@ -88,19 +90,19 @@ impl Tier {
     }
 }
 
-/// The waiting clients that can use a permit of a backend which comes behind these tiers.
+/// Returns which waiting clients can use a permit of a backend that comes after these tiers.
 fn use_of(before: &[Tier], backend: BackendId) -> Use<impl Fn(&Tried) -> bool> {
     Use {
         by: move |tried: &Tried| {
             !tried.contains(backend) && !before.iter().any(|tier| tier.has_untried(tried))
         },
-        after_tries_only: before.iter().any(|tier| !tier.candidates.is_empty()),
+        after_attempts_only: before.iter().any(|tier| !tier.candidates.is_empty()),
     }
 }
 
 impl UpstreamTable {
-    /// The table of one generation. Of the generation before, `previous`, backends that have kept their numbers keep their
-    /// states; the others are not eligible yet.
+    /// Creates the table of one generation. Backends that have kept their numbers since the generation
+    /// before, `previous`, keep their states; the others are not eligible yet.
     #[must_use]
     pub fn new(shared: Arc<SharedUpstream>, place: ShardPlace, previous: Option<&Self>) -> Self {
         let (upstream, given) = (shared.config(), shared.given());
@@ -135,12 +137,12 @@ impl UpstreamTable {
         self.inner.borrow().states.get(number.index()).cloned()
     }
 
-    /// Takes the new states of all backends, in the order of the configuration. Returns whether sessions of this shard
-    /// have to end for them, and so have to be woken.
+    /// Applies the new states of all backends, in the order of the configuration. Returns whether sessions of
+    /// this shard have to end because of them, and so have to be woken.
     ///
     /// # Panics
     ///
-    /// If the states are those of another generation, which the shard has to tell by their number.
+    /// If the states are those of another generation; the shard has to check their number first.
     pub fn apply(&self, states: &[BackendState]) -> bool {
         let numbers = self.permits.shared.numbers();
         assert_eq!(states.len(), numbers.len(), "states of another generation");
@@ -183,23 +185,25 @@ impl UpstreamTable {
         Order::is_decided(&self.inner.borrow().states, &self.shares)
     }
 
-    /// What the algorithm wants to know of a session.
+    /// Returns what the algorithm wants to know of a session.
     #[must_use]
     pub fn wants(&self) -> Wants {
         self.wants
     }
 
-    /// Tells the algorithm how long a backend took, which matters where the algorithm [wants](Self::wants) latencies.
+    /// Tells the algorithm how long a backend took, which matters if the algorithm [wants](Self::wants)
+    /// latencies.
     pub fn observe(&self, backend: BackendId, sample: Sample, now: Tick) {
         let tiers = &mut self.inner.borrow_mut().tiers;
         let algorithms = tiers.iter_mut().filter_map(|tier| tier.algorithm.as_mut());
         algorithms.for_each(|algorithm| algorithm.observe(backend, sample, now));
     }
 
-    /// Picks an untried backend by the order of resort, with a permit of it.
+    /// Picks an untried backend by the order of resort, together with a permit of that backend.
     ///
-    /// `pooled` hands over the permit of a ready connection to a backend, if the pool has one. A tier in which all backends
-    /// are full is passed over where clients cannot wait for a permit in it, and by a client that spills.
+    /// `pooled` hands over the permit of a ready connection to a backend, if the pool has one. A tier in
+    /// which all backends are full is passed over if clients cannot wait for a permit in it, and also by a
+    /// client that spills.
     pub fn pick(&self, request: Request<'_>, mut pooled: impl FnMut(BackendId) -> Option<Permit>) -> Pick {
         self.refresh_loads(request.now);
         let inner = &mut *self.inner.borrow_mut();
@@ -245,7 +249,7 @@ impl UpstreamTable {
             .loads
             .then(|| self.permits.unanswered.corrected(candidates, &self.permits.loads.borrow(), now))
             .flatten();
-        // The tried ones, the full ones, and those that others wait for.
+        // The backends that were tried, that are full, or that other clients wait for.
         let mut passed_over: Option<Tried> = None;
         loop {
             let backend = {
@@ -267,14 +271,15 @@ impl UpstreamTable {
         }
     }
 
-    /// Takes a permit for a connection in the pool, unless sessions need it.
+    /// Takes a permit for a connection in the pool, unless sessions need the permit.
     #[must_use]
     pub fn idle_permit(&self, backend: BackendId) -> Option<Permit> {
         if !self.may_pool(backend) || self.is_waited_for(backend) {
             return None;
         }
         let permit = self.permits.take(backend)?.idle();
-        // A client that has begun to wait since has looked at the idle permits; one of both sees the other.
+        // A client that has begun to wait since then has looked at the idle permits; at least one of the two
+        // sees the other.
         (!permit.is_limited() || !self.is_waited_for(backend)).then_some(permit)
     }
 
@@ -294,25 +299,28 @@ impl UpstreamTable {
             && self.with_use_of(backend, |usage| self.is_queued_for(&usage)).unwrap_or(false)
     }
 
-    /// Calls `f` with the waiting clients that can use a permit of this backend; `None` where no client may have one.
+    /// Calls `f` with the waiting clients that can use a permit of this backend; returns `None` if no client
+    /// may have one.
     pub(super) fn with_use_of<T>(
         &self,
         backend: BackendId,
         f: impl FnOnce(Use<&dyn Fn(&Tried) -> bool>) -> T,
     ) -> Option<T> {
         let inner = self.inner.borrow();
-        let Use { by, after_tries_only } = use_of(&inner.tiers[..inner.tier_of[backend.index()]?], backend);
-        Some(f(Use { by: &by, after_tries_only }))
+        let Use { by, after_attempts_only } =
+            use_of(&inner.tiers[..inner.tier_of[backend.index()]?], backend);
+        Some(f(Use { by: &by, after_attempts_only }))
     }
 
-    /// The backends that a client which has tried these waits for: those of the first tier with an untried one.
+    /// Returns the backends that a client with these attempts waits for: those of the first tier with an
+    /// untried backend.
     pub(super) fn waited_for(&self, tried: &Tried) -> Vec<BackendId> {
         let inner = self.inner.borrow();
         let first = inner.tiers.iter().find(|tier| tier.has_untried(tried));
         first.into_iter().flat_map(|tier| tier.untried(tried)).collect()
     }
 
-    /// All backends that sessions may be sent to.
+    /// Returns all backends that sessions may be sent to.
     #[must_use]
     pub fn candidates(&self) -> Vec<BackendId> {
         let inner = self.inner.borrow();
@@ -331,8 +339,8 @@ impl UpstreamTable {
         self.inner.borrow().tier_of[backend.index()].is_some()
     }
 
-    /// Returns whether the pool may connect to this backend: eligible and weighted. Backups count, because failover is when
-    /// a ready connection pays; panic does not, because it ignores health.
+    /// Returns whether the pool may connect to this backend: eligible and weighted. Backups count, because
+    /// failover is when a ready connection pays; panic does not, because it ignores health.
     #[must_use]
     pub fn may_pool(&self, backend: BackendId) -> bool {
         self.inner.borrow().states[backend.index()].is_eligible() && self.shares[backend.index()].weight > 0
@@ -344,7 +352,7 @@ impl UpstreamTable {
         self.permits.shared.is_limited(backend)
     }
 
-    /// Sessions of this shard that are in flight on a backend.
+    /// Returns the number of this shard's sessions that are in flight on a backend.
     #[must_use]
     pub fn own_sessions(&self, backend: BackendId) -> usize {
         self.permits.shared.loads.own(self.permits.shard, backend.index()) as usize
@@ -358,20 +366,20 @@ impl UpstreamTable {
         }
     }
 
-    /// The addresses of a backend in the order to try.
+    /// Returns the addresses of a backend in the order to try.
     #[must_use]
     pub fn addresses(&self, backend: BackendId) -> Arc<[Address]> {
         self.inner.borrow().states[backend.index()].addresses.clone()
     }
 
-    /// Counts a session that wants a backend, for the budget of retries.
+    /// Counts a session that wants a backend, for the retry budget.
     pub fn note_session(&self, now: Tick) {
         if let Some(budget) = &self.permits.shared.retry_budget {
             budget.note_session(self.permits.shard, now);
         }
     }
 
-    /// Takes a retry out of the budget. Returns whether there was one.
+    /// Takes a retry out of the budget. Returns whether one was left.
     #[must_use]
     pub fn take_retry(&self, now: Tick) -> bool {
         self.permits.shared.retry_budget.as_ref().is_none_or(|budget| budget.take(now))
@@ -396,15 +404,15 @@ mod tests {
         made(0, "", algorithm)
     }
 
-    /// The same, each with so many places.
-    fn limited(places: u32, keys: &str) -> UpstreamTable {
-        made(places, keys, "round_robin")
+    /// The same table, with this many permits for each backend.
+    fn limited(permits: u32, keys: &str) -> UpstreamTable {
+        made(permits, keys, "round_robin")
     }
 
-    fn made(places: u32, keys: &str, algorithm: &str) -> UpstreamTable {
+    fn made(permits: u32, keys: &str, algorithm: &str) -> UpstreamTable {
         let backend = |port| {
             let backup = port == 4;
-            format!("{{address: 127.0.0.1, port: {port}, backup: {backup}, max_connections: {places}}}")
+            format!("{{address: 127.0.0.1, port: {port}, backup: {backup}, max_connections: {permits}}}")
         };
         let backends = [2, 3, 4].map(backend).join(", ");
         let yaml = format!(
@@ -428,7 +436,7 @@ mod tests {
         up.map(state).to_vec()
     }
 
-    /// Without a pool, at the first moment.
+    /// Picks without a pool, at the first moment.
     fn try_pick(table: &UpstreamTable, tried: &Tried, spills: bool) -> Pick {
         table.pick(Request { now: Tick(0), tried, key: 0, spills }, |_| None)
     }
@@ -445,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_another_backend_keeps_nobody_away() {
+    fn client_that_waits_for_another_backend_blocks_no_other_client() {
         let table = table("queue: {max: 1}");
         table.apply(&states([true, true, true]));
         let mut tried = Tried::default();
@@ -457,7 +465,7 @@ mod tests {
         }
     }
 
-    /// The backends that sessions get one after the other, until nobody is left, each with what it says to that.
+    /// The backends that sessions get one after another, until none is left.
     fn in_order(table: &UpstreamTable) -> Vec<u16> {
         let (mut tried, mut order) = (Tried::default(), Vec::new());
         while let Pick::Backend(in_flight) = try_pick(table, &tried, false) {
@@ -498,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn full_primary_is_waited_for_where_there_is_a_queue_and_spills_over_when_that_was_in_vain() {
+    fn full_primary_is_waited_for_where_there_is_a_queue_and_spills_over_when_that_was_for_nothing() {
         let table = limited(1, "queue: {max: 2}");
         table.apply(&states([true, true, true]));
         let sessions = [pick(&table), pick(&table)];
@@ -507,7 +515,7 @@ mod tests {
         assert_eq!(
             table.permits.shared.queue_length(),
             1,
-            "it does not wait for the backup, whose free place it does not get"
+            "it does not wait for the backup, whose free permit it does not get"
         );
         for up in [[true, true, false], [true, true, true]] {
             table.apply(&states(up));
@@ -610,11 +618,11 @@ mod tests {
     }
 
     #[test]
-    fn backend_whose_sessions_are_in_vain_does_not_win_by_being_empty() {
+    fn backend_whose_sessions_go_unanswered_does_not_win_by_being_empty() {
         for algorithm in ["least_connections", "random", "peak_ewma"] {
             let table = of_algorithm(algorithm);
             table.apply(&states([true, true, true]));
-            // The other one has ten sessions that last.
+            // The other backend has ten sessions that last.
             let mut tried = Tried::default();
             tried.insert(FIRST);
             let pick_at = |now, tried: &Tried| match table

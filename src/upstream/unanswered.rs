@@ -1,18 +1,19 @@
-//! A brake for backends that end sessions without an answer: each has few sessions for that, and an algorithm that goes by
-//! the number of sessions would send it all the more.
+//! A brake for backends that end sessions without an answer: for that very reason they have few sessions, and
+//! an algorithm that goes by the number of sessions would send them even more.
 
 use std::cell::Cell;
 
 use crate::balance::Candidate;
 use crate::base::{BackendId, Tick};
 
-/// How long an unanswered session tells of its backend, milliseconds; then one session tries the backend again.
+/// How long an unanswered session counts against its backend, milliseconds; after that, one session tries the
+/// backend again.
 const MEMORY_MILLIS: u64 = 1_000;
 
-/// Until when each backend counts as fuller than it is.
+/// The time until which each backend counts as fuller than it is.
 pub(super) struct Unanswered {
     until: Box<[Cell<Tick>]>,
-    /// The last such moment of all backends.
+    /// The latest such time of all backends.
     last: Cell<Tick>,
 }
 
@@ -21,7 +22,7 @@ impl Unanswered {
         Self { until: (0..backends).map(|_| Cell::default()).collect(), last: Cell::default() }
     }
 
-    /// Notes a session that a backend ended, or refused, without a byte for the client.
+    /// Notes a session that a backend ended or refused without a byte for the client.
     pub(super) fn note(&self, backend: BackendId, now: Tick) {
         let until = Tick(now.0 + MEMORY_MILLIS);
         self.until[backend.index()].set(until);
@@ -33,8 +34,8 @@ impl Unanswered {
         self.until[backend.index()].set(Tick::default());
     }
 
-    /// The loads as an algorithm shall see them, where they differ from `loads`: for a while, a backend that does not answer
-    /// counts as no emptier than the others are on average.
+    /// Returns the loads that an algorithm should see, if they differ from `loads`: for a while, a backend
+    /// that does not answer counts as no emptier than the average of the others.
     pub(super) fn corrected(&self, candidates: &[Candidate], loads: &[u32], now: Tick) -> Option<Vec<u32>> {
         if now >= self.last.get() {
             return None;

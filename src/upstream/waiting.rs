@@ -1,8 +1,8 @@
-//! Clients of this shard in the queue of the upstream, and permits for those of all shards.
+//! Clients of this shard in the queue of the upstream, and permits for the waiting clients of all shards.
 //!
-//! Whatever may have a permit come free notes its backend; the shard then calls [`UpstreamTable::serve`] and sends what it
-//! returns. A client waits for the first tier with an untried backend, as the shard sees the tiers that has a permit to
-//! give.
+//! Whatever may free a permit notes its backend; the shard then calls [`UpstreamTable::serve`] and sends what
+//! that returns. A client waits for the first tier with an untried backend, according to the tiers as seen by
+//! the shard that has a permit to give.
 
 use std::task::Waker;
 
@@ -13,7 +13,7 @@ use crate::balance::Tried;
 use crate::base::{BackendId, CloseReason};
 
 impl UpstreamTable {
-    /// Joins the queue, behind all who wait already; `None` where the queue is full.
+    /// Joins the end of the queue, or returns `None` if the queue is full.
     #[must_use]
     pub fn join(&self, tried: &Tried) -> Option<Ticket> {
         let ticket =
@@ -22,7 +22,8 @@ impl UpstreamTable {
         Some(ticket)
     }
 
-    /// Leaves the queue. Returns `false` if a permit is on its way all the same: whoever receives it and finds nobody drops it.
+    /// Leaves the queue. Returns `false` if a permit is already on its way: the shard that receives the
+    /// permit and finds no client drops it.
     pub fn leave(&self, ticket: Ticket) -> bool {
         self.permits.shared.queue.leave(ticket)
     }
@@ -32,7 +33,7 @@ impl UpstreamTable {
         self.permits.ends.released.borrow_mut().extend(self.waited_for(tried));
     }
 
-    /// The permit that was taken for a waiting client of this shard.
+    /// Returns the permit that was taken for a waiting client of this shard.
     #[must_use]
     pub fn granted(&self, backend: BackendId) -> Permit {
         self.permits.taken(backend)
@@ -46,8 +47,8 @@ impl UpstreamTable {
         }
     }
 
-    /// Takes permits for waiting clients: who gets one of which backend. A grant that cannot be delivered is to be dropped as
-    /// a [permit](Self::granted), and this called again.
+    /// Takes permits for waiting clients. Returns which client gets a permit of which backend. If a grant
+    /// cannot be delivered, drop it as a [permit](Self::granted) and call this again.
     #[must_use]
     pub fn serve(&self) -> Vec<(Ticket, BackendId)> {
         let mut served = Vec::new();
@@ -60,8 +61,9 @@ impl UpstreamTable {
         served
     }
 
-    /// What a waiting client looks at whenever it is woken, with the permit that was `granted` to it meanwhile: a session
-    /// begins, the wait goes on (`None`), or the wait is over because no backend is left to wait for.
+    /// Decides for a waiting client that was woken, with the permit that was `granted` to it in the meantime,
+    /// if any: a session begins, the wait goes on (`None`), or the wait is over because no backend is left to
+    /// wait for.
     ///
     /// # Errors
     ///
@@ -96,7 +98,8 @@ impl UpstreamTable {
         !self.permits.shared.queue.is_empty()
     }
 
-    /// Permits which idle connections of all shards have, of the backends that such a client waits for.
+    /// Returns the number of permits that idle connections of all shards hold of the backends that such a
+    /// client waits for.
     #[must_use]
     pub fn idle_permits(&self, tried: &Tried) -> usize {
         self.permits.shared.idle_permits(self.waited_for(tried))

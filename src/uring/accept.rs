@@ -1,8 +1,8 @@
-//! Accepting, woken by the ring.
+//! Accepting connections, woken by the ring.
 //!
-//! Not by the ring's own accept: a multishot one takes the whole backlog in one enter, 4,000 connections at
-//! once in 130 ms, while open sessions wait (`docs/maintainers/PERFORMANCE.md`). A poll and accept4(2), a
-//! call for each connection, take as many as the caller wants and leave the rest in the backlog.
+//! The ring's own accept is not used: a multishot one takes the whole backlog in one enter, 4,000 connections
+//! at once in 130 ms, while open sessions wait (`docs/maintainers/PERFORMANCE.md`). A poll and accept4(2),
+//! one call for each connection, take as many as the caller wants and leave the rest in the backlog.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// fcntl(2): the descriptor cannot be put into non-blocking mode, which an open one can.
+    /// fcntl(2): the descriptor cannot be put into non-blocking mode, which works for every open descriptor.
     pub fn accept_from(&self, fd: OwnedFd) -> io::Result<Acceptor> {
         let socket = self.socket(fd);
         socket.with(|listener| listener.set_nonblocking(true))?;
@@ -27,11 +27,11 @@ impl Ring {
 }
 
 impl Acceptor {
-    /// The next connection.
+    /// Polls for the next connection.
     ///
     /// # Errors
     ///
-    /// accept(2). Accepting goes on with the next call; where descriptors are short the caller waits a
+    /// accept(2). Accepting goes on with the next call; if descriptors are short, the caller should wait a
     /// moment.
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
         self.0.register(context.waker());
@@ -45,7 +45,7 @@ impl Acceptor {
         accepted.map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// A connection that the kernel has completed already; `None` where there is none.
+    /// Returns a connection that the kernel has already completed; `None` if there is none.
     ///
     /// # Errors
     ///
@@ -57,8 +57,8 @@ impl Acceptor {
         }
     }
 
-    /// Waits for no more connections. Nothing of the listener is in flight afterwards, so a drop closes it at
-    /// once: a caller that drops it when [`Self::accept_now`] finds none resets nobody.
+    /// Stops waiting for connections. Nothing of the listener is in flight afterwards, so a drop closes it at
+    /// once: a caller that drops it when [`Self::accept_now`] finds no connection resets no client.
     pub async fn disarm(&self) {
         self.0.cancel_wait();
         std::future::poll_fn(|context| {
@@ -68,7 +68,7 @@ impl Acceptor {
         .await;
     }
 
-    /// A connection of the backlog; it is in blocking mode, whatever the listener's is.
+    /// Accepts a connection from the backlog; it is in blocking mode, whatever the mode of the listener.
     fn accept(&self) -> io::Result<OwnedFd> {
         self.0.with(|listener| listener.accept()).map(|(connection, _)| connection.into())
     }

@@ -3,10 +3,9 @@
 //!
 //! The kernel takes buffers in the order they were posted. If all of them were posted, every message would
 //! touch the coldest memory of the block; so only `target` of them are posted at a time, refilled from the
-//! top of a stack (warmest first). The target doubles whenever the kernel ran out, and falls when it does
-//! not. Buffers that nobody used for a while give their memory back: those at the bottom of the stack, and
-//! those that were posted for a higher target and stay so, untouched, until traffic has used up all before
-//! them.
+//! top of a stack (warmest first). The target doubles whenever the kernel ran out, and falls when it did not.
+//! Buffers that were not used for a while give their memory back: those at the bottom of the stack, and those
+//! that were posted for a higher target and stay untouched until traffic has used up all before them.
 //!
 //! Invariant, checked in debug builds: posted + free + held = all. "Held" buffers are in a [`Chain`].
 
@@ -19,15 +18,15 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
-/// The buffer group all receives of a ring select from.
+/// The buffer group that all receives of a ring select from.
 pub(super) const GROUP: u16 = 0;
-/// Buffers posted at first, and at least.
+/// The number of buffers posted at first, and the minimum later.
 const FIRST_TARGET: u32 = 32;
-/// Most entries of the ring they are posted in, which is locked memory. So many receives fit into a turn
-/// without a wait for the next refill; the number of buffers may be larger.
+/// Maximum number of entries of the ring that buffers are posted in, which is locked memory. This many
+/// receives fit into a turn without waiting for the next refill; the number of buffers may be larger.
 pub(super) const RING_ENTRIES: u32 = 1024;
-/// A piece is copied behind another one up to this part of a buffer; larger ones keep their own. So two
-/// neighbours of a chain hold more than this part together.
+/// A piece is appended to the buffer before it by copying, up to this fraction of a buffer; larger pieces
+/// keep their own buffer. So two neighbours of a chain together hold more than this fraction.
 const COPY_FRACTION: u32 = 4;
 const NIL: u16 = u16::MAX;
 const PAGE: usize = 4096;
@@ -66,28 +65,28 @@ impl Drop for Mapping {
     }
 }
 
-/// What is known of one buffer.
+/// The state of one buffer.
 #[derive(Clone, Copy)]
 struct Meta {
-    /// The next buffer of the chain it is in.
+    /// The next buffer of the chain that this one is in.
     next: u16,
     /// Whether its memory may be resident.
     touched: bool,
     /// End of the filled bytes.
     filled: u32,
-    /// Bytes from its start that are gone already; of the first buffer of a chain.
+    /// Bytes at the start that are already consumed; only for the first buffer of a chain.
     consumed: u32,
 }
 
-/// Filled buffers in the order of their bytes, linked through [`Buffers`]; no allocation of its own.
+/// Filled buffers in the order of their bytes, linked through [`Buffers`]; a chain allocates nothing itself.
 ///
-/// It is not a guard: whoever holds one gives it back with [`Buffers::release`].
+/// A chain is not a guard: its holder gives it back with [`Buffers::release`].
 #[derive(Debug)]
 pub(super) struct Chain {
-    /// [`NIL`] in an empty one.
+    /// [`NIL`] in an empty chain.
     head: u16,
     tail: u16,
-    /// Bytes in all buffers, without the consumed ones.
+    /// Bytes in all buffers, without the consumed bytes.
     pub(super) bytes: u32,
 }
 
@@ -102,7 +101,7 @@ impl Chain {
         self.head == NIL
     }
 
-    /// Whether all of it lies in one buffer.
+    /// Returns whether the whole chain is one buffer.
     pub(super) fn is_single(&self) -> bool {
         !self.is_empty() && self.head == self.tail
     }
@@ -121,12 +120,11 @@ pub(super) struct Buffers {
     target: u32,
     /// Buffers whose memory may be resident.
     touched: u32,
-    /// Fewest free buffers since the last [`Self::shrink`].
+    /// The smallest number of free buffers since the last [`Self::shrink`].
     free_low: usize,
     /// Whether the kernel ran out since the last [`Self::shrink`].
     ran_out: bool,
-    /// `tail` and `posted` at the last [`Self::shrink`]: the same ones again where nothing was received
-    /// since.
+    /// `tail` and `posted` at the last [`Self::shrink`]: they are unchanged if nothing was received since.
     last: (u16, u32),
 }
 
@@ -155,7 +153,7 @@ impl Buffers {
             size,
             mask: (entry_count - 1) as u16,
             tail: 0,
-            // Popped from the back: buffer 0 first.
+            // Popped from the back, so buffer 0 comes first.
             free: (0..count as u16).rev().collect(),
             posted: 0,
             target: FIRST_TARGET.min(count as u32),
@@ -175,7 +173,7 @@ impl Buffers {
             let Some(id) = self.free.pop() else { break };
             let position = usize::from(self.tail & self.mask);
             // SAFETY: `position` is below the number of entries; the kernel reads entries only below the tail
-            // published further down, and this thread alone writes them. Entry 0 overlaps the tail in its
+            // published further down, and only this thread writes them. Entry 0 overlaps the tail in its
             // `resv` field, which the setters leave alone.
             let entry = unsafe { &mut *self.entries.base.as_ptr().cast::<BufRingEntry>().add(position) };
             entry.set_addr(self.address(id) as u64);
@@ -186,14 +184,14 @@ impl Buffers {
             self.posted += 1;
         }
         self.free_low = self.free_low.min(self.free.len());
-        // SAFETY: the tail is an aligned u16 inside the mapping that the kernel reads concurrently; only this
-        // thread writes it. Release publishes the entries above.
+        // SAFETY: the tail is an aligned u16 inside the mapping, which the kernel reads concurrently; only
+        // this thread writes it. Release publishes the entries above.
         let tail =
             unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.entries.base.as_ptr().cast()).cast_mut()) };
         tail.store(self.tail, Ordering::Release);
     }
 
-    /// The kernel found no buffer: post more from now on.
+    /// Notes that the kernel found no buffer: more are posted from now on.
     pub(super) fn ran_out(&mut self) {
         self.ran_out = true;
         self.target = (self.target * 2).min(u32::from(self.mask) + 1);
@@ -202,7 +200,7 @@ impl Buffers {
     /// Takes over a buffer that the kernel filled and appends it to a chain.
     ///
     /// Small pieces are copied into the room of the last buffer, so that a sender of single bytes cannot hold
-    /// a whole buffer for each.
+    /// a whole buffer with each.
     pub(super) fn append(&mut self, chain: &mut Chain, id: u16, filled: u32) {
         debug_assert!(filled > 0 && filled <= self.size, "{filled} bytes in a buffer of {}", self.size);
         self.posted -= 1;
@@ -234,7 +232,7 @@ impl Buffers {
         meta.next = NIL;
     }
 
-    /// A buffer that came back from the kernel with nothing of use in it.
+    /// Takes back a buffer that the kernel returned without useful content.
     pub(super) fn recycle(&mut self, id: u16) {
         self.posted -= 1;
         self.touch(id);
@@ -257,7 +255,7 @@ impl Buffers {
         first
     }
 
-    /// Drops the first `bytes` of a chain and frees the buffers they filled.
+    /// Drops the first `bytes` of a chain and frees the buffers that they filled.
     pub(super) fn consume(&mut self, chain: &mut Chain, mut bytes: u32) {
         debug_assert!(bytes <= chain.bytes, "{bytes} of {} bytes", chain.bytes);
         chain.bytes -= bytes;
@@ -280,7 +278,7 @@ impl Buffers {
         self.consume(chain, bytes);
     }
 
-    /// Address and length of the unconsumed bytes of each buffer of a chain, first to last.
+    /// Iterates over address and length of the unconsumed bytes of each buffer of a chain, first to last.
     pub(super) fn pieces(&self, chain: &Chain) -> impl Iterator<Item = (*mut u8, u32)> {
         self.ids(chain).map(|id| {
             let consumed = self.meta[usize::from(id)].consumed as usize;
@@ -313,33 +311,33 @@ impl Buffers {
         }
     }
 
-    /// Size of one, bytes.
+    /// Returns the size of a buffer, bytes.
     pub(super) fn size(&self) -> u32 {
         self.size
     }
 
-    /// Buffers that are neither posted nor held.
+    /// Returns the number of buffers that are neither posted nor held.
     pub(super) fn free(&self) -> u32 {
         self.free.len() as u32
     }
 
-    /// Buffers in the kernel's hands.
+    /// Returns the number of buffers in the kernel's hands.
     pub(super) fn posted(&self) -> u32 {
         self.posted
     }
 
-    /// Whether so many buffers are in use that sessions which cannot send must give theirs back: less than a
-    /// quarter is left for those that can.
+    /// Returns whether so many buffers are in use that sessions which cannot send must give theirs back: less
+    /// than a quarter is left for those that can.
     pub(super) fn scarce(&self) -> bool {
         (self.free() + self.posted) * 4 < self.meta.len() as u32
     }
 
-    /// Buffers in chains.
+    /// Returns the number of buffers in chains.
     pub(super) fn held(&self) -> u32 {
         self.meta.len() as u32 - self.free() - self.posted
     }
 
-    /// Whether [`Self::shrink`] could give memory back some time.
+    /// Returns whether [`Self::shrink`] could give memory back at some point.
     pub(super) fn can_shrink(&self) -> bool {
         let size = self.size as usize;
         let shrinks = size.is_multiple_of(PAGE) || PAGE.is_multiple_of(size);
@@ -350,7 +348,7 @@ impl Buffers {
         self.touched += u32::from(!std::mem::replace(&mut self.meta[usize::from(id)].touched, true));
     }
 
-    /// Gives memory back that was not used since the last call; for every few seconds.
+    /// Gives back memory that was not used since the last call; meant to be called every few seconds.
     pub(super) fn shrink(&mut self) {
         let first = FIRST_TARGET.min(self.meta.len() as u32);
         let now = (self.tail, self.posted);
@@ -362,18 +360,19 @@ impl Buffers {
             self.target = (self.target / 2).max(first);
         }
         let idle = std::mem::replace(&mut self.free_low, self.free.len()).min(self.free.len());
-        // The kernel takes them in the order of the ring, and faults in what is gone.
+        // The kernel takes posted buffers in the order of the ring, and faults in memory that is gone.
         let posted = (self.target..self.posted).map(|ahead| {
             let position = self.tail.wrapping_sub(self.posted as u16).wrapping_add(ahead as u16) & self.mask;
-            // SAFETY: a position of the ring, below its tail, so this thread has written it; the kernel
-            // writes none but the tail's, beside the number that is read.
+            // SAFETY: the position is in the ring and below its tail, so this thread has written the entry;
+            // the kernel writes only the tail, which lies beside the number that is read.
             unsafe { (*self.entries.base.as_ptr().cast::<BufRingEntry>().add(usize::from(position))).bid() }
         });
         let spare: Vec<_> = self.free[..idle].iter().copied().chain(posted).collect();
         self.give_back(&spare);
     }
 
-    /// Gives back the memory of buffers that hold nothing: of whole pages, where several lie on one.
+    /// Gives back the memory of buffers that hold nothing; if several buffers share a page, only of whole
+    /// pages.
     fn give_back(&mut self, spare: &[u16]) {
         let size = self.size as usize;
         let on_a_page = if PAGE.is_multiple_of(size) { PAGE / size } else { 1 };
@@ -391,16 +390,16 @@ impl Buffers {
                 continue;
             }
             self.touched -= touched;
-            // SAFETY: these buffers hold nothing, and their pages nothing else; they read as zero afterwards.
-            // Those that are posted are empty, since every completion was taken (`Core::shrink`), and the
-            // kernel fills them in calls of this thread alone.
+            // SAFETY: these buffers hold nothing, and nothing else is on their pages; they read as zero
+            // afterwards. Those that are posted are empty, since every completion was taken (`Core::shrink`),
+            // and the kernel fills them only in calls of this thread.
             unsafe {
                 libc::madvise(self.address(first as u16).cast(), size * on_a_page, libc::MADV_DONTNEED);
             }
         }
     }
 
-    /// Bytes of a filled buffer that are not consumed.
+    /// Returns the number of unconsumed bytes of a filled buffer.
     fn left(&self, id: u16) -> u32 {
         let meta = &self.meta[usize::from(id)];
         meta.filled - meta.consumed
@@ -417,7 +416,7 @@ mod tests {
     use super::*;
 
     impl Buffers {
-        /// Pages of the block that are in memory.
+        /// Returns the number of pages of the block that are in memory.
         fn resident(&self) -> usize {
             let mut pages = vec![0_u8; self.memory.length / PAGE];
             // SAFETY: the kernel writes one byte for each page of the mapping, and there is room for them.
@@ -428,7 +427,7 @@ mod tests {
             pages.iter().filter(|&&page| page & 1 == 1).count()
         }
 
-        /// The ids of the next buffers that the kernel would take, and fills.
+        /// Returns the ids of the next buffers that the kernel would take, and fills these buffers.
         fn fill(&mut self, count: u32) -> Vec<u16> {
             (0..count.min(self.posted))
                 .map(|ahead| {
@@ -438,7 +437,7 @@ mod tests {
                     let entry =
                         unsafe { &*self.entries.base.as_ptr().cast::<BufRingEntry>().add(position.into()) };
                     let id = entry.bid();
-                    // SAFETY: a posted buffer is free to be written to, and this test is the kernel.
+                    // SAFETY: a posted buffer may be written by the kernel, and this test plays the kernel.
                     unsafe { self.address(id).write_bytes(7, self.size as usize) };
                     id
                 })
@@ -446,7 +445,7 @@ mod tests {
         }
     }
 
-    /// After a burst that has touched all of them: some were posted and never used, the others came back.
+    /// After a burst that has touched all buffers: some were posted and never used, the others came back.
     #[test]
     fn memory_of_a_burst_comes_back_at_rest() {
         for size in [1_u32 << 10, 2 << 10, 4 << 10, 16 << 10] {
@@ -463,12 +462,12 @@ mod tests {
             buffers.refill();
             let all = 1024 * size as usize / PAGE;
             assert_eq!(buffers.resident(), all, "the burst");
-            // The first one ends the time in which there was traffic.
+            // The first call ends the period in which there was traffic.
             (0..2).for_each(|_| buffers.shrink());
             let most = (FIRST_TARGET * size) as usize / PAGE + 1;
             assert!(buffers.resident() <= most, "{} pages with {size} bytes each", buffers.resident());
             assert!(!buffers.can_shrink());
-            // What was given back is as good as before.
+            // Buffers whose memory was given back work as before.
             for id in buffers.fill(100) {
                 buffers.append(&mut chain, id, size);
             }

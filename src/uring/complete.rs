@@ -1,5 +1,5 @@
-//! The end of every operation: for each [`Op`], in the order there, what becomes of its result. `submit` has
-//! the begins.
+//! The end of every operation: what is done with the result of each [`Op`], in the order of [`Op`]. `submit`
+//! starts the operations.
 
 use io_uring::cqueue;
 
@@ -9,7 +9,7 @@ use super::slot::{End, Extra, Key, Mark, Op};
 use super::submit::MULTISHOT_PIECES;
 
 impl Core {
-    /// Takes all completions. Returns how many.
+    /// Takes all completions. Returns the number of them.
     pub(super) fn reap(&mut self) -> usize {
         let mut count = 0;
         while let Some(entry) = self.queues.next_completion() {
@@ -35,8 +35,8 @@ impl Core {
             Op::Send => self.on_sent(key, result),
             Op::Connect => self.on_connected(key, result),
             Op::Watch => self.on_watched(key, result),
-            // The task looks for itself: the memory of the slot holds the count, and the socket what there is
-            // to read.
+            // The task looks for itself: the memory of the slot holds the count, and the socket holds what
+            // there is to read.
             Op::Count | Op::Readable => {}
             Op::Writable => wakes = self.on_writable(key, result, last),
         }
@@ -57,7 +57,7 @@ impl Core {
         match (result, buffer) {
             (1.., Some(id)) if !slot.is(Mark::Orphan) => {
                 self.buffers.append(&mut slot.received, id, result as u32);
-                // Pieces may be smaller than a buffer, so the bound on their bytes is none on their number.
+                // Pieces may be smaller than a buffer, so a bound on their bytes does not bound their number.
                 slot.pieces = slot.pieces.saturating_add(1);
                 if !last && slot.pieces >= MULTISHOT_PIECES {
                     self.pause_receive(key);
@@ -76,12 +76,12 @@ impl Core {
                     slot.set(Mark::Starved, true);
                     self.starved.push_back(key);
                 }
-                // Paused, or interrupted: whoever wants more arms it again.
+                // Paused or interrupted; a caller that wants more arms the receive again.
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => {
                     slot.die(errno(result));
                     slot.end = Some(End::Failed(errno(result)));
-                    // None is known that selects one for a failure.
+                    // No kernel is known to select a buffer for a failed receive.
                     buffer.into_iter().for_each(|id| self.buffers.recycle(id));
                 }
             },
@@ -113,8 +113,8 @@ impl Core {
         } else if -result == libc::EAGAIN {
             true
         } else {
-            // At once, and not when the task hears of it: the receive may report a clean end in this very
-            // turn.
+            // Noted at once, and not when the task hears of it: the receive may report a clean end in this
+            // very turn.
             slot.die(errno(result));
             slot.error = Some(errno(result));
             false
@@ -122,9 +122,9 @@ impl Core {
         if !left || slot.is(Mark::Orphan) {
             return;
         }
-        // The peer does not take more now: wait for it, without provided buffers where those are scarce. Not
-        // in a send that waits: to a peer that has sent FIN its poll is always ready, see `arm_writable`,
-        // and it ends on a kernel thread.
+        // The peer takes no more now: wait for it, without provided buffers if those are scarce. The wait
+        // cannot be a send that waits: once the peer has sent FIN, the send's poll is always ready (see
+        // `arm_writable`), and the send ends up on a kernel thread.
         slot.set(Mark::Blocked, true);
         if self.buffers.scarce() && !slot.unsent.is_empty() {
             let bytes = self.buffers.copy(&slot.unsent);
@@ -142,17 +142,17 @@ impl Core {
     }
 
     fn on_watched(&mut self, key: Key, result: i32) {
-        // A hang-up alone is no death: a Unix socket tells of one when its peer has closed after its last
-        // byte.
+        // A hang-up alone does not mean death: a Unix socket reports one when its peer has closed after its
+        // last byte.
         if result > 0 && result & i32::from(libc::POLLERR) != 0 {
             self.slots.of(key).set(Mark::Dead, true);
         }
     }
 
-    /// Goes on with a send that waits for room. Returns whether the task is to be woken instead.
+    /// Continues a send that waits for room. Returns whether to wake the task instead.
     fn on_writable(&mut self, key: Key, result: i32, last: bool) -> bool {
         let slot = self.slots.of(key);
-        // A FIN is no room; and where the poll itself has ended, trying again arms it again.
+        // A FIN is no room; and if the poll itself has ended, trying again arms it again.
         let has_room = last || result & i32::from(libc::POLLOUT | libc::POLLERR | libc::POLLHUP) != 0;
         if slot.is(Mark::Orphan) || !has_room || !slot.unset(Mark::AwaitsRoom) {
             return false;

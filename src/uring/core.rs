@@ -1,4 +1,4 @@
-//! What a ring owns: its queues, slots and buffers. The operations on them begin in `submit`, and end in
+//! What a ring owns: its queues, slots and buffers. Operations on them begin in `submit` and end in
 //! `complete`.
 
 #![expect(unsafe_code, reason = "entries name memory and descriptors that the kernel uses later")]
@@ -16,7 +16,7 @@ use super::queues::Queues;
 use super::setup::Features;
 use super::slot::{Extra, Key, Mark, NOBODY, Op, Slots};
 
-/// A ring with everything that the kernel may touch on its behalf.
+/// A ring with all the memory that the kernel may touch on its behalf.
 pub(super) struct Core {
     // First, so that the ring is closed before the memory it uses.
     pub(super) queues: Queues,
@@ -24,7 +24,7 @@ pub(super) struct Core {
     pub(super) buffers: Buffers,
     pub(super) heap: Heap,
     pub(super) features: Features,
-    /// Receives that found no buffer, first come first served.
+    /// Receives that found no buffer, in order of arrival.
     pub(super) starved: VecDeque<Key>,
 }
 
@@ -73,7 +73,8 @@ impl Core {
         self.slots.of(key).fd
     }
 
-    /// The handle of a slot is gone: cancel what is in flight, close after the last completion.
+    /// Releases a slot whose handle is gone: cancels what is in flight, and closes the descriptor after the
+    /// last completion.
     pub(super) fn release(&mut self, key: Key) {
         let slot = self.slots.of(key);
         slot.set(Mark::Orphan, true);
@@ -82,7 +83,7 @@ impl Core {
         if slot.in_flight == 0 {
             self.close(key);
         } else {
-            // One by one: a cancel of all that names a descriptor looks at every request of the ring.
+            // One by one: a cancel of everything on a descriptor would look at every request of the ring.
             Op::ALL.into_iter().for_each(|op| self.cancel(key, op));
         }
     }
@@ -95,8 +96,8 @@ impl Core {
         // SAFETY: the slot owned the descriptor, is gone now, and no operation names it any more.
         let socket = socket2::Socket::from(unsafe { OwnedFd::from_raw_fd(slot.fd) });
         if slot.is(Mark::Reset) {
-            // Zero lingering makes close(2) send RST, socket(7). It cannot fail on a TCP socket; on another
-            // kind there is no reset to send.
+            // Zero lingering makes close(2) send RST, socket(7). This cannot fail on a TCP socket, and on
+            // another kind of socket there is no reset to send.
             let _ = socket.set_linger(Some(Duration::ZERO));
         }
     }
@@ -104,7 +105,7 @@ impl Core {
 
 /// Bytes that were received, and bytes that were not sent.
 impl Core {
-    /// Moves received bytes out of the provided buffers, so that others can use those.
+    /// Moves received bytes out of the provided buffers, so that other sessions can use those.
     pub(super) fn spill_received(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if !slot.received.is_empty() {
@@ -123,7 +124,7 @@ impl Core {
         bytes
     }
 
-    /// Drops the first `bytes` of what was received.
+    /// Drops the first `bytes` received bytes.
     pub(super) fn consume_received(&mut self, key: Key, bytes: usize) {
         let slot = self.slots.of(key);
         let rest = bytes - slot.consume_spilled(bytes);
@@ -132,14 +133,14 @@ impl Core {
         self.buffers.consume(&mut slot.received, rest);
     }
 
-    /// Throws away what was received.
+    /// Discards received bytes.
     pub(super) fn discard_received(&mut self, key: Key) {
         let slot = self.slots.of(key);
         self.buffers.release(&mut slot.received);
         slot.take_spilled();
     }
 
-    /// Gives bytes of a failed send that never left back to where they were received.
+    /// Moves the bytes of a failed send that never left back to the socket that received them.
     pub(super) fn reclaim(&mut self, from: Key, to: Key) {
         let slot = self.slots.of(to);
         let mut chain = slot.unsent.take();
@@ -152,13 +153,14 @@ impl Core {
             _ => self.buffers.copy(&chain),
         };
         self.buffers.release(&mut chain);
-        // What is spilled comes before the queue, and what was received since may have been spilled.
+        // Spilled bytes come before the queue, and bytes received since then may have been spilled.
         let source = self.slots.of(from);
         bytes.extend(source.take_spilled());
         source.spill(&bytes);
     }
 
-    /// Throws away what was to be sent and is not with the kernel now, so that others can use its buffers.
+    /// Discards what was to be sent and is not with the kernel now, so that other sessions can use its
+    /// buffers.
     pub(super) fn drop_unsent(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if slot.is_in_flight(Op::Send) {
@@ -175,16 +177,17 @@ impl Core {
 
 /// Memory.
 impl Core {
-    /// Whether [`Self::shrink`] could give memory back some time.
+    /// Returns whether [`Self::shrink`] could give memory back at some point.
     pub(super) fn can_shrink(&self) -> bool {
         self.buffers.can_shrink() || self.heap.can_shrink(self.slots.len())
     }
 
-    /// Gives memory back that was not used since the last call; for every few seconds, and only behind a
-    /// [reap](Self::reap): a buffer whose completion was not taken yet counts as posted, and is full.
+    /// Gives back memory that was not used since the last call; meant to be called every few seconds, and
+    /// only right after a [reap](Self::reap): a buffer whose completion was not taken yet counts as posted,
+    /// although it is full.
     pub(super) fn shrink(&mut self) {
         let is_reaped = self.queues.is_reaped();
-        debug_assert!(is_reaped, "completions that nobody has taken");
+        debug_assert!(is_reaped, "completions that were not taken");
         if !is_reaped {
             return;
         }
@@ -192,7 +195,7 @@ impl Core {
         self.heap.shrink(self.slots.len());
     }
 
-    /// Whether a receive waits for a buffer.
+    /// Returns whether a receive waits for a buffer.
     pub(super) fn has_starved(&self) -> bool {
         !self.starved.is_empty()
     }

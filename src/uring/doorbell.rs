@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use super::slot::{Key, Op};
 use super::{Ring, slot};
 
-/// Wakes one shard; clones ring the same bell. A message is put into the shard's channel first.
+/// Wakes one shard; clones ring the same bell. Put the message into the shard's channel first.
 #[derive(Clone, Debug)]
 pub struct Doorbell(Arc<File>);
 
@@ -22,25 +22,25 @@ pub struct DoorbellListener {
 }
 
 impl Doorbell {
-    /// Makes a doorbell and the descriptor that its shard answers.
+    /// Makes a doorbell, and the descriptor that its shard listens on.
     ///
     /// # Errors
     ///
-    /// eventfd(2): no descriptor or no memory.
+    /// eventfd(2): no descriptor or no memory is left.
     pub fn new() -> io::Result<(Self, OwnedFd)> {
         // SAFETY: eventfd(2) takes two numbers and returns a new descriptor or -1.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor is new and nobody else knows it.
+        // SAFETY: the descriptor is new and no other code knows it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok((Self(Arc::new(File::from(fd.try_clone()?))), fd))
     }
 
     /// Wakes the shard, or makes its next sleep return at once.
     pub fn notify(&self) {
-        // The counter would have to reach 2^64-1 to block or fail, and the shard sets it back at each read.
+        // The counter would have to reach 2^64-1 to block or fail, and the shard resets it with each read.
         let _ = (&*self.0).write(&1_u64.to_ne_bytes());
     }
 }
@@ -55,7 +55,7 @@ impl Ring {
 }
 
 impl DoorbellListener {
-    /// Waits until the bell was notified since the last answer.
+    /// Waits until the doorbell was rung since the last return.
     ///
     /// # Cancel safety
     ///

@@ -1,9 +1,10 @@
 //! The driver: submits, sleeps, reaps. It is the main future of the executor.
 //!
 //! glommio's run queue is first in, first out, and the driver puts itself at its end. So between two polls of
-//! the driver every task that was runnable at the first one was polled. Whether one may have become runnable
-//! since, and now waits behind the driver, is told by the poll counter: only a pass in which no task was
-//! polled (and the driver woke none, for a woken task is polled in the next pass) proves the queue empty.
+//! the driver, every task that was runnable at the first poll was polled. The poll counter tells whether a
+//! task may have become runnable since then and now waits behind the driver: only a pass in which no task was
+//! polled (and in which the driver woke none, because a woken task is polled in the next pass) proves the
+//! queue empty.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,39 +14,38 @@ use super::core::Core;
 use super::queues::Wait;
 use crate::base::Tick;
 
-/// How often memory of unused buffers is given back.
+/// How often the memory of unused buffers is given back.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
-/// What the kernel runs at most, in one enter, of the work that completions have left to do
-/// (IO_LOCAL_TW_DEFAULT_MAX in io_uring/io_uring.c, since Linux 6.13). The rest waits for the next enter, and
-/// everything new behind it: a turn that took only so many, and started more, would have open sessions wait
-/// behind a crowd.
+/// How much of the work left by completions the kernel runs at most in one enter (IO_LOCAL_TW_DEFAULT_MAX in
+/// io_uring/io_uring.c, since Linux 6.13). The rest waits for the next enter, and everything new waits behind
+/// it: a turn that took only this much and started more would make open sessions wait behind a burst of
+/// clients.
 const COMPLETIONS_AN_ENTER: usize = 20;
-/// Enters of a turn for the rest.
+/// Maximum number of further enters in a turn, to take the rest.
 const MOST_FURTHER_ENTERS: usize = 32;
-/// Turns that timers wait for, at most, until everything is taken that had completed when they were due: as
-/// many completions as there can be after a freeze, at [`MOST_FURTHER_ENTERS`] a turn.
+/// Maximum number of turns that due timers wait until everything is taken that had completed when they became
+/// due: as many completions as there can be after a freeze, at [`MOST_FURTHER_ENTERS`] a turn.
 const MOST_TURNS_LATE: u32 = 64;
 
 /// What one turn has taken so far.
 #[derive(Default)]
 struct Reaped {
-    /// Anything.
+    /// Whether anything was taken.
     any: bool,
     /// Completions of the last enter.
     last: usize,
-    /// Receives wait for buffers.
+    /// Whether receives wait for buffers.
     starved: bool,
 }
 
 impl Reaped {
-    /// Whether nothing is left that had come by then.
+    /// Returns whether everything that had completed by then was taken.
     fn is_all(&self) -> bool {
         self.last < COMPLETIONS_AN_ENTER && !self.starved
     }
 
-    /// Takes what the last enter brought, and enters again for as long as there may be more, within the
-    /// bound.
+    /// Takes what the last enter brought, and enters again as long as there may be more, within the bound.
     fn take(&mut self, core: &mut Core) {
         for _ in 0..MOST_FURTHER_ENTERS {
             self.last = core.reap();
@@ -56,8 +56,8 @@ impl Reaped {
             core.enter(Wait::No).expect("the kernel takes the entries of a sound ring");
         }
         if self.last >= COMPLETIONS_AN_ENTER {
-            // What the last enter brought. Nothing that was filled may lie in the queue when buffers are
-            // given back.
+            // Takes what the last enter brought: when buffers are given back, no completion of a filled
+            // buffer may still be in the queue.
             self.last = core.reap();
         }
         self.starved = core.has_starved();
@@ -66,15 +66,15 @@ impl Reaped {
 
 struct Driver<'a> {
     ring: &'a Ring,
-    /// The poll counter as the driver last left it.
+    /// The poll counter when the driver last ran.
     polls_seen: u64,
-    /// The driver passed once already since the last turn.
+    /// Whether the driver has already made a pass since the last turn.
     passed: bool,
     housekeeping: Tick,
-    /// What had completed by this moment was taken, and its tasks run before the next turn: then timers are
-    /// due.
+    /// Everything that had completed by this moment was taken, and the tasks woken by it run before the next
+    /// turn: then timers are due.
     settled: Option<Tick>,
-    /// Turns that due timers have waited for.
+    /// The number of turns that due timers have waited.
     late: u32,
 }
 
@@ -83,7 +83,7 @@ impl Ring {
     ///
     /// # Panics
     ///
-    /// When the kernel refuses the ring, which no traffic can bring about.
+    /// If the kernel refuses the ring, which no traffic can cause.
     pub async fn drive(&self) {
         let mut driver = Driver {
             ring: self,
@@ -104,9 +104,9 @@ impl Driver<'_> {
         let quiet = polls == self.polls_seen;
         self.polls_seen = polls;
         if !quiet && !self.passed {
-            // Tasks ran, and what they woke is behind us: let it run too, so that one enter serves all. A
-            // second such pass goes to the kernel without waiting, or a task that keeps yielding would shut
-            // out all I/O.
+            // Tasks ran, and the tasks that they woke are behind the driver in the queue: let these run, too,
+            // so that one enter serves all. After a second such pass the driver enters the kernel without
+            // waiting, or a task that keeps yielding would shut out all I/O.
             self.passed = true;
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -115,8 +115,8 @@ impl Driver<'_> {
         if quiet && inner.tasks.get() == 0 && inner.core.borrow().slots.len() == 0 {
             return Poll::Ready(());
         }
-        let nobody_waits = inner.next_turn.borrow().is_empty() && inner.put_off.borrow().is_empty();
-        let wait = if quiet && nobody_waits { self.sleep() } else { Wait::No };
+        let no_task_waits = inner.next_turn.borrow().is_empty() && inner.put_off.borrow().is_empty();
+        let wait = if quiet && no_task_waits { self.sleep() } else { Wait::No };
         self.turn(wait);
         context.waker().wake_by_ref();
         Poll::Pending
@@ -124,8 +124,8 @@ impl Driver<'_> {
 
     fn turn(&mut self, wait: Wait) {
         let inner = &*self.ring.0;
-        // Ahead of what completes: else whoever completes in each turn would have it, and these would be put
-        // off for ever.
+        // Deferred tasks run before the tasks of completions, or tasks with a completion in every turn would
+        // starve them.
         inner.put_off.borrow_mut().drain(..).for_each(std::task::Waker::wake);
         let mut core = inner.core.borrow_mut();
         core.enter(wait).expect("the kernel takes the entries of a sound ring");
@@ -140,7 +140,7 @@ impl Driver<'_> {
         let due = !inner.wheel.borrow_mut().pass(now);
         if due {
             // The enter above may have ended before a freeze of this process, and the clock was read after
-            // it.
+            // the freeze.
             core.enter(Wait::No).expect("the kernel takes the entries of a sound ring");
             reaped.take(&mut core);
         }
@@ -153,9 +153,9 @@ impl Driver<'_> {
         inner.next_turn.borrow_mut().drain(..).for_each(std::task::Waker::wake);
     }
 
-    /// Advances the timers, those that are due only behind everything that had completed before, and behind
-    /// its tasks: a session whose bytes have arrived is not idle, however long this process or its machine
-    /// stood still.
+    /// Advances the timers. Due timers fire only after everything that had completed before, and after the
+    /// tasks woken by it: a session whose bytes have arrived is not idle, however long this process or its
+    /// machine stood still.
     fn fire(&mut self, now: Tick, due: bool, reaped: &Reaped) {
         if !due {
             return;
@@ -171,14 +171,14 @@ impl Driver<'_> {
         }
     }
 
-    /// How long the shard may sleep: to the first timer, or to the next housekeeping where memory is to be
-    /// given back.
+    /// Returns how long the shard may sleep: until the first timer, or until the next housekeeping if there
+    /// is memory to give back.
     fn sleep(&self) -> Wait {
         let inner = &*self.ring.0;
         let timer = inner.wheel.borrow().next_event();
         let housekeeping = inner.core.borrow().can_shrink().then_some(self.housekeeping);
         let first = [timer, housekeeping].into_iter().flatten().min();
-        // Only here is the clock read twice a turn: the tick is as old as the work of the last turn.
+        // The clock is read twice a turn only here: the tick is as old as the work of the last turn.
         first.map_or(Wait::Forever, |first| Wait::AtMost(first.time_left()))
     }
 }

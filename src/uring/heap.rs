@@ -1,20 +1,21 @@
-//! Gives memory of the heap back that a burst has left: bytes that were moved out of scarce buffers, and what
-//! sessions have.
+//! Gives back heap memory after a burst: bytes that were moved out of scarce buffers, and the memory of
+//! sessions.
 //!
-//! The allocator keeps what is freed, up to all that was ever in use, unless it is asked.
+//! The allocator keeps freed memory, up to the peak that was ever in use, until it is asked to give memory
+//! back.
 
 #![expect(unsafe_code, reason = "malloc_trim(3) has no safe wrapper in the crates we use")]
 
-/// So many bytes moved to the heap are worth a look.
+/// Moving this many bytes to the heap makes giving memory back worth while.
 const MANY_BYTES: usize = 1 << 20;
-/// More than half of the descriptors gone is a burst that is over, if there were more than this.
+/// A burst is over if more than half of the descriptors are gone, and there were more than this.
 const MANY_DESCRIPTORS: usize = 64;
 
-/// What the heap was used for since memory was last given back.
+/// The use of the heap since memory was last given back.
 #[derive(Default)]
 pub(super) struct Heap {
     moved: usize,
-    /// Most descriptors.
+    /// Peak number of descriptors.
     most: usize,
 }
 
@@ -29,20 +30,20 @@ impl Heap {
         self.most = self.most.max(count);
     }
 
-    /// Whether there is something to give back, with so many descriptors now.
+    /// Returns whether there is memory to give back, with this number of descriptors now.
     pub(super) fn can_shrink(&self, descriptors: usize) -> bool {
         self.moved > MANY_BYTES || self.most > 2 * descriptors + MANY_DESCRIPTORS
     }
 
-    /// Gives it back; for every few seconds, as it takes the locks of the allocator and milliseconds after a
-    /// large burst.
+    /// Gives memory back; meant to be called every few seconds, because it takes the locks of the allocator,
+    /// and milliseconds after a large burst.
     pub(super) fn shrink(&mut self, descriptors: usize) {
         if !self.can_shrink(descriptors) {
             return;
         }
         *self = Self { moved: 0, most: descriptors };
         #[cfg(target_env = "gnu")]
-        // SAFETY: it touches free memory of the allocator alone, under the locks of that.
+        // SAFETY: the call touches only free memory of the allocator, under the allocator's locks.
         unsafe {
             libc::malloc_trim(0);
         }

@@ -1,9 +1,9 @@
-//! Connecting to a Unix socket, which is no wait for the ring.
+//! Connecting to a Unix socket without a wait in the ring.
 //!
-//! Such a connect is done at once, or there is no room in the backlog. A connect of the ring waits for room
-//! on a thread of the kernel's, one for each: 2,000 sessions in front of a backend that does not accept were
-//! 2,000 threads. Nothing tells when there is room, so this asks again after a pause, until its owner gives
-//! up.
+//! Such a connect is done at once, unless the backlog is full. A connect by the ring waits for room on a
+//! kernel thread, one for each connect: 2,000 sessions in front of a backend that does not accept meant 2,000
+//! threads. The kernel does not report when there is room, so this module tries again after a pause, until
+//! its owner gives up.
 
 use std::io;
 use std::time::Duration;
@@ -13,34 +13,34 @@ use socket2::{SockAddr, SockRef};
 use super::errno::{Errno, errno_of};
 use crate::base::{Backoff, Tick};
 
-/// Pause after a first attempt; it doubles with each further one, up to [`LAST_PAUSE`].
+/// Pause after a first attempt; each further attempt doubles it, up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-/// Longest pause: a thousand connects that wait cost three percent of a core.
+/// Longest pause: a thousand waiting connects cost three percent of a core.
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connect to a Unix socket that has not come to an end.
+/// A connect to a Unix socket that has not ended.
 pub(super) struct Knock {
     address: SockAddr,
     backoff: Backoff,
 }
 
-/// Where such a connect stands.
+/// The state of such a connect.
 pub(super) enum Knocked {
-    /// It goes on at a moment for which a wake-up is armed.
+    /// It continues at a moment for which a wake-up is armed.
     Waiting,
-    /// It goes on at that moment; a wake-up for it is to be armed.
+    /// It continues at that moment; a wake-up for it has to be armed.
     Again(Tick),
-    /// It has come to an end, with this error if it failed.
+    /// It has ended, with this error if it failed.
     Ended(Option<Errno>),
 }
 
 impl Knock {
-    /// Begins with the first attempt.
+    /// Starts a connect; [`Self::attempt`] makes the first attempt.
     pub(super) fn new(address: SockAddr) -> Self {
         Self { address, backoff: Backoff::new(FIRST_PAUSE, LAST_PAUSE, Duration::MAX) }
     }
 
-    /// Attempts once where it is time to.
+    /// Makes an attempt if it is time for one.
     pub(super) fn attempt(&mut self, socket: SockRef<'_>, now: Tick) -> Knocked {
         if now < self.backoff.until() {
             return Knocked::Waiting;
@@ -57,7 +57,7 @@ impl Knock {
     }
 }
 
-/// Without waiting; afterwards the socket is in blocking mode, as the ring needs it.
+/// Connects without waiting; afterwards the socket is in blocking mode, as the ring needs it.
 fn connect(socket: SockRef<'_>, address: &SockAddr) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let connected = socket.connect(address);

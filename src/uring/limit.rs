@@ -1,30 +1,30 @@
-//! The limit on locked memory, `RLIMIT_MEMLOCK`, and what this process needs of it.
+//! The limit on locked memory, `RLIMIT_MEMLOCK`, and how much of it this process needs.
 
 #![expect(unsafe_code, reason = "getrlimit(2) and setrlimit(2) have no safe wrapper in the crates we use")]
 
 use std::sync::atomic::AtomicU64;
 
-/// glommio refuses to start below, whatever it needs.
+/// glommio refuses to start below this limit, whatever it needs.
 pub(super) const EXECUTOR_LEAST: u64 = 512 * 1024;
 
-/// What the shards of this process need, bytes, 0 where nothing is counted; for messages, so `Relaxed`.
-/// Written by `locked::reserve`.
+/// What the shards of this process need, bytes; 0 if the kernel counts nothing. Used for messages only, so
+/// `Relaxed`. Written by `locked::reserve`.
 pub(super) static NEEDED: AtomicU64 = AtomicU64::new(0);
 
-/// What this process may lock, bytes: the limit, once the soft one is raised to the hard one, and what so
-/// many shards need of it here.
+/// How much memory this process may lock, bytes, once the soft limit is raised to the hard one; and how much
+/// its shards need here.
 #[derive(Clone, Copy, Debug)]
 pub struct LockedMemory {
-    /// The limit, of this user's processes together.
+    /// The limit for all processes of this user together.
     pub limit: u64,
-    /// What the shards need of it.
+    /// What all shards need.
     pub needed: u64,
-    /// What one of them needs; 0 where nothing is counted.
+    /// What one shard needs; 0 if the kernel counts nothing.
     pub per_shard: u64,
 }
 
 impl LockedMemory {
-    /// How many shards the limit allows.
+    /// Returns how many shards the limit allows.
     #[must_use]
     pub fn shards(&self) -> u64 {
         if self.limit < EXECUTOR_LEAST {
@@ -35,16 +35,16 @@ impl LockedMemory {
     }
 }
 
-/// The limit as it is.
+/// Returns the current limit.
 pub(super) fn limit() -> libc::rlimit {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel fills the struct that outlives the call; getrlimit(2) with a known resource cannot
+    // SAFETY: the kernel fills the struct, which outlives the call; getrlimit(2) with a known resource cannot
     // fail.
     unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
     limit
 }
 
-/// A soft limit up to the hard one is never refused.
+/// Sets the limit. A soft limit up to the hard one is never refused.
 pub(super) fn set_limit(limit: libc::rlimit) {
     // SAFETY: the kernel reads the struct, which outlives the call.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
@@ -59,7 +59,7 @@ pub(super) fn raise() -> u64 {
     limit.rlim_max
 }
 
-/// Bytes for a message.
+/// Formats bytes for a message.
 pub(super) fn shown(bytes: u64) -> String {
     match bytes {
         libc::RLIM_INFINITY => "no limit".to_owned(),

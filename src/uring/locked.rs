@@ -1,12 +1,12 @@
-//! Locked memory: what of a ring the kernel counts as such, how much that is, and what to do while there is
-//! none.
+//! Locked memory: what part of a ring the kernel counts as locked, how much that is, and what to do while
+//! none is left.
 //!
-//! The limit (`RLIMIT_MEMLOCK`) is one for all processes of a user together, and what kernels count differs:
-//! registered buffers always, the rings themselves and rings of provided buffers only some (6.18 does, 6.1
-//! does not). Nobody tells what is in use. So it is tried at start what this kernel counts, and the rest is
-//! arithmetic.
+//! All processes of a user share one limit (`RLIMIT_MEMLOCK`), and kernels count different things: registered
+//! buffers always, but the rings themselves and the rings of provided buffers only in some kernels (6.18
+//! does, 6.1 does not). The kernel does not report how much is in use. So a test at the start finds out what
+//! this kernel counts, and the rest is arithmetic.
 //!
-//! Whoever has `CAP_IPC_LOCK` is not bound by it.
+//! A process with `CAP_IPC_LOCK` is exempt from the limit.
 
 #![expect(unsafe_code, reason = "io_uring_register(2) on rings that are not ours")]
 
@@ -21,19 +21,20 @@ use super::buffers::{Buffers, RING_ENTRIES};
 use super::limit::{EXECUTOR_LEAST, LockedMemory, NEEDED, limit, raise, set_limit};
 use super::missing::Missing;
 
-/// Entries of the submission queue; what does not fit waits in `Queues`. Both queues are locked memory.
+/// Entries of the submission queue; further ones wait in `Queues`. Both queues are locked memory.
 pub(super) const SUBMISSION_ENTRIES: u32 = 512;
-/// Entries of the completion queue; beyond it the kernel keeps completions back (NODROP) and nothing is lost.
+/// Entries of the completion queue; when it is full, the kernel keeps completions back (NODROP), and nothing
+/// is lost.
 pub(super) const COMPLETION_ENTRIES: u32 = 2048;
 
 const PAGE: u64 = 4096;
 /// The three rings of an executor at `ring_depth` 8, each a page of rings and a page of entries.
 const EXECUTOR_RINGS: u64 = 3 * 2 * PAGE;
-/// The kernel gives back what a process had locked some milliseconds after its end, and so after a ring's.
+/// The kernel gives back locked memory some milliseconds after the end of a process or ring.
 const PATIENCE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(10);
 
-/// What of a shard this kernel counts for this user.
+/// What the kernel counts of a shard for this user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counted {
     rings: bool,
@@ -41,11 +42,11 @@ struct Counted {
 }
 
 impl Counted {
-    /// Bytes of one shard with so many provided buffers.
+    /// Returns the locked bytes of one shard with this number of provided buffers.
     fn bytes(self, buffers: u32) -> u64 {
         let pages = |bytes: u64| bytes.next_multiple_of(PAGE);
         let (submissions, completions) = (u64::from(SUBMISSION_ENTRIES), u64::from(COMPLETION_ENTRIES));
-        // A header, the completions of 16 bytes, an index for each submission; and the submissions of 64.
+        // A header, completions of 16 bytes, an index for each submission; and submissions of 64 bytes.
         let ring = pages(64 + 16 * completions + 4 * submissions) + pages(64 * submissions) + EXECUTOR_RINGS;
         let buffer_ring = pages(16 * u64::from(buffers.min(RING_ENTRIES)));
         u64::from(self.rings) * ring + u64::from(self.buffer_rings) * buffer_ring
@@ -62,7 +63,7 @@ pub fn locked_memory(shards: usize, buffers_per_core: u32) -> u64 {
 }
 
 impl LockedMemory {
-    /// Finds the limit and the need. Once for the process, the limit is lowered for the time of two system
+    /// Finds the limit and the need. Once per process, the limit is lowered for the duration of two system
     /// calls to see what is counted.
     #[must_use]
     pub fn of(shards: usize, buffers_per_core: u32) -> Self {
@@ -74,7 +75,7 @@ impl LockedMemory {
     }
 }
 
-/// Checks that so many shards may have what they need.
+/// Checks that this number of shards can have the memory that they need.
 pub(super) fn reserve(shards: usize, buffers_per_core: u32) -> Result<(), Missing> {
     let memory = LockedMemory::of(shards, buffers_per_core);
     NEEDED.store(if memory.per_shard > 0 { memory.needed } else { 0 }, Relaxed);
@@ -84,12 +85,12 @@ pub(super) fn reserve(shards: usize, buffers_per_core: u32) -> Result<(), Missin
     Ok(())
 }
 
-/// Makes a ring, or what has some. While there is no memory for it, the process that has just ended is waited
-/// for.
+/// Makes a ring, or something with rings. While memory for it is missing, this waits for a process that has
+/// just ended.
 ///
 /// # Errors
 ///
-/// Those of `make`, and that there is still no memory.
+/// The errors of `make`, and that there is still no memory.
 pub(super) fn patiently<T>(mut make: impl FnMut() -> Result<T, Missing>) -> Result<T, Missing> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -102,28 +103,28 @@ pub(super) fn patiently<T>(mut make: impl FnMut() -> Result<T, Missing>) -> Resu
     }
 }
 
-/// Whether glommio's probe can be made, or has been.
+/// Whether glommio's probe can be made, or has been made.
 static IS_PROBED: AtomicBool = AtomicBool::new(false);
-/// At least as large as the ring of that.
+/// At least as large as the ring of glommio's probe.
 const PROBE_ENTRIES: u32 = 8;
-/// So long the kernel takes to give back what a ring has locked.
+/// How long the kernel takes to give back what a ring has locked.
 const RELEASE: Duration = Duration::from_millis(20);
 
-/// Makes an executor, and gives back the buffers that it registers with its rings: 64 KiB three times, which
-/// a shard never uses and which count as locked memory. One executor at a time, so that nobody looks at the
-/// rings of a half-made one.
+/// Makes an executor, and gives back the buffers that it registers with its rings: three times 64 KiB, which
+/// a shard never uses and which count as locked memory. Executors are made one at a time, so that the rings
+/// of a half-made one are never touched.
 ///
 /// # Errors
 ///
-/// Those of `make`.
+/// The errors of `make`.
 pub fn make_executor<T>(make: impl FnMut() -> Result<T, Missing>) -> Result<T, Missing> {
     static ONE: Mutex<()> = Mutex::new(());
     let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut make = make;
     let executor = patiently(|| {
         if !IS_PROBED.load(Relaxed) {
-            // The first executor of a process asks the kernel what it can do, on a ring of its own, and
-            // glommio panics where there is no memory for that. What that ring holds comes back some
+            // The first executor of a process asks the kernel for its features on a ring of its own, and
+            // glommio panics if there is no memory for that ring. The memory of that ring comes back some
             // milliseconds after its end.
             drop(IoUring::new(PROBE_ENTRIES).map_err(Missing::from_setup)?);
             std::thread::sleep(RELEASE);
@@ -136,27 +137,27 @@ pub fn make_executor<T>(make: impl FnMut() -> Result<T, Missing>) -> Result<T, M
     Ok(executor)
 }
 
-/// Gives back the registered buffers of every ring of the process; we register none.
+/// Gives back the registered buffers of every ring of the process; Ringway itself registers none.
 fn unregister_buffers() {
     /// `IORING_UNREGISTER_BUFFERS`, io_uring_register(2).
     const UNREGISTER_BUFFERS: libc::c_long = 1;
     for number in descriptors() {
-        // SAFETY: takes numbers only, and touches no memory of ours. What is no ring, or one without buffers,
-        // or of another thread alone, answers with an error.
+        // SAFETY: the call takes numbers only and touches no memory of ours. A descriptor that is no ring, or
+        // a ring without buffers or of another single thread, answers with an error.
         unsafe { libc::syscall(libc::SYS_io_uring_register, number, UNREGISTER_BUFFERS, 0_usize, 0) };
     }
 }
 
-/// Numbers among which are those of all rings. /proc hides them from a process that got capabilities with its
-/// binary.
+/// Returns numbers that include the descriptors of all rings. /proc hides descriptors from a process that got
+/// capabilities with its binary.
 fn descriptors() -> Vec<libc::c_long> {
-    /// More than there are at start in any process that we know; a shard tries them in 10 ms.
+    /// More than any process known to us has at the start; a shard tries them all in 10 ms.
     const MOST: libc::c_long = 1 << 16;
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return (0..MOST).collect() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Makes a small ring, and one of provided buffers in it, while nothing may be locked.
+/// Makes a small ring, and a ring of provided buffers in it, while nothing may be locked.
 fn try_what_counts() -> Counted {
     let before = limit();
     set_limit(libc::rlimit { rlim_cur: 0, ..before });
@@ -165,7 +166,7 @@ fn try_what_counts() -> Counted {
     let rings = without.as_ref().is_err_and(is_memory);
     let buffer_rings = match &without {
         Ok(ring) => Buffers::new(ring, 4096, 1).is_err_and(|error| is_memory(&error)),
-        // A kernel that counts rings counts these, too, since both are made by the same function.
+        // A kernel that counts rings counts these, too, because the same function makes both.
         Err(_) => rings,
     };
     set_limit(before);
@@ -176,7 +177,7 @@ fn try_what_counts() -> Counted {
 mod tests {
     use super::*;
 
-    /// The table in docs/maintainers/ARCHITECTURE.md.
+    /// Checks the table in docs/maintainers/ARCHITECTURE.md.
     #[test]
     fn need_is_what_the_documentation_says() {
         let need = [1, 8, 64, 128].map(|shards| locked_memory(shards, 4096) / 1024);

@@ -9,8 +9,9 @@
 //! - a descriptor is closed only after the last completion of every operation that names it;
 //! - memory that the kernel may touch belongs to the ring, never to a future;
 //! - the driver sleeps only after a whole pass of the run queue in which no other task was polled;
-//! - no operation of it ends on a thread of the kernel's;
-//! - one system call for each turn, or for 20 completions, none for a timer, no clock call for a message.
+//! - no operation of the ring ends on a kernel thread;
+//! - a turn costs one system call, or one for each 20 completions; a timer costs none, and a message no
+//!   clock call.
 //!
 //! Deliberately absent: zero-copy send, bundles, registered files, `SQPOLL`;
 //! `docs/maintainers/PERFORMANCE.md` says what was measured.

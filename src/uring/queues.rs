@@ -11,7 +11,7 @@ use io_uring::{IoUring, cqueue, squeue};
 
 use super::setup::GETEVENTS;
 
-/// Most buffers gathered into one send.
+/// Maximum number of buffers gathered into one send.
 pub(super) const SEND_PIECES: usize = 16;
 
 /// Header and vector of one gathered send. The kernel copies both while it takes the entry
@@ -26,15 +26,15 @@ struct Gather {
 pub(super) enum Wait {
     /// Nothing.
     No,
-    /// A completion, for so long.
+    /// A completion, for at most this long.
     AtMost(Duration),
     /// A completion.
     Forever,
 }
 
-/// A ring of the kernel's, with entries that did not fit into its queue.
+/// A kernel ring, and the entries that did not fit into its queue.
 pub(super) struct Queues {
-    // First, so that it is closed before the gathers that its entries name.
+    // First, so that the ring is closed before the gathers that its entries name.
     ring: IoUring,
     overflow: VecDeque<squeue::Entry>,
     #[expect(
@@ -62,7 +62,7 @@ impl Queues {
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: whoever called `push` vouches for what the entry names.
+        // SAFETY: the caller of `push` vouches for what the entry names.
         unsafe { self.ring.submission().push(entry).is_ok() }
     }
 
@@ -85,7 +85,7 @@ impl Queues {
         &raw const gather.header
     }
 
-    /// Hands everything over to the kernel and waits as told, but not while entries wait for room in the
+    /// Hands everything over to the kernel and waits as told, except while entries still wait for room in the
     /// queue.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         while let Some(entry) = self.overflow.pop_front() {
@@ -108,8 +108,8 @@ impl Queues {
             Wait::Forever => self.ring.submit_and_wait(1),
         };
         match submitted.map_err(|error| (error.raw_os_error(), error)) {
-            // Time is up; a signal; completions to take first; no memory for a request just now: the next
-            // turn goes on from what the queues say.
+            // The time is up, a signal came, there are completions to take first, or there is no memory for a
+            // request just now: the next turn continues with what the queues hold.
             Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
             Err((_, error)) => return Err(error),
         }

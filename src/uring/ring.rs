@@ -1,4 +1,4 @@
-//! The handle to the ring of a shard, and what its tasks share through it.
+//! The handle of a shard's ring, and what the shard's tasks share through it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use super::slot::Slot;
 use super::wheel::Wheel;
 use crate::base::Tick;
 
-/// The ring of the current shard; clones are handles to the same one.
+/// The ring of the current shard; clones are handles of the same ring.
 #[derive(Clone)]
 pub struct Ring(pub(super) Rc<Inner>);
 
@@ -20,27 +20,27 @@ pub(super) struct Inner {
     pub(super) core: RefCell<Core>,
     pub(super) wheel: RefCell<Wheel>,
     pub(super) features: Features,
-    /// As of the last turn.
+    /// The time of the last turn.
     pub(super) now: Cell<Tick>,
     /// Turns of the driver so far.
     pub(super) turn: Cell<u64>,
-    /// Polls of all tasks so far, of the driver none.
+    /// Polls of all tasks so far, without those of the driver.
     pub(super) polls: Cell<u64>,
     /// Tasks that have not ended.
     pub(super) tasks: Cell<usize>,
     pub(super) panics: Cell<u64>,
-    /// Tasks that wait for the next turn, behind everything that completes in it.
+    /// Tasks that wait for the next turn, to run after everything that completes in it.
     pub(super) next_turn: RefCell<Vec<Waker>>,
-    /// Tasks that were put off to the next turn; they come first in it, in this order.
+    /// Tasks that are deferred to the next turn, in which they run first, in this order.
     pub(super) put_off: RefCell<Vec<Waker>>,
 }
 
 /// Size and number of the provided buffers of a ring.
 #[derive(Clone, Copy, Debug)]
 pub struct BufferSettings {
-    /// Size of one, bytes.
+    /// Size of a buffer, bytes.
     pub bytes: u32,
-    /// How many; a power of two up to 32,768.
+    /// Number of buffers; a power of two up to 32,768.
     pub count: u32,
 }
 
@@ -77,13 +77,13 @@ impl Ring {
         self.0.features
     }
 
-    /// The time of the current turn; no system call.
+    /// Returns the time of the current turn; no system call.
     #[must_use]
     pub fn now(&self) -> Tick {
         self.0.now.get()
     }
 
-    /// Turns of the driver so far.
+    /// Returns the number of turns of the driver so far.
     #[must_use]
     pub fn turn(&self) -> u64 {
         self.0.turn.get()
@@ -110,13 +110,13 @@ impl Ring {
         self.0.core.borrow().buffers.held()
     }
 
-    /// Whether buffers are so few that a session which cannot send must not hold any.
+    /// Returns whether buffers are so few that a session which cannot send must not hold any.
     #[must_use]
     pub fn buffers_scarce(&self) -> bool {
         self.0.core.borrow().buffers.scarce()
     }
 
-    /// Wakes every task that owns a descriptor, to look at something that concerns all.
+    /// Wakes every task that owns a descriptor, to check something that concerns all.
     pub fn wake_all(&self) {
         self.0.core.borrow().slots.iter().for_each(Slot::wake);
     }

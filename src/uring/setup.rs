@@ -1,4 +1,4 @@
-//! What the kernel offers: makes the ring, and says in one sentence what is missing and how to get it.
+//! Makes the ring, or says in one sentence what the kernel lacks and how to get it.
 
 #![expect(unsafe_code, reason = "one receive is tried on a pair of sockets")]
 
@@ -22,13 +22,13 @@ const OPTLEN: usize = 44;
 /// What differs between the kernels that Ringway runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// A multishot receive can carry a bound on its bytes (Linux 6.18), and tells of an end that comes
-    /// together with bytes (not the first kernels that know the bound). Else a receive is armed for each
-    /// piece: an unbounded one takes the whole buffer ring on Linux 6.1.
+    /// Whether a multishot receive can carry a bound on its bytes (Linux 6.18), and reports an end that comes
+    /// together with bytes (the first kernels with the bound do not). Otherwise a receive is armed for each
+    /// piece: on Linux 6.1 an unbounded multishot takes the whole buffer ring.
     pub bounded_multishot: bool,
 }
 
-/// Attempts everything that so many shards need, without keeping it.
+/// Tries everything that this number of shards needs, without keeping it.
 ///
 /// # Errors
 ///
@@ -38,7 +38,7 @@ pub fn probe(shards: usize, buffers_per_core: u32) -> Result<Features, Missing> 
     locked::patiently(set_up).map(|(_, features)| features)
 }
 
-/// Makes a ring that the calling thread alone may use.
+/// Makes a ring that only the calling thread may use.
 pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
     let ring = ring(SUBMISSION_ENTRIES, COMPLETION_ENTRIES)?;
     let parameters = ring.params();
@@ -74,16 +74,16 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
     Ok((ring, Features { bounded_multishot }))
 }
 
-/// Receives a byte and the end of a stream, which come at once, as a multishot with a bound, on a ring of its
-/// own. Whether both are told.
+/// Receives a byte and the end of a stream, which come at once, by a multishot with a bound, on a ring of its
+/// own. Returns whether both are reported.
 ///
-/// A kernel that does not know the bound says EINVAL. One of the first that knew it (6.18) may tell of the
-/// bytes and never of the end: two wake-ups of one poll count as one there, and the receive does not look
-/// behind the bytes.
+/// A kernel without the bound answers EINVAL. One of the first kernels with it (6.18) may report the bytes
+/// and never the end: two wake-ups of one poll count as one there, and the receive does not look behind the
+/// bytes.
 fn try_bounded_multishot() -> Result<bool, Missing> {
-    // As the ring of a shard: what completes is looked at in the enter below, after both have come.
+    // Like the ring of a shard: completions are processed in the enter below, after both have come.
     let mut ring = ring(4, 8)?;
-    // Also the receive that finds the end takes one.
+    // The receive that finds the end takes a buffer, too.
     let buffers = super::buffers::Buffers::new(&ring, 4096, 2);
     let mut buffers = buffers.map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL) => Missing::TooOld { what: "a ring of provided buffers" },
@@ -99,7 +99,7 @@ fn try_bounded_multishot() -> Result<bool, Missing> {
     sender.write_all(b"x")?;
     sender.shutdown(Shutdown::Write)?;
     ring.submit_and_wait(1)?;
-    // Once more, for a kernel that comes to the end in a second go.
+    // Enters again, for a kernel that reaches the end only in a second step.
     // SAFETY: no argument is passed, and nothing is queued.
     unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, GETEVENTS, None) }?;
     let told: Vec<_> = ring.completion().map(|completion| completion.result()).collect();
@@ -108,7 +108,7 @@ fn try_bounded_multishot() -> Result<bool, Missing> {
     Ok(told == [1, 0])
 }
 
-/// A ring that the calling thread alone may use, and that does its work in the enters of that thread.
+/// Makes a ring that only the calling thread may use, and that does its work in the enters of that thread.
 fn ring(entries: u32, completions: u32) -> Result<IoUring, Missing> {
     IoUring::builder()
         .setup_single_issuer()

@@ -1,9 +1,10 @@
 //! One slot for each descriptor of a ring, and the table of them.
 //!
-//! Every operation in flight names a slot by index and generation, and is noted in the slot. So a descriptor
-//! is closed only after the last completion of every operation that names it (`close(2)` is immediate, a
-//! queued entry is submitted later: a queued send of a closed session would reach whoever got its number),
-//! and the memory an operation uses belongs to the slot, not to a future that may be dropped.
+//! Every operation in flight names a slot by index and generation, and is recorded in the slot. So a
+//! descriptor is closed only after the last completion of every operation that names it: `close(2)` takes
+//! effect at once and a queued entry is submitted later, so a queued send of a closed session would otherwise
+//! reach the next owner of the descriptor number. And the memory that an operation uses belongs to the slot,
+//! not to a future that may be dropped.
 
 use std::os::fd::RawFd;
 use std::task::Waker;
@@ -38,7 +39,7 @@ impl Op {
     }
 }
 
-/// Names a slot; a key of a descriptor that is gone names nothing.
+/// Names a slot; a key whose descriptor is gone names nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) index: u32,
@@ -48,11 +49,11 @@ pub(super) struct Key {
 const GENERATION_BITS: u32 = 24;
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
-/// `user_data` of entries whose completion nobody waits for; no operation has this kind.
+/// `user_data` of entries whose completion is ignored; no operation has this kind.
 pub(super) const NOBODY: u64 = u64::MAX;
 
 impl Key {
-    /// Kind (8 bits), generation (24 bits) and index (32 bits).
+    /// Packs kind (8 bits), generation (24 bits) and index (32 bits).
     pub(super) fn user_data(self, op: Op) -> u64 {
         u64::from(op as u8) << 56 | u64::from(self.generation) << 32 | u64::from(self.index)
     }
@@ -68,8 +69,8 @@ impl Key {
 pub enum Receive {
     /// One buffer.
     One,
-    /// Several buffers, until it is paused or reaches a bound on their bytes. Kernels without the bound bring
-    /// one.
+    /// Several buffers, until the receive is paused or reaches a bound on its bytes. Kernels without the
+    /// bound bring one buffer.
     Many,
 }
 
@@ -88,17 +89,17 @@ pub(super) enum Extra {
     Address(socket2::SockAddr),
     /// A connect to a Unix socket.
     Knock(Knock),
-    /// Bytes to send that are not in provided buffers, and how many of them are gone.
+    /// Bytes to send that are not in provided buffers, and how many of them are already sent.
     Bytes(Vec<u8>, usize),
     /// The counter read from an eventfd.
     Count(u64),
 }
 
-/// What few slots have, and those for a short time.
+/// What only few slots have, and only for a short time.
 #[derive(Default)]
 pub(super) struct Rare {
     pub(super) extra: Option<Extra>,
-    /// Received before everything in the queue, moved out of the provided buffers.
+    /// Bytes that were received before everything in the queue, moved out of the provided buffers.
     pub(super) spilled: Vec<u8>,
 }
 
@@ -106,13 +107,13 @@ pub(super) struct Rare {
 #[derive(Clone, Copy, Debug)]
 #[repr(u16)]
 pub(super) enum Mark {
-    /// The handle is gone: what completes is thrown away, and the last completion closes.
+    /// The handle is gone: completions are discarded, and the last one closes the descriptor.
     Orphan = 1 << 0,
-    /// Close with a reset.
+    /// The close sends a reset.
     Reset = 1 << 1,
     /// A call or the watch found the connection dead.
     Dead = 1 << 2,
-    /// The peer took less than it was sent, and has not said since that it takes more.
+    /// The peer took less than it was sent, and has not reported since that it takes more.
     AwaitsRoom = 1 << 3,
     /// The receive in flight is a multishot.
     Multi = 1 << 4,
@@ -120,26 +121,26 @@ pub(super) enum Mark {
     Cancelled = 1 << 5,
     /// The receive waits for buffers.
     Starved = 1 << 6,
-    /// A send was started, and its end is not yet reported.
+    /// A send was started, and its end was not reported yet.
     Sending = 1 << 7,
     /// The last send did not complete at once.
     Blocked = 1 << 8,
-    /// It died because its peer did not answer.
+    /// The connection died because its peer did not answer.
     Silent = 1 << 9,
-    /// With the last piece the kernel said that there is more.
+    /// With the last piece, the kernel reported that there is more.
     More = 1 << 10,
-    /// The connection ends when the handle is dropped, not with the close.
+    /// The connection ends when the handle is dropped, not when the descriptor is closed.
     EndsAtDrop = 1 << 11,
 }
 
-/// One descriptor: a cache line, so that an idle one costs no more.
+/// One descriptor: the size of a cache line, so that an idle descriptor costs no more.
 #[repr(align(64))]
 pub(super) struct Slot {
     pub(super) waker: Option<Waker>,
     rare: Option<Box<Rare>>,
     /// Received and not yet taken.
     pub(super) received: Chain,
-    /// Not yet sent, where it is not `Extra::Bytes`.
+    /// Not yet sent, unless the bytes are in `Extra::Bytes`.
     pub(super) unsent: Chain,
     pub(super) fd: RawFd,
     pub(super) generation: u32,
@@ -147,7 +148,7 @@ pub(super) struct Slot {
     pub(super) sent: u32,
     /// How the stream of the peer ended.
     pub(super) end: Option<End>,
-    /// Of a send or of the connect.
+    /// The error of a send or of the connect.
     pub(super) error: Option<Errno>,
     marks: u16,
     /// [`Op::bit`]s of what is in flight.
@@ -184,14 +185,14 @@ impl Slot {
         self.marks = if on { self.marks | mark as u16 } else { self.marks & !(mark as u16) };
     }
 
-    /// Whether it was so; it is not from now on.
+    /// Clears a flag. Returns whether it was set.
     pub(super) fn unset(&mut self, mark: Mark) -> bool {
         let before = self.is(mark);
         self.set(mark, false);
         before
     }
 
-    /// Notes that the connection died of this.
+    /// Notes that the connection died of this error.
     pub(super) fn die(&mut self, error: Errno) {
         self.set(Mark::Dead, true);
         if is_silence(error) {
@@ -203,7 +204,7 @@ impl Slot {
         self.rare.as_mut()?.extra.as_mut()
     }
 
-    /// Puts memory for an operation into its place, which it keeps until it is taken.
+    /// Puts the memory for an operation into its place, where it stays until it is taken.
     pub(super) fn put_extra(&mut self, extra: Extra) -> &mut Extra {
         self.rare.get_or_insert_default().extra.insert(extra)
     }
@@ -230,7 +231,7 @@ impl Slot {
         spilled
     }
 
-    /// Drops the first bytes of what is spilled, at most `most` of them. Returns how many.
+    /// Drops the first spilled bytes, at most `most` of them. Returns how many.
     pub(super) fn consume_spilled(&mut self, most: usize) -> usize {
         let Some(rare) = &mut self.rare else { return 0 };
         let count = most.min(rare.spilled.len());
@@ -285,7 +286,7 @@ impl Slots {
         Key { index, generation }
     }
 
-    /// The slot a key names; `None` when its descriptor is gone.
+    /// Returns the slot that a key names; `None` if its descriptor is gone.
     pub(super) fn find(&mut self, key: Key) -> Option<&mut Slot> {
         match self.entries.get_mut(key.index as usize) {
             Some(Entry::Used(slot)) if slot.generation == key.generation => Some(slot),
@@ -293,7 +294,7 @@ impl Slots {
         }
     }
 
-    /// The slot of a handle, which keeps it in place.
+    /// Returns the slot of a handle; the handle keeps the slot alive.
     pub(super) fn of(&mut self, key: Key) -> &mut Slot {
         self.find(key).expect("a handle keeps its slot")
     }

@@ -18,33 +18,33 @@ use crate::base::Tick;
 /// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last
 /// completion.
 ///
-/// To be received from or connected it must be in blocking mode: the ring completes operations on a
-/// non-blocking one with EAGAIN instead of waiting.
+/// To receive or connect, it must be in blocking mode: on a non-blocking socket the ring completes operations
+/// with EAGAIN instead of waiting.
 pub struct Socket {
     ring: Ring,
     key: Key,
 }
 
-/// What became of a send.
+/// The state of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// None was started since the last one was reported.
+    /// No send was started since the last one was reported.
     Nothing,
-    /// It goes on.
+    /// The send goes on.
     Busy {
         /// Bytes that went out since the last report.
         bytes: u32,
         /// The peer did not take everything at once.
         blocked: bool,
     },
-    /// All of it went out.
+    /// Everything went out.
     Done {
         /// Bytes that went out since the last report.
         bytes: u32,
         /// The peer had not taken everything at once.
         blocked: bool,
     },
-    /// The connection failed with this error number, after so many bytes.
+    /// The connection failed after this many bytes, with this error number.
     Failed {
         /// Bytes that went out since the last report.
         bytes: u32,
@@ -92,7 +92,7 @@ impl Socket {
         self.core().arm_connect(self.key, address);
     }
 
-    /// The end of the connect.
+    /// Polls for the end of the connect.
     ///
     /// # Errors
     ///
@@ -124,9 +124,8 @@ impl Socket {
         self.core().arm_receive(self.key, receive);
     }
 
-    /// Has a receive that has missed something brought to an end, so that its owner, who is woken, arms
-    /// another one. A system call. No kernel is known to miss anything of what is received here, but some
-    /// have.
+    /// Ends a receive that has missed something, so that its owner, which is woken, arms another one. A
+    /// system call. No kernel is known to miss anything that this module receives, but some have.
     pub fn check_receive(&self) {
         let waits = self.core().slots.of(self.key).is_in_flight(Op::Recv);
         if waits && self.received() == 0 && self.peek() != Peeked::Nothing {
@@ -139,7 +138,7 @@ impl Socket {
         self.core().pause_receive(self.key);
     }
 
-    /// Whether a receive is in flight or waits for a buffer.
+    /// Returns whether a receive is in flight or waits for a buffer.
     #[must_use]
     pub fn is_receiving(&self) -> bool {
         let mut core = self.core();
@@ -147,19 +146,19 @@ impl Socket {
         slot.is_in_flight(Op::Recv) || slot.is(Mark::Starved)
     }
 
-    /// How the stream of the peer ended, once it has and whatever of it is still to be taken.
+    /// Returns how the stream of the peer ended, once it has, even if some of its bytes were not taken yet.
     #[must_use]
     pub fn ended(&self) -> Option<End> {
         self.core().slots.of(self.key).end
     }
 
-    /// Whether a receive found the connection failed.
+    /// Returns whether a receive found the connection failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         matches!(self.ended(), Some(End::Failed(_)))
     }
 
-    /// Bytes received and not taken yet.
+    /// Returns the number of bytes received and not taken yet.
     #[must_use]
     pub fn received(&self) -> usize {
         let mut core = self.core();
@@ -181,23 +180,23 @@ impl Socket {
         self.core().peek_received(self.key, most)
     }
 
-    /// Drops the first `bytes` of what was received; so many must have been. What is behind them in provided
-    /// buffers stays where it is, and only what was spilled moves up.
+    /// Drops the first `bytes` received bytes; at least that many must have been received. Bytes behind them
+    /// in provided buffers stay where they are; only spilled bytes move up.
     pub fn consume(&self, bytes: usize) {
         self.core().consume_received(self.key, bytes);
     }
 
-    /// Moves what was received out of the provided buffers; it stays received.
+    /// Moves received bytes out of the provided buffers; they stay received.
     pub fn spill_received(&self) {
         self.core().spill_received(self.key);
     }
 
-    /// Throws away what was received.
+    /// Discards received bytes.
     pub fn discard_received(&self) {
         self.core().discard_received(self.key);
     }
 
-    /// Sends what this socket has received, or a part of it, on `to`. How many bytes.
+    /// Sends what this socket has received, or a part of it, on `to`. Returns the number of bytes.
     ///
     /// The last send on `to` must have been reported as done.
     pub fn forward(&self, to: &Self) -> u32 {
@@ -209,7 +208,7 @@ impl Socket {
         self.core().reclaim(self.key, to.key);
     }
 
-    /// Throws away what a send that failed, or that waits for room, has left; its buffers are for others.
+    /// Discards what a send has left that failed or waits for room; other sessions can use its buffers.
     pub fn drop_unsent(&self) {
         self.core().drop_unsent(self.key);
     }
@@ -219,7 +218,7 @@ impl Socket {
         self.core().send_bytes(self.key, bytes);
     }
 
-    /// What became of the last send; each byte is reported once.
+    /// Returns the state of the last send; each byte is reported once.
     #[must_use]
     pub fn sent(&self) -> Sent {
         let mut core = self.core();
@@ -238,13 +237,13 @@ impl Socket {
         }
     }
 
-    /// Has the task woken when there is something to read, be it the end of the stream; at once if there is
-    /// already.
+    /// Wakes the task when there is something to read, including the end of the stream; at once if there
+    /// already is.
     pub fn wait_readable(&self) {
         self.core().arm_readable(self.key, Wakes::All);
     }
 
-    /// Whether the event of [`Self::wait_readable`] has not come yet.
+    /// Returns whether the event of [`Self::wait_readable`] has not come yet.
     #[must_use]
     pub fn is_waiting_readable(&self) -> bool {
         self.core().slots.of(self.key).is_in_flight(Op::Readable)
@@ -255,38 +254,39 @@ impl Socket {
         self.core().cancel(self.key, Op::Readable);
     }
 
-    /// The same where several rings wait for one socket: one of them is woken.
+    /// Like [`Self::wait_readable`], if several rings wait for one socket: one of them is woken.
     pub(super) fn wait_readable_alone(&self) {
         self.core().arm_readable(self.key, Wakes::One);
     }
 
-    /// Has the task woken when the peer takes more bytes, or never will; for after a call that found no room.
+    /// Wakes the task when the peer takes more bytes or never will; call this after a call that found no
+    /// room.
     pub fn wait_writable(&self) {
         self.core().arm_writable(self.key);
     }
 
-    /// Whether the event of [`Self::wait_writable`] has not come yet.
+    /// Returns whether the event of [`Self::wait_writable`] has not come yet.
     #[must_use]
     pub fn is_waiting_writable(&self) -> bool {
         self.core().slots.of(self.key).is(Mark::AwaitsRoom)
     }
 
-    /// Has the task woken at a moment, once, whatever else happens.
+    /// Wakes the task once at a given moment, whatever else happens.
     pub fn wake_at(&self, deadline: Tick) {
         if let Some(waker) = self.core().slots.of(self.key).waker.clone() {
             self.ring.0.wheel.borrow_mut().arm(deadline, waker);
         }
     }
 
-    /// Has the task woken in the next turn, ahead of everything that completes in it: it gave way to others
-    /// in this one.
+    /// Wakes the task in the next turn, ahead of everything that completes in it, because the task gave way
+    /// to others in this turn.
     pub fn put_off(&self) {
         if let Some(waker) = self.core().slots.of(self.key).waker.clone() {
             self.ring.0.put_off.borrow_mut().push(waker);
         }
     }
 
-    /// Has the task woken when the connection dies; for a side that is not received from.
+    /// Wakes the task when the connection dies; for a side that is not received from.
     pub fn watch(&self) {
         self.core().arm_watch(self.key);
     }
@@ -300,19 +300,19 @@ impl Socket {
         }
     }
 
-    /// Remembers that the connection died of this error; a later call may report a clean end all the same.
+    /// Notes that the connection died of this error; a later call may still report a clean end.
     pub fn mark_dead(&self, error: Errno) {
         self.core().slots.of(self.key).die(error);
     }
 
-    /// Whether a call, or [`Self::watch`], saw the connection die.
+    /// Returns whether a call, or [`Self::watch`], saw the connection die.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.core().slots.of(self.key).is(Mark::Dead)
     }
 
-    /// Whether it died because the peer did not answer any more. Asks the kernel where a poll alone has told
-    /// of the death.
+    /// Returns whether the connection died because the peer stopped answering. Asks the kernel if only a poll
+    /// has reported the death.
     #[must_use]
     pub fn died_silent(&self) -> bool {
         if let Ok(Some(error)) = self.with(|socket| socket.take_error()) {
@@ -335,7 +335,7 @@ impl Socket {
         self.with(|socket| socket.shutdown(Shutdown::Write))
     }
 
-    /// What the kernel holds for it that was not received. A system call.
+    /// Returns what the kernel holds of the stream that was not received. A system call.
     #[must_use]
     pub fn peek(&self) -> Peeked {
         let mut byte = [MaybeUninit::uninit()];
@@ -345,24 +345,25 @@ impl Socket {
             Ok(_) => Peeked::Bytes,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Peeked::Nothing,
             Err(error) => {
-                // The error is reported once, to a peek too, tcp(7).
+                // The error is reported once, even to a peek, tcp(7).
                 self.mark_dead(errno_of(&error));
                 Peeked::End
             }
         }
     }
 
-    /// Has the drop of this socket [end the connection](Self::end_now), so that the peer learns of it before anything that is
-    /// dropped later.
+    /// If `ends`, dropping this socket [ends the connection](Self::end_now), so that the peer learns of the
+    /// end before anything is dropped later.
     pub fn end_at_drop(&self, ends: bool) {
         self.core().slots.of(self.key).set(Mark::EndsAtDrop, ends);
     }
 
-    /// Ends the connection now, with FIN or, as [`Self::reset_on_close`] said, with RST, instead of at the close, which waits
-    /// for the last completion. The socket is of no use any more.
+    /// Ends the connection now, with FIN or, after [`Self::reset_on_close`], with RST, instead of at the
+    /// close, which waits for the last completion. The socket cannot be used afterwards.
     pub fn end_now(&self) {
         let reset = self.core().slots.of(self.key).is(Mark::Reset);
-        // It may have ended already. A unix socket knows no reset, and no connect(2) to nobody either.
+        // The connection may have ended already. A Unix socket knows no reset, and no connect(2) to
+        // `AF_UNSPEC` either.
         let _ = self.with(|socket| match reset {
             true => disconnect(&socket).or_else(|_| socket.shutdown(Shutdown::Both)),
             false => socket.shutdown(Shutdown::Write),
@@ -377,14 +378,14 @@ impl Socket {
         call(socket2::SockRef::from(&fd))
     }
 
-    /// The ring it is on.
+    /// Returns the ring that the socket is on.
     #[must_use]
     pub fn ring(&self) -> &Ring {
         &self.ring
     }
 }
 
-/// Resets a TCP connection without a close: connect(2) to `AF_UNSPEC` dissolves it.
+/// Resets a TCP connection without closing it: connect(2) to `AF_UNSPEC` dissolves it.
 fn disconnect(socket: &socket2::SockRef<'_>) -> io::Result<()> {
     let unspecified = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
     // SAFETY: the kernel reads the address, which outlives the call, and the descriptor is open.
@@ -407,9 +408,9 @@ impl Drop for Socket {
     }
 }
 
-/// Where a stream stands, for a caller that only reads.
+/// The state of the stream, for a caller that only reads.
 impl Socket {
-    /// For tests: waits for received bytes or the end of the stream; what is received then can be taken.
+    /// Waits for received bytes or the end of the stream; received bytes can then be taken.
     ///
     /// # Cancel safety
     ///

@@ -1,5 +1,5 @@
-//! The begin of every operation: for each [`Op`], in the order there, what arms it. Arming a receive or a
-//! poll that is in flight already does nothing. `complete` has the ends.
+//! The start of every operation: what arms each [`Op`], in the order of [`Op`]. Arming a receive or a poll
+//! that is in flight already does nothing. `complete` ends the operations.
 
 #![expect(unsafe_code, reason = "a connect to a Unix socket borrows the descriptor from its slot")]
 
@@ -18,19 +18,20 @@ use super::setup::with_total;
 use super::slot::{Extra, Key, Mark, Op, Receive, Slot};
 use crate::base::Tick;
 
-/// Bytes one multishot receive may bring before it has to be armed again: four buffers of the default size.
+/// Bytes that one multishot receive may bring before it has to be armed again: four buffers of the default
+/// size.
 const MULTISHOT_BYTES: u32 = 64 * 1024;
-/// Pieces after which a multishot receive is armed anew. Having brought 33 of them the kernel queues it again
-/// (MULTISHOT_MAX_RETRY in io_uring/net.c), and may then never tell of an end or a reset that stands behind
-/// the bytes (seen on 6.18.44). A receive that is armed looks at the socket itself.
+/// Pieces after which a multishot receive is armed anew. After 33 of them the kernel queues the receive again
+/// (MULTISHOT_MAX_RETRY in io_uring/net.c), and may then never report an end or a reset that follows the
+/// bytes (seen on 6.18.44). A newly armed receive looks at the socket itself.
 pub(super) const MULTISHOT_PIECES: u8 = 31;
 
-/// Which of several rings that poll one socket an event wakes.
+/// How many rings an event wakes, if several of them poll one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wakes {
-    /// Every one of them.
+    /// Every ring.
     All,
-    /// One that waits with this value.
+    /// One of the rings that wait with this value.
     One,
 }
 
@@ -42,8 +43,8 @@ impl Core {
         self.queues.enter(wait)
     }
 
-    /// Arms receives again that found no buffer, as many as buffers are posted. Those whose socket is gone
-    /// need none.
+    /// Arms receives again that found no buffer, as many as there are posted buffers. Receives whose socket
+    /// is gone are skipped.
     fn feed_starved(&mut self) {
         let mut left = self.buffers.posted();
         while left > 0
@@ -63,13 +64,14 @@ impl Core {
 
 /// [`Op::Recv`].
 impl Core {
-    /// Receives into provided buffers: many as a multishot with a bound where the kernel can, else once.
+    /// Receives into provided buffers: many, by a bounded multishot if the kernel supports it; otherwise
+    /// once.
     pub(super) fn arm_receive(&mut self, key: Key, receive: Receive) {
         let slot = self.slots.of(key);
         if slot.is_in_flight(Op::Recv) && slot.is(Mark::More) {
-            // A receive of many goes on as long as there is more. This one did not: before an urgent byte
-            // that is at the end it stops, and what comes behind that may not wake it (seen once in 50,000
-            // ends, and as many resets).
+            // A receive of many goes on as long as there is more. This one did not: it stops before an urgent
+            // byte at the end, and what follows that byte may not wake it (seen once in 50,000 ends, and as
+            // many resets).
             return self.pause_receive(key);
         }
         if slot.is_in_flight(Op::Recv) || slot.is(Mark::Starved) || slot.end.is_some() {
@@ -100,7 +102,7 @@ impl Core {
         }
     }
 
-    /// Ends the receive in flight, for its owner to arm another one, which looks at the socket itself.
+    /// Ends the receive in flight, so that its owner arms another one, which looks at the socket itself.
     pub(super) fn renew_receive(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if !slot.is(Mark::Cancelled) {
@@ -112,8 +114,8 @@ impl Core {
 
 /// [`Op::Send`].
 impl Core {
-    /// Moves received bytes of `from`, at most [`SEND_PIECES`] buffers, into a send on `to`. Returns how
-    /// many bytes.
+    /// Moves received bytes of `from`, at most [`SEND_PIECES`] buffers, into a send on `to`. Returns the
+    /// number of bytes.
     pub(super) fn forward(&mut self, from: Key, to: Key) -> u32 {
         let source = self.slots.of(from);
         let spilled = source.take_spilled();
@@ -172,7 +174,7 @@ impl Core {
 
 /// [`Op::Connect`].
 impl Core {
-    /// Starts a connect; to a Unix socket it is left to [`Self::knock`].
+    /// Starts a connect; for a Unix socket that is left to [`Self::knock`].
     pub(super) fn arm_connect(&mut self, key: Key, address: socket2::SockAddr) {
         let slot = self.slots.of(key);
         slot.error = None;
@@ -188,8 +190,8 @@ impl Core {
         self.arm(key, Op::Connect, entry);
     }
 
-    /// Connects to a Unix socket, where that is what the slot is for and it is time to; no operation of the
-    /// ring is in flight.
+    /// Connects to a Unix socket, if the slot is for one and it is time to. No operation of the ring is in
+    /// flight.
     pub(super) fn knock(&mut self, key: Key, now: Tick) -> Knocked {
         let slot = self.slots.of(key);
         let fd = slot.fd;
@@ -206,12 +208,12 @@ impl Core {
 
 /// The polls, and the read of a doorbell.
 impl Core {
-    /// Notices a reset on a side that has ended its stream, where no receive is there to tell.
+    /// Notices a reset on a side that has ended its stream, where no receive could report it.
     pub(super) fn arm_watch(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if !slot.is_in_flight(Op::Watch) && !slot.is(Mark::Dead) {
-            // The ring always reports error, hang-up and, beyond poll(2), the peer's FIN. The last is true
-            // already and would end a single poll at once; a multishot goes on to the next event.
+            // The ring always reports errors, hang-ups and, beyond poll(2), the peer's FIN. The FIN is
+            // already there and would end a single poll at once; a multishot goes on to the next event.
             let entry = opcode::PollAdd::new(Fd(slot.fd), 0).multi(true).build();
             self.arm(key, Op::Watch, entry);
         }
@@ -228,7 +230,7 @@ impl Core {
         self.arm(key, Op::Count, entry);
     }
 
-    /// Polls once for something to read; what is there already counts.
+    /// Polls once for something to read; data that is already there counts.
     pub(super) fn arm_readable(&mut self, key: Key, wakes: Wakes) {
         let slot = self.slots.of(key);
         if !slot.is_in_flight(Op::Readable) {
@@ -242,8 +244,8 @@ impl Core {
     /// Notes that the peer takes no more, and polls for room to write.
     ///
     /// A single poll would not do: the ring adds `POLLRDHUP` to every poll, which is true from the peer's FIN
-    /// on, and a single poll ends at once then. A multishot goes on to the next event, and one comes after
-    /// each call that found no room, as with edge-triggered epoll(7). So it is armed once and left.
+    /// on, and would end a single poll at once. A multishot goes on to the next event, and one comes after
+    /// each call that found no room, as with edge-triggered epoll(7). So the poll is armed once and left.
     pub(super) fn arm_writable(&mut self, key: Key) {
         let slot = self.slots.of(key);
         slot.set(Mark::AwaitsRoom, true);

@@ -1,4 +1,4 @@
-//! The one way to start a task on a shard.
+//! The only way to start a task on a shard.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::{Pin, pin};
@@ -6,8 +6,7 @@ use std::task::{Context, Poll};
 
 use super::Ring;
 
-/// Counts polls for the driver and catches panics for everybody, except in a task without which the shard is
-/// nothing.
+/// Counts polls for the driver, and catches panics, except in a task that the shard cannot do without.
 struct Task<F, const VITAL: bool> {
     ring: Ring,
     future: F,
@@ -16,12 +15,12 @@ struct Task<F, const VITAL: bool> {
 impl Ring {
     /// Starts a task. It is polled once at once, inside the caller's own poll.
     ///
-    /// A panic ends this task alone: it is logged and counted, and the future is dropped.
+    /// A panic ends only this task: the panic is logged and counted, and the future is dropped.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         self.start::<false>(future);
     }
 
-    /// Starts a task without which the shard must not go on: a panic in it ends the executor.
+    /// Starts a task that the shard cannot do without: a panic in it ends the executor.
     pub fn spawn_vital(&self, future: impl Future<Output = ()> + 'static) {
         self.start::<true>(future);
     }
@@ -63,7 +62,7 @@ impl<F: Future<Output = ()>, const VITAL: bool> Future for Task<F, VITAL> {
             if VITAL {
                 resume_unwind(panic);
             }
-            // The panic hook has logged message and place.
+            // The panic hook has logged the message and the source location.
             ring.0.panics.set(ring.0.panics.get() + 1);
             Poll::Ready(())
         })

@@ -1,11 +1,11 @@
-//! A ring on the thread of a test, and how its connections are reset.
+//! A ring on the thread of a test, and a way to reset its connections.
 
 use std::net::TcpStream;
 use std::time::Duration;
 
 use super::{BufferSettings, Ring};
 
-/// Runs `body` as a task on a ring of its own, to the end of all tasks.
+/// Runs `body` as a task on a ring of its own, until all tasks have ended.
 #[track_caller]
 pub(crate) fn on_ring<F: Future<Output = ()> + 'static>(body: impl FnOnce(Ring) -> F) {
     let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);

@@ -1,4 +1,4 @@
-//! One timer of a task.
+//! A timer of a task.
 
 use std::task::{Context, Poll};
 
@@ -6,7 +6,7 @@ use super::Ring;
 use super::wheel::TimerKey;
 use crate::base::Tick;
 
-/// Tells a task that a moment has come. Costs nothing until it is polled, and nothing in the kernel.
+/// Tells a task that a moment has come. Costs nothing until it is polled, and never anything in the kernel.
 pub struct Timer {
     ring: Ring,
     deadline: Tick,
@@ -14,7 +14,7 @@ pub struct Timer {
 }
 
 impl Ring {
-    /// A timer for a moment.
+    /// Creates a timer for a moment.
     #[must_use]
     pub fn timer(&self, deadline: Tick) -> Timer {
         Timer { ring: self.clone(), deadline, armed: None }
@@ -28,13 +28,13 @@ impl Ring {
 }
 
 impl Timer {
-    /// The moment it was set to.
+    /// Returns the moment that the timer is set to.
     #[must_use]
     pub fn deadline(&self) -> Tick {
         self.deadline
     }
 
-    /// Sets another moment.
+    /// Sets the timer to another moment.
     pub fn set(&mut self, deadline: Tick) {
         if deadline != self.deadline {
             self.disarm();
@@ -42,10 +42,11 @@ impl Timer {
         }
     }
 
-    /// Ready when the moment has come; else the task is woken when it does.
+    /// Ready when the moment has come; otherwise the task is woken when it comes.
     pub fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut wheel = self.ring.0.wheel.borrow_mut();
-        // Not by the clock: it may be ahead of what was taken from the kernel, and timers are behind that.
+        // The clock is not used: it may be ahead of what was taken from the kernel, and timers come after
+        // that.
         if wheel.now() >= self.deadline {
             return Poll::Ready(());
         }

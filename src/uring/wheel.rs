@@ -1,11 +1,11 @@
-//! Hierarchical timer wheel: pure, one for each ring.
+//! A hierarchical timer wheel, pure; each ring has one.
 //!
 //! Six levels of 64 slots; a slot of level `n` spans 64^n ticks, so the wheel spans 64^6 ms, a little over
-//! two years, and `limits::DURATION_MAX` fits. Arming and cancelling cost O(1), a timer moves down at most
-//! five times (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", 1987).
+//! two years, and `limits::DURATION_MAX` fits. Arming and cancelling cost O(1), and a timer moves down at
+//! most five times (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", 1987).
 //!
-//! Invariants: a timer fires never before its deadline, and in the first [`Wheel::advance`] at or after it; a
-//! key of a timer that fired or was cancelled names nothing, also when its entry is used again.
+//! Invariants: a timer never fires before its deadline, and fires in the first [`Wheel::advance`] at or after
+//! it; the key of a timer that has fired or was cancelled names nothing, even when its entry is reused.
 
 use std::task::Waker;
 
@@ -14,7 +14,7 @@ use crate::base::Tick;
 const LEVELS: usize = 6;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-/// Longest distance of a deadline; one further away is brought back to it.
+/// Longest distance of a deadline; a deadline further away is clamped to it.
 const SPAN: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
 const NIL: u32 = u32::MAX;
 
@@ -34,7 +34,7 @@ struct Entry {
     generation: u32,
     next: u32,
     previous: u32,
-    /// `level * SLOTS + slot`, the list this entry is in.
+    /// `level * SLOTS + slot`: the list that this entry is in.
     list: u16,
 }
 
@@ -86,7 +86,7 @@ impl Wheel {
         TimerKey { index, generation: self.entries[index as usize].generation }
     }
 
-    /// Forgets a timer; nothing happens when it has fired.
+    /// Cancels a timer; does nothing if it has fired.
     pub(super) fn cancel(&mut self, key: TimerKey) {
         if self.is_armed(key) {
             self.unlink(key.index);
@@ -94,24 +94,24 @@ impl Wheel {
         }
     }
 
-    /// Whether the timer has neither fired nor been cancelled.
+    /// Returns whether the timer has neither fired nor been cancelled.
     pub(super) fn is_armed(&self, key: TimerKey) -> bool {
         let entry = &self.entries[key.index as usize];
         entry.generation == key.generation && entry.waker.is_some()
     }
 
-    /// The moment up to which timers have fired.
+    /// Returns the moment up to which timers have fired.
     pub(super) fn now(&self) -> Tick {
         Tick(self.now)
     }
 
-    /// No timer fires before this tick; it may be earlier than the first deadline, where a slot spans many
-    /// ticks.
+    /// Returns a tick before which no timer fires; it may be earlier than the first deadline, because a slot
+    /// can span many ticks.
     pub(super) fn next_event(&self) -> Option<Tick> {
         self.next_slot().map(|(_, _, start)| Tick(start.max(self.now)))
     }
 
-    /// Moves the time forward if no timer is due before or at that moment. Whether it did.
+    /// Moves the time forward if no timer is due at that moment or before. Returns whether it did.
     pub(super) fn pass(&mut self, now: Tick) -> bool {
         let passes = self.next_event().is_none_or(|next| next > now);
         if passes {
@@ -120,7 +120,7 @@ impl Wheel {
         passes
     }
 
-    /// Moves the time forward and hands over the wakers of all timers that are due.
+    /// Moves the time forward and hands over the wakers of all due timers.
     pub(super) fn advance(&mut self, now: Tick, mut fire: impl FnMut(Waker)) {
         let target = now.0.max(self.now);
         while let Some((level, slot, start)) = self.next_slot() {
@@ -128,7 +128,7 @@ impl Wheel {
                 break;
             }
             self.now = self.now.max(start);
-            // The list is detached first: an entry of a high level is linked again into a lower one.
+            // The list is detached first, because an entry of a high level is linked into a lower one again.
             let list = level * SLOTS + slot;
             let mut index = std::mem::replace(&mut self.heads[list], NIL);
             self.occupied[level] &= !(1 << slot);
@@ -147,13 +147,13 @@ impl Wheel {
         self.now = target;
     }
 
-    /// How many timers are armed.
+    /// Returns the number of armed timers.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.armed
     }
 
-    /// Level, slot and first tick of the occupied slot that comes next.
+    /// Returns level, slot and first tick of the next occupied slot.
     fn next_slot(&self) -> Option<(usize, usize, u64)> {
         // A timer is on the lowest level whose current rotation holds its deadline, so the first occupied
         // level has the earliest slot.

@@ -1,6 +1,6 @@
-//! `ringway demo`: the main job without any set-up. Real sockets, real sessions, the real server: three echo backends
-//! of weights 1, 1 and 2, clients that compare every echoed byte, and a live table. In the middle the third backend is
-//! stopped for a while.
+//! `ringway demo`: shows the main job without any set-up. Real sockets, real sessions, the real server: three
+//! echo backends of weights 1, 1 and 2, clients that compare every echoed byte, and a live table. In the
+//! middle, the third backend is stopped for a while.
 
 mod peers;
 mod table;
@@ -21,23 +21,23 @@ use peers::{Peers, WEIGHTS};
 use table::Table;
 
 const TABLE_INTERVAL: Duration = Duration::from_millis(500);
-/// For the first check of all backends, and for the end.
+/// How long the first check of all backends may take, and how long the end may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the demo until `duration` is over or a signal comes. The exit status tells whether every client got what it
-/// should.
+/// Runs the demo until `duration` is over or a signal comes. The exit status says whether every client got
+/// what it should.
 ///
 /// # Errors
 ///
 /// The server does not start, or no port is free.
 pub fn demo(duration: Option<Duration>) -> anyhow::Result<ExitCode> {
     let (door, commands) = command::door();
-    server::follow_signals(door).context("signals cannot be received")?;
+    server::follow_signals(door).context("cannot handle signals")?;
     let peers = Peers::start()?;
     let listen = free_address()?;
     let server = Server::start(Arc::new(configuration(listen, peers.addresses())?))?;
     anyhow::ensure!(server.wait_checked(PATIENCE), "the backends were not checked within {PATIENCE:?}");
-    // A closed standard output ends the show, not the balancing; `println` would panic.
+    // A closed standard output ends the display, not the balancing; `println` would panic.
     let _ = writeln!(
         std::io::stdout().lock(),
         "{listen} -> {} echo backends, {} clients at a time, on CPU {}",
@@ -57,10 +57,10 @@ pub fn demo(duration: Option<Duration>) -> anyhow::Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Prints the table until the end; stops and starts a backend on the way.
+/// Prints the table until the end, and stops and restarts a backend on the way.
 fn watch(server: &Server, peers: &Peers, commands: &Commands, duration: Option<Duration>) {
     let begin = Instant::now();
-    // The second third of the time; without an end, seconds 4 to 6 of every ten.
+    // The second third of the duration; without a duration, seconds 4 to 6 of every ten.
     let is_stopped = |at: Duration| match duration {
         Some(all) => at > all / 3 && at < all * 2 / 3,
         None => (4..7).contains(&(at.as_secs() % 10)),
@@ -84,7 +84,7 @@ fn watch(server: &Server, peers: &Peers, commands: &Commands, duration: Option<D
     }
 }
 
-/// A configuration as an operator would write it.
+/// Writes a configuration as an operator would write it.
 fn configuration(listen: SocketAddr, backends: &[SocketAddr]) -> anyhow::Result<Config> {
     let mut text = format!(
         "loadbalancer: {{listen_address: \"{listen}\", algorithm: round_robin}}\n\

@@ -20,18 +20,18 @@ use crate::base::Plain;
 pub(super) const WEIGHTS: [u32; 3] = [1, 1, 2];
 /// The backend that is stopped for a while.
 pub(super) const STOPPED: usize = 2;
-/// Clients at a time; each opens one session after the other.
+/// Number of clients; each opens one session after another.
 pub(super) const CLIENTS: usize = 64;
-/// Messages of a session.
+/// Messages in a session.
 const MESSAGES: usize = 16;
 const MESSAGE_BYTES: usize = 1024;
 /// The backends speak first.
 const GREETING: &[u8; 6] = b"hello\n";
 
-/// What the clients have seen.
+/// The observations of the clients.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tally {
-    /// Sessions in which every byte came back as sent, and then the end.
+    /// Sessions in which every byte came back as sent, followed by the end of the stream.
     pub(super) sessions: u64,
     pub(super) bytes: u64,
     pub(super) errors: u64,
@@ -44,11 +44,11 @@ struct Counts {
     errors: AtomicU64,
 }
 
-/// What the thread is told.
+/// The orders to the thread.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Wait,
-    /// Clients connect to this address; one backend is stopped, or not.
+    /// Clients connect to this address; one backend is stopped or not.
     Connect {
         to: SocketAddr,
         one_stopped: bool,
@@ -67,7 +67,7 @@ impl Peers {
     /// Starts the backends.
     pub(super) fn start() -> anyhow::Result<Self> {
         let runtime =
-            Builder::new_current_thread().enable_all().build().context("no event loop to be had")?;
+            Builder::new_current_thread().enable_all().build().context("cannot make an event loop")?;
         let bind = |_| -> io::Result<(TcpListener, SocketAddr)> {
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
             let address = listener.local_addr()?;
@@ -122,7 +122,7 @@ impl Peers {
         self.act.send_replace(Act::End);
         let Self { counts, thread, .. } = self;
         if thread.join().is_err() {
-            // The panic was printed; what its clients saw is not known.
+            // The panic was printed; what its clients saw is unknown.
             counts.errors.fetch_add(1, Ordering::Relaxed);
         }
         counts.tally()
@@ -139,7 +139,8 @@ impl Counts {
     }
 }
 
-/// One backend: echoes what comes, until the peer ends its stream. Stopped, it closes its port; open sessions go on.
+/// One backend: echoes what comes until the peer ends its stream. When stopped, it closes its port; open
+/// sessions go on.
 async fn serve(mut listener: TcpListener, address: SocketAddr, index: usize, mut acts: watch::Receiver<Act>) {
     let stopped = |act: &Act| index == STOPPED && matches!(act, Act::Connect { one_stopped: true, .. });
     loop {
@@ -159,14 +160,17 @@ async fn serve(mut listener: TcpListener, address: SocketAddr, index: usize, mut
                 }
                 listener = match listen_again(address) {
                     Ok(again) => again,
-                    Err(error) => return complain(format_args!("backend {} does not come back: {}", index + 1, Plain(&error))),
+                    Err(error) => {
+                        let error = Plain(&error);
+                        return complain(format_args!("cannot restart backend {}: {error}", index + 1));
+                    }
                 };
             }
         }
     }
 }
 
-/// Where standard error takes nothing, the counts have to do.
+/// If standard error cannot be written, the counts have to say it all.
 fn complain(what: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{what}");
 }
@@ -178,7 +182,8 @@ fn listen_again(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(1024)
 }
 
-/// Greets, then echoes. Until the greeting, a connection that dies with its backend is replaced by another one.
+/// Greets, then echoes. Until the greeting arrives, a connection that dies with its backend is replaced by
+/// another one.
 async fn echo(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.write_all(GREETING).await?;
@@ -192,7 +197,7 @@ async fn echo(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// One client: session after session until the end.
+/// One client: opens session after session until the end.
 async fn visit(mut acts: watch::Receiver<Act>, counts: Arc<Counts>) {
     loop {
         let Ok(act) = acts.wait_for(|act| !matches!(act, Act::Wait)).await.map(|act| *act) else { return };
@@ -231,6 +236,6 @@ async fn session(to: SocketAddr) -> io::Result<()> {
     stream.shutdown().await?;
     match stream.read(&mut answer).await? {
         0 => Ok(()),
-        more => Err(io::Error::other(format!("{more} bytes behind the end"))),
+        more => Err(io::Error::other(format!("{more} bytes after the end"))),
     }
 }

@@ -8,7 +8,7 @@ use crate::base::counted;
 use crate::control::{BackendStatus, ShardStatus, Status};
 use crate::upstream::Health;
 
-/// The live table; drawn over the last one on a terminal.
+/// The live table; on a terminal it is drawn over the previous one.
 pub(super) struct Table {
     in_place: bool,
     drawn: usize,
@@ -32,7 +32,8 @@ impl Table {
         }
         let erase = if self.in_place { "\x1b[K" } else { "" };
         text.push_str(&format!(
-            "{accepted:>8} sessions  {rate:>7.0}/s  {active:>3} open  {up:>9} to backends  {down:>9} to clients  \
+            "{accepted:>8} sessions  {rate:>7.0}/s  {active:>3} open  {up:>9} to backends  {down:>9} to \
+             clients  \
              {errors} client errors{erase}\n",
             accepted = totals.accepted,
             active = totals.active,
@@ -45,7 +46,7 @@ impl Table {
         self.drawn = lines.len() + 1;
         lines.iter().for_each(|line| text.push_str(&format!("{line}{erase}\n")));
         let mut out = std::io::stdout().lock();
-        // A closed standard output ends the show, not the balancing.
+        // A closed standard output ends the display, not the balancing.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }
@@ -60,7 +61,8 @@ fn backends(status: &Status, stopped: bool) -> Vec<String> {
             Health::Checking => "checking",
         };
         format!(
-            "  backend {number} (weight {weight})  {count:>8} sessions {share:>5.1} %  {open:>3} open  {state}{note}",
+            "  backend {number} (weight {weight})  {count:>8} sessions {share:>5.1} %  {open:>3} open  \
+             {state}{note}",
             number = index + 1,
             weight = WEIGHTS[index],
             count = backend.totals.sessions,
@@ -76,7 +78,8 @@ fn cores(status: &Status) -> Vec<String> {
     let line = |shard: &ShardStatus| {
         let ShardStatus { cpu, core, .. } = shard;
         format!(
-            "  core {cpu:<3} {sessions:>20} sessions  {busy:>5.1} % busy  {open:>3} open  {handed_off} handed off, {received} received",
+            "  core {cpu:<3} {sessions:>20} sessions  {busy:>5.1} % busy  {open:>3} open  {handed_off} \
+             handed off, {received} received",
             sessions = core.sessions,
             busy = f64::from(core.busy) / 10.0,
             open = core.active,
@@ -91,8 +94,8 @@ pub(super) fn summary(status: &Status, tally: &Tally, elapsed: Duration) {
     let totals = &status.listeners[0].totals;
     let mut text = format!(
         "\n{sessions} in {seconds:.1} s ({rate:.0}/s); {bytes} bytes came back as sent; {errors} seen \
-         by clients\nbytes: {up} to backends, {down} to clients; sessions: accepted {accepted} = denied {denied} + \
-         closed {closed} + open {active}\n",
+         by clients\nbytes: {up} to backends, {down} to clients; sessions: accepted {accepted} = denied \
+         {denied} + closed {closed} + open {active}\n",
         sessions = counted(tally.sessions, "session"),
         seconds = elapsed.as_secs_f64(),
         rate = tally.sessions as f64 / elapsed.as_secs_f64(),

@@ -8,13 +8,14 @@ use crate::net::{self, Peer};
 use crate::shard::state::Shard;
 use crate::uring::Receive;
 
-/// Pause before the first look at what a peer has taken, doubled with each further one.
+/// Pause before the first look at what a peer has taken; each further look doubles it.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 /// Longest pause.
 const LAST_LOOK: Duration = Duration::from_millis(50);
 
-/// Waits until a peer has everything that was sent to it, before its connection is reset: the reset would throw away
-/// what the kernel still holds. Ends when the peer takes nothing for `silence`, has gone itself, or at `deadline`.
+/// Waits until a peer has everything that was sent to it, before its connection is reset: the reset would
+/// discard what the kernel still holds. Ends if the peer takes nothing for `silence`, if the peer has gone,
+/// or at `deadline`.
 pub(super) async fn await_delivery(shard: &Shard, peer: &Peer, silence: Duration, deadline: Tick) {
     let now = || shard.now();
     let mut left = peer.with(net::unacknowledged);
@@ -26,8 +27,8 @@ pub(super) async fn await_delivery(shard: &Shard, peer: &Peer, silence: Duration
     let mut look = shard.ring.timer(now().after(pause));
     std::future::poll_fn(|context| {
         peer.register(context.waker());
-        // Nobody will get what it says. A peer that writes before it reads comes to read so, and the receive, or
-        // after its FIN the watch, tells when it has gone.
+        // The peer's bytes have no recipient any more, but reading them lets a peer that writes before it
+        // reads go on to read. The receive, or after its FIN the watch, reports when the peer has gone.
         peer.discard_received();
         peer.receive(Receive::One);
         peer.watch();

@@ -1,4 +1,4 @@
-//! The backend's side of a session: a connection, the relay over it, and what becomes of both.
+//! The backend's side of a session: a connection, the relay over it, and what happens to both at the end.
 
 use std::task::{Context, Poll};
 
@@ -15,19 +15,19 @@ use crate::upstream::{Fault, InFlight};
 
 /// A connection to a backend in a session.
 ///
-/// Dropping it ends the connection, and then gives the permit back: fields are dropped in their order.
+/// Dropping a leg ends the connection, and then gives the permit back: fields are dropped in their order.
 pub(super) struct Leg {
     relay: Relay,
     socket: Peer,
     in_flight: InFlight,
-    /// There until a byte was relayed.
+    /// Present until a byte was relayed.
     opening: Option<Box<Opening>>,
 }
 
 /// What follows the end of a relay.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Another backend, or another connection to this one, takes the place of this one: no peer can tell.
+    /// Another backend, or another connection to this one, replaces this connection: no peer can tell.
     Retry,
     /// The connection may serve another client.
     GiveBack,
@@ -37,7 +37,7 @@ pub(super) enum Next {
 
 impl Leg {
     pub(super) fn new(record: &Record, socket: Peer, in_flight: InFlight, opening: Box<Opening>) -> Self {
-        // The backend learns of the end before another session can have the permit.
+        // The backend has to learn of the end before another session can have the permit.
         socket.end_at_drop(in_flight.is_limited());
         let relay = Relay::new(sides(record, &socket, Reuse::Off), record.deadline());
         Self { relay, socket, in_flight, opening: Some(opening) }
@@ -47,7 +47,7 @@ impl Leg {
         sides(record, &self.socket, Reuse::Off)
     }
 
-    /// Why the session has to end now, if it is ordered to.
+    /// Returns why the session is ordered to end now, if it is.
     fn order_to_end(&self, record: &Record) -> Option<CloseReason> {
         if record.shard().is_closing() {
             return Some(CloseReason::Shutdown);
@@ -79,8 +79,9 @@ impl Leg {
         polled
     }
 
-    /// Returns whether a connection from the pool is of no use: it has ended, which on a new one would be the backend's answer;
-    /// or it has served another client, who alone can be meant by what the backend says before it is asked.
+    /// Returns whether a pooled connection is stale. Either it has ended, which on a new connection would be
+    /// the backend's answer; or it has served another client, and the backend's bytes, sent before it was
+    /// asked anything, can only be meant for that client.
     fn is_stale(&self) -> bool {
         let Some(opening) = self.opening.as_ref().filter(|opening| opening.origin != Origin::New) else {
             return false;
@@ -90,8 +91,8 @@ impl Leg {
         self.relay.has_sent_nothing() && (is_late_answer || !has_spoken && self.socket.ended().is_some())
     }
 
-    /// Tells the algorithm, where it wants to know, how long the backend took for its first byte; and frees what a session has
-    /// no more once it has begun.
+    /// Tells the algorithm, if it wants to know, how long the backend took for its first byte; and frees what
+    /// a session no longer needs once it has begun.
     fn note_progress(&mut self, record: &Record) {
         let Some(opening) = &mut self.opening else { return };
         let has_begun = self.relay.has_begun(sides(record, &self.socket, Reuse::Off));
@@ -118,8 +119,9 @@ impl Leg {
         }
     }
 
-    /// Returns whether a session that only waits whether its backend still speaks, its client having ended without a byte, ends
-    /// because another client waits for its permit. Its task is woken when one begins to.
+    /// Returns whether a session that only waits for further bytes of its backend, because its client has
+    /// ended its stream without a byte, ends because another client waits for its permit. The session's task
+    /// is woken when another client begins to wait.
     fn gives_way(&mut self, record: &Record, reuse: Reuse, is_over: bool, context: &Context<'_>) -> bool {
         let Some(opening) = &mut self.opening else { return false };
         let sides = sides(record, &self.socket, reuse);
@@ -133,14 +135,14 @@ impl Leg {
             return false;
         };
         let backend = self.in_flight.backend();
-        // Noted first: of one who looks for waiting clients then, and one who begins to wait and looks for permits, one sees
-        // the other.
+        // Noted first: either the shard that looks for waiting clients then, or the client that begins to
+        // wait and looks for permits, sees the other.
         self.in_flight.set_lingering(true);
         opening.lingering.get_or_insert_with(|| pool.note_lingering(backend)).wake(context.waker());
         record.upstream().table.is_waited_for(backend)
     }
 
-    /// Notes what the end of the relay says of the backend, and decides what follows.
+    /// Notes what the end of the relay says about the backend, and decides what follows.
     pub(super) fn judge(&self, record: &Record, outcome: Outcome) -> Next {
         self.blame(record, outcome);
         if outcome == Outcome::Reset(Side::Backend) {
@@ -164,11 +166,12 @@ impl Leg {
         if may_return { Next::GiveBack } else { Next::Close }
     }
 
-    /// Feeds the outcome to outlier detection; the first byte from the backend said that it works.
+    /// Feeds the outcome to outlier detection; the first byte from the backend has already proved that it
+    /// works.
     ///
-    /// A reset counts as a failure only on a new connection, before any byte and before the client's FIN; otherwise a client
-    /// could get a backend ejected. A client may have asked for an end without an answer, too: it counts where the operator
-    /// wants that.
+    /// A reset counts as a failure only on a new connection, before any byte and before the client's FIN;
+    /// otherwise a client could get a backend ejected. A client can also provoke an end without an answer, so
+    /// that counts only if the operator wants it.
     fn blame(&self, record: &Record, outcome: Outcome) {
         let is_reset = outcome == Outcome::Reset(Side::Backend);
         let is_pooled = self.opening.as_ref().is_some_and(|opening| opening.origin != Origin::New);
@@ -183,11 +186,11 @@ impl Leg {
         if let Some(fault) = fault {
             self.in_flight.failed(fault);
         }
-        // What ejects no backend may still say that others do better.
+        // A fault that ejects no backend may still mean that other backends do better.
         if fault.is_some() || is_reset && self.relay.bytes_to_client() == 0 {
             let now = record.shard().now();
             self.in_flight.unanswered(now);
-            // A backend that was not asked tells nothing of its speed.
+            // A backend that was not asked anything has not shown its speed.
             let awaited = self.opening.as_ref().and_then(|opening| opening.awaited.as_ref());
             if let Some(waited) = awaited.and_then(|awaited| awaited.unanswered()) {
                 record.upstream().table.observe(self.in_flight.backend(), Sample::InVain(waited), now);
@@ -195,15 +198,16 @@ impl Leg {
         }
     }
 
-    /// Returns whether another connection is to be tried, which is so as long as no peer can tell that there was one before.
+    /// Returns whether another connection should be tried, which is possible as long as no peer can tell that
+    /// there was one before.
     fn may_retry(&self, record: &Record) -> bool {
         let Some(opening) = &self.opening else { return false };
         let is_replaced = opening.origin != Origin::New && self.relay.has_sent_nothing();
         is_replaced || self.relay.is_untouched(self.sides(record)) && opening.attempts.may_retry()
     }
 
-    /// Ends the leg and returns what the attempts go on with. A stale pooled connection is replaced by a new one to the same
-    /// backend, which has all its time; after any other end it is another backend's turn.
+    /// Ends the leg and returns what the attempts go on with. A stale pooled connection is replaced by a new
+    /// one to the same backend, which gets its full time; after any other end another backend is tried.
     pub(super) fn into_opening(self, record: &Record) -> Box<Opening> {
         let Self { relay, socket, in_flight, opening, .. } = self;
         let mut opening = opening.expect("a session that may retry has its attempts");
@@ -218,7 +222,7 @@ impl Leg {
         opening
     }
 
-    /// Relays no more. Returns whether bytes were received that were not delivered.
+    /// Stops relaying. Returns whether bytes were received that were not delivered.
     pub(super) fn stop(&mut self, record: &Record) -> bool {
         let sides = sides(record, &self.socket, Reuse::Off);
         let holds_bytes = self.relay.holds_bytes(sides);
@@ -226,7 +230,7 @@ impl Leg {
         holds_bytes
     }
 
-    /// After a reset of one side, waits until the other one has everything that was sent to it.
+    /// After a reset of one side, waits until the other side has everything that was sent to it.
     pub(super) async fn await_delivery(&self, record: &Record, reset: Side) {
         let both = [&record.client, &self.socket];
         // Nothing is relayed any more, and this may take long.
@@ -267,7 +271,7 @@ impl Leg {
         record.end(reason, Some(self.in_flight.backend()), delivered);
     }
 
-    /// Ends the client's part, and puts the connection into the pool if it is clean.
+    /// Ends the client's side, and puts the backend connection into the pool if it is clean.
     pub(super) async fn give_back(mut self, record: &mut Record, outcome: Outcome) {
         self.stop(record);
         let (is_clean, reason) = self.clean(record, outcome).await;
@@ -275,17 +279,17 @@ impl Leg {
         let Self { socket, in_flight, opening, .. } = self;
         let is_fresh = opening.as_ref().is_none_or(|opening| opening.origin != Origin::Used);
         let is_fresh = is_fresh && self.relay.has_sent_nothing();
-        // It notes what the pool has leased.
+        // It holds the note that the connection is leased from the pool.
         drop(opening);
         if is_clean {
             return record.upstream().give_back(in_flight.into_permit(), socket, is_fresh);
         }
-        // Before its permit.
+        // Dropped before its permit.
         drop(socket);
     }
 
-    /// Has the backend forget the client, where it has heard of one. Returns whether the connection is clean, and why the
-    /// session ends.
+    /// Has the backend forget the client, if the backend has heard of one. Returns whether the connection is
+    /// clean, and why the session ends.
     async fn clean(&self, record: &Record, outcome: Outcome) -> (bool, CloseReason) {
         if self.relay.has_sent_nothing() {
             if outcome == Outcome::ClientDone {
@@ -303,7 +307,7 @@ impl Leg {
         if answer == ResetAnswer::None {
             return (false, CloseReason::Normal);
         }
-        // It was on its way to the client. A truncated stream must not look complete.
+        // These bytes were meant for the client. A truncated stream must not look complete.
         record.client.reset_on_close();
         (false, CloseReason::AnswerCut)
     }

@@ -16,7 +16,7 @@ use leg::{Leg, Next};
 use open::Opening;
 use record::Record;
 
-/// Admits a new connection and serves it in a task of its own.
+/// Admits a new connection, and serves it in a task of its own.
 pub(super) fn start(listener: &Rc<Listener>, connection: OwnedFd) {
     let ring = &listener.shard.ring;
     match Record::admit(listener, Peer::plain(ring.socket(connection))) {
@@ -28,8 +28,8 @@ pub(super) fn start(listener: &Rc<Listener>, connection: OwnedFd) {
     }
 }
 
-/// The way of a session, top to bottom. Its legs end before its record is dropped, so that what is in flight is never more than
-/// what is active.
+/// The course of a session, top to bottom. Its legs end before its record is dropped, so that there are never
+/// more sessions in flight than active ones.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, in each idle session")]
 fn serve(mut record: Record, mut opening: Box<Opening>) -> impl Future<Output = ()> {
     async move {
@@ -48,7 +48,7 @@ fn serve(mut record: Record, mut opening: Box<Opening>) -> impl Future<Output = 
                     opening = leg.into_opening(&record);
                     continue;
                 }
-                // Boxed, as an idle session does not carry the state of its end either.
+                // Boxed, because an idle session should not carry the state of its end either.
                 Next::GiveBack => Box::pin(leg.give_back(&mut record, outcome)).await,
                 Next::Close => {
                     let is_truncated = leg.stop(&record);

@@ -1,4 +1,5 @@
-//! From a client to a leg: picks, waits, connects, until a backend has taken the connection or the attempts are over.
+//! From a client to a leg: picks, waits and connects, until a backend has accepted the connection or the
+//! attempts are over.
 
 use std::net::IpAddr;
 use std::task::Poll;
@@ -15,36 +16,37 @@ use crate::shard::connect::{Wait, WaitingClient, connect_any};
 use crate::shard::upstream::Upstream;
 use crate::upstream::{Attempts, Failure, InFlight, Step, WaitEnd};
 
-/// What a session has beside its legs until the first byte of one: from then on no other backend can take its place, and an
-/// idle session costs no more than it has to.
+/// What a session has besides its legs until the first byte of one: from then on no other backend can replace
+/// the current one, and an idle session costs no more than necessary.
 pub(super) struct Opening {
     pub(super) attempts: Attempts,
     pub(super) origin: Origin,
-    /// Whose first byte is awaited, where the algorithm wants latencies.
+    /// The backend whose first byte is awaited, if the algorithm wants latencies.
     pub(super) awaited: Option<Awaited>,
-    /// Whose pooled connection proved stale: the next attempt is a new connection to the same backend.
+    /// The session in flight whose pooled connection proved stale: the next attempt is a new connection to
+    /// the same backend.
     pub(super) stale: Option<InFlight>,
-    /// The connection may go back to the pool.
+    /// Present if the connection may go back to the pool.
     pub(super) lease: Option<Lease>,
-    /// The session would give its permit up to a waiting client.
+    /// Present if the session would give its permit up to a waiting client.
     pub(super) lingering: Option<NotedLingering>,
 }
 
-/// Where a connection came from.
+/// The origin of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     /// It was made for this session.
     New,
-    /// It was in the pool, and has served no client before.
+    /// It was in the pool, and had not served a client before.
     Fresh,
-    /// It was in the pool, and has served a client.
+    /// It was in the pool, and had served a client.
     Used,
 }
 
 /// A backend whose first byte is awaited.
 pub(super) struct Awaited {
     since: Instant,
-    /// It was sent a byte.
+    /// Whether the backend was sent a byte.
     asked: bool,
 }
 
@@ -53,12 +55,13 @@ impl Awaited {
         Self { since: Instant::now(), asked: false }
     }
 
-    /// How long the backend has been asked without an answer.
+    /// Returns how long the backend has been asked without an answer.
     pub(super) fn unanswered(&self) -> Option<Duration> {
         self.asked.then(|| self.since.elapsed())
     }
 
-    /// How long the backend took for its first byte: from the connect, or from the first byte to it where that came later.
+    /// Returns how long the backend took for its first byte: from the connect, or from the first byte sent to
+    /// it if that came later.
     pub(super) fn answered(&self) -> Sample {
         Sample::Took(self.since.elapsed())
     }
@@ -85,7 +88,7 @@ impl Opening {
         }
     }
 
-    /// Finds a backend that takes a connection.
+    /// Finds a backend that accepts a connection.
     pub(super) async fn open(&mut self, record: &Record) -> Result<(Peer, InFlight), CloseReason> {
         let upstream = record.upstream();
         loop {
@@ -109,7 +112,7 @@ impl Opening {
             let failed = match connect_any(upstream, Some(client), backend, until).await {
                 Ok((socket, _)) => {
                     self.attempts.connected();
-                    // A connection that replaces another was counted with it.
+                    // A connection that replaces another was counted with the first one.
                     upstream.counters(backend).sessions.add(u64::from(!is_replacement));
                     if let Some(begun) = begun {
                         let took = Sample::Took(begun.elapsed());
@@ -133,7 +136,7 @@ impl Opening {
         }
     }
 
-    /// The next backend, and the ready connection to it where the pool has one.
+    /// Returns the next backend, and the ready connection to it if the pool has one.
     async fn next(&mut self, record: &Record) -> Result<(InFlight, Option<Connection>), CloseReason> {
         let (shard, upstream) = (record.shard(), record.upstream());
         let is_retry = !self.attempts.tried().is_empty();
@@ -147,7 +150,8 @@ impl Opening {
         if let Step::Wait(until) = step {
             step = match self.wait(record, until).await {
                 Ok(in_flight) => {
-                    // A ready connection comes with a permit of its own, which is one too many then.
+                    // A ready connection comes with its own permit, so there is one permit too many in that
+                    // case.
                     pooled = upstream.take_pooled(in_flight.backend()).map(|(connection, _)| connection);
                     self.attempts.granted(in_flight)
                 }
@@ -173,7 +177,7 @@ impl Opening {
         }
     }
 
-    /// Waits in the queue for a permit of a backend that was not tried, until `deadline`.
+    /// Waits in the queue until `deadline` for a permit of a backend that was not tried.
     async fn wait(&self, record: &Record, deadline: Tick) -> Result<InFlight, CloseReason> {
         let (shard, upstream) = (record.shard(), &**record.upstream());
         let tried = self.attempts.tried();
@@ -190,7 +194,7 @@ impl Opening {
                 return Poll::Ready(Ok(in_flight));
             }
             if granted.is_some() {
-                // The client waits again. Pools may have taken permits while none did.
+                // The client waits again. Pools may have taken permits while it did not wait.
                 upstream.serve();
                 upstream.ask_pools(tried);
             }
@@ -222,17 +226,18 @@ impl<'a> Position<'a> {
 impl Drop for Position<'_> {
     fn drop(&mut self) {
         let granted = self.upstream.waiters.remove(self.ticket.number);
-        // Where it is too late, whoever takes the grant finds no client and gives the permit back.
+        // If it is too late to leave, the shard that takes the grant finds no client and gives the permit
+        // back.
         let _ = self.upstream.table.leave(self.ticket);
         drop(granted.map(|backend: BackendId| self.upstream.table.granted(backend)));
     }
 }
 
-/// Hash of the part of a client that decides where it goes.
+/// Returns a hash of the part of a client's address that decides where the client goes.
 fn key(record: &Record) -> u64 {
     let peer = record.client.with(|socket| socket.peer_addr().ok().and_then(|peer| peer.as_socket()));
     let Some(peer) = peer else { return 0 };
-    // An IPv4 client of a dual-stack listener is the IPv4 client it is elsewhere.
+    // An IPv4 client of a dual-stack listener is treated as the IPv4 client that it is elsewhere.
     let mut bytes = match peer.ip().to_canonical() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),

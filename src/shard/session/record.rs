@@ -1,4 +1,4 @@
-//! The account of a session: counted when it begins, and when it is dropped, whatever ends its task.
+//! The account of a session: counted when it begins, and again when it is dropped, whatever ends its task.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -11,17 +11,19 @@ use crate::shard::listener::Listener;
 use crate::shard::state::Shard;
 use crate::shard::upstream::Upstream;
 
-/// A session: its client, what it belongs to, and why it ended. Its drop counts the close, and gives back its permit.
+/// A session: its client, what it belongs to, and why it ended. Dropping it counts the close and gives back
+/// its permit.
 pub(super) struct Record {
     pub(super) client: Peer,
     pub(super) listener: Rc<Listener>,
     pub(super) begun: Tick,
-    /// [`CloseReason::Internal`] until the session says otherwise: so a panic is counted as what it is.
+    /// [`CloseReason::Internal`] until the session sets another reason, so that a panic is counted as such.
     reason: CloseReason,
 }
 
 impl Record {
-    /// Counts a connection, and makes it a session if the limit of the process allows one more; else returns the client.
+    /// Counts a connection, and makes it a session if the limit of the process allows one more; otherwise
+    /// returns the client.
     pub(super) fn admit(listener: &Rc<Listener>, client: Peer) -> Result<Self, Peer> {
         let (shard, counters) = (&listener.shard, listener.counters());
         counters.accepted.add(1);
@@ -45,13 +47,13 @@ impl Record {
         &self.listener.upstream
     }
 
-    /// When the session has to end.
+    /// Returns when the session has to end.
     pub(super) fn deadline(&self) -> Tick {
         let limit = self.listener.config().timeouts.session;
         limit.map_or(Tick::NEVER, |limit| self.begun.after(limit))
     }
 
-    /// Notes why the session ends, and logs it with its backend and the bytes that were delivered.
+    /// Notes why the session ends, and logs it with its backend and the bytes delivered.
     pub(super) fn end(&mut self, reason: CloseReason, backend: Option<BackendId>, delivered: Moved) {
         self.reason = reason;
         if log::log_enabled!(log::Level::Debug) {
@@ -68,12 +70,14 @@ impl Record {
         self.end(reason, None, Moved::default());
     }
 
-    /// Counts a client that a backend reset before a byte, and that is turned away because no other backend is left.
+    /// Counts a client that a backend reset before a byte, and that is turned away because no other backend
+    /// is left.
     pub(super) fn note_unserved(&self) {
         self.listener.counters().reset_unserved.add(1);
     }
 
-    /// What the end of the client's or the backend's connection counts as: a peer that has vanished has not reset it.
+    /// Returns the reason for which the end of the client's or the backend's connection counts: a peer
+    /// that has vanished has not reset it.
     pub(super) fn reset_by(&self, side: Side, backend: &Peer) -> CloseReason {
         match side {
             Side::Client if self.client.died_silent() => CloseReason::ClientDead,
@@ -91,20 +95,20 @@ impl Record {
         let (reason, letters) = (self.reason.name(), self.reason.letters());
         let (listener, upstream) = (&*self.listener.config().name, &*upstream.config().name);
         let seconds = shard.now().since(self.begun).as_secs_f64();
-        log::debug!(event = "session_closed", reason, letters, client, listener, upstream, backend, seconds, to_backend,
-            to_client;
+        log::debug!(event = "session_closed", reason, letters, client, listener, upstream, backend, seconds,
+            to_backend, to_client;
             "session closed: {reason} ({letters}) client={client} listener={listener} backend={backend} \
              seconds={seconds:.3} to_backend={to_backend} to_client={to_client}");
     }
 }
 
-/// Notes where a client comes from, for the record of its session, while its socket can still tell.
+/// Notes the address of a client for the record of its session, while the socket can still tell it.
 fn note_address(shard: &Shard, client: &Peer) {
     if !log::log_enabled!(log::Level::Debug) {
         return;
     }
     let Some(peer) = client.with(|socket| socket.peer_addr().ok()) else { return };
-    // An IPv4 client of a dual-stack listener is the IPv4 client it is elsewhere.
+    // An IPv4 client of a dual-stack listener is shown as the IPv4 client that it is elsewhere.
     let canonical = |peer: SocketAddr| SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let text = peer.as_socket().map_or_else(|| "unix:".to_owned(), |peer| canonical(peer).to_string());
     shard.clients.borrow_mut().insert(client.with(|socket| socket.as_raw_fd()), text);

@@ -1,4 +1,4 @@
-//! The question to a backend whether it has forgotten its client, before its connection serves another one.
+//! Asks a backend whether it has forgotten its client, before its connection serves another one.
 
 use std::task::Poll;
 
@@ -7,18 +7,18 @@ use crate::net::Peer;
 use crate::shard::state::Shard;
 use crate::uring::{Receive, Sent};
 
-/// What a backend says to the question whether it has forgotten its client.
+/// The answer of a backend when asked whether it has forgotten its client.
 #[derive(PartialEq, Eq)]
 pub(super) enum ResetAnswer {
-    /// Exactly that, and in time.
+    /// Exactly the expected bytes, in time.
     Clean,
-    /// Nothing, or not all of it.
+    /// Nothing, or only a part of the expected bytes.
     None,
-    /// Something else: the rest of an answer to the client, or a refusal.
+    /// Other bytes: the rest of an answer to the client, or a refusal.
     Other,
 }
 
-/// Asks a backend to forget its client, and takes what it says.
+/// Asks a backend to forget its client, and takes its answer.
 pub(super) async fn ask(shard: &Shard, backend: &Peer, rules: &ResetRules) -> ResetAnswer {
     backend.send(rules.send.clone());
     let mut timer = shard.ring.timer(shard.now().after(rules.timeout));
