@@ -5,5 +5,5 @@ mod queue;
 mod retry_budget;
 
 pub use limit::Limit;
-pub use queue::{Queue, Ticket, Use};
+pub use queue::{Eligible, Queue, Ticket};
 pub use retry_budget::RetryBudget;

@@ -29,7 +29,7 @@ struct Waiter {
 }
 
 /// Which waiters can use a permit of a backend.
-pub struct Use<F> {
+pub struct Eligible<F> {
     /// Decides by the backends that a waiter has tried.
     pub by: F,
     /// No waiter that has tried no backend yet can use the permit.
@@ -66,7 +66,7 @@ impl Waiting {
     }
 
     /// Returns the position of the first waiter, at or after `from`, that can use the permit.
-    fn first(&self, from: usize, usage: &Use<impl Fn(&Tried) -> bool>) -> Option<usize> {
+    fn first(&self, from: usize, usage: &Eligible<impl Fn(&Tried) -> bool>) -> Option<usize> {
         if usage.after_attempts_only && self.retrying == 0 {
             return None;
         }
@@ -131,7 +131,11 @@ impl Queue {
     /// Grants permits of a backend to the first waiters that can use them, for as long as `take` takes one.
     /// Returns the waiters that got one.
     #[must_use]
-    pub fn serve(&self, usage: &Use<impl Fn(&Tried) -> bool>, mut take: impl FnMut() -> bool) -> Vec<Ticket> {
+    pub fn serve(
+        &self,
+        usage: &Eligible<impl Fn(&Tried) -> bool>,
+        mut take: impl FnMut() -> bool,
+    ) -> Vec<Ticket> {
         let mut served = Vec::new();
         if self.is_empty() {
             return served;
@@ -150,7 +154,7 @@ impl Queue {
 
     /// Returns whether a client waits that can use a permit.
     #[must_use]
-    pub fn wants(&self, usage: &Use<impl Fn(&Tried) -> bool>) -> bool {
+    pub fn wants(&self, usage: &Eligible<impl Fn(&Tried) -> bool>) -> bool {
         !self.is_empty() && self.lock().first(0, usage).is_some()
     }
 
@@ -195,8 +199,8 @@ mod tests {
     }
 
     /// A backend that every waiter can use unless the waiter has tried it.
-    fn of(backend: BackendId) -> Use<impl Fn(&Tried) -> bool> {
-        Use { by: move |tried: &Tried| !tried.contains(backend), after_attempts_only: false }
+    fn of(backend: BackendId) -> Eligible<impl Fn(&Tried) -> bool> {
+        Eligible { by: move |tried: &Tried| !tried.contains(backend), after_attempts_only: false }
     }
 
     #[test]
@@ -250,7 +254,7 @@ mod tests {
     #[test]
     fn a_backend_for_waiters_that_have_tried_others_is_not_wanted_by_fresh_ones() {
         let queue = Queue::new(3);
-        let late = Use { by: |tried: &Tried| tried.contains(A), after_attempts_only: true };
+        let late = Eligible { by: |tried: &Tried| tried.contains(A), after_attempts_only: true };
         queue.join(SHARD, tried(&[]), 0).expect("room");
         assert!(!queue.wants(&late));
         let ticket = queue.join(SHARD, tried(&[A]), 0).expect("room");

@@ -1,4 +1,8 @@
-//! Indices into the tables of one configuration snapshot. Each is a newtype, so that they cannot be confused.
+//! Numbers of the objects of a configuration. Each is a newtype, so that they cannot be confused.
+//!
+//! A number is given once to a name, and stays for the life of the process (`upstream::Snapshot`): shards, counters
+//! and permits go by numbers. States and addresses come in the order of one configuration instead; in the first
+//! generation, the only one so far, a number is that position.
 
 macro_rules! index {
     ($(#[$doc:meta] $name:ident)+) => {$(
@@ -7,7 +11,7 @@ macro_rules! index {
         pub struct $name(pub u16);
 
         impl $name {
-            /// Returns the position in the table that this identifier points into.
+            /// Returns the position in a table by number.
             #[must_use]
             pub fn index(self) -> usize {
                 usize::from(self.0)
@@ -17,22 +21,22 @@ macro_rules! index {
 }
 
 index! {
-    /// Position of a listener in the configuration.
+    /// Number of a listener.
     ListenerId
-    /// Position of an upstream in the configuration.
+    /// Number of an upstream.
     UpstreamId
-    /// Position of a backend in its upstream.
+    /// Number of a backend in its upstream.
     BackendId
     /// Position of a shard among the chosen cores (not the CPU number).
     ShardId
 }
 
-/// A backend of the process: its upstream and its position in that upstream.
+/// A backend of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendKey {
     /// The upstream that the backend belongs to.
     pub upstream: UpstreamId,
-    /// The position of the backend in the upstream.
+    /// The number of the backend in the upstream.
     pub backend: BackendId,
 }
 

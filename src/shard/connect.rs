@@ -61,7 +61,7 @@ pub(super) async fn connect_any(
     let shard = &*upstream.shard;
     let addresses = upstream.unresponsive.last(backend, upstream.table.addresses(backend), shard.now());
     let mut failed = Failed::lacking(LocalFailure::Addresses, io::ErrorKind::AddrNotAvailable.into());
-    let mut has_timed_out = None;
+    let mut has_timed_out = false;
     'all: for (index, address) in addresses.iter().enumerate() {
         let now = shard.now();
         let left = (addresses.len() - index) as u32;
@@ -83,15 +83,17 @@ pub(super) async fn connect_any(
                     if !is_late && addresses.len() > 1 {
                         upstream.unresponsive.note(backend, address, shard.now());
                     }
-                    has_timed_out = Some(is_late);
+                    has_timed_out = true;
                     failed = error;
                     break;
                 }
                 Failure::Refused { .. } => {
                     // A refusal after an address that timed out has cost as much as the time-out, and blames
                     // the backend.
-                    let behind = has_timed_out.map(|_| Failure::TimedOut { is_late: false });
-                    failed = Failed { failure: behind.unwrap_or(error.failure), ..error };
+                    failed = match has_timed_out {
+                        true => Failed { failure: Failure::TimedOut { is_late: false }, ..error },
+                        false => error,
+                    };
                     break;
                 }
             }

@@ -28,7 +28,7 @@ const LIMIT_LOOK: Duration = Duration::from_secs(1);
 /// Starts the pool tasks of an upstream.
 pub(super) fn start(upstream: &Rc<Upstream>) {
     let Some(pool) = &upstream.pool else { return };
-    for backend in (0..upstream.config().backends.len()).map(|index| BackendId(index as u16)) {
+    for &backend in upstream.numbers() {
         let task = PoolTask { upstream: Rc::clone(upstream), pool: Rc::clone(pool), backend };
         upstream.shard.ring.spawn(task.run());
     }

@@ -195,8 +195,10 @@ impl Residents {
         if states.generation != self.generation {
             return;
         }
-        let all = self.upstreams.iter().zip(&states.upstreams);
-        let ends_sessions = all.filter(|(upstream, states)| upstream.table.apply(states)).count() > 0;
+        let mut ends_sessions = false;
+        for (upstream, states) in self.upstreams.iter().zip(&states.upstreams) {
+            ends_sessions |= upstream.table.apply(states);
+        }
         if ends_sessions {
             self.shard.ring.wake_all();
         }
@@ -212,7 +214,7 @@ impl Residents {
     async fn changed(&self, doorbell: &mut DoorbellListener) {
         let mut notified = pin!(doorbell.notified());
         std::future::poll_fn(|context| {
-            self.upstreams.iter().for_each(|upstream| upstream.table.set_server(context.waker()));
+            self.upstreams.iter().for_each(|upstream| upstream.table.set_serving_task(context.waker()));
             if self.upstreams.iter().any(|upstream| upstream.table.has_released()) {
                 return Poll::Ready(());
             }

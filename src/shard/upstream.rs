@@ -59,6 +59,11 @@ impl Upstream {
         self.shared.config()
     }
 
+    /// The numbers of its backends.
+    pub(super) fn numbers(&self) -> &[BackendId] {
+        self.shared.numbers()
+    }
+
     pub(super) fn counters(&self, backend: BackendId) -> &BackendCounters {
         &self.counters[backend.index()]
     }
@@ -76,7 +81,7 @@ impl Upstream {
                 let grant = Grant { upstream: self.id, ticket: ticket.number, backend };
                 if !self.shard.handles[ticket.shard.index()].post_grant(grant) {
                     // A shard that has ended has no waiting client.
-                    drop(self.table.granted(backend));
+                    self.table.refuse(backend);
                 }
             }
         }
@@ -85,7 +90,7 @@ impl Upstream {
     /// Takes a permit that was sent to a waiting client.
     pub(super) fn grant(&self, Grant { ticket, backend, .. }: Grant) {
         if !self.waiters.grant(ticket, backend) {
-            drop(self.table.granted(backend));
+            self.table.refuse(backend);
         }
     }
 

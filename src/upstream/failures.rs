@@ -97,7 +97,7 @@ impl Failures {
 
     /// Notes that a session suffered a fault of a backend.
     pub fn failed(&self, backend: BackendId, fault: Fault) {
-        let streak = &self.backends[backend.index()];
+        let Some(streak) = self.backends.get(backend.index()) else { return };
         if fault == Fault::Failure && !streak.is_suspected.swap(true, Relaxed) {
             (self.report)(backend, Reported::Suspect);
         }
@@ -109,10 +109,11 @@ impl Failures {
         }
     }
 
-    /// Ends the streak of a backend, because a session on it made progress or because it is back from an
+    /// Hooks the streak of a backend, because a session on it made progress or because it is back from an
     /// ejection.
     pub fn clear(&self, backend: BackendId) {
-        for count in &self.backends[backend.index()].counts {
+        let Some(streak) = self.backends.get(backend.index()) else { return };
+        for count in &streak.counts {
             // Mostly the count is 0, and a cache line that no shard writes stays in the cache of every shard.
             if count.load(Relaxed) > 0 {
                 count.store(0, Relaxed);

@@ -1,4 +1,4 @@
-//! Orders to end the open sessions of a backend: `on_down`, `on_up`, and addresses that went down after they
+//! CloseOrders to end the open sessions of a backend: `on_down`, `on_up`, and addresses that went down after they
 //! left a name.
 //!
 //! A session compares a number whenever it is polled, and looks at the orders themselves only if there are
@@ -12,7 +12,7 @@ use super::state::{BackendState, Health};
 use crate::base::{Address, CloseReason};
 use crate::config::{OpenSessions, Upstream};
 
-/// Orders kept for each backend: this many can be given between two polls of a session and still be told
+/// CloseOrders kept for each backend: this many can be given between two polls of a session and still be told
 /// apart.
 const KEPT: usize = 8;
 
@@ -20,23 +20,23 @@ const KEPT: usize = 8;
 pub(super) struct ForcedCloses {
     on_down: OpenSessions,
     on_up: OpenSessions,
-    backends: Box<[Orders]>,
+    backends: Box<[CloseOrders]>,
 }
 
 /// The orders of one backend.
 #[derive(Default)]
-struct Orders {
+struct CloseOrders {
     /// The number of orders so far; they may concern sessions that are older.
     count: Cell<u32>,
     /// The last [`KEPT`] orders.
-    last: RefCell<VecDeque<Order>>,
+    last: RefCell<VecDeque<CloseOrder>>,
     /// The backend has been at other addresses, where sessions may still be open.
     has_moved: Cell<bool>,
 }
 
 /// An order to end the sessions that a backend has at that moment.
 #[derive(Clone)]
-struct Order {
+struct CloseOrder {
     reason: CloseReason,
     /// Limits the order to sessions on these addresses, if sessions may be on others.
     addresses: Option<Arc<[Address]>>,
@@ -47,7 +47,7 @@ impl ForcedCloses {
         Self {
             on_down: upstream.on_down,
             on_up: upstream.on_up,
-            backends: (0..backends).map(|_| Orders::default()).collect(),
+            backends: (0..backends).map(|_| CloseOrders::default()).collect(),
         }
     }
 
@@ -123,11 +123,11 @@ impl ForcedCloses {
     }
 }
 
-impl Orders {
+impl CloseOrders {
     fn push(&self, reason: CloseReason, addresses: Option<Arc<[Address]>>) {
         self.count.update(|count| count.wrapping_add(1));
         let mut last = self.last.borrow_mut();
-        last.push_back(Order { reason, addresses });
+        last.push_back(CloseOrder { reason, addresses });
         if last.len() > KEPT {
             last.pop_front();
         }

@@ -26,16 +26,16 @@ pub(super) struct Permits {
     /// Sessions of all shards by backend: exact for this shard, as of the last look for the others. Kept only
     /// if the algorithm wants them.
     pub(super) loads: RefCell<Vec<u32>>,
-    pub(super) ends: Rc<Ends>,
+    pub(super) hooks: Rc<Hooks>,
 }
 
 /// What has to be notified when a session or a connection ends. All generations of an upstream share it.
 #[derive(Default)]
-pub(super) struct Ends {
+pub(super) struct Hooks {
     /// Backends with a permit that a waiting client may be able to use.
     pub(super) released: RefCell<BTreeSet<BackendId>>,
     /// Wakes the task that serves waiting clients.
-    pub(super) server: RefCell<Option<Waker>>,
+    pub(super) serving_task: RefCell<Option<Waker>>,
     /// By backend, wakes the pool task, which depends on the number of sessions.
     pub(super) watchers: RefCell<BTreeMap<BackendId, Waker>>,
 }
@@ -79,14 +79,14 @@ impl Usage {
 impl Permits {
     /// Creates the counts of this shard for one generation of an upstream.
     #[must_use]
-    pub(super) fn new(shared: Arc<SharedUpstream>, shard: ShardId, ends: Rc<Ends>) -> Rc<Self> {
+    pub(super) fn new(shared: Arc<SharedUpstream>, shard: ShardId, hooks: Rc<Hooks>) -> Rc<Self> {
         let given = shared.given();
         Rc::new(Self {
             shard,
             forced_closes: ForcedCloses::new(shared.config(), given),
             unanswered: Unanswered::new(given),
             loads: RefCell::new(vec![0; given]),
-            ends,
+            hooks,
             shared,
         })
     }
@@ -105,8 +105,8 @@ impl Permits {
         if !self.shared.give_back(backend) {
             return;
         }
-        self.ends.released.borrow_mut().insert(backend);
-        if let Some(server) = &*self.ends.server.borrow() {
+        self.hooks.released.borrow_mut().insert(backend);
+        if let Some(server) = &*self.hooks.serving_task.borrow() {
             server.wake_by_ref();
         }
     }
@@ -143,7 +143,7 @@ impl Permit {
             let load = &mut permits.loads.borrow_mut()[index];
             *load = step(*load);
             if !usage.is_session() {
-                permits.ends.watchers.borrow().get(&self.backend).into_iter().for_each(Waker::wake_by_ref);
+                permits.hooks.watchers.borrow().get(&self.backend).into_iter().for_each(Waker::wake_by_ref);
             }
         }
         if self.is_limited()
@@ -178,7 +178,7 @@ impl InFlight {
         Self(permit)
     }
 
-    /// Ends the counting of the session, and returns its permit.
+    /// Hooks the counting of the session, and returns its permit.
     #[must_use]
     pub fn into_permit(self) -> Permit {
         self.0.set_usage(Usage::None);

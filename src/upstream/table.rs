@@ -12,7 +12,7 @@ use super::permit::{InFlight, Permit, Permits};
 use super::serving::{Order, Serving, Share, TIERS};
 use super::shared::SharedUpstream;
 use super::state::BackendState;
-use crate::admission::Use;
+use crate::admission::Eligible;
 use crate::balance::{Algorithm, Candidate, Demand, Sample, Start, Tried, Wants};
 use crate::base::{Address, BackendId, ShardPlace, Tick};
 
@@ -91,8 +91,8 @@ impl Tier {
 }
 
 /// Returns which waiting clients can use a permit of a backend that comes after these tiers.
-fn use_of(before: &[Tier], backend: BackendId) -> Use<impl Fn(&Tried) -> bool> {
-    Use {
+fn eligible_for(before: &[Tier], backend: BackendId) -> Eligible<impl Fn(&Tried) -> bool> {
+    Eligible {
         by: move |tried: &Tried| {
             !tried.contains(backend) && !before.iter().any(|tier| tier.has_untried(tried))
         },
@@ -113,7 +113,7 @@ impl UpstreamTable {
             let known = previous.and_then(|previous| previous.state(*number));
             states[number.index()] = known.unwrap_or_else(BackendState::unknown);
         }
-        let ends = previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.permits.ends));
+        let hooks = previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.permits.hooks));
         let table = Self {
             others_at: Cell::new(None),
             wants: upstream.algorithm.wants,
@@ -127,7 +127,7 @@ impl UpstreamTable {
                 states: states.clone(),
                 serving: Serving::Nobody,
             }),
-            permits: Permits::new(shared, place.shard, ends),
+            permits: Permits::new(shared, place.shard, hooks),
         };
         table.set_states(&states);
         table
@@ -175,7 +175,7 @@ impl UpstreamTable {
             inner.tiers[index].update(candidates);
         }
         let candidates = inner.tiers.iter().flat_map(|tier| &tier.candidates).map(|one| one.id);
-        self.permits.ends.released.borrow_mut().extend(candidates);
+        self.permits.hooks.released.borrow_mut().extend(candidates);
         ends_sessions
     }
 
@@ -262,7 +262,7 @@ impl UpstreamTable {
                 return if passed_over.is_some() { Pick::Full } else { Pick::Nobody };
             };
             debug_assert!(candidates.iter().any(|one| one.id == backend), "{backend:?} is in no tier");
-            if !self.is_queued_for(&use_of(before, backend))
+            if !self.is_queued_for(&eligible_for(before, backend))
                 && let Some(permit) = pooled(backend).or_else(|| self.permits.take(backend))
             {
                 return Pick::Backend(InFlight::new(permit));
@@ -288,7 +288,7 @@ impl UpstreamTable {
         self.permits.shared.queue.may_hold() || self.permits.shared.idle_permits(tier.untried(tried)) > 0
     }
 
-    fn is_queued_for(&self, usage: &Use<impl Fn(&Tried) -> bool>) -> bool {
+    fn is_queued_for(&self, usage: &Eligible<impl Fn(&Tried) -> bool>) -> bool {
         !self.permits.shared.queue.is_empty() && self.permits.shared.queue.wants(usage)
     }
 
@@ -296,20 +296,20 @@ impl UpstreamTable {
     #[must_use]
     pub fn is_waited_for(&self, backend: BackendId) -> bool {
         !self.permits.shared.queue.is_empty()
-            && self.with_use_of(backend, |usage| self.is_queued_for(&usage)).unwrap_or(false)
+            && self.with_eligible(backend, |usage| self.is_queued_for(&usage)).unwrap_or(false)
     }
 
     /// Calls `f` with the waiting clients that can use a permit of this backend; returns `None` if no client
     /// may have one.
-    pub(super) fn with_use_of<T>(
+    pub(super) fn with_eligible<T>(
         &self,
         backend: BackendId,
-        f: impl FnOnce(Use<&dyn Fn(&Tried) -> bool>) -> T,
+        f: impl FnOnce(Eligible<&dyn Fn(&Tried) -> bool>) -> T,
     ) -> Option<T> {
         let inner = self.inner.borrow();
-        let Use { by, after_attempts_only } =
-            use_of(&inner.tiers[..inner.tier_of[backend.index()]?], backend);
-        Some(f(Use { by: &by, after_attempts_only }))
+        let Eligible { by, after_attempts_only } =
+            eligible_for(&inner.tiers[..inner.tier_of[backend.index()]?], backend);
+        Some(f(Eligible { by: &by, after_attempts_only }))
     }
 
     /// Returns the backends that a client with these attempts waits for: those of the first tier with an
@@ -360,7 +360,7 @@ impl UpstreamTable {
 
     /// Has this task woken whenever a session of this shard on a backend ends.
     pub fn watch_sessions(&self, backend: BackendId, watcher: &Waker) {
-        let mut watchers = self.permits.ends.watchers.borrow_mut();
+        let mut watchers = self.permits.hooks.watchers.borrow_mut();
         if !watchers.get(&backend).is_some_and(|known| known.will_wake(watcher)) {
             watchers.insert(backend, watcher.clone());
         }

@@ -18,7 +18,7 @@ impl UpstreamTable {
     pub fn join(&self, tried: &Tried) -> Option<Ticket> {
         let ticket =
             self.permits.shared.queue.join(self.permits.shard, tried.clone(), self.idle_permits(tried))?;
-        self.permits.ends.released.borrow_mut().extend(self.waited_for(tried));
+        self.permits.hooks.released.borrow_mut().extend(self.waited_for(tried));
         Some(ticket)
     }
 
@@ -30,7 +30,7 @@ impl UpstreamTable {
 
     fn join_again(&self, ticket: Ticket, tried: &Tried) {
         self.permits.shared.queue.join_again(ticket, tried.clone());
-        self.permits.ends.released.borrow_mut().extend(self.waited_for(tried));
+        self.permits.hooks.released.borrow_mut().extend(self.waited_for(tried));
     }
 
     /// Returns the permit that was taken for a waiting client of this shard.
@@ -40,8 +40,8 @@ impl UpstreamTable {
     }
 
     /// Has `server` woken when there is something to [serve](Self::serve).
-    pub fn set_server(&self, server: &Waker) {
-        let mut known = self.permits.ends.server.borrow_mut();
+    pub fn set_serving_task(&self, server: &Waker) {
+        let mut known = self.permits.hooks.serving_task.borrow_mut();
         if !known.as_ref().is_some_and(|known| known.will_wake(server)) {
             *known = Some(server.clone());
         }
@@ -52,8 +52,8 @@ impl UpstreamTable {
     #[must_use]
     pub fn serve(&self) -> Vec<(Ticket, BackendId)> {
         let mut served = Vec::new();
-        for backend in self.permits.ends.released.take() {
-            let tickets = self.with_use_of(backend, |usage| {
+        for backend in self.permits.hooks.released.take() {
+            let tickets = self.with_eligible(backend, |usage| {
                 self.permits.shared.queue.serve(&usage, || self.permits.shared.take(backend))
             });
             served.extend(tickets.into_iter().flatten().map(|ticket| (ticket, backend)));
@@ -86,10 +86,15 @@ impl UpstreamTable {
         if self.has_untried(tried) { Ok(None) } else { Err(CloseReason::NoBackend) }
     }
 
+    /// Gives back the permit of a grant that no client takes.
+    pub fn refuse(&self, backend: BackendId) {
+        drop(self.granted(backend));
+    }
+
     /// Returns whether [`Self::serve`] has something to do.
     #[must_use]
     pub fn has_released(&self) -> bool {
-        !self.permits.ends.released.borrow().is_empty()
+        !self.permits.hooks.released.borrow().is_empty()
     }
 
     /// Returns whether a client waits.

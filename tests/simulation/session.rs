@@ -339,7 +339,7 @@ impl World {
         self.line.leave(ticket);
         if let Some(backend) = granted {
             count("permit given back by a waiter");
-            drop(table.granted(backend));
+            table.refuse(backend);
         }
         self.serve();
     }

@@ -116,7 +116,7 @@ impl World {
             None => {
                 note(self.now, format_args!("shard {index}: {grant:?} without a waiter"));
                 count("permit without a waiter");
-                drop(self.shards[index].table.granted(grant.backend));
+                self.shards[index].table.refuse(grant.backend);
                 self.serve();
             }
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::record::Record;
 use crate::admission::Ticket;
 use crate::balance::{self, Sample};
-use crate::base::{BackendId, CloseReason, Plain, Tick};
+use crate::base::{CloseReason, Plain, Tick};
 use crate::config::HashKey;
 use crate::net::Peer;
 use crate::pool::{Connection, Lease, NotedLingering};
@@ -229,7 +229,7 @@ impl Drop for Position<'_> {
         // If it is too late to leave, the shard that takes the grant finds no client and gives the permit
         // back.
         let _ = self.upstream.table.leave(self.ticket);
-        drop(granted.map(|backend: BackendId| self.upstream.table.granted(backend)));
+        granted.into_iter().for_each(|backend| self.upstream.table.refuse(backend));
     }
 }
 
