@@ -16,7 +16,7 @@ impl fmt::Display for Plain<'_> {
     }
 }
 
-/// `1 backend`, `2 backends`.
+/// Formats a count with its noun: `1 backend`, `2 backends`.
 #[must_use]
 pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })

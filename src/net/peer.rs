@@ -14,13 +14,13 @@ use crate::uring::{End, Errno, Peeked, Receive, Ring, Sent, Socket};
 pub struct Peer(Socket);
 
 impl Peer {
-    /// A peer that speaks no TLS.
+    /// Creates a peer that speaks no TLS.
     #[must_use]
     pub fn plain(socket: Socket) -> Self {
         Self(socket)
     }
 
-    /// The ring it is on.
+    /// Returns the ring that the peer is on.
     #[must_use]
     pub fn ring(&self) -> &Ring {
         self.0.ring()

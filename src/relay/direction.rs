@@ -138,7 +138,7 @@ impl Direction {
         }
     }
 
-    /// A send or a splice to the destination failed.
+    /// Handles a failed send or splice to the destination.
     fn destination_failed(&mut self, from: &Peer, to: &Peer) {
         if self.bytes == 0 {
             // Nothing reached the destination, so another one may get it.
@@ -167,7 +167,7 @@ impl Direction {
         }
     }
 
-    /// The source has ended, and everything before its end was delivered.
+    /// Handles the end of the source, before which everything was delivered.
     fn end(&mut self, from: &Peer, end: End) {
         match end {
             End::Failed(_) => self.flow = Flow::Aborted,

@@ -257,7 +257,7 @@ mod tests {
         assert!(cannot_write(folder.path()).is_some_and(|why| why.contains("is a folder")));
         assert!(cannot_write(&file.join("x")).is_some_and(|why| why.contains("is not there")));
         assert_eq!(cannot_make_socket(&folder.path().join("new")), None);
-        assert!(cannot_make_socket(&file).is_some_and(|why| why.contains("no socket")));
+        assert!(cannot_make_socket(&file).is_some_and(|why| why.contains("not a socket")));
         let socket = folder.path().join("socket");
         drop(std::os::unix::net::UnixListener::bind(&socket).expect("it is ours"));
         assert_eq!(cannot_make_socket(&socket), None, "it is removed first");
