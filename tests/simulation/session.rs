@@ -304,7 +304,8 @@ impl World {
             let Step::Connect(in_flight) = session.attempts.granted(in_flight) else {
                 panic!("session {} has a permit", session.id)
             };
-            let ready = self.shards[session.shard].pooled[in_flight.backend().index()].pop();
+            // A ready connection comes with a permit of its own, which is one too many then.
+            let ready = self.shards[session.shard].pooled[in_flight.backend().index()].pop().map(drop);
             return self.connect(session, in_flight, ready.is_some());
         }
         if granted.is_some() {
