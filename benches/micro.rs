@@ -1,5 +1,5 @@
-//! Micro-benchmarks of the pure rules, with criterion: a pick by every registered algorithm, a pick in the table of a
-//! shard among many, and the parsing of a configuration.
+//! Micro-benchmarks of the pure rules, with criterion: a pick by every registered algorithm, a pick in the
+//! table of a shard among many, and the parsing of a configuration.
 //!
 //! ```text
 //! cargo bench                                    after the comparison of benches/load
@@ -90,8 +90,8 @@ fn updates(criterion: &mut Criterion) {
     }
 }
 
-/// A pick as a session has it, on one of many shards that all hold sessions: with the counts of the other shards
-/// at hand, and with them added up anew, which happens at the first pick of a millisecond.
+/// A pick as a session has it, on one of many shards that all hold sessions: with the counts of the other
+/// shards at hand, and with them added up anew, which happens at the first pick of a millisecond.
 fn picks_in_a_table(criterion: &mut Criterion) {
     for algorithm in algorithms() {
         let mut group = criterion.benchmark_group(format!("table of {SHARDS} shards/{}", algorithm.name));
@@ -186,8 +186,8 @@ const OPTIONS_OF_LOAD: [&str; 6] = ["--only", "--rounds", "--seconds", "--other"
 
 /// Criterion as the command line wants it.
 ///
-/// Options of the comparison are unknown to criterion, and would end it: where one is given, only what both understand
-/// is taken from the command line.
+/// Options of the comparison are unknown to criterion, and would end it: where one is given, only what both
+/// understand is taken from the command line.
 fn criterions() -> Vec<Criterion> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let is_for_load = |word: &String| OPTIONS_OF_LOAD.contains(&word.as_str());

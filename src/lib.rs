@@ -1,10 +1,11 @@
 //! Ringway: a Layer-4 (TCP) load balancer with one pinned thread per core.
 //!
-//! Ringway takes TCP connections, picks a backend for each, and moves bytes both ways until both sides are done. It
-//! does so on an io_uring for each core, and shares nothing between cores that a byte would have to wait for.
+//! Ringway takes TCP connections, picks a backend for each, and moves bytes both ways until both sides are
+//! done. It does so on an io_uring for each core, and shares nothing between cores that a byte would have to
+//! wait for.
 //!
-//! Ringway does not look into the bytes: no HTTP, no rewriting, no UDP. The library exists for the binary `ringway`,
-//! its tests and its benchmarks; its interface may change with each release.
+//! Ringway does not look into the bytes: no HTTP, no rewriting, no UDP. The library exists for the binary
+//! `ringway`, its tests and its benchmarks; its interface may change with each release.
 //!
 //! ```text
 //!   control thread            health thread                 log thread
@@ -19,25 +20,26 @@
 //!
 //! # One connection in ten steps
 //!
-//! 1. A poll of the [ring](uring) says that a listener has connections; the accept loop (`shard/accept.rs`) takes them.
+//! 1. A poll of the [ring](uring) says that a listener has connections; the accept loop (`shard/accept.rs`)
+//!    takes them.
 //! 2. [Steering](steering) may hand the connection off to a less busy core (`shard/handoff.rs`).
 //! 3. The session is counted and gets one of the process's permits (`shard/session/record.rs`,
 //!    [`admission::Limit`]).
-//! 4. [`upstream::Attempts`] decides which backend is next, whether to wait, and when to give up; the shard does what
-//!    it says (`shard/session/open.rs`).
-//! 5. [`upstream::UpstreamTable::pick`] goes through the order of resort ([`upstream::Order`]); in each tier an
-//!    algorithm of [`balance`] chooses.
+//! 4. [`upstream::Attempts`] decides which backend is next, whether to wait, and when to give up; the shard
+//!    does what it says (`shard/session/open.rs`).
+//! 5. [`upstream::UpstreamTable::pick`] goes through the order of resort ([`upstream::Order`]); in each tier
+//!    an algorithm of [`balance`] chooses.
 //! 6. The session owns the backend's [`upstream::Permit`], with a ready connection of the [pool] or a new one
 //!    (`shard/connect.rs`).
 //! 7. A [`relay::Relay`] moves bytes: small messages through buffers, bulk through a pipe.
 //! 8. The truth table in [`relay`] says how the session ends.
-//! 9. The leg (`shard/session/leg.rs`) tells what the end says of the backend, and whether the connection is tried
-//!    again, given back to the pool, or closed with FIN or RST.
+//! 9. The leg (`shard/session/leg.rs`) tells what the end says of the backend, and whether the connection is
+//!    tried again, given back to the pool, or closed with FIN or RST.
 //! 10. The record's drop counts the close; the permit's drop lets the next client in.
 //!
 //! # Layers
 //!
-//! A module uses modules above it in this list; `tests/layering.rs` checks it.
+//! Lowest first: a module uses only modules that come earlier in this list; `tests/layering.rs` checks it.
 //!
 //! * [`base`]: identifiers, limits, time, addresses, the reasons for which a session ends.
 //! * Pure, bytes, numbers and time in, values out: [`balance`], [`config`].
@@ -50,17 +52,19 @@
 //!
 //! | you want to | look at |
 //! |---|---|
-//! | add an algorithm | [`balance`]: a file, and a line in its registry |
-//! | change when a session is retried | [`upstream::Attempts`] decides; `shard/session/leg.rs` asks for it |
+//! | add an algorithm | [`balance`]: a file, and two lines in `balance/mod.rs` |
+//! | change when a session is retried | [`upstream::Attempts`] decides; `shard/session/open.rs` asks after a failed connect, `leg.rs` after a reset |
 //! | change when a reset becomes a FIN or an RST | the table in [`relay`], then `Leg::close` in `shard/session/leg.rs` |
 //! | add a configuration key, or change a default | `config/schema.rs`, and `config/model/` for its documentation |
 //! | change what a check means | [`health::rules`] |
 //! | change what happens when a backend goes down | [`health::rules`] (the verdict), [`upstream::UpstreamTable::apply`] (on each shard) |
-//! | add a counter | [`telemetry::counters`], shown by [`control::Status`] |
+//! | add a counter | [`telemetry::counters`] for shards, `health/counters.rs` for checks; [`control::Status`] shows the former |
+//! | read a header before a backend is picked | `shard/session/mod.rs`, before `Opening` is made |
 //! | add a command for a running process | `control/command.rs` |
 //! | change how the process starts or ends | [`server`] |
 //!
-//! `CONTRIBUTING.md` says how to build, test and measure; `docs/maintainers/ARCHITECTURE.md` why it is built so.
+//! `CONTRIBUTING.md` says how to build, test and measure; `docs/maintainers/ARCHITECTURE.md` why it is built
+//! so.
 
 pub mod admission;
 pub mod balance;

@@ -1,5 +1,6 @@
-//! Set-up: a balancer, its backend and its clients in this process, whose allocator counts. Claim: once sessions are open, a
-//! message costs no allocation on its way. A binary of its own, so that no other test allocates meanwhile.
+//! Set-up: a balancer, its backend and its clients in this process, whose allocator counts. Claim: once
+//! sessions are open, a message costs no allocation on its way. A binary of its own, so that no other test
+//! allocates meanwhile.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 #![expect(unsafe_code, reason = "an allocator is unsafe to write")]
@@ -77,7 +78,8 @@ fn message_of_an_open_session_allocates_nothing() {
         let before = ALLOCATIONS.load(Ordering::SeqCst);
         (0..ROUNDS).for_each(|_| exchange());
         let allocations = ALLOCATIONS.load(Ordering::SeqCst) - before;
-        // glommio allocates for its own timer, some ten times a second: room for that, none for one each round.
+        // glommio allocates for its own timer, some ten times a second: room for that, none for one each
+        // round.
         assert!(allocations < ROUNDS / 4, "{allocations} allocations in {ROUNDS} rounds of {length} bytes");
     }
     drop(clients);

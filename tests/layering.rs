@@ -1,17 +1,18 @@
-//! The layers of the crate, read from the source: a module uses its own folder or lower ones, no files import each other
-//! in a circle, pure code is pure, and the runtimes stay behind the doors that were made for them
+//! The layers of the crate, read from the source: a module uses its own folder or lower ones, no files import
+//! each other in a circle, pure code is pure, and the runtimes stay behind the doors that were made for them
 //! (`docs/maintainers/ARCHITECTURE.md`).
 //!
-//! This reads text, not Rust: paths that begin with `crate::`, and names of foreign APIs, outside of comments, strings
-//! and test modules. The checker is tested on bad examples below, so that it cannot pass by seeing nothing.
+//! This reads text, not Rust: paths that begin with `crate::`, and names of foreign APIs, outside of
+//! comments, strings and test modules. The checker is tested on bad examples below, so that it cannot pass by
+//! seeing nothing.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folders, lowest first; the six layers in the comments. A folder may use itself and those above it in this list,
-/// but none of its own line.
+/// The folders, lowest first; the six layers in the comments. A folder may use itself and those above it in
+/// this list, but none of its own line.
 const ORDER: [&[&str]; 14] = [
     &["base"],
     // Pure: bytes, numbers and time in, values out.
@@ -52,7 +53,8 @@ const RESERVED: [Reserved; 4] = [
     Reserved { name: "SystemTime", allowed: &["telemetry"] },
 ];
 
-/// What pure code does not touch: clocks, sockets, threads, files, locks, callbacks, and randomness without a seed.
+/// What pure code does not touch: clocks, sockets, threads, files, locks, callbacks, and randomness without a
+/// seed.
 const IMPURE: [&str; 24] = [
     "Mutex",
     "RwLock",
@@ -257,14 +259,16 @@ fn reserved_faults(line: &Line<'_>) -> Vec<String> {
 
 /// Each circle of files as the paths on it.
 ///
-/// A file uses another one where it names a path into it: `crate::`, `super::` or a child module, resolved through what
-/// the files between re-export. A `mod` or `pub use` line alone is no use: it is what a folder's door consists of.
+/// A file uses another one where it names a path into it: `crate::`, `super::` or a child module, resolved
+/// through what the files between re-export. A `mod` or `pub use` line alone is no use: it is what a folder's
+/// door consists of.
 fn circles(source: &[(PathBuf, String)]) -> Vec<String> {
     let files: Vec<_> = source.iter().filter(|(path, _)| !is_test_file(path)).collect();
     let modules: Vec<Vec<String>> = files.iter().map(|(path, _)| module_of(path)).collect();
     let doors: Vec<_> = files.iter().map(|(_, text)| re_exports(&code(text))).collect();
     let find = |module: &[String]| modules.iter().position(|known| known == module);
-    // The file in which a path ends: the longest module it names, and from a door on to where its item comes from.
+    // The file in which a path ends: the longest module it names, and from a door on to where its item comes
+    // from.
     let resolve = |path: &[String]| -> Option<usize> {
         let mut at = (1..=path.len()).rev().find_map(|length| Some((find(&path[..length])?, length)))?;
         while let Some((name, module)) =
@@ -288,7 +292,8 @@ fn circles(source: &[(PathBuf, String)]) -> Vec<String> {
             used
         })
         .collect();
-    // What is left when files that no other on a circle uses, or that use none, are taken away again and again.
+    // What is left when files that no other on a circle uses, or that use none, are taken away again and
+    // again.
     let mut left: Vec<_> = (0..files.len()).collect();
     loop {
         let before = left.len();
@@ -467,7 +472,8 @@ fn crate_folders(text: &str) -> Vec<String> {
     folders
 }
 
-/// `std::{a::{b, c}, d}` names `std::a` and `std::d`; appended to the text, so that one search finds both ways.
+/// `std::{a::{b, c}, d}` names `std::a` and `std::d`; appended to the text, so that one search finds both
+/// ways.
 fn expand_std(text: &str) -> String {
     let mut expanded = text.to_owned();
     for (begin, _) in text.match_indices("std::{") {
@@ -532,7 +538,8 @@ fn statements(text: &str) -> Vec<(usize, String)> {
     statements
 }
 
-/// The text without comments, without what is in strings, and without what stands under `#[cfg(test)]`; lines stay.
+/// The text without comments, without what is in strings, and without what stands under `#[cfg(test)]`; lines
+/// stay.
 fn code(text: &str) -> String {
     let mut code = String::new();
     let (mut in_string, mut raw) = (false, false);

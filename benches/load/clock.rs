@@ -1,8 +1,8 @@
 //! Who had the CPU: processes in nanoseconds, cores in clock ticks.
 //!
-//! The CPU clock of a process is the sum that /proc/PID/stat shows as user and system time, over all its threads,
-//! ended ones included, without the rounding to ticks of 10 ms. A thread that runs while its clock is
-//! read is counted up to the kernel's last timer interrupt, 1 to 10 ms ago.
+//! The CPU clock of a process is the sum that /proc/PID/stat shows as user and system time, over all its
+//! threads, ended ones included, without the rounding to ticks of 10 ms. A thread that runs while its clock
+//! is read is counted up to the kernel's last timer interrupt, 1 to 10 ms ago.
 #![expect(unsafe_code, reason = "std has no CPU clocks")]
 
 use std::ops::RangeInclusive;
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::topology::BALANCER_CORE;
 
-/// A core, or a thread, that is busy for this share of the time has nothing left to give; the rest is the noise
-/// of the clocks.
+/// A core, or a thread, that is busy for this share of the time has nothing left to give; the rest is the
+/// noise of the clocks.
 pub(crate) const SATURATED: f64 = 0.95;
 
 /// User and system time of a process so far; `None` if there is no such process.
@@ -151,7 +151,8 @@ pub(crate) struct Usage {
     pub(crate) beside: Option<f64>,
     /// CPU seconds of the load generator.
     pub(crate) generator: f64,
-    /// The share of the time, 0 to 1, in which the cores beside the balancer's were not idle, whoever used them.
+    /// The share of the time, 0 to 1, in which the cores beside the balancer's were not idle, whoever used
+    /// them.
     pub(crate) other_cores_busy: Option<f64>,
     /// The share of all cores that went to processes which have no part in the run.
     pub(crate) strangers: Option<f64>,

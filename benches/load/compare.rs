@@ -1,8 +1,8 @@
-//! The comparison: every subject does every workload in every round, one after the other (A B C A B C ..), and
-//! what is reported are medians and the ratios of figures of the same round.
+//! The comparison: every subject does every workload in every round, one after the other (A B C A B C ..),
+//! and what is reported are medians and the ratios of figures of the same round.
 //!
-//! Before it, the generator is tried against the backend alone: a comparison whose generator does not work, or
-//! cannot keep its pace, says so before it takes half an hour.
+//! Before it, the generator is tried against the backend alone: a comparison whose generator does not work,
+//! or cannot keep its pace, says so before it takes half an hour.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

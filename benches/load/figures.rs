@@ -1,7 +1,7 @@
 //! The figures of a comparison: runs, rows of runs, and what is told of them.
 //!
-//! Ratios are formed within a round and then summed up: on a shared machine one binary's own rate wanders by a
-//! third from minute to minute, but two runs that follow each other meet the same weather.
+//! Ratios are formed within a round and then summed up: on a shared machine one binary's own rate wanders by
+//! a third from minute to minute, but two runs that follow each other meet the same weather.
 
 use serde::{Deserialize, Serialize};
 

@@ -91,8 +91,8 @@ impl Histogram {
         self.max_nanos as f64 / 1e3
     }
 
-    /// The distribution from p0 to the last percentile that at least ten records lie beyond: what is further out
-    /// would be single accidents.
+    /// The distribution from p0 to the last percentile that at least ten records lie beyond: what is further
+    /// out would be single accidents.
     pub(crate) fn curve(&self) -> Vec<Point> {
         let mut points = Vec::new();
         let mut beyond = 1.0_f64;

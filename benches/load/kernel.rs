@@ -1,8 +1,10 @@
-//! The kernel as it is for a comparison: one congestion control for everybody, and loopback that drops nothing.
+//! The kernel as it is for a comparison: one congestion control for everybody, and loopback that drops
+//! nothing.
 //!
-//! BBR, which some machines have as their default, paces; without a pacing queue that is a timer for each piece, and on
-//! loopback it is most of what is measured. And loopback drops what comes while `netdev_max_backlog` packets wait, 1,000 by
-//! default, which stalls a session for as long as a retransmission takes, whoever is in between.
+//! BBR, which some machines have as their default, paces; without a pacing queue that is a timer for each
+//! piece, and on loopback it is most of what is measured. And loopback drops what comes while
+//! `netdev_max_backlog` packets wait, 1,000 by default, which stalls a session for as long as a
+//! retransmission takes, whoever is in between.
 
 use std::fs;
 

@@ -1,5 +1,6 @@
-//! Speed, measured from outside: `cargo bench` compares Ringway with no balancer at all, HAProxy and nginx on the
-//! same work in the same run. The same program is load generator and backend; the comparison starts it so.
+//! Speed, measured from outside: `cargo bench` compares Ringway with no balancer at all, HAProxy and nginx on
+//! the same work in the same run. The same program is load generator and backend; the comparison starts it
+//! so.
 //!
 //! ```text
 //! cargo bench [-- [--quick] [--rounds N] [--seconds S] [--only TEXT]... [--other NAME=BINARY]... [--figures DIRECTORY]]
@@ -13,9 +14,9 @@
 //! load idle    --sessions N ADDRESS                       until its stdin ends
 //! ```
 //!
-//! Each generator prints one line of JSON, and watches the CPU of `--balancer PID` and `--backend PID`. One thread with
-//! epoll does all of it: the balancer is what is measured, so its peers must be cheap, and every echoed byte
-//! is compared with the byte sent.
+//! Each generator prints one line of JSON, and watches the CPU of `--balancer PID` and `--backend PID`. One
+//! thread with epoll does all of it: the balancer is what is measured, so its peers must be cheap, and every
+//! echoed byte is compared with the byte sent.
 
 mod backend;
 mod clock;

@@ -76,8 +76,8 @@ pub(crate) fn free_ports() -> Result<[u16; 4], String> {
     Ok(ports)
 }
 
-/// Starts all subjects: nobody, Ringway, and the peers that are installed or, where there are any, `others` instead, which
-/// are other builds of Ringway. `directory` takes configurations and logs.
+/// Starts all subjects: nobody, Ringway, and the peers that are installed or, where there are any, `others`
+/// instead, which are other builds of Ringway. `directory` takes configurations and logs.
 pub(crate) fn start_all(
     directory: &Path,
     backend: [u16; 4],
@@ -217,8 +217,8 @@ fn haproxy(ports: [u16; 4], backend: [u16; 4], tuned: bool) -> String {
     text
 }
 
-/// One process instead of a master with one worker: its loop is the worker's, and all CPU time is its own. It must
-/// pass a half-close on as the others do, or the end of a bulk stream is lost.
+/// One process instead of a master with one worker: its loop is the worker's, and all CPU time is its own. It
+/// must pass a half-close on as the others do, or the end of a bulk stream is lost.
 fn nginx(directory: &Path, ports: [u16; 4], backend: [u16; 4], tuning: &str) -> String {
     let mut text = format!(
         "load_module {NGINX_STREAM};\nuser root;\ndaemon off;\nmaster_process off;\nworker_processes 1;\n\

@@ -52,7 +52,8 @@ impl Process {
 
     /// Its resident memory.
     pub(crate) fn resident_bytes(&self) -> Option<f64> {
-        // The sum over all mappings is exact; the counter in `status` may lack what the cores have not reported yet.
+        // The sum over all mappings is exact; the counter in `status` may lack what the cores have not
+        // reported yet.
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", self.0.id()));
         let (text, key) = match read("smaps_rollup") {
             Ok(text) => (text, "Rss:"),

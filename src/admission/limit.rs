@@ -11,8 +11,9 @@ pub struct Limit {
     taken: CachePadded<AtomicU32>,
 }
 
-// Sequentially consistent: a shard that gives a permit back looks for waiters then, and one whose client begins to wait looks
-// for a permit then (`queue`). One of both has to see the other. On x86-64 it costs what relaxed operations cost.
+// Sequentially consistent: a shard that gives a permit back looks for waiters then, and one whose client
+// begins to wait looks for a permit then (`queue`). One of both has to see the other. On x86-64 it costs what
+// relaxed operations cost.
 impl Limit {
     /// A limit with all permits free.
     #[must_use]

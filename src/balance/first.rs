@@ -1,5 +1,5 @@
-//! First: the first candidate in the order of the configuration that can take the session. For active and standby,
-//! and to keep as few backends busy as their limits allow.
+//! First: the first candidate in the order of the configuration that can take the session. For active and
+//! standby, and to keep as few backends busy as their limits allow.
 
 use super::{Algorithm, Candidate, Demand, Registered, Wants};
 use crate::base::BackendId;

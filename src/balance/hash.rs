@@ -3,8 +3,9 @@
 /// Golden ratio in 64 bits, the step of SplitMix64.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// A 64-bit hash of some bytes: FNV-1a, finished by the mixer of SplitMix64 (Steele, Lea and Flood, "Fast Splittable
-/// Pseudorandom Number Generators", 2014). Not for secrets, and not against an attacker who chooses the bytes freely.
+/// A 64-bit hash of some bytes: FNV-1a, finished by the mixer of SplitMix64 (Steele, Lea and Flood, "Fast
+/// Splittable Pseudorandom Number Generators", 2014). Not for secrets, and not against an attacker who
+/// chooses the bytes freely.
 #[must_use]
 pub fn hash(bytes: &[u8]) -> u64 {
     let folded = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {

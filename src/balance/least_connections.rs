@@ -104,7 +104,8 @@ mod tests {
     fn the_largest_numbers_are_compared_exactly() {
         let mut algorithm = LeastConnections::new(FIRST);
         algorithm.update(&weights(&[1000, 999]));
-        // (u32::MAX + 1) / 1000 against (u32::MAX - 4294966) / 999: the second is lower by less than 1e-5 of it.
+        // (u32::MAX + 1) / 1000 against (u32::MAX - 4294966) / 999: the second is lower by less than 1e-5 of
+        // it.
         let loads = [u32::MAX, u32::MAX - 4_294_968];
         assert_eq!(algorithm.pick(&demand(&loads, &Tried::default())), Some(BackendId(1)));
     }

@@ -1,10 +1,11 @@
-//! Maglev: a table in which each candidate has as many places as its weight says, and a client's hash names the place.
+//! Maglev: a table in which each candidate has as many places as its weight says, and a client's hash names
+//! the place.
 //!
-//! The table is that of Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section
-//! 3.4: each candidate prefers the places in an order of its own, made from its name, and they take turns in taking the
-//! best that is left. So the same candidates give the same table on every core and in every process, a pick costs the
-//! same with any number of them, and a backend that leaves moves few clients beside its own. Weights as in Envoy: a
-//! candidate sits out a turn while it is ahead of its weight.
+//! The table is that of Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI
+//! 2016, section 3.4: each candidate prefers the places in an order of its own, made from its name, and they
+//! take turns in taking the best that is left. So the same candidates give the same table on every core and
+//! in every process, a pick costs the same with any number of them, and a backend that leaves moves few
+//! clients beside its own. Weights as in Envoy: a candidate sits out a turn while it is ahead of its weight.
 
 use super::hash::{mix, pair};
 use super::{Algorithm, Candidate, Demand, Registered, Tried, Wants};
@@ -19,7 +20,8 @@ pub(super) const REGISTERED: Registered = Registered {
     build: |_| Box::new(Maglev { table: Vec::new(), candidates: Vec::new() }),
 };
 
-/// Places of the table: a prime, and much more than a hundred for each of hundreds of backends (the paper's small size).
+/// Places of the table: a prime, and much more than a hundred for each of hundreds of backends (the paper's
+/// small size).
 const PLACES: u64 = 65_537;
 /// Places that are looked at for an untried backend before all candidates are.
 const PROBES: u64 = 4;
@@ -98,8 +100,8 @@ impl Maglev {
         self.table.get((key % PLACES) as usize).copied()
     }
 
-    /// For one whose backend was tried: another place of the table, so that the clients of a backend that fails are
-    /// spread over the others.
+    /// For one whose backend was tried: another place of the table, so that the clients of a backend that
+    /// fails are spread over the others.
     fn another(&self, key: u64, tried: &Tried) -> Option<BackendId> {
         let untried = |id: &BackendId| !tried.contains(*id);
         let places = (1..=PROBES).filter_map(|probe| self.at(pair(key, probe)));
@@ -138,7 +140,8 @@ mod tests {
 
     #[test]
     fn balance_is_within_the_papers_bound() {
-        // Figure 12 of the paper: with 65,537 places hardly any imbalance; taking turns bounds it by one place.
+        // Figure 12 of the paper: with 65,537 places hardly any imbalance; taking turns bounds it by one
+        // place.
         for count in [1, 2, 3, 10, 100, 1_000] {
             let shares = shares(&table(&weights(&vec![1; count])), count);
             let (least, most) = (shares.iter().min(), shares.iter().max());
@@ -158,7 +161,8 @@ mod tests {
 
     #[test]
     fn a_backend_that_leaves_moves_few_clients_of_others() {
-        // Figure 13 of the paper: with 1,000 backends and 65,537 places, a few per cent of the entries change in all.
+        // Figure 13 of the paper: with 1,000 backends and 65,537 places, a few per cent of the entries change
+        // in all.
         for count in [10, 100, 1_000] {
             let all = weights(&vec![1; count]);
             let before = table(&all);

@@ -1,8 +1,8 @@
 //! Random with two choices: of two candidates drawn at random, the one with fewer sessions for its weight.
 //!
-//! Two choices instead of one bring the fullest of `n` backends from `log n / log log n` to `log log n` above the mean
-//! (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), and cost the same with any number of
-//! candidates. Candidates are drawn as often as their weights say.
+//! Two choices instead of one bring the fullest of `n` backends from `log n / log log n` to `log log n` above
+//! the mean (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001), and cost the same
+//! with any number of candidates. Candidates are drawn as often as their weights say.
 
 use super::hash::{Random, pair};
 use super::least_connections::Fill;
@@ -40,7 +40,8 @@ impl Draw {
         self.candidates.clear();
         self.candidates.extend_from_slice(candidates);
         self.sums.clear();
-        // At most `limits::BACKENDS_PER_UPSTREAM_MAX * limits::WEIGHT_MAX * limits::RAMP_STEPS`, far below 2^32.
+        // At most `limits::BACKENDS_PER_UPSTREAM_MAX * limits::WEIGHT_MAX * limits::RAMP_STEPS`, far below
+        // 2^32.
         self.sums.extend(candidates.iter().scan(0, |sum, candidate| {
             *sum += candidate.weight;
             Some(*sum)
@@ -54,7 +55,8 @@ impl Draw {
         Some((first, second.unwrap_or(first)))
     }
 
-    /// A candidate that is `wanted`: drawn, or, where draws keep missing, the next one in order behind the last draw.
+    /// A candidate that is `wanted`: drawn, or, where draws keep missing, the next one in order behind the
+    /// last draw.
     fn one(&mut self, wanted: impl Fn(&Candidate) -> bool) -> Option<Candidate> {
         const DRAWS: usize = 4;
         let total = *self.sums.last()?;

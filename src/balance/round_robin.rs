@@ -1,9 +1,10 @@
 //! Round robin: candidates take turns, each as often as its weight says.
 //!
-//! Equal weights rotate, which costs the same with any number of them. Different weights go by the smooth weighted round robin of nginx (commit 52327e0627f4,
-//! "Upstream: smooth weighted round-robin balancing"): at each pick every candidate earns its weight, the
-//! richest is picked and pays the sum of the weights. The picks of one candidate lie as far apart as they can,
-//! and over any window of as many picks as the weights sum up to, each candidate gets exactly its weight.
+//! Equal weights rotate, which costs the same with any number of them. Different weights go by the smooth
+//! weighted round robin of nginx (commit 52327e0627f4, "Upstream: smooth weighted round-robin balancing"): at
+//! each pick every candidate earns its weight, the richest is picked and pays the sum of the weights. The
+//! picks of one candidate lie as far apart as they can, and over any window of as many picks as the weights
+//! sum up to, each candidate gets exactly its weight.
 //!
 //! Invariants: an unchanged set gives exact shares; a credit stays within one turn (the sum of the weights),
 //! also across updates; a backend keeps its credit while it is away, so that coming and going gains nothing.
@@ -24,8 +25,8 @@ pub(super) const REGISTERED: Registered = Registered {
 /// Parts of one unit of weight in which credits are counted, so that a credit can be converted to another sum
 /// of weights without a rounding error that adds up.
 const PARTS: i64 = 1 << 16;
-/// Picks after which equal weights go by turns again. What each is owed then, less than one session, is forgotten: a set that
-/// changes all the time skews by no more than one in so many.
+/// Picks after which equal weights go by turns again. What each is owed then, less than one session, is
+/// forgotten: a set that changes all the time skews by no more than one in so many.
 const SETTLING: u32 = 1_024;
 /// Most picks that are played through to give each shard another phase of the weighted cycle: with the most
 /// backends this takes milliseconds, once.
@@ -39,8 +40,9 @@ const _: () = assert!((limits::BACKENDS_PER_UPSTREAM_MAX as i64 * LARGEST_WEIGHT
 
 struct RoundRobin {
     candidates: Vec<Candidate>,
-    /// Whether turns alone decide: all weights are the same, and were for long. Once they differed, credits go on
-    /// deciding between equals for `SETTLING` picks, or a set that changes between both ways would skew.
+    /// Whether turns alone decide: all weights are the same, and were for long. Once they differed, credits
+    /// go on deciding between equals for `SETTLING` picks, or a set that changes between both ways would
+    /// skew.
     equal: bool,
     /// Picks by credits that are left until turns decide again; `None` while the weights differ.
     settling: Option<u32>,

@@ -1,9 +1,10 @@
 //! Source hash: the same client goes to the same backend while that is a candidate.
 //!
-//! Weighted rendezvous hashing (Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; weights
-//! by the logarithm, Schindelhauer and Schomaker, 2005): each candidate draws a number from the client and its own name,
-//! and the best number wins. A backend that leaves gives only its own clients away, one that comes takes only those it
-//! will keep. A pick looks at every candidate; `maglev` does not, and moves a few more clients at a change.
+//! Weighted rendezvous hashing (Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates",
+//! 1998; weights by the logarithm, Schindelhauer and Schomaker, 2005): each candidate draws a number from the
+//! client and its own name, and the best number wins. A backend that leaves gives only its own clients away,
+//! one that comes takes only those it will keep. A pick looks at every candidate; `maglev` does not, and
+//! moves a few more clients at a change.
 
 use super::hash::pair;
 use super::{Algorithm, Candidate, Demand, Registered, Wants};

@@ -1,8 +1,8 @@
 //! Numbers of the objects of a configuration. Each is a newtype, so that they cannot be confused.
 //!
-//! A number is given once to a name, and stays for the life of the process (`upstream::Snapshot`): shards, counters
-//! and permits go by numbers. States and addresses come in the order of one configuration instead; in the first
-//! generation, the only one so far, a number is that position.
+//! A number is given once to a name, and stays for the life of the process (`upstream::Snapshot`): shards,
+//! counters and permits go by numbers. States and addresses come in the order of one configuration instead;
+//! in the first generation, the only one so far, a number is that position.
 
 macro_rules! index {
     ($(#[$doc:meta] $name:ident)+) => {$(

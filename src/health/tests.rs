@@ -229,8 +229,8 @@ async fn a_hanging_check_is_cut_and_delays_nobody() {
     play(checked(&[1, 2]), &world, async |published, _, _| {
         published.until(&[Down, Up]).await;
         time::sleep(Duration::from_secs(600)).await;
-        // Each takes its timeout, then the fast interval for as many as make an interval, then that; the neighbour keeps its
-        // own schedule.
+        // Each takes its timeout, then the fast interval for as many as make an interval, then that; the
+        // neighbour keeps its own schedule.
         let attempts = world.attempts_at(1).len();
         assert!((28..=30).contains(&attempts), "{attempts}");
         assert!((20..=22).contains(&world.attempts_at(2).len()));

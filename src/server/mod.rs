@@ -127,7 +127,8 @@ impl Prepared {
 }
 
 impl Server {
-    /// Starts all threads; when it returns, every listener accepts.
+    /// Starts all threads; when it returns, every address is bound, and each listener accepts once it has its
+    /// first verdicts.
     ///
     /// # Errors
     ///

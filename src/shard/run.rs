@@ -79,8 +79,8 @@ pub fn run(parts: ShardParts, started: impl FnOnce()) -> Result<(), Missing> {
 /// What the kernel lacks or forbids for its rings.
 #[doc(hidden)]
 pub fn executor() -> Result<glommio::LocalExecutor, Missing> {
-    // The thread is pinned already; glommio would take any online CPU. Its own rings are never used for I/O: keep
-    // them small.
+    // The thread is pinned already; glommio would take any online CPU. Its own rings are never used for I/O:
+    // keep them small.
     uring::make_executor(|| {
         let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound);
         let made = builder.name("shard").io_memory(64 << 10).ring_depth(8).make();

@@ -150,8 +150,8 @@ counters! {
 /// Counters of one writer, on cache lines of their own.
 pub type Cells<T> = Arc<CachePadded<T>>;
 
-/// Everything one shard counts: a registry that hands counters out by number. A number stays its owner's for the life of
-/// the process, so a sum never falls.
+/// Everything one shard counts: a registry that hands counters out by number. A number stays its owner's for
+/// the life of the process, so a sum never falls.
 ///
 /// Who counts keeps the counters, so the locks are taken only when objects begin and when somebody reads.
 #[derive(Debug, Default)]

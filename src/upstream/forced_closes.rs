@@ -1,5 +1,5 @@
-//! CloseOrders to end the open sessions of a backend: `on_down`, `on_up`, and addresses that went down after they
-//! left a name.
+//! CloseOrders to end the open sessions of a backend: `on_down`, `on_up`, and addresses that went down after
+//! they left a name.
 //!
 //! A session compares a number whenever it is polled, and looks at the orders themselves only if there are
 //! new ones.

@@ -181,7 +181,8 @@ impl SharedUpstream {
         backends.into_iter().filter_map(|id| self.idle(id)).map(|idle| idle.load(SeqCst)).sum()
     }
 
-    /// For tests: permits of a backend that are taken, those on their way to a waiting client included; `None` where it has no limit.
+    /// For tests: permits of a backend that are taken, those on their way to a waiting client included;
+    /// `None` where it has no limit.
     #[doc(hidden)]
     #[must_use]
     pub fn permits_taken(&self, backend: BackendId) -> Option<u32> {

@@ -38,7 +38,8 @@ pub struct Request<'a> {
     pub tried: &'a Tried,
     /// Hash of the client, if the algorithm [wants](UpstreamTable::wants) one.
     pub key: u64,
-    /// Whether the client has waited until its time was up, and so also takes a backend of a later tier.
+    /// Whether the client has waited until its time was up, or found the queue full, and so also takes a
+    /// backend of a later tier.
     pub spills: bool,
 }
 
@@ -46,8 +47,8 @@ pub struct Request<'a> {
 pub enum Pick {
     /// A backend.
     Backend(InFlight),
-    /// Every backend that could serve the session has its maximum number of connections, or other clients
-    /// already wait for it.
+    /// In the first tier that the session may wait for, every untried backend has its maximum number of
+    /// connections, or other clients already wait for it. A backend of a later tier may have room.
     Full,
     /// No eligible backend is untried.
     Nobody,

@@ -61,7 +61,8 @@ fn connections_in_the_backlog_survive_the_stop_of_their_listener() {
     });
 }
 
-/// The first socket of a port listens alone and sets SO_REUSEPORT only then; those that join later get their part.
+/// The first socket of a port listens alone and sets SO_REUSEPORT only then; those that join later get their
+/// part.
 #[test]
 fn sockets_of_one_port_share_its_connections() {
     let yaml = "loadbalancer: {listen_address: \":1\"}\nbackends: [{address: 127.0.0.1, port: 2}]\n";

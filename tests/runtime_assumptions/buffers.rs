@@ -163,7 +163,8 @@ fn sockets_that_are_gone_keep_no_buffer_from_one_that_waits() {
         let waiting = starved.pop().expect("the last one");
         drop(starved);
         assert_eq!(holding[0].take_received().len(), 4096);
-        // Nothing else happens on this ring, so a turn that hands the buffer to no socket would be the last one.
+        // Nothing else happens on this ring, so a turn that hands the buffer to no socket would be the last
+        // one.
         assert_eq!(waiting.readable().await, None);
     });
 }

@@ -1,4 +1,5 @@
-//! Rules 4 and 5: a descriptor outlives every operation that names it, and no socket meets a stranger's bytes.
+//! Rules 4 and 5: a descriptor outlives every operation that names it, and no socket meets a stranger's
+//! bytes.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -60,7 +61,8 @@ fn peer_of_a_dropped_socket_gets_its_end_at_once() {
     on_ring(SMALL, |ring| async move {
         let (ours, mut peer) = tcp_pair();
         let socket = ring.socket(ours);
-        // A receive in flight holds a reference to the connection: without a cancel the FIN would wait for it.
+        // A receive in flight holds a reference to the connection: without a cancel the FIN would wait for
+        // it.
         socket.receive(Receive::Many);
         ring.next_turn().await;
         drop(socket);

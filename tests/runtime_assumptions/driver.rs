@@ -73,8 +73,8 @@ fn yielding_task_and_ring_do_not_starve_each_other() {
     });
 }
 
-/// More than one turn takes, and than there are buffers: each socket that has bytes is told of them before its time is over, though
-/// the shard stood still until long after that.
+/// More than one turn takes, and than there are buffers: each socket that has bytes is told of them before
+/// its time is over, though the shard stood still until long after that.
 #[test]
 fn timers_due_after_a_stop_wait_for_all_that_has_come() {
     const SOCKETS: usize = 1_500;
@@ -188,8 +188,8 @@ fn an_idle_shard_sleeps() {
     });
 }
 
-/// The kernel hands over the work of a few completions in one enter, the driver takes all of them in one turn: what has
-/// happened does not wait behind what is started next.
+/// The kernel hands over the work of a few completions in one enter, the driver takes all of them in one
+/// turn: what has happened does not wait behind what is started next.
 #[test]
 fn everything_that_has_completed_comes_in_one_turn() {
     const SOCKETS: usize = 300;
@@ -209,8 +209,8 @@ fn everything_that_has_completed_comes_in_one_turn() {
     });
 }
 
-/// More operations than the queues of the ring have entries, and all of them complete at once. What does not fit the kernel
-/// keeps back (NODROP); before Linux 6.13 one enter brings all of it.
+/// More operations than the queues of the ring have entries, and all of them complete at once. What does not
+/// fit the kernel keeps back (NODROP); before Linux 6.13 one enter brings all of it.
 #[test]
 fn completions_beyond_the_queue_are_not_lost() {
     if !has_descriptors(6_000) {

@@ -181,7 +181,8 @@ async fn wait(socket: &Socket) {
     .await;
 }
 
-/// Of small buffers a receive of many brings so many pieces that the kernel queues it anew, and may lose what is behind.
+/// Of small buffers a receive of many brings so many pieces that the kernel queues it anew, and may lose what
+/// is behind.
 #[test]
 fn end_behind_bytes_is_seen_with_buffers_of_all_sizes() {
     for bytes in [1_u32, 2, 4, 16, 128, 1024].map(|kib| kib << 10) {
@@ -200,8 +201,8 @@ fn end_behind_bytes_is_seen_with_buffers_of_all_sizes() {
     }
 }
 
-/// Both come while the shard is elsewhere, so that it hears of them at once: the first kernels with a bounded multishot
-/// receive tell of the bytes alone then.
+/// Both come while the shard is elsewhere, so that it hears of them at once: the first kernels with a bounded
+/// multishot receive tell of the bytes alone then.
 #[test]
 fn end_that_comes_together_with_bytes_is_seen() {
     on_ring(SMALL, |ring| async move {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use ringway::uring::{BufferSettings, Ring};
 
-/// Longer than anything here takes on a loaded machine, emulation included; a shard that hangs is found by it.
+/// Longer than anything here takes on a loaded machine, emulation included; a shard that hangs is found by
+/// it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Buffers of the rings in these tests: few and small, so that they can be used up.
@@ -19,7 +20,8 @@ pub(crate) fn executor() -> glommio::LocalExecutor {
     ringway::shard::executor().expect("this kernel has what an executor needs")
 }
 
-/// Whether a test may open so many descriptors; if not, it says so, past the capture of its output, and is skipped.
+/// Whether a test may open so many descriptors; if not, it says so, past the capture of its output, and is
+/// skipped.
 pub(crate) fn has_descriptors(count: u64) -> bool {
     let limit = ringway::net::raise_descriptor_limit().expect("getrlimit(2)");
     if limit < count {

@@ -1,5 +1,5 @@
-//! No operation of a ring ends on a thread of the kernel's, whatever it waits for: else each session that waits so would
-//! hold one.
+//! No operation of a ring ends on a thread of the kernel's, whatever it waits for: else each session that
+//! waits so would hold one.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -106,7 +106,8 @@ fn urgent_byte_takes_no_thread() {
     });
 }
 
-/// To peers that do not read, be it that they have ended their streams: then every poll of the socket is ready.
+/// To peers that do not read, be it that they have ended their streams: then every poll of the socket is
+/// ready.
 #[test]
 fn waiting_for_room_takes_no_thread() {
     on_ring(SMALL, |ring| async move {

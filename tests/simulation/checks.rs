@@ -72,8 +72,8 @@ impl World {
         }
     }
 
-    /// By the order of resort: the first tier in which an untried backend has a permit that no client waits for, unless there is a
-    /// tier before it that one can wait for.
+    /// By the order of resort: the first tier in which an untried backend has a permit that no client waits
+    /// for, unless there is a tier before it that one can wait for.
     fn expected(&self, session: &Session, spills: bool) -> Expected {
         let mut is_full = false;
         for (index, tier) in self.shards[session.shard].view.tiers.iter().enumerate() {
@@ -228,7 +228,8 @@ impl World {
         assert_eq!(self.shared.queue_length(), self.line.len(), "who waits");
         let views: Vec<_> = self.shards.iter().map(|shard| &shard.view).collect();
         for (id, _) in self.plan.backends() {
-            // A shard that does not know yet that a backend is of use gives no permit of it away; the one that learns it does.
+            // A shard that does not know yet that a backend is of use gives no permit of it away; the one
+            // that learns it does.
             assert!(
                 !(self.has_permit(id) && self.line.wants(&views, id)),
                 "{id:?} has a permit, and a client waits for it"

@@ -1,4 +1,5 @@
-//! The health thread as `src/health/` leads it, a message or a timer at a time, and what must hold of its verdicts.
+//! The health thread as `src/health/` leads it, a message or a timer at a time, and what must hold of its
+//! verdicts.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -46,7 +47,8 @@ struct History {
     /// What the last consecutive checks said, and how many they are.
     run: Option<(Verdict, u32)>,
     health: Health,
-    /// The moment from which a check that begins counts, the end of the ejection, and the consecutive checks that passed.
+    /// The moment from which a check that begins counts, the end of the ejection, and the consecutive checks
+    /// that passed.
     ejection: Option<(Duration, Duration, u32)>,
     /// Whether it was eligible when it last had a verdict.
     was_eligible: Option<bool>,

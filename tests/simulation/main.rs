@@ -1,19 +1,21 @@
-//! The rules and the state of sessions under thousands of small accidents: a process of one to four shards in virtual time,
-//! on one thread, so that a seed is a run.
+//! The rules and the state of sessions under thousands of small accidents: a process of one to four shards in
+//! virtual time, on one thread, so that a seed is a run.
 //!
-//! Real are the rules: attempts, tables, permits, algorithms, limits, queue, retry budget, failures, ejections, ramps,
-//! health, and the counters. Modelled is what calls them: `session` (`src/shard/session/`), `shard` (`src/shard/run.rs`),
-//! `pool` (`src/shard/pool_task.rs`), `health` (`src/health/`).
-//! Sockets are an answer that comes, late or never (`network`). Messages wait until the dice deliver them, so each shard
+//! Real are the rules: attempts, tables, permits, algorithms, limits, queue, retry budget, failures,
+//! ejections, ramps, health, and the counters. Modelled is what calls them: `session` (`src/shard/session/`),
+//! `shard` (`src/shard/run.rs`), `pool` (`src/shard/pool_task.rs`), `health` (`src/health/`). Sockets are an
+//! answer that comes, late or never (`network`). Messages wait until the dice deliver them, so each shard
 //! learns of states and of its permits at another time.
 //!
-//! After every step the shadow (`shadow`, `checks`) says what must hold, and says it anew: it looks at all sessions, or
-//! keeps the whole history, where the rules keep a counter.
+//! After every step the shadow (`shadow`, `checks`) says what must hold, and says it anew: it looks at all
+//! sessions, or keeps the whole history, where the rules keep a counter.
 //!
-//! A configuration does not change in a run, as the rules know no reload yet. When they do, an event of `world` makes new
-//! tables, and a session keeps those it began with. A shard does not end before the run does.
+//! A configuration does not change in a run, as the rules know no reload yet. When they do, an event of
+//! `world` makes new tables, and a session keeps those it began with. A shard does not end before the run
+//! does.
 //!
-//! `RINGWAY_SIMULATION_SEEDS=20000` runs that many seeds, `RINGWAY_SIMULATION_SEED=7` that one and prints its events.
+//! `RINGWAY_SIMULATION_SEEDS=20000` runs that many seeds, `RINGWAY_SIMULATION_SEED=7` that one and prints its
+//! events.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside; `pub` is what other modules use")]
 
@@ -149,7 +151,8 @@ fn run(seed: u64) -> Result<(), String> {
             drop(ManuallyDrop::into_inner(world));
             Ok(())
         }
-        // The world is left as it is: to take it down could only hide what failed behind what follows from it.
+        // The world is left as it is: to take it down could only hide what failed behind what follows from
+        // it.
         Err(panic) => Err(format!(
             "seed {seed}: {what}\n\n{plan}\nlast events:\n{events}\n\
              again: RINGWAY_SIMULATION_SEED={seed} cargo test --test simulation -- --nocapture\n",

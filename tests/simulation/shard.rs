@@ -1,4 +1,5 @@
-//! A shard: its messages, its clock, its counters. The loop is that of `src/shard/run.rs`, a message or a task at a time.
+//! A shard: its messages, its clock, its counters. The loop is that of `src/shard/run.rs`, a message or a
+//! task at a time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The last events of the run on this thread, and how often what is worth a count has happened in all its runs.
+//! The last events of the run on this thread, and how often what is worth a count has happened in all its
+//! runs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};

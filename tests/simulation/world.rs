@@ -205,7 +205,8 @@ impl World {
         note(self.now, format_args!("{jump} ms later"));
     }
 
-    /// Delivers everything there is and polls every task that has a reason, until nothing is left to do at this time.
+    /// Delivers everything there is and polls every task that has a reason, until nothing is left to do at
+    /// this time.
     fn settle(&mut self) {
         note(self.now, format_args!("everything is delivered"));
         for _ in 0..10_000 {
@@ -229,7 +230,8 @@ impl World {
         panic!("it never settles");
     }
 
-    /// No client comes any more; those that are there come to an end, by itself or because the process closes.
+    /// No client comes any more; those that are there come to an end, by itself or because the process
+    /// closes.
     fn finish(&mut self) {
         note(self.now, format_args!("the end begins"));
         let phase = if self.rng.bool() { Phase::Draining } else { Phase::Closing };

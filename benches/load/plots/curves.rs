@@ -1,7 +1,7 @@
 //! Latency distributions: a panel a workload, a curve a subject.
 //!
-//! Both axes are logarithmic: up in microseconds, to the right in nines, so that the slowest tenth, hundredth and
-//! thousandth of the messages get as much room as all the others.
+//! Both axes are logarithmic: up in microseconds, to the right in nines, so that the slowest tenth, hundredth
+//! and thousandth of the messages get as much room as all the others.
 
 use std::path::Path;
 

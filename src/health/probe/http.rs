@@ -1,7 +1,7 @@
 //! The exchange of `type: http`: a GET whose response has one of the expected statuses.
 //!
-//! HTTP/1.1 without TLS, one request a connection. The response is read to the end of its head; redirects are not
-//! followed, their status is what counts.
+//! HTTP/1.1 without TLS, one request a connection. The response is read to the end of its head; redirects are
+//! not followed, their status is what counts.
 
 use std::error::Error;
 use std::io;

@@ -27,7 +27,8 @@ impl<'a> Dialogue<'a> {
         Self { steps, at: 0, received: Vec::new() }
     }
 
-    /// Sends and expects; a step is over when its bytes have come. What came behind them is left to the next one.
+    /// Sends and expects; a step is over when its bytes have come. What came behind them is left to the next
+    /// one.
     pub(super) async fn run(&mut self, connection: &mut Connection) -> Result<(), ExchangeError> {
         for (at, step) in self.steps.iter().enumerate() {
             self.at = at;

@@ -1,7 +1,8 @@
 //! The exchange of `type: tls`: a handshake of TLS 1.2 or 1.3.
 //!
-//! It asks whether the backend completes handshakes, not who it is: the certificate and what is signed with it are
-//! taken as they are, so that an expired one, or one of an authority that is not known here, takes no backend out.
+//! It asks whether the backend completes handshakes, not who it is: the certificate and what is signed with
+//! it are taken as they are, so that an expired one, or one of an authority that is not known here, takes no
+//! backend out.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};

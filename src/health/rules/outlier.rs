@@ -1,11 +1,14 @@
-//! Who is ejected, and for how long: a state machine that is told the time, as time since a moment that stays the same.
+//! Who is ejected, and for how long: a state machine that is told the time, as time since a moment that stays
+//! the same.
 //!
-//! The first ejection lasts `ejection_time`, each further one as much longer, up to `limits::EJECTION_GROWTH_MAX` times; each
-//! `ejection_time` that a backend is well after one takes a step back (as Envoy does it). Where backends are checked, an
-//! ejection ends sooner: with as many consecutive checks passed since it began as `rise` says.
+//! The first ejection lasts `ejection_time`, each further one as much longer, up to
+//! `limits::EJECTION_GROWTH_MAX` times; each `ejection_time` that a backend is well after one takes a step
+//! back (as Envoy does it). Where backends are checked, an ejection ends sooner: with as many consecutive
+//! checks passed since it began as `rise` says.
 //!
-//! Invariants: of the primaries, and of the backups, no more than `max_ejected` are ejected, rounded down, but that the last
-//! eligible primary may go where a backup is eligible; while some backend is up, some backend is up and not ejected.
+//! Invariants: of the primaries, and of the backups, no more than `max_ejected` are ejected, rounded down,
+//! but that the last eligible primary may go where a backup is eligible; while some backend is up, some
+//! backend is up and not ejected.
 
 use std::time::Duration;
 
@@ -116,8 +119,8 @@ impl Outliers {
         self.backends[backend.index()].ejection.is_some()
     }
 
-    /// Takes the report of a backend that failed too often, and says for how long it is ejected. `up` tells of each
-    /// backend whether it could take sessions but for an ejection.
+    /// Takes the report of a backend that failed too often, and says for how long it is ejected. `up` tells
+    /// of each backend whether it could take sessions but for an ejection.
     ///
     /// # Errors
     ///
@@ -150,7 +153,8 @@ impl Outliers {
         Ok(length)
     }
 
-    /// Takes the result of a check that began at `begun`; enough that passed since a backend was ejected end that.
+    /// Takes the result of a check that began at `begun`; enough that passed since a backend was ejected end
+    /// that.
     pub fn checked(
         &mut self,
         backend: BackendId,

@@ -1,7 +1,7 @@
 //! What the results of a backend's checks mean: a state machine without clock or socket.
 //!
-//! Invariants: the first result alone decides for a backend that is `Checking`; after it the state changes only
-//! after `rise` successes, or `fall` failures, without the opposite result among them.
+//! Invariants: the first result alone decides for a backend that is `Checking`; after it the state changes
+//! only after `rise` successes, or `fall` failures, without the opposite result among them.
 
 use std::time::Duration;
 
@@ -88,18 +88,19 @@ impl RiseFall {
         self.health == Health::Up && self.against > 0
     }
 
-    /// Whether the state is changing, or has changed lately: it is unknown, a change has begun, or it is down for less than
-    /// an `interval`, as a backend that is restarted is.
+    /// Whether the state is changing, or has changed lately: it is unknown, a change has begun, or it is down
+    /// for less than an `interval`, as a backend that is restarted is.
     fn is_changing(&self, check: &HealthCheck) -> bool {
         let is_down_lately = || check.fast_interval.saturating_mul(self.down_for) < check.interval;
         self.health == Health::Checking || self.against > 0 || self.health == Health::Down && is_down_lately()
     }
 
-    /// Time to the next check: the fast interval while the state is changing or `is_suspect`, else the normal one, moved
-    /// by up to the jitter either way. `fraction` is random, 0 to 1.
+    /// Time to the next check: the fast interval while the state is changing or `is_suspect`, else the normal
+    /// one, moved by up to the jitter either way. `fraction` is random, 0 to 1.
     #[must_use]
     pub fn next_check(&self, check: &HealthCheck, is_suspect: bool, fraction: f64) -> Duration {
-        // A fast interval longer than the normal one, as its default is beside `interval: 1s`, would be slower.
+        // A fast interval longer than the normal one, as its default is beside `interval: 1s`, would be
+        // slower.
         let fast = check.fast_interval.min(check.interval);
         let interval = if is_suspect || self.is_changing(check) { fast } else { check.interval };
         jittered(interval, check.jitter, fraction)

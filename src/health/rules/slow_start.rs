@@ -1,7 +1,8 @@
-//! Slow start: a backend that comes back gets a small part of its weight at first, and all of it after `slow_start`.
+//! Slow start: a backend that comes back gets a small part of its weight at first, and all of it after
+//! `slow_start`.
 //!
-//! Invariants: a ramp never falls; a part is never 0; the first verdict of a backend starts none, so that a process that
-//! starts serves with all backends at once.
+//! Invariants: a ramp never falls; a part is never 0; the first verdict of a backend starts none, so that a
+//! process that starts serves with all backends at once.
 
 use std::time::Duration;
 

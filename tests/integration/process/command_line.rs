@@ -1,5 +1,6 @@
-//! Set-up: the binary and a file. Claim: exit status and last line are as promised, in each way of asking; a file that is
-//! not valid never makes it hang or panic. The problems themselves are tested in `src/config/tests`.
+//! Set-up: the binary and a file. Claim: exit status and last line are as promised, in each way of asking; a
+//! file that is not valid never makes it hang or panic. The problems themselves are tested in
+//! `src/config/tests`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -155,7 +156,8 @@ fn output_that_takes_nothing_does_not_change_the_exit_status() {
     assert_eq!(line("exec \"$RINGWAY\" demo --seconds 1 >/dev/full 2>/dev/full"), Some(0));
 }
 
-/// As scripts fill in templates: through the standard input, a descriptor of the shell, or a file that is a link.
+/// As scripts fill in templates: through the standard input, a descriptor of the shell, or a file that is a
+/// link.
 #[test]
 fn file_comes_through_a_pipe_too() {
     let (folder, path) = file(VALID);

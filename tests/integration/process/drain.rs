@@ -1,5 +1,5 @@
-//! Set-up: open sessions, and a server that is told to drain or to close. Claim: a drain accepts no more sessions and
-//! serves the open ones to their end; a close resets all at once and counts them as `shutdown`.
+//! Set-up: open sessions, and a server that is told to drain or to close. Claim: a drain accepts no more
+//! sessions and serves the open ones to their end; a close resets all at once and counts them as `shutdown`.
 
 use std::time::Duration;
 

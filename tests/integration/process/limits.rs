@@ -1,5 +1,6 @@
-//! Set-up: a limit on sessions, or far fewer buffers than sessions. Claim: the limit is exact over all shards, and sessions
-//! above it are reset and counted as denied; without buffers sessions get slower and lose nothing.
+//! Set-up: a limit on sessions, or far fewer buffers than sessions. Claim: the limit is exact over all
+//! shards, and sessions above it are reset and counted as denied; without buffers sessions get slower and
+//! lose nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -110,7 +111,8 @@ fn sessions_without_buffers_lose_nothing() {
     assert_eq!(only.received(), 200 * LENGTH as u64);
 }
 
-/// Descriptors are used again at once while sends and receives of their last owners are still being cancelled.
+/// Descriptors are used again at once while sends and receives of their last owners are still being
+/// cancelled.
 #[test]
 fn descriptors_used_again_at_once_carry_no_bytes_of_others() {
     let only = backend().echo().start();

@@ -1,5 +1,5 @@
-//! Set-up: the binary in a process of its own, whose log goes to a file, or to something that takes nothing. Claim:
-//! sessions go on whatever becomes of the log; what an operator has to know is in it.
+//! Set-up: the binary in a process of its own, whose log goes to a file, or to something that takes nothing.
+//! Claim: sessions go on whatever becomes of the log; what an operator has to know is in it.
 
 use std::fs::{File, OpenOptions};
 use std::process::Command;

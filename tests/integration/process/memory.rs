@@ -1,9 +1,10 @@
-//! Set-up: a process of a user of its own, whose limit on locked memory is what the documentation asks for, or less, and more
-//! shards than there are cores. Claim: that limit suffices, on 64 shards too; a lower one is refused in one sentence before
-//! anything starts, and the sentence tells apart what other processes of the user hold.
+//! Set-up: a process of a user of its own, whose limit on locked memory is what the documentation asks for,
+//! or less, and more shards than there are cores. Claim: that limit suffices, on 64 shards too; a lower one
+//! is refused in one sentence before anything starts, and the sentence tells apart what other processes of
+//! the user hold.
 //!
-//! Root alone can be another user: a test starts this binary again, for itself alone, and that process changes its user. No
-//! other process counts for that one's limit.
+//! Root alone can be another user: a test starts this binary again, for itself alone, and that process
+//! changes its user. No other process counts for that one's limit.
 
 #![expect(
     unsafe_code,
@@ -24,7 +25,8 @@ const BUFFERS: u32 = 4_096;
 /// In the environment of the process that changes its user.
 const CHILD: &str = "RINGWAY_TEST_USER";
 
-/// Runs `test`, which is the test `name` of this module, in a process of its own, as a user of its own who may lock so much.
+/// Runs `test`, which is the test `name` of this module, in a process of its own, as a user of its own who
+/// may lock so much.
 fn as_other_user(name: &str, limit: u64, test: impl FnOnce()) {
     if let Ok(user) = std::env::var(CHILD) {
         become_user(user.parse().unwrap(), limit);

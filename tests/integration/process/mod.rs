@@ -1,4 +1,5 @@
-//! What concerns the whole process: its command line, start and end, its shards, and what the machine gives it.
+//! What concerns the whole process: its command line, start and end, its shards, and what the machine gives
+//! it.
 
 mod command_line;
 mod drain;

@@ -1,5 +1,6 @@
-//! Set-up: the binary in a process of its own, whose limit on descriptors is lowered while it runs. Claim: without a
-//! descriptor no thread spins and no listener ends; open sessions go on; once there are descriptors, it serves again.
+//! Set-up: the binary in a process of its own, whose limit on descriptors is lowered while it runs. Claim:
+//! without a descriptor no thread spins and no listener ends; open sessions go on; once there are
+//! descriptors, it serves again.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
-//! Set-up: the binary in a process of its own, with open sessions, and a signal, a stop of the whole process, or a restart.
-//! Claim: sessions go on for as long as they may, the exit status is as promised, a restart serves within 1 s.
+//! Set-up: the binary in a process of its own, with open sessions, and a signal, a stop of the whole process,
+//! or a restart. Claim: sessions go on for as long as they may, the exit status is as promised, a restart
+//! serves within 1 s.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Set-up: the binary, without something that it needs. Claim: it ends with exit status 1 and one sentence that names
-//! the cause and the cure; nothing is half started.
+//! Set-up: the binary, without something that it needs. Claim: it ends with exit status 1 and one sentence
+//! that names the cause and the cure; nothing is half started.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -180,7 +180,8 @@ fn interface_that_is_not_there_is_refused() {
     assert_refused(&output, &["no interface nosuch0", "ip link"]);
 }
 
-/// No process listens, and `ss -ltnp` shows nothing: the port belongs to a connection that this machine has opened.
+/// No process listens, and `ss -ltnp` shows nothing: the port belongs to a connection that this machine has
+/// opened.
 #[test]
 fn port_of_an_outgoing_connection_is_refused() {
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -1,6 +1,7 @@
-//! Set-up: two shards, and connections that arrive by the kernel's hash, all at one shard, or on the CPU that received them.
-//! Claim: long sessions end up even; short ones stay where they arrived; neither a drain nor a close loses a connection
-//! that is being handed off; with `steer_by_cpu` a session is served by the CPU that received it.
+//! Set-up: two shards, and connections that arrive by the kernel's hash, all at one shard, or on the CPU that
+//! received them. Claim: long sessions end up even; short ones stay where they arrived; neither a drain nor a
+//! close loses a connection that is being handed off; with `steer_by_cpu` a session is served by the CPU that
+//! received it.
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,8 +64,8 @@ fn long_sessions_that_come_at_once_by_one_shard_end_up_even() {
     clients.into_iter().for_each(|client| client.finish().unwrap());
 }
 
-/// Each opens one session after the other until told to stop, or until it is refused. Returns the sessions that were served
-/// whole, and those that were reset.
+/// Each opens one session after the other until told to stop, or until it is refused. Returns the sessions
+/// that were served whole, and those that were reset.
 fn visit(balancer: &Balancer, at_once: usize, stop: &AtomicBool) -> (u64, u64) {
     let (mut served, mut reset) = (0, 0);
     while !stop.load(Ordering::Relaxed) {

@@ -1,6 +1,6 @@
-//! Set-up: one shard, a healthy session, and beside it many that misuse it: clients that do not read, backends that do
-//! not read, bulk streams, thousands of connects. Claim: whichever way bytes are relayed, the healthy one goes on, in
-//! bounded time, with few buffers and in bounded memory.
+//! Set-up: one shard, a healthy session, and beside it many that misuse it: clients that do not read,
+//! backends that do not read, bulk streams, thousands of connects. Claim: whichever way bytes are relayed,
+//! the healthy one goes on, in bounded time, with few buffers and in bounded memory.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -14,8 +14,8 @@ use crate::support::{
     eventually, has_descriptors, holds_within, in_own_network, process, receive_at_once, set_network,
 };
 
-/// A round trip of the healthy session, at worst. A test machine shares its CPUs with the other tests, so this is a
-/// bound on starvation, not a measurement.
+/// A round trip of the healthy session, at worst. A test machine shares its CPUs with the other tests, so
+/// this is a bound on starvation, not a measurement.
 const ROUND_TRIP: Duration = Duration::from_secs(2);
 
 /// What healthy sessions send.
@@ -31,15 +31,15 @@ fn assert_healthy(client: &Client, rounds: usize) {
     }
 }
 
-/// What a session may hold beside what is in the kernel: in each direction what one receive brings, and as much that is
-/// being sent.
+/// What a session may hold beside what is in the kernel: in each direction what one receive brings, and as
+/// much that is being sent.
 const SESSION_BYTES: usize = 2 * 2 * (64 << 10);
 
 /// Few buffers: far fewer than a thousand sessions could hold.
 const NARROW: &str = "buffers_per_core: 256";
 
-/// On loopback the delivery of what a client sent before it reset can hang for half a minute: a full receive queue drops
-/// segments (TcpExtTCPRcvQDrop), and their retransmission backs off. This bounds it.
+/// On loopback the delivery of what a client sent before it reset can hang for half a minute: a full receive
+/// queue drops segments (TcpExtTCPRcvQDrop), and their retransmission backs off. This bounds it.
 const BOUNDED_END: &str = "timeouts: {half_close: 1s}";
 
 /// Whether bulk went the way that was wanted.
@@ -66,8 +66,8 @@ fn echo_or_flood() -> Backend {
     backend().serve(flood_or_echo).start()
 }
 
-/// Clients that send much and never read what comes back: echo or flood fills every buffer on the way. The flood, which is
-/// bulk, is for the first ones alone.
+/// Clients that send much and never read what comes back: echo or flood fills every buffer on the way. The
+/// flood, which is bulk, is for the first ones alone.
 fn deaf_clients(address: SocketAddr, count: usize) -> Vec<Client> {
     let deaf: Vec<_> = (0..count).map(|_| Client::connect_small(address).unwrap()).collect();
     deaf.iter().take(20).for_each(|client| client.send(FLOOD).unwrap());
@@ -80,8 +80,8 @@ fn deaf_clients(address: SocketAddr, count: usize) -> Vec<Client> {
 }
 
 /// Runs a test in a network whose sockets have short queues. The kernel has one memory for all of TCP
-/// (`net.ipv4.tcp_mem`); what many clients that do not read leave there would use it up, and then it resets connections of
-/// whatever test runs beside.
+/// (`net.ipv4.tcp_mem`); what many clients that do not read leave there would use it up, and then it resets
+/// connections of whatever test runs beside.
 fn with_short_queues(test: impl FnOnce() + Send) {
     in_own_network(|| {
         set_network("ipv4/tcp_rmem", "4096 131072 262144");
@@ -183,7 +183,8 @@ fn assert_healthy_beside_deaf_backends() {
     }
 }
 
-/// What such clients still say is for no backend, and is not held until they have read the last bytes of their backend.
+/// What such clients still say is for no backend, and is not held until they have read the last bytes of
+/// their backend.
 #[test]
 fn unread_bytes_of_reset_backends_leave_a_healthy_session_its_buffers() {
     const FEW: &str = "buffers_per_core: 64";

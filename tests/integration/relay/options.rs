@@ -1,5 +1,6 @@
-//! Set-up: a listener and an upstream with TCP options that differ, and one session. Claim: each of its sockets has the
-//! options of its own side (keepalive once the session is no longer young), and none that is off.
+//! Set-up: a listener and an upstream with TCP options that differ, and one session. Claim: each of its
+//! sockets has the options of its own side (keepalive once the session is no longer young), and none that is
+//! off.
 
 #![expect(
     unsafe_code,
@@ -44,7 +45,8 @@ fn options(local: Option<SocketAddr>, peer: SocketAddr) -> Options {
     let entries = std::fs::read_dir("/proc/self/fd").unwrap();
     let numbers = entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
     let found = numbers.filter_map(|number| {
-        // SAFETY: it is asked for its addresses and options alone, which is no harm to any socket that has the number now.
+        // SAFETY: it is asked for its addresses and options alone, which is no harm to any socket that has
+        // the number now.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         let socket = SockRef::from(&descriptor);
         let leads_there = socket.peer_addr().ok()?.as_socket() == Some(peer);

@@ -1,5 +1,6 @@
-//! Set-up: one backend, one client, one of which resets its connection. Claim: the other side sees a reset at once,
-//! never a clean end; what was sent before the reset is delivered first; the reason says which side it was.
+//! Set-up: one backend, one client, one of which resets its connection. Claim: the other side sees a reset at
+//! once, never a clean end; what was sent before the reset is delivered first; the reason says which side it
+//! was.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,8 +91,8 @@ fn last_bytes_of_a_resetting_backend_come_before_the_reset() {
     balancer.await_closed(CloseReason::BackendReset, 100);
 }
 
-/// All of it went out of the shard, and lies in the kernel's queue for a client that reads slowly: closing with a reset
-/// would throw it away.
+/// All of it went out of the shard, and lies in the kernel's queue for a client that reads slowly: closing
+/// with a reset would throw it away.
 #[test]
 fn last_bytes_of_a_resetting_backend_reach_a_late_reader() {
     const LENGTH: usize = 400_000;
@@ -194,8 +195,9 @@ fn last_bytes_of_a_resetting_backend_come_after_a_failed_send() {
                     Err(error) => break Err(error),
                 }
             };
-            // The client's own kernel may throw away what it has not read when the reset comes while it is sending:
-            // its send then takes the error, and a clean 0 is all that is left. So only its bytes are judged here.
+            // The client's own kernel may throw away what it has not read when the reset comes while it is
+            // sending: its send then takes the error, and a clean 0 is all that is left. So only its bytes
+            // are judged here.
             let _ = end;
             assert!(
                 received.len() <= answer.len() && answer.starts_with(&received) && !received.is_empty(),
@@ -278,8 +280,8 @@ fn reset_behind_the_end_of_the_backend_ends_the_session_at_once() {
     assert_eq!(backend.failed(), 1, "it saw a reset");
 }
 
-/// The close of a Unix socket ends both streams at once, as the kernel tells it; the backend's answer ends cleanly all
-/// the same, and a client that says more is reset, as on a port.
+/// The close of a Unix socket ends both streams at once, as the kernel tells it; the backend's answer ends
+/// cleanly all the same, and a client that says more is reset, as on a port.
 #[test]
 fn close_of_a_unix_backend_behind_its_answer_is_no_reset() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,10 +1,11 @@
-//! Set-up: one shard with few buffers and few pipes, and many sessions at a time, each side of which sends, reads, pauses, says
-//! something urgent, ends its stream, leaves or resets, all at random. Claim, for both ways of relaying and all kinds of
-//! sockets: what arrives is the head of what was sent; a stream that looks complete is complete; a reset never looks like an end;
-//! where neither side resets or leaves, everything arrives; nothing hangs.
+//! Set-up: one shard with few buffers and few pipes, and many sessions at a time, each side of which sends,
+//! reads, pauses, says something urgent, ends its stream, leaves or resets, all at random. Claim, for both
+//! ways of relaying and all kinds of sockets: what arrives is the head of what was sent; a stream that looks
+//! complete is complete; a reset never looks like an end; where neither side resets or leaves, everything
+//! arrives; nothing hangs.
 //!
-//! A failure names its seed: `RINGWAY_SESSIONS_SEED=7` runs that one alone (the scripts are the same then, their timing is
-//! not), and `RINGWAY_SESSIONS_SEEDS=2000` runs more than `cargo test` does.
+//! A failure names its seed: `RINGWAY_SESSIONS_SEED=7` runs that one alone (the scripts are the same then,
+//! their timing is not), and `RINGWAY_SESSIONS_SEEDS=2000` runs more than `cargo test` does.
 
 #![expect(unsafe_code, reason = "poll(2) has no safe wrapper in the crates we use")]
 
@@ -25,8 +26,9 @@ use crate::support::{Balancer, Reserved, Stream, V4, balancer};
 const SEEDS: u64 = 80;
 /// Sessions of a seed, all at the same time.
 const SESSIONS: u64 = 24;
-/// A side that has not come to its end by then hangs. No pause is longer than milliseconds; but where other tests have what
-/// the kernel has for all of TCP, it drops segments, and their retransmission backs off to half a minute.
+/// A side that has not come to its end by then hangs. No pause is longer than milliseconds; but where other
+/// tests have what the kernel has for all of TCP, it drops segments, and their retransmission backs off to
+/// half a minute.
 const TOO_LONG: Duration = Duration::from_secs(90);
 /// Bytes that tell the backend which session it has.
 const HEADER: usize = 8;
@@ -125,7 +127,8 @@ struct Report {
     hangs: bool,
 }
 
-/// One side of a session, on a socket in non-blocking mode: a single thread, so that it is known which call saw what.
+/// One side of a session, on a socket in non-blocking mode: a single thread, so that it is known which call
+/// saw what.
 struct Side<'a> {
     socket: Socket,
     script: &'a Script,

@@ -1,6 +1,6 @@
-//! Set-up: sessions that become bulk and cease to be bulk, on shards with many, few or no pipes. Claim: bulk is spliced and
-//! small messages are not; whichever way bytes go, and across each change of it, they come whole, in order, to their
-//! own session, and a session ends as it would without splicing.
+//! Set-up: sessions that become bulk and cease to be bulk, on shards with many, few or no pipes. Claim: bulk
+//! is spliced and small messages are not; whichever way bytes go, and across each change of it, they come
+//! whole, in order, to their own session, and a session ends as it would without splicing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -151,7 +151,8 @@ fn last_bytes_of_bulk_come_before_the_reset() {
     for (builder, _) in both_ways("") {
         let stream = Arc::new(Stream::new(7));
         let theirs = Arc::clone(&stream);
-        // Its client has read all but the end when the reset comes: that is in the client's receive queue by then.
+        // Its client has read all but the end when the reset comes: that is in the client's receive queue by
+        // then.
         let backend = backend()
             .serve(move |connection| {
                 connection.send(&theirs.head(BULK))?;
@@ -273,7 +274,8 @@ fn peer_that_takes_nothing_more_ends_by_the_idle_timeout() {
         let timeouts = "timeouts: {client_idle: 300ms, half_close: 300ms}";
         let balancer = builder.listener(timeouts).backends([&backend]).start();
         let client = Client::connect_small(balancer.address()).unwrap();
-        // On a loaded machine it may take nothing for so long before it has them: then that is what ends the session.
+        // On a loaded machine it may take nothing for so long before it has them: then that is what ends the
+        // session.
         let _ = client.receive_exact(2 << 20);
         balancer.await_closed(CloseReason::ClientIdle, 1);
         eventually("the backend's connection ends", || backend.open() == 0);
@@ -294,8 +296,8 @@ fn reset_of_a_client_whose_backend_takes_nothing_ends_the_session() {
     }
 }
 
-/// A side has reset its connection, and what it had sent waits for the other one; then that one resets its own. The first
-/// bytes that find the first connection dead change who notices the second reset.
+/// A side has reset its connection, and what it had sent waits for the other one; then that one resets its
+/// own. The first bytes that find the first connection dead change who notices the second reset.
 #[test]
 fn reset_of_the_side_that_is_still_owed_bytes_ends_the_session() {
     for (builder, _) in both_ways("") {
@@ -362,8 +364,8 @@ fn pipes_stay_within_their_limit() {
     assert!((2..=6).contains(&left), "{left} descriptors are left, of at most three pipes");
 }
 
-/// Has `test` look at a reader that stalls behind the first MiB of 64, in both ways of relaying. It has sent FIN, which makes
-/// every poll of the ring ready.
+/// Has `test` look at a reader that stalls behind the first MiB of 64, in both ways of relaying. It has sent
+/// FIN, which makes every poll of the ring ready.
 fn with_stalled_half_closed_reader(test: impl Fn(&Process, &Client)) {
     for splice in ["auto", "off"] {
         let backend = backend()

@@ -1,5 +1,5 @@
-//! Set-up: one backend, one client, no checks. Claim: each side gets all that the other one sends, in order, byte for byte,
-//! in both directions at once, whichever ends first; the session ends once, as `normal`.
+//! Set-up: one backend, one client, no checks. Claim: each side gets all that the other one sends, in order,
+//! byte for byte, in both directions at once, whichever ends first; the session ends once, as `normal`.
 
 use std::io;
 use std::sync::Arc;
@@ -87,7 +87,8 @@ fn both_ends_at_once_are_one_normal_session() {
         client.end().unwrap();
         assert!(client.receive_all().0.is_empty());
     }
-    // A client whose FIN comes before the backend connection stands has left, says the log; either way it is one.
+    // A client whose FIN comes before the backend connection stands has left, says the log; either way it is
+    // one.
     let totals = balancer.finish();
     let ended = totals.closed_with(CloseReason::Normal) + totals.closed_with(CloseReason::ClientLeft);
     assert_eq!((totals.accepted, ended), (200, 200), "{totals:?}");

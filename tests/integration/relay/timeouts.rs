@@ -1,5 +1,5 @@
-//! Set-up: a peer that falls silent, does not read, or does not answer, and one short limit. Claim: that limit ends the
-//! session, not before its time, with its own reason; a session in use lives on.
+//! Set-up: a peer that falls silent, does not read, or does not answer, and one short limit. Claim: that
+//! limit ends the session, not before its time, with its own reason; a session in use lives on.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -113,7 +113,8 @@ fn half_close_spares_an_answer_that_still_flows() {
     let (received, end) = client.receive_all();
     end.unwrap();
     assert_eq!(received.len(), 48);
-    // Without a byte before its FIN the client may count as leaving until the backend connection stands; it was served.
+    // Without a byte before its FIN the client may count as leaving until the backend connection stands; it
+    // was served.
     balancer.await_closed(CloseReason::Normal, 1);
 }
 
@@ -133,7 +134,8 @@ fn session_timeout_ends_a_busy_session() {
     balancer.await_closed(CloseReason::SessionTimeout, 1);
 }
 
-/// The client's window is shut, as of a peer that is powered off: no byte moves, and the idle timeout ends it.
+/// The client's window is shut, as of a peer that is powered off: no byte moves, and the idle timeout ends
+/// it.
 #[test]
 fn idle_timeout_ends_a_session_whose_client_does_not_read() {
     let backend = backend().source(Stream::new(1).head(32 << 20)).start();
@@ -144,8 +146,8 @@ fn idle_timeout_ends_a_session_whose_client_does_not_read() {
     assert!(client.receive_all().1.is_err(), "a truncated stream does not end cleanly");
 }
 
-/// Takes 100 KB/s out of a stream, for as long as that takes: much less than the kernel wants to have room for before it
-/// says so.
+/// Takes 100 KB/s out of a stream, for as long as that takes: much less than the kernel wants to have room
+/// for before it says so.
 fn read_slowly(mut receive: impl FnMut(&mut [u8]) -> std::io::Result<usize>) -> std::io::Result<()> {
     let (end, stream) = (Instant::now() + 4 * LONG_LIMIT, Stream::new(3));
     let mut offset = 0;
@@ -224,7 +226,8 @@ fn idle_timeout_ends_a_session_whose_backend_does_not_read() {
     balancer.await_closed(CloseReason::BackendIdle, 1);
 }
 
-/// A listener with a full backlog does not answer a SYN: to a client it is a black hole, without leaving loopback.
+/// A listener with a full backlog does not answer a SYN: to a client it is a black hole, without leaving
+/// loopback.
 struct BlackHole {
     address: std::net::SocketAddr,
     _listener: socket2::Socket,
@@ -336,7 +339,8 @@ fn end_of_the_client_leaves_an_attempt_its_time() {
         let balancer = entries.fold(builder, |builder, entry| builder.entry(&entry)).start();
         let client = balancer.client();
         client.end().unwrap();
-        // Of three attempts the second is cut short: one second counts from its end, and not from the begin of each.
+        // Of three attempts the second is cut short: one second counts from its end, and not from the begin
+        // of each.
         balancer.await_closed(reason, 1);
         assert_eq!(balancer.connect_failures(0), 1);
     }

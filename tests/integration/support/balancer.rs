@@ -23,7 +23,8 @@ pub struct Builder {
     await_checks: bool,
 }
 
-/// A balancer on 127.0.0.1 with two shards, without checks and ejections: its backends get the sessions of the test and nothing else.
+/// A balancer on 127.0.0.1 with two shards, without checks and ejections: its backends get the sessions of
+/// the test and nothing else.
 pub fn balancer() -> Builder {
     let mut config = Config::new(shards());
     config.upstream("outlier: off");
@@ -238,8 +239,9 @@ impl Balancer {
         self.status().shards.iter().map(|shard| shard.core.handed_off).sum()
     }
 
-    /// Has the kernel give every connection to the first shard: a socket that joins the group of the listening ones for a
-    /// moment gives all of them the program for a single CPU, which always chooses the first.
+    /// Has the kernel give every connection to the first shard: a socket that joins the group of the
+    /// listening ones for a moment gives all of them the program for a single CPU, which always chooses the
+    /// first.
     pub fn all_by_first_shard(&self) {
         let port = self.port.as_ref().expect("a TCP listener");
         steer_by_cpu(port.listen(1).as_fd(), &[0]).unwrap();

@@ -68,8 +68,8 @@ impl Client {
     /// Some bytes, 0 at the end.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            // The rings that the start of a server tries on this thread end a little later, and end a receive that
-            // has a timeout with EINTR then (signal(7)).
+            // The rings that the start of a server tries on this thread end a little later, and end a receive
+            // that has a timeout with EINTR then (signal(7)).
             match (&self.socket).read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
@@ -142,7 +142,8 @@ pub fn receive_at_once(clients: Vec<Client>, stream: &Stream, length: usize) {
     });
 }
 
-/// Connects to a balancer that has no backend for this client: whenever the reset comes, it is one, and no byte before it.
+/// Connects to a balancer that has no backend for this client: whenever the reset comes, it is one, and no
+/// byte before it.
 #[track_caller]
 pub fn expect_reset(address: SocketAddr) {
     let (received, end) = match Client::connect(address) {

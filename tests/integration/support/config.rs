@@ -128,7 +128,8 @@ impl Config {
     }
 }
 
-/// A configuration file in a folder of its own: short form, one backend that gets no session, on this port of 127.0.0.1.
+/// A configuration file in a folder of its own: short form, one backend that gets no session, on this port of
+/// 127.0.0.1.
 pub fn write_config(runtime: &str, port: u16) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ringway.yaml");

@@ -1,7 +1,7 @@
 //! What every test here is made of: backends, a balancer in this process or in one of its own, clients.
 //!
-//! All ports come from the system and stay reserved while they are used, so tests run beside each other and beside
-//! other runs. Nothing sleeps to let something happen: [`eventually`] waits for the thing itself.
+//! All ports come from the system and stay reserved while they are used, so tests run beside each other and
+//! beside other runs. Nothing sleeps to let something happen: [`eventually`] waits for the thing itself.
 
 mod backend;
 mod balancer;
@@ -74,8 +74,8 @@ pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
 
 /// A port that no other test gets: a socket is bound to it and never listens.
 ///
-/// Listeners with SO_REUSEPORT bind beside it, and the check for a stale process, with SO_REUSEADDR alone, does not
-/// mind a socket that does not listen. Without a listener the kernel refuses connections to it.
+/// Listeners with SO_REUSEPORT bind beside it, and the check for a stale process, with SO_REUSEADDR alone,
+/// does not mind a socket that does not listen. Without a listener the kernel refuses connections to it.
 pub struct Reserved {
     socket: Socket,
 }
@@ -123,10 +123,12 @@ impl Reserved {
 pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// Bytes of the stream that all tests send; a prime number, so that no power of two of lost or doubled bytes looks right.
+/// Bytes of the stream that all tests send; a prime number, so that no power of two of lost or doubled bytes
+/// looks right.
 const PERIOD: usize = 1_000_003;
 
-/// The one stream that all tests send: byte `n` of it is always the same, and no two pieces of a megabyte are.
+/// The one stream that all tests send: byte `n` of it is always the same, and no two pieces of a megabyte
+/// are.
 pub struct Stream(Vec<u8>);
 
 impl Stream {

@@ -8,8 +8,8 @@ use std::os::fd::AsRawFd;
 
 use super::skip;
 
-/// Runs a test on a thread in a network of its own, with all threads and processes that it starts: there is loopback and
-/// nothing else, and what is set in `/proc/sys/net` is set there. Who may not make one, without
+/// Runs a test on a thread in a network of its own, with all threads and processes that it starts: there is
+/// loopback and nothing else, and what is set in `/proc/sys/net` is set there. Who may not make one, without
 /// `CAP_SYS_ADMIN`, skips it.
 pub fn in_own_network(test: impl FnOnce() + Send) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
@@ -25,7 +25,8 @@ pub fn in_own_network(test: impl FnOnce() + Send) {
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// As `ip link set lo up` or `down` in the network of this thread, netdevice(7). While it is down, all peers have vanished.
+/// As `ip link set lo up` or `down` in the network of this thread, netdevice(7). While it is down, all peers
+/// have vanished.
 pub fn switch_loopback(on: bool) {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     // SAFETY: zeroes are a valid `ifreq`: an empty name and no flags.
@@ -43,7 +44,8 @@ pub fn set_network(path: &str, value: &str) {
     std::fs::write(format!("/proc/sys/net/{path}"), value).unwrap();
 }
 
-/// Gives loopback another address, as `ip address add IP/32 dev lo`; netdevice(7), by an alias of the interface.
+/// Gives loopback another address, as `ip address add IP/32 dev lo`; netdevice(7), by an alias of the
+/// interface.
 #[track_caller]
 pub fn add_address(ip: Ipv4Addr) {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();

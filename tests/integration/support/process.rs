@@ -144,7 +144,8 @@ impl Process {
     fn await_service(&mut self) {
         let served = holds_within(PATIENCE, || {
             assert!(self.child().try_wait().unwrap().is_none(), "it ended: {}\n{}", self.log(), self.yaml);
-            // To its end, so that no session is left of it: the one shard has ended it before it serves the next one.
+            // To its end, so that no session is left of it: the one shard has ended it before it serves the
+            // next one.
             Client::connect(self.address())
                 .is_ok_and(|client| client.echo(b"ready?").is_ok() && client.finish().is_ok())
         });
@@ -182,7 +183,8 @@ impl Process {
 
     pub fn signal(&self, signal: i32) {
         let id = self.id() as i32;
-        // SAFETY: a system call on numbers; the child is ours and was not waited for, so the number is still its own.
+        // SAFETY: a system call on numbers; the child is ours and was not waited for, so the number is still
+        // its own.
         assert_eq!(unsafe { libc::kill(id, signal) }, 0, "{}", std::io::Error::last_os_error());
     }
 
@@ -216,7 +218,8 @@ impl Process {
     /// Processor time so far.
     pub fn processor_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
-        // Fields are counted behind the name, which stands in parentheses; utime and stime are 14 and 15, proc(5).
+        // Fields are counted behind the name, which stands in parentheses; utime and stime are 14 and 15,
+        // proc(5).
         let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         // USER_HZ is 100 on every architecture we run on.
@@ -251,7 +254,8 @@ impl Process {
         eventually("it stands still", || tasks().all(|task| stands(stat(task.unwrap()))));
     }
 
-    /// Waits until it opens and closes nothing more: the sockets of ended sessions go a moment after their last bytes.
+    /// Waits until it opens and closes nothing more: the sockets of ended sessions go a moment after their
+    /// last bytes.
     #[track_caller]
     pub fn await_rest(&self) {
         let (mut last, mut looks) = (Vec::new(), 0);

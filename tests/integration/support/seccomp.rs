@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Has a system call fail with `errno` in the process that `command` starts; with `first`, only with that first argument.
+/// Has a system call fail with `errno` in the process that `command` starts; with `first`, only with that
+/// first argument.
 pub fn forbid(command: &mut Command, call: libc::c_long, first: Option<u32>, errno: i32) {
     // SAFETY: between fork and exec only async-signal-safe calls are made: two of prctl(2), no allocation.
     unsafe { command.pre_exec(move || install(call as u32, first, errno)) };

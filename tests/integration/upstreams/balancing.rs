@@ -1,5 +1,5 @@
-//! Set-up: several live backends, two shards. Claim: each backend gets its share of the sessions, by weight where there
-//! are weights; `least_connections` decides on the counts of the whole process, not of one shard.
+//! Set-up: several live backends, two shards. Claim: each backend gets its share of the sessions, by weight
+//! where there are weights; `least_connections` decides on the counts of the whole process, not of one shard.
 
 use ringway::base::CloseReason;
 use ringway::upstream::Health;
@@ -104,8 +104,8 @@ fn weight_of_zero_gets_no_session() {
     assert_eq!((balancer.shares(), backends[0].connections()), (vec![0, 20], 0));
 }
 
-/// Long sessions, opened one after the other, land on two shards by the kernel's hash. Whatever it does, the counts of
-/// the backends never differ by more than one, which local counts could not bring about.
+/// Long sessions, opened one after the other, land on two shards by the kernel's hash. Whatever it does, the
+/// counts of the backends never differ by more than one, which local counts could not bring about.
 #[test]
 fn least_connections_decides_on_the_counts_of_the_process() {
     let backends = echoes(4);

@@ -1,5 +1,6 @@
-//! Set-up: a backend that is the balancer itself, by an address that the file alone does not give away. Claim: it gets no
-//! session, so that one client does not become a thousand; other backends serve; `check` warns.
+//! Set-up: a backend that is the balancer itself, by an address that the file alone does not give away.
+//! Claim: it gets no session, so that one client does not become a thousand; other backends serve; `check`
+//! warns.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -1,5 +1,6 @@
-//! Set-up: names, both address families, Unix sockets that are missing or full. Claim: a backend is reached by any of its
-//! addresses that answers; a name that does not resolve holds up no client; an IPv4 client of an IPv6 socket is served.
+//! Set-up: names, both address families, Unix sockets that are missing or full. Claim: a backend is reached
+//! by any of its addresses that answers; a name that does not resolve holds up no client; an IPv4 client of
+//! an IPv6 socket is served.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -128,8 +129,8 @@ fn unix_socket_with_a_full_backlog_is_retried_elsewhere() {
     drop(waiting);
 }
 
-/// A backend on a port where no process listens, in the range that the kernel takes local ports from, must not end up
-/// connected to itself; and it is the backend that failed, not this process.
+/// A backend on a port where no process listens, in the range that the kernel takes local ports from, must
+/// not end up connected to itself; and it is the backend that failed, not this process.
 #[test]
 fn refused_alone_is_connect_failed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

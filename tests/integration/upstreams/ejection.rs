@@ -1,6 +1,7 @@
-//! Set-up: backends that refuse, reset, go down and come back, with sessions open or on their way. Claim: failed
-//! sessions eject a backend for a while, but never the last one, and never for a fault of our own; panic and backups
-//! serve when no other backend can; open sessions are kept or reset as `on_down` and `on_up` say.
+//! Set-up: backends that refuse, reset, go down and come back, with sessions open or on their way. Claim:
+//! failed sessions eject a backend for a while, but never the last one, and never for a fault of our own;
+//! panic and backups serve when no other backend can; open sessions are kept or reset as `on_down` and
+//! `on_up` say.
 
 use std::time::Duration;
 
@@ -238,7 +239,8 @@ fn lack_of_our_own_descriptors_ejects_no_backend() {
     assert!(backends.iter().all(|backend| backend.connections() >= 5), "both serve");
 }
 
-/// A backend whose connects get no answer: its accept queue is full, so further connection requests are dropped.
+/// A backend whose connects get no answer: its accept queue is full, so further connection requests are
+/// dropped.
 fn silent_backend() -> (Socket, std::net::TcpStream, String) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&std::net::SocketAddr::from((V4, 0)).into()).unwrap();
@@ -268,7 +270,8 @@ fn time_out_ejects_unless_this_process_was_stopped() {
     client.send(b"hello").unwrap();
     eventually("the attempt is under way", || process.descriptors().len() == at_rest + 2);
     process.signal(libc::SIGSTOP);
-    // Longer than the time-out and what is taken for late; nothing can tell when so much has passed for a stopped process.
+    // Longer than the time-out and what is taken for late; nothing can tell when so much has passed for a
+    // stopped process.
     std::thread::sleep(Duration::from_millis(1_000));
     process.signal(libc::SIGCONT);
     assert_eq!(client.receive_exact(5).unwrap(), b"hello");

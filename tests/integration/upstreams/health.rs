@@ -1,6 +1,6 @@
-//! Set-up: checks every few milliseconds, backends that stop, return, flap, hang or answer with an error. Claim: a verdict
-//! reaches every shard within 100 ms; `rise` and `fall` hold; open sessions stay; a hanging check delays no client; an answer
-//! counts as the check says.
+//! Set-up: checks every few milliseconds, backends that stop, return, flap, hang or answer with an error.
+//! Claim: a verdict reaches every shard within 100 ms; `rise` and `fall` hold; open sessions stay; a hanging
+//! check delays no client; an answer counts as the check says.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -1,5 +1,5 @@
-//! Set-up: backends with `max_connections`, two shards. Claim: the limit is exact for the process, waiting clients are served
-//! in order, each once, and a permit that comes free is never lost.
+//! Set-up: backends with `max_connections`, two shards. Claim: the limit is exact for the process, waiting
+//! clients are served in order, each once, and a permit that comes free is never lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,6 @@
-//! Set-up: backends that die, are full, are not checked yet, or end without an answer, with the defaults of checks and
-//! ejections. Claim: a client is turned away only when every backend that may be tried was tried (the order of resort in
-//! docs/CONFIGURATION.md), and a dead backend is soon found.
+//! Set-up: backends that die, are full, are not checked yet, or end without an answer, with the defaults of
+//! checks and ejections. Claim: a client is turned away only when every backend that may be tried was tried
+//! (the order of resort in docs/CONFIGURATION.md), and a dead backend is soon found.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,8 @@ use crate::support::{
     Backend, Balancer, BalancerBuilder, backend, balancer, eventually, expect_reset, timed,
 };
 
-/// All that `outlier: {}` and `healthcheck: {}` stand for: checks every 30 s, three of which take a backend down.
+/// All that `outlier: {}` and `healthcheck: {}` stand for: checks every 30 s, three of which take a backend
+/// down.
 fn with_defaults(backends: &[&str]) -> BalancerBuilder {
     let builder = backends.iter().fold(balancer(), |builder, entry| builder.entry(entry));
     builder.check("").upstream("outlier: {}")

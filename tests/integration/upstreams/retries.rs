@@ -1,5 +1,6 @@
-//! Set-up: a backend that fails before or after the first byte, and one that is well. Claim: a failure before the first byte
-//! costs the client nothing, within the budget for retries; a clean end, or a failure after a byte, reaches the client.
+//! Set-up: a backend that fails before or after the first byte, and one that is well. Claim: a failure before
+//! the first byte costs the client nothing, within the budget for retries; a clean end, or a failure after a
+//! byte, reaches the client.
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -85,7 +86,8 @@ fn reset_behind_a_clean_end_is_not_retried() {
     assert_eq!((ended, balancer.retries(), balancer.ejected()), (10, 0, vec![false, false]));
 }
 
-/// The close of a Unix socket ends both streams at once, as the kernel tells it, and is a clean end all the same.
+/// The close of a Unix socket ends both streams at once, as the kernel tells it, and is a clean end all the
+/// same.
 #[test]
 fn close_of_a_unix_backend_before_a_byte_is_passed_on() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Set-up: backends on loopback, of which every address of 127.0.0.0/8 is a local one. Claim: backend connections come
-//! from the addresses of `source` in turn, and from the next one where one cannot be used.
+//! Set-up: backends on loopback, of which every address of 127.0.0.0/8 is a local one. Claim: backend
+//! connections come from the addresses of `source` in turn, and from the next one where one cannot be used.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

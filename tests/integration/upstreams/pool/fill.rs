@@ -1,5 +1,6 @@
-//! Set-up: a pool, and a backend that closes its connections, goes down or refuses. Claim: the pool keeps as many ready
-//! connections as the file says, never floods a backend, and makes none to a backend that is down or has weight 0.
+//! Set-up: a pool, and a backend that closes its connections, goes down or refuses. Claim: the pool keeps as
+//! many ready connections as the file says, never floods a backend, and makes none to a backend that is down
+//! or has weight 0.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

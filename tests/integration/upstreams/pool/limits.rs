@@ -1,5 +1,5 @@
-//! Set-up: a pool, and a backend with `max_connections`. Claim: connections in the pool count against the limit, but give
-//! way to a client that needs the permit.
+//! Set-up: a pool, and a backend with `max_connections`. Claim: connections in the pool count against the
+//! limit, but give way to a client that needs the permit.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Set-up: upstreams with a pool. Claim: sessions take ready connections; no client notices that there is a pool, or gets
-//! a byte that was meant for another one.
+//! Set-up: upstreams with a pool. Claim: sessions take ready connections; no client notices that there is a
+//! pool, or gets a byte that was meant for another one.
 
 mod fill;
 mod limits;

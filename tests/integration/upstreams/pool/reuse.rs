@@ -1,5 +1,6 @@
-//! Set-up: a pool that takes connections back, either untouched or after a reset that the backend confirms. Claim: a
-//! connection comes back only if nothing can still be on its way, and no byte of one client reaches another.
+//! Set-up: a pool that takes connections back, either untouched or after a reset that the backend confirms.
+//! Claim: a connection comes back only if nothing can still be on its way, and no byte of one client reaches
+//! another.
 
 use std::io;
 use std::sync::Arc;
@@ -98,7 +99,8 @@ fn bytes_on_a_connection_in_the_pool_reach_no_client() {
     wanted.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Bulk is spliced, and a long stream has the kernel wait for much before it tells: nothing of that stays behind.
+/// Bulk is spliced, and a long stream has the kernel wait for much before it tells: nothing of that stays
+/// behind.
 #[test]
 fn connection_that_carried_bulk_serves_small_messages_again() {
     const BULK: usize = 32 << 20;
@@ -175,7 +177,8 @@ fn late_answer_to_one_client_never_looks_like_a_greeting_to_another() {
     }
 }
 
-/// A client that ends its stream in the middle of the answer gets all of it or a reset, never a part that looks whole.
+/// A client that ends its stream in the middle of the answer gets all of it or a reset, never a part that
+/// looks whole.
 #[test]
 fn answer_truncated_for_reuse_does_not_look_whole() {
     const BULK: usize = 16 << 20;

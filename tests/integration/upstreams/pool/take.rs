@@ -1,5 +1,6 @@
-//! Set-up: a pool of unused connections, and sessions that take them. Claim: a session on a ready connection is like any
-//! other: a greeting arrives once, and a connection that turns out to be dead costs the client nothing.
+//! Set-up: a pool of unused connections, and sessions that take them. Claim: a session on a ready connection
+//! is like any other: a greeting arrives once, and a connection that turns out to be dead costs the client
+//! nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
