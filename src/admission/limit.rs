@@ -34,8 +34,7 @@ impl Limit {
         debug_assert!(before > 0, "more permits given back than taken");
     }
 
-    /// For tests: permits taken now.
-    #[doc(hidden)]
+    /// Returns the number of permits taken now.
     #[must_use]
     pub fn taken(&self) -> u32 {
         self.taken.load(SeqCst)

@@ -134,12 +134,6 @@ impl Ready {
     fn is_spoken_on(&self) -> bool {
         self.connection.socket.received() > 0 && !self.connection.fresh
     }
-
-    /// Ends the connection before its permit, so that the backend learns of the end before the next owner of
-    /// the permit can have connected. The close alone would wait for the last completion.
-    fn end(self) {
-        self.connection.socket.end_now();
-    }
 }
 
 /// A connection to a backend that belongs to no session.
@@ -235,7 +229,7 @@ impl Pool {
     fn end(&self, backend: BackendId, unwanted: impl IntoIterator<Item = Ready>) {
         unwanted.into_iter().for_each(|ready| {
             self.counters().closed.add(1);
-            ready.end();
+            drop(ready);
         });
         self.publish(backend);
     }
@@ -315,6 +309,9 @@ impl Pool {
     /// that connections which came together do not end together.
     pub fn put(&self, connection: Connection, permit: Permit, now: Tick, chance: f64) {
         let (backend, permit) = (permit.backend(), permit.idle());
+        // The backend learns of the end before anybody else can have the permit, and not with the close, which waits for
+        // the last completion.
+        connection.socket.end_at_drop(true);
         let idle = self.max_idle.map(|idle| idle.mul_f64(1.0 - chance / 10.0));
         let until = idle.map_or(Tick::NEVER, |idle| now.after(idle));
         self.list(backend).ready.borrow_mut().push(Ready { connection, permit, since: now, until });
@@ -359,8 +356,10 @@ impl Pool {
 
     /// Closes all connections to a backend.
     pub fn clear(&self, backend: BackendId) {
-        self.list(backend).watched.set(0);
-        let all = self.list(backend).ready.take();
+        let list = self.list(backend);
+        list.watched.set(0);
+        list.first_end.set(Tick::NEVER);
+        let all = list.ready.take();
         self.end(backend, all);
     }
 
@@ -458,6 +457,15 @@ mod tests {
         pool.wake_lingering();
         drop(noted);
         assert_eq!(pool.list(BACKEND).lingering.borrow().len(), 0);
+    }
+
+    #[test]
+    fn cleared_pool_has_no_end_to_wait_for() {
+        let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+        let (pool, _ends) = filled(&ring, 2);
+        assert!(pool.watch(BACKEND, Waker::noop()) < Tick::NEVER);
+        pool.clear(BACKEND);
+        assert_eq!(pool.watch(BACKEND, Waker::noop()), Tick::NEVER, "or its task would be woken for ever");
     }
 
     #[test]

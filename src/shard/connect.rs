@@ -59,7 +59,7 @@ pub(super) async fn connect_any(
     all: Tick,
 ) -> Result<(Peer, Address), Failed> {
     let shard = &*upstream.shard;
-    let addresses = upstream.unresponsive.last(backend, upstream.table.addresses(backend), shard.now());
+    let addresses = upstream.unresponsive.order(backend, upstream.table.addresses(backend), shard.now());
     let mut failed = Failed::lacking(LocalFailure::Addresses, io::ErrorKind::AddrNotAvailable.into());
     let mut has_timed_out = false;
     'all: for (index, address) in addresses.iter().enumerate() {
@@ -118,7 +118,7 @@ pub(super) struct WaitingClient<'a> {
 impl WaitingClient<'_> {
     /// Looks at the client. Bytes that it sends in the meantime are kept for the backend.
     fn look(self, context: &Context<'_>) -> ClientState {
-        let Self { socket, end } = self;
+        let socket = self.socket;
         socket.register(context.waker());
         if socket.ring().buffers_scarce() {
             // Open sessions need the buffers more than clients that wait.
@@ -128,9 +128,8 @@ impl WaitingClient<'_> {
             Some(End::Failed(_)) => ClientState::Gone,
             _ if socket.is_dead() => ClientState::Gone,
             Some(End::Clean) if socket.received() == 0 => {
-                if !end.has_begun() {
-                    socket.watch();
-                }
+                // At each look, because a full queue of completions ends a watch.
+                socket.watch();
                 ClientState::Finished
             }
             None if socket.received() < SAID_BEFORE => {

@@ -68,7 +68,7 @@ impl PoolTask {
                 true if now < backoff.until() => backoff.until(),
                 true => match table.idle_permit(self.backend) {
                     Some(permit) => return Some(permit),
-                    // All permits are taken, and nothing reports when one becomes free.
+                    // All permits are taken, and nothing reports when another shard gives one back.
                     None => now.after(LIMIT_LOOK),
                 },
             };
@@ -97,8 +97,10 @@ impl PoolTask {
             if std::mem::replace(&mut is_woken, true) {
                 return Poll::Ready(());
             }
-            if self.upstream.config().pool.reuse == Reuse::Reset {
-                self.upstream.table.watch_sessions(self.backend, context.waker());
+            // The end of a session makes room where it may come back, and gives back a permit where there is a limit.
+            let table = &self.upstream.table;
+            if table.is_limited(self.backend) || self.upstream.config().pool.reuse == Reuse::Reset {
+                table.watch_sessions(self.backend, context.waker());
             }
             timer.set(self.pool.watch(self.backend, context.waker()).min(look));
             timer.poll_due(context)

@@ -157,13 +157,18 @@ impl Residents {
             while let Some(message) = inbox.take() {
                 self.take(message);
             }
+            let handed_off = self.take_handed_off(&inbox);
             self.upstreams.iter().for_each(|upstream| upstream.serve());
-            if self.take_handed_off(&inbox) == limits::SESSIONS_PER_TURN_MAX {
+            if handed_off == limits::SESSIONS_PER_TURN_MAX {
                 self.shard.ring.next_turn().await;
                 continue;
             }
             if !self.shard.is_running() && are_handoffs_over && self.shard.busy.get() == 0 {
-                return;
+                // A permit that came meanwhile is for nobody here.
+                while let Some(message) = inbox.take() {
+                    self.take(message);
+                }
+                return self.upstreams.iter().for_each(|upstream| upstream.serve());
             }
             self.upstreams.iter().for_each(|upstream| upstream.give_way());
             self.changed(&mut doorbell).await;

@@ -144,7 +144,10 @@ impl Upstream {
     /// client waits for its permit. Otherwise ends it before its permit is given back: parameters are dropped
     /// from the last to the first.
     pub(super) fn give_back(&self, permit: Permit, socket: Peer, fresh: bool) {
+        // Counted as idle before the look at the queue: of this shard and one whose client begins to wait, at least one
+        // sees the other.
         let backend = permit.backend();
+        let permit = permit.idle();
         let Some(pool) = &self.pool else { return };
         let has_permit =
             self.table.may_pool(backend) && !(permit.is_limited() && self.table.is_waited_for(backend));

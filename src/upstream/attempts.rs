@@ -113,13 +113,11 @@ impl Default for ClientEnd {
 }
 
 impl ClientEnd {
-    /// Notes what is seen of the client. Returns whether the grace period of a finished client begins now.
-    pub fn note(&self, state: ClientState, now: Tick) -> bool {
-        let begins = state == ClientState::Finished && !self.has_begun();
-        if begins {
+    /// Notes what is seen of the client: once it has finished, its grace begins.
+    pub fn note(&self, state: ClientState, now: Tick) {
+        if state == ClientState::Finished && !self.has_begun() {
             self.0.set(now.after(LEFT_GRACE));
         }
-        begins
     }
 
     /// Returns whether the client has finished.

@@ -181,9 +181,8 @@ impl SharedUpstream {
         backends.into_iter().filter_map(|id| self.idle(id)).map(|idle| idle.load(SeqCst)).sum()
     }
 
-    /// For tests: permits of a backend that are taken, those on their way to a waiting client included;
-    /// `None` where it has no limit.
-    #[doc(hidden)]
+    /// Returns the number of permits of a backend that are taken, those on their way to a waiting client
+    /// included; `None` if the backend has no limit.
     #[must_use]
     pub fn permits_taken(&self, backend: BackendId) -> Option<u32> {
         self.limit(backend).map(Limit::taken)

@@ -215,6 +215,7 @@ impl Leg {
         if opening.origin != Origin::New && relay.has_sent_nothing() {
             record.upstream().pool.iter().for_each(|pool| pool.counters().replaced.add(1));
             opening.attempts.restart(record.shard().now());
+            in_flight.set_lingering(false);
             opening.stale = Some(in_flight);
         } else {
             opening.attempts.reset_before_a_byte();
