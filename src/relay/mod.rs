@@ -97,8 +97,6 @@ pub enum Outcome {
     /// The client ended its stream, everything was delivered, and the backend's connection, which knows
     /// nothing of the end, may serve other clients.
     ClientDone,
-    /// The caller asked for the end.
-    Stopped,
 }
 
 /// The sockets and rules that a relay works on, lent by the session for each call; storing them in the relay

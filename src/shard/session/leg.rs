@@ -24,10 +24,23 @@ pub(super) struct Leg {
     opening: Option<Box<Opening>>,
 }
 
-/// What follows the end of a relay.
+/// How a leg ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The relay has ended.
+    Relay(Outcome),
+    /// The session has to end for this reason, whatever the relay does.
+    Ordered(CloseReason),
+    /// The connection came from the pool and is stale: no byte of this session went over it.
+    Stale,
+}
+
+/// What follows the end of a leg.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Another backend, or another connection to this one, replaces this connection: no peer can tell.
+    /// A new connection to the same backend takes the place of a pooled one that was stale.
+    Replace,
+    /// Another backend takes the place of this one, which is possible as long as no peer can tell.
     Retry,
     /// The connection may serve another client.
     GiveBack,
@@ -43,10 +56,6 @@ impl Leg {
         Self { relay, socket, in_flight, opening: Some(opening) }
     }
 
-    fn sides<'a>(&'a self, record: &'a Record) -> Sides<'a> {
-        sides(record, &self.socket, Reuse::Off)
-    }
-
     /// Returns why the session is ordered to end now, if it is.
     fn order_to_end(&self, record: &Record) -> Option<CloseReason> {
         if record.shard().is_closing() {
@@ -56,12 +65,12 @@ impl Leg {
     }
 
     /// Relays, and counts what was delivered.
-    pub(super) fn poll(&mut self, record: &Record, context: &mut Context<'_>) -> Poll<Outcome> {
-        if self.order_to_end(record).is_some() {
-            return Poll::Ready(Outcome::Stopped);
+    pub(super) fn poll(&mut self, record: &Record, context: &mut Context<'_>) -> Poll<Ending> {
+        if let Some(reason) = self.order_to_end(record) {
+            return Poll::Ready(Ending::Ordered(reason));
         }
         if self.is_stale() {
-            return Poll::Ready(Outcome::Reset(Side::Backend));
+            return Poll::Ready(Ending::Stale);
         }
         let reuse = record.upstream().reuse(self.in_flight.backend());
         let before = (self.relay.bytes_to_backend(), self.relay.bytes_to_client());
@@ -74,9 +83,9 @@ impl Leg {
         record.listener.account(self.in_flight.backend(), to_backend, to_client);
         self.note_progress(record);
         if self.opening.is_some() && self.gives_way(record, reuse, polled.is_ready(), context) {
-            return Poll::Ready(Outcome::ClientDone);
+            return Poll::Ready(Ending::Relay(Outcome::ClientDone));
         }
-        polled
+        polled.map(Ending::Relay)
     }
 
     /// Returns whether a pooled connection is stale. Either it has ended, which on a new connection would be
@@ -143,20 +152,31 @@ impl Leg {
     }
 
     /// Notes what the end of the relay says about the backend, and decides what follows.
-    pub(super) fn judge(&self, record: &Record, outcome: Outcome) -> Next {
-        self.blame(record, outcome);
-        if outcome == Outcome::Reset(Side::Backend) {
-            if self.may_retry(record) {
-                return Next::Retry;
+    pub(super) fn judge(&self, record: &Record, ending: Ending) -> Next {
+        if ending == Ending::Stale {
+            return Next::Replace;
+        }
+        let is_reset = ending == Ending::Relay(Outcome::Reset(Side::Backend));
+        self.blame(record, is_reset);
+        if is_reset {
+            if let Some(opening) = &self.opening {
+                if opening.origin != Origin::New && self.relay.has_sent_nothing() {
+                    return Next::Replace;
+                }
+                if self.relay.is_untouched(sides(record, &self.socket, Reuse::Off))
+                    && opening.attempts.may_retry()
+                {
+                    return Next::Retry;
+                }
             }
             if !self.relay.has_delivered() {
                 record.note_unserved();
             }
         }
-        let may_return = match outcome {
-            Outcome::ClientDone => true,
+        let may_return = match ending {
+            Ending::Relay(Outcome::ClientDone) => true,
             // The backend knows nothing of a client that has reset before a byte.
-            Outcome::Reset(Side::Client) => {
+            Ending::Relay(Outcome::Reset(Side::Client)) => {
                 record.upstream().reuse(self.in_flight.backend()) != Reuse::Off
                     && self.relay.has_sent_nothing()
                     && !self.socket.is_dead()
@@ -172,12 +192,13 @@ impl Leg {
     /// A reset counts as a failure only on a new connection, before any byte and before the client's FIN;
     /// otherwise a client could get a backend ejected. A client can also provoke an end without an answer, so
     /// that counts only if the operator wants it.
-    fn blame(&self, record: &Record, outcome: Outcome) {
-        let is_reset = outcome == Outcome::Reset(Side::Backend);
+    fn blame(&self, record: &Record, is_reset: bool) {
         let is_pooled = self.opening.as_ref().is_some_and(|opening| opening.origin != Origin::New);
         let fault = if !is_reset {
             self.relay.is_empty_answer().then_some(Fault::EmptyAnswer)
-        } else if self.relay.is_untouched(self.sides(record)) && record.client.ended().is_none() && !is_pooled
+        } else if self.relay.is_untouched(sides(record, &self.socket, Reuse::Off))
+            && record.client.ended().is_none()
+            && !is_pooled
         {
             Some(Fault::Failure)
         } else {
@@ -198,21 +219,13 @@ impl Leg {
         }
     }
 
-    /// Returns whether another connection should be tried, which is possible as long as no peer can tell that
-    /// there was one before.
-    fn may_retry(&self, record: &Record) -> bool {
-        let Some(opening) = &self.opening else { return false };
-        let is_replaced = opening.origin != Origin::New && self.relay.has_sent_nothing();
-        is_replaced || self.relay.is_untouched(self.sides(record)) && opening.attempts.may_retry()
-    }
-
-    /// Ends the leg and returns what the attempts go on with. A stale pooled connection is replaced by a new
-    /// one to the same backend, which gets its full time; after any other end another backend is tried.
-    pub(super) fn into_opening(self, record: &Record) -> Box<Opening> {
-        let Self { relay, socket, in_flight, opening, .. } = self;
-        let mut opening = opening.expect("a session that may retry has its attempts");
+    /// Ends the leg and returns what the attempts go on with: with a new connection to the same backend, which gets
+    /// its full time, or with another backend.
+    pub(super) fn into_opening(self, record: &Record, is_replaced: bool) -> Box<Opening> {
+        let Self { socket, in_flight, opening, .. } = self;
+        let mut opening = opening.expect("a leg without a byte has its opening");
         drop(socket);
-        if opening.origin != Origin::New && relay.has_sent_nothing() {
+        if is_replaced {
             record.upstream().pool.iter().for_each(|pool| pool.counters().replaced.add(1));
             opening.attempts.restart(record.shard().now());
             in_flight.set_lingering(false);
@@ -242,27 +255,24 @@ impl Leg {
         delivery::await_delivery(record.shard(), other, silence, record.deadline()).await;
     }
 
-    /// Chooses FIN or RST for each side, and ends the record. A truncated stream must not look complete.
-    pub(super) fn close(&self, record: &mut Record, outcome: Outcome, is_truncated: bool) {
-        let reset = match outcome {
-            Outcome::Normal | Outcome::ClientDone => false,
-            Outcome::Reset(_) | Outcome::TooLong | Outcome::Stopped => true,
-            Outcome::Idle(_) | Outcome::HalfClose(_) => is_truncated,
+    /// Closes both sides with FIN or both with RST, and ends the record. A truncated stream must not look complete.
+    pub(super) fn close(&self, record: &mut Record, ending: Ending, is_truncated: bool) {
+        use Outcome::{ClientDone, HalfClose, Idle, Normal, Reset, TooLong};
+        let (resets, reason) = match ending {
+            Ending::Relay(Normal | ClientDone) => (false, CloseReason::Normal),
+            Ending::Relay(Reset(side)) => (true, record.reset_by(side, &self.socket)),
+            Ending::Relay(Idle(Side::Client)) => (is_truncated, CloseReason::ClientIdle),
+            Ending::Relay(Idle(Side::Backend)) => (is_truncated, CloseReason::BackendIdle),
+            Ending::Relay(HalfClose(Side::Client)) => (is_truncated, CloseReason::HalfCloseClient),
+            Ending::Relay(HalfClose(Side::Backend)) => (is_truncated, CloseReason::HalfCloseBackend),
+            Ending::Relay(TooLong) => (true, CloseReason::SessionTimeout),
+            Ending::Ordered(reason) => (true, reason),
+            Ending::Stale => unreachable!("a stale connection is replaced"),
         };
-        if reset {
+        if resets {
             record.client.reset_on_close();
             self.socket.reset_on_close();
         }
-        let reason = match outcome {
-            Outcome::Normal | Outcome::ClientDone => CloseReason::Normal,
-            Outcome::Reset(side) => record.reset_by(side, &self.socket),
-            Outcome::Idle(Side::Client) => CloseReason::ClientIdle,
-            Outcome::Idle(Side::Backend) => CloseReason::BackendIdle,
-            Outcome::HalfClose(Side::Client) => CloseReason::HalfCloseClient,
-            Outcome::HalfClose(Side::Backend) => CloseReason::HalfCloseBackend,
-            Outcome::TooLong => CloseReason::SessionTimeout,
-            Outcome::Stopped => self.order_to_end(record).unwrap_or(CloseReason::Shutdown),
-        };
         self.end(record, reason);
     }
 
@@ -273,9 +283,9 @@ impl Leg {
     }
 
     /// Ends the client's side, and puts the backend connection into the pool if it is clean.
-    pub(super) async fn give_back(mut self, record: &mut Record, outcome: Outcome) {
+    pub(super) async fn give_back(mut self, record: &mut Record, ending: Ending) {
         self.stop(record);
-        let (is_clean, reason) = self.clean(record, outcome).await;
+        let (is_clean, reason) = self.clean(record, ending).await;
         self.end(record, reason);
         let Self { socket, in_flight, opening, .. } = self;
         let is_fresh = opening.as_ref().is_none_or(|opening| opening.origin != Origin::Used);
@@ -291,9 +301,9 @@ impl Leg {
 
     /// Has the backend forget the client, if the backend has heard of one. Returns whether the connection is
     /// clean, and why the session ends.
-    async fn clean(&self, record: &Record, outcome: Outcome) -> (bool, CloseReason) {
+    async fn clean(&self, record: &Record, ending: Ending) -> (bool, CloseReason) {
         if self.relay.has_sent_nothing() {
-            if outcome == Outcome::ClientDone {
+            if ending == Ending::Relay(Outcome::ClientDone) {
                 return (true, CloseReason::Normal);
             }
             record.client.reset_on_close();

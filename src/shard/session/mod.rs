@@ -12,7 +12,7 @@ use std::rc::Rc;
 use super::listener::Listener;
 use crate::net::Peer;
 use crate::relay::Outcome;
-use leg::{Leg, Next};
+use leg::{Ending, Leg, Next};
 use open::Opening;
 use record::Record;
 
@@ -42,20 +42,20 @@ fn serve(mut record: Record, mut opening: Box<Opening>) -> impl Future<Output = 
                     break;
                 }
             };
-            let outcome = std::future::poll_fn(|context| leg.poll(&record, context)).await;
-            match leg.judge(&record, outcome) {
-                Next::Retry => {
-                    opening = leg.into_opening(&record);
+            let ending = std::future::poll_fn(|context| leg.poll(&record, context)).await;
+            match leg.judge(&record, ending) {
+                next @ (Next::Replace | Next::Retry) => {
+                    opening = leg.into_opening(&record, next == Next::Replace);
                     continue;
                 }
                 // Boxed, because an idle session should not carry the state of its end either.
-                Next::GiveBack => Box::pin(leg.give_back(&mut record, outcome)).await,
+                Next::GiveBack => Box::pin(leg.give_back(&mut record, ending)).await,
                 Next::Close => {
                     let is_truncated = leg.stop(&record);
-                    if let Outcome::Reset(side) = outcome {
+                    if let Ending::Relay(Outcome::Reset(side)) = ending {
                         Box::pin(leg.await_delivery(&record, side)).await;
                     }
-                    leg.close(&mut record, outcome, is_truncated);
+                    leg.close(&mut record, ending, is_truncated);
                 }
             }
             break;

@@ -202,7 +202,10 @@ fn retries_stay_within_their_budget() {
     let backends = [backend().reset_on_accept().start(), backend().reset_on_accept().start()];
     let balancer = balancer().backends(&backends).upstream("retries: 1").upstream("retry_budget: 1%").start();
     let took = timed(|| (0..300).for_each(|_| expect_reset(balancer.address())));
-    balancer.await_closed(CloseReason::BackendReset, 300);
+    // Now and then the reset comes so early that it is the answer to the connect.
+    let ends = [CloseReason::BackendReset, CloseReason::ConnectFailed];
+    let ended = || ends.into_iter().map(|reason| balancer.closed(reason)).sum::<u64>();
+    eventually("all are reset", || ended() == 300);
     let windows = 1 + took.as_secs() / 10;
     let over: u64 = balancer.work(|work| work.retries_over_budget);
     // Ten a second, of ten seconds.
