@@ -54,8 +54,8 @@
 //! |---|---|
 //! | add an algorithm | [`balance`]: a file, and two lines in `balance/mod.rs` |
 //! | change when a session is retried | [`upstream::Attempts`] decides; `shard/session/open.rs` asks after a failed connect, `leg.rs` after a reset |
-//! | change when a reset becomes a FIN or an RST | the table in [`relay`], then `Leg::close` in `shard/session/leg.rs` |
-//! | add a configuration key, or change a default | `config/schema.rs`, and `config/model/` for its documentation |
+//! | change how the end of one side reaches the other | the table in [`relay`] (`Relay::outcome`), then `Leg::close` in `shard/session/leg.rs` |
+//! | add a configuration key, or change a default | `config/schema.rs` (`healthcheck.rs` and `pool.rs` for theirs), and `config/model/` for its documentation |
 //! | change what a check means | [`health::rules`] |
 //! | change what happens when a backend goes down | [`health::rules`] (the verdict), [`upstream::UpstreamTable::apply`] (on each shard) |
 //! | add a counter | [`telemetry::counters`] for shards, `health/counters.rs` for checks; [`control::Status`] shows the former |

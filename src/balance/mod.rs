@@ -16,7 +16,7 @@ mod source_hash;
 #[cfg(test)]
 mod testing;
 
-/// Every algorithm. A new one is a file in this folder and a line here.
+/// Every algorithm. A new one is a file in this folder and two lines here.
 static REGISTRY: &[Registered] = &[
     round_robin::REGISTERED,
     least_connections::REGISTERED,
