@@ -16,6 +16,8 @@ use super::rules::{Checked, Event, UpstreamHealth};
 
 /// The health of all upstreams. No borrow of it outlives a method.
 pub(super) struct HealthStates {
+    /// Draws where chance spreads checks out.
+    random: RefCell<fastrand::Rng>,
     upstreams: Vec<RefCell<UpstreamHealth>>,
     log_lines: HealthLog,
     /// What all times count from.
@@ -33,12 +35,18 @@ pub(super) struct HealthStates {
 }
 
 impl HealthStates {
+    /// Returns a number from 0 to 1.
+    pub(super) fn chance(&self) -> f64 {
+        self.random.borrow_mut().f64()
+    }
+
     pub(super) fn new(config: &Config, log_lines: HealthLog) -> Self {
         let notifies = || -> Vec<Vec<Notify>> {
             let sizes = config.upstreams.iter().map(|upstream| upstream.backends.len());
             sizes.map(|size| std::iter::repeat_with(Notify::new).take(size).collect()).collect()
         };
         Self {
+            random: RefCell::new(fastrand::Rng::new()),
             upstreams: config
                 .upstreams
                 .iter()

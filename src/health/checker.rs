@@ -64,7 +64,7 @@ impl<C: Connect> Checker<C> {
         let mut departed = Departed::new();
         let mut is_in_trouble = false;
         let mut suspicion = Suspicion::default();
-        time::sleep(spread.mul_f64(fastrand::f64())).await;
+        time::sleep(spread.mul_f64(board.chance())).await;
         let mut resolved = board.moved_from(which, &[]).await;
         loop {
             let addresses = board.state(which).addresses;
@@ -116,7 +116,7 @@ impl<C: Connect> Checker<C> {
         } else if suspicion.is_open && rules.is_failing() {
             AFTER_FAILURE.min(fast)
         } else {
-            rules.next_check(check, board.state(*which).ejected, fastrand::f64())
+            rules.next_check(check, board.state(*which).ejected, board.chance())
         };
         tokio::select! {
             () = board.suspected(*which) => {
@@ -124,17 +124,17 @@ impl<C: Connect> Checker<C> {
                 let gap = if rules.is_failing() { AFTER_FAILURE.min(fast) } else { suspicion.gap(fast) };
                 time::sleep_until(ended + gap.min(pause)).await;
             }
-            () = sleep_and_spread(pause) => {}
+            () = sleep_and_spread(pause, board.chance()) => {}
         }
     }
 }
 
 /// Sleeps. If the process was stopped meanwhile, and with it the sleep of every backend, waits a little
 /// longer, each time a different while, so that not all checks start at once.
-async fn sleep_and_spread(pause: Duration) {
+async fn sleep_and_spread(pause: Duration, chance: f64) {
     let due = Instant::now() + pause;
     time::sleep_until(due).await;
     if Instant::now() > due + LATE {
-        time::sleep(AFTER_FREEZE_SPREAD.min(pause).mul_f64(fastrand::f64())).await;
+        time::sleep(AFTER_FREEZE_SPREAD.min(pause).mul_f64(chance)).await;
     }
 }

@@ -56,7 +56,7 @@ async fn watch<C: Connect>(judge: Rc<Judge<C>>, address: Address) -> Address {
     // It served sessions.
     rules.observe(Verdict::Success);
     loop {
-        time::sleep(rules.next_check(&judge.check, false, fastrand::f64())).await;
+        time::sleep(rules.next_check(&judge.check, false, judge.board.chance())).await;
         if judge.board.state(judge.which).addresses.contains(&address) {
             return address;
         }

@@ -100,6 +100,21 @@ fn mutated() -> impl Strategy<Value = String> {
     })
 }
 
+fn any_check() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "off",
+        "{type: off, rise: 9}",
+        "{jitter: off}",
+        "{jitter: 7%, port: 9}",
+        "{type: http, path: '/a?b=%20&c=''', host: '[::1]:80', expect_status: '200, 204-599,100'}",
+        "{type: http, path: //, host: 'a.b.', expect_status: 200}",
+        "{type: tls, host: '::1'}",
+        "{type: tls}",
+        r#"{type: send_expect, steps: [{expect: ' # '}, {send: '\r\n\t\0\xfF\\\"'}, {send: 'off', expect: "\r\n"}]}"#,
+        "{type: send_expect, steps: [{send: '~', expect: 'null'}, {send: '-', expect: '1: {'}]}",
+    ])
+}
+
 /// Values that are valid where they stand, edges included.
 fn valid_file() -> impl Strategy<Value = String> {
     let duration = prop::sample::select(vec!["1ms", "250ms", "90s", "1h30m", "8784h"]);
@@ -123,18 +138,7 @@ fn valid_file() -> impl Strategy<Value = String> {
         "name: 'off', address: '127.0.0.1:1', weight: 1000",
         "name: '0x1', address: localhost, port: 1",
     ]);
-    let check = prop::sample::select(vec![
-        "off",
-        "{type: off, rise: 9}",
-        "{jitter: off}",
-        "{jitter: 7%, port: 9}",
-        "{type: http, path: '/a?b=%20&c=''', host: '[::1]:80', expect_status: '200, 204-599,100'}",
-        "{type: http, path: //, host: 'a.b.', expect_status: 200}",
-        "{type: tls, host: '::1'}",
-        "{type: tls}",
-        r#"{type: send_expect, steps: [{expect: ' # '}, {send: '\r\n\t\0\xfF\\\"'}, {send: 'off', expect: "\r\n"}]}"#,
-        "{type: send_expect, steps: [{send: '~', expect: 'null'}, {send: '-', expect: '1: {'}]}",
-    ]);
+    let check = any_check();
     let outlier = prop::sample::select(vec![
         "outlier: off",
         "outlier: {consecutive_failures: 1000, ejection_time: 90s}\n    panic_threshold: 7%",

@@ -195,12 +195,13 @@ upstreams: [{name: u, backends: [{address: a, port: 1}]}]
     );
 }
 
+const LISTEN: &str = "loadbalancer:\n  listen_address: \":8080\"\n";
+const BACKENDS: &str = "backends:\n  - {address: localhost, port: 8081}\n";
+
 /// What people write by mistake, or bring along from other programs: each is refused, and the first problem
 /// names the cure.
 #[test]
 fn mistakes_are_named() {
-    const LISTEN: &str = "loadbalancer:\n  listen_address: \":8080\"\n";
-    const BACKENDS: &str = "backends:\n  - {address: localhost, port: 8081}\n";
     let listen = |text: &str| format!("loadbalancer:\n  listen_address: {text}\n{BACKENDS}");
     let backend = |text: &str| format!("{LISTEN}backends:\n  - {{{text}}}\n");
     let port = |text: &str| backend(&format!("address: localhost, port: {text}"));
@@ -254,7 +255,23 @@ fn mistakes_are_named() {
         ),
         (more("runtime: {relay: {buffer_size: 0x10KiB}}"), "hexadecimal"),
         (more("healthcheck: {type: redis}"), "not supported yet; `send_expect` can do much of their work"),
-        // Keys of elsewhere, of others, and of later.
+    ] {
+        assert_named(&text, words);
+    }
+}
+
+fn assert_named(text: &str, words: &str) {
+    let found = problems(text);
+    assert!(found.iter().any(|problem| problem.contains(words)), "{text}{found:#?}");
+}
+
+/// Keys that belong elsewhere, that others have, and that come later.
+#[test]
+fn unknown_keys_are_named_with_where_they_belong() {
+    let backend = |text: &str| format!("{LISTEN}backends:\n  - {{{text}}}\n");
+    let both = |text: &str| format!("loadbalancer: {{listen_address: ':8080', {text}}}\n{BACKENDS}");
+    let more = |text: &str| format!("{LISTEN}{BACKENDS}{text}\n");
+    for (text, words) in [
         (
             more("timeouts: {connect: 2s}"),
             "unknown key `timeouts`; it belongs in `loadbalancer`, or in the long form in `listeners[]` and",
@@ -274,7 +291,6 @@ fn mistakes_are_named() {
         (backend("ip: 10.0.0.1, port: 80"), "did you mean `address`?"),
         (backend("address: a, port: 80, maxconn: 5"), "did you mean `max_connections`?"),
     ] {
-        let found = problems(&text);
-        assert!(found.iter().any(|problem| problem.contains(words)), "{text}{found:#?}");
+        assert_named(&text, words);
     }
 }
