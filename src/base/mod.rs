@@ -1,5 +1,6 @@
 //! The vocabulary of the crate: identifiers, limits, time, addresses, and the reasons for which sessions end.
 
+mod activity;
 mod address;
 mod backoff;
 mod growing;
@@ -9,10 +10,11 @@ mod plain;
 mod reasons;
 mod tick;
 
+pub use activity::Activity;
 pub use address::Address;
 pub use backoff::Backoff;
 pub use growing::Growing;
 pub use ids::{BackendId, BackendKey, ListenerId, ShardId, ShardPlace, UpstreamId};
 pub use plain::{Plain, counted};
-pub use reasons::CloseReason;
+pub use reasons::{CloseReason, ConnectFailure, DenyReason};
 pub use tick::Tick;

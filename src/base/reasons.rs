@@ -1,4 +1,5 @@
-//! Why a session ended: one closed enum shared by counters, logs and tests.
+//! Why a session ended, a connection was denied, or a connect failed: closed enums shared by counters, logs and
+//! tests.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])+ $reason:ident = $name:literal, $letters:literal;)+) => {
@@ -83,6 +84,60 @@ reasons! {
     Shutdown = "shutdown", "KD";
     /// A broken invariant or a panic inside the session.
     Internal = "internal", "ID";
+}
+
+/// A closed set of reasons of which each has a name.
+macro_rules! named {
+    ($(#[$top:meta])+ $name:ident { $($(#[$doc:meta])+ $reason:ident = $text:literal;)+ }) => {
+        $(#[$top])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name {
+            $($(#[$doc])+ $reason,)+
+        }
+
+        impl $name {
+            /// Every reason, in the order of the discriminants.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$reason),+];
+
+            /// The number of reasons.
+            pub const COUNT: usize = [$($text),+].len();
+
+            /// Returns the name in metrics and logs.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $text,)+
+                }
+            }
+
+            /// Returns the position of the reason in a table with one entry for each.
+            #[must_use]
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+named! {
+    /// Why a connection was denied: it was accepted and reset at once, and never became a session.
+    DenyReason {
+        /// `runtime.max_connections`, or as many as there are descriptors for.
+        ProcessLimit = "process_limit";
+    }
+}
+
+named! {
+    /// Why a connect to a backend failed.
+    ConnectFailure {
+        /// The backend's host answered that nothing listens there.
+        Refused = "refused";
+        /// The network or the backend's host reported another error.
+        Unreachable = "unreachable";
+        /// No answer in time.
+        Timeout = "timeout";
+    }
 }
 
 impl CloseReason {

@@ -1,4 +1,4 @@
-//! The one door for everything that changes a running process: signals today, other interfaces later.
+//! The one door for everything that changes a running process: signals and the admin API.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -16,8 +16,10 @@ pub enum Command {
         /// What asks for the end.
         by: &'static str,
     },
-    /// Opens the log file again, because an operator has renamed it.
+    /// Opens the log files again, because an operator has renamed them.
     ReopenLog,
+    /// Writes records from this level on.
+    SetLogLevel(log::LevelFilter),
     /// Loads the configuration again.
     Reload,
     /// Replaces the process by the binary that is on disk now.
@@ -46,5 +48,11 @@ impl Door {
     #[must_use]
     pub fn give(&self, command: Command) -> bool {
         self.0.send(command).is_ok()
+    }
+
+    /// Gives a command unless too many others wait. Returns whether the process takes it.
+    #[must_use]
+    pub fn try_give(&self, command: Command) -> bool {
+        self.0.try_send(command).is_ok()
     }
 }

@@ -3,8 +3,10 @@
 mod circles;
 pub mod command;
 mod core_load;
+mod observe;
+pub mod process;
 pub mod resolve;
-mod status;
+pub mod status;
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use resolve::{Resolver, SystemLookup};
 
 pub use circles::circles_here;
 pub use core_load::Clocks;
+pub use observe::{Peaks, PhaseCell, Source};
 pub use status::{BackendStatus, ListenerStatus, ShardStatus, Status, UpstreamStatus};
 
 /// The control thread: a tokio runtime of its own, not pinned.

@@ -1,25 +1,35 @@
-//! The status of a process as one value: for the demo's table, for tests, and for every interface that will
-//! follow.
+//! The status of a process as one value: for the admin API and everything that reads it (`ctl`, `top`, the page), for
+//! the demo, for metrics and for tests.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use crate::base::{BackendKey, CloseReason, ShardId};
-use crate::steering::{CoreLoads, CoreStatus};
+use crate::steering::CoreStatus;
 use crate::telemetry::counters::{
-    BackendCounters, ListenerTotals, PoolCounters, ShardCounters, WorkCounters,
+    BackendCounters, CheckCounters, ListenerTotals, PoolCounters, UpstreamCounters, WorkCounters,
 };
-use crate::upstream::{Health, SharedUpstream, Snapshot, UpstreamStates};
+use crate::upstream::{Health, Serving};
+use crate::uring::Turns;
 
 /// See the module documentation. Counters are sums since the start.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
+    /// The version of the binary.
+    pub version: String,
+    /// The number of the process.
+    pub pid: u32,
+    /// Time since the process started.
+    #[serde(rename = "uptime_seconds", with = "seconds")]
+    pub uptime: Duration,
+    /// What the process does with clients.
+    pub phase: Phase,
     /// The generation of the configuration that runs.
     pub generation: u64,
     /// Maximum number of sessions at a time.
     pub max_sessions: u32,
+    /// Log records that were lost: their queue was full, or their target did not take them.
+    pub log_dropped: LogDropped,
     /// In the order of the configuration.
     pub listeners: Vec<ListenerStatus>,
     /// In the order of the configuration.
@@ -28,8 +38,30 @@ pub struct Status {
     pub shards: Vec<ShardStatus>,
 }
 
+/// What a process does with clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Phase {
+    /// It accepts clients.
+    Running,
+    /// It was asked to stop, and goes on accepting for `runtime.shutdown_delay`.
+    Stopping,
+    /// It accepts no clients, and serves open sessions to their end.
+    Draining,
+}
+
+/// Lost log records by log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogDropped {
+    /// Of the log of the process.
+    pub process: u64,
+    /// Of the access log.
+    pub access: u64,
+}
+
 /// A listener.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
@@ -37,20 +69,29 @@ pub struct ListenerStatus {
     pub address: String,
     /// The name of its upstream.
     pub upstream: String,
+    /// Whether a client that comes now would find an eligible backend.
+    pub ready: bool,
+    /// The highest number of open sessions that was seen; looked at once a second.
+    pub active_max: u64,
     /// What all shards have counted.
-    #[serde(flatten, serialize_with = "totals")]
+    #[serde(flatten)]
     pub totals: ListenerTotals,
 }
 
 /// An upstream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UpstreamStatus {
     /// Its name.
     pub name: String,
     /// The name of its algorithm.
-    pub algorithm: &'static str,
+    pub algorithm: String,
+    /// Which backends the first pick of a session goes to.
+    pub serving: Serving,
     /// The number of clients that wait for a backend below its limit.
     pub waiting: usize,
+    /// What all shards have counted.
+    #[serde(flatten)]
+    pub totals: UpstreamCounters<u64>,
     /// What all shards have counted for its pools.
     pub pool: PoolCounters<u64>,
     /// In the order of the configuration.
@@ -58,7 +99,7 @@ pub struct UpstreamStatus {
 }
 
 /// A backend.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackendStatus {
     /// Its name.
     pub name: String,
@@ -66,19 +107,54 @@ pub struct BackendStatus {
     pub health: Health,
     /// Whether the backend takes no sessions for a while, because sessions have failed on it.
     pub ejected: bool,
+    /// Whether it serves only while no primary can.
+    pub backup: bool,
+    /// Relative share of sessions.
+    pub weight: u32,
     /// The addresses at which the backend can be reached, in the order to try.
     pub addresses: Vec<String>,
     /// Sessions in flight.
     pub in_flight: u32,
+    /// The highest number of sessions in flight that was seen; looked at once a second.
+    pub in_flight_max: u32,
+    /// Maximum number of connections; `None` if there is no limit.
+    pub max_connections: Option<u32>,
     /// Permits that are taken; `None` if there is no limit.
     pub permits_taken: Option<u32>,
     /// What all shards have counted.
     #[serde(flatten)]
     pub totals: BackendCounters<u64>,
+    /// What the health checks found; `None` if there are none.
+    pub checks: Option<CheckStatus>,
+}
+
+/// The health checks of a backend.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// What they have counted.
+    #[serde(flatten)]
+    pub totals: CheckCounters<u64>,
+    /// The last one.
+    pub last: Option<LastCheckStatus>,
+}
+
+/// The last check of a backend.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastCheckStatus {
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// Why it failed; empty if it did not.
+    pub message: String,
+    /// Time since it ended.
+    #[serde(rename = "age_seconds", with = "seconds")]
+    pub age: Duration,
+    /// How long it took.
+    #[serde(rename = "duration_seconds", with = "seconds")]
+    pub took: Duration,
 }
 
 /// A shard.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ShardStatus {
     /// The CPU it is pinned to.
     pub cpu: usize,
@@ -86,6 +162,9 @@ pub struct ShardStatus {
     /// were not denied.
     #[serde(flatten)]
     pub core: CoreStatus,
+    /// What its event loop has counted.
+    #[serde(flatten)]
+    pub turns: Turns,
     /// What the shard has counted.
     #[serde(flatten)]
     pub work: WorkCounters<u64>,
@@ -95,60 +174,6 @@ pub struct ShardStatus {
 }
 
 impl Status {
-    /// Reads everything. Reading makes no shard wait, so numbers that belong together may be a moment apart.
-    #[must_use]
-    pub fn read(
-        snapshot: &Snapshot,
-        states: &UpstreamStates,
-        (counters, cores): (&[Arc<ShardCounters>], &CoreLoads),
-        cpus: &[usize],
-        max_sessions: u32,
-    ) -> Self {
-        let shards: Vec<_> = counters
-            .iter()
-            .zip(cpus)
-            .enumerate()
-            .map(|(index, (counters, &cpu))| {
-                let of = |id| {
-                    let mut totals = ListenerTotals::default();
-                    totals.add(&counters.listener(id));
-                    totals
-                };
-                let mut work = WorkCounters::default();
-                work.add(&counters.work);
-                let core = cores.status(ShardId(index as u16));
-                ShardStatus {
-                    cpu,
-                    core,
-                    work,
-                    listeners: snapshot.listeners().iter().copied().map(of).collect(),
-                }
-            })
-            .collect();
-        let config = snapshot.config();
-        let listeners = snapshot.listeners().iter().zip(&config.listeners);
-        let listeners = listeners.map(|(id, listener)| {
-            let mut totals = ListenerTotals::default();
-            counters.iter().for_each(|shard| totals.add(&shard.listener(*id)));
-            ListenerStatus {
-                name: listener.name.to_string(),
-                address: listener.address.to_string(),
-                upstream: config.upstreams[listener.upstream.index()].name.to_string(),
-                totals,
-            }
-        });
-        let upstreams = snapshot.upstreams().iter().enumerate();
-        let upstreams =
-            upstreams.map(|(position, shared)| UpstreamStatus::read(shared, position, states, counters));
-        Self {
-            generation: snapshot.generation(),
-            max_sessions,
-            listeners: listeners.collect(),
-            upstreams: upstreams.collect(),
-            shards,
-        }
-    }
-
     /// Returns the number of open sessions.
     #[must_use]
     pub fn open_sessions(&self) -> u64 {
@@ -156,67 +181,34 @@ impl Status {
     }
 }
 
-impl UpstreamStatus {
-    fn read(
-        shared: &SharedUpstream,
-        position: usize,
-        states: &UpstreamStates,
-        counters: &[Arc<ShardCounters>],
-    ) -> Self {
-        let (config, in_flight) = (shared.config(), shared.in_flight());
-        let mut pool = PoolCounters::default();
-        counters.iter().for_each(|shard| pool.add(&shard.pool(shared.id())));
-        let backends = config.backends.iter().zip(shared.numbers()).enumerate();
-        let backends = backends.map(|(index, (backend, &number))| {
-            // There are no states before the first ones are published.
-            let state = states.upstreams.get(position).and_then(|states| states.get(index));
-            let mut totals = BackendCounters::default();
-            let key = BackendKey { upstream: shared.id(), backend: number };
-            counters.iter().for_each(|shard| totals.add(&shard.backend(key)));
-            BackendStatus {
-                name: backend.name.clone(),
-                health: state.map_or(Health::Checking, |state| state.health),
-                ejected: state.is_some_and(|state| state.ejected),
-                addresses: state
-                    .iter()
-                    .flat_map(|state| &*state.addresses)
-                    .map(ToString::to_string)
-                    .collect(),
-                in_flight: in_flight[number.index()],
-                permits_taken: shared.permits_taken(number),
-                totals,
-            }
-        });
-        Self {
-            name: config.name.to_string(),
-            algorithm: config.algorithm.name,
-            waiting: shared.queue_length(),
-            pool,
-            backends: backends.collect(),
+impl BackendStatus {
+    /// Returns the state of the backend in one word: `up`, `down`, `checking` or `ejected`.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self.health {
+            Health::Up if self.ejected => "ejected",
+            health => health.name(),
         }
+    }
+
+    /// Returns the number of failed connects.
+    #[must_use]
+    pub fn connect_failures_sum(&self) -> u64 {
+        self.totals.connect_failures.iter().sum()
     }
 }
 
-/// Serializes the totals of a listener, with their reasons by name.
-fn totals<S: Serializer>(totals: &ListenerTotals, serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Named {
-        accepted: u64,
-        denied: u64,
-        active: u64,
-        closed: BTreeMap<&'static str, u64>,
-        reset_unserved: u64,
-        bytes_to_backend: u64,
-        bytes_to_client: u64,
+/// Durations as seconds, the base unit of everything that is measured.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(duration.as_secs_f64())
     }
-    let mut closed = BTreeMap::new();
-    for reason in CloseReason::ALL {
-        // Two reasons share a name.
-        *closed.entry(reason.name()).or_default() += totals.closed_with(reason);
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
-    let &ListenerTotals {
-        accepted, denied, active, reset_unserved, bytes_to_backend, bytes_to_client, ..
-    } = totals;
-    Named { accepted, denied, active, closed, reset_unserved, bytes_to_backend, bytes_to_client }
-        .serialize(serializer)
 }

@@ -5,22 +5,23 @@ use std::time::Duration;
 
 use crate::base::{BackendId, BackendKey, UpstreamId, counted};
 use crate::config::Config;
+use crate::telemetry::counters::{Cells, Checks, HealthCounters};
 use crate::upstream::{Failures, Fault, Health, Thresholds};
 
-use super::counters::HealthCounters;
 use super::rules::{Cause, EjectionEnd, Event, NotEjected, Transition, UpstreamHealth};
 
 /// Words, counters and counts of failures: what an event touches outside of the states.
 pub(super) struct HealthLog {
     upstreams: Vec<Words>,
-    counters: Arc<HealthCounters>,
+    /// Indexed by `UpstreamId`, then by `BackendId`.
+    checks: Vec<Vec<Cells<Checks>>>,
     failures: Vec<Option<Arc<Failures>>>,
 }
 
 impl HealthLog {
     pub(super) fn new(
         config: &Config,
-        counters: Arc<HealthCounters>,
+        counters: &HealthCounters,
         failures: Vec<Option<Arc<Failures>>>,
     ) -> Self {
         let words = config.upstreams.iter().map(|upstream| Words {
@@ -29,17 +30,23 @@ impl HealthLog {
             thresholds: Thresholds::of(upstream),
             panic_threshold: upstream.panic_threshold,
         });
-        Self { upstreams: words.collect(), counters, failures }
+        let checks = (0..).map(UpstreamId).zip(&config.upstreams).map(|(id, upstream)| {
+            let keys = (0..upstream.backends.len())
+                .map(|backend| BackendKey { upstream: id, backend: BackendId(backend as u16) });
+            keys.map(|key| counters.backend(key)).collect()
+        });
+        Self { upstreams: words.collect(), checks: checks.collect(), failures }
     }
 
     /// Counts an event and says it in one line; `health` is what it left.
     pub(super) fn take(&self, upstream: UpstreamId, event: Event, health: &UpstreamHealth) {
-        let key = |backend| BackendKey { upstream, backend };
+        let counters = |backend: BackendId| &self.checks[upstream.index()][backend.index()].counters;
         match event {
-            Event::Judged(backend, transition, _) => {
-                self.counters.count_transition(key(backend), transition.to);
-            }
-            Event::Ejected(backend, ..) => self.counters.count_ejection(key(backend)),
+            Event::Judged(backend, transition, _) => match transition.to {
+                Health::Up => counters(backend).up.add(1),
+                _ => counters(backend).down.add(1),
+            },
+            Event::Ejected(backend, ..) => counters(backend).ejections.add(1),
             // Sessions that failed during the ejection were not sent to the backend by choice.
             Event::Returned(EjectionEnd { backend, .. }) => {
                 if let Some(failures) = &self.failures[upstream.index()] {

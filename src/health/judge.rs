@@ -1,16 +1,16 @@
 //! What one check says of one backend.
 
 use std::rc::Rc;
-use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::base::{Address, BackendKey, limits};
 use crate::config::HealthCheck;
+use crate::telemetry::counters::{Cells, Checks, LastCheck};
 use crate::upstream::Health;
 
 use super::board::HealthStates;
-use super::counters::HealthCounters;
 use super::probe::{Connect, ProbeOutcome, Question, probe};
 use super::rules::{Event, Verdict};
 
@@ -54,7 +54,7 @@ pub(super) struct Judge<C> {
     pub(super) check: HealthCheck,
     pub(super) question: Question,
     pub(super) board: Rc<HealthStates>,
-    pub(super) counters: Arc<HealthCounters>,
+    pub(super) checks: Cells<Checks>,
     /// Bounds the checks of all backends that are under way.
     pub(super) slots: Rc<Slots>,
     pub(super) connect: Rc<C>,
@@ -69,9 +69,11 @@ impl<C: Connect> Judge<C> {
             let outcome = {
                 let is_down = self.board.state(self.which).health == Health::Down;
                 let _slot = self.slots.take(is_down).await;
-                probe(&*self.connect, &addresses, &self.question, self.check.timeout).await
+                let begun = Instant::now();
+                let outcome = probe(&*self.connect, &addresses, &self.question, self.check.timeout).await;
+                self.note(&outcome, begun);
+                outcome
             };
-            self.counters.count_check(self.which, &outcome);
             match outcome {
                 ProbeOutcome::Success(found) => {
                     let (verdict, found_at) = (Verdict::Success, Some(found));
@@ -85,6 +87,24 @@ impl<C: Connect> Judge<C> {
             }
         }
         failure(format!("no answer in {:?}, with this process short of CPU time", self.check.timeout))
+    }
+}
+
+impl<C> Judge<C> {
+    /// Counts a check, and keeps its result for the status.
+    fn note(&self, outcome: &ProbeOutcome, begun: Instant) {
+        let counters = &self.checks.counters;
+        let (counter, cause) = match outcome {
+            ProbeOutcome::Success(_) => (&counters.success, ""),
+            ProbeOutcome::Failure(cause) => (&counters.failure, &**cause),
+            ProbeOutcome::Timeout(cause) => (&counters.timeout, &**cause),
+            ProbeOutcome::Local(cause) => (&counters.local, &**cause),
+            ProbeOutcome::Frozen => (&counters.local, "this process was not running"),
+        };
+        counter.add(1);
+        let at = Instant::now();
+        let ok = matches!(outcome, ProbeOutcome::Success(_));
+        self.checks.note_last(LastCheck { ok, cause: cause.to_owned(), at, took: at - begun });
     }
 }
 

@@ -10,7 +10,6 @@
 
 mod board;
 mod checker;
-mod counters;
 mod departed;
 mod events;
 mod failures;
@@ -33,6 +32,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::base::{BackendId, BackendKey, UpstreamId, limits};
 use crate::config::{Config, OpenSessions};
+use crate::telemetry::counters::HealthCounters;
 use crate::upstream::{Addresses, Snapshot, UpstreamStates};
 
 use board::HealthStates;
@@ -41,7 +41,6 @@ use events::HealthLog;
 use judge::{Judge, Slots};
 use probe::{Connect, Question, Sockets};
 
-pub use counters::{CheckCounters, HealthCounters};
 pub use failures::{Reports, failures};
 
 /// The first checks start spread over this much for each backend, so that a thousand of them are no burst;
@@ -56,7 +55,6 @@ pub type Publish = Box<dyn FnMut(Arc<UpstreamStates>) + Send>;
 pub struct HealthThread {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
-    counters: Arc<HealthCounters>,
 }
 
 /// Starts the health thread. Call it before this thread is pinned: the new one inherits the affinity.
@@ -71,32 +69,25 @@ pub fn spawn(
     snapshot: &Snapshot,
     addresses: watch::Receiver<Arc<Addresses>>,
     reports: Reports,
+    counters: Arc<HealthCounters>,
     publish: Publish,
 ) -> io::Result<HealthThread> {
     let (config, generation) = (Arc::clone(snapshot.config()), snapshot.generation());
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    let counters = Arc::new(HealthCounters::new(&config));
     let (stop, stopped) = oneshot::channel();
-    let counting = Arc::clone(&counters);
     let thread = thread::Builder::new().name("health".to_owned()).spawn(move || {
         runtime.block_on(LocalSet::new().run_until(async {
             tokio::select! {
                 // Asked to stop, or nobody is left who could.
                 _ = stopped => {}
-                () = check_all(&config, addresses, (reports, of_generation(generation, publish)), counting, Sockets) => {}
+                () = check_all(&config, addresses, (reports, of_generation(generation, publish)), counters, Sockets) => {}
             }
         }));
     })?;
-    Ok(HealthThread { stop, thread, counters })
+    Ok(HealthThread { stop, thread })
 }
 
 impl HealthThread {
-    /// What the checks found so far.
-    #[must_use]
-    pub fn counters(&self) -> &Arc<HealthCounters> {
-        &self.counters
-    }
-
     /// Whether the thread has ended; before [`HealthThread::stop`] only a broken invariant ends it.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -127,7 +118,7 @@ async fn check_all(
     counters: Arc<HealthCounters>,
     connect: impl Connect,
 ) {
-    let log_lines = HealthLog::new(config, Arc::clone(&counters), reports.failures.clone());
+    let log_lines = HealthLog::new(config, &counters, reports.failures.clone());
     let board = Rc::new(HealthStates::new(config, log_lines));
     board.set_addresses(&addresses.borrow_and_update());
     let slots = Rc::new(Slots::default());
@@ -148,7 +139,7 @@ async fn check_all(
                 check: check.clone(),
                 question: Question::new(check, &entry.address),
                 board: Rc::clone(&board),
-                counters: Arc::clone(&counters),
+                checks: counters.backend(BackendKey { upstream: id, backend }),
                 slots: Rc::clone(&slots),
                 connect: Rc::clone(&connect),
             });

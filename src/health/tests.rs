@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::TcpListener;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use socket2::{Domain, Socket, Type};
@@ -165,7 +164,7 @@ async fn play(
     let (sender, addresses) = watch::channel(Arc::new(literal(&config)));
     let (publish, published) = unbounded_channel();
     let publish = Box::new(move |states| publish.send(states).expect("the scene is watched"));
-    let counters = Arc::new(HealthCounters::new(&config));
+    let counters = Arc::<HealthCounters>::default();
     let (failures, reports) = failures(&config);
     world.failures.replace(failures[0].clone());
     let checks =
@@ -200,8 +199,8 @@ async fn the_first_check_decides_soon_after_the_start() {
         assert!(begin.elapsed() <= limits::FIRST_CHECK_SPREAD_MAX);
         assert!(published.until(&[Up, Down, Down]).await.all_decided());
         assert!(begin.elapsed() <= limits::FIRST_CHECK_SPREAD_MAX + CHECK.timeout);
-        let hanging = counters.backend(UpstreamId(0), BackendId(2)).expect("the third");
-        assert_eq!((hanging.timeout.load(Ordering::Relaxed), hanging.down.load(Ordering::Relaxed)), (1, 1));
+        let hanging = counters.backend(BackendKey { upstream: UpstreamId(0), backend: BackendId(2) });
+        assert_eq!((hanging.counters.timeout.value(), hanging.counters.down.value()), (1, 1));
     })
     .await;
 }
@@ -288,9 +287,9 @@ async fn what_this_process_lacks_is_never_held_against_a_backend() {
         published.is_quiet_for(Duration::from_secs(600)).await;
         world.set(2, Acts::Accepts);
         published.until(&[Up, Up]).await;
-        let second = counters.backend(UpstreamId(0), BackendId(1)).expect("the second");
-        assert!(second.local.load(Ordering::Relaxed) > 100);
-        assert_eq!(second.failure.load(Ordering::Relaxed), 0);
+        let second = counters.backend(BackendKey { upstream: UpstreamId(0), backend: BackendId(1) });
+        assert!(second.counters.local.value() > 100);
+        assert_eq!(second.counters.failure.value(), 0);
     })
     .await;
 }
@@ -375,8 +374,8 @@ async fn failures_of_sessions_eject_for_the_ejection_time() {
             let length = Duration::from_secs(30) * times;
             assert!(begin.elapsed() >= length && begin.elapsed() <= length + Duration::from_millis(2));
         }
-        let first = counters.backend(UpstreamId(0), BackendId(0)).expect("the first");
-        assert_eq!(first.ejections.load(Ordering::Relaxed), 2);
+        let first = counters.backend(BackendKey { upstream: UpstreamId(0), backend: BackendId(0) });
+        assert_eq!(first.counters.ejections.value(), 2);
     })
     .await;
 }
@@ -589,7 +588,11 @@ async fn reports_do_not_hold_up_a_ramp_and_spared_backends_are_not_published() {
 }
 
 /// The thread on real sockets, with what it published.
-fn start(check: HealthCheck, port: u16) -> (HealthThread, mpsc::Receiver<Arc<UpstreamStates>>) {
+fn start(
+    check: HealthCheck,
+    port: u16,
+    counters: &Arc<HealthCounters>,
+) -> (HealthThread, mpsc::Receiver<Arc<UpstreamStates>>) {
     let config = config(&[(Some(check), None, &[ip(port)])]);
     let (_, addresses) = watch::channel(Arc::new(literal(&config)));
     let (failures, reports) = failures(&config);
@@ -599,7 +602,8 @@ fn start(check: HealthCheck, port: u16) -> (HealthThread, mpsc::Receiver<Arc<Ups
         // The test may be over.
         let _ = sender.send(states);
     });
-    (spawn(&snapshot, addresses, reports, publish).expect("a thread"), published)
+    let thread = spawn(&snapshot, addresses, reports, Arc::clone(counters), publish);
+    (thread.expect("a thread"), published)
 }
 
 /// Longer than anything here takes, unless it hangs.
@@ -615,7 +619,8 @@ fn the_thread_follows_a_real_backend_down_and_up() {
     let address = listener.local_addr().unwrap();
     let often = Duration::from_millis(5);
     let check = HealthCheck { interval: often, fast_interval: often, ..CHECK };
-    let (thread, published) = start(check, address.port());
+    let counters = Arc::default();
+    let (thread, published) = start(check, address.port(), &counters);
     wait_for(&published, Up);
     drop(listener);
     wait_for(&published, Down);
@@ -623,10 +628,9 @@ fn the_thread_follows_a_real_backend_down_and_up() {
     wait_for(&published, Up);
     drop(listener);
     wait_for(&published, Down);
-    let counters = Arc::clone(thread.counters());
     thread.stop();
-    let counters = counters.backend(UpstreamId(0), BackendId(0)).expect("the only one");
-    assert_eq!((counters.up.load(Ordering::Relaxed), counters.down.load(Ordering::Relaxed)), (2, 2));
+    let counters = counters.backend(BackendKey { upstream: UpstreamId(0), backend: BackendId(0) });
+    assert_eq!((counters.counters.up.value(), counters.counters.down.value()), (2, 2));
     assert!(published.iter().count() < 2 && published.recv().is_err(), "nothing is published after the end");
 }
 
@@ -639,7 +643,7 @@ fn stop_does_not_wait_for_a_check_that_hangs() {
     let address = listener.local_addr().unwrap().as_socket().expect("IPv4");
     let _fills_the_queue = std::net::TcpStream::connect(address).unwrap();
     let check = HealthCheck { timeout: 4 * PATIENCE, ..CHECK };
-    let (thread, published) = start(check, address.port());
+    let (thread, published) = start(check, address.port(), &Arc::default());
     assert_eq!(published.recv_timeout(PATIENCE).expect("the first state").version, 1);
     let begin = std::time::Instant::now();
     assert!(!thread.is_finished());

@@ -17,8 +17,21 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
+    /// Every kind, in the order of the discriminants.
+    pub const ALL: [Self; Self::COUNT] = [Self::Descriptors, Self::Memory, Self::Connection];
+
     /// The number of kinds.
     pub const COUNT: usize = 3;
+
+    /// Returns the name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Memory => "memory",
+            Self::Connection => "connection",
+        }
+    }
 
     /// Returns the kind of an error of accept(2).
     #[must_use]
@@ -46,8 +59,21 @@ pub enum LocalFailure {
 }
 
 impl LocalFailure {
+    /// Every kind, in the order of the discriminants.
+    pub const ALL: [Self; Self::COUNT] = [Self::Descriptors, Self::Memory, Self::Addresses];
+
     /// The number of kinds.
     pub const COUNT: usize = 3;
+
+    /// Returns the name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Memory => "memory",
+            Self::Addresses => "addresses",
+        }
+    }
 
     /// Returns the kind of an error of connect(2), unless it is the backend's fault.
     #[must_use]
@@ -64,7 +90,7 @@ impl LocalFailure {
 
     /// Returns the kind in words.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub const fn words(self) -> &'static str {
         match self {
             Self::Descriptors => "file descriptors",
             Self::Memory => "memory",

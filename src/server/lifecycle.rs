@@ -60,6 +60,7 @@ fn serve(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str 
     let mut wait_for_stop =
         |deadline: &Receiver<Instant>| wait_for_stop(server, commands, deadline, log, &mut turned_away);
     let stop = wait_for_stop(&never());
+    server.announce_end();
     if let (Some(Command::Stop { .. }), Some(delay)) = (stop, runtime.shutdown_delay) {
         log::info!("stopping: accepting goes on for {delay:?}");
         if wait_for_stop(&after(delay)).is_some() {
@@ -110,6 +111,10 @@ fn wait_for_stop(
                 return Some(command);
             }
             Command::ReopenLog => log.reopen(),
+            Command::SetLogLevel(level) => {
+                log.set_level(level);
+                log::info!("records are written from level {level} on");
+            }
             Command::Reload => log::warn!("HUP does nothing yet; restart to load a changed configuration"),
             Command::Upgrade => log::warn!("USR2 does nothing yet; restart to run another binary"),
         }

@@ -4,6 +4,7 @@ mod budget;
 mod cores;
 mod lifecycle;
 mod machine;
+mod process;
 mod turned_away;
 
 use std::io;
@@ -18,7 +19,9 @@ use crate::admission::Limit;
 use crate::base::ShardPlace;
 use crate::base::{Plain, ShardId, counted};
 use crate::config::Config;
-use crate::control::{Clocks, Control, Status};
+use crate::control::command::Door;
+use crate::control::process::Process;
+use crate::control::{self, Clocks, Control, Peaks, PhaseCell, Source, Status};
 use crate::health::HealthThread;
 use crate::net::{self, ListenError, SocketFile};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
@@ -27,7 +30,7 @@ use crate::telemetry::counters::ShardCounters;
 use crate::telemetry::log::ALWAYS;
 use crate::telemetry::thread_clock::ThreadClock;
 use crate::upstream::{NumbersSpent, Snapshot, UpstreamStates};
-use crate::uring::{self, Doorbell, Missing};
+use crate::uring::{self, Doorbell, Heartbeat, Missing};
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
@@ -73,27 +76,23 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running server. Dropping it closes all sessions and waits for the shards.
 pub struct Server {
-    snapshot: Arc<Snapshot>,
+    source: Arc<Source>,
     shards: Shards,
     /// Stopped in `drop`.
     health: Option<HealthThread>,
     control: Control,
-    latest: Latest,
-    sessions: u32,
     /// Removed together with the server.
     _files: Vec<SocketFile>,
     /// Disconnected when the last shard has ended.
     shards_ended: Receiver<()>,
 }
 
-/// The newest states, for readers outside the shards.
-type Latest = tokio::sync::watch::Receiver<Arc<UpstreamStates>>;
-
 /// What all threads know of the shards.
 struct Shards {
     cpus: Vec<usize>,
     handles: Arc<[ShardHandle]>,
     counters: Vec<Arc<ShardCounters>>,
+    heartbeats: Vec<Arc<Heartbeat>>,
     cores: Arc<CoreLoads>,
     clocks: Clocks,
 }
@@ -179,13 +178,32 @@ impl Server {
         };
         let (ended, shards_ended) = bounded(0);
         let Prepared { pipes, sessions, sockets, files, .. } = prepared;
-        let mut server =
-            Self { snapshot, shards, health: None, control, latest, sessions, _files: files, shards_ended };
+        let source = Arc::new(Source {
+            snapshot,
+            states: latest,
+            counters: shards.counters.clone(),
+            heartbeats: shards.heartbeats.clone(),
+            cpus: shards.cpus.clone(),
+            cores: Arc::clone(&shards.cores),
+            health: Arc::default(),
+            max_sessions: sessions,
+            log: None,
+            begun: Instant::now(),
+            peaks: Peaks::default(),
+            phase: PhaseCell::default(),
+        });
+        let mut server = Self { source, shards, health: None, control, _files: files, shards_ended };
         server.spawn_shards(sockets, ends, pipes, ended)?;
         // Checks begin only when a shard listens for their results, and after everything that may refuse the
         // start.
         let addresses = server.control.addresses();
-        let health = crate::health::spawn(&server.snapshot, addresses, reports, Box::new(publish))?;
+        let health = crate::health::spawn(
+            &server.source.snapshot,
+            addresses,
+            reports,
+            Arc::clone(&server.source.health),
+            Box::new(publish),
+        )?;
         server.health = Some(health);
         Ok(server)
     }
@@ -199,7 +217,8 @@ impl Server {
         pipes: u32,
         ended: Sender<()>,
     ) -> Result<(), StartError> {
-        let (shards, seed, limit) = (&self.shards, fastrand::u64(..), Arc::new(Limit::new(self.sessions)));
+        let (shards, seed, limit) =
+            (&self.shards, fastrand::u64(..), Arc::new(Limit::new(self.source.max_sessions)));
         let handoffs: Vec<_> = (0..ends.len())
             .map(|index| {
                 let shard = ShardId(u16::try_from(index).expect("limits::SHARDS_MAX fits"));
@@ -213,12 +232,13 @@ impl Server {
             let parts = ShardParts {
                 place,
                 cpu: CoreId { id: shards.cpus[index] },
-                snapshot: Arc::clone(&self.snapshot),
+                snapshot: Arc::clone(&self.source.snapshot),
                 listeners,
                 pipes,
                 cores: Arc::clone(&shards.cores),
                 handoff,
                 counters: Arc::clone(&shards.counters[index]),
+                heartbeat: Arc::clone(&shards.heartbeats[index]),
                 limit: Arc::clone(&limit),
                 handles: Arc::clone(&shards.handles),
                 inbox,
@@ -235,15 +255,20 @@ impl Server {
     /// Returns the configuration that the server runs.
     #[must_use]
     pub fn config(&self) -> &Config {
-        self.snapshot.config()
+        self.source.snapshot.config()
     }
 
     /// Returns the current status.
     #[must_use]
     pub fn status(&self) -> Status {
-        let Shards { counters, cores, cpus, .. } = &self.shards;
-        let states = Arc::clone(&self.latest.borrow());
-        Status::read(&self.snapshot, &states, (counters, cores), cpus, self.sessions)
+        self.source.status()
+    }
+
+    /// Returns the process as the admin API sees it; commands go through `door`, if there is one.
+    #[must_use]
+    pub fn process(&self, door: Option<Door>) -> Arc<dyn Process> {
+        let handles = Arc::clone(&self.shards.handles);
+        Arc::new(process::Running { source: Arc::clone(&self.source), handles, door })
     }
 
     /// Returns what is worth a warning about this machine.
@@ -261,7 +286,7 @@ impl Server {
     /// Waits until the published states are as wanted. Returns whether that happened within `patience`.
     #[must_use]
     pub fn wait_states(&self, patience: Duration, mut wanted: impl FnMut(&UpstreamStates) -> bool) -> bool {
-        let mut latest = self.latest.clone();
+        let mut latest = self.source.states.clone();
         let waited = self.control.block_on(async move {
             tokio::time::timeout(patience, async { latest.wait_for(|states| wanted(states)).await.is_ok() })
                 .await
@@ -276,8 +301,14 @@ impl Server {
         self.control.is_finished() || self.health.as_ref().is_some_and(HealthThread::is_finished)
     }
 
+    /// Is not ready for clients any more, although it accepts them; see `runtime.shutdown_delay`.
+    pub fn announce_end(&self) {
+        self.source.phase.set(control::status::Phase::Stopping);
+    }
+
     /// Stops accepting; open sessions go on.
     pub fn drain(&self) {
+        self.source.phase.set(control::status::Phase::Draining);
         self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Draining));
     }
 
@@ -303,18 +334,18 @@ impl Server {
 impl Shards {
     /// What is known of shards that have not started, and where each of them hears of the others.
     fn new(cpus: &[CoreId]) -> io::Result<(Self, Vec<(Inbox, OwnedFd)>)> {
-        let (mut handles, mut ends, mut counters) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut handles, mut ends) = (Vec::new(), Vec::new());
         for _ in cpus {
             let (bell, doorbell) = Doorbell::new()?;
             let (handle, inbox) = shard::inbox(bell);
             handles.push(handle);
             ends.push((inbox, doorbell));
-            counters.push(Arc::default());
         }
         let shards = Self {
             cpus: cpus.iter().map(|cpu| cpu.id).collect(),
             handles: handles.into(),
-            counters,
+            counters: cpus.iter().map(|_| Arc::default()).collect(),
+            heartbeats: cpus.iter().map(|_| Arc::default()).collect(),
             cores: CoreLoads::new(cpus.len()),
             clocks: cpus.iter().map(|_| OnceLock::new()).collect(),
         };

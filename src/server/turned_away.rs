@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::Server;
-use crate::base::{CloseReason, counted};
+use crate::base::{CloseReason, DenyReason, counted};
 use crate::control::ListenerStatus;
 use crate::telemetry::counters::ListenerTotals;
 
@@ -60,7 +60,7 @@ pub(super) fn log_totals(server: &Server) {
     for ListenerStatus { name, totals, .. } in server.status().listeners {
         let name = &*name;
         let closed = CloseReason::ALL.iter().map(|reason| (reason.name(), totals.closed[reason.index()]));
-        let ends: Vec<_> = closed.chain([(DENIED, totals.denied)]).filter(|(_, count)| *count > 0).collect();
+        let ends: Vec<_> = closed.chain(denied(&totals)).filter(|(_, count)| *count > 0).collect();
         let (count, reasons) = (totals.accepted, list(&ends));
         let colon = if ends.is_empty() { "" } else { ": " };
         log::info!(event = "totals", listener = name, count, reasons;
@@ -69,8 +69,10 @@ pub(super) fn log_totals(server: &Server) {
     }
 }
 
-/// The reason for clients that found `max_connections` of the process reached.
-const DENIED: &str = "process_limit";
+/// Returns how many connections were denied, by reason.
+fn denied(totals: &ListenerTotals) -> impl Iterator<Item = (&'static str, u64)> {
+    DenyReason::ALL.iter().map(|reason| (reason.name(), totals.denied[reason.index()]))
+}
 
 /// Returns how many clients were turned away since `before`, by reason, if any. Of the clients that a backend
 /// reset, only those count that got no byte from any backend.
@@ -79,8 +81,9 @@ fn since(now: &ListenerTotals, before: &ListenerTotals) -> Vec<(&'static str, u6
     let reasons = CloseReason::ALL.iter().filter(|reason| reason.turns_away());
     let closed = reasons.map(|reason| (reason.name(), of(reason)));
     let reset = (CloseReason::BackendReset.name(), now.reset_unserved.saturating_sub(before.reset_unserved));
-    let denied = (DENIED, now.denied.saturating_sub(before.denied));
-    closed.chain([reset, denied]).filter(|(_, count)| *count > 0).collect()
+    let denied =
+        denied(now).zip(before.denied).map(|((reason, now), before)| (reason, now.saturating_sub(before)));
+    closed.chain([reset]).chain(denied).filter(|(_, count)| *count > 0).collect()
 }
 
 fn list(counts: &[(&str, u64)]) -> String {
@@ -100,7 +103,7 @@ mod tests {
         now.closed[CloseReason::BackendReset.index()] = 7;
         now.reset_unserved = 2;
         now.closed[CloseReason::QueueFull.index()] = 1;
-        now.denied = 4;
+        now.denied[DenyReason::ProcessLimit.index()] = 4;
         assert_eq!(
             list(&since(&now, &before)),
             "3 no_backend, 1 queue_full, 2 backend_reset, 4 process_limit"

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use super::state::Shard;
 use super::upstream::Upstream;
 use crate::base::limits::LATE;
-use crate::base::{Address, BackendId, CloseReason, Plain, Tick};
+use crate::base::{Address, BackendId, CloseReason, ConnectFailure, Plain, Tick};
 use crate::net::{self, LocalFailure, Peer};
 use crate::upstream::{ClientEnd, ClientState, Failure, WaitEnd};
 use crate::uring::{End, Receive, Timer};
@@ -28,6 +28,16 @@ impl Failed {
     fn then(self, later: Self) -> Self {
         let is_answer = !matches!(self.failure, Failure::NoLocalAddress);
         if is_answer && matches!(later.failure, Failure::NoLocalAddress) { self } else { later }
+    }
+
+    /// Returns why the backend was not reached; `None` if that says nothing about the backend.
+    pub(super) fn reason(&self) -> Option<ConnectFailure> {
+        match self.failure {
+            Failure::Refused { at_once: true } => Some(ConnectFailure::Refused),
+            Failure::Refused { at_once: false } => Some(ConnectFailure::Unreachable),
+            Failure::TimedOut { .. } => Some(ConnectFailure::Timeout),
+            Failure::NoLocalAddress | Failure::Shortage | Failure::Session(_) => None,
+        }
     }
 
     fn refused(error: io::Error) -> Self {
@@ -102,7 +112,7 @@ pub(super) async fn connect_any(
     if let Some(kind) = failed.lacking
         && shard.connect_warnings[kind as usize].is_due(shard.now())
     {
-        let (lacking, remedy) = (kind.name(), kind.remedy());
+        let (lacking, remedy) = (kind.words(), kind.remedy());
         log::warn!("cannot connect to backends: out of {lacking} ({remedy}): {}", Plain(&failed.error));
     }
     Err(failed)

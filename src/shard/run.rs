@@ -20,7 +20,7 @@ use crate::relay::Pipes;
 use crate::steering::CoreLoads;
 use crate::telemetry::counters::ShardCounters;
 use crate::upstream::{Snapshot, UpstreamStates};
-use crate::uring::{self, BufferSettings, DoorbellListener, Missing, Ring};
+use crate::uring::{self, BufferSettings, DoorbellListener, Heartbeat, Missing, Ring};
 
 /// The parts of a shard.
 pub struct ShardParts {
@@ -40,6 +40,8 @@ pub struct ShardParts {
     pub handoff: Handoff,
     /// The counters of this shard.
     pub counters: Arc<ShardCounters>,
+    /// The heartbeat of this shard.
+    pub heartbeat: Arc<Heartbeat>,
     /// The limit on sessions of the process.
     pub limit: Arc<Limit>,
     /// The handles of all shards, including this one's.
@@ -64,7 +66,8 @@ pub fn run(parts: ShardParts, started: impl FnOnce()) -> Result<(), Missing> {
     assert!(core_affinity::set_for_current(parts.cpu), "CPU {} was in the allowed set", parts.cpu.id);
     executor()?.run(async {
         let relay = &parts.snapshot.config().runtime.relay;
-        let ring = Ring::new(BufferSettings { bytes: relay.buffer_bytes, count: relay.buffers_per_core })?;
+        let buffers = BufferSettings { bytes: relay.buffer_bytes, count: relay.buffers_per_core };
+        let ring = Ring::with_heartbeat(buffers, Arc::clone(&parts.heartbeat))?;
         start(&ring, parts)?;
         started();
         ring.drive().await;

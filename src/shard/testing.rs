@@ -42,6 +42,7 @@ pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<
         handoff: handoff(0),
         cores: Arc::clone(&cores),
         counters: Arc::default(),
+        heartbeat: Arc::default(),
         limit: Arc::new(Limit::new(100)),
         handles,
         inbox,

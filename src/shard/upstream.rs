@@ -13,7 +13,7 @@ use crate::base::{Address, BackendId, BackendKey, UpstreamId};
 use crate::config::{self, Reuse};
 use crate::net::{self, Peer};
 use crate::pool::{Connection, Lease, Pool};
-use crate::telemetry::counters::{BackendCounters, Cells};
+use crate::telemetry::counters::{BackendCounters, Cells, UpstreamCounters};
 use crate::upstream::{LocalAddresses, Permit, SharedUpstream, UpstreamTable};
 
 /// See the module documentation.
@@ -27,6 +27,8 @@ pub(super) struct Upstream {
     pub(super) waiters: Waiters,
     pub(super) unresponsive: Unresponsive,
     shared: Arc<SharedUpstream>,
+    /// Of the upstream itself.
+    pub(super) totals: Cells<UpstreamCounters>,
     /// By number.
     counters: Rc<[Cells<BackendCounters>]>,
 }
@@ -51,6 +53,7 @@ impl Upstream {
             waiters: Waiters::default(),
             unresponsive: Unresponsive::default(),
             shared: Arc::clone(shared),
+            totals: shard.counters.upstream(id),
             counters,
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+use serde::{Deserialize, Serialize};
 
 use crate::base::ShardId;
 
@@ -56,7 +57,7 @@ pub struct CoreLoad {
 }
 
 /// The status of a core, for display.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CoreStatus {
     /// Open sessions.
     pub active: u32,
@@ -67,9 +68,10 @@ pub struct CoreStatus {
     /// Connections received from other shards so far.
     pub received: u64,
     /// Busy share in the last sample, per mille of the core.
+    #[serde(rename = "busy_per_mille")]
     pub busy: u32,
-    /// Processor time so far.
-    pub busy_time: Duration,
+    /// Processor time so far, seconds.
+    pub busy_seconds: f64,
 }
 
 impl CoreLoads {
@@ -103,7 +105,7 @@ impl CoreLoads {
             handed_off: own.handed_off.load(Ordering::Relaxed),
             received: own.received.load(Ordering::Relaxed),
             busy: others.busy.load(Ordering::Relaxed),
-            busy_time: Duration::from_nanos(others.busy_nanos.load(Ordering::Relaxed)),
+            busy_seconds: Duration::from_nanos(others.busy_nanos.load(Ordering::Relaxed)).as_secs_f64(),
         }
     }
 

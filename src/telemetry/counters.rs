@@ -4,64 +4,29 @@
 //! to closed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::base::{BackendKey, CloseReason, ListenerId, UpstreamId};
+use super::by_reason;
+use super::cell::AddCounters;
+use super::histogram::Histogram;
+use crate::base::{BackendKey, CloseReason, ConnectFailure, DenyReason, ListenerId, UpstreamId};
 use crate::net::{AcceptError, LocalFailure};
 
-/// A number with a single writer. Readers get a whole value, which may be slightly old.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds; only the one writer calls this, so no read-modify-write is needed.
-    pub fn add(&self, count: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
-    }
-
-    /// Subtracts; only the one writer calls this.
-    pub fn subtract(&self, count: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(count), Ordering::Relaxed);
-    }
-
-    /// Sets the number; only the one writer calls this.
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    /// Returns the current number.
-    #[must_use]
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Adds counters to sums of the same shape.
-trait AddCounters<C> {
-    fn add_counters(&mut self, counters: &C);
-}
-
-impl AddCounters<Counter> for u64 {
-    fn add_counters(&mut self, counter: &Counter) {
-        *self += counter.value();
-    }
-}
-
-impl<const COUNT: usize> AddCounters<[Counter; COUNT]> for [u64; COUNT] {
-    fn add_counters(&mut self, counters: &[Counter; COUNT]) {
-        self.iter_mut().zip(counters).for_each(|(sum, counter)| sum.add_counters(counter));
-    }
-}
+pub use super::cell::Counter;
 
 /// Structs of counters; with plain numbers in place of counters, they hold the sums over the shards.
 macro_rules! counters {
     ($($(#[$doc:meta])+ $name:ident { $($(#[$of:meta])+ $field:ident: $cells:ty,)+ })+) => {$(
         $(#[$doc])+
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(bound(
+            serialize = "N: Serialize + Copy + Into<u64>",
+            deserialize = "N: Deserialize<'de> + Copy + Default + From<u64>"
+        ))]
         pub struct $name<N = Counter> { $($(#[$of])+ pub $field: $cells,)+ }
 
         impl $name<u64> {
@@ -78,35 +43,62 @@ counters! {
     ListenerCounters {
         /// Accepted connections, denied ones included.
         accepted: N,
-        /// Denied because the process already has its maximum number of sessions.
-        denied: N,
+        /// Denied connections by reason, indexed by [`DenyReason::index`].
+        #[serde(with = "by_reason::denied")]
+        denied: [N; DenyReason::COUNT],
         /// Open sessions.
         active: N,
         /// Ended sessions by reason, indexed by [`CloseReason::index`].
+        #[serde(with = "by_reason::closed")]
         closed: [N; CloseReason::COUNT],
         /// Of the sessions that a backend reset: those without a byte, after which no other backend was left
         /// to try.
         reset_unserved: N,
         /// Failed accepts by kind.
+        #[serde(with = "by_reason::accept_errors")]
         accept_errors: [N; AcceptError::COUNT],
         /// Bytes delivered to backends.
         bytes_to_backend: N,
         /// Bytes delivered to clients.
         bytes_to_client: N,
+        /// How long ended sessions took, from accept to close.
+        duration: Histogram<N>,
     }
 
     /// What one shard counts for one backend.
     BackendCounters {
         /// Sessions that got a connection to it.
         sessions: N,
-        /// Failed connection attempts.
-        connect_failures: N,
+        /// Failed connection attempts by reason, indexed by [`ConnectFailure::index`].
+        #[serde(with = "by_reason::connect_failures")]
+        connect_failures: [N; ConnectFailure::COUNT],
+        /// Connections made to it for sessions, and how long that took, microseconds. Those of the pool are not
+        /// among them.
+        connects: N,
+        /// See `connects`.
+        connect_micros: N,
         /// Connections in the pool, including those still being made for it.
         pooled: N,
         /// Bytes delivered to it.
         bytes_to_backend: N,
         /// Bytes from it delivered to clients.
         bytes_to_client: N,
+        /// The kernel's smoothed round-trip time of its connections when their sessions ended.
+        round_trip: Histogram<N>,
+        /// Segments that were sent again on its connections, as of the end of their sessions.
+        retransmitted: N,
+    }
+
+    /// What one shard counts for one upstream.
+    UpstreamCounters {
+        /// Attempts on another backend after a failed one.
+        retries: N,
+        /// Retries that `retry_budget` did not allow.
+        retries_over_budget: N,
+        /// How long connects to its backends took that succeeded, for sessions.
+        connect: Histogram<N>,
+        /// How long sessions waited for a permit of a backend, if they had to; those that got none too.
+        queue: Histogram<N>,
     }
 
     /// What one shard counts for the pool of one upstream.
@@ -130,15 +122,29 @@ counters! {
         reset_failed: N,
     }
 
+    /// What the health thread counts for one backend.
+    CheckCounters {
+        /// Checks that succeeded.
+        success: N,
+        /// Checks that failed with an error.
+        failure: N,
+        /// Checks that took too long.
+        timeout: N,
+        /// Checks that say nothing about the backend: this process lacked descriptors, ports or memory, or was
+        /// stopped.
+        local: N,
+        /// Transitions to `Up`, the first verdict included.
+        up: N,
+        /// Transitions to `Down`, the first verdict included.
+        down: N,
+        /// Ejections for failures of sessions.
+        ejections: N,
+    }
+
     /// What one shard counts that belongs to no single listener or upstream.
     WorkCounters {
-        /// Attempts on another backend after a failed one.
-        retries: N,
-        /// Retries that `retry_budget` did not allow.
-        retries_over_budget: N,
-        /// Sessions that had to wait for a permit of a backend.
-        queued: N,
         /// Attempts to connect to a backend that failed because this process lacks a resource, by kind.
+        #[serde(with = "by_reason::local_failures")]
         local_failures: [N; LocalFailure::COUNT],
         /// Bytes delivered to backends by splicing, included in `bytes_to_backend`.
         spliced_to_backend: N,
@@ -157,6 +163,7 @@ pub type Cells<T> = Arc<CachePadded<T>>;
 #[derive(Debug, Default)]
 pub struct ShardCounters {
     listeners: Registry<ListenerId, ListenerCounters>,
+    upstreams: Registry<UpstreamId, UpstreamCounters>,
     pools: Registry<UpstreamId, PoolCounters>,
     backends: Registry<BackendKey, BackendCounters>,
     /// Everything that is not about one of them.
@@ -179,10 +186,16 @@ impl<K: Ord, T: Default> Registry<K, T> {
 }
 
 impl ShardCounters {
-    /// The counters of one listener.
+    /// Returns the counters of one listener.
     #[must_use]
     pub fn listener(&self, id: ListenerId) -> Cells<ListenerCounters> {
         self.listeners.get(id)
+    }
+
+    /// Returns the counters of one upstream.
+    #[must_use]
+    pub fn upstream(&self, id: UpstreamId) -> Cells<UpstreamCounters> {
+        self.upstreams.get(id)
     }
 
     /// Returns the counters of the pool of one upstream.
@@ -198,6 +211,53 @@ impl ShardCounters {
     }
 }
 
+/// What the health thread found out about one backend.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// The health thread alone writes.
+    pub counters: CheckCounters,
+    /// Written once a check, read only for the status.
+    last: Mutex<Option<LastCheck>>,
+}
+
+/// The last check of a backend.
+#[derive(Clone, Debug)]
+pub struct LastCheck {
+    /// Whether the check succeeded.
+    pub ok: bool,
+    /// Why the check failed; empty if it did not.
+    pub cause: String,
+    /// When the check ended.
+    pub at: Instant,
+    /// How long the check took.
+    pub took: Duration,
+}
+
+impl Checks {
+    /// Notes the result of a check.
+    pub fn note_last(&self, last: LastCheck) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+    }
+
+    /// Returns the last check, once there was one.
+    #[must_use]
+    pub fn last(&self) -> Option<LastCheck> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Everything the health thread counts, by backend.
+#[derive(Debug, Default)]
+pub struct HealthCounters(Registry<BackendKey, Checks>);
+
+impl HealthCounters {
+    /// Returns the counters of one backend.
+    #[must_use]
+    pub fn backend(&self, key: BackendKey) -> Cells<Checks> {
+        self.0.get(key)
+    }
+}
+
 /// The counters of one listener, summed over the shards.
 pub type ListenerTotals = ListenerCounters<u64>;
 
@@ -206,6 +266,12 @@ impl ListenerTotals {
     #[must_use]
     pub fn closed_sum(&self) -> u64 {
         self.closed.iter().sum()
+    }
+
+    /// Returns the number of denied connections, for all reasons.
+    #[must_use]
+    pub fn denied_sum(&self) -> u64 {
+        self.denied.iter().sum()
     }
 
     /// For tests: sessions that ended with this reason.
@@ -219,6 +285,6 @@ impl ListenerTotals {
     #[doc(hidden)]
     #[must_use]
     pub fn is_conserved(&self) -> bool {
-        self.accepted == self.denied + self.closed_sum() + self.active
+        self.accepted == self.denied_sum() + self.closed_sum() + self.active
     }
 }

@@ -17,6 +17,8 @@
 //! that the few remaining backends would break down under the whole load, than that so many backends are
 //! really down.
 
+use serde::{Deserialize, Serialize};
+
 use super::state::{BackendState, Health};
 use crate::balance::{self, Candidate};
 use crate::base::{BackendId, limits};
@@ -49,7 +51,8 @@ impl Share {
 }
 
 /// Which backends the first pick of a session goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Serving {
     /// No backend can be tried.
     Nobody,
@@ -63,6 +66,21 @@ pub enum Serving {
     LastResort,
     /// All backends with an address, whatever is known of them.
     Panic,
+}
+
+impl Serving {
+    /// Returns who serves, in words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Nobody => "no backend",
+            Self::Primaries => "primaries",
+            Self::Unjudged => "backends without a first verdict",
+            Self::Backups => "backups",
+            Self::LastResort => "ejected backends, as the last resort",
+            Self::Panic => "all backends (panic)",
+        }
+    }
 }
 
 /// See the module documentation.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::{Address, limits};
 
 /// The result of the health checks of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
     /// No check has finished yet; not eligible.
@@ -14,6 +16,18 @@ pub enum Health {
     Up,
     /// The backend takes no sessions.
     Down,
+}
+
+impl Health {
+    /// Returns the health in one word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Checking => "checking",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// The addresses of all backends of all upstreams, as the resolver knows them.

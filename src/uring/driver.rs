@@ -31,8 +31,8 @@ const MOST_TURNS_LATE: u32 = 64;
 /// What one turn has taken so far.
 #[derive(Default)]
 struct Reaped {
-    /// Whether anything was taken.
-    any: bool,
+    /// Completions that were taken.
+    count: usize,
     /// Completions of the last enter.
     last: usize,
     /// Whether receives wait for buffers.
@@ -49,7 +49,7 @@ impl Reaped {
     fn take(&mut self, core: &mut Core) {
         for _ in 0..MOST_FURTHER_ENTERS {
             self.last = core.reap();
-            self.any |= self.last > 0;
+            self.count += self.last;
             if self.last < COMPLETIONS_AN_ENTER {
                 break;
             }
@@ -59,6 +59,7 @@ impl Reaped {
             // Takes what the last enter brought: when buffers are given back, no completion of a filled
             // buffer may still be in the queue.
             self.last = core.reap();
+            self.count += self.last;
         }
         self.starved = core.has_starved();
     }
@@ -116,7 +117,12 @@ impl Driver<'_> {
             return Poll::Ready(());
         }
         let no_task_waits = inner.next_turn.borrow().is_empty() && inner.put_off.borrow().is_empty();
-        let wait = if quiet && no_task_waits { self.sleep() } else { Wait::No };
+        let wait = if quiet && no_task_waits {
+            inner.heartbeat.end(Tick::read_clock());
+            self.sleep()
+        } else {
+            Wait::No
+        };
         self.turn(wait);
         context.waker().wake_by_ref();
         Poll::Pending
@@ -129,11 +135,13 @@ impl Driver<'_> {
         inner.put_off.borrow_mut().drain(..).for_each(std::task::Waker::wake);
         let mut core = inner.core.borrow_mut();
         core.enter(wait).expect("the kernel takes the entries of a sound ring");
-        inner.now.set(Tick::read_clock());
+        let now = Tick::read_clock();
+        inner.now.set(now);
         inner.turn.set(inner.turn.get() + 1);
+        inner.heartbeat.end(now);
+        inner.heartbeat.begin(now);
         let mut reaped = Reaped::default();
         reaped.take(&mut core);
-        let now = inner.now.get();
         if let Some(settled) = self.settled.take() {
             inner.wheel.borrow_mut().advance(settled, std::task::Waker::wake);
         }
@@ -149,6 +157,7 @@ impl Driver<'_> {
             core.shrink();
         }
         drop(core);
+        inner.heartbeat.completed(reaped.count);
         self.fire(now, due, &reaped);
         inner.next_turn.borrow_mut().drain(..).for_each(std::task::Waker::wake);
     }
@@ -160,7 +169,7 @@ impl Driver<'_> {
         if !due {
             return;
         }
-        if !reaped.any && !reaped.starved {
+        if reaped.count == 0 && !reaped.starved {
             self.ring.0.wheel.borrow_mut().advance(now, std::task::Waker::wake);
             self.late = 0;
         } else if reaped.is_all() || self.late == MOST_TURNS_LATE {

@@ -2,15 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 
 use super::core::Core;
+use super::heartbeat::Heartbeat;
 use super::locked;
 use super::missing::Missing;
 use super::setup::{self, Features};
 use super::slot::Slot;
 use super::wheel::Wheel;
-use crate::base::Tick;
+use crate::base::{Activity, Tick};
 
 /// The ring of the current shard; clones are handles of the same ring.
 #[derive(Clone)]
@@ -29,6 +31,7 @@ pub(super) struct Inner {
     /// Tasks that have not ended.
     pub(super) tasks: Cell<usize>,
     pub(super) panics: Cell<u64>,
+    pub(super) heartbeat: Arc<Heartbeat>,
     /// Tasks that wait for the next turn, to run after everything that completes in it.
     pub(super) next_turn: RefCell<Vec<Waker>>,
     /// Tasks that are deferred to the next turn, in which they run first, in this order.
@@ -51,6 +54,15 @@ impl Ring {
     ///
     /// What the kernel lacks or forbids.
     pub fn new(buffers: BufferSettings) -> Result<Self, Missing> {
+        Self::with_heartbeat(buffers, Arc::default())
+    }
+
+    /// Like [`Ring::new`], with a heartbeat that other threads know.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ring::new`].
+    pub fn with_heartbeat(buffers: BufferSettings, heartbeat: Arc<Heartbeat>) -> Result<Self, Missing> {
         let core = locked::patiently(|| {
             let (ring, features) = setup::set_up()?;
             Ok((Core::new(ring, features, buffers.bytes, buffers.count)?, features))
@@ -65,6 +77,7 @@ impl Ring {
             polls: Cell::new(0),
             tasks: Cell::new(0),
             panics: Cell::new(0),
+            heartbeat,
             next_turn: RefCell::new(Vec::new()),
             put_off: RefCell::new(Vec::new()),
         })))
@@ -81,6 +94,11 @@ impl Ring {
     #[must_use]
     pub fn now(&self) -> Tick {
         self.0.now.get()
+    }
+
+    /// Publishes what the shard does from now on, until the next turn.
+    pub fn set_activity(&self, activity: Activity) {
+        self.0.heartbeat.set_activity(activity);
     }
 
     /// Returns the number of turns of the driver so far.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringway::admission::{Limit, Ticket};
 use ringway::base::limits::LATE;
-use ringway::base::{Address, BackendId, CloseReason, Tick};
+use ringway::base::{Address, BackendId, CloseReason, DenyReason, Tick};
 use ringway::shard::Phase;
 use ringway::upstream::{Attempts, ClientState, Failure, Fault, InFlight, Step, WaitEnd};
 
@@ -129,7 +129,7 @@ impl World {
         let counters = self.shards[shard].listener();
         counters.accepted.add(1);
         if !self.limit.take() {
-            counters.denied.add(1);
+            counters.denied[DenyReason::ProcessLimit.index()].add(1);
             count("denied");
             return assert_eq!(self.sessions.len(), self.limit.maximum() as usize, "denied below the limit");
         }

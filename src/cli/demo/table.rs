@@ -104,7 +104,7 @@ pub(super) fn summary(status: &Status, tally: &Tally, elapsed: Duration) {
         up = totals.bytes_to_backend,
         down = totals.bytes_to_client,
         accepted = totals.accepted,
-        denied = totals.denied,
+        denied = totals.denied_sum(),
         closed = totals.closed_sum(),
         active = totals.active,
     );

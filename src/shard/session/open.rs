@@ -14,7 +14,7 @@ use crate::net::Peer;
 use crate::pool::{Connection, Lease, NotedLingering};
 use crate::shard::connect::{Wait, WaitingClient, connect_any};
 use crate::shard::upstream::Upstream;
-use crate::upstream::{Attempts, Failure, InFlight, Step, WaitEnd};
+use crate::upstream::{Attempts, InFlight, Step, WaitEnd};
 
 /// What a session has besides its legs until the first byte of one: from then on no other backend can replace
 /// the current one, and an idle session costs no more than necessary.
@@ -128,8 +128,8 @@ impl Opening {
             if let Some(begun) = begun.filter(|_| blamed) {
                 upstream.table.observe(backend, Sample::InVain(begun.elapsed()), now);
             }
-            if !matches!(failed.failure, Failure::NoLocalAddress) {
-                upstream.counters(backend).connect_failures.add(1);
+            if let Some(reason) = failed.reason() {
+                upstream.counters(backend).connect_failures[reason.index()].add(1);
                 let name = upstream.backend_name(backend);
                 log::debug!("backend {name}: connection failed: {}", Plain(&failed.error));
             }
@@ -162,7 +162,7 @@ impl Opening {
         }
         match step {
             Step::Connect(in_flight) => {
-                shard.counters.work.retries.add(u64::from(is_retry));
+                upstream.totals.retries.add(u64::from(is_retry));
                 if let Some(pool) = &upstream.pool {
                     if pooled.is_some() { &pool.counters().hits } else { &pool.counters().misses }.add(1);
                 }
@@ -171,7 +171,7 @@ impl Opening {
             Step::Wait(_) => unreachable!("a wait is followed by a permit or an end"),
             Step::End(reason) => Err(reason),
             Step::OverBudget(reason) => {
-                shard.counters.work.retries_over_budget.add(1);
+                upstream.totals.retries_over_budget.add(1);
                 Err(reason)
             }
         }
@@ -183,7 +183,6 @@ impl Opening {
         let tried = self.attempts.tried();
         let ticket = upstream.table.join(tried).ok_or(CloseReason::QueueFull)?;
         let _position = Position::new(upstream, ticket);
-        shard.counters.work.queued.add(1);
         upstream.serve();
         upstream.ask_pools(tried);
         let client = WaitingClient { socket: &record.client, end: self.attempts.client_end() };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
-use crate::base::{BackendId, CloseReason, Tick};
+use crate::base::{BackendId, CloseReason, DenyReason, Tick};
 use crate::net::Peer;
 use crate::relay::{Moved, Side};
 use crate::shard::listener::Listener;
@@ -28,7 +28,7 @@ impl Record {
         let (shard, counters) = (&listener.shard, listener.counters());
         counters.accepted.add(1);
         if !shard.limit.take() {
-            counters.denied.add(1);
+            counters.denied[DenyReason::ProcessLimit.index()].add(1);
             return Err(client);
         }
         counters.active.add(1);

@@ -188,8 +188,9 @@ fn close_in_a_storm_accounts_for_every_connection() {
 fn processor_time_of_every_core_is_sampled() {
     let only = backend().echo().start();
     let balancer = balancer().backends([&only]).start();
-    let times = || balancer.status().shards.into_iter().map(|shard| shard.core.busy_time).collect::<Vec<_>>();
-    eventually("a first sample", || times().iter().all(|time| !time.is_zero()));
+    let times =
+        || balancer.status().shards.into_iter().map(|shard| shard.core.busy_seconds).collect::<Vec<_>>();
+    eventually("a first sample", || times().iter().all(|time| *time > 0.0));
     let before = times();
     let client = balancer.echoing_client();
     eventually("work shows", || {

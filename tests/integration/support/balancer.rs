@@ -11,7 +11,7 @@ use ringway::config;
 use ringway::control::{BackendStatus, ShardStatus, Status};
 use ringway::net::{LocalFailure, steer_by_cpu};
 use ringway::server::Server;
-use ringway::telemetry::counters::{ListenerTotals, WorkCounters};
+use ringway::telemetry::counters::{ListenerTotals, UpstreamCounters, WorkCounters};
 use ringway::upstream::Health;
 
 use super::config::Config;
@@ -180,6 +180,11 @@ impl Balancer {
         self.status().listeners[0].totals.clone()
     }
 
+    /// What all shards have counted of the upstream.
+    pub fn upstream(&self, of: impl Fn(&UpstreamCounters<u64>) -> u64) -> u64 {
+        of(&self.status().upstreams[0].totals)
+    }
+
     /// Sessions that ended with this reason.
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.totals().closed_with(reason)
@@ -202,11 +207,11 @@ impl Balancer {
     }
 
     pub fn retries(&self) -> u64 {
-        self.work(|work| work.retries)
+        self.upstream(|totals| totals.retries)
     }
 
     pub fn connect_failures(&self, backend: u16) -> u64 {
-        self.status().upstreams[0].backends[usize::from(backend)].totals.connect_failures
+        self.status().upstreams[0].backends[usize::from(backend)].connect_failures_sum()
     }
 
     /// Connects that failed for want of something of our own.
@@ -216,7 +221,7 @@ impl Balancer {
 
     /// Sessions that have waited for a permit of a backend.
     pub fn queued(&self) -> u64 {
-        self.work(|work| work.queued)
+        self.upstream(|totals| totals.queue.count())
     }
 
     /// Bytes spliced to the backends and to the clients.

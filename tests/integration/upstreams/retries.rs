@@ -207,7 +207,7 @@ fn retries_stay_within_their_budget() {
     let ended = || ends.into_iter().map(|reason| balancer.closed(reason)).sum::<u64>();
     eventually("all are reset", || ended() == 300);
     let windows = 1 + took.as_secs() / 10;
-    let over: u64 = balancer.work(|work| work.retries_over_budget);
+    let over: u64 = balancer.upstream(|totals| totals.retries_over_budget);
     // Ten a second, of ten seconds.
     assert!((100..=100 * windows).contains(&balancer.retries()), "{} in {took:?}", balancer.retries());
     assert_eq!(balancer.retries() + over, 300);

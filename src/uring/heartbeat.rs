@@ -1,0 +1,119 @@
+//! The heartbeat of a ring's thread: what it does, since when, and how many turns it has made; for other threads to
+//! read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Activity, Tick};
+
+/// A turn that takes longer is counted as slow: no other session is served meanwhile.
+const SLOW: Duration = Duration::from_millis(10);
+
+/// The ring's thread alone writes, any thread reads. Each value stands for itself, so all accesses are `Relaxed`.
+#[derive(Debug, Default)]
+pub struct Heartbeat {
+    turns: AtomicU64,
+    completions: AtomicU64,
+    slow_turns: AtomicU64,
+    /// When the turn began that is under way, plus one; 0 while the thread waits in the kernel.
+    awake_since: AtomicU64,
+    /// [`Activity::to_bits`].
+    activity: AtomicU64,
+}
+
+/// The turns of a ring so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turns {
+    /// Turns of the event loop.
+    pub turns: u64,
+    /// Completions that were taken from the ring.
+    pub completions: u64,
+    /// Turns that took longer than 10 ms, in which no other session was served.
+    pub slow_turns: u64,
+}
+
+/// A turn under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Its number.
+    pub number: u64,
+    /// When it began.
+    pub since: Tick,
+    /// What the thread does now.
+    pub activity: Activity,
+}
+
+fn add(cell: &AtomicU64, count: u64) {
+    // A single writer needs no read-modify-write.
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+}
+
+impl Heartbeat {
+    /// Notes what the thread does from now on.
+    pub fn set_activity(&self, activity: Activity) {
+        self.activity.store(activity.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Begins a turn.
+    pub(super) fn begin(&self, now: Tick) {
+        add(&self.turns, 1);
+        self.awake_since.store(now.0 + 1, Ordering::Relaxed);
+        self.set_activity(Activity::Ring);
+    }
+
+    /// Counts completions.
+    pub(super) fn completed(&self, count: usize) {
+        add(&self.completions, count as u64);
+    }
+
+    /// Ends the turn under way, if there is one, and counts it if it was slow.
+    pub(super) fn end(&self, now: Tick) {
+        let since = self.awake_since.swap(0, Ordering::Relaxed);
+        if since > 0 && now.since(Tick(since - 1)) > SLOW {
+            add(&self.slow_turns, 1);
+        }
+    }
+
+    /// Returns what was counted so far.
+    #[must_use]
+    pub fn turns(&self) -> Turns {
+        let value = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        Turns {
+            turns: value(&self.turns),
+            completions: value(&self.completions),
+            slow_turns: value(&self.slow_turns),
+        }
+    }
+
+    /// Returns the turn under way; `None` while the thread waits in the kernel for something to do.
+    #[must_use]
+    pub fn turn(&self) -> Option<Turn> {
+        let since = self.awake_since.load(Ordering::Relaxed).checked_sub(1)?;
+        let number = self.turns.load(Ordering::Relaxed);
+        let activity = Activity::from_bits(self.activity.load(Ordering::Relaxed));
+        Some(Turn { number, since: Tick(since), activity })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turn_is_seen_while_it_lasts_and_counted_as_slow_above_ten_milliseconds() {
+        let heartbeat = Heartbeat::default();
+        for (length, slow) in [(10, 0), (11, 1)] {
+            heartbeat.begin(Tick(5));
+            heartbeat.set_activity(Activity::Relay(7));
+            let turn = heartbeat.turn().expect("under way");
+            assert_eq!((turn.since, turn.activity), (Tick(5), Activity::Relay(7)));
+            heartbeat.end(Tick(5 + length));
+            assert_eq!((heartbeat.turn(), heartbeat.turns().slow_turns), (None, slow));
+        }
+        // Nothing was under way.
+        heartbeat.end(Tick(1_000));
+        assert_eq!(heartbeat.turns(), Turns { turns: 2, completions: 0, slow_turns: 1 });
+    }
+}
