@@ -10,5 +10,6 @@ fn main() {
     let commit = output.ok().filter(|output| output.status.success());
     let commit = commit.and_then(|output| String::from_utf8(output.stdout).ok());
     let commit = commit.map_or_else(|| "unknown commit".into(), |commit| commit.trim().to_owned());
+    println!("cargo::rustc-env=RINGWAY_COMMIT={commit}");
     println!("cargo::rustc-env=RINGWAY_VERSION={} ({commit})", env!("CARGO_PKG_VERSION"));
 }

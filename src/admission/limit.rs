@@ -40,8 +40,7 @@ impl Limit {
         self.taken.load(SeqCst)
     }
 
-    /// For tests: all permits.
-    #[doc(hidden)]
+    /// Returns the number of all permits.
     #[must_use]
     pub fn maximum(&self) -> u32 {
         self.maximum.load(Relaxed)

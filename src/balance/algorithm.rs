@@ -106,6 +106,9 @@ pub trait Algorithm {
     /// comes and goes does not skew the shares of the others.
     fn update(&mut self, candidates: &[Candidate]);
 
+    /// Returns a copy in the same state: its picks are those that this one would make next.
+    fn copy(&self) -> Box<dyn Algorithm>;
+
     /// The next backend: a candidate that was not tried, or `None` if and only if there is none.
     fn pick(&mut self, demand: &Demand<'_>) -> Option<BackendId>;
 

@@ -13,11 +13,16 @@ pub(super) const REGISTERED: Registered = Registered {
     build: |_| Box::new(First { candidates: Vec::new() }),
 };
 
+#[derive(Clone)]
 struct First {
     candidates: Vec<BackendId>,
 }
 
 impl Algorithm for First {
+    fn copy(&self) -> Box<dyn Algorithm> {
+        Box::new(self.clone())
+    }
+
     fn update(&mut self, candidates: &[Candidate]) {
         self.candidates.clear();
         self.candidates.extend(candidates.iter().map(|candidate| candidate.id));

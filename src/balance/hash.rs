@@ -27,7 +27,7 @@ pub(crate) fn pair(first: u64, second: u64) -> u64 {
 }
 
 /// SplitMix64: the same numbers for the same seed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {

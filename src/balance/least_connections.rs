@@ -17,6 +17,7 @@ pub(super) const REGISTERED: Registered = Registered {
     build: |start| Box::new(LeastConnections::new(start)),
 };
 
+#[derive(Clone)]
 struct LeastConnections {
     candidates: Vec<Candidate>,
     rotation: Rotation,
@@ -49,6 +50,10 @@ impl Fill {
 }
 
 impl Algorithm for LeastConnections {
+    fn copy(&self) -> Box<dyn Algorithm> {
+        Box::new(self.clone())
+    }
+
     fn update(&mut self, candidates: &[Candidate]) {
         self.candidates.clear();
         self.candidates.extend_from_slice(candidates);

@@ -28,6 +28,7 @@ const PROBES: u64 = 4;
 
 const _: () = assert!(limits::BACKENDS_PER_UPSTREAM_MAX < PLACES as usize);
 
+#[derive(Clone)]
 struct Maglev {
     /// Empty without candidates.
     table: Vec<BackendId>,
@@ -35,6 +36,7 @@ struct Maglev {
 }
 
 /// A candidate's order of places, and where in it it is.
+#[derive(Clone)]
 struct Preference {
     id: BackendId,
     weight: u64,
@@ -110,6 +112,10 @@ impl Maglev {
 }
 
 impl Algorithm for Maglev {
+    fn copy(&self) -> Box<dyn Algorithm> {
+        Box::new(self.clone())
+    }
+
     fn update(&mut self, candidates: &[Candidate]) {
         self.table = table(candidates);
         self.candidates.clear();

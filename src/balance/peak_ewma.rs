@@ -27,6 +27,7 @@ const DECAY: Duration = Duration::from_secs(10);
 /// count.
 const UNKNOWN_MICROS: f64 = 1.0;
 
+#[derive(Clone)]
 struct PeakEwma {
     draw: Draw,
     /// Indexed by `BackendId`, backends that are away included.
@@ -79,6 +80,10 @@ impl PeakEwma {
 }
 
 impl Algorithm for PeakEwma {
+    fn copy(&self) -> Box<dyn Algorithm> {
+        Box::new(self.clone())
+    }
+
     fn update(&mut self, candidates: &[Candidate]) {
         self.draw.update(candidates);
         let known = candidates.last().map_or(0, |last| last.id.index() + 1);

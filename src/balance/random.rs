@@ -18,11 +18,13 @@ pub(super) const REGISTERED: Registered = Registered {
     build: |start| Box::new(TwoChoices { draw: Draw::new(start) }),
 };
 
+#[derive(Clone)]
 struct TwoChoices {
     draw: Draw,
 }
 
 /// Draws candidates, each as often as its weight says.
+#[derive(Clone)]
 pub(super) struct Draw {
     candidates: Vec<Candidate>,
     /// Sum of the weights up to and including each candidate.
@@ -74,6 +76,10 @@ impl Draw {
 }
 
 impl Algorithm for TwoChoices {
+    fn copy(&self) -> Box<dyn Algorithm> {
+        Box::new(self.clone())
+    }
+
     fn update(&mut self, candidates: &[Candidate]) {
         self.draw.update(candidates);
     }

@@ -4,7 +4,7 @@ use super::{Candidate, Start};
 use crate::base::BackendId;
 
 /// A position in a cycle of candidates.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rotation {
     start: Start,
     /// Who was picked last; `None` before the first pick.

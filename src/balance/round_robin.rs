@@ -38,6 +38,7 @@ const LARGEST_WEIGHT: u32 = limits::WEIGHT_MAX * limits::RAMP_STEPS;
 // The largest credit is one turn of the most backends with the largest weight; conversion squares it in i128.
 const _: () = assert!((limits::BACKENDS_PER_UPSTREAM_MAX as i64 * LARGEST_WEIGHT as i64) < (1 << 46) / PARTS);
 
+#[derive(Clone)]
 struct RoundRobin {
     candidates: Vec<Candidate>,
     /// Whether turns alone decide: all weights are the same, and were for long. Once they differed, credits
@@ -135,6 +136,10 @@ impl RoundRobin {
 }
 
 impl Algorithm for RoundRobin {
+    fn copy(&self) -> Box<dyn Algorithm> {
+        Box::new(self.clone())
+    }
+
     fn update(&mut self, candidates: &[Candidate]) {
         debug_assert!(candidates.iter().all(|candidate| (1..=LARGEST_WEIGHT).contains(&candidate.weight)));
         self.candidates.clear();

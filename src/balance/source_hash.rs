@@ -19,6 +19,7 @@ pub(super) const REGISTERED: Registered = Registered {
     build: |_| Box::new(SourceHash { candidates: Vec::new(), equal: true }),
 };
 
+#[derive(Clone)]
 struct SourceHash {
     candidates: Vec<Candidate>,
     /// All weights are the same: the largest hash wins, which the logarithm would not change.
@@ -38,6 +39,10 @@ fn weighted_draw(candidate: &Candidate, key: u64) -> f64 {
 }
 
 impl Algorithm for SourceHash {
+    fn copy(&self) -> Box<dyn Algorithm> {
+        Box::new(self.clone())
+    }
+
     fn update(&mut self, candidates: &[Candidate]) {
         self.candidates.clear();
         self.candidates.extend_from_slice(candidates);

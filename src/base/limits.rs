@@ -78,6 +78,8 @@ pub const SESSIONS_PER_TURN_MAX: u32 = 16;
 /// Maximum number of connections on their way to a shard from all others; further ones stay on the shard they
 /// came to.
 pub const HANDOFFS_MAX: usize = 64;
+/// Maximum number of questions of operators that wait for a shard; further ones are not answered.
+pub const QUESTIONS_MAX: usize = 64;
 /// Maximum number of retries of one session.
 pub const RETRIES_MAX: u32 = 100;
 /// Number of retries per second that the `retry_budget` of an upstream always allows.
@@ -107,6 +109,11 @@ pub const PIPES_PER_CORE_MAX: u32 = 4_096;
 pub const LOG_QUEUE_MAX: usize = 8_192;
 /// Longest log record, bytes; the rest is truncated and marked.
 pub const LOG_RECORD_BYTES_MAX: usize = 8_192;
+/// Maximum number of access log records of a shard that wait for the writer thread, 80 ms of 50,000 sessions a second;
+/// further ones are dropped and counted.
+pub const ACCESS_LOG_QUEUE_MAX: usize = 4_096;
+/// Maximum number of denied connections that the access log has in a second, for the whole process.
+pub const DENIALS_LOGGED_PER_SECOND: u64 = 10;
 
 const _: () = assert!(LISTENERS_MAX <= u16::MAX as usize);
 const _: () = assert!(UPSTREAMS_MAX <= u16::MAX as usize);

@@ -26,9 +26,8 @@ macro_rules! reasons {
                 }
             }
 
-            /// Returns who ended the session and when, as the two letters of a tcplog line.
-            #[must_use]
-            pub const fn letters(self) -> &'static str {
+            /// Returns who ended a session, and when, for a session that ended while it relayed.
+            const fn usual_letters(self) -> &'static str {
                 match self {
                     $(Self::$reason => $letters,)+
                 }
@@ -37,12 +36,12 @@ macro_rules! reasons {
     };
 }
 
-// Each reason with its name and its letters.
+// Each reason with its name and its letters; see `CloseReason::letters`.
 reasons! {
     /// Both sides ended their streams and everything was delivered.
     Normal = "normal", "--";
     /// The client left before it had a backend connection.
-    ClientLeft = "client_left", "CC";
+    ClientLeft = "client_left", "C*";
     /// The client reset its connection while data could still flow.
     ClientReset = "client_reset", "CD";
     /// The backend reset its connection while data could still flow.
@@ -81,9 +80,11 @@ reasons! {
     /// This process lacked a descriptor, a local port or memory.
     Resource = "resource", "RC";
     /// The drain deadline, or an order to stop at once, ended the session.
-    Shutdown = "shutdown", "KD";
+    Shutdown = "shutdown", "K*";
+    /// An operator ended the session.
+    Killed = "killed", "K*";
     /// A broken invariant or a panic inside the session.
-    Internal = "internal", "ID";
+    Internal = "internal", "I*";
 }
 
 /// A closed set of reasons of which each has a name.
@@ -140,7 +141,36 @@ named! {
     }
 }
 
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SessionPhase {
+    /// It waits for a permit of a backend.
+    Queued,
+    /// It looks for a backend, or connects to one.
+    Connecting,
+    /// It relays.
+    Relaying,
+    /// It delivers the last bytes before its end.
+    Ending,
+}
+
 impl CloseReason {
+    /// Returns who ended the session and when, as the two letters of a tcplog line: C client, S backend, P limit or
+    /// rule, R resource, K operator, D backend marked down, U primary up, I internal, c and s time-out of a side, -
+    /// normal; and Q queued, C connecting, D data, - after.
+    #[must_use]
+    pub fn letters(self, phase: SessionPhase) -> [u8; 2] {
+        let [who, when] = *self.usual_letters().as_bytes() else { unreachable!("two letters each") };
+        let when = match (when, phase) {
+            (b'*', SessionPhase::Queued) => b'Q',
+            (b'*', SessionPhase::Connecting) => b'C',
+            (b'*', SessionPhase::Relaying | SessionPhase::Ending) => b'D',
+            _ => when,
+        };
+        [who, when]
+    }
+
     /// Returns whether sessions with this reason got no backend although the client wanted one. Some sessions
     /// with `BackendReset` got none either, which the reason alone does not tell.
     #[must_use]

@@ -1,4 +1,5 @@
-//! Monotonic time in whole milliseconds, the same on all rings of the process.
+//! Monotonic time, the same on all rings of the process: whole milliseconds for everything that waits, microseconds
+//! for what is measured.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -39,5 +40,29 @@ impl Tick {
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A moment to the microsecond, counted as ticks are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// Reads the clock, by a system call or its vDSO.
+    #[must_use]
+    pub fn read_clock() -> Self {
+        Self(u64::try_from(EPOCH.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Returns the time from `earlier` to this moment, or zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Returns the tick at this moment, rounded up, so that what counts from it is never early.
+    #[must_use]
+    pub fn tick(self) -> Tick {
+        Tick(self.0.div_ceil(1_000))
     }
 }

@@ -177,7 +177,7 @@ pub(super) const HOMES: [(&str, &str, &str); 18] = [
 ];
 
 /// Keys that are planned, and that no version has yet.
-pub(super) const NOT_YET: &str = "access_filter access_format access_log admin allow bandwidth client_first \
+pub(super) const NOT_YET: &str = "admin allow bandwidth client_first \
                                   congestion_control defer_accept deny drain_timeout expand fast_open \
                                   freebind handshake interface no_backend over_limit per_source \
                                   proxy_protocol quick_ack rate_limit send_proxy sni tls";

@@ -12,9 +12,9 @@ use super::address;
 use super::healthcheck::healthcheck;
 use super::hints;
 use super::model::{
-    Backend, BackendAddress, Config, CoreSelection, EqualIdle, HashKey, Keepalive, ListenAddress, Listener,
-    ListenerTcp, ListenerTimeouts, LogFormat, LogTarget, Logging, OpenSessions, Outlier, QueueRules, Relay,
-    Runtime, TcpOptions, Upstream, UpstreamTimeouts,
+    AccessFilter, AccessFormat, Backend, BackendAddress, Config, CoreSelection, EqualIdle, HashKey,
+    Keepalive, ListenAddress, Listener, ListenerTcp, ListenerTimeouts, LogFormat, LogTarget, Logging,
+    OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::pool::pool;
 use super::relations::{self, Entries, Names, UpstreamLocations, WrittenIdle, WrittenTimeouts};
@@ -22,9 +22,9 @@ use super::report::Location;
 use super::section::{Read, Section};
 use super::tree::Node;
 use super::values::{
-    FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean, buffers, cores, count, duration,
-    duration_within, limit, log_target, name, number, off_or, one_of, percent, port, size, sources, text,
-    whole_seconds,
+    ACCESS_FILTERS, ACCESS_FORMATS, FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean,
+    buffers, cores, count, duration, duration_within, limit, log_target, name, number, off_or, one_of,
+    percent, port, size, sources, text, whole_seconds,
 };
 use crate::balance::{self, Registered};
 use crate::base::{UpstreamId, limits};
@@ -68,6 +68,9 @@ fn logging(s: &mut Section<'_>) -> Logging {
         level: s.value("level", log::LevelFilter::Info, one_of(LEVELS)),
         format: s.value("format", LogFormat::Text, one_of(FORMATS)),
         target: s.value("target", LogTarget::Stderr, log_target),
+        access_log: s.value("access_log", None, off_or(log_target)),
+        access_format: s.value("access_format", AccessFormat::Tcplog, one_of(ACCESS_FORMATS)),
+        access_filter: s.value("access_filter", AccessFilter::All, one_of(ACCESS_FILTERS)),
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::hints;
-use super::model::{CoreSelection, HashKey, LogFormat, LogTarget, OpenSessions};
+use super::model::{AccessFilter, AccessFormat, CoreSelection, HashKey, LogFormat, LogTarget, OpenSessions};
 use super::report::quote;
 use super::section::{Read, nearest};
 use super::text::{AUTO, BYTES, MILLIS, OFF, duration_text, size_text};
@@ -277,6 +277,12 @@ pub(super) const OPEN_SESSIONS: &[(&str, OpenSessions)] =
 
 /// Words of `logging.format`.
 pub(super) const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+pub(super) const ACCESS_FORMATS: &[(&str, AccessFormat)] =
+    &[("tcplog", AccessFormat::Tcplog), ("json", AccessFormat::Json)];
+
+pub(super) const ACCESS_FILTERS: &[(&str, AccessFilter)] =
+    &[("all", AccessFilter::All), ("errors", AccessFilter::Errors)];
 
 /// Reads `stderr` or the path of a file.
 pub(super) fn log_target(node: &Node) -> Read<LogTarget> {

@@ -3,6 +3,7 @@
 mod circles;
 pub mod command;
 mod core_load;
+pub mod metrics;
 mod observe;
 pub mod process;
 pub mod resolve;

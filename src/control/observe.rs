@@ -14,6 +14,7 @@ use super::status::{
 };
 use crate::base::{BackendKey, ListenerId, ShardId};
 use crate::steering::CoreLoads;
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::{
     BackendCounters, CheckCounters, HealthCounters, ListenerTotals, PoolCounters, ShardCounters,
     UpstreamCounters, WorkCounters,
@@ -42,6 +43,8 @@ pub struct Source {
     pub max_sessions: u32,
     /// The log of the process, if it has one.
     pub log: Option<LogHandle>,
+    /// The access log, if sessions are logged.
+    pub access_log: Option<Arc<AccessLog>>,
     /// When the process started.
     pub begun: Instant,
     /// The highest numbers of sessions.
@@ -91,7 +94,10 @@ impl Source {
             phase: self.phase.get(),
             generation: snapshot.generation(),
             max_sessions: self.max_sessions,
-            log_dropped: LogDropped { process: self.log.as_ref().map_or(0, LogHandle::dropped), access: 0 },
+            log_dropped: LogDropped {
+                process: self.log.as_ref().map_or(0, LogHandle::dropped),
+                access: self.access_log.as_ref().map_or(0, |log| log.dropped()),
+            },
             listeners: snapshot
                 .listeners()
                 .iter()
@@ -200,6 +206,7 @@ impl Source {
             max_connections: backend.max_connections.map(std::num::NonZeroU32::get),
             permits_taken: shared.permits_taken(number),
             totals,
+            ejections: self.health.backend(key).counters.ejections.value(),
             checks: shared.config().healthcheck.is_some().then(|| self.checks(key)),
         }
     }

@@ -124,6 +124,8 @@ pub struct BackendStatus {
     /// What all shards have counted.
     #[serde(flatten)]
     pub totals: BackendCounters<u64>,
+    /// Ejections because sessions failed.
+    pub ejections: u64,
     /// What the health checks found; `None` if there are none.
     pub checks: Option<CheckStatus>,
 }

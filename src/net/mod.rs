@@ -8,6 +8,7 @@ mod options;
 mod peer;
 mod queue;
 mod steer;
+mod tcp_info;
 mod zone;
 
 #[cfg(test)]
@@ -21,4 +22,5 @@ pub use options::keep_alive;
 pub use peer::Peer;
 pub use queue::{queued, unacknowledged};
 pub use steer::steer_by_cpu;
+pub use tcp_info::{TcpInfo, tcp_info};
 pub use zone::interface_index;

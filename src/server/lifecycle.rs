@@ -110,7 +110,10 @@ fn wait_for_stop(
                 log::info!("{by} received");
                 return Some(command);
             }
-            Command::ReopenLog => log.reopen(),
+            Command::ReopenLog => {
+                log.reopen();
+                server.reopen_access_log();
+            }
             Command::SetLogLevel(level) => {
                 log.set_level(level);
                 log::info!("records are written from level {level} on");

@@ -2,6 +2,7 @@
 
 mod budget;
 mod cores;
+mod explain;
 mod lifecycle;
 mod machine;
 mod process;
@@ -26,8 +27,9 @@ use crate::health::HealthThread;
 use crate::net::{self, ListenError, SocketFile};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
 use crate::steering::CoreLoads;
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::ShardCounters;
-use crate::telemetry::log::ALWAYS;
+use crate::telemetry::log::{ALWAYS, LogError};
 use crate::telemetry::thread_clock::ThreadClock;
 use crate::upstream::{NumbersSpent, Snapshot, UpstreamStates};
 use crate::uring::{self, Doorbell, Heartbeat, Missing};
@@ -63,6 +65,9 @@ pub enum StartError {
     /// Something that has to happen before anything is accepted failed.
     #[error("{0}")]
     Listening(String),
+    /// The access log cannot be written.
+    #[error("logging.access_log: {0}")]
+    AccessLog(#[from] LogError),
     /// The configuration has more objects than there are numbers.
     #[error(transparent)]
     Numbers(#[from] NumbersSpent),
@@ -74,6 +79,9 @@ pub enum StartError {
 /// How long sessions may take to end once they were told to end.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long writing the last records of the access log may take.
+const FLUSH: Duration = Duration::from_secs(1);
+
 /// A running server. Dropping it closes all sessions and waits for the shards.
 pub struct Server {
     source: Arc<Source>,
@@ -81,6 +89,7 @@ pub struct Server {
     /// Stopped in `drop`.
     health: Option<HealthThread>,
     control: Control,
+    access_log: Option<Arc<AccessLog>>,
     /// Removed together with the server.
     _files: Vec<SocketFile>,
     /// Disconnected when the last shard has ended.
@@ -167,6 +176,13 @@ impl Server {
         let config = Arc::clone(&prepared.config);
         let snapshot = Arc::new(Snapshot::build(config, cpus.len(), failures, None)?);
         let (shards, ends) = Shards::new(cpus)?;
+        let access_log = AccessLog::start(
+            &snapshot.config().logging,
+            Arc::clone(&snapshot),
+            shards.counters.clone(),
+            shards.cpus.clone(),
+        )?
+        .map(Arc::new);
         let control =
             Control::start(snapshot.config(), Arc::clone(&shards.cores), Arc::clone(&shards.clocks))?;
         let none = UpstreamStates { generation: snapshot.generation(), version: 0, upstreams: Vec::new() };
@@ -188,11 +204,13 @@ impl Server {
             health: Arc::default(),
             max_sessions: sessions,
             log: None,
+            access_log: access_log.clone(),
             begun: Instant::now(),
             peaks: Peaks::default(),
             phase: PhaseCell::default(),
         });
-        let mut server = Self { source, shards, health: None, control, _files: files, shards_ended };
+        let mut server =
+            Self { source, shards, health: None, control, access_log, _files: files, shards_ended };
         server.spawn_shards(sockets, ends, pipes, ended)?;
         // Checks begin only when a shard listens for their results, and after everything that may refuse the
         // start.
@@ -238,6 +256,7 @@ impl Server {
                 cores: Arc::clone(&shards.cores),
                 handoff,
                 counters: Arc::clone(&shards.counters[index]),
+                access_log: self.access_log.as_ref().map(|log| log.logger(index)),
                 heartbeat: Arc::clone(&shards.heartbeats[index]),
                 limit: Arc::clone(&limit),
                 handles: Arc::clone(&shards.handles),
@@ -312,6 +331,11 @@ impl Server {
         self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Draining));
     }
 
+    /// Opens the file of the access log again, because an operator has renamed it.
+    pub fn reopen_access_log(&self) {
+        self.access_log.iter().for_each(|log| log.reopen());
+    }
+
     /// Ends all sessions.
     pub fn close(&self) {
         self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Closing));
@@ -362,6 +386,12 @@ impl Drop for Server {
         }
         if let Some(health) = self.health.take() {
             health.stop();
+        }
+        // A target that blocks must not keep the process alive.
+        if self.access_log.as_ref().is_some_and(|log| !log.flush(FLUSH)) {
+            log::warn!(
+                "the last records of the access log are lost: its target did not take them within {FLUSH:?}"
+            );
         }
     }
 }

@@ -1,14 +1,28 @@
-//! The running process as the admin API sees it.
+//! The running process as the admin API sees it: what stands in cells is read there, the rest is asked of the shards.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::explain;
+use crate::base::{BackendId, SessionPhase, ShardId, UpstreamId};
 use crate::control::command::{Command, Door};
 use crate::control::process::{
     Answer, ExplainError, ExplainQuery, Explanation, Exposition, Process, SessionPage, SessionQuery,
+    SessionState, SessionStatus,
 };
 use crate::control::status::Phase;
 use crate::control::{Source, Status};
-use crate::shard::ShardHandle;
+use crate::shard::{OpenSession, Question, SessionsFound, SessionsWanted, ShardHandle, shard_of};
+
+/// How long a shard may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Sessions of a page where no number is asked for.
+const PAGE: usize = 100;
+/// Most sessions of a page.
+const PAGE_MAX: usize = 1_000;
 
 /// See the module documentation.
 pub(super) struct Running {
@@ -36,8 +50,8 @@ impl Process for Running {
         }
     }
 
-    fn metrics(&self, _exposition: Exposition) -> String {
-        String::new()
+    fn metrics(&self, exposition: Exposition) -> String {
+        crate::control::metrics::expose(self.source.status(), exposition)
     }
 
     fn config(&self) -> String {
@@ -48,16 +62,145 @@ impl Process for Running {
         self.door.as_ref().is_some_and(|door| door.try_give(command))
     }
 
-    fn sessions(&self, _query: SessionQuery) -> Answer<SessionPage> {
-        let _ = &self.handles;
-        Box::pin(async { SessionPage::default() })
+    fn sessions(&self, query: SessionQuery) -> Answer<SessionPage> {
+        let (source, handles) = (Arc::clone(&self.source), Arc::clone(&self.handles));
+        Box::pin(async move { page(&source, &handles, query).await })
     }
 
-    fn kill(&self, _session: u64) -> Answer<bool> {
-        Box::pin(async { false })
+    fn kill(&self, session: u64) -> Answer<bool> {
+        let handles = Arc::clone(&self.handles);
+        Box::pin(async move {
+            let Some(handle) = handles.get(shard_of(session).index()) else { return false };
+            ask(handle, |reply| Question::Kill(session, reply)).await.unwrap_or(false)
+        })
     }
 
-    fn explain(&self, _query: ExplainQuery) -> Answer<Result<Explanation, ExplainError>> {
-        Box::pin(async { Err(ExplainError::Shard) })
+    fn explain(&self, query: ExplainQuery) -> Answer<Result<Explanation, ExplainError>> {
+        let (source, handles) = (Arc::clone(&self.source), Arc::clone(&self.handles));
+        Box::pin(async move {
+            let wanted = explain::Wanted::parse(&query, source.snapshot.config())?;
+            let listener = source.snapshot.listeners()[wanted.position];
+            let question = |reply| Question::Preview(listener, wanted.client, reply);
+            let preview = ask(&handles[0], question).await.flatten().ok_or(ExplainError::Shard)?;
+            Ok(explain::explain(&source, &wanted, &preview))
+        })
+    }
+}
+
+/// Asks a shard, and returns its answer; `None` if it does not come in time.
+async fn ask<T: Send + 'static>(
+    handle: &ShardHandle,
+    question: impl FnOnce(Box<dyn FnOnce(T) + Send>) -> Question,
+) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    handle.ask(question(Box::new(|answer| {
+        // Nobody waits any more if the time is up.
+        let _ = reply.send(answer);
+    })));
+    timeout(PATIENCE, answer).await.ok()?.ok()
+}
+
+/// Collects a page from shard after shard. `after` holds the shard in its lowest bits, as the number of a session does,
+/// and above it a position in the table of that shard.
+async fn page(source: &Source, handles: &[ShardHandle], query: SessionQuery) -> SessionPage {
+    let limit = query.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
+    let Some(mut wanted) = wanted(source, &query) else { return SessionPage::default() };
+    let after = query.after.unwrap_or(0);
+    let (mut shard, mut from) = (shard_of(after).index(), shard_of_position(after));
+    let mut page = SessionPage::default();
+    while let Some(handle) = handles.get(shard) {
+        (wanted.from, wanted.limit) = (from, limit - page.sessions.len());
+        let asked = wanted.clone();
+        let found: SessionsFound =
+            ask(handle, |reply| Question::Sessions(asked, reply)).await.unwrap_or_default();
+        page.sessions.extend(found.sessions.iter().map(|open| status(source, open)));
+        (shard, from) = match found.next {
+            Some(next) => (shard, next),
+            None => (shard + 1, 0),
+        };
+        if page.sessions.len() == limit && shard < handles.len() {
+            page.next = Some(cursor(shard, from));
+            return page;
+        }
+    }
+    page
+}
+
+const SHARD_BITS: u32 = crate::base::limits::SHARDS_MAX.next_power_of_two().ilog2();
+
+fn cursor(shard: usize, from: usize) -> u64 {
+    (from as u64) << SHARD_BITS | shard as u64
+}
+
+fn shard_of_position(cursor: u64) -> usize {
+    usize::try_from(cursor >> SHARD_BITS).unwrap_or(usize::MAX)
+}
+
+/// Turns names into numbers; `None` if there is no such listener or backend, and so no such session.
+fn wanted(source: &Source, query: &SessionQuery) -> Option<SessionsWanted> {
+    let (snapshot, config) = (&source.snapshot, source.snapshot.config());
+    let listener = match &query.listener {
+        Some(name) => {
+            let position = config.listeners.iter().position(|listener| listener.name == *name)?;
+            Some(snapshot.listeners()[position])
+        }
+        None => None,
+    };
+    let backends = match &query.backend {
+        Some(name) => {
+            let found = backends(source, name);
+            (!found.is_empty()).then_some(())?;
+            Some(found)
+        }
+        None => None,
+    };
+    Some(SessionsWanted {
+        from: 0,
+        limit: 0,
+        listener,
+        backends,
+        client: query.client.map(|ip| ip.to_canonical()),
+    })
+}
+
+/// Returns the backends that go by `UPSTREAM/BACKEND`, or by `BACKEND` in any upstream.
+fn backends(source: &Source, name: &str) -> Vec<(UpstreamId, BackendId)> {
+    let all = source.snapshot.upstreams().iter().flat_map(|shared| {
+        let named = shared.config().backends.iter().zip(shared.numbers());
+        named.map(move |(backend, number)| (shared, backend, *number))
+    });
+    let is_meant = |upstream: &str, backend: &str| {
+        name == backend || name.split_once('/').is_some_and(|parts| parts == (upstream, backend))
+    };
+    all.filter(|(shared, backend, _)| is_meant(&shared.config().name, &backend.name))
+        .map(|(shared, _, number)| (shared.id(), number))
+        .collect()
+}
+
+fn status(source: &Source, open: &OpenSession) -> SessionStatus {
+    let (snapshot, config) = (&source.snapshot, source.snapshot.config());
+    let listener = snapshot.listeners().iter().position(|id| *id == open.listener);
+    let upstream = snapshot.upstreams().iter().find(|shared| shared.id() == open.upstream);
+    let backend = upstream.zip(open.backend).and_then(|(shared, number)| shared.backend(number));
+    let age = open.age_micros as f64 / 1e6;
+    let rate = |bytes: u64| if age > 0.0 { bytes as f64 / age } else { 0.0 };
+    SessionStatus {
+        id: open.id,
+        client: open.client.to_string(),
+        listener: listener.map_or_else(|| "-".to_owned(), |position| config.listeners[position].name.clone()),
+        upstream: upstream.map_or_else(|| "-".to_owned(), |shared| shared.config().name.clone()),
+        backend: backend.map(|backend| backend.name.clone()),
+        core: source.cpus.get(ShardId::index(shard_of(open.id))).copied().unwrap_or_default(),
+        state: match open.phase {
+            SessionPhase::Queued => SessionState::Queued,
+            SessionPhase::Connecting => SessionState::Connecting,
+            SessionPhase::Relaying => SessionState::Relaying,
+            SessionPhase::Ending => SessionState::Ending,
+        },
+        age_seconds: age,
+        to_backend_bytes: open.to_backend,
+        to_client_bytes: open.to_client,
+        to_backend_bytes_per_second: rate(open.to_backend),
+        to_client_bytes_per_second: rate(open.to_client),
     }
 }

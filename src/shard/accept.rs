@@ -4,7 +4,6 @@
 //! Until then clients wait in the kernel's backlog, so that none is reset or sent to a backup just because
 //! the process has only just started.
 
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,9 +11,9 @@ use std::time::Duration;
 use super::listener::Listener;
 use super::session;
 use super::state::Shard;
-use crate::base::{Plain, limits};
+use crate::base::{Activity, Plain, limits};
 use crate::net::AcceptError;
-use crate::uring::Acceptor;
+use crate::uring::{Accepted, Acceptor};
 
 /// Pause after a failed accept: while descriptors or memory are short, trying again at once would fail at
 /// once. A connection that its client has already given up is no reason for a pause.
@@ -30,7 +29,9 @@ pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
     // The number of connections that may still come once the shard drains: as many as its backlog can hold.
     let mut left = listener.config().backlog;
     loop {
-        let accepted = match next(&listener, &acceptor).await {
+        let accepted = next(&listener, &acceptor).await;
+        shard.ring.set_activity(Activity::Accept);
+        let accepted = match accepted {
             Some(accepted) => accepted,
             None => {
                 acceptor.disarm().await;
@@ -40,9 +41,9 @@ pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
             }
         };
         match accepted {
-            Ok(connection) => {
-                if let Some(connection) = keep(&listener, connection) {
-                    session::start(&listener, connection);
+            Ok(accepted) => {
+                if let Some(accepted) = keep(&listener, accepted) {
+                    session::start(&listener, accepted);
                 }
             }
             Err(error) => {
@@ -93,16 +94,16 @@ async fn opening(listener: &Listener) {
 }
 
 /// Returns the connection, unless another shard gets it. While the shard drains, all connections stay.
-fn keep(listener: &Listener, connection: OwnedFd) -> Option<OwnedFd> {
+fn keep(listener: &Listener, accepted: Accepted) -> Option<Accepted> {
     let handoff = listener.shard.handoff.borrow();
     let Some(handoff) = handoff.as_ref().filter(|_| !listener.config().tcp.steer_by_cpu) else {
-        return Some(connection);
+        return Some(accepted);
     };
-    handoff.hand_off(listener.shard.now(), listener.id, connection)
+    handoff.hand_off(listener.shard.now(), listener.id, accepted)
 }
 
 /// Returns the next connection or failure; `None` when the shard drains.
-async fn next(listener: &Listener, acceptor: &Acceptor) -> Option<std::io::Result<OwnedFd>> {
+async fn next(listener: &Listener, acceptor: &Acceptor) -> Option<std::io::Result<Accepted>> {
     std::future::poll_fn(|context| {
         if listener.shard.is_running() { acceptor.poll_accept(context).map(Some) } else { Poll::Ready(None) }
     })

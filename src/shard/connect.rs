@@ -4,10 +4,11 @@ use std::io;
 use std::net::IpAddr;
 use std::task::{Context, Poll};
 
+use super::sessions::Session;
 use super::state::Shard;
 use super::upstream::Upstream;
 use crate::base::limits::LATE;
-use crate::base::{Address, BackendId, CloseReason, ConnectFailure, Plain, Tick};
+use crate::base::{Activity, Address, BackendId, CloseReason, ConnectFailure, Plain, Tick};
 use crate::net::{self, LocalFailure, Peer};
 use crate::upstream::{ClientEnd, ClientState, Failure, WaitEnd};
 use crate::uring::{End, Receive, Timer};
@@ -123,6 +124,7 @@ pub(super) async fn connect_any(
 pub(super) struct WaitingClient<'a> {
     pub(super) socket: &'a Peer,
     pub(super) end: &'a ClientEnd,
+    pub(super) session: &'a Session,
 }
 
 impl WaitingClient<'_> {
@@ -173,10 +175,13 @@ impl<'a> Wait<'a> {
     /// Ready when the wait is over.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<WaitEnd> {
         if self.shard.is_closing() {
-            return Poll::Ready(WaitEnd::Closing);
+            return Poll::Ready(WaitEnd::Ordered(CloseReason::Shutdown));
         }
         let mut end = WaitEnd::TimeUp;
         if let Some(client) = self.client {
+            if client.session.killed.get() {
+                return Poll::Ready(WaitEnd::Ordered(CloseReason::Killed));
+            }
             let state = client.look(context);
             if state == ClientState::Gone {
                 return Poll::Ready(WaitEnd::ClientLeft);
@@ -217,6 +222,9 @@ impl<'a> Wait<'a> {
         address: &Address,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
+        self.shard
+            .ring
+            .set_activity(self.client.map_or(Activity::Pool, |client| Activity::Open(client.session.id)));
         if !self.shard.is_closing()
             && let Poll::Ready(connected) = socket.poll_connected(context)
         {
@@ -224,7 +232,7 @@ impl<'a> Wait<'a> {
         }
         self.poll(context).map(|end| {
             let failure = match end {
-                WaitEnd::Closing => Failure::Session(CloseReason::Shutdown),
+                WaitEnd::Ordered(reason) => Failure::Session(reason),
                 WaitEnd::ClientLeft => Failure::Session(CloseReason::ClientLeft),
                 WaitEnd::TimeUp => {
                     Failure::TimedOut { is_late: self.shard.now() > self.deadline.after(LATE) }

@@ -6,7 +6,6 @@
 //! nothing: that look sees everything put there before, and nothing is put there afterwards.
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::inbox::{HandedOff, ShardHandle};
@@ -14,6 +13,7 @@ use crate::base::ShardPlace;
 use crate::base::Tick;
 use crate::base::{ListenerId, ShardId};
 use crate::steering::{CoreLoads, Steering};
+use crate::uring::Accepted;
 
 /// The right of a shard to hand connections off. Every shard of the process has one from the start; a shard
 /// that never starts drops it unused.
@@ -34,14 +34,14 @@ impl Handoff {
 
     /// Hands a connection off if another core is clearly better off and has room for it; otherwise returns
     /// it.
-    pub(super) fn hand_off(&self, now: Tick, listener: ListenerId, connection: OwnedFd) -> Option<OwnedFd> {
-        let Some(to) = self.steering.borrow_mut().choose(now, &self.cores) else { return Some(connection) };
-        let returned = self.handles[to.index()].post_connection(HandedOff { listener, connection });
+    pub(super) fn hand_off(&self, now: Tick, listener: ListenerId, accepted: Accepted) -> Option<Accepted> {
+        let Some(to) = self.steering.borrow_mut().choose(now, &self.cores) else { return Some(accepted) };
+        let returned = self.handles[to.index()].post_connection(HandedOff { listener, accepted });
         match &returned {
             Some(_) => self.cores.take_back(to),
             None => self.cores.note_handed_off(self.own),
         }
-        returned.map(|handed_off| handed_off.connection)
+        returned.map(|handed_off| handed_off.accepted)
     }
 }
 
@@ -78,11 +78,16 @@ mod tests {
     }
 
     /// A client and the connection that a listener of another shard has accepted for it.
-    fn connection() -> (TcpStream, OwnedFd) {
+    fn connection() -> (TcpStream, Accepted) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        (client, listener.accept().unwrap().0.into())
+        let (connection, peer) = listener.accept().unwrap();
+        (client, Accepted { connection: connection.into(), client: Some(peer).into() })
+    }
+
+    fn again(accepted: &Accepted) -> Accepted {
+        Accepted { connection: accepted.connection.try_clone().unwrap(), client: accepted.client }
     }
 
     /// Whatever its phase, a shard waits for the others: the connections that they have accepted for it are
@@ -133,7 +138,7 @@ mod tests {
         (0..1_000).for_each(|_| parts.cores.begin_session(ShardId(1)));
         let (_client, accepted) = connection();
         let mut handed_off = 0;
-        while other.hand_off(Tick(1), LISTENER, accepted.try_clone().unwrap()).is_none() {
+        while other.hand_off(Tick(1), LISTENER, again(&accepted)).is_none() {
             handed_off += 1;
         }
         assert_eq!(handed_off, crate::base::limits::HANDOFFS_MAX);

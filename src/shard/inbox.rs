@@ -1,14 +1,14 @@
 //! What other threads tell a shard: whole states, of which the newest wins. And what other shards hand to it:
 //! fresh connections, and permits of backends for its waiting clients.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
+use super::questions::Question;
 use crate::base::{BackendId, ListenerId, UpstreamId, limits};
 use crate::upstream::UpstreamStates;
-use crate::uring::Doorbell;
+use crate::uring::{Accepted, Doorbell};
 
 /// What a shard does with new and with open sessions. A shard only ever moves forward in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +42,7 @@ pub(super) struct Grant {
 #[derive(Debug)]
 pub(super) struct HandedOff {
     pub(super) listener: ListenerId,
-    pub(super) connection: OwnedFd,
+    pub(super) accepted: Accepted,
 }
 
 /// The end for other threads: one for each shard; clones write to the same inbox.
@@ -53,6 +53,7 @@ pub struct ShardHandle {
     /// Holds at most one grant for each waiting client, and `limits::QUEUE_MAX` bounds their number.
     grants: Sender<Grant>,
     handed_off: Sender<HandedOff>,
+    questions: Sender<Question>,
     doorbell: Doorbell,
 }
 
@@ -62,6 +63,7 @@ pub struct Inbox {
     phase: Receiver<Phase>,
     grants: Receiver<Grant>,
     handed_off: Receiver<HandedOff>,
+    questions: Receiver<Question>,
 }
 
 /// A channel for one message, in which a new message replaces an older one.
@@ -95,13 +97,15 @@ pub fn inbox(doorbell: Doorbell) -> (ShardHandle, Inbox) {
     let (phase, phase_receiver) = Latest::new();
     let (grants, grants_receiver) = unbounded();
     let (handed_off, handed_off_receiver) = bounded(limits::HANDOFFS_MAX);
+    let (questions, questions_receiver) = bounded(limits::QUESTIONS_MAX);
     (
-        ShardHandle { states, phase, grants, handed_off, doorbell },
+        ShardHandle { states, phase, grants, handed_off, questions, doorbell },
         Inbox {
             states: states_receiver,
             phase: phase_receiver,
             grants: grants_receiver,
             handed_off: handed_off_receiver,
+            questions: questions_receiver,
         },
     )
 }
@@ -116,6 +120,13 @@ impl ShardHandle {
     /// Tells the shard its phase; only the control plane calls this.
     pub fn post_phase(&self, phase: Phase) {
         self.phase.put(phase);
+        self.doorbell.notify();
+    }
+
+    /// Asks the shard something. A question that is not taken, because too many wait or the shard has ended, is dropped
+    /// with what would take its answer.
+    pub fn ask(&self, question: Question) {
+        let _ = self.questions.try_send(question);
         self.doorbell.notify();
     }
 
@@ -148,6 +159,10 @@ impl Inbox {
         let phase = || self.phase.try_recv().ok().map(Message::Phase);
         let grant = || self.grants.try_recv().ok().map(Message::Grant);
         states.or_else(phase).or_else(grant)
+    }
+
+    pub(super) fn take_question(&self) -> Option<Question> {
+        self.questions.try_recv().ok()
     }
 
     pub(super) fn take_handed_off(&self) -> Option<HandedOff> {

@@ -7,13 +7,16 @@
 //! shard.
 
 mod accept;
+mod answers;
 mod connect;
 mod handoff;
 mod inbox;
 mod listener;
 mod pool_task;
+mod questions;
 mod run;
 mod session;
+mod sessions;
 mod state;
 #[cfg(test)]
 mod testing;
@@ -23,4 +26,6 @@ mod waiters;
 
 pub use handoff::Handoff;
 pub use inbox::{Inbox, Phase, ShardHandle, inbox};
+pub use questions::{OpenSession, Question, SessionsFound, SessionsWanted};
 pub use run::{ShardParts, executor, run};
+pub use sessions::shard_of;

@@ -11,13 +11,15 @@ use std::task::{Poll, Waker};
 use super::handoff::Handoff;
 use super::inbox::{HandedOff, Inbox, Message, Phase, ShardHandle};
 use super::listener::Listener;
+use super::sessions::Sessions;
 use super::state::{Shard, WarningLimit};
 use super::upstream::Upstream;
 use super::{accept, pool_task, session};
 use crate::admission::Limit;
-use crate::base::{ShardPlace, limits};
+use crate::base::{Activity, ShardPlace, limits};
 use crate::relay::Pipes;
 use crate::steering::CoreLoads;
+use crate::telemetry::access_log::AccessLogger;
 use crate::telemetry::counters::ShardCounters;
 use crate::upstream::{Snapshot, UpstreamStates};
 use crate::uring::{self, BufferSettings, DoorbellListener, Heartbeat, Missing, Ring};
@@ -42,6 +44,8 @@ pub struct ShardParts {
     pub counters: Arc<ShardCounters>,
     /// The heartbeat of this shard.
     pub heartbeat: Arc<Heartbeat>,
+    /// Where the sessions of this shard are logged; `None` if they are not.
+    pub access_log: Option<AccessLogger>,
     /// The limit on sessions of the process.
     pub limit: Arc<Limit>,
     /// The handles of all shards, including this one's.
@@ -134,7 +138,8 @@ impl Residents {
             handles: parts.handles,
             handoff: RefCell::new(Some(parts.handoff)),
             pipes,
-            clients: RefCell::default(),
+            sessions: Sessions::default(),
+            access_log: parts.access_log,
             openings: RefCell::default(),
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             accept_warnings: WarningLimit::default(),
@@ -157,8 +162,15 @@ impl Residents {
         loop {
             // Read before the look into the channel, so that a channel found empty stays empty.
             let are_handoffs_over = self.shard.cores.are_handoffs_over();
+            self.shard.ring.set_activity(Activity::Inbox);
             while let Some(message) = inbox.take() {
                 self.take(message);
+            }
+            if let Some(question) = inbox.take_question() {
+                self.answer(question);
+                // One a turn: an answer may take a millisecond.
+                self.shard.ring.next_turn().await;
+                continue;
             }
             let handed_off = self.take_handed_off(&inbox);
             self.upstreams.iter().for_each(|upstream| upstream.serve());
@@ -249,7 +261,7 @@ impl Residents {
         let mut listeners = self.listeners.iter();
         let Some(listener) = listeners.find(|listener| listener.id == handed_off.listener) else { return };
         if listener.is_open() {
-            session::start(listener, handed_off.connection);
+            session::start(listener, handed_off.accepted);
         } else {
             self.held.push(handed_off);
         }

@@ -1,8 +1,6 @@
 //! What all code on one shard needs: its ring, its phase, its counters, the handles of other shards.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -10,11 +8,13 @@ use std::time::Duration;
 
 use super::handoff::Handoff;
 use super::inbox::{Phase, ShardHandle};
+use super::sessions::Sessions;
 use crate::admission::Limit;
 use crate::base::{ShardId, ShardPlace, Tick};
 use crate::net::LocalFailure;
 use crate::relay::Pipes;
 use crate::steering::CoreLoads;
+use crate::telemetry::access_log::AccessLogger;
 use crate::telemetry::counters::ShardCounters;
 use crate::uring::Ring;
 
@@ -35,9 +35,9 @@ pub(super) struct Shard {
     pub(super) handoff: RefCell<Option<Handoff>>,
     /// `None` if splicing is off.
     pub(super) pipes: Option<Rc<Pipes>>,
-    /// The addresses of the clients of open sessions, by descriptor, if sessions are logged. They are not
-    /// kept in the session, which is small.
-    pub(super) clients: RefCell<HashMap<RawFd, String>>,
+    pub(super) sessions: Sessions,
+    /// `None` if sessions are not logged.
+    pub(super) access_log: Option<AccessLogger>,
     /// Accept loops that wait for the first verdicts.
     pub(super) openings: RefCell<Vec<Waker>>,
     /// The source of all random numbers of the shard.

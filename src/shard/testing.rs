@@ -43,6 +43,7 @@ pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<
         cores: Arc::clone(&cores),
         counters: Arc::default(),
         heartbeat: Arc::default(),
+        access_log: None,
         limit: Arc::new(Limit::new(100)),
         handles,
         inbox,

@@ -1,6 +1,7 @@
 //! One upstream on one shard: its table, its pool, its local addresses, and the waiting clients of this
 //! shard.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,13 +9,13 @@ use super::inbox::Grant;
 use super::state::Shard;
 use super::unresponsive::Unresponsive;
 use super::waiters::Waiters;
-use crate::balance::Tried;
-use crate::base::{Address, BackendId, BackendKey, UpstreamId};
-use crate::config::{self, Reuse};
+use crate::balance::{self, Tried};
+use crate::base::{Address, BackendId, BackendKey, ClientAddress, UpstreamId};
+use crate::config::{self, HashKey, Reuse};
 use crate::net::{self, Peer};
 use crate::pool::{Connection, Lease, Pool};
 use crate::telemetry::counters::{BackendCounters, Cells, UpstreamCounters};
-use crate::upstream::{LocalAddresses, Permit, SharedUpstream, UpstreamTable};
+use crate::upstream::{LocalAddresses, Permit, Preview, SharedUpstream, UpstreamTable};
 
 /// See the module documentation.
 pub(super) struct Upstream {
@@ -75,6 +76,25 @@ impl Upstream {
         self.shared.backend(backend).map_or("-", |backend| &backend.name)
     }
 
+    /// Returns a hash of the part of a client's address that decides where the client goes; 0 if the algorithm wants
+    /// none.
+    pub(super) fn key(&self, client: ClientAddress) -> u64 {
+        let Some(ip) = client.ip().filter(|_| self.table.wants().key) else { return 0 };
+        let mut bytes = match ip {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        if self.config().hash_key == HashKey::SourcePort {
+            bytes.extend(client.port().to_be_bytes());
+        }
+        balance::hash(&bytes)
+    }
+
+    /// Returns which backend a client would get now.
+    pub(super) fn preview(&self, client: ClientAddress) -> Preview {
+        self.table.preview(self.key(client), self.shard.now())
+    }
+
     // Clients that wait.
 
     /// Sends permits to the clients that wait for them, on all shards.
@@ -88,6 +108,11 @@ impl Upstream {
                 }
             }
         }
+    }
+
+    /// Returns the number of clients that wait, on all shards.
+    pub(super) fn queue_length(&self) -> usize {
+        self.shared.queue_length()
     }
 
     /// Takes a permit that was sent to a waiting client.

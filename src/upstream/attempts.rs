@@ -95,8 +95,8 @@ pub enum ClientState {
 /// Why a wait ended without its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitEnd {
-    /// The shard closes.
-    Closing,
+    /// The session has to end for this reason.
+    Ordered(CloseReason),
     /// The client has left.
     ClientLeft,
     /// The deadline has passed.

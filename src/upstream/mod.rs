@@ -24,4 +24,4 @@ pub use serving::{Order, Serving, Share, TIERS};
 pub use shared::{NumbersSpent, SharedUpstream};
 pub use snapshot::Snapshot;
 pub use state::{Addresses, BackendState, Health, Resolved, UpstreamStates};
-pub use table::{Pick, Request, UpstreamTable};
+pub use table::{Pick, Preview, PreviewStep, Request, UpstreamTable};

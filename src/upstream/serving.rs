@@ -69,6 +69,23 @@ pub enum Serving {
 }
 
 impl Serving {
+    /// Every value.
+    pub const ALL: [Self; 6] =
+        [Self::Nobody, Self::Primaries, Self::Unjudged, Self::Backups, Self::LastResort, Self::Panic];
+
+    /// Returns the name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Primaries => "primaries",
+            Self::Unjudged => "unjudged",
+            Self::Backups => "backups",
+            Self::LastResort => "last_resort",
+            Self::Panic => "panic",
+        }
+    }
+
     /// Returns who serves, in words.
     #[must_use]
     pub fn words(self) -> &'static str {

@@ -168,6 +168,11 @@ impl SharedUpstream {
         self.limit(backend).is_none_or(Limit::take)
     }
 
+    /// Returns whether a permit is left.
+    pub(super) fn has_permit(&self, backend: BackendId) -> bool {
+        self.limit(backend).is_none_or(|limit| limit.taken() < limit.maximum())
+    }
+
     /// Gives a permit back. Returns whether a waiting client may be able to use it.
     pub(super) fn give_back(&self, backend: BackendId) -> bool {
         let Some(limit) = self.limit(backend) else { return false };

@@ -29,6 +29,29 @@ pub struct UpstreamTable {
     inner: RefCell<Inner>,
 }
 
+/// What a client would meet now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// Which backends the first pick goes to.
+    pub serving: Serving,
+    /// What was asked, in order. Without [`PreviewStep::Gets`] or [`PreviewStep::Waits`] at its end, the client gets no
+    /// backend.
+    pub steps: Vec<PreviewStep>,
+}
+
+/// One step of a [`Preview`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PreviewStep {
+    /// This tier of the order of resort has these backends.
+    Tier(usize, Vec<Candidate>),
+    /// The algorithm chose this backend, which has its maximum number of connections, or for which others wait.
+    Full(BackendId),
+    /// The algorithm chose this backend, which has room.
+    Gets(BackendId),
+    /// The client would wait for one of the full backends.
+    Waits,
+}
+
 /// The request of a session for a backend.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
@@ -272,6 +295,47 @@ impl UpstreamTable {
         }
     }
 
+    /// Returns which backend a client with this key would get now, and what was asked on the way. Changes nothing.
+    #[must_use]
+    pub fn preview(&self, key: u64, now: Tick) -> Preview {
+        self.refresh_loads(now);
+        let inner = self.inner.borrow();
+        let mut preview = Preview { serving: inner.serving, steps: Vec::new() };
+        for index in 0..TIERS {
+            let Tier { candidates, algorithm } = &inner.tiers[index];
+            if candidates.is_empty() {
+                continue;
+            }
+            preview.steps.push(PreviewStep::Tier(index, candidates.clone()));
+            let mut algorithm = algorithm.as_ref().map_or_else(
+                || {
+                    let mut algorithm = (self.build)(self.start);
+                    algorithm.update(candidates);
+                    algorithm
+                },
+                |algorithm| algorithm.copy(),
+            );
+            let (loads, mut tried) = (self.permits.loads.borrow(), Tried::default());
+            let corrected =
+                self.permits.unanswered.corrected(candidates, &loads, now).filter(|_| self.wants.loads);
+            let loads = corrected.as_deref().unwrap_or(&loads);
+            while let Some(backend) = algorithm.pick(&Demand { loads, tried: &tried, key, now }) {
+                let is_waited_for = self.is_queued_for(&eligible_for(&inner.tiers[..index], backend));
+                if !is_waited_for && self.permits.shared.has_permit(backend) {
+                    preview.steps.push(PreviewStep::Gets(backend));
+                    return preview;
+                }
+                preview.steps.push(PreviewStep::Full(backend));
+                tried.insert(backend);
+            }
+            if self.may_wait_for(&inner.tiers[index], &Tried::default()) {
+                preview.steps.push(PreviewStep::Waits);
+                return preview;
+            }
+        }
+        preview
+    }
+
     /// Takes a permit for a connection in the pool, unless sessions need the permit.
     #[must_use]
     pub fn idle_permit(&self, backend: BackendId) -> Option<Permit> {
@@ -386,6 +450,7 @@ impl UpstreamTable {
         self.permits.shared.retry_budget.as_ref().is_none_or(|budget| budget.take(now))
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::super::{Health, Snapshot};

@@ -9,9 +9,19 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
 use super::{Ring, Socket};
+use crate::base::ClientAddress;
 
 /// A listening socket of this shard.
 pub struct Acceptor(Socket);
+
+/// A connection of a client.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection, in blocking mode.
+    pub connection: OwnedFd,
+    /// Who has connected.
+    pub client: ClientAddress,
+}
 
 impl Ring {
     /// Takes over a listening socket.
@@ -33,7 +43,7 @@ impl Acceptor {
     ///
     /// accept(2). Accepting goes on with the next call; if descriptors are short, the caller should wait a
     /// moment.
-    pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+    pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         self.0.register(context.waker());
         if self.0.is_waiting_readable() {
             return Poll::Pending;
@@ -50,7 +60,7 @@ impl Acceptor {
     /// # Errors
     ///
     /// accept(2).
-    pub fn accept_now(&self) -> Option<io::Result<OwnedFd>> {
+    pub fn accept_now(&self) -> Option<io::Result<Accepted>> {
         match self.accept() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             accepted => Some(accepted),
@@ -69,7 +79,8 @@ impl Acceptor {
     }
 
     /// Accepts a connection from the backlog; it is in blocking mode, whatever the mode of the listener.
-    fn accept(&self) -> io::Result<OwnedFd> {
-        self.0.with(|listener| listener.accept()).map(|(connection, _)| connection.into())
+    fn accept(&self) -> io::Result<Accepted> {
+        let (connection, peer) = self.0.with(|listener| listener.accept())?;
+        Ok(Accepted { connection: connection.into(), client: peer.as_socket().into() })
     }
 }

@@ -42,7 +42,7 @@ mod wheel;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use accept::Acceptor;
+pub use accept::{Accepted, Acceptor};
 pub use doorbell::{Doorbell, DoorbellListener};
 pub use errno::Errno;
 pub(crate) use errno::errno_of;

@@ -25,7 +25,7 @@ fn every_connection_is_accepted_once() {
         let acceptor = ring.accept_from(OwnedFd::from(listener)).expect("an open socket");
         for _ in 0..500 {
             let accepted = std::future::poll_fn(|context| acceptor.poll_accept(context)).await;
-            drop(ring.socket(accepted.expect("a connection")));
+            drop(ring.socket(accepted.expect("a connection").connection));
         }
     });
     clients.join().expect("no assertion failed");
@@ -48,7 +48,8 @@ fn connections_in_the_backlog_survive_the_stop_of_their_listener() {
         // Nothing of it is in flight, so this closes it before another connection can come.
         drop(acceptor);
         assert_eq!(rest.len(), 39);
-        let sockets: Vec<_> = std::iter::once(first).chain(rest).map(|fd| ring.socket(fd)).collect();
+        let sockets: Vec<_> =
+            std::iter::once(first).chain(rest).map(|accepted| ring.socket(accepted.connection)).collect();
         while ring.descriptors() > sockets.len() {
             ring.next_turn().await;
         }

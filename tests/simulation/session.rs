@@ -109,7 +109,7 @@ impl Session {
     /// Whether a wait until `deadline` is over.
     fn wait_end(&self, deadline: Tick, now: Tick, phase: Phase) -> Option<WaitEnd> {
         if phase == Phase::Closing {
-            return Some(WaitEnd::Closing);
+            return Some(WaitEnd::Ordered(CloseReason::Shutdown));
         }
         if self.client == ClientState::Gone {
             return Some(WaitEnd::ClientLeft);
@@ -325,7 +325,7 @@ impl World {
         let shard = &self.shards[session.shard];
         match session.wait_end(deadline, Tick(shard.now), shard.phase) {
             None => Ok(()),
-            Some(WaitEnd::Closing) => Err(CloseReason::Shutdown),
+            Some(WaitEnd::Ordered(reason)) => Err(reason),
             Some(WaitEnd::ClientLeft) => Err(CloseReason::ClientLeft),
             Some(WaitEnd::TimeUp) => self.waited(session, CloseReason::QueueTimeout),
         }
@@ -378,7 +378,7 @@ impl World {
             Some(Answer::Refused) => Failure::Refused { at_once: true },
             None => match session.wait_end(deadline, Tick(now), phase) {
                 None => return Ok(()),
-                Some(WaitEnd::Closing) => Failure::Session(CloseReason::Shutdown),
+                Some(WaitEnd::Ordered(reason)) => Failure::Session(reason),
                 Some(WaitEnd::ClientLeft) => Failure::Session(CloseReason::ClientLeft),
                 Some(WaitEnd::TimeUp) => Failure::TimedOut { is_late: Tick(now) > deadline.after(LATE) },
             },

@@ -88,6 +88,33 @@ pub struct Logging {
     pub format: LogFormat,
     /// Where records go; a file named `stdout` is written `./stdout`.
     pub target: LogTarget,
+    /// Where the access log goes, which has one record for each session, at its end.
+    #[serde(serialize_with = "text::or_off")]
+    pub access_log: Option<LogTarget>,
+    /// The line that HAProxy writes for TCP, or one JSON object a line.
+    pub access_format: AccessFormat,
+    /// Which sessions the access log has: all of them, or those that did not end normally or needed a retry.
+    pub access_filter: AccessFilter,
+}
+
+/// How a record of the access log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// The line that HAProxy writes for TCP.
+    Tcplog,
+    /// One object a line.
+    Json,
+}
+
+/// Which sessions the access log has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFilter {
+    /// All.
+    All,
+    /// Those that did not end normally or needed a retry.
+    Errors,
 }
 
 /// How a log record looks.

@@ -3,9 +3,8 @@
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::base::Tick;
+use super::record::Record;
 use crate::net::{self, Peer};
-use crate::shard::state::Shard;
 use crate::uring::Receive;
 
 /// Pause before the first look at what a peer has taken; each further look doubles it.
@@ -15,8 +14,10 @@ const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// Waits until a peer has everything that was sent to it, before its connection is reset: the reset would
 /// discard what the kernel still holds. Ends if the peer takes nothing for `silence`, if the peer has gone,
-/// or at `deadline`.
-pub(super) async fn await_delivery(shard: &Shard, peer: &Peer, silence: Duration, deadline: Tick) {
+/// or when the session has to
+/// end.
+pub(super) async fn await_delivery(record: &Record, peer: &Peer, silence: Duration) {
+    let (shard, deadline) = (record.shard(), record.deadline());
     let now = || shard.now();
     let mut left = peer.with(net::unacknowledged);
     if left == 0 || peer.is_dead() {
@@ -32,7 +33,7 @@ pub(super) async fn await_delivery(shard: &Shard, peer: &Peer, silence: Duration
         peer.discard_received();
         peer.receive(Receive::One);
         peer.watch();
-        if peer.is_dead() || shard.is_closing() {
+        if peer.is_dead() || record.must_end().is_some() {
             return Poll::Ready(());
         }
         while look.poll_due(context).is_ready() {

@@ -7,10 +7,10 @@ use super::open::{Opening, Origin};
 use super::record::Record;
 use super::reset::{self, ResetAnswer};
 use crate::balance::Sample;
-use crate::base::CloseReason;
+use crate::base::{Activity, CloseReason, SessionPhase};
 use crate::config::Reuse;
 use crate::net::{self, Peer};
-use crate::relay::{Moved, Outcome, Relay, Side, Sides};
+use crate::relay::{Outcome, Relay, Side, Sides};
 use crate::upstream::{Fault, InFlight};
 
 /// A connection to a backend in a session.
@@ -58,14 +58,15 @@ impl Leg {
 
     /// Returns why the session is ordered to end now, if it is.
     fn order_to_end(&self, record: &Record) -> Option<CloseReason> {
-        if record.shard().is_closing() {
-            return Some(CloseReason::Shutdown);
+        if let Some(reason) = record.must_end() {
+            return Some(reason);
         }
         self.in_flight.forced_close(|| self.socket.with(net::peer_address))
     }
 
     /// Relays, and counts what was delivered.
     pub(super) fn poll(&mut self, record: &Record, context: &mut Context<'_>) -> Poll<Ending> {
+        record.shard().ring.set_activity(Activity::Relay(record.session.id));
         if let Some(reason) = self.order_to_end(record) {
             return Poll::Ready(Ending::Ordered(reason));
         }
@@ -80,12 +81,18 @@ impl Leg {
         if before.1 == 0 && to_client > 0 {
             self.in_flight.succeeded();
         }
-        record.listener.account(self.in_flight.backend(), to_backend, to_client);
+        self.account(record, to_backend, to_client);
         self.note_progress(record);
         if self.opening.is_some() && self.gives_way(record, reuse, polled.is_ready(), context) {
             return Poll::Ready(Ending::Relay(Outcome::ClientDone));
         }
         polled.map(Ending::Relay)
+    }
+
+    fn account(&self, record: &Record, to_backend: u64, to_client: u64) {
+        record.session.to_backend.set(self.relay.bytes_to_backend());
+        record.session.to_client.set(self.relay.bytes_to_client());
+        record.listener.account(self.in_flight.backend(), to_backend, to_client);
     }
 
     /// Returns whether a pooled connection is stale. Either it has ended, which on a new connection would be
@@ -252,7 +259,8 @@ impl Leg {
         both.into_iter().for_each(Peer::discard_received);
         let other = if reset == Side::Client { &self.socket } else { &record.client };
         let silence = record.listener.rules.half_close;
-        delivery::await_delivery(record.shard(), other, silence, record.deadline()).await;
+        record.session.phase.set(SessionPhase::Ending);
+        delivery::await_delivery(record, other, silence).await;
     }
 
     /// Closes both sides with FIN or both with RST, and ends the record. A truncated stream must not look complete.
@@ -277,9 +285,8 @@ impl Leg {
     }
 
     fn end(&self, record: &mut Record, reason: CloseReason) {
-        let delivered =
-            Moved { to_backend: self.relay.bytes_to_backend(), to_client: self.relay.bytes_to_client() };
-        record.end(reason, Some(self.in_flight.backend()), delivered);
+        record.end(reason);
+        record.log_with_backend(self.in_flight.backend(), &self.socket);
     }
 
     /// Ends the client's side, and puts the backend connection into the pool if it is clean.
@@ -310,7 +317,7 @@ impl Leg {
             return (true, record.reset_by(Side::Client, &self.socket));
         }
         let Some(rules) = &record.upstream().config().pool.reset else { return (false, CloseReason::Normal) };
-        let answer = reset::ask(record.shard(), &self.socket, rules).await;
+        let answer = reset::ask(record, &self.socket, rules).await;
         if answer == ResetAnswer::Clean {
             return (true, CloseReason::Normal);
         }

@@ -6,20 +6,20 @@ mod open;
 mod record;
 mod reset;
 
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::listener::Listener;
 use crate::net::Peer;
 use crate::relay::Outcome;
+use crate::uring::Accepted;
 use leg::{Ending, Leg, Next};
 use open::Opening;
 use record::Record;
 
 /// Admits a new connection, and serves it in a task of its own.
-pub(super) fn start(listener: &Rc<Listener>, connection: OwnedFd) {
+pub(super) fn start(listener: &Rc<Listener>, Accepted { connection, client }: Accepted) {
     let ring = &listener.shard.ring;
-    match Record::admit(listener, Peer::plain(ring.socket(connection))) {
+    match Record::admit(listener, Peer::plain(ring.socket(connection)), client) {
         Ok(record) => {
             let opening = Box::new(Opening::new(&record));
             ring.spawn(serve(record, opening));
@@ -69,7 +69,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::base::{CloseReason, ListenerId};
+    use crate::base::{ClientAddress, CloseReason, ListenerId};
     use crate::shard::testing;
     use crate::telemetry::counters::ListenerTotals;
     use crate::uring::{BufferSettings, Ring};
@@ -87,7 +87,8 @@ mod tests {
             for first_poll in [true, false] {
                 let client = UnixStream::pair().expect("descriptors").0.into();
                 let client = Peer::plain(ring.socket(client));
-                let session = Record::admit(&listener, client).ok().expect("below the limit");
+                let session =
+                    Record::admit(&listener, client, ClientAddress::UNIX).ok().expect("below the limit");
                 let timer = ring.clone();
                 ring.spawn(async move {
                     let _session = session;

@@ -1,15 +1,13 @@
 //! From a client to a leg: picks, waits and connects, until a backend has accepted the connection or the
 //! attempts are over.
 
-use std::net::IpAddr;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::record::Record;
 use crate::admission::Ticket;
-use crate::balance::{self, Sample};
-use crate::base::{CloseReason, Plain, Tick};
-use crate::config::HashKey;
+use crate::balance::Sample;
+use crate::base::{Activity, BackendId, CloseReason, Moment, Plain, SessionPhase, Tick};
 use crate::net::Peer;
 use crate::pool::{Connection, Lease, NotedLingering};
 use crate::shard::connect::{Wait, WaitingClient, connect_any};
@@ -77,7 +75,7 @@ impl Awaited {
 impl Opening {
     pub(super) fn new(record: &Record) -> Self {
         let upstream = record.upstream();
-        let key = if upstream.table.wants().key { key(record) } else { 0 };
+        let key = upstream.key(record.session.client);
         Self {
             attempts: Attempts::new(upstream.config(), key, record.shard().now(), record.deadline()),
             origin: Origin::New,
@@ -104,35 +102,51 @@ impl Opening {
                 self.origin = if fresh { Origin::Fresh } else { Origin::Used };
                 self.awaited = upstream.table.wants().latency.then(Awaited::since_now);
                 upstream.counters(backend).sessions.add(1);
+                record.session.has_connected(Moment::read_clock());
                 return Ok((socket, in_flight));
             }
-            let begun = upstream.table.wants().latency.then(Instant::now);
+            let begun = Moment::read_clock();
             let until = self.attempts.connect_until(record.shard().now());
-            let client = WaitingClient { socket: &record.client, end: self.attempts.client_end() };
-            let failed = match connect_any(upstream, Some(client), backend, until).await {
+            let failed = match connect_any(upstream, Some(self.client(record)), backend, until).await {
                 Ok((socket, _)) => {
                     self.attempts.connected();
                     // A connection that replaces another was counted with the first one.
                     upstream.counters(backend).sessions.add(u64::from(!is_replacement));
-                    if let Some(begun) = begun {
-                        let took = Sample::Took(begun.elapsed());
-                        upstream.table.observe(backend, took, record.shard().now());
-                        self.awaited = Some(Awaited::since_now());
-                    }
+                    self.connected(record, backend, begun);
                     return Ok((socket, in_flight));
                 }
                 Err(failed) => failed,
             };
             let now = record.shard().now();
             let blamed = self.attempts.failed(&in_flight, failed.failure, now)?;
-            if let Some(begun) = begun.filter(|_| blamed) {
-                upstream.table.observe(backend, Sample::InVain(begun.elapsed()), now);
+            if blamed && upstream.table.wants().latency {
+                let waited = Moment::read_clock().since(begun);
+                upstream.table.observe(backend, Sample::InVain(waited), now);
             }
             if let Some(reason) = failed.reason() {
                 upstream.counters(backend).connect_failures[reason.index()].add(1);
                 let name = upstream.backend_name(backend);
                 log::debug!("backend {name}: connection failed: {}", Plain(&failed.error));
             }
+        }
+    }
+
+    fn client<'a>(&'a self, record: &'a Record) -> WaitingClient<'a> {
+        WaitingClient { socket: &record.client, end: self.attempts.client_end(), session: &record.session }
+    }
+
+    /// Counts a connect that began at `begun` and succeeded.
+    fn connected(&mut self, record: &Record, backend: BackendId, begun: Moment) {
+        let (upstream, now) = (record.upstream(), Moment::read_clock());
+        let took = now.since(begun);
+        upstream.totals.connect.observe(took);
+        let counters = upstream.counters(backend);
+        counters.connects.add(1);
+        counters.connect_micros.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        record.session.has_connected(now);
+        if upstream.table.wants().latency {
+            upstream.table.observe(backend, Sample::Took(took), record.shard().now());
+            self.awaited = Some(Awaited::since_now());
         }
     }
 
@@ -163,6 +177,10 @@ impl Opening {
         match step {
             Step::Connect(in_flight) => {
                 upstream.totals.retries.add(u64::from(is_retry));
+                let session = &record.session;
+                session.backend.set(Some(in_flight.backend()));
+                session.phase.set(SessionPhase::Connecting);
+                session.retries.set(u8::try_from(self.attempts.tried().len() - 1).unwrap_or(u8::MAX));
                 if let Some(pool) = &upstream.pool {
                     if pooled.is_some() { &pool.counters().hits } else { &pool.counters().misses }.add(1);
                 }
@@ -183,11 +201,14 @@ impl Opening {
         let tried = self.attempts.tried();
         let ticket = upstream.table.join(tried).ok_or(CloseReason::QueueFull)?;
         let _position = Position::new(upstream, ticket);
+        let begun = Moment::read_clock();
+        record.session.phase.set(SessionPhase::Queued);
+        record.session.ahead.set(upstream.queue_length().saturating_sub(1).try_into().unwrap_or(u16::MAX));
         upstream.serve();
         upstream.ask_pools(tried);
-        let client = WaitingClient { socket: &record.client, end: self.attempts.client_end() };
-        let mut wait = Wait::until(shard, Some(client), deadline);
-        std::future::poll_fn(|context| {
+        let mut wait = Wait::until(shard, Some(self.client(record)), deadline);
+        let waited = std::future::poll_fn(|context| {
+            shard.ring.set_activity(Activity::Open(record.session.id));
             let granted = upstream.waiters.take_granted(ticket.number, context);
             if let Some(in_flight) = upstream.table.poll_wait(ticket, tried, granted)? {
                 return Poll::Ready(Ok(in_flight));
@@ -199,13 +220,17 @@ impl Opening {
             }
             wait.poll(context).map(|end| {
                 Err(match end {
-                    WaitEnd::Closing => CloseReason::Shutdown,
+                    WaitEnd::Ordered(reason) => reason,
                     WaitEnd::ClientLeft => CloseReason::ClientLeft,
                     WaitEnd::TimeUp => CloseReason::QueueTimeout,
                 })
             })
         })
-        .await
+        .await;
+        let now = Moment::read_clock();
+        record.session.has_waited(begun, now);
+        upstream.totals.queue.observe(now.since(begun));
+        waited
     }
 }
 
@@ -230,19 +255,4 @@ impl Drop for Position<'_> {
         let _ = self.upstream.table.leave(self.ticket);
         granted.into_iter().for_each(|backend| self.upstream.table.refuse(backend));
     }
-}
-
-/// Returns a hash of the part of a client's address that decides where the client goes.
-fn key(record: &Record) -> u64 {
-    let peer = record.client.with(|socket| socket.peer_addr().ok().and_then(|peer| peer.as_socket()));
-    let Some(peer) = peer else { return 0 };
-    // An IPv4 client of a dual-stack listener is treated as the IPv4 client that it is elsewhere.
-    let mut bytes = match peer.ip().to_canonical() {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    if record.upstream().config().hash_key == HashKey::SourcePort {
-        bytes.extend(peer.port().to_be_bytes());
-    }
-    balance::hash(&bytes)
 }

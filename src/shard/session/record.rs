@@ -1,22 +1,23 @@
 //! The account of a session: counted when it begins, and again when it is dropped, whatever ends its task.
 
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
-use crate::base::{BackendId, CloseReason, DenyReason, Tick};
-use crate::net::Peer;
-use crate::relay::{Moved, Side};
+use crate::base::{BackendId, ClientAddress, CloseReason, DenyReason, Moment, Tick};
+use crate::net::{self, Peer, TcpInfo};
+use crate::relay::Side;
 use crate::shard::listener::Listener;
+use crate::shard::sessions::Session;
 use crate::shard::state::Shard;
 use crate::shard::upstream::Upstream;
+use crate::telemetry::access_log::{AccessRecord, End};
 
 /// A session: its client, what it belongs to, and why it ended. Dropping it counts the close and gives back
 /// its permit.
 pub(super) struct Record {
     pub(super) client: Peer,
     pub(super) listener: Rc<Listener>,
-    pub(super) begun: Tick,
+    /// What others may know of it.
+    pub(super) session: Rc<Session>,
     /// [`CloseReason::Internal`] until the session sets another reason, so that a panic is counted as such.
     reason: CloseReason,
 }
@@ -24,19 +25,18 @@ pub(super) struct Record {
 impl Record {
     /// Counts a connection, and makes it a session if the limit of the process allows one more; otherwise
     /// returns the client.
-    pub(super) fn admit(listener: &Rc<Listener>, client: Peer) -> Result<Self, Peer> {
+    pub(super) fn admit(listener: &Rc<Listener>, client: Peer, address: ClientAddress) -> Result<Self, Peer> {
         let (shard, counters) = (&listener.shard, listener.counters());
         counters.accepted.add(1);
         if !shard.limit.take() {
-            counters.denied[DenyReason::ProcessLimit.index()].add(1);
+            deny(listener, address, DenyReason::ProcessLimit);
             return Err(client);
         }
         counters.active.add(1);
         shard.cores.begin_session(shard.id());
         shard.enter();
-        note_address(shard, &client);
-        let begun = shard.now();
-        Ok(Self { client, listener: Rc::clone(listener), begun, reason: CloseReason::Internal })
+        let session = shard.sessions.begin(shard.id(), listener.id, address);
+        Ok(Self { client, listener: Rc::clone(listener), session, reason: CloseReason::Internal })
     }
 
     pub(super) fn shard(&self) -> &Shard {
@@ -50,15 +50,21 @@ impl Record {
     /// Returns when the session has to end.
     pub(super) fn deadline(&self) -> Tick {
         let limit = self.listener.config().timeouts.session;
-        limit.map_or(Tick::NEVER, |limit| self.begun.after(limit))
+        limit.map_or(Tick::NEVER, |limit| self.session.begun.tick().after(limit))
     }
 
-    /// Notes why the session ends, and logs it with its backend and the bytes delivered.
-    pub(super) fn end(&mut self, reason: CloseReason, backend: Option<BackendId>, delivered: Moved) {
-        self.reason = reason;
-        if log::log_enabled!(log::Level::Debug) {
-            self.log(backend, delivered);
+    /// Returns why the session has to end at once, whatever it does, if it has to.
+    pub(super) fn must_end(&self) -> Option<CloseReason> {
+        if self.shard().is_closing() {
+            Some(CloseReason::Shutdown)
+        } else {
+            self.session.killed.get().then_some(CloseReason::Killed)
         }
+    }
+
+    /// Notes why the session ends.
+    pub(super) fn end(&mut self, reason: CloseReason) {
+        self.reason = reason;
     }
 
     /// Ends a session that got no backend.
@@ -67,7 +73,19 @@ impl Record {
             self.note_unserved();
         }
         self.client.reset_on_close();
-        self.end(reason, None, Moved::default());
+        self.end(reason);
+        self.log(None);
+    }
+
+    /// Reads what the kernel knows of the connection to the backend, counts it, and logs the session.
+    pub(super) fn log_with_backend(&self, backend: BackendId, socket: &Peer) {
+        let info = socket.with(net::tcp_info);
+        if let Some(info) = info {
+            let counters = self.upstream().counters(backend);
+            counters.round_trip.observe(info.round_trip);
+            counters.retransmitted.add(info.retransmitted.into());
+        }
+        self.log(info);
     }
 
     /// Counts a client that a backend reset before a byte, and that is turned away because no other backend
@@ -87,14 +105,51 @@ impl Record {
         }
     }
 
-    fn log(&self, backend: Option<BackendId>, Moved { to_backend, to_client }: Moved) {
-        let (shard, upstream) = (self.shard(), self.upstream());
-        let client = shard.clients.borrow_mut().remove(&self.client.with(|socket| socket.as_raw_fd()));
-        let client = client.as_deref().unwrap_or("-");
-        let backend = backend.map_or("-", |backend| upstream.backend_name(backend));
-        let (reason, letters) = (self.reason.name(), self.reason.letters());
+    /// Writes the record of the session: to the access log, and to the log of the process at level debug.
+    fn log(&self, backend_info: Option<TcpInfo>) {
+        let (shard, session) = (self.shard(), &*self.session);
+        let is_access_logged =
+            shard.access_log.as_ref().is_some_and(|log| log.wants(self.reason, session.retries.get()));
+        if !is_access_logged && !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let wants_info = shard.access_log.as_ref().is_some_and(|log| log.wants_info());
+        let record = AccessRecord {
+            id: session.id,
+            begun: session.begun,
+            ended: Moment::read_clock(),
+            client: session.client,
+            listener: session.listener,
+            upstream: self.upstream().id,
+            backend: session.backend.get(),
+            shard: shard.id(),
+            end: End::Closed(self.reason, session.phase.get()),
+            queue_micros: session.queue_micros.get(),
+            connect_micros: session.connect_micros.get(),
+            to_backend: session.to_backend.get(),
+            to_client: session.to_client.get(),
+            retries: session.retries.get(),
+            ahead: session.ahead.get(),
+            client_info: if wants_info { self.client.with(net::tcp_info) } else { None },
+            backend_info,
+        };
+        if log::log_enabled!(log::Level::Debug) {
+            self.log_debug(&record);
+        }
+        if is_access_logged && let Some(log) = &shard.access_log {
+            log.write(record);
+        }
+    }
+
+    fn log_debug(&self, record: &AccessRecord) {
+        let upstream = self.upstream();
+        let backend = record.backend.map_or("-", |backend| upstream.backend_name(backend));
+        let (reason, letters) = (self.reason.name(), self.reason.letters(self.session.phase.get()));
+        let letters = str::from_utf8(&letters).unwrap_or("--");
         let (listener, upstream) = (&*self.listener.config().name, &*upstream.config().name);
-        let seconds = shard.now().since(self.begun).as_secs_f64();
+        let client = record.client.to_string();
+        let seconds = record.ended.since(record.begun).as_secs_f64();
+        let AccessRecord { to_backend, to_client, .. } = *record;
         log::debug!(event = "session_closed", reason, letters, client, listener, upstream, backend, seconds,
             to_backend, to_client;
             "session closed: {reason} ({letters}) client={client} listener={listener} backend={backend} \
@@ -102,25 +157,27 @@ impl Record {
     }
 }
 
-/// Notes the address of a client for the record of its session, while the socket can still tell it.
-fn note_address(shard: &Shard, client: &Peer) {
-    if !log::log_enabled!(log::Level::Debug) {
-        return;
+/// Counts and logs a connection that becomes no session.
+fn deny(listener: &Listener, client: ClientAddress, reason: DenyReason) {
+    let shard = &listener.shard;
+    listener.counters().denied[reason.index()].add(1);
+    let now = Moment::read_clock();
+    if let Some(log) = shard.access_log.as_ref().filter(|log| log.admits_denial(now)) {
+        let id = shard.sessions.next_id(shard.id());
+        let to = (listener.id, listener.upstream.id);
+        log.write(AccessRecord::denied(id, now, client, to, (shard.id(), reason)));
     }
-    let Some(peer) = client.with(|socket| socket.peer_addr().ok()) else { return };
-    // An IPv4 client of a dual-stack listener is shown as the IPv4 client that it is elsewhere.
-    let canonical = |peer: SocketAddr| SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let text = peer.as_socket().map_or_else(|| "unix:".to_owned(), |peer| canonical(peer).to_string());
-    shard.clients.borrow_mut().insert(client.with(|socket| socket.as_raw_fd()), text);
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.reason == CloseReason::Internal && log::log_enabled!(log::Level::Debug) {
-            self.log(None, Moved::default());
+        if self.reason == CloseReason::Internal {
+            self.log(None);
         }
         let shard = self.shard();
         let counters = self.listener.counters();
+        counters.duration.observe(Moment::read_clock().since(self.session.begun));
+        shard.sessions.end(&self.session);
         counters.active.subtract(1);
         shard.cores.end_session(shard.id());
         counters.closed[self.reason.index()].add(1);

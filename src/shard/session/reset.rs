@@ -2,9 +2,9 @@
 
 use std::task::Poll;
 
+use super::record::Record;
 use crate::config::ResetRules;
 use crate::net::Peer;
-use crate::shard::state::Shard;
 use crate::uring::{Receive, Sent};
 
 /// The answer of a backend when asked whether it has forgotten its client.
@@ -19,7 +19,8 @@ pub(super) enum ResetAnswer {
 }
 
 /// Asks a backend to forget its client, and takes its answer.
-pub(super) async fn ask(shard: &Shard, backend: &Peer, rules: &ResetRules) -> ResetAnswer {
+pub(super) async fn ask(record: &Record, backend: &Peer, rules: &ResetRules) -> ResetAnswer {
+    let shard = record.shard();
     backend.send(rules.send.clone());
     let mut timer = shard.ring.timer(shard.now().after(rules.timeout));
     let mut answer = Vec::new();
@@ -34,7 +35,7 @@ pub(super) async fn ask(shard: &Shard, backend: &Peer, rules: &ResetRules) -> Re
         if !rules.expect.starts_with(&answer) {
             return Poll::Ready(ResetAnswer::Other);
         }
-        if backend.ended().is_some() || shard.is_closing() {
+        if backend.ended().is_some() || record.must_end().is_some() {
             return Poll::Ready(ResetAnswer::None);
         }
         if sent && answer == rules.expect {

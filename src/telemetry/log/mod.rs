@@ -9,7 +9,6 @@
 //! up, unless `RUST_LOG` names it. Errors of the target [`ALWAYS`] are written whatever anybody decides: why
 //! the process ends.
 
-mod error;
 mod format;
 mod handle;
 mod writer;
@@ -33,7 +32,7 @@ use format::{Entry, Field};
 use handle::{AS_FILTERED, Message, Shared, flush};
 use writer::Writer;
 
-pub use error::LogError;
+pub use super::log_file::LogError;
 pub use handle::LogHandle;
 
 /// Behind a record that was longer than `limits::LOG_RECORD_BYTES_MAX`.

@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use log::Level;
 
-use crate::config::{LogFormat, LogTarget};
+use crate::config::LogTarget;
 
 use super::*;
 
@@ -15,7 +15,9 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn logging(target: impl Into<PathBuf>) -> Logging {
-    Logging { level: LevelFilter::Info, format: LogFormat::Text, target: LogTarget::File(target.into()) }
+    let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]";
+    let logging = crate::config::parse("test.yaml", yaml).unwrap().config.logging;
+    Logging { level: LevelFilter::Info, target: LogTarget::File(target.into()), ..logging }
 }
 
 fn say(logger: &Logger, level: Level, text: &str) {

@@ -1,0 +1,115 @@
+//! The metrics of a status that was made up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::*;
+use crate::config;
+use crate::control::{Peaks, PhaseCell, Source};
+use crate::steering::CoreLoads;
+use crate::upstream::{Snapshot, UpstreamStates};
+
+fn source(backends: usize, shards: usize) -> Source {
+    let entries: Vec<_> =
+        (2..backends + 2).map(|port| format!("{{address: 127.0.0.1, port: {port}}}")).collect();
+    let yaml = format!("loadbalancer: {{listen_address: ':1'}}\nbackends: [{}]", entries.join(", "));
+    let config = config::parse("test.yaml", yaml.as_bytes()).unwrap().config;
+    let snapshot = Snapshot::build(Arc::new(config), shards, vec![None], None).unwrap();
+    let states = UpstreamStates { generation: 1, version: 0, upstreams: Vec::new() };
+    Source {
+        snapshot: Arc::new(snapshot),
+        states: watch::channel(Arc::new(states)).1,
+        counters: (0..shards).map(|_| Arc::default()).collect(),
+        heartbeats: (0..shards).map(|_| Arc::default()).collect(),
+        cpus: (0..shards).collect(),
+        cores: CoreLoads::new(shards),
+        health: Arc::default(),
+        max_sessions: 100,
+        log: None,
+        access_log: None,
+        begun: Instant::now(),
+        peaks: Peaks::default(),
+        phase: PhaseCell::default(),
+    }
+}
+
+/// Returns the families of a text with their types, and the labels of each.
+fn families(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let mut families = BTreeMap::new();
+    let mut current = String::new();
+    for line in text.lines() {
+        if let Some(family) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = family.split_once(' ').unwrap();
+            current = name.to_owned();
+            families.insert(current.clone(), (kind.to_owned(), BTreeSet::new()));
+        } else if let Some((_, rest)) = line.split_once('{').filter(|_| !line.starts_with('#')) {
+            let labels =
+                rest.split("\",").filter_map(|label| label.split_once('=')).map(|(name, _)| name.to_owned());
+            let known = &mut families.get_mut(&current).unwrap().1;
+            known.extend(labels.filter(|label| label != "le"));
+        }
+    }
+    families
+}
+
+#[test]
+fn page_about_metrics_lists_exactly_those_that_exist() {
+    let page = include_str!("../../../docs/METRICS.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")).filter(|line| !line.starts_with('-'));
+    let listed: BTreeMap<_, _> = rows
+        .filter_map(|row| {
+            let cells: Vec<_> =
+                row.trim_end_matches(" |").split(" | ").map(|cell| cell.trim_matches('`')).collect();
+            let labels = cells.get(2)?.split(['`', ' ', '-']).filter(|label| !label.is_empty());
+            Some((cells[0].to_owned(), (cells[1].to_owned(), labels.map(str::to_owned).collect())))
+        })
+        .collect();
+    let exposed = families(&expose(source(1, 1).status(), Exposition::Text));
+    for (family, shape) in &exposed {
+        assert_eq!(listed.get(family), Some(shape), "{family}");
+    }
+    assert_eq!(listed.len(), exposed.len());
+}
+
+#[test]
+fn both_formats_have_the_same_series() {
+    let status = source(2, 2).status();
+    let [text, open] =
+        [Exposition::Text, Exposition::OpenMetrics].map(|format| expose(status.clone(), format));
+    let series = |text: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("process_"));
+        // The formats differ in the order of the labels, and in how they write numbers.
+        let sorted = |line: &str| {
+            let (series, _) = line.rsplit_once(' ').unwrap();
+            let mut parts: Vec<_> =
+                series.split(['{', '}', ',']).filter(|part| !part.starts_with("le=")).collect();
+            parts.sort_unstable();
+            parts.join(" ")
+        };
+        lines.map(sorted).collect()
+    };
+    let (text_series, open_series) = (series(&text), series(&open));
+    let differ: Vec<_> = text_series.symmetric_difference(&open_series).collect();
+    assert!(differ.is_empty(), "{differ:?}");
+    assert!(open.ends_with("# EOF\n") && !text.contains("# EOF"));
+}
+
+#[test]
+fn sums_are_those_of_all_shards() {
+    let source = source(1, 2);
+    let key =
+        crate::base::BackendKey { upstream: crate::base::UpstreamId(0), backend: crate::base::BackendId(0) };
+    for (shard, millis) in source.counters.iter().zip([1, 2]) {
+        shard.backend(key).round_trip.observe(std::time::Duration::from_millis(millis));
+    }
+    let text = expose(source.status(), Exposition::Text);
+    let line =
+        |begin: &str| text.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{begin}"));
+    let labels = "{upstream=\"default\",backend=\"127.0.0.1:2\"";
+    assert!(line(&format!("ringway_backend_round_trip_seconds_count{labels}")).ends_with(" 2"));
+    assert!(line(&format!("ringway_backend_round_trip_seconds_sum{labels}")).ends_with(" 0.003"));
+    assert!(line(&format!("ringway_backend_round_trip_seconds_bucket{labels},le=\"0.001\"")).ends_with(" 1"));
+}

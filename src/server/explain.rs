@@ -1,0 +1,183 @@
+//! Puts into words which backend a client would get now, and why: every rule that a session asks, in its order.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::balance::Candidate;
+use crate::base::{BackendId, ClientAddress};
+use crate::config::{Config, HashKey};
+use crate::control::Source;
+use crate::control::process::{AskedRule, ExplainError, ExplainQuery, Explanation};
+use crate::control::status::{BackendStatus, Phase, Status, UpstreamStatus};
+use crate::upstream::{Preview, PreviewStep, SharedUpstream};
+
+/// Whom an explanation is about.
+pub(super) struct Wanted {
+    pub(super) client: ClientAddress,
+    /// The position of the listener in the configuration.
+    pub(super) position: usize,
+}
+
+impl Wanted {
+    pub(super) fn parse(query: &ExplainQuery, config: &Config) -> Result<Self, ExplainError> {
+        let text = query.client.trim();
+        let client = if text == "unix:" {
+            ClientAddress::UNIX
+        } else {
+            let address = text.parse::<SocketAddr>();
+            let address = address.or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0)));
+            Some(address.map_err(|_| ExplainError::Client(text.chars().take(80).collect()))?).into()
+        };
+        let names = || config.listeners.iter().map(|listener| &*listener.name).collect::<Vec<_>>().join(", ");
+        let position = match &query.listener {
+            Some(name) => {
+                config.listeners.iter().position(|listener| listener.name == *name).ok_or_else(|| {
+                    ExplainError::Listener(format!("there is no listener {name:.80}; there are: {}", names()))
+                })?
+            }
+            None if config.listeners.len() == 1 => 0,
+            None => {
+                return Err(ExplainError::Listener(format!("name one listener of: {}", names())));
+            }
+        };
+        Ok(Self { client, position })
+    }
+}
+
+/// The rules asked so far.
+#[derive(Default)]
+struct Rules(Vec<AskedRule>);
+
+impl Rules {
+    fn add(&mut self, rule: &str, verdict: String) {
+        self.0.push(AskedRule { rule: rule.to_owned(), verdict });
+    }
+}
+
+/// Explains what a shard has answered.
+pub(super) fn explain(source: &Source, wanted: &Wanted, preview: &Preview) -> Explanation {
+    let (status, config) = (source.status(), source.snapshot.config());
+    let listener = &config.listeners[wanted.position];
+    let shared = &source.snapshot.upstreams()[listener.upstream.index()];
+    let upstream = &status.upstreams[listener.upstream.index()];
+    let mut rules = Rules::default();
+    let admitted = admission(&status, &mut rules);
+    states(upstream, &mut rules);
+    panic(shared, upstream, &mut rules);
+    hash(shared, wanted.client, &mut rules);
+    let backend = steps(shared, preview, &mut rules).filter(|_| admitted);
+    Explanation {
+        client: wanted.client.to_string(),
+        listener: listener.name.clone(),
+        upstream: upstream.name.clone(),
+        backend: backend.and_then(|number| shared.backend(number)).map(|backend| backend.name.clone()),
+        core: source.cpus[0],
+        rules: rules.0,
+    }
+}
+
+/// Returns whether a client would be let in.
+fn admission(status: &Status, rules: &mut Rules) -> bool {
+    let is_open = status.phase != Phase::Draining;
+    if is_open {
+        rules.add("phase", "the process accepts clients".to_owned());
+    } else {
+        rules.add("phase", "the process drains: it accepts no clients".to_owned());
+    }
+    let (open, most) = (status.open_sessions(), status.max_sessions);
+    let has_room = open < u64::from(most);
+    let verdict = if has_room { "there is room" } else { "the client is denied: process_limit" };
+    rules.add("runtime.max_connections", format!("{open} of {most} sessions are open: {verdict}"));
+    is_open && has_room
+}
+
+fn states(upstream: &UpstreamStatus, rules: &mut Rules) {
+    for backend in &upstream.backends {
+        let kind = if backend.backup { "backup" } else { "primary" };
+        let why = match (&backend.checks, backend.state()) {
+            (Some(checks), "down") => match &checks.last {
+                Some(last) if !last.ok => format!(", because its last check failed: {}", last.message),
+                _ => String::new(),
+            },
+            (None, _) => ", without health checks".to_owned(),
+            (_, "ejected") => ", because its sessions failed".to_owned(),
+            (_, "checking") => ", because it waits for its first verdict".to_owned(),
+            _ => String::new(),
+        };
+        let can = if is_eligible(backend) { "eligible" } else { "not eligible" };
+        let weight = if backend.weight == 0 { "; weight 0: no new sessions" } else { "" };
+        rules.add("health", format!("{} ({kind}) is {}: {can}{why}{weight}", backend.name, backend.state()));
+    }
+}
+
+fn is_eligible(backend: &BackendStatus) -> bool {
+    backend.state() == "up" && !backend.addresses.is_empty()
+}
+
+fn panic(shared: &SharedUpstream, upstream: &UpstreamStatus, rules: &mut Rules) {
+    let primaries = || upstream.backends.iter().filter(|backend| !backend.backup && backend.weight > 0);
+    let (eligible, all) = (primaries().filter(|backend| is_eligible(backend)).count(), primaries().count());
+    let serving = upstream.serving.words();
+    let verdict = match shared.config().panic_threshold {
+        None => format!("off; {eligible} of {all} primaries are eligible: {serving} serve"),
+        Some(percent) => {
+            format!(
+                "{eligible} of {all} primaries are eligible, the threshold is {percent}%: {serving} serve"
+            )
+        }
+    };
+    rules.add("panic_threshold", verdict);
+}
+
+fn hash(shared: &SharedUpstream, client: ClientAddress, rules: &mut Rules) {
+    let upstream = shared.config();
+    if !upstream.algorithm.wants.key {
+        return;
+    }
+    let verdict = match (client.ip(), upstream.hash_key) {
+        (None, _) => "a client of a Unix socket has no address: all of them go together".to_owned(),
+        (Some(ip), HashKey::SourcePort) => format!("the hash of {ip} and port {} decides", client.port()),
+        (Some(ip), _) => format!("the hash of {ip} decides"),
+    };
+    rules.add("hash_key", verdict);
+}
+
+/// Returns the backend that the client gets.
+fn steps(shared: &SharedUpstream, preview: &Preview, rules: &mut Rules) -> Option<BackendId> {
+    let algorithm = shared.config().algorithm.name;
+    let name = |id: BackendId| shared.backend(id).map_or("-", |backend| &*backend.name);
+    let mut ends = false;
+    for step in &preview.steps {
+        match step {
+            PreviewStep::Tier(tier, candidates) => {
+                rules.add("order of resort", format!("tier {tier}: {}", listed(candidates, &name)));
+            }
+            PreviewStep::Full(id) => {
+                rules.add(algorithm, format!("chooses {}", name(*id)));
+                rules.add("max_connections", format!("{} is full, or others wait for it", name(*id)));
+            }
+            PreviewStep::Gets(id) => {
+                rules.add(algorithm, format!("chooses {}", name(*id)));
+                let permit = match shared.permits_taken(*id) {
+                    None => "has no limit".to_owned(),
+                    Some(taken) => format!("has {taken} connections and room for more"),
+                };
+                rules.add("max_connections", format!("{} {permit}", name(*id)));
+                return Some(*id);
+            }
+            PreviewStep::Waits => {
+                let (now, most) = (shared.queue_length(), shared.config().queue.max);
+                rules.add("queue", format!("the client waits; {now} of {most} positions are taken"));
+                ends = true;
+            }
+        }
+    }
+    if !ends {
+        rules.add("order of resort", "no backend is left: the client is reset".to_owned());
+    }
+    None
+}
+
+fn listed<'a>(candidates: &[Candidate], name: &impl Fn(BackendId) -> &'a str) -> String {
+    let texts = candidates.iter().map(|one| format!("{} (weight {})", name(one.id), one.weight));
+    texts.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,65 @@
+//! Answers what operators ask, in the inbox task of the shard: a bounded piece of work at a time.
+
+use std::rc::Rc;
+
+use super::questions::{OpenSession, Question, SessionsFound, SessionsWanted};
+use super::run::Residents;
+use super::sessions::Session;
+use crate::base::Moment;
+
+/// Maximum number of positions of the table of sessions that one question looks at.
+const LOOKED_AT_MAX: usize = 4_096;
+
+impl Residents {
+    /// Answers a question.
+    pub(super) fn answer(&self, question: Question) {
+        match question {
+            Question::Sessions(wanted, reply) => reply(self.find(&wanted)),
+            Question::Kill(id, reply) => {
+                let session = self.shard.sessions.find(id);
+                if let Some(session) = &session {
+                    session.killed.set(true);
+                    self.shard.ring.wake_all();
+                }
+                reply(session.is_some());
+            }
+            Question::Preview(listener, client, reply) => {
+                let listener = self.listeners.iter().find(|known| known.id == listener);
+                reply(listener.map(|listener| listener.upstream.preview(client)));
+            }
+        }
+    }
+
+    fn find(&self, wanted: &SessionsWanted) -> SessionsFound {
+        let mut found = SessionsFound::default();
+        let (sessions, more) = self.shard.sessions.range(wanted.from, LOOKED_AT_MAX);
+        let now = Moment::read_clock();
+        for session in sessions {
+            if found.sessions.len() == wanted.limit {
+                found.next = Some(session.position());
+                return found;
+            }
+            let Some(open) = self.view(&session, now) else { continue };
+            if wanted.admits(&open) {
+                found.sessions.push(open);
+            }
+        }
+        found.next = more.then_some(wanted.from + LOOKED_AT_MAX);
+        found
+    }
+
+    fn view(&self, session: &Rc<Session>, now: Moment) -> Option<OpenSession> {
+        let listener = self.listeners.iter().find(|listener| listener.id == session.listener)?;
+        Some(OpenSession {
+            id: session.id,
+            client: session.client,
+            listener: session.listener,
+            upstream: listener.upstream.id,
+            backend: session.backend.get(),
+            phase: session.phase.get(),
+            age_micros: u64::try_from(now.since(session.begun).as_micros()).unwrap_or(u64::MAX),
+            to_backend: session.to_backend.get(),
+            to_client: session.to_client.get(),
+        })
+    }
+}

@@ -1,0 +1,165 @@
+//! The open sessions of a shard, for whoever lists or ends them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use slab::Slab;
+
+use crate::base::{BackendId, ClientAddress, ListenerId, Moment, SessionPhase, ShardId};
+
+/// Bits of the shard in the number of a session.
+const SHARD_BITS: u32 = 10;
+const _: () = assert!(crate::base::limits::SHARDS_MAX <= 1 << SHARD_BITS);
+
+/// What others may know of an open session. Its own task writes.
+pub(super) struct Session {
+    /// No other session of the process has this number: the shard in its lowest bits, and how many sessions the shard
+    /// had before.
+    pub(super) id: u64,
+    pub(super) begun: Moment,
+    pub(super) client: ClientAddress,
+    pub(super) listener: ListenerId,
+    /// The last backend that was tried.
+    pub(super) backend: Cell<Option<BackendId>>,
+    pub(super) phase: Cell<SessionPhase>,
+    /// Whether an operator has ordered the end of the session.
+    pub(super) killed: Cell<bool>,
+    /// Attempts on another backend after a failed one.
+    pub(super) retries: Cell<u8>,
+    /// The number of clients that waited when this one began to wait.
+    pub(super) ahead: Cell<u16>,
+    /// How long the client has waited for a permit, microseconds.
+    pub(super) queue_micros: Cell<u32>,
+    /// How long it took from then, or from the accept, until a backend had accepted the connection, microseconds.
+    pub(super) connect_micros: Cell<Option<u32>>,
+    /// Bytes delivered.
+    pub(super) to_backend: Cell<u64>,
+    pub(super) to_client: Cell<u64>,
+    /// Its position in the table.
+    key: usize,
+}
+
+/// The open sessions of a shard.
+#[derive(Default)]
+pub(super) struct Sessions {
+    open: RefCell<Slab<Rc<Session>>>,
+    /// The number of sessions so far.
+    count: Cell<u64>,
+}
+
+/// Returns the shard that has given this number to a session.
+#[must_use]
+pub fn shard_of(session: u64) -> ShardId {
+    ShardId((session & ((1 << SHARD_BITS) - 1)) as u16)
+}
+
+impl Sessions {
+    /// Adds a session that begins now.
+    pub(super) fn begin(&self, shard: ShardId, listener: ListenerId, client: ClientAddress) -> Rc<Session> {
+        let mut open = self.open.borrow_mut();
+        let entry = open.vacant_entry();
+        let session = Rc::new(Session {
+            id: self.next_id(shard),
+            begun: Moment::read_clock(),
+            client,
+            listener,
+            backend: Cell::new(None),
+            phase: Cell::new(SessionPhase::Connecting),
+            killed: Cell::new(false),
+            retries: Cell::new(0),
+            ahead: Cell::new(0),
+            queue_micros: Cell::new(0),
+            connect_micros: Cell::new(None),
+            to_backend: Cell::new(0),
+            to_client: Cell::new(0),
+            key: entry.key(),
+        });
+        entry.insert(Rc::clone(&session));
+        session
+    }
+
+    /// Returns a number that no session of the process has.
+    pub(super) fn next_id(&self, shard: ShardId) -> u64 {
+        let count = self.count.get();
+        self.count.set(count + 1);
+        count << SHARD_BITS | u64::from(shard.0)
+    }
+
+    /// Removes a session that ends. Memory that a crowd has left is given back with its last session.
+    pub(super) fn end(&self, session: &Session) {
+        let mut open = self.open.borrow_mut();
+        open.remove(session.key);
+        if open.is_empty() && open.capacity() > KEPT {
+            *open = Slab::new();
+        }
+    }
+
+    /// Returns the session with this number.
+    pub(super) fn find(&self, id: u64) -> Option<Rc<Session>> {
+        self.open.borrow().iter().find(|(_, session)| session.id == id).map(|(_, session)| Rc::clone(session))
+    }
+
+    /// Returns the sessions at these positions of the table, and whether there may be further ones behind.
+    pub(super) fn range(&self, from: usize, count: usize) -> (Vec<Rc<Session>>, bool) {
+        let open = self.open.borrow();
+        let end = from.saturating_add(count);
+        let found = (from..end.min(open.capacity())).filter_map(|key| open.get(key)).map(Rc::clone).collect();
+        (found, end < open.capacity())
+    }
+}
+
+/// Capacity that is kept although it is unused.
+const KEPT: usize = 1_024;
+
+impl Session {
+    /// Returns the position of the session in the table.
+    pub(super) fn position(&self) -> usize {
+        self.key
+    }
+
+    /// Adds to the time that the client has waited for a permit.
+    pub(super) fn has_waited(&self, since: Moment, now: Moment) {
+        let micros = u32::try_from(now.since(since).as_micros()).unwrap_or(u32::MAX);
+        self.queue_micros.set(self.queue_micros.get().saturating_add(micros));
+    }
+
+    /// Notes that a backend has accepted the connection.
+    pub(super) fn has_connected(&self, now: Moment) {
+        let micros = u32::try_from(now.since(self.begun).as_micros()).unwrap_or(u32::MAX);
+        self.connect_micros.set(Some(micros.saturating_sub(self.queue_micros.get())));
+        self.phase.set(SessionPhase::Relaying);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_found_by_number_and_page_by_page() {
+        let sessions = Sessions::default();
+        let begin = || sessions.begin(ShardId(3), ListenerId(0), ClientAddress::UNIX);
+        let open: Vec<_> = (0..10).map(|_| begin()).collect();
+        assert!(open.iter().all(|session| shard_of(session.id) == ShardId(3)));
+        assert_eq!(sessions.find(open[4].id).map(|found| found.id), Some(open[4].id));
+        sessions.end(&open[4]);
+        assert!(sessions.find(open[4].id).is_none());
+        let (mut ids, mut from) = (Vec::new(), 0);
+        loop {
+            let (page, more) = sessions.range(from, 3);
+            ids.extend(page.iter().map(|session| session.id));
+            from += 3;
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(ids.len(), 9);
+        open.iter().filter(|session| session.id != open[4].id).for_each(|session| sessions.end(session));
+        assert_eq!(sessions.range(0, 100).0.len(), 0);
+    }
+
+    #[test]
+    fn session_is_small() {
+        assert!(size_of::<Session>() <= 104, "{}", size_of::<Session>());
+    }
+}
