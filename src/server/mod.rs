@@ -20,6 +20,7 @@ use crate::admission::Limit;
 use crate::base::ShardPlace;
 use crate::base::{Plain, ShardId, counted};
 use crate::config::Config;
+use crate::control::admin::{self, BindError, Endpoints};
 use crate::control::command::Door;
 use crate::control::process::Process;
 use crate::control::{self, Clocks, Control, Peaks, PhaseCell, Source, Status};
@@ -29,7 +30,7 @@ use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::ShardCounters;
-use crate::telemetry::log::{ALWAYS, LogError};
+use crate::telemetry::log::{ALWAYS, LogError, LogHandle};
 use crate::telemetry::thread_clock::ThreadClock;
 use crate::upstream::{NumbersSpent, Snapshot, UpstreamStates};
 use crate::uring::{self, Doorbell, Heartbeat, Missing};
@@ -59,6 +60,9 @@ pub enum StartError {
         /// What is wrong with its address.
         error: ListenError,
     },
+    /// An endpoint of the admin API that the file names does not work.
+    #[error(transparent)]
+    Admin(#[from] BindError),
     /// Too few descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
@@ -82,6 +86,15 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long writing the last records of the access log may take.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// What a process has, and its server uses.
+#[derive(Default)]
+pub struct Attached {
+    /// The door for commands of the admin API, which takes none without.
+    pub door: Option<Door>,
+    /// The log, whose lost records are part of the status.
+    pub log: Option<LogHandle>,
+}
+
 /// A running server. Dropping it closes all sessions and waits for the shards.
 pub struct Server {
     source: Arc<Source>,
@@ -90,6 +103,8 @@ pub struct Server {
     health: Option<HealthThread>,
     control: Control,
     access_log: Option<Arc<AccessLog>>,
+    /// The addresses of the admin API; empty without endpoints.
+    admin: String,
     /// Removed together with the server.
     _files: Vec<SocketFile>,
     /// Disconnected when the last shard has ended.
@@ -116,6 +131,7 @@ struct Prepared {
     /// Indexed by shard, then in the order of the configuration.
     sockets: Vec<Vec<OwnedFd>>,
     files: Vec<SocketFile>,
+    endpoints: Endpoints,
 }
 
 impl Prepared {
@@ -129,8 +145,10 @@ impl Prepared {
         let sessions = budget::sessions(&config, cpus.len(), pipes, descriptors)?;
         net::reserve_descriptors(descriptors);
         let ids: Vec<_> = cpus.iter().map(|cpu| cpu.id).collect();
-        let (sockets, files) = listen_all(&config, &ids)?;
-        Ok(Self { config, pipes, sessions, sockets, files })
+        let (sockets, mut files) = listen_all(&config, &ids)?;
+        let mut endpoints = admin::bind(&config.admin)?;
+        files.extend(endpoints.take_files());
+        Ok(Self { config, pipes, sessions, sockets, files, endpoints })
     }
 }
 
@@ -142,21 +160,22 @@ impl Server {
     ///
     /// What is missing, in one sentence with its remedy. Nothing keeps running in that case.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
-        Self::start_with(config, || Ok(()))
+        Self::start_with(config, Attached::default(), || Ok(()))
     }
 
-    /// Like [`Server::start`]; `listening` is called once every address is bound and before anything is
-    /// accepted.
+    /// Like [`Server::start`], with what the process has made of itself; `listening` is called once every
+    /// address is bound and before anything is accepted.
     ///
     /// # Errors
     ///
     /// As [`Server::start`], and the errors of `listening`.
     pub fn start_with(
         config: Arc<Config>,
+        attached: Attached,
         listening: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
         let cpus = cores::choose(&config.runtime.cores)?;
-        Self::start_on(&cpus, config, listening)
+        Self::start_on(&cpus, config, attached, listening)
     }
 
     /// Like [`Server::start`], with one shard for each of these CPUs, whatever the configuration says; a CPU
@@ -168,6 +187,7 @@ impl Server {
     pub fn start_on(
         cpus: &[CoreId],
         config: Arc<Config>,
+        attached: Attached,
         listening: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
         let prepared = Prepared::new(cpus, config)?;
@@ -193,7 +213,7 @@ impl Server {
             latest_sender.send_replace(states);
         };
         let (ended, shards_ended) = bounded(0);
-        let Prepared { pipes, sessions, sockets, files, .. } = prepared;
+        let Prepared { pipes, sessions, sockets, files, endpoints, .. } = prepared;
         let source = Arc::new(Source {
             snapshot,
             states: latest,
@@ -203,14 +223,15 @@ impl Server {
             cores: Arc::clone(&shards.cores),
             health: Arc::default(),
             max_sessions: sessions,
-            log: None,
+            log: attached.log,
             access_log: access_log.clone(),
             begun: Instant::now(),
             peaks: Peaks::default(),
             phase: PhaseCell::default(),
         });
+        let admin = endpoints.to_string();
         let mut server =
-            Self { source, shards, health: None, control, access_log, _files: files, shards_ended };
+            Self { source, shards, health: None, control, access_log, admin, _files: files, shards_ended };
         server.spawn_shards(sockets, ends, pipes, ended)?;
         // Checks begin only when a shard listens for their results, and after everything that may refuse the
         // start.
@@ -223,6 +244,7 @@ impl Server {
             Box::new(publish),
         )?;
         server.health = Some(health);
+        server.control.serve(endpoints, server.process(attached.door));
         Ok(server)
     }
 
@@ -288,6 +310,12 @@ impl Server {
     pub fn process(&self, door: Option<Door>) -> Arc<dyn Process> {
         let handles = Arc::clone(&self.shards.handles);
         Arc::new(process::Running { source: Arc::clone(&self.source), handles, door })
+    }
+
+    /// Returns the addresses of the admin API as text, empty without endpoints.
+    #[must_use]
+    pub fn admin(&self) -> &str {
+        &self.admin
     }
 
     /// Returns what is worth a warning about this machine.
