@@ -87,7 +87,8 @@ fn watch(server: &Server, peers: &Peers, commands: &Commands, duration: Option<D
 /// Writes a configuration as an operator would write it.
 fn configuration(listen: SocketAddr, backends: &[SocketAddr]) -> anyhow::Result<Config> {
     let mut text = format!(
-        "loadbalancer: {{listen_address: \"{listen}\", algorithm: round_robin}}\n\
+        "admin: {{listen_address: off, socket: off}}\n\
+         loadbalancer: {{listen_address: \"{listen}\", algorithm: round_robin}}\n\
          healthcheck: {{interval: 200ms, fast_interval: 50ms, timeout: 200ms, fall: 2}}\n\
          backends:\n"
     );
