@@ -41,7 +41,7 @@ window.row = (table, name) => [...document.querySelectorAll(`[aria-label="${tabl
 window.cell = (table, name, head, nth = 0) => {
   const heads = [...document.querySelectorAll(`[aria-label="${table}"] thead tr:last-child th`)];
   const at = heads.map((th, i) => th.textContent === head ? i : -1).filter(i => i >= 0)[nth];
-  return row(table, name).cells[at].innerText;
+  return row(table, name).cells[at].innerText.trim();
 };
 window.number = text => Number(text.replaceAll(",", ""));
 window.shown = () => [...document.querySelectorAll("#upstreams tbody tr:not(.sum)")].filter(row => row.checkVisibility())
@@ -230,6 +230,13 @@ class Page:
 
     def open(self, url):
         self.driver.get(url)
+        self.look()
+
+    def reload(self):
+        self.driver.refresh()
+        self.look()
+
+    def look(self):
         self.driver.execute_script(HELPERS)
         self.wait("the first reading", "document.getElementById('connection').textContent === 'Live'")
 
@@ -280,7 +287,7 @@ def check_states(page, backend, picture):
     page.wait("all up", "['web-1', 'web-2', 'web-3'].every(name => cell('web', name, 'State') === 'up')")
     backend.down()
     page.wait("down", "cell('web', 'web-3', 'State') === 'down'")
-    page.wait("the message of the check", "/^failed .*refused/.test(cell('web', 'web-3', 'Last'))")
+    page.wait("the message of the check", "/^failed .*[Cc]onnection refused/.test(cell('web', 'web-3', 'Last'))")
     assert page.js("cell('web', 'all backends', 'State')") == "3 of 4 up"
     assert page.js("row('web', 'web-3').className === 'bad' && document.title.startsWith('●')")
     ok(f"up, then down: {page.js('''cell('web', 'web-3', 'Last')''')!r}")
@@ -314,19 +321,21 @@ def check_filter(page):
 
 def check_theme(page, ground="getComputedStyle(document.body).backgroundColor"):
     """The system's, and the other one on demand, which is kept."""
+    def system(theme):
+        page.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+
+    system("light")
     light = page.js(ground)
-    page.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    system("dark")
     page.wait("dark as the system", f"{ground} !== '{light}'")
     page.type("t")
     page.wait("light by key", f"{ground} === '{light}' && document.getElementById('theme').getAttribute('aria-pressed') === 'false'")
+    page.reload()
+    assert page.js(ground) == light, "the choice does not outlast a reload"
     page.driver.find_element("id", "theme").click()
-    page.wait("dark by button", f"{ground} !== '{light}'")
-    page.driver.refresh()
-    page.driver.execute_script(HELPERS)
-    page.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
-    page.wait("dark after a reload", f"{ground} !== '{light}'")
-    page.wait("a reading", "document.getElementById('connection').textContent === 'Live'")
-    page.driver.find_element("id", "theme").click()
+    page.wait("dark by button", f"{ground} !== '{light}' && document.getElementById('theme').getAttribute('aria-pressed') === 'true'")
+    system("light")
+    page.wait("light as the system again", f"{ground} === '{light}'")
     page.js("document.activeElement.blur()")
     ok("dark and light: by system, key and button, kept over a reload")
 
@@ -407,8 +416,9 @@ def pictures(page, figure):
     """Light and dark, while a backend is down."""
     for name in ["light", "dark"]:
         page.js("document.activeElement.blur()")
+        page.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": name}])
         page.driver.save_screenshot(str(PICTURES / f"{name}.png"))
-        page.type("t")
+    page.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
     if figure:
         deadline = time.monotonic() + 120
         while page.js("trend.length") < 90 and time.monotonic() < deadline:
