@@ -52,7 +52,7 @@ fn overview_fits_into_80_by_24() {
         "web       yes      42   99      1,235       1.0       2.5  no_backend",
         "Upstreams",
         "upstream  eligible  waiting  retries/s  over budget/s  connect p50  connect p99",
-        "app         1 of 3        2        3.0              0      750 us       995 us",
+        "app         1 of 3        2        3.0              0       750 us       995 us",
         "Backends",
         "backend  state    open  max  limit  sessions/s  failures/s  connect",
         "app/a    up         21   50      -         100           0   250 us",
