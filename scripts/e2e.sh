@@ -147,7 +147,7 @@ SINGLE=(redis postgres nginx iperf3 mariadb ssh)
 
 write_configuration() {
     local service
-    printf 'logging: {level: info, format: text, target: stderr}\nlisteners:\n'
+    printf 'logging: {level: info, format: text, target: stderr}\nadmin: {listen_address: off, socket: off}\nlisteners:\n'
     for service in "${SINGLE[@]}"; do wanted "$service" && listener "$service"; done
     wanted pool && listener pool
     listener a
@@ -408,6 +408,7 @@ listening() {
 start_in_order() {
     cat >"$WORK/in_order.yaml" <<YAML
 runtime: {cores: 1}
+admin: {listen_address: off, socket: off}
 listeners: [{name: in_order, address: "127.0.0.1:${VIA[in_order]}", upstream: iperf3}]
 upstreams: [{name: iperf3, healthcheck: off, backends: [{address: 127.0.0.1, port: ${PORT[iperf3]}}]}]
 YAML

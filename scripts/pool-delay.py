@@ -97,6 +97,7 @@ def inside(namespace, *command, **options):
 def configuration(port, pool):
     return (
         f"runtime: {{cores: 1}}\nlogging: {{level: warn}}\n"
+        f"admin: {{listen_address: off, socket: off}}\n"
         f"loadbalancer: {{listen_address: '127.0.0.1:{port}'}}\n"
         f"backends: [{{address: 10.99.0.2, port: 7000}}]\nhealthcheck: off\npool: {{size: {pool}}}\n"
     )

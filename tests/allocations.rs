@@ -59,7 +59,7 @@ fn message_of_an_open_session_allocates_nothing() {
     // Free again at once; no other thread of this process takes one.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let yaml = format!(
-        "runtime: {{cores: 1}}\nlisteners: [{{name: l, address: '127.0.0.1:{port}', upstream: u}}]\n\
+        "admin: {{listen_address: off, socket: off}}\nruntime: {{cores: 1}}\nlisteners: [{{name: l, address: '127.0.0.1:{port}', upstream: u}}]\n\
          upstreams: [{{name: u, healthcheck: off, backends: [{{address: 127.0.0.1, port: {backend_port}}}]}}]\n"
     );
     let config = Arc::new(config::parse("test", yaml.as_bytes()).unwrap().config);

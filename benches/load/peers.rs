@@ -184,7 +184,8 @@ fn addresses() -> impl Iterator<Item = Ipv4Addr> {
 
 fn ringway(ports: [u16; 4], backend: [u16; 4]) -> String {
     let mut text = format!(
-        "runtime: {{cores: \"{BALANCER_CORE}-{BALANCER_CORE}\"}}\nlogging: {{level: warn}}\nlisteners:\n"
+        "runtime: {{cores: \"{BALANCER_CORE}-{BALANCER_CORE}\"}}\nlogging: {{level: warn}}\n\
+         admin: {{listen_address: off, socket: off}}\nlisteners:\n"
     );
     for (name, port) in SERVICES.iter().zip(ports) {
         text += &format!("  - {{name: {name}, address: \"127.0.0.1:{port}\", upstream: {name}}}\n");

@@ -107,6 +107,10 @@ pub const PIPES_PER_CORE_MAX: u32 = 4_096;
 pub const LOG_QUEUE_MAX: usize = 8_192;
 /// Longest log record, bytes; the rest is truncated and marked.
 pub const LOG_RECORD_BYTES_MAX: usize = 8_192;
+/// Maximum number of connections to the TCP endpoint of the admin API, and to its Unix socket.
+pub const ADMIN_TCP_CONNECTIONS_MAX: usize = 48;
+/// See [`ADMIN_TCP_CONNECTIONS_MAX`].
+pub const ADMIN_SOCKET_CONNECTIONS_MAX: usize = 16;
 
 const _: () = assert!(LISTENERS_MAX <= u16::MAX as usize);
 const _: () = assert!(UPSTREAMS_MAX <= u16::MAX as usize);

@@ -11,7 +11,7 @@ use super::args::RunArguments;
 use crate::base::{Plain, counted};
 use crate::config::{Config, LogTarget, Parsed};
 use crate::control::command::{self, Commands};
-use crate::server::{self, Server};
+use crate::server::{self, Attached, Server};
 use crate::telemetry::log::{self as logging, LogHandle};
 
 /// How long writing the last log records may take.
@@ -36,8 +36,10 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
         log::warn!("{}", problem.headline());
     }
     let (door, commands) = command::door();
+    let attached = Attached { door: Some(door.clone()), log: Some(log.clone()) };
     server::follow_signals(door).map_err(|error| anyhow!("cannot handle signals: {}", Plain(&error)))?;
-    let result = serve(&config, &path, arguments.pid_file.as_deref(), &commands, &log);
+    let obeyed = Obeyed { commands: &commands, log: &log };
+    let result = serve(&config, &path, arguments.pid_file.as_deref(), attached, &obeyed);
     match &result {
         // Logged whatever the filter: the reason why the process does not run must never be missing.
         Err(error) => {
@@ -56,12 +58,18 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Where commands come from, and the log that some of them concern.
+struct Obeyed<'a> {
+    commands: &'a Commands,
+    log: &'a LogHandle,
+}
+
 fn serve(
     config: &Arc<Config>,
     path: &Path,
     pid_file: Option<&Path>,
-    commands: &Commands,
-    log: &LogHandle,
+    attached: Attached,
+    obeyed: &Obeyed<'_>,
 ) -> anyhow::Result<&'static str> {
     let mut written = None;
     // Not before the process listens: a start that is refused because another instance runs must leave that
@@ -71,9 +79,9 @@ fn serve(
         written = pid_file.map(PidFile::write).transpose()?;
         Ok(())
     };
-    let server = Server::start_with(Arc::clone(config), write)?;
+    let server = Server::start_with(Arc::clone(config), attached, write)?;
     announce(&server, path);
-    let cause = server::supervise(&server, commands, log);
+    let cause = server::supervise(&server, obeyed.commands, obeyed.log);
     drop(server);
     drop(written);
     Ok(cause)
@@ -93,6 +101,10 @@ fn announce(server: &Server, path: &Path) {
         log::info!(event = "listener", listener = name, address, upstream = to, backends = count, algorithm;
             "listener {name} on {address} sends to upstream {to} ({}, {algorithm})",
             counted(count, "backend"));
+    }
+    if !server.admin().is_empty() {
+        let address = server.admin();
+        log::info!(event = "admin", address; "the admin API is on {address}");
     }
     server.doubts().iter().for_each(|doubt| log::warn!("{doubt}"));
 }

@@ -56,6 +56,19 @@ pub(super) fn listen(node: &Node) -> Read<ListenAddress> {
     ))
 }
 
+/// Reads the address of an endpoint that is on a port: `:PORT`, `IP:PORT` or `[IPV6]:PORT`.
+pub(super) fn listen_on_port(node: &Node) -> Read<ListenAddress> {
+    match listen(node) {
+        Ok(ListenAddress::Unix(path)) => {
+            let shown = quote(&format!("unix:{}", path.display()));
+            Err(format!("{shown} is not `:PORT`, `IP:PORT` or `[IPV6]:PORT`; `socket` takes a path"))
+        }
+        read => {
+            read.map_err(|message| message.replace(", `[IPV6]:PORT` or `unix:/PATH`", " or `[IPV6]:PORT`"))
+        }
+    }
+}
+
 /// Reads the address of a backend from its `address` and, where written, its `port`.
 pub(super) fn backend(address: &str, port: Option<u16>) -> Read<BackendAddress> {
     refuse_foreign(address)?;

@@ -151,7 +151,7 @@ pub(super) const TOP_KEYS: &str = "backends healthcheck outlier panic_threshold 
 const TOP: &str = "the top of the file";
 
 /// Sections of the short form and of the long one, with keys that are found elsewhere by mistake.
-pub(super) const HOMES: [(&str, &str, &str); 18] = [
+pub(super) const HOMES: [(&str, &str, &str); 19] = [
     ("`loadbalancer`", "`listeners[]`, as `address`", "listen_address"),
     ("`loadbalancer`", "`listeners[]`", "backlog"),
     ("`loadbalancer`", "`listeners[]` and `upstreams[]`", "timeouts tcp"),
@@ -173,11 +173,12 @@ pub(super) const HOMES: [(&str, &str, &str); 18] = [
     ("`runtime`", "`runtime`", "cores shutdown_delay shutdown_timeout relay"),
     ("`runtime.relay`", "`runtime.relay`", "buffer_size buffers_per_core splice pipe_size pipes_per_core"),
     ("`logging`", "`logging`", "level format target"),
-    (TOP, TOP, "runtime logging"),
+    ("`admin`", "`admin`", "socket socket_mode socket_group"),
+    (TOP, TOP, "runtime logging admin"),
 ];
 
 /// Keys that are planned, and that no version has yet.
-pub(super) const NOT_YET: &str = "access_filter access_format access_log admin allow bandwidth client_first \
+pub(super) const NOT_YET: &str = "access_filter access_format access_log allow bandwidth client_first \
                                   congestion_control defer_accept deny drain_timeout expand fast_open \
                                   freebind handshake interface no_backend over_limit per_source \
                                   proxy_protocol quick_ack rate_limit send_proxy sni tls";
@@ -213,7 +214,7 @@ pub(super) fn of_key(key: &str, known: &[&'static str]) -> Option<String> {
         return Some(mistake);
     }
     let of_listener = known.iter().any(|known| matches!(*known, "listen_address" | "backlog"));
-    if key == "max_connections" && of_listener {
+    if key == "max_connections" && known.contains(&"backlog") {
         let message = "a listener cannot have a limit of its own yet; `runtime.max_connections` limits the \
                        whole process, and each of the `backends` can have its own";
         return Some(message.to_owned());

@@ -2,7 +2,7 @@
 //!
 //! One door: [`parse`] turns the text of a file into a [`Config`], or into a [`Report`] of everything that is
 //! wrong with it. The text becomes a tree of nodes that know where they stand (`tree`), which is read key by
-//! key (`section`, `schema`, `healthcheck`, `pool`) into values (`values`, `address`), which are then
+//! key (`section`, `schema`, `healthcheck`, `pool`, `admin`) into values (`values`, `address`), which are then
 //! compared with each other (`relations`, `reach`). A text that does not fit is explained by what it looks
 //! like (`hints`). [`Config::to_yaml`] is the way back (`print`, `text`).
 //!
@@ -12,6 +12,7 @@
 //! Left out: files, which the caller reads, and whatever depends on the machine, such as its cores.
 
 mod address;
+mod admin;
 mod healthcheck;
 mod hints;
 mod model;

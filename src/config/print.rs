@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::model::{Config, Listener, ListenerTimeouts, Logging, Runtime, Upstream};
+use super::model::{Admin, Config, Listener, ListenerTimeouts, Logging, Runtime, Upstream};
 use super::text::limit_text;
 
 impl Config {
@@ -16,6 +16,7 @@ impl Config {
         let written = Written {
             runtime: &self.runtime,
             logging: &self.logging,
+            admin: &self.admin,
             listeners: listeners.collect(),
             upstreams: &self.upstreams,
         };
@@ -42,6 +43,7 @@ impl Config {
 struct Written<'c> {
     runtime: &'c Runtime,
     logging: &'c Logging,
+    admin: &'c Admin,
     listeners: Vec<WrittenListener<'c>>,
     upstreams: &'c [Upstream],
 }

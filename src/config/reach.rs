@@ -200,6 +200,9 @@ impl Config {
                 (listener.address, changed) = (ListenAddress::Tcp(numbered(address)?), true);
             }
         }
+        if let Some(ListenAddress::Zoned(address)) = &config.admin.listen_address {
+            (config.admin.listen_address, changed) = (Some(ListenAddress::Tcp(numbered(address)?)), true);
+        }
         for backend in config.upstreams.iter_mut().flat_map(|upstream| &mut upstream.backends) {
             if let BackendAddress::Zoned(address) = &backend.address {
                 (backend.address, changed) = (BackendAddress::Ip(numbered(address)?), true);

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address;
+use super::admin::admin;
 use super::healthcheck::healthcheck;
 use super::hints;
 use super::model::{
@@ -38,11 +39,13 @@ const LONG_KEYS: [&str; 3] = ["listeners", "upstreams", "defaults"];
 pub(super) fn config(root: &mut Section<'_>) -> Config {
     let runtime = root.section("runtime", runtime);
     let logging = root.section("logging", logging);
+    let (mut admin, places) = root.section("admin", admin);
     let long = LONG_KEYS.iter().any(|key| root.has(key));
     let mut entries = if long { long_form(root) } else { short_form(root) };
     relations::idle(root, &mut entries);
     relations::circles(root, &entries);
-    Config { runtime, logging, listeners: entries.listeners, upstreams: entries.upstreams }
+    places.keep_apart(root, &mut admin, &entries.listeners);
+    Config { runtime, logging, admin, listeners: entries.listeners, upstreams: entries.upstreams }
 }
 
 fn runtime(s: &mut Section<'_>) -> Runtime {

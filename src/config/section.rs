@@ -248,6 +248,11 @@ impl<'a> Section<'a> {
         self.problems.error(self.location.clone(), message);
     }
 
+    /// Reports a warning about this section as a whole.
+    pub(super) fn warn(&self, message: impl Into<String>) {
+        self.problems.warning(self.location.clone(), message);
+    }
+
     /// Reports an error of the value of `key`.
     pub(super) fn error_at(&self, key: &str, message: impl Into<String>) {
         self.problems.error(self.location(key), message);

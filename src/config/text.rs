@@ -45,6 +45,19 @@ pub(super) fn text<S: Serializer>(value: &impl Display, serializer: S) -> Done<S
     serializer.collect_str(value)
 }
 
+/// Writes a value that has a text; `None` is `off`.
+pub(super) fn text_or_off<S: Serializer>(value: &Option<impl Display>, serializer: S) -> Done<S> {
+    match value {
+        Some(value) => text(value, serializer),
+        None => serializer.serialize_str(OFF),
+    }
+}
+
+/// Writes permissions in octal.
+pub(super) fn mode<S: Serializer>(mode: &u32, serializer: S) -> Done<S> {
+    serializer.collect_str(&format_args!("{mode:04o}"))
+}
+
 pub(super) fn lowercase<S: Serializer>(value: &impl Display, serializer: S) -> Done<S> {
     serializer.serialize_str(&value.to_string().to_lowercase())
 }

@@ -1,5 +1,6 @@
 //! The control plane: everything that may block, wait or talk to the operator runs here and never on a shard.
 
+pub mod admin;
 mod circles;
 pub mod command;
 mod core_load;
@@ -72,6 +73,11 @@ impl Control {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Serves the admin API on the thread, to its end.
+    pub fn serve(&self, endpoints: admin::Endpoints, process: Arc<dyn process::Process>) {
+        admin::serve(endpoints, &self.handle, process);
     }
 
     /// Runs a future that uses timers of this runtime, on the calling thread.

@@ -1,9 +1,10 @@
 //! Listening sockets.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -121,11 +122,47 @@ pub fn listen(
     tcp: &TcpOptions,
     count: usize,
 ) -> Result<Listening, ListenError> {
-    let listen = || match address {
-        ListenAddress::Unix(path) => listen_on_file(path, backlog, count),
+    patiently(address, STALE_PATIENCE, || match address {
+        ListenAddress::Unix(path) => listen_on_file(path, backlog, None, count),
         _ => listen_on_port(address, backlog, tcp, count),
-    };
-    let deadline = Instant::now() + STALE_PATIENCE;
+    })
+}
+
+/// Who may connect to a Unix socket.
+#[derive(Clone, Copy, Debug)]
+pub struct FileAccess {
+    /// Permissions of the file, as chmod(2) takes them.
+    pub mode: u32,
+    /// Number of its group; `None` leaves that of the process.
+    pub group: Option<u32>,
+}
+
+/// Creates one listening socket of an endpoint that is not a listener's; `access` applies to a Unix socket before
+/// anybody can connect. With `waits`, a process that has just ended is waited for.
+///
+/// # Errors
+///
+/// As [`listen`], and a group that this process may not give the socket to.
+pub fn listen_alone(
+    address: &ListenAddress,
+    backlog: u32,
+    access: FileAccess,
+    waits: bool,
+) -> Result<Listening, ListenError> {
+    let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };
+    patiently(address, if waits { STALE_PATIENCE } else { Duration::ZERO }, || match address {
+        ListenAddress::Unix(path) => listen_on_file(path, backlog, Some(access), 1),
+        _ => listen_on_port(address, backlog, &tcp, 1),
+    })
+}
+
+/// Tries again while the address is in use, for at most `patience`.
+fn patiently(
+    address: &ListenAddress,
+    patience: Duration,
+    listen: impl Fn() -> io::Result<Listening>,
+) -> Result<Listening, ListenError> {
+    let deadline = Instant::now() + patience;
     loop {
         match listen() {
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && Instant::now() < deadline => {
@@ -204,17 +241,36 @@ fn listen_on_port(
 }
 
 /// SO_REUSEPORT does not exist for Unix sockets, so all shards share one socket.
-fn listen_on_file(path: &Path, backlog: u32, count: usize) -> io::Result<Listening> {
+fn listen_on_file(
+    path: &Path,
+    backlog: u32,
+    access: Option<FileAccess>,
+    count: usize,
+) -> io::Result<Listening> {
     remove_stale_file(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile::new(path)?;
+    // Nobody can connect before listen(2), whatever the umask has made of the file until here.
+    access.map_or(Ok(()), |access| restrict(path, access))?;
     socket.listen(backlog_number(backlog))?;
     let mut sockets = vec![OwnedFd::from(socket)];
     for _ in 1..count {
         sockets.push(sockets[0].try_clone()?);
     }
     Ok(Listening { sockets, file: Some(file) })
+}
+
+fn restrict(path: &Path, access: FileAccess) -> io::Result<()> {
+    if let Some(group) = access.group {
+        chown(path, None, Some(group)).map_err(|error| {
+            let why = Plain(&error);
+            io::Error::other(format!(
+                "it cannot be given to group {group}: {why}; run as root, or as a member of that group"
+            ))
+        })?;
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(access.mode))
 }
 
 fn backlog_number(backlog: u32) -> i32 {

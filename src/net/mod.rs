@@ -2,6 +2,7 @@
 
 mod connect;
 mod errors;
+mod group;
 mod limits;
 mod listen;
 mod options;
@@ -15,8 +16,9 @@ pub(crate) mod testing;
 
 pub use connect::{is_self_connected, peer_address, prepare, socket_for};
 pub use errors::{AcceptError, LocalFailure};
+pub use group::group_number;
 pub use limits::{may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors};
-pub use listen::{ListenError, Listening, SocketFile, listen};
+pub use listen::{FileAccess, ListenError, Listening, SocketFile, listen, listen_alone};
 pub use options::keep_alive;
 pub use peer::Peer;
 pub use queue::{queued, unacknowledged};

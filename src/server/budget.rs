@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 
 use crate::base::{counted, limits};
-use crate::config::{BackendAddress, Config, OpenSessions, Relay};
+use crate::config::{Admin, BackendAddress, Config, OpenSessions, Relay};
 
 /// Descriptors of a session: the client's and the backend's.
 const PER_SESSION: u64 = 2;
@@ -16,6 +16,8 @@ const PASSED: u64 = limits::HANDOFFS_MAX as u64;
 const PER_PIPE: u64 = 2;
 /// A check that is in flight or just ending.
 const PER_CHECK: u64 = 1;
+/// An endpoint of the admin API.
+const PER_ENDPOINT: u64 = 1;
 /// Standard streams, the log file, and the runtimes of the health and control threads.
 const PROCESS: u64 = 32;
 /// Sessions that a listener may start in a turn while the same number of ended sessions still hold their two
@@ -94,6 +96,7 @@ pub(super) fn sessions(
         matches!(address, BackendAddress::Host { .. }) && address.known().is_empty()
     };
     let names = entries.filter(|entry| is_looked_up(&entry.address)).count();
+    let admin = admin(&config.admin);
     let listeners = shards * config.listeners.len() as u64 * (1 + OVERLAP);
     // A look-up holds a socket to a name server.
     let passed = if shards > 1 { shards * PASSED } else { 0 };
@@ -103,6 +106,7 @@ pub(super) fn sessions(
         + checks
         + pools
         + names.min(limits::LOOKUPS_MAX) as u64
+        + admin
         + PROCESS;
     let possible = limit.saturating_sub(fixed) / PER_SESSION;
     let sessions =
@@ -111,4 +115,11 @@ pub(super) fn sessions(
         return Err(TooFewDescriptors { needed: fixed + sessions * PER_SESSION, sessions, limit, possible });
     }
     Ok(u32::try_from(sessions).unwrap_or(NonZeroU32::MAX.get()))
+}
+
+/// Returns the descriptors of the admin API: its endpoints, and their connections.
+fn admin(admin: &Admin) -> u64 {
+    let tcp = admin.listen_address.as_ref().map_or(0, |_| limits::ADMIN_TCP_CONNECTIONS_MAX);
+    let socket = admin.socket.as_ref().map_or(0, |_| limits::ADMIN_SOCKET_CONNECTIONS_MAX);
+    admin.endpoints() as u64 * PER_ENDPOINT + (tcp + socket) as u64
 }

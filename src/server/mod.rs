@@ -19,6 +19,7 @@ use crate::admission::Limit;
 use crate::base::ShardPlace;
 use crate::base::{Plain, ShardId, counted};
 use crate::config::Config;
+use crate::control::admin::{self, BindError, Endpoints};
 use crate::control::command::Door;
 use crate::control::process::Process;
 use crate::control::{self, Clocks, Control, Peaks, PhaseCell, Source, Status};
@@ -27,7 +28,7 @@ use crate::net::{self, ListenError, SocketFile};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
 use crate::steering::CoreLoads;
 use crate::telemetry::counters::ShardCounters;
-use crate::telemetry::log::ALWAYS;
+use crate::telemetry::log::{ALWAYS, LogHandle};
 use crate::telemetry::thread_clock::ThreadClock;
 use crate::upstream::{NumbersSpent, Snapshot, UpstreamStates};
 use crate::uring::{self, Doorbell, Heartbeat, Missing};
@@ -57,6 +58,9 @@ pub enum StartError {
         /// What is wrong with its address.
         error: ListenError,
     },
+    /// An endpoint of the admin API that the file names does not work.
+    #[error(transparent)]
+    Admin(#[from] BindError),
     /// Too few descriptors.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
@@ -74,6 +78,15 @@ pub enum StartError {
 /// How long sessions may take to end once they were told to end.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a process has, and its server uses.
+#[derive(Default)]
+pub struct Attached {
+    /// The door for commands of the admin API, which takes none without.
+    pub door: Option<Door>,
+    /// The log, whose lost records are part of the status.
+    pub log: Option<LogHandle>,
+}
+
 /// A running server. Dropping it closes all sessions and waits for the shards.
 pub struct Server {
     source: Arc<Source>,
@@ -81,6 +94,8 @@ pub struct Server {
     /// Stopped in `drop`.
     health: Option<HealthThread>,
     control: Control,
+    /// The addresses of the admin API; empty without endpoints.
+    admin: String,
     /// Removed together with the server.
     _files: Vec<SocketFile>,
     /// Disconnected when the last shard has ended.
@@ -107,6 +122,7 @@ struct Prepared {
     /// Indexed by shard, then in the order of the configuration.
     sockets: Vec<Vec<OwnedFd>>,
     files: Vec<SocketFile>,
+    endpoints: Endpoints,
 }
 
 impl Prepared {
@@ -120,8 +136,10 @@ impl Prepared {
         let sessions = budget::sessions(&config, cpus.len(), pipes, descriptors)?;
         net::reserve_descriptors(descriptors);
         let ids: Vec<_> = cpus.iter().map(|cpu| cpu.id).collect();
-        let (sockets, files) = listen_all(&config, &ids)?;
-        Ok(Self { config, pipes, sessions, sockets, files })
+        let (sockets, mut files) = listen_all(&config, &ids)?;
+        let mut endpoints = admin::bind(&config.admin)?;
+        files.extend(endpoints.take_files());
+        Ok(Self { config, pipes, sessions, sockets, files, endpoints })
     }
 }
 
@@ -133,10 +151,10 @@ impl Server {
     ///
     /// What is missing, in one sentence with its remedy. Nothing keeps running in that case.
     pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
-        Self::start_with(config, || Ok(()))
+        Self::start_with(config, Attached::default(), || Ok(()))
     }
 
-    /// Like [`Server::start`]; `listening` is called once every address is bound and before anything is
+    /// Like [`Server::start`], with what the process has made of itself; `listening` is called once every address is bound and before anything is
     /// accepted.
     ///
     /// # Errors
@@ -144,10 +162,11 @@ impl Server {
     /// As [`Server::start`], and the errors of `listening`.
     pub fn start_with(
         config: Arc<Config>,
+        attached: Attached,
         listening: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
         let cpus = cores::choose(&config.runtime.cores)?;
-        Self::start_on(&cpus, config, listening)
+        Self::start_on(&cpus, config, attached, listening)
     }
 
     /// Like [`Server::start`], with one shard for each of these CPUs, whatever the configuration says; a CPU
@@ -159,6 +178,7 @@ impl Server {
     pub fn start_on(
         cpus: &[CoreId],
         config: Arc<Config>,
+        attached: Attached,
         listening: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
         let prepared = Prepared::new(cpus, config)?;
@@ -177,7 +197,7 @@ impl Server {
             latest_sender.send_replace(states);
         };
         let (ended, shards_ended) = bounded(0);
-        let Prepared { pipes, sessions, sockets, files, .. } = prepared;
+        let Prepared { pipes, sessions, sockets, files, endpoints, .. } = prepared;
         let source = Arc::new(Source {
             snapshot,
             states: latest,
@@ -187,12 +207,14 @@ impl Server {
             cores: Arc::clone(&shards.cores),
             health: Arc::default(),
             max_sessions: sessions,
-            log: None,
+            log: attached.log,
             begun: Instant::now(),
             peaks: Peaks::default(),
             phase: PhaseCell::default(),
         });
-        let mut server = Self { source, shards, health: None, control, _files: files, shards_ended };
+        let addresses = endpoints.to_string();
+        let mut server =
+            Self { source, shards, health: None, control, admin: addresses, _files: files, shards_ended };
         server.spawn_shards(sockets, ends, pipes, ended)?;
         // Checks begin only when a shard listens for their results, and after everything that may refuse the
         // start.
@@ -205,6 +227,7 @@ impl Server {
             Box::new(publish),
         )?;
         server.health = Some(health);
+        server.control.serve(endpoints, server.process(attached.door));
         Ok(server)
     }
 
@@ -269,6 +292,12 @@ impl Server {
     pub fn process(&self, door: Option<Door>) -> Arc<dyn Process> {
         let handles = Arc::clone(&self.shards.handles);
         Arc::new(process::Running { source: Arc::clone(&self.source), handles, door })
+    }
+
+    /// Returns the addresses of the admin API as text, empty without endpoints.
+    #[must_use]
+    pub fn admin(&self) -> &str {
+        &self.admin
     }
 
     /// Returns what is worth a warning about this machine.

@@ -152,7 +152,8 @@ fn is_end(command: Result<Command, crossbeam_channel::RecvError>) -> bool {
 /// Writes a configuration as an operator would write it.
 fn configuration(listen: SocketAddr, backends: &[SocketAddr]) -> anyhow::Result<Config> {
     let mut text = format!(
-        "loadbalancer: {{listen_address: \"{listen}\", algorithm: round_robin}}\n\
+        "admin: {{listen_address: off, socket: off}}\n\
+         loadbalancer: {{listen_address: \"{listen}\", algorithm: round_robin}}\n\
          healthcheck: {{interval: 200ms, fast_interval: 50ms, timeout: 200ms, fall: 2}}\n\
          backends:\n"
     );

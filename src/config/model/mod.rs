@@ -23,6 +23,8 @@ pub struct Config {
     pub runtime: Runtime,
     /// Which log records are written, and where.
     pub logging: Logging,
+    /// The endpoints of the admin API.
+    pub admin: Admin,
     /// At least one; names are unique.
     pub listeners: Vec<Listener>,
     /// At least one; names are unique.

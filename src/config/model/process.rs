@@ -1,12 +1,13 @@
-//! What concerns the whole process: `runtime` and `logging`.
+//! What concerns the whole process: `runtime`, `logging` and `admin`.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::text;
+use super::{ListenAddress, text};
 
 /// `runtime:` cores, limits and memory of the process.
 #[derive(Clone, Debug, Serialize)]
@@ -116,4 +117,68 @@ impl Serialize for LogTarget {
             Self::File(path) => serializer.collect_str(&path.display()),
         }
     }
+}
+
+/// `admin:` the endpoints of the admin API.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Admin {
+    /// Address of the endpoint that changes nothing and shows no clients; off has none. It has no
+    /// authentication, so an address that other machines reach is a warning.
+    #[serde(serialize_with = "text::text_or_off")]
+    pub listen_address: Option<ListenAddress>,
+    /// Unix socket of the endpoint that shows and changes everything; off has none. Its folder is created;
+    /// without the right to, the default is `$XDG_RUNTIME_DIR/ringway/admin.sock`.
+    #[serde(serialize_with = "text::or_off")]
+    pub socket: Option<PathBuf>,
+    /// Who may connect to the socket, as chmod(1) takes it. Access for everybody is a warning.
+    #[serde(serialize_with = "text::mode")]
+    pub socket_mode: u32,
+    /// Group of the socket; off leaves that of the process.
+    #[serde(serialize_with = "text::or_off")]
+    pub socket_group: Option<SocketGroup>,
+    /// Which endpoints the file names.
+    #[serde(skip)]
+    pub written: WrittenEndpoints,
+}
+
+impl Admin {
+    /// The path of the socket where none is written.
+    pub const SOCKET: &str = "/run/ringway/admin.sock";
+    /// The port of the endpoint where no address is written.
+    pub const PORT: u16 = 9_900;
+    /// The mode of the socket where none is written.
+    pub(in super::super) const SOCKET_MODE: u32 = 0o600;
+
+    /// Returns the number of endpoints.
+    #[must_use]
+    pub fn endpoints(&self) -> usize {
+        usize::from(self.listen_address.is_some()) + usize::from(self.socket.is_some())
+    }
+}
+
+/// Which endpoints of the admin API the file names: one that it names must work, a default one may fail.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct WrittenEndpoints {
+    /// `listen_address`.
+    pub listen_address: bool,
+    /// `socket`.
+    pub socket: bool,
+}
+
+impl fmt::Debug for WrittenEndpoints {
+    /// Writes the same for all: a printed configuration names both endpoints, and reads as the same one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WrittenEndpoints")
+    }
+}
+
+/// A group of users of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum SocketGroup {
+    /// By its name, which is looked up at the start.
+    Name(String),
+    /// By its number.
+    Number(u32),
 }

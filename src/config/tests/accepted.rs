@@ -323,3 +323,20 @@ fn odd_value_without_quotes_is_an_error_and_no_panic() {
         assert!(super::super::parse("f", text.as_bytes()).is_err(), "{value}");
     }
 }
+
+#[test]
+fn admin_endpoints_and_whether_the_file_names_them() {
+    let admin = |lines: &str| valid(&short(lines)).admin;
+    let default = admin("");
+    assert_eq!(default.written, WrittenEndpoints::default());
+    assert_eq!((default.endpoints(), default.socket_mode, default.socket_group), (2, 0o600, None));
+    let written = admin("admin: {listen_address: '[::1]:99', socket: off}");
+    assert_eq!(written.written, WrittenEndpoints { listen_address: true, socket: true });
+    assert_eq!((written.endpoints(), written.socket), (1, None));
+    // Quoted or not, it is the same text.
+    for mode in ["0660", "'0660'"] {
+        assert_eq!(admin(&format!("admin: {{socket_mode: {mode}}}")).socket_mode, 0o660);
+    }
+    assert_eq!(admin("admin: {socket_group: 27}").socket_group, Some(SocketGroup::Number(27)));
+    assert_eq!(admin("admin: {socket_group: adm}").socket_group, Some(SocketGroup::Name("adm".into())));
+}

@@ -155,7 +155,10 @@ fn hints_know_where_keys_are() {
         }
     }
     let top = hints::TOP_KEYS.replace(' ', "` `");
-    assert!(REFERENCE.contains(&format!("| short | `loadbalancer` `{top}` `runtime` `logging` |")), "{top}");
+    assert!(
+        REFERENCE.contains(&format!("| short | `loadbalancer` `{top}` `runtime` `logging` `admin` |")),
+        "{top}"
+    );
     for path in keys.keys() {
         let name = path.rsplit('.').next().unwrap_or_default();
         assert!(!hints::NOT_YET.split(' ').any(|key| key == name), "{path}");

@@ -27,8 +27,8 @@ unknown: 1
             "7:5: unknown key `wieght`; did you mean `weight`?",
             "9:13: `30` has no unit; write a duration such as `250ms`, `30s`, `5m` or `1h`",
             "10:12: `-5s` is negative; write a duration such as `250ms`, `30s`, `5m` or `1h`",
-            "11:1: unknown key `unknown`; known here: runtime, logging, loadbalancer, backends, \
-                 healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, \
+            "11:1: unknown key `unknown`; known here: runtime, logging, admin, loadbalancer, \
+                 backends, healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, \
                  queue, pool, source, resolve",
         ]
     );
@@ -286,11 +286,39 @@ fn unknown_keys_are_named_with_where_they_belong() {
         (both("healthcheck: off"), "`healthcheck`; it belongs at the top of the file"),
         (more("cores: 2"), "`cores`; it belongs in `runtime`"),
         (both("proxy_protocol: v2"), "`proxy_protocol`; it is not supported yet"),
-        (more("admin: {}"), "`admin`; it is not supported yet"),
+        (more("socket: /run/a.sock"), "`socket`; it belongs in `admin`"),
+        (more("admin: {max_connections: 3}"), "`max_connections`; it belongs in `runtime` and `backends[]`"),
         (format!("{LISTEN}servers: []\n"), "did you mean `backends`?"),
         (backend("ip: 10.0.0.1, port: 80"), "did you mean `address`?"),
         (backend("address: a, port: 80, maxconn: 5"), "did you mean `max_connections`?"),
     ] {
         assert_named(&text, words);
     }
+}
+
+/// Numbers that were not meant as octal would open the socket to others, so the mode is written in full.
+#[test]
+fn admin_endpoints_that_cannot_be() {
+    for (keys, words) in [
+        ("socket_mode: 600", "is not a mode of four octal digits from 0000 to 0777; write `\"0600\"`"),
+        ("socket_mode: 0o660", "write `\"0660\"`"),
+        ("socket_mode: 384", "write `\"0600\"`"),
+        ("socket_mode: '0880'", "write `\"0600\"`"),
+        ("socket_mode: '7777'", "write `\"0600\"`"),
+        ("socket_mode: rw", "write `\"0600\"`"),
+        ("socket_mode: off", "write `\"0600\"`"),
+        ("socket: admin.sock", "`admin.sock` is not an absolute path of a socket"),
+        ("socket: 'unix:/run/x'", "write it without `unix:`"),
+        ("socket: '@ringway'", "is an abstract socket name"),
+        ("socket_group: 'a b'", "`a b` is not the name or the number of a group"),
+        ("socket_group: -1", "`-1` is not the name or the number of a group"),
+        ("listen_address: 'unix:/run/x'", "or `[IPV6]:PORT`, or `off`; `socket` takes a path"),
+        ("listen_address: '9900'", "is not `:PORT`, `IP:PORT` or `[IPV6]:PORT`, or `off`; it has no port"),
+        ("listen_address: 'localhost:9900'", "host names are not looked up here"),
+    ] {
+        let found = problems(short(&format!("admin: {{{keys}}}")));
+        assert!(found.len() == 1 && found[0].contains(words), "{keys}: {found:?}");
+    }
+    let long = format!("socket: /{}", "x".repeat(107));
+    assert!(problems(short(&format!("admin: {{{long}}}")))[0].contains("is 108 bytes long"));
 }

@@ -156,3 +156,46 @@ fn limits_that_another_one_comes_before() {
         assert_eq!(problems(idle(listener, upstream)), [""; 0], "{listener}, {upstream}");
     }
 }
+
+#[test]
+fn admin_endpoints_that_strangers_reach_or_that_settings_miss() {
+    for (keys, words) in [
+        ("listen_address: ':9900'", "other machines can read the state of this process here"),
+        ("listen_address: '10.0.0.1:9900'", "let a firewall choose them, or listen on 127.0.0.1"),
+        ("socket_mode: '0666'", "every user of this machine may stop this process"),
+        ("socket: off, socket_group: 5", "`socket_group` has no effect with `socket: off`"),
+        ("socket: off, socket_mode: '0660'", "`socket_mode` has no effect with `socket: off`"),
+    ] {
+        let found = problems(short(&format!("admin: {{{keys}}}")));
+        assert!(found.len() == 1 && found[0].contains("warning: "), "{keys}: {found:?}");
+        assert!(found[0].contains(words), "{keys}: {found:?}");
+    }
+    for keys in ["listen_address: '127.1.2.3:9900'", "listen_address: '[::1]:1'", "socket_mode: '0660'"] {
+        assert_eq!(problems(short(&format!("admin: {{{keys}}}"))), [""; 0], "{keys}");
+    }
+}
+
+/// A file that was valid before there was an admin API stays so.
+#[test]
+fn default_admin_address_gives_way_to_a_listener() {
+    let text = "loadbalancer: {listen_address: ':9900'}\nbackends: ['a:1']\n";
+    let parsed = parse("file", text.as_bytes()).expect("only a warning");
+    assert_eq!(parsed.config.admin.listen_address, None);
+    let words = "the default of `admin.listen_address`, `127.0.0.1:9900` overlaps with `:9900` of listener \
+                 `default`, so it is off";
+    assert!(parsed.report.to_string().contains(words), "{}", parsed.report);
+    let text = format!("{text}admin: {{listen_address: '127.0.0.1:9900', socket: off}}\n");
+    assert_eq!(
+        problems(text),
+        ["3:25: `127.0.0.1:9900` overlaps with `:9900` of listener `default`; use another port or address, \
+          or `off`"]
+    );
+    let text =
+        "loadbalancer: {listen_address: 'unix:/run/x'}\nbackends: ['a:1']\nadmin: {socket: /run/./x}\n";
+    assert_eq!(
+        problems(text),
+        [
+            "3:17: `unix:/run/./x` overlaps with `unix:/run/x` of listener `default`; use another path, or `off`"
+        ]
+    );
+}

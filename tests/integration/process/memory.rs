@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ringway::config::{self, Config};
-use ringway::server::Server;
+use ringway::server::{Attached, Server};
 use ringway::uring::locked_memory;
 
-use crate::support::{Backend, Client, PATIENCE, Reserved, V4, backend, eventually, is_root, skip};
+use crate::support::{Backend, Client, NO_ADMIN, PATIENCE, Reserved, V4, backend, eventually, is_root, skip};
 
 const BUFFERS: u32 = 4_096;
 /// In the environment of the process that changes its user.
@@ -69,7 +69,7 @@ fn cpus(count: usize) -> Vec<core_affinity::CoreId> {
 fn configuration(only: &Backend) -> (Arc<Config>, Reserved) {
     let port = Reserved::at(V4);
     let yaml = format!(
-        "runtime: {{relay: {{splice: off}}, max_connections: 200}}\nloadbalancer: {{listen_address: '{}'}}\n\
+        "{NO_ADMIN}runtime: {{relay: {{splice: off}}, max_connections: 200}}\nloadbalancer: {{listen_address: '{}'}}\n\
          healthcheck: off\nbackends: [{{{}}}]\n",
         port.address(),
         only.entry()
@@ -81,7 +81,8 @@ fn configuration(only: &Backend) -> (Arc<Config>, Reserved) {
 fn serve_on(shards: usize) -> Result<(), String> {
     let only = backend().echo().start();
     let (config, port) = configuration(&only);
-    let server = Server::start_on(&cpus(shards), config, || Ok(())).map_err(|error| error.to_string())?;
+    let server = Server::start_on(&cpus(shards), config, Attached::default(), || Ok(()))
+        .map_err(|error| error.to_string())?;
     assert!(server.wait_checked(PATIENCE));
     let clients: Vec<_> = (0..shards).map(|_| Client::connect(port.address()).unwrap()).collect();
     clients.iter().for_each(|client| client.echo(b"hello").unwrap());
@@ -128,7 +129,7 @@ fn locked_memory_of_other_processes_is_told_apart() {
     as_other_user(name, locked_memory(16, BUFFERS), || {
         // The limit is the user's, so it does not matter that the other one is in this process, too.
         let (config, _port) = configuration(&backend().echo().start());
-        let other = Server::start_on(&cpus(12), Arc::clone(&config), || Ok(())).unwrap();
+        let other = Server::start_on(&cpus(12), Arc::clone(&config), Attached::default(), || Ok(())).unwrap();
         let Err(said) = serve_on(16) else {
             return skip(name, "this kernel does not count rings as locked memory");
         };

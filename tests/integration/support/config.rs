@@ -7,9 +7,13 @@ use tempfile::TempDir;
 
 use super::{Backend, Reserved, V4};
 
+/// Switches the admin API off: tests run in crowds, on one machine with one default address.
+pub const NO_ADMIN: &str = "admin: {listen_address: off, socket: off}\n";
+
 /// What will be written. Both builders, of a balancer and of a process, hold one.
 pub struct Config {
     listen: Listen,
+    admin: String,
     sections: Vec<String>,
     runtime: Lines,
     listener: Lines,
@@ -43,6 +47,7 @@ impl Config {
     pub fn new(cores: usize) -> Self {
         let mut config = Self {
             listen: Listen::Ip(V4),
+            admin: NO_ADMIN.to_owned(),
             sections: Vec::new(),
             runtime: Lines::default(),
             listener: Lines::default(),
@@ -66,6 +71,11 @@ impl Config {
     /// A whole section, such as `logging: {level: debug}`.
     pub fn section(&mut self, section: &str) {
         self.sections.push(section.to_owned());
+    }
+
+    /// The endpoints of the admin API, such as `listen_address: off, socket: /run/x`, instead of none.
+    pub fn admin(&mut self, keys: &str) {
+        self.admin = format!("admin: {{{keys}}}\n");
     }
 
     /// A line of the runtime.
@@ -118,8 +128,9 @@ impl Config {
         let sections: String = self.sections.iter().map(|section| format!("{section}\n")).collect();
         let backends: String = self.backends.iter().map(|entry| format!("      - {{{entry}}}\n")).collect();
         let yaml = format!(
-            "{sections}runtime:\n{}listeners:\n  - name: l\n    address: \"{address}\"\n    upstream: u\n{}\
+            "{sections}{}runtime:\n{}listeners:\n  - name: l\n    address: \"{address}\"\n    upstream: u\n{}\
              upstreams:\n  - name: u\n{}    backends:\n{backends}",
+            self.admin,
             self.runtime.write("  "),
             self.listener.write("    "),
             self.upstream.write("    "),
@@ -135,7 +146,7 @@ pub fn write_config(runtime: &str, port: u16) -> (TempDir, PathBuf) {
     let path = folder.path().join("ringway.yaml");
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let yaml = format!(
-        "runtime: {{{runtime}}}\nloadbalancer: {{listen_address: \"{address}\"}}\n\
+        "{NO_ADMIN}runtime: {{{runtime}}}\nloadbalancer: {{listen_address: \"{address}\"}}\n\
          backends: [{{address: 127.0.0.1, port: 1}}]\n"
     );
     std::fs::write(&path, yaml).unwrap();

@@ -47,6 +47,12 @@ impl Builder {
         self
     }
 
+    /// The endpoints of the admin API, instead of none.
+    pub fn admin(mut self, keys: &str) -> Self {
+        self.config.admin(keys);
+        self
+    }
+
     /// A line of the runtime.
     pub fn runtime(mut self, line: &str) -> Self {
         self.config.runtime(line);

@@ -4,7 +4,9 @@
 use ringway::base::CloseReason;
 use ringway::upstream::Health;
 
-use crate::support::{Backend, Balancer, Client, Reserved, V4, backend, balancer, eventually, shards};
+use crate::support::{
+    Backend, Balancer, Client, NO_ADMIN, Reserved, V4, backend, balancer, eventually, shards,
+};
 
 fn echoes(count: usize) -> Vec<Backend> {
     (0..count).map(|_| backend().echo().start()).collect()
@@ -21,14 +23,14 @@ fn assert_even(shares: &[u64], each: u64) {
 fn short_form_with_three_backends_splits_evenly() {
     let backends = echoes(3);
     let port = Reserved::at(V4);
-    // The original program's file, with the addresses of this test.
+    // The original program's file, with the addresses of this test, and without the admin API.
     let entries: String = backends
         .iter()
         .map(|backend| format!("  - address: \"127.0.0.1\"\n    port: {}\n", backend.address().port()))
         .collect();
     let yaml = format!(
         "loadbalancer:\n  listen_address: \"{}\"\n  algorithm: \"round_robin\"\nbackends:\n{entries}\
-         healthcheck:\n  interval: 30s\n  timeout: 5s\n",
+         healthcheck:\n  interval: 30s\n  timeout: 5s\n{NO_ADMIN}",
         port.address()
     );
     let balancer = Balancer::of(&yaml, Some(port), true);

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ringway::upstream::Health;
 
 use crate::support::{
-    Balancer, Client, PATIENCE, Reserved, add_address, backend, expect_reset, in_own_network,
+    Balancer, Client, NO_ADMIN, PATIENCE, Reserved, add_address, backend, expect_reset, in_own_network,
 };
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 7);
@@ -22,7 +22,7 @@ fn backend_that_is_the_balancer_itself_gets_no_session() {
             let number = port.address().port();
             let other = other.map(|entry| format!(", {{{entry}}}")).unwrap_or_default();
             let yaml = format!(
-                "loadbalancer: {{listen_address: ':{number}'}}\nhealthcheck: off\noutlier: off\n\
+                "{NO_ADMIN}loadbalancer: {{listen_address: ':{number}'}}\nhealthcheck: off\noutlier: off\n\
                  backends: [{{name: self, address: {OWN}, port: {number}}}{other}]\n"
             );
             let config = ringway::config::parse("f", yaml.as_bytes()).unwrap().config;

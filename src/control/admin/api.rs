@@ -1,0 +1,258 @@
+//! Asks the process what a request wants to know, or tells it what it wants done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes};
+use hyper::header::{ACCEPT, HeaderMap};
+use hyper::{Request, StatusCode};
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::super::command::Command;
+use super::super::process::{ExplainError, Exposition, Process};
+use super::access::{self, Peer, Refusal};
+use super::answer::{self, Answer, JSON, TEXT};
+use super::query::{self, quote};
+use super::route::Route;
+
+/// Largest body of a request, bytes.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a body that is too large which are read all the same, so that its sender gets to the answer.
+const EXCESS_BYTES_MAX: usize = 1 << 20;
+/// How long the body of a request may take.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the process may take to say what it is asked. Shards answer within a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Answers that are rendered at a time, each on a thread of its own.
+const RENDERINGS_MAX: usize = 2;
+
+const PAGE: &str = include_str!("page.html");
+const DESCRIPTION: &str = include_str!("openapi.json");
+
+/// Answers requests.
+pub(super) struct Api {
+    process: Arc<dyn Process>,
+    renderings: Semaphore,
+}
+
+impl Api {
+    pub(super) fn new(process: Arc<dyn Process>) -> Self {
+        Self { process, renderings: Semaphore::new(RENDERINGS_MAX) }
+    }
+
+    /// Answers a request, whatever it is.
+    pub(super) async fn answer<B>(&self, peer: Peer, request: Request<B>) -> Answer
+    where
+        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+    {
+        if let Err(refusal) = access::judge(peer, &request) {
+            let status =
+                if refusal == Refusal::Host { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
+            return answer::failure(status, &refusal.to_string());
+        }
+        let Some(route) = Route::of(request.uri().path()) else {
+            let sentence = format!(
+                "there is no {} here; `/v1/openapi.json` lists what there is",
+                quote(request.uri().path())
+            );
+            return answer::failure(StatusCode::NOT_FOUND, &sentence);
+        };
+        if !route.takes(request.method()) {
+            return answer::not_allowed(route.allowed());
+        }
+        if route.is_private() && matches!(peer, Peer::Tcp { .. }) {
+            let sentence = "this is not on the TCP endpoint, which changes nothing and shows no clients; use the \
+                            Unix socket of `admin.socket`, for instance with `ringway ctl`";
+            return answer::failure(StatusCode::FORBIDDEN, sentence);
+        }
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        match route {
+            Route::Page => answer::page(PAGE),
+            Route::Health => answer::of(StatusCode::OK, TEXT, "ok\n"),
+            Route::Ready(listener) => self.ready(listener.as_deref()),
+            Route::Metrics => self.metrics(request.headers()).await,
+            Route::Status => self.rendered(|process| answer::json(StatusCode::OK, &process.status())).await,
+            Route::Description => answer::of(StatusCode::OK, JSON, DESCRIPTION),
+            Route::Explain => self.explain(&query).await,
+            Route::Sessions => self.sessions(&query).await,
+            Route::Session(id) => self.kill(peer, &id).await,
+            Route::Config => self.config(request.headers()).await,
+            Route::Drain => self.drain(peer),
+            Route::LogLevel => self.set_level(peer, request.into_body()).await,
+        }
+    }
+
+    fn ready(&self, listener: Option<&str>) -> Answer {
+        match (self.process.is_ready(listener), listener) {
+            (Some(true), _) => answer::of(StatusCode::OK, TEXT, "ready\n"),
+            (Some(false), _) => {
+                let body =
+                    "not ready: the process drains, or no backend is eligible; `/v1/status` tells which\n";
+                answer::of(StatusCode::SERVICE_UNAVAILABLE, TEXT, body)
+            }
+            (None, listener) => {
+                let name = quote(listener.unwrap_or_default());
+                let sentence = format!("no listener is called {name}; `/v1/status` lists them");
+                answer::failure(StatusCode::NOT_FOUND, &sentence)
+            }
+        }
+    }
+
+    async fn metrics(&self, headers: &HeaderMap) -> Answer {
+        let (exposition, kind) = if query::wants_open_metrics(&accepted(headers)) {
+            (Exposition::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+        } else {
+            (Exposition::Text, "text/plain; version=0.0.4; charset=utf-8")
+        };
+        self.rendered(move |process| answer::of(StatusCode::OK, kind, process.metrics(exposition))).await
+    }
+
+    async fn config(&self, headers: &HeaderMap) -> Answer {
+        let wants_yaml = query::wants_yaml(&accepted(headers));
+        let render = move |process: &dyn Process| {
+            let yaml = process.config();
+            if wants_yaml {
+                return answer::of(StatusCode::OK, "application/yaml", yaml);
+            }
+            match serde_yaml::from_str::<serde_yaml::Value>(&yaml) {
+                Ok(value) => answer::json(StatusCode::OK, &value),
+                Err(error) => unavailable(&format!("the configuration cannot be written as JSON: {error}")),
+            }
+        };
+        self.rendered(render).await
+    }
+
+    async fn explain(&self, query: &str) -> Answer {
+        let wanted = match query::explain(query) {
+            Ok(wanted) => wanted,
+            Err(sentence) => return answer::failure(StatusCode::BAD_REQUEST, &sentence),
+        };
+        let is_named = wanted.listener.is_some();
+        match timeout(PATIENCE, self.process.explain(wanted)).await {
+            Ok(Ok(explanation)) => answer::json(StatusCode::OK, &explanation),
+            Ok(Err(error)) => {
+                let status = match &error {
+                    ExplainError::Listener(_) if is_named => StatusCode::NOT_FOUND,
+                    ExplainError::Client(_) | ExplainError::Listener(_) => StatusCode::BAD_REQUEST,
+                    ExplainError::Shard => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                answer::failure(status, &error.to_string())
+            }
+            Err(_) => late(),
+        }
+    }
+
+    async fn sessions(&self, query: &str) -> Answer {
+        let wanted = match query::sessions(query) {
+            Ok(wanted) => wanted,
+            Err(sentence) => return answer::failure(StatusCode::BAD_REQUEST, &sentence),
+        };
+        match timeout(PATIENCE, self.process.sessions(wanted)).await {
+            Ok(page) => answer::json(StatusCode::OK, &page),
+            Err(_) => late(),
+        }
+    }
+
+    async fn kill(&self, peer: Peer, id: &str) -> Answer {
+        let none = || {
+            let sentence = format!("no open session has the number {}; `/v1/sessions` lists them", quote(id));
+            answer::failure(StatusCode::NOT_FOUND, &sentence)
+        };
+        let Ok(session) = id.parse::<u64>() else { return none() };
+        match timeout(PATIENCE, self.process.kill(session)).await {
+            Ok(true) => {
+                log::warn!("admin: {peer} has ended session {session}");
+                answer::json(StatusCode::OK, &json!({ "killed": session }))
+            }
+            Ok(false) => none(),
+            Err(_) => late(),
+        }
+    }
+
+    fn drain(&self, peer: Peer) -> Answer {
+        log::warn!("admin: {peer} drains the process");
+        if self.process.give(Command::Stop { by: "POST /v1/drain" }) {
+            return answer::json(StatusCode::ACCEPTED, &json!({ "draining": true }));
+        }
+        busy()
+    }
+
+    async fn set_level<B>(&self, peer: Peer, body: B) -> Answer
+    where
+        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+    {
+        let body = match read(body).await {
+            Ok(body) => body,
+            Err(answer) => return *answer,
+        };
+        match query::level(&body) {
+            Ok(level) => {
+                let name = level.as_str().to_lowercase();
+                log::warn!("admin: {peer} sets the log level to {name}");
+                if self.process.give(Command::SetLogLevel(level)) {
+                    return answer::json(StatusCode::OK, &json!({ "level": name }));
+                }
+                busy()
+            }
+            Err(sentence) => answer::failure(StatusCode::BAD_REQUEST, &sentence),
+        }
+    }
+
+    /// Renders an answer on a thread of its own: that of a thousand backends takes a while.
+    async fn rendered(&self, render: impl FnOnce(&dyn Process) -> Answer + Send + 'static) -> Answer {
+        let Ok(Ok(_permit)) = timeout(PATIENCE, self.renderings.acquire()).await else { return late() };
+        let process = Arc::clone(&self.process);
+        match tokio::task::spawn_blocking(move || render(&*process)).await {
+            Ok(answer) => answer,
+            Err(_) => unavailable("the answer could not be made; the log of the process says why"),
+        }
+    }
+}
+
+/// Reads a body as a whole, or says what is wrong with it.
+async fn read<B>(body: B) -> Result<Bytes, Box<Answer>>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+{
+    let body = Limited::new(body, EXCESS_BYTES_MAX);
+    let too_large = || {
+        let sentence = format!("the body is larger than {} KiB; send less", BODY_BYTES_MAX >> 10);
+        Box::new(answer::failure(StatusCode::PAYLOAD_TOO_LARGE, &sentence))
+    };
+    match timeout(BODY_PATIENCE, body.collect()).await {
+        Ok(Ok(body)) => {
+            let bytes = body.to_bytes();
+            if bytes.len() <= BODY_BYTES_MAX { Ok(bytes) } else { Err(too_large()) }
+        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => {
+            let sentence = format!("the body is not whole: {error}; send it again");
+            Err(Box::new(answer::failure(StatusCode::BAD_REQUEST, &sentence)))
+        }
+        Err(_) => {
+            let sentence = format!("the body did not come within {BODY_PATIENCE:?}; send it at once");
+            Err(Box::new(answer::failure(StatusCode::REQUEST_TIMEOUT, &sentence)))
+        }
+    }
+}
+
+/// Returns the headers `Accept` as one.
+fn accepted(headers: &HeaderMap) -> String {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.collect::<Vec<_>>().join(",")
+}
+
+fn unavailable(sentence: &str) -> Answer {
+    answer::failure(StatusCode::SERVICE_UNAVAILABLE, sentence)
+}
+
+fn late() -> Answer {
+    unavailable(&format!("the process did not answer within {PATIENCE:?}; try again"))
+}
+
+fn busy() -> Answer {
+    unavailable("the process takes no orders now: it is about to end, or too many wait; try again")
+}

@@ -1,0 +1,215 @@
+//! The parameters of a request: queries, bodies and accepted types.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use log::LevelFilter;
+use serde::Deserialize;
+
+use super::super::process::{ExplainQuery, SessionQuery};
+
+/// Sessions of a page where no `limit` is given.
+pub(super) const SESSIONS: usize = 100;
+/// Most sessions of a page.
+pub(super) const SESSIONS_MAX: usize = 1_000;
+
+/// The levels, as a request writes them.
+const LEVELS: [(&str, LevelFilter); 5] = [
+    ("error", LevelFilter::Error),
+    ("warn", LevelFilter::Warn),
+    ("info", LevelFilter::Info),
+    ("debug", LevelFilter::Debug),
+    ("trace", LevelFilter::Trace),
+];
+
+/// Reads the query of `/v1/sessions`. Fails with the answer to the operator.
+pub(super) fn sessions(query: &str) -> Result<SessionQuery, String> {
+    let mut wanted = SessionQuery::default();
+    let known = "`limit`, `after`, `listener`, `backend` and `client`";
+    each(query, known, |key, value| {
+        match key {
+            "limit" => set(&mut wanted.limit, limit(value)?),
+            "after" => set(&mut wanted.after, number(value)?),
+            "listener" => set(&mut wanted.listener, value.to_owned()),
+            "backend" => set(&mut wanted.backend, value.to_owned()),
+            "client" => set(&mut wanted.client, address(value)?),
+            _ => return Ok(false),
+        }?;
+        Ok(true)
+    })?;
+    wanted.limit.get_or_insert(SESSIONS);
+    Ok(wanted)
+}
+
+/// Reads the query of `/v1/explain`. Fails with the answer to the operator.
+pub(super) fn explain(query: &str) -> Result<ExplainQuery, String> {
+    let (mut client, mut listener) = (None, None);
+    each(query, "`client` and `listener`", |key, value| {
+        match key {
+            "client" => set(&mut client, value.to_owned()),
+            "listener" => set(&mut listener, value.to_owned()),
+            _ => return Ok(false),
+        }?;
+        Ok(true)
+    })?;
+    let client = client.ok_or("`client` is missing; write `?client=ADDRESS` or `?client=ADDRESS:PORT`")?;
+    Ok(ExplainQuery { client, listener })
+}
+
+/// Reads the body of `/v1/log-level`. Fails with the answer to the operator.
+pub(super) fn level(body: &[u8]) -> Result<LevelFilter, String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        level: String,
+    }
+    let remedy = "write {\"level\": \"debug\"}, or error, warn, info or trace";
+    let body: Body = serde_json::from_slice(body)
+        .map_err(|error| format!("the body is not as wanted: {error}; {remedy}"))?;
+    let level = LEVELS.iter().find(|(name, _)| *name == body.level).map(|(_, level)| *level);
+    level.ok_or_else(|| format!("`level` is {}; {remedy}", quote(&body.level)))
+}
+
+/// Returns whether OpenMetrics is wanted at least as much as plain text, by the header `Accept`.
+pub(super) fn wants_open_metrics(accept: &str) -> bool {
+    let open = weight(accept, "application/openmetrics-text");
+    open > 0.0 && open >= weight(accept, "text/plain")
+}
+
+/// Returns whether YAML is wanted more than JSON, by the header `Accept`.
+pub(super) fn wants_yaml(accept: &str) -> bool {
+    let yaml = ["application/yaml", "application/x-yaml", "text/yaml"].map(|kind| weight(accept, kind));
+    let yaml = yaml.into_iter().fold(0.0, f32::max);
+    yaml > 0.0 && yaml >= weight(accept, "application/json")
+}
+
+/// Returns the weight of a media type that the header names itself, RFC 9110, 12.5.1.
+fn weight(accept: &str, kind: &str) -> f32 {
+    let weights = accept.split(',').filter_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(kind));
+        let q = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        is_named.then(|| q.map_or(1.0, |q| q.parse().unwrap_or(0.0)))
+    });
+    weights.fold(0.0, f32::max)
+}
+
+/// Hands each parameter to `take`, which says whether it knows it.
+fn each(
+    query: &str,
+    known: &str,
+    mut take: impl FnMut(&str, &str) -> Result<bool, String>,
+) -> Result<(), String> {
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        let (key, value): (Cow<'_, str>, Cow<'_, str>) = (key, value);
+        let is_known = take(&key, &value).map_err(|rule| format!("`{key}` {rule}"))?;
+        if !is_known {
+            return Err(format!("there is no parameter {} here; known are {known}", quote(&key)));
+        }
+    }
+    Ok(())
+}
+
+fn set<T>(place: &mut Option<T>, value: T) -> Result<(), String> {
+    if place.replace(value).is_some() {
+        return Err("is given twice; give it once".to_owned());
+    }
+    Ok(())
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    let limit = text.parse().ok().filter(|limit| (1..=SESSIONS_MAX).contains(limit));
+    limit.ok_or_else(|| format!("is {}; write a whole number from 1 to {SESSIONS_MAX}", quote(text)))
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("is {}; write the `next` of the page before", quote(text)))
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    let ip: Result<IpAddr, _> = text.parse();
+    ip.map(|ip| ip.to_canonical())
+        .map_err(|_| format!("is {}; write an IP address without a port", quote(text)))
+}
+
+/// Quotes what a request says, shortened and without control characters.
+pub(super) fn quote(text: &str) -> String {
+    const SHOWN: usize = 64;
+    let mut shown: String =
+        text.chars().take(SHOWN).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    format!("`{shown}`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_filtered_by_what_the_query_says() {
+        let read = sessions("limit=5&after=9&listener=w%5B1%5D&backend=u/b&client=::ffff:10.0.0.1").unwrap();
+        let wanted = SessionQuery {
+            limit: Some(5),
+            after: Some(9),
+            listener: Some("w[1]".into()),
+            backend: Some("u/b".into()),
+            client: Some(IpAddr::from([10, 0, 0, 1])),
+        };
+        assert_eq!(read, wanted);
+        assert_eq!(sessions("").unwrap(), SessionQuery { limit: Some(SESSIONS), ..SessionQuery::default() });
+    }
+
+    #[test]
+    fn parameters_that_do_not_fit_are_named_with_a_remedy() {
+        for (query, words) in [
+            ("limit=0", "`limit` is `0`; write a whole number from 1 to 1000"),
+            ("limit=1001", "write a whole number from 1 to 1000"),
+            ("limit=", "`limit` is ``"),
+            ("after=x", "`after` is `x`; write the `next` of the page before"),
+            ("client=10.0.0.1:80", "write an IP address without a port"),
+            ("limit=1&limit=2", "`limit` is given twice; give it once"),
+            ("limits=1", "there is no parameter `limits` here; known are `limit`, `after`"),
+            ("=", "there is no parameter ``"),
+        ] {
+            let error = sessions(query).unwrap_err();
+            assert!(error.contains(words), "{query}: {error}");
+        }
+        assert!(explain("listener=a").unwrap_err().contains("`client` is missing; write `?client=ADDRESS`"));
+        assert_eq!(explain("client=%5B::1%5D:5").unwrap().client, "[::1]:5");
+        let long = sessions(&format!("{}=1", "x\u{7}".repeat(100))).unwrap_err();
+        assert!(long.contains('…') && !long.contains('\u{7}'), "{long}");
+    }
+
+    #[test]
+    fn level_is_one_of_five() {
+        assert_eq!(level(br#"{"level": "warn"}"#), Ok(LevelFilter::Warn));
+        for body in
+            ["", "{}", "warn", r#"{"level": "off"}"#, r#"{"level": 3}"#, r#"{"level": "warn", "for": 1}"#]
+        {
+            assert!(level(body.as_bytes()).unwrap_err().contains("write {\"level\": \"debug\"}"), "{body}");
+        }
+    }
+
+    #[test]
+    fn formats_are_chosen_by_name_and_weight() {
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+        assert!(wants_open_metrics(prometheus));
+        assert!(wants_open_metrics("Application/OpenMetrics-Text"));
+        for accept in [
+            "",
+            "*/*",
+            "text/plain",
+            "application/openmetrics-text;q=0",
+            "text/plain, application/openmetrics-text;q=0.5",
+        ] {
+            assert!(!wants_open_metrics(accept), "{accept}");
+        }
+        assert!(wants_yaml("application/yaml") && wants_yaml("text/yaml, application/json;q=0.9"));
+        assert!(
+            !wants_yaml("") && !wants_yaml("*/*") && !wants_yaml("application/json, application/yaml;q=0.5")
+        );
+    }
+}
