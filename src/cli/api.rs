@@ -357,6 +357,15 @@ mod tests {
     }
 
     #[test]
+    fn who_may_not_ask_learns_how_to_be_let_in() {
+        let error = Api::new(Some(Path::new("/x"))).unwrap().nobody(&io::ErrorKind::PermissionDenied.into());
+        let text = error.to_string();
+        for words in ["/x: permission denied", "sudo", "admin.socket_group", "admin.socket_mode"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+
+    #[test]
     fn connection_that_ends_early_is_no_answer() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("admin.sock");
