@@ -5,14 +5,18 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ringway::cli::args::{Arguments, Task, accept_single_dash};
-use ringway::cli::{check, demo, print_config, run};
+use ringway::cli::{check, completions, ctl, demo, man, print_config, run, top};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse_from(accept_single_dash(std::env::args_os()));
     let result = match arguments.task().unwrap_or_else(|error| error.exit()) {
         Task::Check(path) => Ok(ExitCode::from(check(&path))),
         Task::Config(path) => Ok(ExitCode::from(print_config(&path))),
-        Task::Demo(arguments) => demo(arguments.duration()),
+        Task::Demo(arguments) => demo(arguments.duration(), arguments.plain),
+        Task::Ctl(arguments) => Ok(ctl(&arguments)),
+        Task::Top(arguments) => top(&arguments),
+        Task::Completions(shell) => Ok(completions(shell)),
+        Task::Man(folder) => man(folder.as_deref()),
         Task::Run(arguments) => run(&arguments),
     };
     result.unwrap_or_else(|error| {

@@ -7,6 +7,9 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use super::ctl::args::CtlArguments;
+use super::top::args::TopArguments;
+
 /// The files that are looked for if no configuration is named.
 const DEFAULT_FILES: [&str; 2] = ["configs/config.yaml", "/etc/ringway/config.yaml"];
 
@@ -34,6 +37,21 @@ pub enum Command {
     Config(FileCommand),
     /// Show the balancer at work: embedded backends, traffic and a live table; no set-up, no root
     Demo(DemoArguments),
+    /// Ask a running process, or give it an order, through its admin socket
+    Ctl(CtlArguments),
+    /// Watch a running process on a terminal
+    Top(TopArguments),
+    /// Print a script that completes the command line in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page ringway(1)
+    Man {
+        /// Write a page for each command into this folder instead
+        #[arg(long, value_name = "FOLDER")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// A configuration file.
@@ -100,6 +118,14 @@ pub enum Task {
     Config(PathBuf),
     /// Show the balancer at work.
     Demo(DemoArguments),
+    /// Ask a running process.
+    Ctl(CtlArguments),
+    /// Watch a running process.
+    Top(TopArguments),
+    /// Print completions for this shell.
+    Completions(clap_complete::Shell),
+    /// Print the manual page, or write all pages into this folder.
+    Man(Option<PathBuf>),
 }
 
 impl Arguments {
@@ -132,8 +158,6 @@ impl Arguments {
                 }))
             }
             Some(_) if of_run => refuse("`--check`, `--pid-file` and `--log-level` are for `run` only"),
-            Some(Command::Demo(_)) if before.file.config.is_some() => refuse("`demo` takes no file"),
-            Some(Command::Demo(demo)) => Ok(Task::Demo(demo)),
             Some(
                 Command::Check(FileCommand { file, named }) | Command::Config(FileCommand { file, named }),
             ) if before.file.config.is_some() && (file.config.is_some() || named.is_some()) => {
@@ -141,6 +165,14 @@ impl Arguments {
             }
             Some(Command::Check(command)) => Ok(Task::Check(command.path(before.file))),
             Some(Command::Config(command)) => Ok(Task::Config(command.path(before.file))),
+            Some(_) if before.file.config.is_some() => {
+                refuse("`--config` is for `run`, `check` and `config` only")
+            }
+            Some(Command::Demo(demo)) => Ok(Task::Demo(demo)),
+            Some(Command::Ctl(ctl)) => Ok(Task::Ctl(ctl)),
+            Some(Command::Top(top)) => Ok(Task::Top(top)),
+            Some(Command::Completions { shell }) => Ok(Task::Completions(shell)),
+            Some(Command::Man { dir }) => Ok(Task::Man(dir)),
         }
     }
 }
@@ -164,6 +196,10 @@ pub struct DemoArguments {
     /// Stop after this many seconds; without it, at Ctrl-C
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: Option<u64>,
+
+    /// Print a table now and then instead of drawing on the terminal
+    #[arg(long)]
+    pub plain: bool,
 }
 
 impl DemoArguments {
@@ -258,10 +294,20 @@ mod tests {
             &["ringway", "-f", "a", "run", "-f", "b"],
             &["ringway", "--pid-file", "p", "check", "a"],
             &["ringway", "-f", "a", "demo"],
+            &["ringway", "-f", "a", "ctl", "status"],
+            &["ringway", "-t", "top"],
         ] {
             assert_eq!(parse(arguments).task().unwrap_err().exit_code(), 2, "{arguments:?}");
         }
-        for arguments in [["ringway", "check", "-f", "a", "b"].as_slice(), &["ringway", "a.yaml"]] {
+        for arguments in [
+            ["ringway", "check", "-f", "a", "b"].as_slice(),
+            &["ringway", "a.yaml"],
+            &["ringway", "ctl"],
+            &["ringway", "ctl", "kill", "all"],
+            &["ringway", "ctl", "log-level", "loud"],
+            &["ringway", "ctl", "status", "--watch", "0"],
+            &["ringway", "completions", "cmd.exe"],
+        ] {
             assert!(Arguments::try_parse_from(arguments).is_err(), "{arguments:?}");
         }
     }

@@ -1,13 +1,25 @@
 //! The command line, and what its commands do.
 
+mod api;
 pub mod args;
 mod config_file;
+mod ctl;
 mod demo;
+mod generated;
+mod grid;
+mod readings;
 mod run;
+#[cfg(test)]
+mod testing;
+mod top;
+mod units;
 
 pub use config_file::{LoadError, load};
+pub use ctl::ctl;
 pub use demo::demo;
+pub use generated::{completions, man};
 pub use run::run;
+pub use top::top;
 
 use std::io::{self, Write};
 use std::path::Path;

@@ -1,38 +1,43 @@
 //! `ringway demo`: shows the main job without any set-up. Real sockets, real sessions, the real server: three
-//! echo backends of weights 1, 1 and 2, clients that compare every echoed byte, and a live table. In the
-//! middle, the third backend is stopped for a while.
+//! echo backends of weights 1, 1 and 2, clients that compare every echoed byte, and the view of `ringway top`, or
+//! lines where there is no terminal. In the middle, the third backend is stopped for a while.
 
+mod inside;
 mod peers;
 mod table;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use crossbeam_channel::{after, never, select, tick};
+use crossbeam_channel::{Receiver, after, bounded, never, select, tick};
 
+use super::grid::Tone;
+use super::top::{App, Look, watch};
+use crate::base::counted;
 use crate::config::{self, Config};
-use crate::control::command::{self, Command, Commands};
+use crate::control::command::{self, Command, Commands, Door};
 use crate::server::{self, Server};
-use peers::{Peers, WEIGHTS};
+use inside::Inside;
+use peers::{Peers, STOPPED, WEIGHTS};
 use table::Table;
 
 const TABLE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the first check of all backends may take, and how long the end may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the demo until `duration` is over or a signal comes. The exit status says whether every client got
-/// what it should.
+/// Runs the demo until `duration` is over, a key or a signal comes. Draws on a terminal unless it shall be `plain`. The
+/// exit status says whether every client got what it should.
 ///
 /// # Errors
 ///
-/// The server does not start, or no port is free.
-pub fn demo(duration: Option<Duration>) -> anyhow::Result<ExitCode> {
+/// The server does not start, no port is free, or the terminal does not let itself be set.
+pub fn demo(duration: Option<Duration>, plain: bool) -> anyhow::Result<ExitCode> {
     let (door, commands) = command::door();
-    server::follow_signals(door).context("cannot handle signals")?;
+    server::follow_signals(door.clone()).context("cannot handle signals")?;
     let peers = Peers::start()?;
     let listen = free_address()?;
     let server = Server::start(Arc::new(configuration(listen, peers.addresses())?))?;
@@ -47,7 +52,12 @@ pub fn demo(duration: Option<Duration>) -> anyhow::Result<ExitCode> {
     );
     let begin = Instant::now();
     peers.begin(listen);
-    watch(&server, &peers, &commands, duration);
+    let run = Run { server: &server, peers: &peers, begin, duration };
+    if plain || !std::io::stdout().is_terminal() {
+        run.print(&commands);
+    } else {
+        run.draw(door, commands)?;
+    }
     let elapsed = begin.elapsed();
     let tally = peers.finish();
     server.drain();
@@ -57,31 +67,86 @@ pub fn demo(duration: Option<Duration>) -> anyhow::Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Prints the table until the end, and stops and restarts a backend on the way.
-fn watch(server: &Server, peers: &Peers, commands: &Commands, duration: Option<Duration>) {
-    let begin = Instant::now();
-    // The second third of the duration; without a duration, seconds 4 to 6 of every ten.
-    let is_stopped = |at: Duration| match duration {
-        Some(all) => at > all / 3 && at < all * 2 / 3,
-        None => (4..7).contains(&(at.as_secs() % 10)),
-    };
-    let (tables, end) = (tick(TABLE_INTERVAL), duration.map_or_else(never, after));
-    let mut table = Table::new();
-    loop {
-        select! {
-            recv(end) -> _ => return,
-            recv(commands) -> command => {
-                if let Ok(Command::Stop { .. } | Command::StopNow { .. }) | Err(_) = command {
+/// The demo while clients come.
+struct Run<'a> {
+    server: &'a Server,
+    peers: &'a Peers,
+    begin: Instant,
+    duration: Option<Duration>,
+}
+
+impl Run<'_> {
+    /// Prints the table until the end.
+    fn print(&self, commands: &Commands) {
+        let (tables, end) = (tick(TABLE_INTERVAL), self.end());
+        let mut table = Table::new();
+        loop {
+            select! {
+                recv(end) -> _ => return,
+                recv(commands) -> command => if is_end(command) {
                     return;
+                },
+                recv(tables) -> _ => {
+                    let stopped = self.stop_and_restart();
+                    table.print(&self.server.status(), stopped, &self.peers.tally());
                 }
-            }
-            recv(tables) -> _ => {
-                let stopped = is_stopped(begin.elapsed());
-                peers.stop_one(stopped);
-                table.print(&server.status(), stopped, &peers.tally());
             }
         }
     }
+
+    /// Draws on the terminal until the end.
+    fn draw(&self, door: Door, commands: Commands) -> anyhow::Result<()> {
+        let end = self.end();
+        let (alive, stop) = bounded(0);
+        std::thread::Builder::new().name("end".into()).spawn(move || {
+            loop {
+                select! {
+                    recv(end) -> _ => break,
+                    recv(commands) -> command => if is_end(command) {
+                        break;
+                    },
+                }
+            }
+            drop(alive);
+        })?;
+        let feed = Inside::new(self.server.process(Some(door)))?;
+        let mut app = App::new();
+        app.note_look(Look { status: self.server.status(), sessions: None });
+        watch(app, Box::new(feed), TABLE_INTERVAL, &stop, || Some(self.aside()))
+    }
+
+    /// What only the demo knows.
+    fn aside(&self) -> (String, Tone) {
+        let stopped = if self.stop_and_restart() {
+            format!("; the demo has stopped backend {}", STOPPED + 1)
+        } else {
+            String::new()
+        };
+        let errors = self.peers.tally().errors;
+        let tone = if errors > 0 { Tone::Bad } else { Tone::Good };
+        (format!("demo: {} seen by clients{stopped}", counted(errors, "error")), tone)
+    }
+
+    /// Stops a backend on the way, and restarts it: in the second third of the duration; without a duration, in
+    /// seconds 4 to 6 of every ten. Returns whether it is stopped now.
+    fn stop_and_restart(&self) -> bool {
+        let at = self.begin.elapsed();
+        let stopped = match self.duration {
+            Some(all) => at > all / 3 && at < all * 2 / 3,
+            None => (4..7).contains(&(at.as_secs() % 10)),
+        };
+        self.peers.stop_one(stopped);
+        stopped
+    }
+
+    fn end(&self) -> Receiver<Instant> {
+        self.duration.map_or_else(never, after)
+    }
+}
+
+/// Returns whether a command asks for the end, or nobody is left to give any.
+fn is_end(command: Result<Command, crossbeam_channel::RecvError>) -> bool {
+    matches!(command, Ok(Command::Stop { .. } | Command::StopNow { .. }) | Err(_))
 }
 
 /// Writes a configuration as an operator would write it.

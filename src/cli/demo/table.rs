@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use super::peers::{STOPPED, Tally, WEIGHTS};
 use crate::base::counted;
 use crate::control::{BackendStatus, ShardStatus, Status};
-use crate::upstream::Health;
 
 /// The live table; on a terminal it is drawn over the previous one.
 pub(super) struct Table {
@@ -55,11 +54,6 @@ fn backends(status: &Status, stopped: bool) -> Vec<String> {
     let backends = &status.upstreams[0].backends;
     let all = backends.iter().map(|backend| backend.totals.sessions).sum::<u64>().max(1);
     let line = |(index, backend): (usize, &BackendStatus)| {
-        let state = match backend.health {
-            Health::Up => "up",
-            Health::Down => "down",
-            Health::Checking => "checking",
-        };
         format!(
             "  backend {number} (weight {weight})  {count:>8} sessions {share:>5.1} %  {open:>3} open  \
              {state}{note}",
@@ -68,6 +62,7 @@ fn backends(status: &Status, stopped: bool) -> Vec<String> {
             count = backend.totals.sessions,
             share = 100.0 * backend.totals.sessions as f64 / all as f64,
             open = backend.in_flight,
+            state = backend.state(),
             note = if stopped && index == STOPPED { ", stopped by the demo" } else { "" },
         )
     };

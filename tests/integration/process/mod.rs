@@ -2,6 +2,7 @@
 //! it.
 
 mod command_line;
+mod ctl;
 mod drain;
 mod limits;
 mod logging;
