@@ -150,3 +150,129 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
+    use tokio::time::Instant;
+
+    use super::super::super::command::Command;
+    use super::super::super::process::{
+        Answer, ExplainError, ExplainQuery, Explanation, Exposition, Process, SessionPage, SessionQuery,
+    };
+    use super::super::super::status::Status;
+    use super::*;
+
+    /// Is ready, and is asked nothing else here.
+    struct Ready;
+
+    impl Process for Ready {
+        fn status(&self) -> Status {
+            unreachable!("nobody asks")
+        }
+
+        fn is_ready(&self, _listener: Option<&str>) -> Option<bool> {
+            Some(true)
+        }
+
+        fn metrics(&self, _exposition: Exposition) -> String {
+            String::new()
+        }
+
+        fn config(&self) -> String {
+            String::new()
+        }
+
+        fn give(&self, _command: Command) -> bool {
+            false
+        }
+
+        fn sessions(&self, _query: SessionQuery) -> Answer<SessionPage> {
+            Box::pin(std::future::pending())
+        }
+
+        fn kill(&self, _session: u64) -> Answer<bool> {
+            Box::pin(std::future::pending())
+        }
+
+        fn explain(&self, _query: ExplainQuery) -> Answer<Result<Explanation, ExplainError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// A client's end of a connection that holds 64 bytes on their way, and the server's task.
+    fn connected(is_crowded: bool) -> (DuplexStream, JoinHandle<()>) {
+        let (client, stream) = duplex(64);
+        let api = Arc::new(Api::new(Arc::new(Ready)));
+        (client, tokio::spawn(serve(stream, Peer::Socket { uid: None }, api, is_crowded)))
+    }
+
+    const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
+    /// Runs `client` while the connection lives, and returns how long that was.
+    async fn life(is_crowded: bool, client: impl AsyncFnOnce(&mut DuplexStream)) -> Duration {
+        let begin = Instant::now();
+        let (mut stream, server) = connected(is_crowded);
+        tokio::select! {
+            ended = server => ended.unwrap(),
+            () = async { client(&mut stream).await; std::future::pending().await } => {}
+        }
+        begin.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reader_that_stands_still_is_cut_off() {
+        let life = life(false, async |stream| stream.write_all(REQUEST).await.unwrap()).await;
+        assert!(life >= SILENCE_MAX && life <= SILENCE_MAX + SILENCE_STEP * 2, "{life:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reader_that_takes_a_byte_now_and_then_is_cut_off_in_the_end() {
+        let drip = async |stream: &mut DuplexStream| {
+            let mut sent = 0;
+            while let Ok(1) = stream.read(&mut [0]).await {
+                // So that there is always something to read.
+                if sent < 5 {
+                    stream.write_all(REQUEST).await.unwrap();
+                    sent += 1;
+                }
+                sleep(Duration::from_secs(4)).await;
+            }
+        };
+        let first = async |stream: &mut DuplexStream| {
+            stream.write_all(REQUEST).await.unwrap();
+            drip(stream).await;
+        };
+        let life = life(false, first).await;
+        assert!(life >= AGE_MAX && life <= AGE_MAX + LAST_ANSWER, "{life:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn header_that_trickles_in_is_not_waited_for_long_and_less_in_a_crowd() {
+        for (is_crowded, patience) in [(false, HEADER_PATIENCE), (true, HURRIED_HEADER_PATIENCE)] {
+            let trickle = async |stream: &mut DuplexStream| {
+                for byte in REQUEST {
+                    if stream.write_all(&[*byte]).await.is_err() {
+                        return;
+                    }
+                    sleep(Duration::from_millis(500)).await;
+                }
+            };
+            let life = life(is_crowded, trickle).await;
+            assert!(life >= patience && life <= patience + Duration::from_secs(1), "{life:?}");
+        }
+    }
+
+    /// A process that does not answer is answered for.
+    #[tokio::test(start_paused = true)]
+    async fn question_without_an_answer_is_given_up() {
+        let (mut stream, _server) = connected(false);
+        let begin = Instant::now();
+        stream.write_all(b"GET /v1/sessions HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 503") && text.contains("did not answer within 10s"), "{text}");
+        assert_eq!(begin.elapsed().as_secs(), 10);
+    }
+}

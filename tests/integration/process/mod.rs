@@ -1,6 +1,7 @@
 //! What concerns the whole process: its command line, start and end, its shards, and what the machine gives
 //! it.
 
+mod admin;
 mod command_line;
 mod ctl;
 mod drain;
