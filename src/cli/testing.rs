@@ -109,6 +109,7 @@ fn backend(name: &str, health: Health, sessions: u64) -> BackendStatus {
         name: name.into(),
         health,
         ejected: false,
+        ejections: 0,
         backup: name == "c",
         weight: 1,
         addresses: vec![format!("10.0.0.1:80{}", name.len())],
