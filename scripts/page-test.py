@@ -77,15 +77,15 @@ def ok(claim):
     print(f"ok {claim}", flush=True)
 
 
-def wait_for(what, condition):
-    """Polls until the condition holds; fails with what was last seen."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_for(what, condition, patience=PATIENCE_SECONDS):
+    """Polls until the condition holds; fails after the time that patience lasts, seconds."""
+    deadline = time.monotonic() + patience
     while True:
         seen = condition()
         if seen:
             return seen
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE_SECONDS} s in vain for: {what}")
+            raise AssertionError(f"waited {patience} s in vain for: {what}")
         time.sleep(0.05)
 
 
@@ -420,10 +420,12 @@ def pictures(page, figure):
         page.driver.save_screenshot(str(PICTURES / f"{name}.png"))
     page.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
     if figure:
-        deadline = time.monotonic() + 120
-        while page.js("trend.length") < 90 and time.monotonic() < deadline:
-            time.sleep(1)
+        wait_for("a curve", lambda: page.js("trend.length") >= 90, patience=120)
+        height = page.js("document.documentElement.scrollHeight")
+        page.cdp("Emulation.setDeviceMetricsOverride", width=1840, height=height, deviceScaleFactor=1, mobile=False)
+        page.wait("the whole page", "innerWidth === 1840")
         page.driver.save_screenshot(figure)
+        page.cdp("Emulation.clearDeviceMetricsOverride")
 
 
 def run(binary, figure, folder):
