@@ -5,7 +5,7 @@ Usage: page-test.py [--figure FILE] [BINARY]
   BINARY          default: $RINGWAY, else target/release/ringway, else target/debug/ringway
   --figure FILE   also writes the picture of docs/, after a minute and a half, so that the curve has something to show
 
-Needs: chromium, chromium-driver, the Python package selenium; scripts/page.sh brings them. Ports of 127.0.0.1 only. Under a minute.
+Needs: chromium, chromium-driver, pngquant for the figure, the Python package selenium; scripts/page.sh brings them. Ports of 127.0.0.1 only. Under a minute.
 Prints `ok WHAT` for each claim. Pictures go to target/page/. Every wait is for something to be seen on the page, with a deadline.
 Exit status: 0 all claims hold, 1 one does not, which is printed.
 """
@@ -344,6 +344,7 @@ def check_phone(page):
     """No sideways scrolling of the page itself, only of the tables."""
     page.cdp("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
     page.wait("the width of a phone", "innerWidth === 390 && document.documentElement.scrollWidth <= 390")
+    page.wait("a curve", "trend.length > 3")
     page.driver.save_screenshot(str(PICTURES / "phone.png"))
     page.cdp("Emulation.clearDeviceMetricsOverride")
     ok("readable on a phone")
@@ -422,9 +423,10 @@ def pictures(page, figure):
     if figure:
         wait_for("a curve", lambda: page.js("trend.length") >= 90, patience=120)
         height = page.js("document.documentElement.scrollHeight")
-        page.cdp("Emulation.setDeviceMetricsOverride", width=1840, height=height, deviceScaleFactor=1, mobile=False)
-        page.wait("the whole page", "innerWidth === 1840")
+        page.cdp("Emulation.setDeviceMetricsOverride", width=1960, height=height, deviceScaleFactor=1, mobile=False)
+        page.wait("the whole page", "innerWidth === 1960")
         page.driver.save_screenshot(figure)
+        subprocess.run(["pngquant", "--force", "--strip", "--ext", ".png", "64", figure], check=True)
         page.cdp("Emulation.clearDeviceMetricsOverride")
 
 

@@ -64,6 +64,7 @@ upstreams:
   backends: [{name: gone, address: 127.0.0.1, port: $GONE}]
 - name: full
   healthcheck: {type: off}
+  queue: {max: 10}
   backends: [{name: a, address: 127.0.0.1, port: $ECHO, max_connections: 1}]
 YAML
 }
