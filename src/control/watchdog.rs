@@ -92,7 +92,9 @@ impl Report {
     /// Logs the report.
     pub fn log(&self) {
         let (thread, session) = match self.thread {
-            Thread::Shard(shard, _) => (format!("shard-{}", shard.0), self.activity.and_then(Activity::session)),
+            Thread::Shard(shard, _) => {
+                (format!("shard-{}", shard.0), self.activity.and_then(Activity::session))
+            }
             Thread::Health => ("health".to_owned(), None),
         };
         let (thread, seconds) = (&*thread, self.lasted.as_secs_f64());

@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A server with one shard, and a session through it to an echo that goes on as long as the client.
 fn served() -> (Server, TcpStream) {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a backend");
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let port =
+        TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
     let yaml = format!(
         "loadbalancer: {{listen_address: '127.0.0.1:{port}'}}\n\
          backends: [{{address: 127.0.0.1, port: {}}}]\n\
@@ -22,9 +23,11 @@ fn served() -> (Server, TcpStream) {
          admin: {{listen_address: off, socket: off}}\n",
         backend.local_addr().expect("an address").port()
     );
-    let config = config::parse("test.yaml", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report:?}")).config;
+    let config =
+        config::parse("test.yaml", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report:?}")).config;
     let cpus = core_affinity::get_core_ids().expect("CPUs");
-    let server = Server::start_on(&cpus[..1], Arc::new(config), Attached::default(), || Ok(())).expect("a start");
+    let server =
+        Server::start_on(&cpus[..1], Arc::new(config), Attached::default(), || Ok(())).expect("a start");
     std::thread::spawn(move || {
         let (mut stream, _) = backend.accept().expect("a session");
         let mut reader = stream.try_clone().expect("a descriptor");
