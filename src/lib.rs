@@ -9,7 +9,8 @@
 //!
 //! ```text
 //!   control thread            health thread                 log thread
-//!   (names, core loads)       (checks, ejections)           (writes records)
+//!   (names, core loads,       (checks, ejections)           (writes records)
+//!    admin API, watchdog)
 //!          | addresses ------------> |                            ^
 //!                                    | states of all backends     |
 //!            +-----------------------+---------------+            |
@@ -58,7 +59,8 @@
 //! | add a configuration key, or change a default | `config/schema.rs` (`healthcheck.rs` and `pool.rs` for theirs), and `config/model/` for its documentation |
 //! | change what a check means | [`health::rules`] |
 //! | change what happens when a backend goes down | [`health::rules`] (the verdict), [`upstream::UpstreamTable::apply`] (on each shard) |
-//! | add a counter | [`telemetry::counters`] for shards, `health/counters.rs` for checks; [`control::Status`] shows the former |
+//! | add a counter | [`telemetry::counters`]; [`control::Status`] shows it, and `control/metrics/families.rs` names it |
+//! | add an endpoint | `control/admin/`, and [`control::process::Process`] for what it asks |
 //! | read a header before a backend is picked | `shard/session/mod.rs`, before `Opening` is made |
 //! | add a command for a running process | `control/command.rs` |
 //! | change how the process starts or ends | [`server`] |
