@@ -6,17 +6,13 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::widgets::{Sparkline, Widget};
 
-use super::super::grid::{Cell, Grid, Tone};
+use super::super::grid::{Cell, Column, Grid, Tone};
 use super::super::units;
 use super::app::{App, View};
 use super::feed::{Order, SESSIONS_MAX};
 use super::keys::HELP;
 use crate::control::Status;
 
-/// Blanks between two columns.
-const GAP: usize = 2;
-/// The least width of a column that is cut off.
-const CUT_MIN: usize = 8;
 /// Lines of a section beside its rows: its title, and the titles of its columns.
 const SECTION_HEAD: u16 = 2;
 /// Height of the picture where there is room.
@@ -169,7 +165,7 @@ impl Page<'_> {
             title.push_str(&format!(", sorted by {name}"));
         }
         self.put(0, self.line, &title, self.style(Tone::Plain).add_modifier(Modifier::BOLD));
-        let columns = Columns::fit(grid, app.skipped, self.area.width.into());
+        let columns = grid.columns(app.skipped, self.area.width.into());
         let titles: Vec<_> = grid.titles.iter().map(Cell::words).collect();
         self.row(&columns, &titles, self.line + 1, Modifier::DIM | Modifier::UNDERLINED);
         for (line, (index, row)) in (self.line + SECTION_HEAD..).zip(shown) {
@@ -179,14 +175,12 @@ impl Page<'_> {
         self.line += height;
     }
 
-    fn row(&mut self, columns: &Columns, row: &[Cell], line: u16, modifier: Modifier) {
-        for &Column { index, at, width, numeric } in &columns.0 {
-            let Some(cell) = row.get(index) else { continue };
-            let text: String = cell.text.chars().take(width).collect();
-            let blanks = width - text.chars().count();
+    fn row(&mut self, columns: &[Column], row: &[Cell], line: u16, modifier: Modifier) {
+        for column in columns {
+            let Some(cell) = row.get(column.index) else { continue };
             let style = self.style(cell.tone).add_modifier(modifier);
-            let text = if numeric { " ".repeat(blanks) + &text } else { text + &" ".repeat(blanks) };
-            self.put(u16::try_from(at).unwrap_or(u16::MAX), line, &text, style);
+            let at = u16::try_from(column.at).unwrap_or(u16::MAX);
+            self.put(at, line, &column.padded(&cell.text), style);
         }
     }
 
@@ -293,35 +287,6 @@ fn share(height: u16, wanted: &[u16]) -> Vec<u16> {
         // At once where a single one wants far too much.
         let step = u16::try_from(over / 4).unwrap_or(u16::MAX).clamp(1, *tallest - least);
         *tallest -= step;
-    }
-}
-
-/// The columns that fit into a width.
-struct Columns(Vec<Column>);
-
-struct Column {
-    index: usize,
-    at: usize,
-    width: usize,
-    numeric: bool,
-}
-
-impl Columns {
-    /// Takes the first column, then those behind the skipped ones. The last one may be cut off.
-    fn fit(grid: &Grid, skipped: usize, width: usize) -> Self {
-        let mut columns = Vec::new();
-        let mut at = 0;
-        let skipped = skipped.min(grid.titles.len().saturating_sub(2));
-        for index in (0..grid.titles.len()).filter(|index| *index == 0 || *index > skipped) {
-            let (wanted, numeric) = (grid.width(index), grid.is_numeric(index));
-            let room = width.saturating_sub(at);
-            if wanted > room && (numeric || room < CUT_MIN) && index > 0 {
-                break;
-            }
-            columns.push(Column { index, at, width: wanted.min(room), numeric });
-            at += wanted + GAP;
-        }
-        Self(columns)
     }
 }
 
