@@ -15,6 +15,8 @@ use crate::control::Status;
 
 /// Lines of a section beside its rows: its title, and the titles of its columns.
 const SECTION_HEAD: u16 = 2;
+/// Maximum number of lines at the bottom.
+const FOOTER_MAX: usize = 4;
 /// Height of the picture where there is room.
 const PICTURE_MAX: u16 = 4;
 
@@ -34,13 +36,17 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     let mut page = Page { buffer: frame.buffer_mut(), area, line: area.top(), is_stale: app.lost.is_some() };
     page.header(app);
     page.views(app);
-    let end = area.bottom().saturating_sub(1);
+    let (footer, style) = page.footer(app);
+    let footer = wrapped(&footer, area.width);
+    let end = area.bottom().saturating_sub(footer.len().try_into().unwrap_or(u16::MAX));
     if app.help {
         page.help(end);
     } else if app.readings.is_some() {
         page.body(app, end);
     }
-    page.footer(app, end);
+    for (line, text) in (end..).zip(&footer) {
+        page.put(0, line, text, style);
+    }
 }
 
 struct Page<'a> {
@@ -195,26 +201,42 @@ impl Page<'_> {
         }
     }
 
-    /// Writes what is asked, what is wrong, or which keys there are.
-    fn footer(&mut self, app: &App, line: u16) {
+    /// Returns what is asked, what is wrong, or which keys there are.
+    fn footer(&self, app: &App) -> (String, Style) {
         let bold = Style::default().add_modifier(Modifier::BOLD);
         let pid = app.readings.as_ref().map_or(0, |readings| readings.now.pid);
-        let (text, style) = if let Some(order) = &app.question {
+        if let Some(order) = &app.question {
             (question(order, pid), bold.fg(Color::Yellow))
         } else if app.typing {
             (format!("Rows with: {}_  (Enter keeps it, Esc ends it)", app.filter), bold)
-        } else if let Some((text, tone)) = &app.message {
-            (text.clone(), self.style(*tone))
         } else if let Some(why) = &app.lost {
             (format!("No answer, trying again: {why}"), bold.fg(Color::Red))
+        } else if let Some((text, tone)) = &app.message {
+            (text.clone(), self.style(*tone))
         } else if !app.filter.is_empty() {
             (format!("Rows with: {}  (Esc ends it)", app.filter), bold)
         } else {
             let kill = if app.view == View::Sessions { "  k kill" } else { "" };
             (format!("q quit  tab view  s sort  / filter  p pause{kill}  d drain  ? help"), Style::default())
-        };
-        self.put(0, line, &text, style);
+        }
     }
+}
+
+/// Returns a text in lines that fit into a width, at most [`FOOTER_MAX`]; what is beyond them is cut off.
+fn wrapped(text: &str, width: u16) -> Vec<String> {
+    let width = usize::from(width).max(1);
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let Some(line) = lines.last_mut() else { break };
+        let is_full = line.chars().count() + 1 + word.chars().count() > width;
+        match line.is_empty() {
+            true => line.push_str(word),
+            false if is_full => lines.push(word.to_owned()),
+            false => line.push_str(&format!(" {word}")),
+        }
+    }
+    lines.truncate(FOOTER_MAX);
+    lines
 }
 
 fn question(order: &Order, pid: u32) -> String {
