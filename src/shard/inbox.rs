@@ -123,8 +123,13 @@ impl ShardHandle {
         self.doorbell.notify();
     }
 
-    /// Asks the shard something. A question that is not taken, because too many wait or the shard has ended, is dropped
-    /// with what would take its answer.
+    /// Wakes the shard, so that it shows that it lives.
+    pub fn knock(&self) {
+        self.doorbell.notify();
+    }
+
+    /// Asks the shard something. A question that is not taken, because too many wait or the shard has ended, is
+    /// dropped with what would take its answer.
     pub fn ask(&self, question: Question) {
         let _ = self.questions.try_send(question);
         self.doorbell.notify();
