@@ -329,7 +329,7 @@ for row, line in enumerate(lines):
 width, height = columns * WIDTH + 16, len(lines) * HEIGHT + 16
 print(f"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0f} {height}\" width=\"{width:.0f}\" height=\"{height}\" role=\"img\" aria-label=\"ringway top on a terminal\">")
 print(f"<rect width=\"100%\" height=\"100%\" rx=\"6\" fill=\"{GROUND}\"/>")
-print(f"<g font-family=\"ui-monospace, DejaVu Sans Mono, Menlo, Consolas, monospace\" font-size=\"12\" fill=\"{PLAIN}\" xml:space=\"preserve\">")
+print(f"<g font-family=\"ui-monospace, DejaVu Sans Mono, Menlo, Consolas, monospace\" font-size=\"12\" fill=\"{PLAIN}\" xml:space=\"preserve\" shape-rendering=\"crispEdges\">")
 print("\n".join(out))
 print("</g></svg>")
 '

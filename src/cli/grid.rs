@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(grid.lines(false, 19), ["NAME  ADDRESS", "a     192.0.2.1:80…"]);
         assert_eq!(grid.lines(true, 3), ["…ME", "a", "(no room for: address)"]);
         grid.rows[0][0] = Cell::words("a-long-name-1");
-        assert_eq!(grid.lines(false, 18), ["NAME       ADDRESS", "…g-name-1  192.0…"]);
+        assert_eq!(grid.lines(false, 20), ["NAME        ADDRESS", "…ng-name-1  192.0.2…"]);
     }
 
     #[test]
