@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo(arguments.duration(), arguments.plain),
         Task::Ctl(arguments) => Ok(ctl(&arguments)),
         Task::Top(arguments) => top(&arguments),
-        Task::Completions(shell) => Ok(completions(shell)),
+        Task::Completions(shell) => completions(shell),
         Task::Man(folder) => man(folder.as_deref()),
         Task::Run(arguments) => run(&arguments),
     };

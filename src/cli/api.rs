@@ -31,6 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Maximum number of bytes of an answer: a status with 100,000 backends has about 100 MB.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
+/// The exit status if the process refuses, or says no.
+pub(super) const REFUSED: u8 = 1;
+/// The exit status if nobody answers on the socket.
+const NOBODY: u8 = 3;
+
 /// The admin API of one process.
 pub(super) struct Api {
     socket: PathBuf,
@@ -58,6 +63,16 @@ pub(super) enum ApiError {
         "the answer cannot be read ({0}); is the running process of another version? `--json` shows it as it is"
     )]
     Strange(String),
+}
+
+impl ApiError {
+    /// Returns the exit status that says the same.
+    pub(super) fn exit_status(&self) -> u8 {
+        match self {
+            Self::Nobody { .. } => NOBODY,
+            Self::Refused(_) | Self::Strange(_) => REFUSED,
+        }
+    }
 }
 
 /// The body of an answer that refuses.
@@ -89,7 +104,7 @@ impl Api {
     ///
     /// Nobody answers, or the process refuses.
     pub(super) fn get(&self, path: &str) -> Result<String, ApiError> {
-        agreed(self.ask(Method::GET, path, "application/json", String::new())?)
+        self.get_as(path, "application/json")
     }
 
     /// Asks for a document as text, in a format other than JSON.

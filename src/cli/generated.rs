@@ -11,8 +11,11 @@ use clap_complete::Shell;
 use super::args::Arguments;
 
 /// `ringway completions`: prints the script of a shell to standard output.
-#[must_use]
-pub fn completions(shell: Shell) -> ExitCode {
+///
+/// # Errors
+///
+/// The script cannot be written.
+pub fn completions(shell: Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "ringway", &mut script);
     print(&script)
@@ -32,13 +35,16 @@ pub fn man(folder: Option<&Path>) -> anyhow::Result<ExitCode> {
     }
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page).context("the page cannot be made")?;
-    Ok(print(&page))
+    print(&page)
 }
 
-fn print(text: &[u8]) -> ExitCode {
+fn print(text: &[u8]) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
     match out.write_all(text).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        // Who reads has seen enough, as in `ringway man | head`.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("the output cannot be written")
+        }
+        _ => Ok(ExitCode::SUCCESS),
     }
 }

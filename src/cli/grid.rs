@@ -5,6 +5,13 @@ use std::time::Duration;
 
 use super::units;
 
+/// Blanks between two columns.
+const GAP: usize = 2;
+/// The least width of a column that is cut off.
+const CUT_MIN: usize = 8;
+/// Stands in place of what is cut off.
+const CUT: char = '…';
+
 /// A table: a title for each column, and as many cells in each row.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Grid {
@@ -12,6 +19,35 @@ pub(super) struct Grid {
     pub(super) titles: Vec<&'static str>,
     /// The rows; the first cell of a row names it.
     pub(super) rows: Vec<Vec<Cell>>,
+}
+
+/// A column as it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Column {
+    /// Its place among the titles.
+    pub(super) index: usize,
+    /// Characters to the left of it.
+    pub(super) at: usize,
+    /// Its width in characters.
+    pub(super) width: usize,
+    numeric: bool,
+}
+
+impl Column {
+    /// Returns a text as wide as the column. What is too long has a `…` in place of its end; a name, in the first column,
+    /// in place of its beginning, because names differ in their ends.
+    pub(super) fn padded(&self, text: &str) -> String {
+        let length = text.chars().count();
+        if length > self.width {
+            let kept = self.width.saturating_sub(1);
+            return match self.index {
+                0 => [CUT].into_iter().chain(text.chars().skip(length - kept)).collect(),
+                _ => text.chars().take(kept).chain([CUT]).collect(),
+            };
+        }
+        let blanks = " ".repeat(self.width - length);
+        if self.numeric { blanks + text } else { text.to_owned() + &blanks }
+    }
 }
 
 /// A cell.
@@ -90,12 +126,12 @@ impl Grid {
     }
 
     /// Returns whether a column holds numbers, which are set to the right.
-    pub(super) fn is_numeric(&self, column: usize) -> bool {
+    fn is_numeric(&self, column: usize) -> bool {
         self.rows.iter().any(|row| row.get(column).is_some_and(|cell| cell.number.is_some()))
     }
 
     /// Returns the width of a column in characters.
-    pub(super) fn width(&self, column: usize) -> usize {
+    fn width(&self, column: usize) -> usize {
         let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
         let title = self.titles.get(column).map_or(0, |title| title.chars().count());
         cells.max().unwrap_or(0).max(title)
@@ -116,22 +152,49 @@ impl Grid {
         self.rows.retain(|row| row.iter().any(|cell| cell.text.to_lowercase().contains(&wanted)));
     }
 
-    /// Returns the lines to print: columns two blanks apart, numbers to the right.
-    pub(super) fn lines(&self, colour: bool) -> Vec<String> {
-        let columns: Vec<_> =
-            (0..self.titles.len()).map(|at| (self.width(at), self.is_numeric(at))).collect();
+    /// Returns the columns that fit into a width: the first one, then those behind the skipped ones. The last one may be
+    /// cut off, and the first one where it would leave less than half of the width to the others.
+    pub(super) fn columns(&self, skipped: usize, width: usize) -> Vec<Column> {
+        let mut columns = Vec::new();
+        let mut at = 0;
+        let skipped = skipped.min(self.titles.len().saturating_sub(2));
+        for index in (0..self.titles.len()).filter(|index| *index == 0 || *index > skipped) {
+            let (mut wanted, numeric) = (self.width(index), self.is_numeric(index));
+            let room = width.saturating_sub(at);
+            if index == 0 && self.titles.len() > 1 {
+                wanted = wanted.min((width / 2).max(CUT_MIN));
+            }
+            if wanted > room && (numeric || room < CUT_MIN) && index > 0 {
+                break;
+            }
+            columns.push(Column { index, at, width: wanted.min(room), numeric });
+            at += wanted + GAP;
+        }
+        columns
+    }
+
+    /// Returns the lines to print into a width, and in the last one the titles of the columns that have no room.
+    pub(super) fn lines(&self, colour: bool, width: usize) -> Vec<String> {
+        let columns = self.columns(0, width);
         let titles = self.titles.iter().map(|title| Cell::words(title.to_uppercase())).collect();
         let all = std::iter::once(&titles).chain(&self.rows);
-        all.map(|row| line(row, &columns, colour)).collect()
+        let mut lines: Vec<_> = all.map(|row| line(row, &columns, colour)).collect();
+        if let Some(left_out) = self.titles.get(columns.len()..).filter(|titles| !titles.is_empty()) {
+            lines.push(format!("(no room for: {})", left_out.join(", ")));
+        }
+        lines
     }
 }
 
-fn line(row: &[Cell], columns: &[(usize, bool)], colour: bool) -> String {
+fn line(row: &[Cell], columns: &[Column], colour: bool) -> String {
     let mut line = String::new();
-    for (cell, (width, numeric)) in row.iter().zip(columns) {
-        let blanks = " ".repeat(width.saturating_sub(cell.text.chars().count()));
-        let text = if colour { coloured(&cell.text, cell.tone) } else { cell.text.clone() };
-        line.push_str(&if *numeric { format!("{blanks}{text}  ") } else { format!("{text}{blanks}  ") });
+    for column in columns {
+        let Some(cell) = row.get(column.index) else { continue };
+        let text = column.padded(&cell.text);
+        let (before, bare) = text.split_at(text.len() - text.trim_start().len());
+        let (bare, behind) = bare.split_at(bare.trim_end().len());
+        let bare = if colour { coloured(bare, cell.tone) } else { bare.to_owned() };
+        line.push_str(&format!("{before}{bare}{behind}{:GAP$}", ""));
     }
     line.truncate(line.trim_end().len());
     line
@@ -166,10 +229,22 @@ mod tests {
     #[test]
     fn columns_are_aligned_and_numbers_stand_to_the_right() {
         assert_eq!(
-            grid().lines(false),
+            grid().lines(false, 80),
             ["NAME  SESSIONS", "b            7", "a        1,234", "ab           7"]
         );
-        assert_eq!(grid().lines(true)[1], "b            \x1b[31m7\x1b[0m");
+        assert_eq!(grid().lines(true, 80)[1], "b            \x1b[31m7\x1b[0m");
+    }
+
+    #[test]
+    fn what_has_no_room_is_named_or_ends_with_a_mark() {
+        assert_eq!(grid().lines(false, 13), ["NAME", "b", "a", "ab", "(no room for: sessions)"]);
+        let mut grid = Grid::new(["name", "address"]);
+        grid.push(vec![Cell::words("a"), Cell::words("192.0.2.1:8080")]);
+        assert_eq!(grid.lines(false, 20), ["NAME  ADDRESS", "a     192.0.2.1:8080"]);
+        assert_eq!(grid.lines(false, 19), ["NAME  ADDRESS", "a     192.0.2.1:80…"]);
+        assert_eq!(grid.lines(true, 3), ["…ME", "a", "(no room for: address)"]);
+        grid.rows[0][0] = Cell::words("a-long-name-1");
+        assert_eq!(grid.lines(false, 20), ["NAME        ADDRESS", "…ng-name-1  192.0.2…"]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub use generated::{completions, man};
 pub use run::run;
 pub use top::top;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -60,10 +61,14 @@ pub fn print_config(path: &Path) -> u8 {
     let printed = match load(path) {
         Ok(parsed) => io::stdout().lock().write_all(parsed.config.to_yaml().as_bytes()).is_ok(),
         Err(error) => {
-            // If standard error is closed, the exit status has to say it all.
-            let _ = writeln!(io::stderr().lock(), "{error}");
+            complain(error);
             false
         }
     };
     u8::from(!printed)
+}
+
+/// Writes a line to standard error. If that is closed, the exit status has to say it all; `eprintln` would panic.
+fn complain(what: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{what}");
 }

@@ -118,10 +118,10 @@ fn panic(shared: &SharedUpstream, upstream: &UpstreamStatus, rules: &mut Rules) 
     let (eligible, all) = (primaries().filter(|backend| is_eligible(backend)).count(), primaries().count());
     let serving = upstream.serving.words();
     let verdict = match shared.config().panic_threshold {
-        None => format!("off; {eligible} of {all} primaries are eligible: {serving} serve"),
+        None => format!("off; {eligible} of {all} primaries are eligible; serving: {serving}"),
         Some(percent) => {
             format!(
-                "{eligible} of {all} primaries are eligible, the threshold is {percent}%: {serving} serve"
+                "{eligible} of {all} primaries are eligible, the threshold is {percent}%; serving: {serving}"
             )
         }
     };

@@ -7,11 +7,10 @@ use clap::{Args, Subcommand};
 
 /// The arguments of `ctl`.
 #[derive(Args, Debug)]
-#[command(after_help = "Exit status: 0 done, 1 refused, 2 wrong usage, 3 nobody answers on the socket.\n\
-                  Without --socket, RINGWAY_SOCKET names the socket; without both it is /run/ringway/admin.sock if it \
-                  is there, else $XDG_RUNTIME_DIR/ringway/admin.sock.")]
+#[command(after_help = "Exit status: 0 done, 1 refused, 2 wrong usage, 3 nobody answers on the socket.")]
 pub struct CtlArguments {
-    /// The admin socket of the process
+    /// The admin socket of the process [default: RINGWAY_SOCKET, else /run/ringway/admin.sock, else
+    /// $XDG_RUNTIME_DIR/ringway/admin.sock]
     #[arg(long, value_name = "PATH", global = true)]
     pub socket: Option<PathBuf>,
 

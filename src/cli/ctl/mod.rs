@@ -10,17 +10,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::api::{self, Api, ApiError};
+use super::api::{self, Api, ApiError, REFUSED};
+use super::complain;
 use super::grid::{Cell, Grid, Tone};
 use super::readings::{self, Readings};
 use crate::control::process::Explanation;
 use args::{CtlArguments, CtlCommand};
 use output::Output;
-
-/// The process refuses, or says no.
-const REFUSED: u8 = 1;
-/// Nobody answers on the socket.
-const NOBODY: u8 = 3;
 
 const STATUS: &str = "/v1/status";
 
@@ -46,9 +42,11 @@ pub fn ctl(arguments: &CtlArguments) -> ExitCode {
         // Who reads has seen enough, as in `ctl sessions | head`.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            output::complain(&failure);
-            let is_nobody = matches!(failure, Failure::Api(ApiError::Nobody { .. }));
-            ExitCode::from(if is_nobody { NOBODY } else { REFUSED })
+            complain(format_args!("ringway ctl: {failure}"));
+            ExitCode::from(match failure {
+                Failure::Api(error) => error.exit_status(),
+                Failure::Output(_) => REFUSED,
+            })
         }
     }
 }
@@ -138,7 +136,7 @@ impl Ctl {
         let page: crate::control::process::SessionPage = api::parse(&page.to_string())?;
         self.output.lines(&self.output.table(&readings::sessions(&page.sessions)))?;
         if page.next.is_some() {
-            output::note(&format!("there are more than {}; --limit shows them", wanted.limit));
+            complain(format_args!("there are more than {}; --limit shows them", wanted.limit));
         }
         Ok(())
     }
@@ -154,7 +152,7 @@ impl Ctl {
         if ready {
             return Ok(ExitCode::SUCCESS);
         }
-        output::note(text.trim());
+        complain(text.trim());
         Ok(ExitCode::from(REFUSED))
     }
 

@@ -1,9 +1,9 @@
 //! What `ctl` prints, and in which form. Every write may fail, because a pipe may be closed.
 
 use std::env;
-use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
+use ratatui::crossterm::terminal;
 use serde_json::Value;
 
 use super::super::grid::{self, Cell, Grid};
@@ -12,7 +12,7 @@ use super::super::grid::{self, Cell, Grid};
 pub(super) struct Output {
     /// Whether scripts read it.
     pub(super) json: bool,
-    terminal: bool,
+    is_terminal: bool,
     colour: bool,
 }
 
@@ -20,10 +20,11 @@ impl Output {
     /// Looks at the standard output and the environment: there is colour on a terminal only, and none where `NO_COLOR`
     /// is set, <https://no-color.org>.
     pub(super) fn new(json: bool) -> Self {
-        let terminal = io::stdout().is_terminal();
+        let is_terminal = io::stdout().is_terminal();
         let wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             && env::var_os("TERM").is_none_or(|name| name != "dumb");
-        Self { json, terminal, colour: terminal && wanted }
+        let colour = is_terminal && wanted;
+        Self { json, is_terminal, colour }
     }
 
     /// Prints a document as it is, with a line end at its end.
@@ -46,10 +47,14 @@ impl Output {
         write(&(lines.join("\n") + "\n"))
     }
 
-    /// Prints lines in place of the ones before on a terminal, else below them.
+    /// Prints lines in place of the ones before on a terminal, as many as it has; else below them.
     pub(super) fn again(&self, lines: &[String]) -> io::Result<()> {
-        let text = lines.join("\n");
-        write(&if self.terminal { format!("\x1b[H\x1b[2J{text}\n") } else { format!("{text}\n\n") })
+        if !self.is_terminal {
+            return write(&(lines.join("\n") + "\n\n"));
+        }
+        let shown = lines.iter().take(size().1.saturating_sub(1));
+        let text: String = shown.map(|line| format!("{line}\x1b[K\n")).collect();
+        write(&format!("\x1b[H{text}\x1b[J"))
     }
 
     /// Returns cells in one line.
@@ -61,9 +66,17 @@ impl Output {
         cells.iter().map(text).collect::<Vec<_>>().join("  ")
     }
 
-    /// Returns the lines of a table.
+    /// Returns the lines of a table; on a terminal, as wide as it is.
     pub(super) fn table(&self, grid: &Grid) -> Vec<String> {
-        grid.lines(self.colour)
+        grid.lines(self.colour, if self.is_terminal { size().0 } else { usize::MAX })
+    }
+}
+
+/// Returns columns and lines of the terminal. One that does not say is as wide as need be.
+fn size() -> (usize, usize) {
+    match terminal::size() {
+        Ok((width, height)) if width > 0 && height > 0 => (width.into(), height.into()),
+        _ => (usize::MAX, usize::MAX),
     }
 }
 
@@ -71,17 +84,6 @@ fn write(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
-}
-
-/// Says on standard error why there is nothing.
-pub(super) fn complain(why: &impl Display) {
-    // If standard error is closed, the exit status has to say it all.
-    let _ = writeln!(io::stderr().lock(), "ringway ctl: {why}");
-}
-
-/// Says on standard error what concerns the output and is no part of it.
-pub(super) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Returns a document without line ends in it.

@@ -118,13 +118,14 @@ impl Run<'_> {
     /// What only the demo knows.
     fn aside(&self) -> (String, Tone) {
         let stopped = if self.stop_and_restart() {
-            format!("; the demo has stopped backend {}", STOPPED + 1)
+            format!("; backend {} stopped", STOPPED + 1)
         } else {
             String::new()
         };
         let errors = self.peers.tally().errors;
         let tone = if errors > 0 { Tone::Bad } else { Tone::Good };
-        (format!("demo: {} seen by clients{stopped}", counted(errors, "error")), tone)
+        // Short: a terminal of 80 columns has 28 for it.
+        (format!("{}{stopped}", counted(errors, "error")), tone)
     }
 
     /// Stops a backend on the way, and restarts it: in the second third of the duration; without a duration, in

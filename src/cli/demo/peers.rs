@@ -1,10 +1,9 @@
 //! The backends and the clients of the demo, on a thread of their own.
 
-use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
@@ -29,12 +28,14 @@ const MESSAGE_BYTES: usize = 1024;
 const GREETING: &[u8; 6] = b"hello\n";
 
 /// The observations of the clients.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tally {
     /// Sessions in which every byte came back as sent, followed by the end of the stream.
     pub(super) sessions: u64,
     pub(super) bytes: u64,
     pub(super) errors: u64,
+    /// What went wrong first.
+    pub(super) first_error: Option<String>,
 }
 
 #[derive(Default)]
@@ -42,6 +43,7 @@ struct Counts {
     sessions: AtomicU64,
     bytes: AtomicU64,
     errors: AtomicU64,
+    first_error: OnceLock<String>,
 }
 
 /// The orders to the thread.
@@ -82,7 +84,7 @@ impl Peers {
         let run = move || {
             runtime.block_on(async {
                 for (index, (listener, address)) in bound.into_iter().enumerate() {
-                    tokio::spawn(serve(listener, address, index, acts.clone()));
+                    tokio::spawn(serve(listener, address, index, acts.clone(), Arc::clone(&tally)));
                 }
                 let mut clients = JoinSet::new();
                 (0..CLIENTS).for_each(|_| drop(clients.spawn(visit(acts.clone(), Arc::clone(&tally)))));
@@ -122,26 +124,38 @@ impl Peers {
         self.act.send_replace(Act::End);
         let Self { counts, thread, .. } = self;
         if thread.join().is_err() {
-            // The panic was printed; what its clients saw is unknown.
-            counts.errors.fetch_add(1, Ordering::Relaxed);
+            counts.note_error("the thread of the clients panicked".to_owned());
         }
         counts.tally()
     }
 }
 
 impl Counts {
+    /// The terminal may be drawn on: what went wrong is said at the end.
+    fn note_error(&self, what: String) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        self.first_error.get_or_init(|| what);
+    }
+
     fn tally(&self) -> Tally {
         Tally {
             sessions: self.sessions.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
+            first_error: self.first_error.get().cloned(),
         }
     }
 }
 
 /// One backend: echoes what comes until the peer ends its stream. When stopped, it closes its port; open
 /// sessions go on.
-async fn serve(mut listener: TcpListener, address: SocketAddr, index: usize, mut acts: watch::Receiver<Act>) {
+async fn serve(
+    mut listener: TcpListener,
+    address: SocketAddr,
+    index: usize,
+    mut acts: watch::Receiver<Act>,
+    counts: Arc<Counts>,
+) {
     let stopped = |act: &Act| index == STOPPED && matches!(act, Act::Connect { one_stopped: true, .. });
     loop {
         tokio::select! {
@@ -161,18 +175,13 @@ async fn serve(mut listener: TcpListener, address: SocketAddr, index: usize, mut
                 listener = match listen_again(address) {
                     Ok(again) => again,
                     Err(error) => {
-                        let error = Plain(&error);
-                        return complain(format_args!("cannot restart backend {}: {error}", index + 1));
+                        let what = format!("backend {} cannot be restarted: {}", index + 1, Plain(&error));
+                        return counts.note_error(what);
                     }
                 };
             }
         }
     }
-}
-
-/// If standard error cannot be written, the counts have to say it all.
-fn complain(what: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr().lock(), "{what}");
 }
 
 fn listen_again(address: SocketAddr) -> io::Result<TcpListener> {
@@ -207,11 +216,7 @@ async fn visit(mut acts: watch::Receiver<Act>, counts: Arc<Counts>) {
                 counts.sessions.fetch_add(1, Ordering::Relaxed);
                 counts.bytes.fetch_add((MESSAGES * MESSAGE_BYTES) as u64, Ordering::Relaxed);
             }
-            Err(error) => {
-                if counts.errors.fetch_add(1, Ordering::Relaxed) == 0 {
-                    complain(format_args!("a client saw an error: {}", Plain(&error)));
-                }
-            }
+            Err(error) => counts.note_error(Plain(&error).to_string()),
         }
     }
 }

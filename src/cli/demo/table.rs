@@ -103,6 +103,9 @@ pub(super) fn summary(status: &Status, tally: &Tally, elapsed: Duration) {
         closed = totals.closed_sum(),
         active = totals.active,
     );
+    if let Some(error) = &tally.first_error {
+        text.push_str(&format!("the first error: {error}\n"));
+    }
     for (index, backend) in status.upstreams[0].backends.iter().enumerate() {
         let sessions = counted(backend.totals.sessions, "session");
         text.push_str(&format!("backend {} (weight {}): {sessions}\n", index + 1, WEIGHTS[index]));

@@ -6,19 +6,17 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::widgets::{Sparkline, Widget};
 
-use super::super::grid::{Cell, Grid, Tone};
+use super::super::grid::{Cell, Column, Grid, Tone};
 use super::super::units;
 use super::app::{App, View};
 use super::feed::{Order, SESSIONS_MAX};
 use super::keys::HELP;
 use crate::control::Status;
 
-/// Blanks between two columns.
-const GAP: usize = 2;
-/// The least width of a column that is cut off.
-const CUT_MIN: usize = 8;
 /// Lines of a section beside its rows: its title, and the titles of its columns.
 const SECTION_HEAD: u16 = 2;
+/// Maximum number of lines at the bottom.
+const FOOTER_MAX: usize = 4;
 /// Height of the picture where there is room.
 const PICTURE_MAX: u16 = 4;
 
@@ -38,13 +36,17 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) {
     let mut page = Page { buffer: frame.buffer_mut(), area, line: area.top(), is_stale: app.lost.is_some() };
     page.header(app);
     page.views(app);
-    let end = area.bottom().saturating_sub(1);
+    let (footer, style) = page.footer(app);
+    let footer = wrapped(&footer, area.width);
+    let end = area.bottom().saturating_sub(footer.len().try_into().unwrap_or(u16::MAX));
     if app.help {
         page.help(end);
     } else if app.readings.is_some() {
         page.body(app, end);
     }
-    page.footer(app, end);
+    for (line, text) in (end..).zip(&footer) {
+        page.put(0, line, text, style);
+    }
 }
 
 struct Page<'a> {
@@ -169,7 +171,7 @@ impl Page<'_> {
             title.push_str(&format!(", sorted by {name}"));
         }
         self.put(0, self.line, &title, self.style(Tone::Plain).add_modifier(Modifier::BOLD));
-        let columns = Columns::fit(grid, app.skipped, self.area.width.into());
+        let columns = grid.columns(app.skipped, self.area.width.into());
         let titles: Vec<_> = grid.titles.iter().map(Cell::words).collect();
         self.row(&columns, &titles, self.line + 1, Modifier::DIM | Modifier::UNDERLINED);
         for (line, (index, row)) in (self.line + SECTION_HEAD..).zip(shown) {
@@ -179,14 +181,12 @@ impl Page<'_> {
         self.line += height;
     }
 
-    fn row(&mut self, columns: &Columns, row: &[Cell], line: u16, modifier: Modifier) {
-        for &Column { index, at, width, numeric } in &columns.0 {
-            let Some(cell) = row.get(index) else { continue };
-            let text: String = cell.text.chars().take(width).collect();
-            let blanks = width - text.chars().count();
+    fn row(&mut self, columns: &[Column], row: &[Cell], line: u16, modifier: Modifier) {
+        for column in columns {
+            let Some(cell) = row.get(column.index) else { continue };
             let style = self.style(cell.tone).add_modifier(modifier);
-            let text = if numeric { " ".repeat(blanks) + &text } else { text + &" ".repeat(blanks) };
-            self.put(u16::try_from(at).unwrap_or(u16::MAX), line, &text, style);
+            let at = u16::try_from(column.at).unwrap_or(u16::MAX);
+            self.put(at, line, &column.padded(&cell.text), style);
         }
     }
 
@@ -201,26 +201,42 @@ impl Page<'_> {
         }
     }
 
-    /// Writes what is asked, what is wrong, or which keys there are.
-    fn footer(&mut self, app: &App, line: u16) {
+    /// Returns what is asked, what is wrong, or which keys there are.
+    fn footer(&self, app: &App) -> (String, Style) {
         let bold = Style::default().add_modifier(Modifier::BOLD);
         let pid = app.readings.as_ref().map_or(0, |readings| readings.now.pid);
-        let (text, style) = if let Some(order) = &app.question {
+        if let Some(order) = &app.question {
             (question(order, pid), bold.fg(Color::Yellow))
         } else if app.typing {
             (format!("Rows with: {}_  (Enter keeps it, Esc ends it)", app.filter), bold)
-        } else if let Some((text, tone)) = &app.message {
-            (text.clone(), self.style(*tone))
         } else if let Some(why) = &app.lost {
             (format!("No answer, trying again: {why}"), bold.fg(Color::Red))
+        } else if let Some((text, tone)) = &app.message {
+            (text.clone(), self.style(*tone))
         } else if !app.filter.is_empty() {
             (format!("Rows with: {}  (Esc ends it)", app.filter), bold)
         } else {
             let kill = if app.view == View::Sessions { "  k kill" } else { "" };
             (format!("q quit  tab view  s sort  / filter  p pause{kill}  d drain  ? help"), Style::default())
-        };
-        self.put(0, line, &text, style);
+        }
     }
+}
+
+/// Returns a text in lines that fit into a width, at most [`FOOTER_MAX`]; what is beyond them is cut off.
+fn wrapped(text: &str, width: u16) -> Vec<String> {
+    let width = usize::from(width).max(1);
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let Some(line) = lines.last_mut() else { break };
+        let is_full = line.chars().count() + 1 + word.chars().count() > width;
+        match line.is_empty() {
+            true => line.push_str(word),
+            false if is_full => lines.push(word.to_owned()),
+            false => line.push_str(&format!(" {word}")),
+        }
+    }
+    lines.truncate(FOOTER_MAX);
+    lines
 }
 
 fn question(order: &Order, pid: u32) -> String {
@@ -293,35 +309,6 @@ fn share(height: u16, wanted: &[u16]) -> Vec<u16> {
         // At once where a single one wants far too much.
         let step = u16::try_from(over / 4).unwrap_or(u16::MAX).clamp(1, *tallest - least);
         *tallest -= step;
-    }
-}
-
-/// The columns that fit into a width.
-struct Columns(Vec<Column>);
-
-struct Column {
-    index: usize,
-    at: usize,
-    width: usize,
-    numeric: bool,
-}
-
-impl Columns {
-    /// Takes the first column, then those behind the skipped ones. The last one may be cut off.
-    fn fit(grid: &Grid, skipped: usize, width: usize) -> Self {
-        let mut columns = Vec::new();
-        let mut at = 0;
-        let skipped = skipped.min(grid.titles.len().saturating_sub(2));
-        for index in (0..grid.titles.len()).filter(|index| *index == 0 || *index > skipped) {
-            let (wanted, numeric) = (grid.width(index), grid.is_numeric(index));
-            let room = width.saturating_sub(at);
-            if wanted > room && (numeric || room < CUT_MIN) && index > 0 {
-                break;
-            }
-            columns.push(Column { index, at, width: wanted.min(room), numeric });
-            at += wanted + GAP;
-        }
-        Self(columns)
     }
 }
 

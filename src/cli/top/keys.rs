@@ -12,7 +12,7 @@ const PAGE_ROWS: isize = 10;
 const FILTER_MAX: usize = 60;
 
 /// The keys and what they do, for the help.
-pub(super) const HELP: [(&str, &str); 12] = [
+pub(super) const HELP: [(&str, &str); 14] = [
     ("1 2 3 4, tab", "overview, backends, cores, sessions"),
     ("up down, j", "choose a row (k goes up too, except among sessions)"),
     ("left right", "show columns further left or right"),
@@ -24,6 +24,8 @@ pub(super) const HELP: [(&str, &str); 12] = [
     ("d", "drain: no new sessions, and the process ends with the last one"),
     ("y n", "answer a question; any other key means no"),
     ("?", "this help"),
+    ("Ctrl-L", "draw everything anew"),
+    ("Ctrl-Z", "stop; `fg` in the shell goes on"),
     ("q, Esc, Ctrl-C", "quit"),
 ];
 
@@ -36,28 +38,40 @@ pub(super) enum Action {
     Quit,
     /// To take a reading at once.
     Look,
+    /// To give the terminal back until the process is continued.
+    Stop,
+    /// To draw everything anew.
+    Redraw,
     /// To give an order to the process.
     Give(Order),
 }
 
 /// Obeys a key.
 pub(super) fn press(app: &mut App, key: KeyEvent) -> Action {
-    let control = key.modifiers.contains(KeyModifiers::CONTROL);
-    if control && key.code == KeyCode::Char('c') {
-        return Action::Quit;
-    }
+    let code = match key.code {
+        KeyCode::Char(letter) if key.modifiers.contains(KeyModifiers::CONTROL) => match letter {
+            'c' => return Action::Quit,
+            'z' => return Action::Stop,
+            'l' => return Action::Redraw,
+            // What some terminals send for it.
+            'h' => KeyCode::Backspace,
+            _ => return Action::Nothing,
+        },
+        KeyCode::Char(_) if key.modifiers.contains(KeyModifiers::ALT) => return Action::Nothing,
+        code => code,
+    };
     if let Some(order) = app.question.take() {
-        return answer(app, order, key.code);
+        return answer(app, order, code);
     }
     if app.typing {
-        type_filter(app, key.code);
+        type_filter(app, code);
         return Action::Nothing;
     }
     app.message = None;
-    if std::mem::take(&mut app.help) && matches!(key.code, KeyCode::Esc | KeyCode::Char('?' | 'q')) {
+    if std::mem::take(&mut app.help) && matches!(code, KeyCode::Esc | KeyCode::Char('?' | 'q')) {
         return Action::Nothing;
     }
-    command(app, key.code)
+    command(app, code)
 }
 
 fn command(app: &mut App, code: KeyCode) -> Action {
@@ -102,6 +116,7 @@ fn show(app: &mut App, view: usize) -> Action {
 
 fn answer(app: &mut App, order: Order, code: KeyCode) -> Action {
     if matches!(code, KeyCode::Char('y' | 'Y')) {
+        app.message = Some(("waiting for the answer of the process".to_owned(), Tone::Plain));
         return Action::Give(order);
     }
     let not = match order {

@@ -5,8 +5,10 @@ pub(super) mod args;
 mod draw;
 mod feed;
 mod keys;
+mod signals;
 mod terminal;
 
+use std::env;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,23 +18,22 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use crossbeam_channel::{Receiver, bounded, select, tick};
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
-use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use super::api::{Api, ApiError};
+use super::api::Api;
+use super::complain;
 use super::grid::Tone;
 use args::TopArguments;
 use feed::{Ask, Asking, News};
 use keys::Action;
+use signals::{Job, Jobs};
 use terminal::Screen;
 
 pub(super) use app::App;
 pub(super) use feed::{Feed, Look, Order};
 
-/// Nobody answers on the socket.
-const NOBODY: u8 = 3;
 /// Wrong usage.
 const USAGE: u8 = 2;
+const UNSET: &str = "the terminal cannot be set";
 /// How soon the thread that reads keys notices the end.
 const KEYS_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -42,22 +43,24 @@ const KEYS_INTERVAL: Duration = Duration::from_millis(100);
 ///
 /// The terminal does not let itself be set, read or written.
 pub fn top(arguments: &TopArguments) -> anyhow::Result<ExitCode> {
-    if !io::stdout().is_terminal() {
-        eprint("ringway top: the standard output is no terminal; use `ringway ctl status --watch`");
+    let is_dumb = env::var_os("TERM").is_some_and(|name| name == "dumb");
+    if is_dumb || !io::stdout().is_terminal() {
+        complain(
+            "ringway top: the standard output is no terminal to draw on; use `ringway ctl status --watch`",
+        );
         return Ok(ExitCode::from(USAGE));
     }
     let api = Api::new(arguments.socket.as_deref())?;
     let first = match api.read("/v1/status") {
         Ok(status) => status,
         Err(error) => {
-            eprint(&format!("ringway top: {error}"));
-            let is_nobody = matches!(error, ApiError::Nobody { .. });
-            return Ok(ExitCode::from(if is_nobody { NOBODY } else { 1 }));
+            complain(format_args!("ringway top: {error}"));
+            return Ok(ExitCode::from(error.exit_status()));
         }
     };
     let mut app = App::new();
     app.note_look(Look { status: first, sessions: None });
-    let stop = signalled().context("cannot handle signals")?;
+    let stop = signals::end().context("cannot handle signals")?;
     let interval = Duration::from_secs(arguments.interval);
     watch(app, Box::new(api), interval, &stop, || None)?;
     Ok(ExitCode::SUCCESS)
@@ -77,8 +80,8 @@ pub(super) fn watch(
     mut aside: impl FnMut() -> Option<(String, Tone)>,
 ) -> anyhow::Result<()> {
     let asking = Asking::start(feed)?;
-    let mut screen = Screen::take().context("the terminal cannot be set")?;
-    let keys = Keys::start()?;
+    let mut screen = Screen::take().context(UNSET)?;
+    let (keys, jobs) = (Keys::start()?, Jobs::start()?);
     let ticks = tick(interval);
     let mut waiting = false;
     loop {
@@ -100,12 +103,21 @@ pub(super) fn watch(
                 }
                 News::Given(order, given) => app.note_given(&order, given),
             },
+            recv(jobs.news) -> job => match job {
+                Ok(Job::Stop) => screen.stop().context(UNSET)?,
+                Ok(Job::GoOn) => screen.take_again().context(UNSET)?,
+                Err(_) => return Err(anyhow!("the thread that waits for signals has ended")),
+            },
             recv(keys.events) -> event => match event {
                 Ok(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => match keys::press(&mut app, key) {
                     Action::Nothing => {}
                     Action::Quit => return Ok(()),
                     Action::Look => look = true,
-                    Action::Give(order) => drop(asking.ask(Ask::Give(order))),
+                    Action::Give(order) => if !asking.ask(Ask::Give(order.clone())) {
+                        app.note_given(&order, Err("other questions wait for the process".to_owned()));
+                    },
+                    Action::Stop => screen.stop().context(UNSET)?,
+                    Action::Redraw => screen.take_again().context(UNSET)?,
                 },
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(error).context("the terminal cannot be read"),
@@ -116,17 +128,6 @@ pub(super) fn watch(
             waiting = asking.ask(Ask::Look { sessions: app.wants_sessions() });
         }
     }
-}
-
-/// Returns a channel that is disconnected by the first signal that asks for the end.
-fn signalled() -> io::Result<Receiver<()>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGQUIT])?;
-    let (alive, stop) = bounded(0);
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let _ = signals.forever().next();
-        drop(alive);
-    })?;
-    Ok(stop)
 }
 
 /// The thread that reads keys; it ends soon after this value is gone.
@@ -161,10 +162,4 @@ impl Drop for Keys {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
     }
-}
-
-/// Writes a line to standard error; if that is closed, the exit status has to say it all.
-fn eprint(line: &str) {
-    use std::io::Write;
-    let _ = writeln!(io::stderr().lock(), "{line}");
 }

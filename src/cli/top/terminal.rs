@@ -9,8 +9,10 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{
-    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
+use signal_hook::consts::signal::SIGSTOP;
+use signal_hook::low_level::raise;
 
 /// Whether the terminal is ours. Only the drawing thread writes: when it takes the terminal, and when it gives it back.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -29,11 +31,30 @@ impl Screen {
     /// The standard output is no terminal, or does not let itself be set.
     pub(super) fn take() -> io::Result<Self> {
         give_back_after_a_panic();
-        TAKEN.store(true, Ordering::Relaxed);
-        let taken = enable_raw_mode()
-            .and_then(|()| execute!(io::stdout(), EnterAlternateScreen))
-            .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
-        taken.map(|terminal| Self { terminal }).inspect_err(|_| give_back())
+        Ok(Self { terminal: take()? })
+    }
+
+    /// Takes the terminal anew: the next picture is drawn as a whole.
+    ///
+    /// # Errors
+    ///
+    /// The terminal does not let itself be set.
+    pub(super) fn take_again(&mut self) -> io::Result<()> {
+        give_back();
+        self.terminal = take()?;
+        Ok(())
+    }
+
+    /// Gives the terminal back and stops the process, as Ctrl-Z does elsewhere. Returns when the process is continued and
+    /// has the terminal again.
+    ///
+    /// # Errors
+    ///
+    /// The terminal does not let itself be set.
+    pub(super) fn stop(&mut self) -> io::Result<()> {
+        give_back();
+        raise(SIGSTOP)?;
+        self.take_again()
     }
 }
 
@@ -41,6 +62,14 @@ impl Drop for Screen {
     fn drop(&mut self) {
         give_back();
     }
+}
+
+fn take() -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
+    TAKEN.store(true, Ordering::Relaxed);
+    enable_raw_mode()
+        .and_then(|()| execute!(io::stdout(), EnterAlternateScreen, Clear(ClearType::All)))
+        .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())))
+        .inspect_err(|_| give_back())
 }
 
 fn give_back() {

@@ -301,7 +301,7 @@ fn requests_without_an_end_are_bounded() {
 /// Whether the other side has closed, within the time that it may take.
 fn is_closed(stream: &mut dyn HttpStream) -> bool {
     // An answer such as 408 may come before.
-    matches!(stream.read_to_end(&mut Vec::new()), Ok(_)) || stream.write_all(b"x").is_err()
+    stream.read_to_end(&mut Vec::new()).is_ok() || stream.write_all(b"x").is_err()
 }
 
 #[test]

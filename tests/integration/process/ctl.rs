@@ -2,14 +2,17 @@
 //! exit status is 0 done, 1 refused, 2 wrong usage, 3 nobody there; scripts get one JSON document, people get tables;
 //! an output that is closed is no panic.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Backend, Process, backend, eventually, is_reset, process, run_to_end};
+use crate::support::{Backend, Process, backend, eventually, is_reset, is_root, process, run_to_end};
 
 const RUN: &str = env!("CARGO_BIN_EXE_ringway");
 
@@ -157,10 +160,16 @@ fn explanation_names_the_backend_and_each_rule() {
     assert!(explanation.starts_with("u/"), "{explanation}");
     let document = asked.json("explain 127.0.0.1 --listener l");
     let rules = document["rules"].as_array().unwrap();
+    let mut lines = explanation.lines().skip_while(|line| !line.starts_with("RULE")).skip(1);
     assert!(!rules.is_empty(), "{document}");
     for rule in rules {
-        assert!(explanation.contains(rule["rule"].as_str().unwrap()), "{rule}: {explanation}");
+        let (line, name) = (lines.next().unwrap(), rule["rule"].as_str().unwrap());
+        assert!(
+            line.starts_with(name) && line.ends_with(rule["verdict"].as_str().unwrap()),
+            "{line}: {rule}"
+        );
     }
+    assert_eq!(lines.next(), None);
 }
 
 #[test]
@@ -173,19 +182,78 @@ fn wrong_usage_ends_with_2() {
     }
 }
 
+/// Returns what a command says to whom nobody answers.
+#[track_caller]
+fn reaches_nobody(command: &mut Command) -> String {
+    let output = run_to_end(command);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn socket_of_another_service_is_doubted() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("other.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            // The command may have given up.
+            let _ = stream.unwrap().write_all(b"220 mail.example ESMTP\r\n");
+        }
+    });
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for (path, remedy) in [(&socket, "does the path name the admin socket"), (&file, "start `ringway` again")]
+    {
+        let text = reaches_nobody(&mut ctl(path, "status"));
+        assert!(text.contains(path.to_str().unwrap()) && text.contains(remedy), "{text}");
+    }
+}
+
+#[test]
+fn process_that_hangs_costs_five_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin.sock");
+    let _silent = UnixListener::bind(&socket).unwrap();
+    let text = reaches_nobody(&mut ctl(&socket, "status"));
+    assert!(text.contains("no answer within 5 s; the process is stopped or overloaded"), "{text}");
+}
+
+/// Root may ask anyone, so another user asks: with a copy of the binary, in a place where that user may run it.
+#[test]
+fn who_may_not_ask_learns_how_to_be_let_in() {
+    let asked = asked();
+    let folder = tempfile::tempdir().unwrap();
+    let (binary, inside) = (folder.path().join("ringway"), folder.path().join("inside"));
+    std::fs::copy(RUN, &binary).unwrap();
+    std::fs::create_dir(&inside).unwrap();
+    let set_mode =
+        |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    set_mode(folder.path(), 0o755);
+    std::os::unix::fs::symlink(&asked.socket, inside.join("admin.sock")).unwrap();
+    set_mode(&inside, 0o000);
+    let mut command = Command::new(&binary);
+    if is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let text = reaches_nobody(command.args(["ctl", "status", "--socket"]).arg(inside.join("admin.sock")));
+    // So that the folder can be removed.
+    set_mode(&inside, 0o755);
+    assert!(
+        text.contains("permission denied; use `sudo`, or let your group in with `admin.socket_group`"),
+        "{text}"
+    );
+}
+
 #[test]
 fn nobody_there_ends_with_3_and_names_the_socket() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("admin.sock");
-    let said = |command: &mut Command| {
-        let output = run_to_end(command);
-        assert_eq!(output.status.code(), Some(3), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    };
+    let said = reaches_nobody;
     let text = said(&mut ctl(&socket, "status"));
     assert!(text.contains("admin.sock: no such socket"), "{text}");
     // Left over by a process that was killed.
-    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    drop(UnixListener::bind(&socket).unwrap());
     let text = said(Command::new(RUN).args(["ctl", "ready"]).env("RINGWAY_SOCKET", &socket));
     assert!(text.contains("nobody listens any more"), "{text}");
 }
@@ -235,8 +303,10 @@ fn closed_pipe_is_no_panic() {
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert_eq!((child.wait().unwrap().code(), said), (Some(0), String::new()), "{arguments}");
     }
-    let output = run_to_end(Command::new("sh").args(["-c", "exec \"$RINGWAY\" ctl config >/dev/full"]));
-    assert_ne!(output.status.code(), Some(101), "{output:?}");
+    let full = "exec \"$RINGWAY\" ctl config >/dev/full";
+    let output = run_to_end(Command::new("sh").args(["-c", full]).env("RINGWAY_SOCKET", &asked.socket));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("No space left on device"), "{output:?}");
 }
 
 #[test]
@@ -251,6 +321,7 @@ fn completions_and_manual_pages_are_made_from_the_command_line() {
         assert!(line(&format!("\"$RINGWAY\" completions {shell}")).contains("log-level"), "{shell}");
     }
     assert!(line("\"$RINGWAY\" man").contains(".TH ringway 1"));
+    line("set -o pipefail; \"$RINGWAY\" man | head -n 1");
     let folder = tempfile::tempdir().unwrap();
     let output = run_to_end(Command::new(RUN).args(["man", "--dir"]).arg(folder.path()));
     assert_eq!(output.status.code(), Some(0), "{output:?}");

@@ -119,6 +119,23 @@ fn chosen_row_is_always_in_sight() {
     assert!(lines[2].starts_with("Sessions (308 to 322 of 500)"), "{lines:#?}");
 }
 
+/// Whoever is asked must see the whole question, and whoever gets no answer the remedy.
+#[test]
+fn long_line_at_the_bottom_is_wrapped() {
+    let mut app = app();
+    app.question = Some(Order::Drain);
+    let lines_of = |app: &App| lines(&drawn(app, 40, 12));
+    assert_eq!(lines_of(&app)[10..], ["Drain process 4711, so that it ends with", "its last session? y/n"]);
+    app.question = None;
+    app.note_given(&Order::Drain, Ok(()));
+    app.note_lost("/x: no such socket; start `ringway`".to_owned());
+    let expected = ["No answer, trying again: /x: no such", "socket; start `ringway`"];
+    assert_eq!(lines_of(&app)[10..], expected, "it is more than what became of the last order");
+    app.note_look(Look { status: status(3), sessions: None });
+    assert_eq!(lines_of(&app)[11], "the process drains");
+    assert_eq!(wrapped(&"word ".repeat(100), 10).len(), FOOTER_MAX);
+}
+
 #[test]
 fn no_size_is_too_small_and_no_view_panics() {
     for view in View::ALL {

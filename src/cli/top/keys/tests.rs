@@ -95,6 +95,25 @@ fn control_c_quits_from_anywhere() {
     }
 }
 
+/// Ctrl-D is an end of input to many, and no `d`.
+#[test]
+fn letter_with_control_or_alt_is_another_key() {
+    for modifiers in [KeyModifiers::CONTROL, KeyModifiers::ALT] {
+        let mut app = app();
+        assert_eq!(press(&mut app, KeyEvent::new(KeyCode::Char('d'), modifiers)), Action::Nothing);
+        assert!(app.question.is_none());
+    }
+    let press_control =
+        |app: &mut App, key| press(app, KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL));
+    let mut app = app();
+    press_all(&mut app, "/ax");
+    press_control(&mut app, 'h');
+    assert_eq!(app.filter, "a");
+    assert_eq!(press_control(&mut app, 'z'), Action::Stop);
+    assert_eq!(press_control(&mut app, 'l'), Action::Redraw);
+    assert!(app.typing, "nothing has changed");
+}
+
 #[test]
 fn help_and_pause_end_with_the_same_key() {
     let mut app = app();
