@@ -159,7 +159,8 @@ mod tests {
 
     use super::super::super::command::Command;
     use super::super::super::process::{
-        Answer, ExplainError, ExplainQuery, Explanation, Exposition, Process, SessionPage, SessionQuery,
+        Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, SessionPage,
+        SessionQuery,
     };
     use super::super::super::status::Status;
     use super::*;
@@ -188,11 +189,11 @@ mod tests {
             false
         }
 
-        fn sessions(&self, _query: SessionQuery) -> Answer<SessionPage> {
+        fn sessions(&self, _query: SessionQuery) -> Answer<Result<SessionPage, NoAnswer>> {
             Box::pin(std::future::pending())
         }
 
-        fn kill(&self, _session: u64) -> Answer<bool> {
+        fn kill(&self, _session: u64) -> Answer<Result<bool, NoAnswer>> {
             Box::pin(std::future::pending())
         }
 

@@ -298,6 +298,72 @@ fn requests_without_an_end_are_bounded() {
     }
 }
 
+/// Bytes as a fuzzer makes them: valid requests with a few of them changed, cut or repeated, and noise.
+fn mutated(random: &mut fastrand::Rng) -> Vec<u8> {
+    let seeds: [&[u8]; 5] = [
+        b"GET /v1/status HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"DELETE /v1/sessions/7 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\nabc",
+        b"POST /v1/log-level HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"GET /v1/explain?client=%5B::1%5D:5&listener=l HTTP/1.0\r\n\r\n",
+        b"GET /v1/sessions?limit=5&after=9&client=::1 HTTP/1.1\r\nhost: x\r\naccept: */*;q=0.1\r\n\r\n",
+    ];
+    let mut bytes = seeds[random.usize(..seeds.len())].repeat(random.usize(1..4));
+    for _ in 0..random.usize(..8) {
+        let at = random.usize(..bytes.len());
+        match random.u8(..4) {
+            0 => bytes[at] = random.u8(..),
+            1 => bytes.truncate(at.max(1)),
+            2 => bytes.insert(at, random.u8(..)),
+            _ => bytes
+                .splice(at..at, [b'%', b'f', b'0', b'\r', b'\n'].repeat(random.usize(1..9)))
+                .for_each(drop),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn bytes_of_any_kind_end_no_endpoint() {
+    const ROUNDS: usize = 300;
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut served = Served::start(|process| process);
+    for endpoint in served.both() {
+        for _ in 0..ROUNDS {
+            let bytes = mutated(&mut random);
+            let mut stream = endpoint.connect().unwrap();
+            // Who is refused early may be reset.
+            let _ = stream.write_all(&bytes).and_then(|()| stream.end());
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+        assert_eq!(endpoint.get("/healthz").status, 200, "seed {seed}");
+    }
+    assert!(served.process.is_running(), "seed {seed}");
+    let log = served.process.log();
+    assert!(!log.contains("panic"), "seed {seed}: {log}");
+}
+
+#[test]
+fn requests_that_come_in_one_piece_are_answered_in_their_order() {
+    const REQUESTS: usize = 200;
+    let served = Served::start(|process| process);
+    for endpoint in served.both() {
+        let mut stream = endpoint.connect().unwrap();
+        let paths = ["/healthz", "/readyz/none", "/readyz"];
+        let request = |at: usize| format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", paths[at % 3]);
+        let requests: String = (0..REQUESTS).map(request).collect();
+        stream.write_all(requests.as_bytes()).unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        let statuses: Vec<_> =
+            answers.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect();
+        let expected: Vec<_> =
+            (0..=REQUESTS).map(|at| ["200", "404", "200"][if at == REQUESTS { 0 } else { at % 3 }]).collect();
+        assert_eq!(statuses, expected);
+    }
+}
+
 /// Whether the other side has closed, within the time that it may take.
 fn is_closed(stream: &mut dyn HttpStream) -> bool {
     // An answer such as 408 may come before.
