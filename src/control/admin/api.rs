@@ -269,3 +269,56 @@ fn late() -> Answer {
 fn busy() -> Answer {
     unavailable("the process takes no orders now: it is about to end, or too many wait; try again")
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+    use hyper::Method;
+
+    use super::super::testing::Fake;
+    use super::*;
+
+    const OPERATOR: Peer = Peer::Socket { uid: None };
+
+    fn request(method: Method, path: &str) -> Request<Empty<Bytes>> {
+        let request = Request::builder().method(method).uri(path).header("host", "localhost");
+        request.body(Empty::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn shard_that_does_not_answer_is_no_missing_session() {
+        let api = Api::new(Arc::new(Fake::default()));
+        for (method, path) in [(Method::DELETE, "/v1/sessions/1"), (Method::GET, "/v1/explain?client=::1")] {
+            let answer = api.answer(OPERATOR, request(method, path)).await;
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn process_that_takes_no_orders_is_not_said_to_obey() {
+        let api = Api::new(Arc::new(Fake::default()));
+        let answer = api.answer(OPERATOR, request(Method::POST, "/v1/drain")).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn clients_that_leave_early_have_few_answers_made_at_a_time() {
+        let (open, gate) = std::sync::mpsc::channel();
+        let api = Arc::new(Api::new(Arc::new(Fake { gate: Some(gate.into()) })));
+        for _ in 0..RENDERINGS_MAX {
+            let (before, asked) = (api.renderings.available_permits(), Arc::clone(&api));
+            let client = tokio::spawn(async move {
+                asked.answer(OPERATOR, request(Method::GET, "/metrics")).await;
+            });
+            while api.renderings.available_permits() == before {
+                tokio::task::yield_now().await;
+            }
+            client.abort();
+            assert!(client.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(api.renderings.available_permits(), 0, "their threads still work");
+        drop(open);
+        let answer = api.answer(OPERATOR, request(Method::GET, "/metrics")).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+}

@@ -91,9 +91,9 @@ fn both_endpoints_show_what_concerns_no_client() {
     }
 }
 
-/// Every key of the status is in the description, and every key that the description promises is there.
+/// Every key of an answer is in the description, and every key that the description promises is there.
 #[test]
-fn status_is_as_described() {
+fn answers_are_as_described() {
     fn compare(description: &Value, schema: &Value, value: &Value, at: &str) {
         if let Some(name) = schema["$ref"].as_str() {
             let schema = description.pointer(&name[1..]).unwrap_or_else(|| panic!("{name}"));
@@ -131,6 +131,11 @@ fn status_is_as_described() {
     let status = served.tcp().get("/v1/status").json();
     compare(&description, &description["components"]["schemas"]["Status"], &status, "status");
     assert_eq!(status["pid"], served.process.id());
+    let _open = served.process.echoing_client();
+    for (path, name) in [("/v1/sessions", "SessionPage"), ("/v1/explain?client=127.0.0.1", "Explanation")] {
+        let answer = served.socket().get(path).json();
+        compare(&description, &description["components"]["schemas"][name], &answer, name);
+    }
 }
 
 #[test]
