@@ -3,7 +3,7 @@
 #
 # Usage: scripts/e2e.sh [--quick] [CHECK...]
 #   --quick   shorter runs, for CI (under 2.5 minutes; else under 6)
-#   CHECK     only these, of: redis pool postgres nginx iperf3 mariadb ssh failover shutdown
+#   CHECK     only these, of: redis pool postgres nginx iperf3 mariadb ssh failover accesslog shutdown
 #
 # One Ringway balances all of it, a listener for each service. Prints `ok NAME DETAIL` or `FAIL NAME`
 # for each check, what a failed one wrote, and at the end `N passed, N failed`.
@@ -18,9 +18,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/lib.sh
 source "$here/lib.sh"
 
-ALL_CHECKS=(redis pool postgres nginx iperf3 mariadb ssh failover shutdown)
+ALL_CHECKS=(redis pool postgres nginx iperf3 mariadb ssh failover accesslog shutdown)
 PACKAGES=(redis-server redis-tools postgresql wrk nginx curl iperf3 mariadb-server mariadb-client
-    openssh-server openssh-client python3 procps)
+    openssh-server openssh-client haproxy python3 procps)
 
 # Health checks of the failover upstream. A dead backend is found at the latest after the interval,
 # plus `fall` checks at the fast interval, plus this machine's scheduling.
@@ -147,7 +147,8 @@ SINGLE=(redis postgres nginx iperf3 mariadb ssh)
 
 write_configuration() {
     local service
-    printf 'logging: {level: info, format: text, target: stderr}\nadmin: {listen_address: off, socket: off}\nlisteners:\n'
+    printf 'logging: {level: info, format: text, target: stderr, access_log: %s}\n' "$WORK/access.log"
+    printf 'admin: {listen_address: off, socket: %s}\nlisteners:\n' "$WORK/admin.sock"
     for service in "${SINGLE[@]}"; do wanted "$service" && listener "$service"; done
     wanted pool && listener pool
     listener a
@@ -614,6 +615,33 @@ check_failover() {
     detail "$(wc -l <"$WORK/sessions.log") sessions, $during failed at the kill, 0 after the verdict, shares again: $SHARES"
 }
 
+# ---- access log -----------------------------------------------------------------------------------
+
+# Sessions that have ended, by the metrics: those of each reason.
+ended_sessions() {
+    curl -sS --unix-socket "$WORK/admin.sock" http://localhost/metrics |
+        awk '/^ringway_sessions_closed_total/ { sum += $NF } END { print sum + 0 }'
+}
+
+all_are_logged() {
+    local ended
+    ended=$(ended_sessions)
+    LOGGED=$(wc -l <"$WORK/access.log")
+    ((LOGGED >= ended && ended > 0))
+}
+
+# HAProxy's halog finds of these lines what it finds of HAProxy's own lines for TCP: when sessions began, and the servers. The
+# client is field 1 here; it looks for it in field 5, behind the header of syslog.
+check_access_log() {
+    wait_for 10 "a record of each session" all_are_logged || fail "$LOGGED records of $(ended_sessions) sessions"
+    halog -s -4 -ad 0 -ac 1 <"$WORK/access.log" >halog-times 2>halog-said
+    grep "^$LOGGED lines in, .* 0 parsing errors" halog-said
+    halog -s -4 -srv <"$WORK/access.log" >halog-servers 2>/dev/null
+    grep '^a/b ' halog-servers
+    detail "$LOGGED records, by letters: $(awk '{ count[$7]++ } END { for (letters in count) print letters, count[letters] }' \
+        "$WORK/access.log" | sort | tr '\n' ' ')"
+}
+
 # ---- the end of Ringway ---------------------------------------------------------------------------
 
 few_sockets() {
@@ -694,6 +722,7 @@ run_checks() {
             ;;
         ssh) check scp check_scp ;;
         failover) check failover check_failover ;;
+        accesslog) check access-log check_access_log ;;
         shutdown) shut_down ;;
         esac
     done

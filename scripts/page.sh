@@ -13,7 +13,9 @@ source scripts/lib.sh
 
 SELENIUM=4.51.0
 
-need_packages chromium chromium-driver
+packages=(chromium chromium-driver)
+[[ ${1:-} != --figure ]] || packages+=(pngquant)
+need_packages "${packages[@]}"
 venv=${CARGO_TARGET_DIR:-target}/page-venv
 if ! "$venv/bin/python" -c "import selenium; assert selenium.__version__ == '$SELENIUM'" 2>/dev/null; then
     python3 -m venv --clear "$venv"

@@ -24,6 +24,15 @@ pub enum Activity {
 impl Activity {
     const KIND_BITS: u32 = 3;
 
+    /// Returns the session that it is done for.
+    #[must_use]
+    pub fn session(self) -> Option<u64> {
+        match self {
+            Self::Ring | Self::Accept | Self::Inbox | Self::Pool => None,
+            Self::Open(session) | Self::Relay(session) | Self::End(session) => Some(session),
+        }
+    }
+
     /// Returns the activity as a number.
     #[must_use]
     pub fn to_bits(self) -> u64 {

@@ -11,6 +11,7 @@ use super::args::RunArguments;
 use crate::base::{Plain, counted};
 use crate::config::{Config, LogTarget, Parsed};
 use crate::control::command::{self, Commands};
+use crate::control::service_manager;
 use crate::server::{self, Attached, Server};
 use crate::telemetry::log::{self as logging, LogHandle};
 
@@ -81,6 +82,7 @@ fn serve(
     };
     let server = Server::start_with(Arc::clone(config), attached, write)?;
     announce(&server, path);
+    service_manager::ready();
     let cause = server::supervise(&server, obeyed.commands, obeyed.log);
     drop(server);
     drop(written);

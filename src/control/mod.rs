@@ -8,7 +8,9 @@ pub mod metrics;
 mod observe;
 pub mod process;
 pub mod resolve;
+pub mod service_manager;
 pub mod status;
+mod watchdog;
 
 use std::io;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub use circles::circles_here;
 pub use core_load::Clocks;
 pub use observe::{Peaks, PhaseCell, Source};
 pub use status::{BackendStatus, ListenerStatus, ShardStatus, Status, UpstreamStatus};
+pub use watchdog::{Finding, Report, Thread, Watch};
 
 /// The control thread: a tokio runtime of its own, not pinned.
 pub struct Control {
@@ -79,6 +82,11 @@ impl Control {
     /// Serves the admin API on the thread, to its end.
     pub fn serve(&self, endpoints: admin::Endpoints, process: Arc<dyn process::Process>) {
         admin::serve(endpoints, &self.handle, process);
+    }
+
+    /// Watches the other threads from now on.
+    pub fn watch(&self, watch: Watch) {
+        self.handle.spawn(watchdog::run(watch));
     }
 
     /// Runs a future that uses timers of this runtime, on the calling thread.

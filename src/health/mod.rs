@@ -47,6 +47,9 @@ pub use failures::{Reports, failures};
 /// over `limits::FIRST_CHECK_SPREAD_MAX` at most, so that the first verdicts come soon.
 const FIRST_SPREAD_EACH: Duration = Duration::from_millis(1);
 
+/// Time between two beats for the watchdog.
+const BEAT_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Takes each new state of all backends, on the health thread; it must not block.
 pub type Publish = Box<dyn FnMut(Arc<UpstreamStates>) + Send>;
 
@@ -129,6 +132,7 @@ async fn check_all(
 
     let mut tasks = JoinSet::new();
     tasks.spawn_local(publish_changes(Rc::clone(&board), publish));
+    tasks.spawn_local(beat(Arc::clone(&counters)));
     tasks.spawn_local(follow_addresses(Rc::clone(&board), addresses));
     tasks.spawn_local(failures::follow(Rc::clone(&board), reports));
     for (id, upstream) in (0..).map(UpstreamId).zip(&config.upstreams) {
@@ -156,6 +160,14 @@ async fn check_all(
         }
     }
     std::future::pending().await
+}
+
+/// Shows the watchdog that the thread lives.
+async fn beat(counters: Arc<HealthCounters>) {
+    loop {
+        counters.beat();
+        tokio::time::sleep(BEAT_INTERVAL).await;
+    }
 }
 
 /// Publishes the first state, then each new one. Whatever changes in one turn of the thread goes out

@@ -12,6 +12,7 @@ use super::Server;
 use super::turned_away::{TurnedAway, log_totals};
 use crate::base::counted;
 use crate::control::command::{Command, Commands, Door};
+use crate::control::service_manager;
 use crate::telemetry::log::LogHandle;
 
 /// How often the threads beside the shards are checked.
@@ -60,6 +61,7 @@ fn serve(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str 
     let mut wait_for_stop =
         |deadline: &Receiver<Instant>| wait_for_stop(server, commands, deadline, log, &mut turned_away);
     let stop = wait_for_stop(&never());
+    service_manager::stopping();
     server.announce_end();
     if let (Some(Command::Stop { .. }), Some(delay)) = (stop, runtime.shutdown_delay) {
         log::info!("stopping: accepting goes on for {delay:?}");

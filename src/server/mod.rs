@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::control::admin::{self, BindError, Endpoints};
 use crate::control::command::Door;
 use crate::control::process::Process;
-use crate::control::{self, Clocks, Control, Peaks, PhaseCell, Source, Status};
+use crate::control::{self, Clocks, Control, Finding, Peaks, PhaseCell, Report, Source, Status, Watch};
 use crate::health::HealthThread;
 use crate::net::{self, ListenError, SocketFile};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
@@ -245,7 +245,24 @@ impl Server {
         )?;
         server.health = Some(health);
         server.control.serve(endpoints, server.process(attached.door));
+        server.watch(Box::new(|report| {
+            report.log();
+            if report.finding == Finding::Lost {
+                give_up(&report.to_string());
+            }
+        }));
         Ok(server)
+    }
+
+    /// Watches the shards and the health thread from now on.
+    fn watch(&self, report: Box<dyn FnMut(&Report) + Send>) {
+        let handles = Arc::clone(&self.shards.handles);
+        self.control.watch(Watch {
+            source: Arc::clone(&self.source),
+            clocks: Arc::clone(&self.shards.clocks),
+            knock: Box::new(move |shard| handles[shard.index()].knock()),
+            report,
+        });
     }
 
     /// Starts one shard after another: what one shard has created and released again, the kernel still holds
@@ -455,7 +472,7 @@ struct ShardEnds {
 /// A dead shard would keep its listener open, and the kernel would go on sending it connections, so a shard
 /// that dies takes the process down.
 fn spawn_shard(parts: ShardParts, clocks: Clocks, ends: ShardEnds) -> io::Result<()> {
-    let shard = parts.place.shard;
+    let (shard, heartbeat) = (parts.place.shard, Arc::clone(&parts.heartbeat));
     let run = move || {
         if let Some(clock) = ThreadClock::of_this_thread() {
             // Each shard starts once, so the clock is not set yet.
@@ -471,15 +488,32 @@ fn spawn_shard(parts: ShardParts, clocks: Clocks, ends: ShardEnds) -> io::Result
             shard::run(parts, || tell(Ok(()))).map_err(|missing| tell(Err(missing)))
         }));
         match ran {
-            Ok(_) => drop(ended),
+            Ok(_) => {
+                heartbeat.thread_ended();
+                drop(ended);
+            }
             Err(_) => die("a shard panicked; see the panic above"),
         }
     };
     std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(run).map(drop)
 }
 
+/// Ends the process because of a thread that never moves again. Where the kernel writes core dumps, the one of this
+/// end shows where the thread stands.
+fn give_up(cause: &str) -> ! {
+    log_end(cause);
+    std::process::abort();
+}
+
 fn die(cause: &str) -> ! {
-    log::error!(target: ALWAYS, event = "stopped", cause; "the process ends: {cause}");
-    log::logger().flush();
+    log_end(cause);
     std::process::exit(1);
 }
+
+fn log_end(cause: &str) {
+    log::error!(target: ALWAYS, event = "stopped", cause; "the process ends: {cause}");
+    log::logger().flush();
+}
+
+#[cfg(test)]
+mod tests;

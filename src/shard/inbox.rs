@@ -123,6 +123,11 @@ impl ShardHandle {
         self.doorbell.notify();
     }
 
+    /// Wakes the shard, so that it shows that it lives.
+    pub fn knock(&self) {
+        self.doorbell.notify();
+    }
+
     /// Asks the shard something. Returns `false` if too many questions wait. A question to a shard that has ended is
     /// dropped, with what would take its answer.
     #[must_use]

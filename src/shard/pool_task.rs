@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::connect::connect_any;
 use super::upstream::Upstream;
-use crate::base::{BackendId, Backoff, Tick};
+use crate::base::{Activity, BackendId, Backoff, Tick};
 use crate::config::Reuse;
 use crate::net;
 use crate::pool::{Connection, Pool};
@@ -59,6 +59,7 @@ impl PoolTask {
     async fn wanted(&self, backoff: &mut Backoff) -> Option<Permit> {
         let (upstream, table) = (&self.upstream, &self.upstream.table);
         while upstream.shard.is_running() {
+            upstream.shard.ring.set_activity(Activity::Pool);
             self.tidy(backoff);
             let now = upstream.shard.now();
             let has_room = table.may_pool(self.backend) && upstream.has_room(self.backend, 0);

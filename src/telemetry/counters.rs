@@ -4,6 +4,7 @@
 //! to closed.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -246,15 +247,29 @@ impl Checks {
     }
 }
 
-/// Everything the health thread counts, by backend.
+/// Everything the health thread counts.
 #[derive(Debug, Default)]
-pub struct HealthCounters(Registry<BackendKey, Checks>);
+pub struct HealthCounters {
+    backends: Registry<BackendKey, Checks>,
+    beats: AtomicU64,
+}
 
 impl HealthCounters {
     /// Returns the counters of one backend.
     #[must_use]
     pub fn backend(&self, key: BackendKey) -> Cells<Checks> {
-        self.0.get(key)
+        self.backends.get(key)
+    }
+
+    /// Notes that the thread lives.
+    pub fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how often the thread has shown that it lives.
+    #[must_use]
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
     }
 }
 

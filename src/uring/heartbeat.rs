@@ -17,11 +17,19 @@ pub struct Heartbeat {
     turns: AtomicU64,
     completions: AtomicU64,
     slow_turns: AtomicU64,
-    /// When the turn began that is under way, plus one; 0 while the thread waits in the kernel.
+    /// When the turn began that is under way, plus one; [`ASLEEP`] while the thread waits in the kernel, [`ENDED`]
+    /// after its end.
     awake_since: AtomicU64,
     /// [`Activity::to_bits`].
     activity: AtomicU64,
+    #[cfg(test)]
+    stall: Stall,
 }
+
+/// See [`Heartbeat::awake_since`].
+const ASLEEP: u64 = 0;
+/// See [`Heartbeat::awake_since`].
+const ENDED: u64 = u64::MAX;
 
 /// The turns of a ring so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,15 +42,15 @@ pub struct Turns {
     pub slow_turns: u64,
 }
 
-/// A turn under way.
+/// What a ring's thread does at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn {
-    /// Its number.
-    pub number: u64,
-    /// When it began.
-    pub since: Tick,
-    /// What the thread does now.
-    pub activity: Activity,
+pub enum Beat {
+    /// A turn is under way, and the thread does this in it.
+    Turn(Activity),
+    /// It waits in the kernel for something to do.
+    Waiting,
+    /// It has ended.
+    Ended,
 }
 
 fn add(cell: &AtomicU64, count: u64) {
@@ -54,6 +62,8 @@ impl Heartbeat {
     /// Notes what the thread does from now on.
     pub fn set_activity(&self, activity: Activity) {
         self.activity.store(activity.to_bits(), Ordering::Relaxed);
+        #[cfg(test)]
+        self.stall.pause(activity);
     }
 
     /// Begins a turn.
@@ -70,8 +80,9 @@ impl Heartbeat {
 
     /// Ends the turn under way, if there is one, and counts it if it was slow.
     pub(super) fn end(&self, now: Tick) {
-        let since = self.awake_since.swap(0, Ordering::Relaxed);
-        if since > 0 && now.since(Tick(since - 1)) > SLOW {
+        let since = self.awake_since.load(Ordering::Relaxed);
+        self.awake_since.store(ASLEEP, Ordering::Relaxed);
+        if since != ASLEEP && now.since(Tick(since - 1)) > SLOW {
             add(&self.slow_turns, 1);
         }
     }
@@ -87,13 +98,45 @@ impl Heartbeat {
         }
     }
 
-    /// Returns the turn under way; `None` while the thread waits in the kernel for something to do.
+    /// Notes that the thread has ended.
+    pub fn thread_ended(&self) {
+        self.awake_since.store(ENDED, Ordering::Relaxed);
+    }
+
+    /// Returns what the thread does.
     #[must_use]
-    pub fn turn(&self) -> Option<Turn> {
-        let since = self.awake_since.load(Ordering::Relaxed).checked_sub(1)?;
-        let number = self.turns.load(Ordering::Relaxed);
-        let activity = Activity::from_bits(self.activity.load(Ordering::Relaxed));
-        Some(Turn { number, since: Tick(since), activity })
+    pub fn beat(&self) -> Beat {
+        match self.awake_since.load(Ordering::Relaxed) {
+            ASLEEP => Beat::Waiting,
+            ENDED => Beat::Ended,
+            _ => Beat::Turn(Activity::from_bits(self.activity.load(Ordering::Relaxed))),
+        }
+    }
+}
+
+/// Makes the thread stand still where a test wants it to.
+#[cfg(test)]
+#[derive(Debug, Default)]
+struct Stall {
+    at: std::sync::Mutex<Option<Activity>>,
+    released: std::sync::Condvar,
+}
+
+#[cfg(test)]
+impl Stall {
+    /// Waits for the release, if this is where the thread is to stand still.
+    fn pause(&self, activity: Activity) {
+        let at = self.at.lock().expect("no thread panics here");
+        drop(self.released.wait_while(at, |at| *at == Some(activity)).expect("no thread panics here"));
+    }
+}
+
+#[cfg(test)]
+impl Heartbeat {
+    /// Has the thread stand still as soon as it does this; `None` lets it go on.
+    pub(crate) fn stall_at(&self, activity: Option<Activity>) {
+        *self.stall.at.lock().expect("no thread panics here") = activity;
+        self.stall.released.notify_all();
     }
 }
 
@@ -107,13 +150,14 @@ mod tests {
         for (length, slow) in [(10, 0), (11, 1)] {
             heartbeat.begin(Tick(5));
             heartbeat.set_activity(Activity::Relay(7));
-            let turn = heartbeat.turn().expect("under way");
-            assert_eq!((turn.since, turn.activity), (Tick(5), Activity::Relay(7)));
+            assert_eq!(heartbeat.beat(), Beat::Turn(Activity::Relay(7)));
             heartbeat.end(Tick(5 + length));
-            assert_eq!((heartbeat.turn(), heartbeat.turns().slow_turns), (None, slow));
+            assert_eq!((heartbeat.beat(), heartbeat.turns().slow_turns), (Beat::Waiting, slow));
         }
         // Nothing was under way.
         heartbeat.end(Tick(1_000));
         assert_eq!(heartbeat.turns(), Turns { turns: 2, completions: 0, slow_turns: 1 });
+        heartbeat.thread_ended();
+        assert_eq!(heartbeat.beat(), Beat::Ended);
     }
 }

@@ -46,7 +46,7 @@ pub use accept::{Accepted, Acceptor};
 pub use doorbell::{Doorbell, DoorbellListener};
 pub use errno::Errno;
 pub(crate) use errno::errno_of;
-pub use heartbeat::{Heartbeat, Turn, Turns};
+pub use heartbeat::{Beat, Heartbeat, Turns};
 pub use limit::LockedMemory;
 pub use locked::{locked_memory, make_executor};
 pub use missing::Missing;

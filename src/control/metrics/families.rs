@@ -6,6 +6,7 @@ use super::encoder::Families;
 use crate::base::{CloseReason, ConnectFailure, DenyReason};
 use crate::control::status::{BackendStatus, ListenerStatus, Status, UpstreamStatus};
 use crate::net::{AcceptError, LocalFailure};
+use crate::telemetry::counters::CheckCounters;
 use crate::upstream::Serving;
 
 pub(super) fn process(status: &Status, out: &mut Families<'_>) -> fmt::Result {
@@ -257,16 +258,18 @@ pub(super) fn connections_of_backends(status: &Status, out: &mut Families<'_>) -
     )
 }
 
+fn each_check(
+    status: &Status,
+    mut write: impl FnMut([(&str, &str); 2], &CheckCounters<u64>) -> fmt::Result,
+) -> fmt::Result {
+    each_backend(status, |labels, backend| {
+        backend.checks.as_ref().map_or(Ok(()), |checks| write(labels, &checks.totals))
+    })
+}
+
 pub(super) fn checks(status: &Status, out: &mut Families<'_>) -> fmt::Result {
-    let each =
-        |write: &mut dyn FnMut([(&str, &str); 2], &crate::control::status::CheckStatus) -> fmt::Result| {
-            each_backend(status, |labels, backend| {
-                backend.checks.as_ref().map_or(Ok(()), |checks| write(labels, checks))
-            })
-        };
     out.counter("ringway_health_checks", "Health checks by result", |series| {
-        each(&mut |[upstream, name], checks| {
-            let totals = &checks.totals;
+        each_check(status, |[upstream, name], totals| {
             let results = [
                 ("success", totals.success),
                 ("failure", totals.failure),
@@ -282,9 +285,9 @@ pub(super) fn checks(status: &Status, out: &mut Families<'_>) -> fmt::Result {
         "ringway_health_transitions",
         "Changes of state by checks, first verdicts included",
         |series| {
-            each(&mut |[upstream, name], checks| {
-                series.count(&[upstream, name, ("to", "up")], checks.totals.up)?;
-                series.count(&[upstream, name, ("to", "down")], checks.totals.down)
+            each_check(status, |[upstream, name], totals| {
+                series.count(&[upstream, name, ("to", "up")], totals.up)?;
+                series.count(&[upstream, name, ("to", "down")], totals.down)
             })
         },
     )?;

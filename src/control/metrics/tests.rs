@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -103,7 +103,7 @@ fn sums_are_those_of_all_shards() {
     let key =
         crate::base::BackendKey { upstream: crate::base::UpstreamId(0), backend: crate::base::BackendId(0) };
     for (shard, millis) in source.counters.iter().zip([1, 2]) {
-        shard.backend(key).round_trip.observe(std::time::Duration::from_millis(millis));
+        shard.backend(key).round_trip.observe(Duration::from_millis(millis));
     }
     let text = expose(source.status(), Exposition::Text);
     let line =
@@ -112,4 +112,23 @@ fn sums_are_those_of_all_shards() {
     assert!(line(&format!("ringway_backend_round_trip_seconds_count{labels}")).ends_with(" 2"));
     assert!(line(&format!("ringway_backend_round_trip_seconds_sum{labels}")).ends_with(" 0.003"));
     assert!(line(&format!("ringway_backend_round_trip_seconds_bucket{labels},le=\"0.001\"")).ends_with(" 1"));
+}
+
+/// Most of the work of a scrape: the rest is HTTP. The bound is that of a release build, which a debug build may exceed
+/// many times over.
+#[test]
+fn scrape_of_a_thousand_backends_on_16_shards_takes_less_than_50_ms() {
+    let source = source(1_000, 16);
+    let most = Duration::from_millis(if cfg!(debug_assertions) { 2_000 } else { 50 });
+    for format in [Exposition::Text, Exposition::OpenMetrics] {
+        let scrape = || {
+            let begun = Instant::now();
+            let text = expose(source.status(), format);
+            (begun.elapsed(), text.len())
+        };
+        // The quickest: other tests run beside this one.
+        let (took, size) = std::iter::repeat_with(scrape).take(5).min().unwrap();
+        println!("{took:?} for {size} bytes");
+        assert!(took < most, "{took:?} for {size} bytes");
+    }
 }

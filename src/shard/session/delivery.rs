@@ -4,6 +4,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::record::Record;
+use crate::base::Activity;
 use crate::net::{self, Peer};
 use crate::uring::Receive;
 
@@ -14,8 +15,7 @@ const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// Waits until a peer has everything that was sent to it, before its connection is reset: the reset would
 /// discard what the kernel still holds. Ends if the peer takes nothing for `silence`, if the peer has gone,
-/// or when the session has to
-/// end.
+/// or when the session has to end.
 pub(super) async fn await_delivery(record: &Record, peer: &Peer, silence: Duration) {
     let (shard, deadline) = (record.shard(), record.deadline());
     let now = || shard.now();
@@ -27,6 +27,7 @@ pub(super) async fn await_delivery(record: &Record, peer: &Peer, silence: Durati
     let mut pause = FIRST_LOOK;
     let mut look = shard.ring.timer(now().after(pause));
     std::future::poll_fn(|context| {
+        shard.ring.set_activity(Activity::End(record.session.id));
         peer.register(context.waker());
         // The peer's bytes have no recipient any more, but reading them lets a peer that writes before it
         // reads go on to read. The receive, or after its FIN the watch, reports when the peer has gone.

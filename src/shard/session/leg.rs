@@ -160,6 +160,7 @@ impl Leg {
 
     /// Notes what the end of the relay says about the backend, and decides what follows.
     pub(super) fn judge(&self, record: &Record, ending: Ending) -> Next {
+        record.shard().ring.set_activity(Activity::End(record.session.id));
         if ending == Ending::Stale {
             return Next::Replace;
         }

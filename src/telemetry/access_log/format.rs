@@ -127,7 +127,7 @@ impl Scene {
         let (active, (upstream_now, backend_now)) =
             (self.active(record.listener), self.in_flight(record.upstream, record.backend));
         let (listener, (upstream, backend)) = (self.listener_name(record.listener), self.names(record));
-        let millis = |micros: u32| micros.div_ceil(1_000);
+        let millis = |micros: u32| micros / 1_000;
         let (client, date) = (record.client, self.time(record.begun).strftime("%d/%b/%Y:%H:%M:%S%.3f"));
         write!(line, "{client} [{date}] {listener} {upstream}/")?;
         match backend {

@@ -1,6 +1,7 @@
 //! What concerns the whole process: its command line, start and end, its shards, and what the machine gives
 //! it.
 
+mod access_log;
 mod admin;
 mod command_line;
 mod ctl;
@@ -14,3 +15,4 @@ mod shortage;
 mod signals;
 mod start;
 mod steering;
+mod watchdog;

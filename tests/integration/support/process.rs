@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::config::Config;
-use super::{Backend, Client, PATIENCE, Reserved, eventually, forbid, holds_within};
+use super::{Backend, Client, PATIENCE, Reserved, StoppedThread, eventually, forbid, holds_within};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 /// Its configuration, in the folder of the process.
@@ -20,13 +20,20 @@ const CONFIG: &str = "ringway.yaml";
 pub struct Builder {
     config: Config,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     stderr: Option<Stdio>,
     has_ipv6: bool,
 }
 
 /// A process on 127.0.0.1 with one shard and without checks.
 pub fn process() -> Builder {
-    Builder { config: Config::new(1), arguments: Vec::new(), stderr: None, has_ipv6: true }
+    Builder {
+        config: Config::new(1),
+        arguments: Vec::new(),
+        environment: Vec::new(),
+        stderr: None,
+        has_ipv6: true,
+    }
 }
 
 impl Builder {
@@ -82,6 +89,11 @@ impl Builder {
         self
     }
 
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// In a system without IPv6, as far as it can tell.
     pub fn without_ipv6(mut self) -> Self {
         self.has_ipv6 = false;
@@ -107,6 +119,7 @@ impl Builder {
             folder,
             port: port.expect("a TCP listener"),
             arguments: self.arguments,
+            environment: self.environment,
             has_ipv6: self.has_ipv6,
             stderr_file: log,
             yaml,
@@ -123,6 +136,7 @@ pub struct Process {
     folder: TempDir,
     port: Reserved,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     has_ipv6: bool,
     stderr_file: PathBuf,
     yaml: String,
@@ -138,6 +152,7 @@ impl Process {
 
     fn spawn(&mut self, stderr: Stdio) {
         let mut command = self.second();
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         if !self.has_ipv6 {
             forbid(&mut command, libc::SYS_socket, Some(libc::AF_INET6 as u32), libc::EAFNOSUPPORT);
@@ -249,6 +264,15 @@ impl Process {
     pub fn threads(&self) -> Vec<String> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
         tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok()).collect()
+    }
+
+    /// Stops the thread of this name, and waits until it stands still.
+    #[track_caller]
+    pub fn stop_thread(&self, name: &str) -> StoppedThread {
+        let mut tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap().map(Result::unwrap);
+        let task =
+            tasks.find(|task| std::fs::read_to_string(task.path().join("comm")).unwrap().trim() == name);
+        StoppedThread::new(task.unwrap().file_name().to_str().unwrap().parse().unwrap())
     }
 
     /// Stops it, as a debugger or a full machine does, and waits until it stands still.
