@@ -280,7 +280,7 @@ fn process_that_is_about_to_stop_is_not_ready_while_it_accepts() {
 fn process_without_an_eligible_backend_is_not_ready() {
     let mut served =
         Served::start(|process| process.check("interval: 40ms, fast_interval: 20ms, fall: 1, rise: 1"));
-    assert_eq!(served.tcp().get("/readyz/l").status, 200);
+    eventually("it is ready", || served.tcp().get("/readyz/l").status == 200);
     served.only.stop();
     eventually("it is not ready", || served.tcp().get("/readyz/l").status == 503);
     assert_eq!(served.tcp().get("/readyz").status, 503);
@@ -541,12 +541,9 @@ fn default_address_that_is_taken_is_a_warning() {
         let _taken = std::net::TcpListener::bind("127.0.0.1:9900").unwrap();
         let only = backend().echo().start();
         let process = process().backends([&only]).admin("socket: off").start();
-        let log = process.log();
-        assert!(log.contains("admin.listen_address: 127.0.0.1:9900 is in use"), "{log}");
-        assert!(
-            log.contains("until admin.listen_address is set, metrics, health and the page are not"),
-            "{log}"
-        );
+        let says = |words: &str| eventually(words, || process.log().contains(words));
+        says("admin.listen_address: 127.0.0.1:9900 is in use");
+        says("until admin.listen_address is set, metrics, health and the page are not");
     });
 }
 
@@ -555,7 +552,8 @@ fn default_address_is_served() {
     in_own_network(|| {
         let only = backend().echo().start();
         let process = process().backends([&only]).admin("socket: off").start();
-        assert!(process.log().contains("the admin API is on 127.0.0.1:9900"), "{}", process.log());
+        let words = "the admin API is on 127.0.0.1:9900";
+        eventually(words, || process.log().contains(words));
         let endpoint = Endpoint::Tcp("127.0.0.1:9900".parse().unwrap());
         assert_eq!(endpoint.get("/readyz").status, 200);
     });
