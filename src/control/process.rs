@@ -31,10 +31,10 @@ pub trait Process: Send + Sync {
     fn give(&self, command: Command) -> bool;
 
     /// Returns open sessions.
-    fn sessions(&self, query: SessionQuery) -> Answer<SessionPage>;
+    fn sessions(&self, query: SessionQuery) -> Answer<Result<SessionPage, NoAnswer>>;
 
     /// Ends a session with a reset. Returns whether there was such a session.
-    fn kill(&self, session: u64) -> Answer<bool>;
+    fn kill(&self, session: u64) -> Answer<Result<bool, NoAnswer>>;
 
     /// Explains which backend a client would get now.
     fn explain(&self, query: ExplainQuery) -> Answer<Result<Explanation, ExplainError>>;
@@ -169,6 +169,13 @@ pub enum ExplainError {
     #[error("{0}")]
     Listener(String),
     /// The shard did not answer.
-    #[error("the shard did not answer within a second")]
-    Shard,
+    #[error(transparent)]
+    Shard(#[from] NoAnswer),
 }
+
+/// A shard did not answer, so nothing true can be said of its sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a shard did not answer within a second; try again, and look in `/v1/status` for a core that is stuck"
+)]
+pub struct NoAnswer;

@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::explain;
 use crate::base::{BackendId, SessionPhase, ShardId, UpstreamId};
 use crate::control::command::{Command, Door};
 use crate::control::process::{
-    Answer, ExplainError, ExplainQuery, Explanation, Exposition, Process, SessionPage, SessionQuery,
-    SessionState, SessionStatus,
+    Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, SessionPage,
+    SessionQuery, SessionState, SessionStatus,
 };
 use crate::control::status::Phase;
 use crate::control::{Source, Status};
-use crate::shard::{OpenSession, Question, SessionsFound, SessionsWanted, ShardHandle, shard_of};
+use crate::shard::{OpenSession, Question, SHARD_BITS, SessionsFound, SessionsWanted, ShardHandle, shard_of};
 
 /// How long a shard may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -62,16 +63,17 @@ impl Process for Running {
         self.door.as_ref().is_some_and(|door| door.try_give(command))
     }
 
-    fn sessions(&self, query: SessionQuery) -> Answer<SessionPage> {
+    fn sessions(&self, query: SessionQuery) -> Answer<Result<SessionPage, NoAnswer>> {
         let (source, handles) = (Arc::clone(&self.source), Arc::clone(&self.handles));
         Box::pin(async move { page(&source, &handles, query).await })
     }
 
-    fn kill(&self, session: u64) -> Answer<bool> {
+    fn kill(&self, session: u64) -> Answer<Result<bool, NoAnswer>> {
         let handles = Arc::clone(&self.handles);
         Box::pin(async move {
-            let Some(handle) = handles.get(shard_of(session).index()) else { return false };
-            ask(handle, |reply| Question::Kill(session, reply)).await.unwrap_or(false)
+            let Some(handle) = handles.get(shard_of(session).index()) else { return Ok(false) };
+            let has_killed = ask(handle, |reply| Question::Kill(session, reply)).await?;
+            Ok(has_killed.unwrap_or(false))
         })
     }
 
@@ -81,38 +83,48 @@ impl Process for Running {
             let wanted = explain::Wanted::parse(&query, source.snapshot.config())?;
             let listener = source.snapshot.listeners()[wanted.position];
             let question = |reply| Question::Preview(listener, wanted.client, reply);
-            let preview = ask(&handles[0], question).await.flatten().ok_or(ExplainError::Shard)?;
-            Ok(explain::explain(&source, &wanted, &preview))
+            let preview = ask(&handles[0], question).await?.flatten().ok_or(NoAnswer)?;
+            // A thousand backends take a while to read and to put into words.
+            let explained = spawn_blocking(move || explain::explain(&source, &wanted, &preview)).await;
+            Ok(explained.map_err(|_| NoAnswer)?)
         })
     }
 }
 
-/// Asks a shard, and returns its answer; `None` if it does not come in time.
+/// Asks a shard, and returns its answer; `None` if the shard has ended.
 async fn ask<T: Send + 'static>(
     handle: &ShardHandle,
     question: impl FnOnce(Box<dyn FnOnce(T) + Send>) -> Question,
-) -> Option<T> {
+) -> Result<Option<T>, NoAnswer> {
     let (reply, answer) = oneshot::channel();
-    handle.ask(question(Box::new(|answer| {
+    let question = question(Box::new(|answer| {
         // Nobody waits any more if the time is up.
         let _ = reply.send(answer);
-    })));
-    timeout(PATIENCE, answer).await.ok()?.ok()
+    }));
+    if !handle.ask(question) {
+        return Err(NoAnswer);
+    }
+    // What would take the answer is dropped by the end of a shard.
+    timeout(PATIENCE, answer).await.map(Result::ok).map_err(|_| NoAnswer)
 }
 
 /// Collects a page from shard after shard. `after` holds the shard in its lowest bits, as the number of a session does,
 /// and above it a position in the table of that shard.
-async fn page(source: &Source, handles: &[ShardHandle], query: SessionQuery) -> SessionPage {
+async fn page(
+    source: &Source,
+    handles: &[ShardHandle],
+    query: SessionQuery,
+) -> Result<SessionPage, NoAnswer> {
     let limit = query.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
-    let Some(mut wanted) = wanted(source, &query) else { return SessionPage::default() };
+    let Some(mut wanted) = wanted(source, &query) else { return Ok(SessionPage::default()) };
     let after = query.after.unwrap_or(0);
-    let (mut shard, mut from) = (shard_of(after).index(), shard_of_position(after));
+    let (mut shard, mut from) = (shard_of(after).index(), position_of(after));
     let mut page = SessionPage::default();
     while let Some(handle) = handles.get(shard) {
         (wanted.from, wanted.limit) = (from, limit - page.sessions.len());
         let asked = wanted.clone();
         let found: SessionsFound =
-            ask(handle, |reply| Question::Sessions(asked, reply)).await.unwrap_or_default();
+            ask(handle, |reply| Question::Sessions(asked, reply)).await?.unwrap_or_default();
         page.sessions.extend(found.sessions.iter().map(|open| status(source, open)));
         (shard, from) = match found.next {
             Some(next) => (shard, next),
@@ -120,19 +132,17 @@ async fn page(source: &Source, handles: &[ShardHandle], query: SessionQuery) -> 
         };
         if page.sessions.len() == limit && shard < handles.len() {
             page.next = Some(cursor(shard, from));
-            return page;
+            return Ok(page);
         }
     }
-    page
+    Ok(page)
 }
-
-const SHARD_BITS: u32 = crate::base::limits::SHARDS_MAX.next_power_of_two().ilog2();
 
 fn cursor(shard: usize, from: usize) -> u64 {
     (from as u64) << SHARD_BITS | shard as u64
 }
 
-fn shard_of_position(cursor: u64) -> usize {
+fn position_of(cursor: u64) -> usize {
     usize::try_from(cursor >> SHARD_BITS).unwrap_or(usize::MAX)
 }
 

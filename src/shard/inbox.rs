@@ -128,11 +128,13 @@ impl ShardHandle {
         self.doorbell.notify();
     }
 
-    /// Asks the shard something. A question that is not taken, because too many wait or the shard has ended, is
-    /// dropped with what would take its answer.
-    pub fn ask(&self, question: Question) {
-        let _ = self.questions.try_send(question);
+    /// Asks the shard something. Returns `false` if too many questions wait. A question to a shard that has ended is
+    /// dropped, with what would take its answer.
+    #[must_use]
+    pub fn ask(&self, question: Question) -> bool {
+        let has_room = !matches!(self.questions.try_send(question), Err(TrySendError::Full(_)));
         self.doorbell.notify();
+        has_room
     }
 
     /// Tells the shard that one of its clients has a permit of a backend. Returns whether the shard has not

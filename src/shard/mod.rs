@@ -28,4 +28,4 @@ pub use handoff::Handoff;
 pub use inbox::{Inbox, Phase, ShardHandle, inbox};
 pub use questions::{OpenSession, Question, SessionsFound, SessionsWanted};
 pub use run::{ShardParts, executor, run};
-pub use sessions::shard_of;
+pub use sessions::{SHARD_BITS, shard_of};

@@ -166,15 +166,11 @@ impl Residents {
             while let Some(message) = inbox.take() {
                 self.take(message);
             }
-            if let Some(question) = inbox.take_question() {
-                self.answer(question);
-                // One a turn: an answer may take a millisecond.
-                self.shard.ring.next_turn().await;
-                continue;
-            }
+            // One a turn, because an answer may take a millisecond; clients that wait do not wait for operators.
+            let has_answered = inbox.take_question().map(|question| self.answer(question)).is_some();
             let handed_off = self.take_handed_off(&inbox);
             self.upstreams.iter().for_each(|upstream| upstream.serve());
-            if handed_off == limits::SESSIONS_PER_TURN_MAX {
+            if has_answered || handed_off == limits::SESSIONS_PER_TURN_MAX {
                 self.shard.ring.next_turn().await;
                 continue;
             }

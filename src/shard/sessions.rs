@@ -8,7 +8,7 @@ use slab::Slab;
 use crate::base::{BackendId, ClientAddress, ListenerId, Moment, SessionPhase, ShardId};
 
 /// Bits of the shard in the number of a session.
-const SHARD_BITS: u32 = 10;
+pub const SHARD_BITS: u32 = 10;
 const _: () = assert!(crate::base::limits::SHARDS_MAX <= 1 << SHARD_BITS);
 
 /// What others may know of an open session. Its own task writes.

@@ -27,13 +27,15 @@ impl Feed for Inside {
     fn look(&mut self, sessions: bool) -> Result<Look, String> {
         let status = self.process.status();
         let all = || self.runtime.block_on(self.process.sessions(SessionQuery::default()));
-        Ok(Look { status, sessions: sessions.then(|| Ok(all())) })
+        let sessions = sessions.then(|| all().map_err(|error| error.to_string()));
+        Ok(Look { status, sessions })
     }
 
     fn give(&mut self, order: &Order) -> Result<(), String> {
         let (given, why) = match order {
             Order::Kill { session, .. } => {
-                (self.runtime.block_on(self.process.kill(*session)), "there is no such session any more")
+                let killed = self.runtime.block_on(self.process.kill(*session));
+                (killed.map_err(|error| error.to_string())?, "there is no such session any more")
             }
             Order::Drain => {
                 (self.process.give(Command::Stop { by: "a key" }), "the process takes no commands")

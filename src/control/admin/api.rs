@@ -8,7 +8,7 @@ use hyper::body::{Body, Bytes};
 use hyper::header::{ACCEPT, HeaderMap};
 use hyper::{Request, StatusCode};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::super::command::Command;
@@ -26,7 +26,7 @@ const EXCESS_BYTES_MAX: usize = 1 << 20;
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the process may take to say what it is asked. Shards answer within a second.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Answers that are rendered at a time, each on a thread of its own.
+/// Answers that are worked out at a time, each on a thread of its own.
 const RENDERINGS_MAX: usize = 2;
 
 const PAGE: &str = include_str!("page.html");
@@ -35,12 +35,12 @@ const DESCRIPTION: &str = include_str!("openapi.json");
 /// Answers requests.
 pub(super) struct Api {
     process: Arc<dyn Process>,
-    renderings: Semaphore,
+    renderings: Arc<Semaphore>,
 }
 
 impl Api {
     pub(super) fn new(process: Arc<dyn Process>) -> Self {
-        Self { process, renderings: Semaphore::new(RENDERINGS_MAX) }
+        Self { process, renderings: Arc::new(Semaphore::new(RENDERINGS_MAX)) }
     }
 
     /// Answers a request, whatever it is.
@@ -131,13 +131,15 @@ impl Api {
             Err(sentence) => return answer::failure(StatusCode::BAD_REQUEST, &sentence),
         };
         let is_named = wanted.listener.is_some();
+        // The shard works, too, so few may ask at a time.
+        let Some(_permit) = self.permit().await else { return late() };
         match timeout(PATIENCE, self.process.explain(wanted)).await {
             Ok(Ok(explanation)) => answer::json(StatusCode::OK, &explanation),
             Ok(Err(error)) => {
                 let status = match &error {
                     ExplainError::Listener(_) if is_named => StatusCode::NOT_FOUND,
                     ExplainError::Client(_) | ExplainError::Listener(_) => StatusCode::BAD_REQUEST,
-                    ExplainError::Shard => StatusCode::SERVICE_UNAVAILABLE,
+                    ExplainError::Shard(_) => StatusCode::SERVICE_UNAVAILABLE,
                 };
                 answer::failure(status, &error.to_string())
             }
@@ -151,7 +153,8 @@ impl Api {
             Err(sentence) => return answer::failure(StatusCode::BAD_REQUEST, &sentence),
         };
         match timeout(PATIENCE, self.process.sessions(wanted)).await {
-            Ok(page) => answer::json(StatusCode::OK, &page),
+            Ok(Ok(page)) => answer::json(StatusCode::OK, &page),
+            Ok(Err(error)) => unavailable(&error.to_string()),
             Err(_) => late(),
         }
     }
@@ -163,11 +166,12 @@ impl Api {
         };
         let Ok(session) = id.parse::<u64>() else { return none() };
         match timeout(PATIENCE, self.process.kill(session)).await {
-            Ok(true) => {
+            Ok(Ok(true)) => {
                 log::warn!("admin: {peer} has ended session {session}");
                 answer::json(StatusCode::OK, &json!({ "killed": session }))
             }
-            Ok(false) => none(),
+            Ok(Ok(false)) => none(),
+            Ok(Err(error)) => unavailable(&error.to_string()),
             Err(_) => late(),
         }
     }
@@ -203,12 +207,21 @@ impl Api {
 
     /// Renders an answer on a thread of its own: that of a thousand backends takes a while.
     async fn rendered(&self, render: impl FnOnce(&dyn Process) -> Answer + Send + 'static) -> Answer {
-        let Ok(Ok(_permit)) = timeout(PATIENCE, self.renderings.acquire()).await else { return late() };
+        let Some(permit) = self.permit().await else { return late() };
         let process = Arc::clone(&self.process);
-        match tokio::task::spawn_blocking(move || render(&*process)).await {
+        let render = move || {
+            // The thread works on when the client has gone, so the permit is the thread's.
+            let _permit = permit;
+            render(&*process)
+        };
+        match tokio::task::spawn_blocking(render).await {
             Ok(answer) => answer,
             Err(_) => unavailable("the answer could not be made; the log of the process says why"),
         }
+    }
+
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(PATIENCE, Arc::clone(&self.renderings).acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -255,4 +268,57 @@ fn late() -> Answer {
 
 fn busy() -> Answer {
     unavailable("the process takes no orders now: it is about to end, or too many wait; try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+    use hyper::Method;
+
+    use super::super::testing::Fake;
+    use super::*;
+
+    const OPERATOR: Peer = Peer::Socket { uid: None };
+
+    fn request(method: Method, path: &str) -> Request<Empty<Bytes>> {
+        let request = Request::builder().method(method).uri(path).header("host", "localhost");
+        request.body(Empty::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn shard_that_does_not_answer_is_no_missing_session() {
+        let api = Api::new(Arc::new(Fake::default()));
+        for (method, path) in [(Method::DELETE, "/v1/sessions/1"), (Method::GET, "/v1/explain?client=::1")] {
+            let answer = api.answer(OPERATOR, request(method, path)).await;
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn process_that_takes_no_orders_is_not_said_to_obey() {
+        let api = Api::new(Arc::new(Fake::default()));
+        let answer = api.answer(OPERATOR, request(Method::POST, "/v1/drain")).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn clients_that_leave_early_have_few_answers_made_at_a_time() {
+        let (open, gate) = std::sync::mpsc::channel();
+        let api = Arc::new(Api::new(Arc::new(Fake { gate: Some(gate.into()) })));
+        for _ in 0..RENDERINGS_MAX {
+            let (before, asked) = (api.renderings.available_permits(), Arc::clone(&api));
+            let client = tokio::spawn(async move {
+                asked.answer(OPERATOR, request(Method::GET, "/metrics")).await;
+            });
+            while api.renderings.available_permits() == before {
+                tokio::task::yield_now().await;
+            }
+            client.abort();
+            assert!(client.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(api.renderings.available_permits(), 0, "their threads still work");
+        drop(open);
+        let answer = api.answer(OPERATOR, request(Method::GET, "/metrics")).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
 }

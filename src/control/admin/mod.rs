@@ -5,8 +5,9 @@
 //! waits for anything but tokio (`serve`, `connection`). A request passes who may ask (`access`), what there is
 //! (`route`), its parameters (`query`), and then the process is asked (`api`), which gives an `answer`.
 //!
-//! Invariants: at most `limits::ADMIN_TCP_CONNECTIONS_MAX` and `ADMIN_SOCKET_CONNECTIONS_MAX` connections, none of which lives on without moving bytes; no
-//! request makes a shard wait; nothing but the Unix socket changes anything, and every change is logged.
+//! Invariants: at most `limits::ADMIN_TCP_CONNECTIONS_MAX` and `ADMIN_SOCKET_CONNECTIONS_MAX` connections, none of which
+//! lives on without moving bytes; no request makes a shard wait, and what takes long to write is written on other
+//! threads, few at a time; nothing but the Unix socket changes anything, and every change is logged.
 //!
 //! Left out: what the answers say, which is [`Process`](super::process::Process).
 
@@ -18,6 +19,8 @@ mod connection;
 mod query;
 mod route;
 mod serve;
+#[cfg(test)]
+mod testing;
 
 pub use bind::{BindError, Endpoints, bind, fallback_socket};
 pub use serve::serve;

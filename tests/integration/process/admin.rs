@@ -91,9 +91,9 @@ fn both_endpoints_show_what_concerns_no_client() {
     }
 }
 
-/// Every key of the status is in the description, and every key that the description promises is there.
+/// Every key of an answer is in the description, and every key that the description promises is there.
 #[test]
-fn status_is_as_described() {
+fn answers_are_as_described() {
     fn compare(description: &Value, schema: &Value, value: &Value, at: &str) {
         if let Some(name) = schema["$ref"].as_str() {
             let schema = description.pointer(&name[1..]).unwrap_or_else(|| panic!("{name}"));
@@ -131,6 +131,11 @@ fn status_is_as_described() {
     let status = served.tcp().get("/v1/status").json();
     compare(&description, &description["components"]["schemas"]["Status"], &status, "status");
     assert_eq!(status["pid"], served.process.id());
+    let _open = served.process.echoing_client();
+    for (path, name) in [("/v1/sessions", "SessionPage"), ("/v1/explain?client=127.0.0.1", "Explanation")] {
+        let answer = served.socket().get(path).json();
+        compare(&description, &description["components"]["schemas"][name], &answer, name);
+    }
 }
 
 #[test]
@@ -199,7 +204,12 @@ fn page_of_a_stranger_reaches_nothing() {
         let reply = tcp.ask("GET", "/v1/status", headers, "");
         assert_eq!(reply.status, 403, "{headers:?}: {reply:?}");
     }
-    assert_eq!(tcp.send(b"GET http://example.com/ HTTP/1.1\r\nhost: [::1]\r\n\r\n").unwrap().status, 403);
+    assert_eq!(
+        tcp.send(b"GET http://example.com/ HTTP/1.1\r\nhost: [::1]\r\nconnection: close\r\n\r\n")
+            .unwrap()
+            .status,
+        403
+    );
     for headers in [&[("host", "localhost")][..], &[("origin", &format!("http://{host}"))]] {
         assert_eq!(tcp.ask("GET", "/v1/status", headers, "").status, 200, "{headers:?}");
     }
@@ -270,7 +280,7 @@ fn process_that_is_about_to_stop_is_not_ready_while_it_accepts() {
 fn process_without_an_eligible_backend_is_not_ready() {
     let mut served =
         Served::start(|process| process.check("interval: 40ms, fast_interval: 20ms, fall: 1, rise: 1"));
-    assert_eq!(served.tcp().get("/readyz/l").status, 200);
+    eventually("it is ready", || served.tcp().get("/readyz/l").status == 200);
     served.only.stop();
     eventually("it is not ready", || served.tcp().get("/readyz/l").status == 503);
     assert_eq!(served.tcp().get("/readyz").status, 503);
@@ -295,6 +305,72 @@ fn requests_without_an_end_are_bounded() {
             endpoint.send(&[0x16, 3, 1, 0, 200, 0, 13, 10, 13, 10]).is_ok_and(|reply| reply.status == 400)
         );
         assert_eq!(endpoint.get("/healthz").status, 200);
+    }
+}
+
+/// Bytes as a fuzzer makes them: valid requests with a few of them changed, cut or repeated, and noise.
+fn mutated(random: &mut fastrand::Rng) -> Vec<u8> {
+    let seeds: [&[u8]; 5] = [
+        b"GET /v1/status HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"DELETE /v1/sessions/7 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\nabc",
+        b"POST /v1/log-level HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"GET /v1/explain?client=%5B::1%5D:5&listener=l HTTP/1.0\r\n\r\n",
+        b"GET /v1/sessions?limit=5&after=9&client=::1 HTTP/1.1\r\nhost: x\r\naccept: */*;q=0.1\r\n\r\n",
+    ];
+    let mut bytes = seeds[random.usize(..seeds.len())].repeat(random.usize(1..4));
+    for _ in 0..random.usize(..8) {
+        let at = random.usize(..bytes.len());
+        match random.u8(..4) {
+            0 => bytes[at] = random.u8(..),
+            1 => bytes.truncate(at.max(1)),
+            2 => bytes.insert(at, random.u8(..)),
+            _ => bytes
+                .splice(at..at, [b'%', b'f', b'0', b'\r', b'\n'].repeat(random.usize(1..9)))
+                .for_each(drop),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn bytes_of_any_kind_end_no_endpoint() {
+    const ROUNDS: usize = 300;
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut served = Served::start(|process| process);
+    for endpoint in served.both() {
+        for _ in 0..ROUNDS {
+            let bytes = mutated(&mut random);
+            let mut stream = endpoint.connect().unwrap();
+            // Who is refused early may be reset.
+            let _ = stream.write_all(&bytes).and_then(|()| stream.end());
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+        assert_eq!(endpoint.get("/healthz").status, 200, "seed {seed}");
+    }
+    assert!(served.process.is_running(), "seed {seed}");
+    let log = served.process.log();
+    assert!(!log.contains("panic"), "seed {seed}: {log}");
+}
+
+#[test]
+fn requests_that_come_in_one_piece_are_answered_in_their_order() {
+    const REQUESTS: usize = 200;
+    let served = Served::start(|process| process);
+    for endpoint in served.both() {
+        let mut stream = endpoint.connect().unwrap();
+        let paths = ["/healthz", "/readyz/none", "/readyz"];
+        let request = |at: usize| format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", paths[at % 3]);
+        let requests: String = (0..REQUESTS).map(request).collect();
+        stream.write_all(requests.as_bytes()).unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).unwrap();
+        let statuses: Vec<_> =
+            answers.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect();
+        let expected: Vec<_> =
+            (0..=REQUESTS).map(|at| ["200", "404", "200"][if at == REQUESTS { 0 } else { at % 3 }]).collect();
+        assert_eq!(statuses, expected);
     }
 }
 
@@ -465,12 +541,9 @@ fn default_address_that_is_taken_is_a_warning() {
         let _taken = std::net::TcpListener::bind("127.0.0.1:9900").unwrap();
         let only = backend().echo().start();
         let process = process().backends([&only]).admin("socket: off").start();
-        let log = process.log();
-        assert!(log.contains("admin.listen_address: 127.0.0.1:9900 is in use"), "{log}");
-        assert!(
-            log.contains("until admin.listen_address is set, metrics, health and the page are not"),
-            "{log}"
-        );
+        let says = |words: &str| eventually(words, || process.log().contains(words));
+        says("admin.listen_address: 127.0.0.1:9900 is in use");
+        says("until admin.listen_address is set, metrics, health and the page are not");
     });
 }
 
@@ -479,7 +552,8 @@ fn default_address_is_served() {
     in_own_network(|| {
         let only = backend().echo().start();
         let process = process().backends([&only]).admin("socket: off").start();
-        assert!(process.log().contains("the admin API is on 127.0.0.1:9900"), "{}", process.log());
+        let words = "the admin API is on 127.0.0.1:9900";
+        eventually(words, || process.log().contains(words));
         let endpoint = Endpoint::Tcp("127.0.0.1:9900".parse().unwrap());
         assert_eq!(endpoint.get("/readyz").status, 200);
     });

@@ -1,7 +1,7 @@
 //! A client: a plain socket whose calls never wait for ever.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -16,6 +16,12 @@ pub struct Client {
 impl Client {
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         Self::connect_to(Domain::for_address(address), &SockAddr::from(address), |_| Ok(()))
+    }
+
+    /// From this address of this machine.
+    pub fn connect_from(ip: IpAddr, address: SocketAddr) -> io::Result<Self> {
+        let bind = |socket: &Socket| socket.bind(&SocketAddr::new(ip, 0).into());
+        Self::connect_to(Domain::for_address(address), &SockAddr::from(address), bind)
     }
 
     pub fn connect_unix(path: &std::path::Path) -> io::Result<Self> {

@@ -1,11 +1,13 @@
-//! A client of the admin API: one request a connection.
+//! A client of the admin API: one request a connection. And a process that it asks.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use super::PATIENCE;
+use tempfile::TempDir;
+
+use super::{PATIENCE, Process, ProcessBuilder};
 
 /// An endpoint of the admin API.
 #[derive(Clone, Debug)]
@@ -15,10 +17,39 @@ pub enum Endpoint {
 }
 
 /// A connection to it.
-pub trait Stream: Read + Write + Send {}
+pub trait Stream: Read + Write + Send {
+    /// Sends the end of the stream.
+    fn end(&self) -> io::Result<()>;
+}
 
-impl Stream for TcpStream {}
-impl Stream for UnixStream {}
+impl Stream for TcpStream {
+    fn end(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Stream for UnixStream {
+    fn end(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+/// A process with an admin socket, and no TCP endpoint.
+pub struct Asked {
+    pub process: Process,
+    pub socket: Endpoint,
+    _folder: TempDir,
+}
+
+impl Asked {
+    #[track_caller]
+    pub fn start(builder: ProcessBuilder) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let process = builder.admin(&format!("listen_address: off, socket: '{}'", path.display())).start();
+        Self { process, socket: Endpoint::Unix(path), _folder: folder }
+    }
+}
 
 /// What came back.
 #[derive(Debug)]
