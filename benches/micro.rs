@@ -1,5 +1,5 @@
-//! Micro-benchmarks of the pure rules, with criterion: a pick by every registered algorithm, a pick in the
-//! table of a shard among many, and the parsing of a configuration.
+//! Micro-benchmarks with criterion: a pick by every registered algorithm, a pick in the table of a shard among many,
+//! the parsing of a configuration, and what a record of the access log costs a shard.
 //!
 //! ```text
 //! cargo bench                                    after the comparison of benches/load
@@ -10,14 +10,19 @@
 
 use std::fmt::Write as _;
 use std::hint::black_box;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion};
 use ringway::balance::{self, Candidate, Demand, Registered, Start, Tried};
-use ringway::base::{Address, BackendId, ShardId, ShardPlace, Tick};
+use ringway::base::{
+    Address, BackendId, ClientAddress, CloseReason, Moment, SessionPhase, ShardId, ShardPlace, Tick,
+    UpstreamId,
+};
 use ringway::config;
+use ringway::net;
+use ringway::telemetry::access_log::{AccessLog, AccessRecord, End};
 use ringway::upstream::{BackendState, Health, InFlight, Pick, Request, Snapshot, UpstreamTable};
 
 /// Sizes of the upstream.
@@ -181,6 +186,62 @@ fn configurations(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What the access log costs a shard that ends 50,000 sessions a second: leaving a record, while another thread takes
+/// and writes it, and asking the kernel about a connection.
+fn access_log(criterion: &mut Criterion) {
+    const EACH_SECOND: u64 = 50_000;
+    const EACH_BATCH: u64 = 500;
+    let file = "logging: {access_log: /dev/null}\nloadbalancer: {listen_address: ':1'}\n\
+                backends: [{address: 127.0.0.1, port: 2}]\n";
+    let config = Arc::new(config::parse("bench.yaml", file.as_bytes()).expect("a valid file").config);
+    let logging = config.logging.clone();
+    let snapshot = Arc::new(Snapshot::build(config, 1, vec![None], None).expect("numbers"));
+    let log = AccessLog::start(&logging, Arc::clone(&snapshot), vec![Arc::default()], vec![0]);
+    let log = log.expect("a writer").expect("a target");
+    let logger = log.logger(0);
+    let now = Moment::read_clock();
+    let record = AccessRecord {
+        id: 1,
+        begun: now,
+        ended: now,
+        client: ClientAddress::from(Some(SocketAddr::from(([192, 0, 2, 7], 40_112)))),
+        listener: snapshot.listeners()[0],
+        upstream: UpstreamId(0),
+        backend: Some(BackendId(0)),
+        shard: ShardId(0),
+        end: End::Closed(CloseReason::Normal, SessionPhase::Relaying),
+        queue_micros: 0,
+        connect_micros: Some(100),
+        to_backend: 64,
+        to_client: 64,
+        retries: 0,
+        ahead: 0,
+        client_info: None,
+        backend_info: None,
+    };
+    let mut group = criterion.benchmark_group("access log");
+    group.bench_function("record, 50000/s", |bencher| {
+        bencher.iter_custom(|times| {
+            let mut taken = Duration::ZERO;
+            for batch in (0..times).step_by(EACH_BATCH as usize) {
+                let count = EACH_BATCH.min(times - batch);
+                let begin = Instant::now();
+                (0..count).for_each(|_| logger.write(black_box(record)));
+                taken += begin.elapsed();
+                std::thread::sleep(Duration::from_secs(1) * count as u32 / EACH_SECOND as u32);
+            }
+            taken
+        });
+    });
+    assert_eq!(log.dropped(), 0, "every record is taken");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    group.bench_function("TCP_INFO", |bencher| {
+        bencher.iter(|| net::tcp_info(black_box(&client).into()));
+    });
+    group.finish();
+}
+
 /// The options of the comparison that have a value. `cargo bench` hands its options to both programs.
 const OPTIONS_OF_LOAD: [&str; 6] = ["--only", "--rounds", "--seconds", "--other", "--figures", "--from"];
 
@@ -238,6 +299,7 @@ fn main() {
         updates(&mut criterion);
         picks_in_a_table(&mut criterion);
         configurations(&mut criterion);
+        access_log(&mut criterion);
         criterion.final_summary();
     }
 }
