@@ -120,7 +120,7 @@ fn backend_that_is_down_says_why_and_its_clients_go_elsewhere() {
         explanation["backend"].is_null()
             && verdicts(&explanation, "order of resort") == "no backend is left: the client is reset"
             && verdicts(&explanation, "panic_threshold")
-                .ends_with("0 of 4 primaries are eligible: no backend serve")
+                .ends_with("0 of 4 primaries are eligible; serving: no backend")
     });
     expect_reset(asked.process.address());
 }
@@ -135,7 +135,7 @@ fn panic_is_explained() {
     // They listen no more, so they fail their checks, and nobody else asks them.
     backends.iter_mut().for_each(Backend::refuse);
     let panics = |explanation: &Value| {
-        let words = "0 of 4 primaries are eligible, the threshold is 50%: all backends (panic) serve";
+        let words = "0 of 4 primaries are eligible, the threshold is 50%; serving: all backends (panic)";
         verdicts(explanation, "panic_threshold") == words
     };
     eventually("panic", || panics(&explained(&asked, "127.0.0.9")));

@@ -219,6 +219,11 @@ impl Balancer {
         self.work(|work| work.local_failures[kind as usize])
     }
 
+    /// Sessions that wait for a permit of a backend now.
+    pub fn waiting(&self) -> u64 {
+        self.status().upstreams[0].waiting as u64
+    }
+
     /// Sessions that have waited for a permit of a backend.
     pub fn queued(&self) -> u64 {
         self.upstream(|totals| totals.queue.count())
