@@ -60,7 +60,7 @@ for (let round = 1; round <= 9; round++) {
   const status = JSON.parse(base);
   status.uptime_seconds += round;
   for (const upstream of status.upstreams) for (const backend of upstream.backends) {
-    for (const key of ["in_flight", "sessions", "connects", "bytes_to_backend", "bytes_to_client"]) backend[key] += round * 12345;
+    for (const key of ["in_flight", "sessions", "broken", "connects", "bytes_to_backend", "bytes_to_client"]) backend[key] += round * 12345;
     backend.connect_micros += round * 999999;
     backend.connect_failures.refused += round;
   }

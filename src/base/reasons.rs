@@ -171,6 +171,14 @@ impl CloseReason {
         [who, when]
     }
 
+    /// Returns whether the backend broke the session after it had taken the connection: by a reset, or because it
+    /// vanished or was silent until a timeout. The letters are `SD` and `sD`.
+    #[must_use]
+    pub const fn blames_backend(self) -> bool {
+        use CloseReason::{BackendDead, BackendIdle, BackendReset, HalfCloseBackend};
+        matches!(self, BackendReset | BackendDead | BackendIdle | HalfCloseBackend)
+    }
+
     /// Returns whether sessions with this reason got no backend although the client wanted one. Some sessions
     /// with `BackendReset` got none either, which the reason alone does not tell.
     #[must_use]

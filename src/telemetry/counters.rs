@@ -70,6 +70,8 @@ counters! {
     BackendCounters {
         /// Sessions that got a connection to it.
         sessions: N,
+        /// Sessions that it broke, see [`CloseReason::blames_backend`].
+        broken: N,
         /// Failed connection attempts by reason, indexed by [`ConnectFailure::index`].
         #[serde(with = "by_reason::connect_failures")]
         connect_failures: [N; ConnectFailure::COUNT],

@@ -202,6 +202,11 @@ pub(super) fn backends(status: &Status, out: &mut Families<'_>) -> fmt::Result {
     out.counter("ringway_backend_sessions", "Sessions that got a connection to the backend", |series| {
         each_backend(status, |labels, backend| series.count(&labels, backend.totals.sessions))
     })?;
+    out.counter(
+        "ringway_backend_sessions_broken",
+        "Sessions that the backend reset, or that ended because it vanished or was silent until a timeout",
+        |series| each_backend(status, |labels, backend| series.count(&labels, backend.totals.broken)),
+    )?;
     out.gauge("ringway_backend_sessions_active", "Sessions in flight", |series| {
         each_backend(status, |labels, backend| series.level(&labels, backend.in_flight))
     })?;

@@ -180,6 +180,11 @@ impl Drop for Record {
         shard.sessions.end(&self.session);
         counters.active.subtract(1);
         shard.cores.end_session(shard.id());
+        if self.reason.blames_backend()
+            && let Some(backend) = self.session.backend.get()
+        {
+            self.upstream().counters(backend).broken.add(1);
+        }
         counters.closed[self.reason.index()].add(1);
         shard.limit.give_back();
         shard.leave();

@@ -163,6 +163,8 @@ fn resets_after_a_byte_of_the_client_do_not_eject() {
         let _ = client.echo(b"request");
     }
     balancer.await_closed(CloseReason::BackendReset, 10);
+    let broken = |at: usize| balancer.status().upstreams[0].backends[at].totals.broken;
+    assert_eq!([broken(0), broken(1)], [10, 0], "an operator sees whose sessions they were");
     assert!(!holds_within(Duration::from_millis(50), || balancer.ejected()[0]));
 }
 
