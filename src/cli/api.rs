@@ -171,7 +171,8 @@ impl Api {
         let (cause, remedy) = match error.kind() {
             io::ErrorKind::NotFound => (
                 "no such socket".to_owned(),
-                "start `ringway`, or name the socket that its `admin.socket` says with --socket or RINGWAY_SOCKET",
+                "start `ringway`, or name its socket with --socket or RINGWAY_SOCKET: its log says `the admin API is \
+                 on ...`",
             ),
             io::ErrorKind::PermissionDenied => (
                 "permission denied".to_owned(),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -103,7 +104,7 @@ pub struct RunArguments {
     pub pid_file: Option<PathBuf>,
 
     /// Log level instead of the configuration's and of RUST_LOG: error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = level::<log::LevelFilter>)]
     pub log_level: Option<log::LevelFilter>,
 }
 
@@ -222,6 +223,15 @@ impl FileArguments {
     }
 }
 
+/// Reads a log level.
+///
+/// # Errors
+///
+/// There is no such level.
+pub(super) fn level<L: FromStr>(text: &str) -> Result<L, &'static str> {
+    text.parse().map_err(|_| "write error, warn, info, debug or trace")
+}
+
 /// Prepares the arguments for clap: the original program took `-config FILE`, with a single dash.
 #[must_use]
 pub fn accept_single_dash(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -305,6 +315,8 @@ mod tests {
             &["ringway", "ctl"],
             &["ringway", "ctl", "kill", "all"],
             &["ringway", "ctl", "log-level", "loud"],
+            &["ringway", "ctl", "log-level", "off"],
+            &["ringway", "--log-level", "loud"],
             &["ringway", "ctl", "status", "--watch", "0"],
             &["ringway", "completions", "cmd.exe"],
         ] {

@@ -19,7 +19,7 @@ pub trait Process: Send + Sync {
 
     /// Returns whether a listener would find an eligible backend for a client, `None` if there is no such listener;
     /// without a name, whether any listener would. Never while the process drains or is about to.
-    fn is_ready(&self, listener: Option<&str>) -> Option<bool>;
+    fn readiness(&self, listener: Option<&str>) -> Option<Readiness>;
 
     /// Returns all metrics.
     fn metrics(&self, exposition: Exposition) -> String;
@@ -38,6 +38,17 @@ pub trait Process: Send + Sync {
 
     /// Explains which backend a client would get now.
     fn explain(&self, query: ExplainQuery) -> Answer<Result<Explanation, ExplainError>>;
+}
+
+/// Whether a client that comes now would find a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It would.
+    Ready,
+    /// The process drains, or is about to.
+    Stops,
+    /// No backend is eligible.
+    NoBackend,
 }
 
 /// A format of the metrics.

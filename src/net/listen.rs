@@ -54,10 +54,19 @@ pub enum ListenError {
     },
     /// The process lacks the permission.
     #[error(
-        "no permission to listen on {address}; use a port of 1024 or above, give the binary \
-         CAP_NET_BIND_SERVICE, or put the Unix socket into a directory that this user can write to"
+        "no permission to listen on {address}; use a port of 1024 or above, or give the binary \
+         CAP_NET_BIND_SERVICE"
     )]
     Forbidden {
+        /// The address.
+        address: String,
+    },
+    /// The process may not write to the folder of a Unix socket, or not replace the file there.
+    #[error(
+        "no permission to listen on {address}; choose a path in a folder that this user may write to, or \
+         remove a file that another user has left there"
+    )]
+    FileForbidden {
         /// The address.
         address: String,
     },
@@ -102,6 +111,7 @@ impl ListenError {
                 None => Self::FileInUse { address },
             },
             Some(libc::EAFNOSUPPORT) => Self::NoIpv6 { address },
+            Some(libc::EACCES | libc::EPERM) if port.is_none() => Self::FileForbidden { address },
             Some(libc::EACCES | libc::EPERM) => Self::Forbidden { address },
             Some(libc::EADDRNOTAVAIL) => Self::NotLocal { address },
             _ => Self::Other { address, error },

@@ -36,7 +36,10 @@ impl Wanted {
             }
             None if config.listeners.len() == 1 => 0,
             None => {
-                return Err(ExplainError::Listener(format!("name one listener of: {}", names())));
+                return Err(ExplainError::Listener(format!(
+                    "there are several listeners, so name one (`--listener`, or `listener=`): {}",
+                    names()
+                )));
             }
         };
         Ok(Self { client, position })
@@ -66,7 +69,11 @@ pub(super) fn explain(source: &Source, wanted: &Wanted, preview: &Preview) -> Ex
     hash(shared, wanted.client, &mut rules);
     let backend = steps(shared, preview, &mut rules).filter(|_| admitted);
     Explanation {
-        client: wanted.client.to_string(),
+        client: match wanted.client.ip() {
+            // Nobody named a port.
+            Some(ip) if wanted.client.port() == 0 => ip.to_string(),
+            _ => wanted.client.to_string(),
+        },
         listener: listener.name.clone(),
         upstream: upstream.name.clone(),
         backend: backend.and_then(|number| shared.backend(number)).map(|backend| backend.name.clone()),
@@ -96,7 +103,8 @@ fn states(upstream: &UpstreamStatus, rules: &mut Rules) {
         let why = match (&backend.checks, backend.state()) {
             (Some(checks), "down") => match &checks.last {
                 Some(last) if !last.ok => format!(", because its last check failed: {}", last.message),
-                _ => String::new(),
+                Some(_) => ", until `rise` consecutive checks have succeeded".to_owned(),
+                None => String::new(),
             },
             (None, _) => ", without health checks".to_owned(),
             (_, "ejected") => ", because its sessions failed".to_owned(),

@@ -11,7 +11,7 @@ use super::explain;
 use crate::base::{BackendId, SessionPhase, ShardId, UpstreamId};
 use crate::control::command::{Command, Door};
 use crate::control::process::{
-    Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, SessionPage,
+    Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, Readiness, SessionPage,
     SessionQuery, SessionState, SessionStatus,
 };
 use crate::control::status::Phase;
@@ -38,17 +38,18 @@ impl Process for Running {
         self.source.status()
     }
 
-    fn is_ready(&self, listener: Option<&str>) -> Option<bool> {
+    fn readiness(&self, listener: Option<&str>) -> Option<Readiness> {
         let listeners = &self.source.snapshot.config().listeners;
-        let is_running = self.source.phase.get() == Phase::Running;
         let has_eligible = |position| self.source.has_eligible(position);
-        match listener {
-            None => Some(is_running && (0..listeners.len()).any(has_eligible)),
-            Some(name) => {
-                let position = listeners.iter().position(|listener| listener.name == name)?;
-                Some(is_running && has_eligible(position))
-            }
-        }
+        let finds_backend = match listener {
+            None => (0..listeners.len()).any(has_eligible),
+            Some(name) => has_eligible(listeners.iter().position(|listener| listener.name == name)?),
+        };
+        Some(match finds_backend {
+            _ if self.source.phase.get() != Phase::Running => Readiness::Stops,
+            true => Readiness::Ready,
+            false => Readiness::NoBackend,
+        })
     }
 
     fn metrics(&self, exposition: Exposition) -> String {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::super::args::level;
+
 /// The arguments of `ctl`.
 #[derive(Args, Debug)]
 #[command(after_help = "Exit status: 0 done, 1 refused, 2 wrong usage, 3 nobody answers on the socket.")]
@@ -67,7 +69,8 @@ pub enum CtlCommand {
     /// Write log records from this level on: error, warn, info, debug or trace
     LogLevel {
         /// The level
-        level: log::LevelFilter,
+        #[arg(value_parser = level::<log::Level>)]
+        level: log::Level,
     },
     /// Print the configuration that runs, in its long form
     Config,

@@ -60,7 +60,7 @@ fn orders_reach_the_process() {
     let ctl = ctl_on(&process);
     ctl.run(&CtlCommand::Kill { session: 7 }).unwrap();
     ctl.run(&CtlCommand::Drain).unwrap();
-    ctl.run(&CtlCommand::LogLevel { level: log::LevelFilter::Debug }).unwrap();
+    ctl.run(&CtlCommand::LogLevel { level: log::Level::Debug }).unwrap();
     ctl.run(&CtlCommand::Ready { listener: Some("a/b".into()) }).unwrap();
     ctl.run(&CtlCommand::Explain { client: "::1".into(), listener: Some("web".into()) }).unwrap();
     ctl.run(&CtlCommand::Config).unwrap();

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::super::command::Command;
-use super::super::process::{ExplainError, Exposition, Process};
+use super::super::process::{ExplainError, Exposition, Process, Readiness};
 use super::access::{self, Peer, Refusal};
 use super::answer::{self, Answer, JSON, TEXT};
 use super::query::{self, quote};
@@ -86,16 +86,18 @@ impl Api {
     }
 
     fn ready(&self, listener: Option<&str>) -> Answer {
-        match (self.process.is_ready(listener), listener) {
-            (Some(true), _) => answer::of(StatusCode::OK, TEXT, "ready\n"),
-            (Some(false), _) => {
-                let body =
-                    "not ready: the process drains, or no backend is eligible; `/v1/status` tells which\n";
-                answer::of(StatusCode::SERVICE_UNAVAILABLE, TEXT, body)
-            }
-            (None, listener) => {
+        let not_ready = |body: &'static str| answer::of(StatusCode::SERVICE_UNAVAILABLE, TEXT, body);
+        match self.process.readiness(listener) {
+            Some(Readiness::Ready) => answer::of(StatusCode::OK, TEXT, "ready\n"),
+            Some(Readiness::Stops) => not_ready("not ready: the process is about to end, or drains\n"),
+            Some(Readiness::NoBackend) => not_ready(
+                "not ready: no backend is eligible; `ringway ctl backends` and the page at `/` show the last \
+                 check of each\n",
+            ),
+            None => {
                 let name = quote(listener.unwrap_or_default());
-                let sentence = format!("no listener is called {name}; `/v1/status` lists them");
+                let sentence =
+                    format!("no listener is called {name}; `ringway ctl status` and `/v1/status` list them");
                 answer::failure(StatusCode::NOT_FOUND, &sentence)
             }
         }
@@ -161,7 +163,11 @@ impl Api {
 
     async fn kill(&self, peer: Peer, id: &str) -> Answer {
         let none = || {
-            let sentence = format!("no open session has the number {}; `/v1/sessions` lists them", quote(id));
+            let sentence = format!(
+                "no open session has the number {}: it has ended, or never was; `ringway ctl sessions` and \
+                 `/v1/sessions` list the open ones",
+                quote(id)
+            );
             answer::failure(StatusCode::NOT_FOUND, &sentence)
         };
         let Ok(session) = id.parse::<u64>() else { return none() };

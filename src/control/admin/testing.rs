@@ -5,7 +5,8 @@ use std::sync::mpsc::Receiver;
 
 use super::super::command::Command;
 use super::super::process::{
-    Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, SessionPage, SessionQuery,
+    Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, Readiness, SessionPage,
+    SessionQuery,
 };
 use super::super::status::Status;
 
@@ -21,8 +22,8 @@ impl Process for Fake {
         unreachable!("nobody asks")
     }
 
-    fn is_ready(&self, _listener: Option<&str>) -> Option<bool> {
-        Some(true)
+    fn readiness(&self, _listener: Option<&str>) -> Option<Readiness> {
+        Some(Readiness::Ready)
     }
 
     fn metrics(&self, _exposition: Exposition) -> String {

@@ -171,7 +171,12 @@ fn what_there_is_not_and_what_does_not_fit_is_refused_with_a_remedy() {
     for endpoint in served.both() {
         for (method, path, status, words) in [
             ("GET", "/nothing", 404, "`/v1/openapi.json` lists what there is"),
-            ("GET", "/readyz/none", 404, "no listener is called `none`; `/v1/status` lists them"),
+            (
+                "GET",
+                "/readyz/none",
+                404,
+                "no listener is called `none`; `ringway ctl status` and `/v1/status` list them",
+            ),
             ("GET", "/v1/explain", 400, "`client` is missing; write `?client=ADDRESS`"),
             ("GET", "/v1/explain?client=1.2.3.4&sni=a", 400, "there is no parameter `sni` here"),
             ("POST", "/v1/status", 405, "this takes GET, HEAD only"),
