@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::questions::{OpenSession, Question, SessionsFound, SessionsWanted};
+use super::questions::{Killed, OpenSession, Question, SessionsFound, SessionsWanted};
 use super::run::Residents;
 use super::sessions::Session;
 use crate::base::Moment;
@@ -15,18 +15,22 @@ impl Residents {
     pub(super) fn answer(&self, question: Question) {
         match question {
             Question::Sessions(wanted, reply) => reply(self.find(&wanted)),
-            Question::Kill(id, reply) => {
-                let session = self.shard.sessions.find(id);
-                if let Some(session) = &session {
-                    session.killed.set(true);
-                    self.shard.ring.wake_all();
-                }
-                reply(session.is_some());
-            }
+            Question::Kill(id, from, reply) => reply(self.kill(id, from)),
             Question::Preview(listener, client, reply) => {
                 let listener = self.listeners.iter().find(|known| known.id == listener);
                 reply(listener.map(|listener| listener.upstream.preview(client)));
             }
+        }
+    }
+
+    fn kill(&self, id: u64, from: usize) -> Killed {
+        match self.shard.sessions.find(id, from, LOOKED_AT_MAX) {
+            (Some(session), _) => {
+                session.kill();
+                Killed::Yes
+            }
+            (None, true) => Killed::NotBefore(from + LOOKED_AT_MAX),
+            (None, false) => Killed::No,
         }
     }
 
