@@ -6,6 +6,7 @@ use super::questions::{Killed, OpenSession, Question, SessionsFound, SessionsWan
 use super::run::Residents;
 use super::sessions::Session;
 use crate::base::Moment;
+use crate::upstream::{Preview, PreviewStep};
 
 /// Maximum number of positions of the table of sessions that one question looks at.
 const LOOKED_AT_MAX: usize = 4_096;
@@ -18,7 +19,10 @@ impl Residents {
             Question::Kill(id, from, reply) => reply(self.kill(id, from)),
             Question::Preview(listener, client, reply) => {
                 let listener = self.listeners.iter().find(|known| known.id == listener);
-                reply(listener.map(|listener| listener.upstream.preview(client)));
+                reply(listener.map(|listener| match listener.is_open() {
+                    true => listener.upstream.preview(client),
+                    false => Preview { steps: vec![PreviewStep::AwaitsVerdicts] },
+                }));
             }
         }
     }

@@ -120,7 +120,7 @@ fn backend_that_is_down_says_why_and_its_clients_go_elsewhere() {
         explanation["backend"].is_null()
             && verdicts(&explanation, "order of resort") == "no backend is left: the client is reset"
             && verdicts(&explanation, "panic_threshold")
-                .ends_with("0 of 4 primaries are eligible: no backend serve")
+                .ends_with("0 of 4 primaries are eligible; serving: no backend")
     });
     expect_reset(asked.process.address());
 }
@@ -135,7 +135,7 @@ fn panic_is_explained() {
     // They listen no more, so they fail their checks, and nobody else asks them.
     backends.iter_mut().for_each(Backend::refuse);
     let panics = |explanation: &Value| {
-        let words = "0 of 4 primaries are eligible, the threshold is 50%: all backends (panic) serve";
+        let words = "0 of 4 primaries are eligible, the threshold is 50%; serving: all backends (panic)";
         verdicts(explanation, "panic_threshold") == words
     };
     eventually("panic", || panics(&explained(&asked, "127.0.0.9")));
@@ -174,6 +174,51 @@ fn full_backend_is_passed_over_waited_for_or_the_end() {
         assert!(explanation["backend"].is_null(), "{explanation}");
         assert!(verdicts(&explanation, end.0).contains(end.1), "{explanation}");
     }
+}
+
+#[test]
+fn queue_that_is_full_is_no_place_to_wait() {
+    let backends = [backend().echo().name("a").start()];
+    let asked = asked(&backends[..0], |process| {
+        let entry = format!("{}, max_connections: 1", backends[0].entry());
+        process.entry(&entry).upstream("queue: {max: 1, timeout: 1h}")
+    });
+    let _open = asked.process.echoing_client();
+    let _waiting = Client::connect(asked.process.address()).unwrap();
+    eventually("it waits", || asked.socket.get("/v1/status").json()["upstreams"][0]["waiting"] == 1);
+    let explanation = explained(&asked, "127.0.0.1");
+    assert_eq!(verdicts(&explanation, "queue"), "it is full: 1 of 1 positions are taken", "{explanation}");
+    let end = verdicts(&explanation, "order of resort");
+    assert!(end.ends_with("no backend is left: the client is reset"), "{explanation}");
+    expect_reset(asked.process.address());
+}
+
+#[test]
+fn connection_in_the_pool_is_room() {
+    let backends = [backend().echo().name("a").start()];
+    let asked = asked(&backends[..0], |process| {
+        let entry = format!("{}, max_connections: 1", backends[0].entry());
+        process.entry(&entry).upstream("pool: {size: 1}")
+    });
+    eventually("the pool is filled", || {
+        let explanation = explained(&asked, "127.0.0.1");
+        explanation["backend"] == "a" && verdicts(&explanation, "pool") == "a connection to a is ready"
+    });
+    let _open = asked.process.echoing_client();
+    let explanation = explained(&asked, "127.0.0.1");
+    assert!(explanation["backend"].is_null(), "{explanation}");
+    assert!(verdicts(&explanation, "order of resort").contains("no backend is left"), "{explanation}");
+}
+
+#[test]
+fn listener_without_its_first_verdicts_gives_nobody_a_backend() {
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let entry = format!("name: a, address: 127.0.0.1, port: {}", mute.local_addr().unwrap().port());
+    let asked = Asked::start(process().entry(&entry).check("type: http, timeout: 1h, interval: 1h"));
+    let explanation = explained(&asked, "127.0.0.1");
+    assert!(explanation["backend"].is_null(), "{explanation}");
+    let verdict = verdicts(&explanation, "first verdicts");
+    assert_eq!(verdict, "a primary has none yet: the client waits in the backlog", "{explanation}");
 }
 
 #[test]
