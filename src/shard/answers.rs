@@ -71,3 +71,22 @@ impl Residents {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use crate::base::{ClientAddress, ListenerId};
+    use crate::uring::{BufferSettings, Ring};
+
+    #[test]
+    fn client_of_a_listener_without_its_first_verdicts_gets_no_backend() {
+        let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+        let (residents, ..) = Residents::new(&ring, testing::parts(1, Vec::new()).0);
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        let reply = move |preview| sender.send(preview).expect("room");
+        residents.answer(Question::Preview(ListenerId(0), ClientAddress::UNIX, Box::new(reply)));
+        let preview = answer.recv().expect("an answer").expect("there is this listener");
+        assert_eq!(preview.steps, [PreviewStep::AwaitsVerdicts]);
+    }
+}

@@ -211,17 +211,6 @@ fn connection_in_the_pool_is_room() {
 }
 
 #[test]
-fn listener_without_its_first_verdicts_gives_nobody_a_backend() {
-    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let entry = format!("name: a, address: 127.0.0.1, port: {}", mute.local_addr().unwrap().port());
-    let asked = Asked::start(process().entry(&entry).check("type: http, timeout: 1h, interval: 1h"));
-    let explanation = explained(&asked, "127.0.0.1");
-    assert!(explanation["backend"].is_null(), "{explanation}");
-    let verdict = verdicts(&explanation, "first verdicts");
-    assert_eq!(verdict, "a primary has none yet: the client waits in the backlog", "{explanation}");
-}
-
-#[test]
 fn limit_of_the_process_is_explained() {
     let backends = [backend().echo().name("a").start()];
     let asked = asked(&backends, |process| process.runtime("max_connections: 1"));
