@@ -158,6 +158,12 @@ impl Queue {
         !self.is_empty() && self.lock().first(0, usage).is_some()
     }
 
+    /// Returns whether one more client may [join](Self::join).
+    #[must_use]
+    pub fn has_room(&self, more: usize) -> bool {
+        self.len() < self.most.load(Relaxed) + more
+    }
+
     /// Returns whether clients may wait at all, apart from those that wait for permits which pools hold.
     #[must_use]
     pub fn may_hold(&self) -> bool {

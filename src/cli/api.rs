@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
+use super::grid::harmless;
 use crate::base::Plain;
 
 /// Where a process listens that may write there.
@@ -55,7 +56,7 @@ pub(super) enum ApiError {
         /// What helps.
         remedy: &'static str,
     },
-    /// The process refuses; the text is its own.
+    /// The process refuses; the text is its own, without control characters.
     #[error("{0}")]
     Refused(String),
     /// The answer is not what this version of `ringway` understands.
@@ -133,7 +134,7 @@ impl Api {
     pub(super) fn is_it_so(&self, path: &str) -> Result<(bool, String), ApiError> {
         let answer = self.ask(Method::GET, path, "text/plain", String::new())?;
         if answer.status == StatusCode::SERVICE_UNAVAILABLE {
-            return Ok((false, answer.body));
+            return Ok((false, harmless(answer.body.trim())));
         }
         Ok((true, agreed(answer)?))
     }
@@ -198,7 +199,7 @@ impl Api {
 ///
 /// The document is not as expected.
 pub(super) fn parse<T: DeserializeOwned>(document: &str) -> Result<T, ApiError> {
-    serde_json::from_str(document).map_err(|error| ApiError::Strange(error.to_string()))
+    serde_json::from_str(document).map_err(|error| ApiError::Strange(harmless(&error.to_string())))
 }
 
 /// Returns a text as part of a path or of a query.
@@ -257,7 +258,7 @@ fn agreed(answer: Answer) -> Result<String, ApiError> {
         Ok(refusal) => refusal.error,
         Err(_) => format!("{}: {}", answer.status, answer.body.trim()),
     };
-    Err(ApiError::Refused(text))
+    Err(ApiError::Refused(harmless(&text)))
 }
 
 fn default_socket() -> PathBuf {
@@ -347,13 +348,15 @@ mod tests {
             "GET /good" => (200, "{}".into()),
             "GET /bad" => (404, r#"{"error": "no such thing"}"#.into()),
             "GET /not" => (503, "not ready: draining\n".into()),
+            "GET /evil" => (404, r#"{"error": "\u001b]0;mine\u0007"}"#.into()),
             _ => (500, "oops\n".into()),
         });
         let api = Api::new(Some(&process.socket)).unwrap();
         assert_eq!(api.get("/good").unwrap(), "{}");
         assert_eq!(api.get("/bad").unwrap_err().to_string(), "no such thing");
+        assert_eq!(api.get("/evil").unwrap_err().to_string(), "\\u{1b}]0;mine\\u{7}", "no terminal obeys it");
         assert_eq!(api.get("/other").unwrap_err().to_string(), "500 Internal Server Error: oops");
-        assert_eq!(api.is_it_so("/not").unwrap(), (false, "not ready: draining\n".into()));
+        assert_eq!(api.is_it_so("/not").unwrap(), (false, "not ready: draining".into()));
         assert!(api.is_it_so("/good").unwrap().0);
         assert!(matches!(api.is_it_so("/bad"), Err(ApiError::Refused(_))));
     }

@@ -75,15 +75,19 @@ pub(super) enum Tone {
     Bad,
 }
 
+/// Returns a text in which control characters, which would mean something to a terminal, are escaped.
+pub(super) fn harmless(text: &str) -> String {
+    let escape = |character: char| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
 impl Cell {
     /// Makes a cell of words. Control characters, which a peer may have sent, are escaped.
     pub(super) fn words(text: impl AsRef<str>) -> Self {
-        let text = text.as_ref();
-        let escape = |character: char| match character.is_control() {
-            true => character.escape_default().to_string(),
-            false => character.to_string(),
-        };
-        Self { text: text.chars().map(escape).collect(), tone: Tone::Plain, number: None }
+        Self { text: harmless(text.as_ref()), tone: Tone::Plain, number: None }
     }
 
     /// Makes a cell of a number that is shown as `text`.

@@ -121,8 +121,14 @@ impl Source {
             .is_some_and(|states| states.iter().any(BackendState::is_eligible))
     }
 
-    /// Notes the numbers of sessions, for the highest ones. Meant to be called once a second.
-    pub fn note_peaks(&self) {
+    /// Looks at what has to be looked at again and again. Meant to be called once a second.
+    pub fn look(&self) {
+        self.note_peaks();
+        self.access_log.iter().for_each(|log| log.warn_of_lost());
+    }
+
+    /// Notes the numbers of sessions, for the highest ones.
+    fn note_peaks(&self) {
         let mut seen = self.peaks.0.lock().unwrap_or_else(PoisonError::into_inner);
         for id in self.snapshot.listeners() {
             let active: u64 = self.counters.iter().map(|shard| shard.listener(*id).active.value()).sum();

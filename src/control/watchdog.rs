@@ -156,7 +156,7 @@ pub(super) async fn run(mut watch: Watch) {
             signs.give(Instant::now());
         }
         if look.is_multiple_of(u64::from(STALLED)) {
-            watch.source.note_peaks();
+            watch.source.look();
         }
     }
 }

@@ -252,6 +252,13 @@ impl Pool {
         self.len(backend) + out < self.most
     }
 
+    /// Returns whether a session could [take](Self::take) a connection.
+    #[must_use]
+    pub fn has_ready(&self, backend: BackendId) -> bool {
+        let ready = self.list(backend).ready.borrow();
+        ready.iter().any(|ready| is_fit(&ready.connection.socket, ready.connection.fresh))
+    }
+
     /// Returns how many connections are [leased](Self::lease).
     #[must_use]
     pub fn leased(&self, backend: BackendId) -> usize {

@@ -153,7 +153,6 @@ fn hash(shared: &SharedUpstream, client: ClientAddress, rules: &mut Rules) {
 fn steps(shared: &SharedUpstream, preview: &Preview, rules: &mut Rules) -> Option<BackendId> {
     let algorithm = shared.config().algorithm.name;
     let name = |id: BackendId| shared.backend(id).map_or("-", |backend| &*backend.name);
-    let mut ends = false;
     for step in &preview.steps {
         match step {
             PreviewStep::Tier(tier, candidates) => {
@@ -172,17 +171,34 @@ fn steps(shared: &SharedUpstream, preview: &Preview, rules: &mut Rules) -> Optio
                 rules.add("max_connections", format!("{} {permit}", name(*id)));
                 return Some(*id);
             }
+            PreviewStep::Pooled(id) => {
+                rules.add(algorithm, format!("chooses {}", name(*id)));
+                rules.add("pool", format!("a connection to {} is ready", name(*id)));
+                return Some(*id);
+            }
             PreviewStep::Waits => {
-                let (now, most) = (shared.queue_length(), shared.config().queue.max);
-                rules.add("queue", format!("the client waits; {now} of {most} positions are taken"));
-                ends = true;
+                rules.add("queue", format!("the client waits; {}", positions(shared)));
+                return None;
+            }
+            PreviewStep::WaitsForPool => {
+                let verdict = "the client waits a moment: a pool gives a connection up for it";
+                rules.add("queue", verdict.to_owned());
+                return None;
+            }
+            PreviewStep::QueueFull => rules.add("queue", format!("it is full: {}", positions(shared))),
+            PreviewStep::AwaitsVerdicts => {
+                let verdict = "a primary has none yet: the client waits in the backlog";
+                rules.add("first verdicts", verdict.to_owned());
+                return None;
             }
         }
     }
-    if !ends {
-        rules.add("order of resort", "no backend is left: the client is reset".to_owned());
-    }
+    rules.add("order of resort", "no backend is left: the client is reset".to_owned());
     None
+}
+
+fn positions(shared: &SharedUpstream) -> String {
+    format!("{} of {} positions are taken", shared.queue_length(), shared.config().queue.max)
 }
 
 fn listed<'a>(candidates: &[Candidate], name: &impl Fn(BackendId) -> &'a str) -> String {

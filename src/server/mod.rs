@@ -429,14 +429,15 @@ impl Drop for Server {
             let open = counted(self.status().open_sessions(), "session");
             log::error!("{open} did not end within {CLOSE_PATIENCE:?}");
         }
-        if let Some(health) = self.health.take() {
-            health.stop();
-        }
-        // A target that blocks must not keep the process alive.
+        // A target that blocks must not keep the process alive. Threads that are watched end afterwards, or the watchdog
+        // would miss them meanwhile.
         if self.access_log.as_ref().is_some_and(|log| !log.flush(FLUSH)) {
             log::warn!(
                 "the last records of the access log are lost: its target did not take them within {FLUSH:?}"
             );
+        }
+        if let Some(health) = self.health.take() {
+            health.stop();
         }
     }
 }

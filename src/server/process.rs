@@ -16,7 +16,9 @@ use crate::control::process::{
 };
 use crate::control::status::Phase;
 use crate::control::{Source, Status};
-use crate::shard::{OpenSession, Question, SHARD_BITS, SessionsFound, SessionsWanted, ShardHandle, shard_of};
+use crate::shard::{
+    Killed, OpenSession, Question, SHARD_BITS, SessionsFound, SessionsWanted, ShardHandle, shard_of,
+};
 
 /// How long a shard may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -73,8 +75,14 @@ impl Process for Running {
         let handles = Arc::clone(&self.handles);
         Box::pin(async move {
             let Some(handle) = handles.get(shard_of(session).index()) else { return Ok(false) };
-            let has_killed = ask(handle, |reply| Question::Kill(session, reply)).await?;
-            Ok(has_killed.unwrap_or(false))
+            let mut from = 0;
+            loop {
+                match ask(handle, |reply| Question::Kill(session, from, reply)).await? {
+                    Some(Killed::Yes) => return Ok(true),
+                    Some(Killed::NotBefore(next)) => from = next,
+                    Some(Killed::No) | None => return Ok(false),
+                }
+            }
         })
     }
 

@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 
 use crossbeam_channel::unbounded;
 
@@ -12,7 +13,7 @@ use crate::control::Thread;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server with one shard, and a session through it to an echo that goes on as long as the client.
-fn served() -> (Server, TcpStream) {
+fn served(logging: &str) -> (Server, TcpStream) {
     let backend = TcpListener::bind("127.0.0.1:0").expect("a backend");
     let port =
         TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
@@ -20,7 +21,8 @@ fn served() -> (Server, TcpStream) {
         "loadbalancer: {{listen_address: '127.0.0.1:{port}'}}\n\
          backends: [{{address: 127.0.0.1, port: {}}}]\n\
          healthcheck: off\n\
-         admin: {{listen_address: off, socket: off}}\n",
+         admin: {{listen_address: off, socket: off}}\n\
+         logging: {{{logging}}}\n",
         backend.local_addr().expect("an address").port()
     );
     let config =
@@ -46,7 +48,7 @@ fn echo(client: &mut TcpStream) {
 
 #[test]
 fn shard_that_stalls_is_reported_with_what_it_was_doing_and_when_it_goes_on() {
-    let (server, mut client) = served();
+    let (server, mut client) = served("");
     let (sender, reports) = unbounded();
     server.watch(Box::new(move |report| sender.send(report.clone()).expect("somebody reads")));
     // A shard with nothing to do is not reported, and nothing but time shows that.
@@ -69,4 +71,22 @@ fn shard_that_stalls_is_reported_with_what_it_was_doing_and_when_it_goes_on() {
     assert!(resumed.into_iter().any(|report| report.finding == Finding::Resumed));
     client.read_exact(&mut [0; 5]).expect("the echo of what had waited");
     echo(&mut client);
+}
+
+/// The health thread ends while others still do.
+#[test]
+fn end_of_a_server_whose_access_log_is_blocked_is_no_stall() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("access");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo(1)").success());
+    // Nobody reads, and it is full.
+    let mut pipe = std::fs::File::options();
+    let mut pipe = pipe.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&path).expect("a pipe");
+    while pipe.write(&[b'\n'; 4096]).is_ok() {}
+    let (server, client) = served(&format!("access_log: {}", path.display()));
+    let (sender, reports) = unbounded();
+    server.watch(Box::new(move |report| sender.send(report.clone()).expect("somebody reads")));
+    drop(client);
+    drop(server);
+    assert_eq!(reports.try_iter().collect::<Vec<_>>(), []);
 }

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use super::questions::{OpenSession, Question, SessionsFound, SessionsWanted};
+use super::questions::{Killed, OpenSession, Question, SessionsFound, SessionsWanted};
 use super::run::Residents;
 use super::sessions::Session;
 use crate::base::Moment;
+use crate::upstream::{Preview, PreviewStep};
 
 /// Maximum number of positions of the table of sessions that one question looks at.
 const LOOKED_AT_MAX: usize = 4_096;
@@ -15,18 +16,25 @@ impl Residents {
     pub(super) fn answer(&self, question: Question) {
         match question {
             Question::Sessions(wanted, reply) => reply(self.find(&wanted)),
-            Question::Kill(id, reply) => {
-                let session = self.shard.sessions.find(id);
-                if let Some(session) = &session {
-                    session.killed.set(true);
-                    self.shard.ring.wake_all();
-                }
-                reply(session.is_some());
-            }
+            Question::Kill(id, from, reply) => reply(self.kill(id, from)),
             Question::Preview(listener, client, reply) => {
                 let listener = self.listeners.iter().find(|known| known.id == listener);
-                reply(listener.map(|listener| listener.upstream.preview(client)));
+                reply(listener.map(|listener| match listener.is_open() {
+                    true => listener.upstream.preview(client),
+                    false => Preview { steps: vec![PreviewStep::AwaitsVerdicts] },
+                }));
             }
+        }
+    }
+
+    fn kill(&self, id: u64, from: usize) -> Killed {
+        match self.shard.sessions.find(id, from, LOOKED_AT_MAX) {
+            (Some(session), _) => {
+                session.kill();
+                Killed::Yes
+            }
+            (None, true) => Killed::NotBefore(from + LOOKED_AT_MAX),
+            (None, false) => Killed::No,
         }
     }
 
@@ -61,5 +69,24 @@ impl Residents {
             to_backend: session.to_backend.get(),
             to_client: session.to_client.get(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use crate::base::{ClientAddress, ListenerId};
+    use crate::uring::{BufferSettings, Ring};
+
+    #[test]
+    fn client_of_a_listener_without_its_first_verdicts_gets_no_backend() {
+        let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
+        let (residents, ..) = Residents::new(&ring, testing::parts(1, Vec::new()).0);
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        let reply = move |preview| sender.send(preview).expect("room");
+        residents.answer(Question::Preview(ListenerId(0), ClientAddress::UNIX, Box::new(reply)));
+        let preview = answer.recv().expect("an answer").expect("there is this listener");
+        assert_eq!(preview.steps, [PreviewStep::AwaitsVerdicts]);
     }
 }

@@ -26,6 +26,6 @@ mod waiters;
 
 pub use handoff::Handoff;
 pub use inbox::{Inbox, Phase, ShardHandle, inbox};
-pub use questions::{OpenSession, Question, SessionsFound, SessionsWanted};
+pub use questions::{Killed, OpenSession, Question, SessionsFound, SessionsWanted};
 pub use run::{ShardParts, executor, run};
 pub use sessions::{SHARD_BITS, shard_of};

@@ -9,8 +9,8 @@ use crate::upstream::Preview;
 pub enum Question {
     /// Open sessions.
     Sessions(SessionsWanted, Box<dyn FnOnce(SessionsFound) + Send>),
-    /// To end a session. The answer is whether there is such a session.
-    Kill(u64, Box<dyn FnOnce(bool) + Send>),
+    /// To end the session with this number, if it is at this position of the table or not far behind.
+    Kill(u64, usize, Box<dyn FnOnce(Killed) + Send>),
     /// Which backend a client of a listener would get now.
     Preview(ListenerId, ClientAddress, Box<dyn FnOnce(Option<Preview>) + Send>),
 }
@@ -37,6 +37,17 @@ pub struct SessionsFound {
     pub sessions: Vec<OpenSession>,
     /// Where the next part begins, if there is one.
     pub next: Option<usize>,
+}
+
+/// Whether a session was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Killed {
+    /// It ends.
+    Yes,
+    /// It is not among those that were looked at; the next ones begin at this position.
+    NotBefore(usize),
+    /// There is no such session.
+    No,
 }
 
 /// An open session.

@@ -1,7 +1,8 @@
 //! The open sessions of a shard, for whoever lists or ends them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::task::Waker;
 
 use slab::Slab;
 
@@ -24,6 +25,8 @@ pub(super) struct Session {
     pub(super) phase: Cell<SessionPhase>,
     /// Whether an operator has ordered the end of the session.
     pub(super) killed: Cell<bool>,
+    /// Wakes its task.
+    waker: OnceCell<Waker>,
     /// Attempts on another backend after a failed one.
     pub(super) retries: Cell<u8>,
     /// The number of clients that waited when this one began to wait.
@@ -66,6 +69,7 @@ impl Sessions {
             backend: Cell::new(None),
             phase: Cell::new(SessionPhase::Connecting),
             killed: Cell::new(false),
+            waker: OnceCell::new(),
             retries: Cell::new(0),
             ahead: Cell::new(0),
             queue_micros: Cell::new(0),
@@ -94,9 +98,13 @@ impl Sessions {
         }
     }
 
-    /// Returns the session with this number.
-    pub(super) fn find(&self, id: u64) -> Option<Rc<Session>> {
-        self.open.borrow().iter().find(|(_, session)| session.id == id).map(|(_, session)| Rc::clone(session))
+    /// Returns the session with this number if it is at one of these positions of the table, and whether there may be
+    /// further ones behind.
+    pub(super) fn find(&self, id: u64, from: usize, count: usize) -> (Option<Rc<Session>>, bool) {
+        let open = self.open.borrow();
+        let end = from.saturating_add(count);
+        let mut sessions = (from..end.min(open.capacity())).filter_map(|key| open.get(key));
+        (sessions.find(|session| session.id == id).map(Rc::clone), end < open.capacity())
     }
 
     /// Returns the sessions at these positions of the table, and whether there may be further ones behind.
@@ -115,6 +123,18 @@ impl Session {
     /// Returns the position of the session in the table.
     pub(super) fn position(&self) -> usize {
         self.key
+    }
+
+    /// Notes what wakes its task, which is the same as long as the task lives.
+    pub(super) fn note_waker(&self, waker: &Waker) {
+        let _ = self.waker.set(waker.clone());
+    }
+
+    /// Orders the end of the session, and wakes its task alone.
+    pub(super) fn kill(&self) {
+        self.killed.set(true);
+        // Without it, the task has not run yet, and looks when it does.
+        self.waker.get().into_iter().for_each(Waker::wake_by_ref);
     }
 
     /// Adds to the time that the client has waited for a permit.
@@ -141,9 +161,11 @@ mod tests {
         let begin = || sessions.begin(ShardId(3), ListenerId(0), ClientAddress::UNIX);
         let open: Vec<_> = (0..10).map(|_| begin()).collect();
         assert!(open.iter().all(|session| shard_of(session.id) == ShardId(3)));
-        assert_eq!(sessions.find(open[4].id).map(|found| found.id), Some(open[4].id));
+        let found = |from| sessions.find(open[4].id, from, 3).0.map(|found| found.id);
+        assert_eq!([found(0), found(3), found(6)], [None, Some(open[4].id), None]);
         sessions.end(&open[4]);
-        assert!(sessions.find(open[4].id).is_none());
+        assert_eq!(found(3), None);
+        assert!(sessions.find(open[4].id, 0, 3).1 && !sessions.find(open[4].id, 3, usize::MAX).1);
         let (mut ids, mut from) = (Vec::new(), 0);
         loop {
             let (page, more) = sessions.range(from, 3);

@@ -92,7 +92,8 @@ impl Upstream {
 
     /// Returns which backend a client would get now.
     pub(super) fn preview(&self, client: ClientAddress) -> Preview {
-        self.table.preview(self.key(client), self.shard.now())
+        let has_pooled = |backend| self.pool.as_ref().is_some_and(|pool| pool.has_ready(backend));
+        self.table.preview(self.key(client), self.shard.now(), has_pooled)
     }
 
     // Clients that wait.

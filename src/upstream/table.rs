@@ -32,10 +32,7 @@ pub struct UpstreamTable {
 /// What a client would meet now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preview {
-    /// Which backends the first pick goes to.
-    pub serving: Serving,
-    /// What was asked, in order. Without [`PreviewStep::Gets`] or [`PreviewStep::Waits`] at its end, the client gets no
-    /// backend.
+    /// What was asked, in order. At its end is what the client gets or waits for; else it gets no backend.
     pub steps: Vec<PreviewStep>,
 }
 
@@ -48,8 +45,16 @@ pub enum PreviewStep {
     Full(BackendId),
     /// The algorithm chose this backend, which has room.
     Gets(BackendId),
+    /// The algorithm chose this backend, to which the pool has a connection ready.
+    Pooled(BackendId),
     /// The client would wait for one of the full backends.
     Waits,
+    /// The client would wait for a permit that a connection in a pool gives up.
+    WaitsForPool,
+    /// The client would wait, but the queue is full.
+    QueueFull,
+    /// The client would wait in the backlog: no session begins before every primary has its first verdict.
+    AwaitsVerdicts,
 }
 
 /// The request of a session for a backend.
@@ -296,11 +301,12 @@ impl UpstreamTable {
     }
 
     /// Returns which backend a client with this key would get now, and what was asked on the way. Changes nothing.
+    /// `has_pooled` says whether the pool has a connection to a backend ready.
     #[must_use]
-    pub fn preview(&self, key: u64, now: Tick) -> Preview {
+    pub fn preview(&self, key: u64, now: Tick, has_pooled: impl Fn(BackendId) -> bool) -> Preview {
         self.refresh_loads(now);
         let inner = self.inner.borrow();
-        let mut preview = Preview { serving: inner.serving, steps: Vec::new() };
+        let mut preview = Preview { steps: Vec::new() };
         for index in 0..TIERS {
             let Tier { candidates, algorithm } = &inner.tiers[index];
             if candidates.is_empty() {
@@ -321,16 +327,29 @@ impl UpstreamTable {
             let loads = corrected.as_deref().unwrap_or(&loads);
             while let Some(backend) = algorithm.pick(&Demand { loads, tried: &tried, key, now }) {
                 let is_waited_for = self.is_queued_for(&eligible_for(&inner.tiers[..index], backend));
-                if !is_waited_for && self.permits.shared.has_permit(backend) {
-                    preview.steps.push(PreviewStep::Gets(backend));
+                let gets = match is_waited_for {
+                    true => None,
+                    false if has_pooled(backend) => Some(PreviewStep::Pooled(backend)),
+                    false => self.permits.shared.has_permit(backend).then_some(PreviewStep::Gets(backend)),
+                };
+                if let Some(gets) = gets {
+                    preview.steps.push(gets);
                     return preview;
                 }
                 preview.steps.push(PreviewStep::Full(backend));
                 tried.insert(backend);
             }
+            let (queue, idle) = (&self.permits.shared.queue, self.idle_permits(&Tried::default()));
             if self.may_wait_for(&inner.tiers[index], &Tried::default()) {
-                preview.steps.push(PreviewStep::Waits);
-                return preview;
+                // With a full queue the session goes on as if there were none.
+                preview.steps.push(match queue.has_room(idle) {
+                    true if idle > 0 => PreviewStep::WaitsForPool,
+                    true => PreviewStep::Waits,
+                    false => PreviewStep::QueueFull,
+                });
+                if queue.has_room(idle) {
+                    return preview;
+                }
             }
         }
         preview

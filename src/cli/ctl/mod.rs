@@ -152,7 +152,7 @@ impl Ctl {
         if ready {
             return Ok(ExitCode::SUCCESS);
         }
-        complain(text.trim());
+        complain(text);
         Ok(ExitCode::from(REFUSED))
     }
 
@@ -170,10 +170,8 @@ impl Ctl {
             Some(backend) => Cell::words(format!("{upstream}/{backend}")).toned(Tone::Good),
             None => Cell::words("no backend now").toned(Tone::Bad),
         };
-        let mut lines = vec![
-            format!("{}  (client {client} on listener {listener}, core {core})", self.output.joined(&[gets])),
-            String::new(),
-        ];
+        let about = Cell::words(format!("(client {client} on listener {listener}, core {core})"));
+        let mut lines = vec![self.output.joined(&[gets, about]), String::new()];
         let mut grid = Grid::new(["rule", "verdict"]);
         rules.iter().for_each(|asked| grid.push(vec![Cell::words(&asked.rule), Cell::words(&asked.verdict)]));
         lines.extend(self.output.table(&grid));

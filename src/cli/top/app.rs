@@ -167,10 +167,14 @@ impl App {
         self.chosen = grid.rows[row].first().map(|cell| cell.text.clone());
     }
 
-    /// Returns the order to kill the chosen session, if there is one.
-    pub(super) fn kill_order(&self) -> Option<Order> {
+    /// Returns the order to kill the chosen session, if there is one: never the one that has taken its row.
+    pub(super) fn kill_order(&mut self) -> Option<Order> {
         let grid = self.main_grid();
         let row = grid.rows.get(self.chosen_row(&grid))?;
+        if self.chosen.is_some() && row.first().map(name) != self.chosen.as_deref() {
+            self.chosen = None;
+            return None;
+        }
         let session = row.first()?.text.parse().ok()?;
         Some(Order::Kill { session, client: row.get(1)?.text.clone() })
     }

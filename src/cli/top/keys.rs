@@ -83,7 +83,9 @@ fn command(app: &mut App, code: KeyCode) -> Action {
         KeyCode::BackTab => return show(app, app.view as usize + View::ALL.len() - 1),
         KeyCode::Char('k') if app.view == View::Sessions => match app.kill_order() {
             Some(order) => app.question = Some(order),
-            None => app.message = Some(("there is no session to kill".to_owned(), Tone::Doubtful)),
+            None => {
+                app.message = Some(("there is no session here, or not any more".to_owned(), Tone::Doubtful))
+            }
         },
         KeyCode::Up | KeyCode::Char('k') => app.choose(-1),
         KeyCode::Down | KeyCode::Char('j') => app.choose(1),

@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Answers that are worked out at a time, each on a thread of its own.
 const RENDERINGS_MAX: usize = 2;
 
+const PANICKED: &str = "the answer could not be made; the log of the process says why";
+
 const PAGE: &str = include_str!("page.html");
 const DESCRIPTION: &str = include_str!("openapi.json");
 
@@ -133,11 +135,17 @@ impl Api {
             Err(sentence) => return answer::failure(StatusCode::BAD_REQUEST, &sentence),
         };
         let is_named = wanted.listener.is_some();
-        // The shard works, too, so few may ask at a time.
-        let Some(_permit) = self.permit().await else { return late() };
-        match timeout(PATIENCE, self.process.explain(wanted)).await {
-            Ok(Ok(explanation)) => answer::json(StatusCode::OK, &explanation),
-            Ok(Err(error)) => {
+        // The shard works, too, so few may ask at a time; and it works on when the client has gone, so the permit is the
+        // task's.
+        let Some(permit) = self.permit().await else { return late() };
+        let explaining = self.process.explain(wanted);
+        let explained = tokio::spawn(async move {
+            let _permit = permit;
+            explaining.await
+        });
+        match timeout(PATIENCE, explained).await {
+            Ok(Ok(Ok(explanation))) => answer::json(StatusCode::OK, &explanation),
+            Ok(Ok(Err(error))) => {
                 let status = match &error {
                     ExplainError::Listener(_) if is_named => StatusCode::NOT_FOUND,
                     ExplainError::Client(_) | ExplainError::Listener(_) => StatusCode::BAD_REQUEST,
@@ -145,6 +153,7 @@ impl Api {
                 };
                 answer::failure(status, &error.to_string())
             }
+            Ok(Err(_)) => unavailable(PANICKED),
             Err(_) => late(),
         }
     }
@@ -222,7 +231,7 @@ impl Api {
         };
         match tokio::task::spawn_blocking(render).await {
             Ok(answer) => answer,
-            Err(_) => unavailable("the answer could not be made; the log of the process says why"),
+            Err(_) => unavailable(PANICKED),
         }
     }
 

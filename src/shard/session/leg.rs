@@ -282,19 +282,16 @@ impl Leg {
             record.client.reset_on_close();
             self.socket.reset_on_close();
         }
-        self.end(record, reason);
-    }
-
-    fn end(&self, record: &mut Record, reason: CloseReason) {
         record.end(reason);
-        record.log_with_backend(self.in_flight.backend(), &self.socket);
+        record.log_with_backend(self.in_flight.backend(), &self.socket, false);
     }
 
     /// Ends the client's side, and puts the backend connection into the pool if it is clean.
     pub(super) async fn give_back(mut self, record: &mut Record, ending: Ending) {
         self.stop(record);
         let (is_clean, reason) = self.clean(record, ending).await;
-        self.end(record, reason);
+        record.end(reason);
+        record.log_with_backend(self.in_flight.backend(), &self.socket, is_clean);
         let Self { socket, in_flight, opening, .. } = self;
         let is_fresh = opening.as_ref().is_none_or(|opening| opening.origin != Origin::Used);
         let is_fresh = is_fresh && self.relay.has_sent_nothing();

@@ -7,6 +7,7 @@ mod record;
 mod reset;
 
 use std::rc::Rc;
+use std::task::Poll;
 
 use super::listener::Listener;
 use crate::net::Peer;
@@ -33,6 +34,11 @@ pub(super) fn start(listener: &Rc<Listener>, Accepted { connection, client }: Ac
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, in each idle session")]
 fn serve(mut record: Record, mut opening: Box<Opening>) -> impl Future<Output = ()> {
     async move {
+        std::future::poll_fn(|context| {
+            record.session.note_waker(context.waker());
+            Poll::Ready(())
+        })
+        .await;
         loop {
             // Boxed, so that an idle session does not carry the state of its beginning.
             let mut leg = match Box::pin(opening.open(&record)).await {

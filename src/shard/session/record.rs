@@ -77,13 +77,14 @@ impl Record {
         self.log(None);
     }
 
-    /// Reads what the kernel knows of the connection to the backend, counts it, and logs the session.
-    pub(super) fn log_with_backend(&self, backend: BackendId, socket: &Peer) {
+    /// Reads what the kernel knows of the connection to the backend, counts it, and logs the session. What a connection that
+    /// goes on has sent again is counted when it ends, not with each of its sessions.
+    pub(super) fn log_with_backend(&self, backend: BackendId, socket: &Peer, goes_on: bool) {
         let info = socket.with(net::tcp_info);
         if let Some(info) = info {
             let counters = self.upstream().counters(backend);
             counters.round_trip.observe(info.round_trip);
-            counters.retransmitted.add(info.retransmitted.into());
+            counters.retransmitted.add(if goes_on { 0 } else { info.retransmitted.into() });
         }
         self.log(info);
     }

@@ -8,18 +8,19 @@
 mod format;
 mod record;
 mod shared;
+mod warned;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
 use super::counters::ShardCounters;
 use super::log_file::{LogError, LogFile};
-use crate::base::{CloseReason, Moment};
+use crate::base::{CloseReason, Moment, counted};
 use crate::config::{AccessFilter, AccessFormat, Logging};
 use crate::upstream::Snapshot;
 
@@ -27,6 +28,7 @@ pub use record::{AccessRecord, End};
 
 use format::Scene;
 use shared::Shared;
+use warned::Warned;
 use writer::Writer;
 
 /// The control of the access log; dropping it ends the writer once its queues are empty.
@@ -35,6 +37,7 @@ pub struct AccessLog {
     thread: Thread,
     /// Asks the writer to tell when everything queued before was written.
     flushes: Sender<Sender<()>>,
+    warned: Mutex<Warned>,
     filter: AccessFilter,
     format: AccessFormat,
 }
@@ -73,7 +76,14 @@ impl AccessLog {
         let thread =
             thread::Builder::new().name("access-log".to_owned()).spawn(run).map_err(LogError::Thread)?;
         let thread = thread.thread().clone();
-        Ok(Some(Self { shared, thread, flushes, filter: logging.access_filter, format }))
+        Ok(Some(Self {
+            shared,
+            thread,
+            flushes,
+            warned: Mutex::default(),
+            filter: logging.access_filter,
+            format,
+        }))
     }
 
     /// Returns where one shard leaves its records.
@@ -89,6 +99,16 @@ impl AccessLog {
         self.shared.dropped()
     }
 
+    /// Says in the log of the process that records were lost, every few seconds while it goes on. Meant to be called once
+    /// a second, and not by the writer, which may be blocked.
+    pub fn warn_of_lost(&self) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = warned.due(self.dropped(), Instant::now()) {
+            log::warn!(event = "access_log_dropped", count; "{} lost: the target of the access log is slow, full or broken",
+                counted(count, "access log record"));
+        }
+    }
+
     /// Opens the file again, before the next record is written. For a file that was renamed.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::SeqCst);
@@ -98,10 +118,10 @@ impl AccessLog {
     /// Waits until everything queued before was written, at most `within`. Returns whether it was.
     #[must_use]
     pub fn flush(&self, within: Duration) -> bool {
-        let (reply, done) = bounded(1);
-        let asked = self.flushes.send_timeout(reply, within).is_ok();
+        let (until, (reply, done)) = (Instant::now() + within, bounded(1));
+        let asked = self.flushes.send_deadline(reply, until).is_ok();
         self.thread.unpark();
-        asked && done.recv_timeout(within).is_ok()
+        asked && done.recv_deadline(until).is_ok()
     }
 }
 

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use super::format::Scene;
 use super::shared::Shared;
-use crate::base::counted;
 use crate::config::AccessFormat;
 use crate::telemetry::log_file::LogFile;
 
@@ -17,8 +16,6 @@ use crate::telemetry::log_file::LogFile;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Records are put together up to about this size, bytes, and written with one system call.
 const BATCH_BYTES: usize = 64 << 10;
-/// Time between two warnings that records were lost.
-const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Takes records off the queues and writes them.
 pub(super) struct Writer {
@@ -29,13 +26,6 @@ pub(super) struct Writer {
     flushes: Receiver<Sender<()>>,
     /// Lines of the current batch, each ended by the only line feed in it.
     batch: Vec<u8>,
-    warned: Warned,
-}
-
-/// What was said about lost records.
-struct Warned {
-    at: Option<Instant>,
-    dropped: u64,
 }
 
 impl Writer {
@@ -46,7 +36,7 @@ impl Writer {
         flushes: Receiver<Sender<()>>,
     ) -> Self {
         let batch = Vec::with_capacity(BATCH_BYTES);
-        Self { shared, file, scene, format, flushes, batch, warned: Warned { at: None, dropped: 0 } }
+        Self { shared, file, scene, format, flushes, batch }
     }
 
     /// Writes until the [`AccessLog`](super::AccessLog) is gone and the queues are empty.
@@ -59,7 +49,6 @@ impl Writer {
                 log::error!("access log: {error}");
             }
             let wrote = self.drain();
-            self.warn_of_lost();
             match flush {
                 Ok(waiting) => {
                     // Whoever waited may have given up.
@@ -112,17 +101,5 @@ impl Writer {
             log::debug!("access log: {}", crate::base::Plain(&lost.error));
         }
         self.batch.clear();
-    }
-
-    /// Says in the log of the process that records were lost, every few seconds while it goes on.
-    fn warn_of_lost(&mut self) {
-        let dropped = self.shared.dropped();
-        let is_due = self.warned.at.is_none_or(|at| at.elapsed() >= WARNING_INTERVAL);
-        if dropped > self.warned.dropped && is_due {
-            let count = dropped - self.warned.dropped;
-            log::warn!(event = "access_log_dropped", count; "{} lost: the target of the access log is slow, full or broken",
-                counted(count, "access log record"));
-            self.warned = Warned { at: Some(Instant::now()), dropped };
-        }
     }
 }

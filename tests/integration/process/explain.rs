@@ -177,6 +177,40 @@ fn full_backend_is_passed_over_waited_for_or_the_end() {
 }
 
 #[test]
+fn queue_that_is_full_is_no_place_to_wait() {
+    let backends = [backend().echo().name("a").start()];
+    let asked = asked(&backends[..0], |process| {
+        let entry = format!("{}, max_connections: 1", backends[0].entry());
+        process.entry(&entry).upstream("queue: {max: 1, timeout: 1h}")
+    });
+    let _open = asked.process.echoing_client();
+    let _waiting = Client::connect(asked.process.address()).unwrap();
+    eventually("it waits", || asked.socket.get("/v1/status").json()["upstreams"][0]["waiting"] == 1);
+    let explanation = explained(&asked, "127.0.0.1");
+    assert_eq!(verdicts(&explanation, "queue"), "it is full: 1 of 1 positions are taken", "{explanation}");
+    let end = verdicts(&explanation, "order of resort");
+    assert!(end.ends_with("no backend is left: the client is reset"), "{explanation}");
+    expect_reset(asked.process.address());
+}
+
+#[test]
+fn connection_in_the_pool_is_room() {
+    let backends = [backend().echo().name("a").start()];
+    let asked = asked(&backends[..0], |process| {
+        let entry = format!("{}, max_connections: 1", backends[0].entry());
+        process.entry(&entry).upstream("pool: {size: 1}")
+    });
+    eventually("the pool is filled", || {
+        let explanation = explained(&asked, "127.0.0.1");
+        explanation["backend"] == "a" && verdicts(&explanation, "pool") == "a connection to a is ready"
+    });
+    let _open = asked.process.echoing_client();
+    let explanation = explained(&asked, "127.0.0.1");
+    assert!(explanation["backend"].is_null(), "{explanation}");
+    assert!(verdicts(&explanation, "order of resort").contains("no backend is left"), "{explanation}");
+}
+
+#[test]
 fn limit_of_the_process_is_explained() {
     let backends = [backend().echo().name("a").start()];
     let asked = asked(&backends, |process| process.runtime("max_connections: 1"));

@@ -43,6 +43,19 @@ fn question_is_about_the_session_that_it_names() {
 }
 
 #[test]
+fn session_that_takes_the_row_of_the_chosen_one_is_not_killed_in_its_place() {
+    let mut app = app();
+    press_all(&mut app, "4j");
+    let mut page = sessions();
+    page.sessions.remove(1);
+    app.note_look(Look { status: status(2), sessions: Some(Ok(page)) });
+    press_all(&mut app, "k");
+    assert!(app.question.is_none() && app.message.is_some());
+    press_all(&mut app, "k");
+    assert!(matches!(app.question, Some(Order::Kill { session: 1, .. })), "the row that is marked now");
+}
+
+#[test]
 fn drain_is_asked_for_in_every_view() {
     for view in ["1", "2", "3", "4"] {
         let mut app = app();
