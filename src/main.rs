@@ -3,13 +3,11 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-use ringway::cli::args::{Arguments, Task, accept_single_dash};
+use ringway::cli::args::{self, Task};
 use ringway::cli::{check, completions, ctl, demo, man, print_config, run, top};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse_from(accept_single_dash(std::env::args_os()));
-    let result = match arguments.task().unwrap_or_else(|error| error.exit()) {
+    let result = match args::read().task().unwrap_or_else(|error| error.exit()) {
         Task::Check(path) => Ok(ExitCode::from(check(&path))),
         Task::Config(path) => Ok(ExitCode::from(print_config(&path))),
         Task::Demo(arguments) => demo(arguments.duration(), arguments.plain),

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::ctl::args::CtlArguments;
@@ -195,7 +196,7 @@ impl FileCommand {
 #[derive(Args, Debug)]
 pub struct DemoArguments {
     /// Stop after this many seconds; without it, at Ctrl-C
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "N", value_parser = whole::<1, 86_400>)]
     pub seconds: Option<u64>,
 
     /// Print a table now and then instead of drawing on the terminal
@@ -232,9 +233,38 @@ pub(super) fn level<L: FromStr>(text: &str) -> Result<L, &'static str> {
     text.parse().map_err(|_| "write error, warn, info, debug or trace")
 }
 
-/// Prepares the arguments for clap: the original program took `-config FILE`, with a single dash.
+/// Reads a whole number between these bounds.
+///
+/// # Errors
+///
+/// It is none.
+pub(super) fn whole<const MIN: u64, const MAX: u64>(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| (MIN..=MAX).contains(number));
+    number.ok_or_else(|| match MAX {
+        u64::MAX => format!("write a whole number from {MIN} on"),
+        _ => format!("write a whole number from {MIN} to {MAX}"),
+    })
+}
+
+/// Reads the command line; what is wrong with it ends the process with status 2, and an unknown command is answered with
+/// how a file and the usual questions are written.
 #[must_use]
-pub fn accept_single_dash(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+pub fn read() -> Arguments {
+    Arguments::try_parse_from(accept_single_dash(std::env::args_os())).unwrap_or_else(|mut error| {
+        if error.kind() == ErrorKind::InvalidSubcommand
+            && error.get(ContextKind::SuggestedSubcommand).is_none()
+        {
+            let tips =
+                ["to run with a file: ringway -f FILE", "to ask a running process: ringway ctl status"];
+            let tips = tips.map(|tip| StyledStr::from(tip.to_owned())).to_vec();
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+        }
+        error.exit()
+    })
+}
+
+/// Prepares the arguments for clap: the original program took `-config FILE`, with a single dash.
+fn accept_single_dash(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let double = |argument: OsString| match argument.to_str() {
         Some("-config") => OsString::from("--config"),
         Some(text) if text.starts_with("-config=") => OsString::from(format!("-{text}")),

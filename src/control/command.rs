@@ -16,6 +16,8 @@ pub enum Command {
         /// What asks for the end.
         by: &'static str,
     },
+    /// Like `Stop`, but nothing while the process ends already, so that it may be asked for twice.
+    Drain,
     /// Opens the log files again, because an operator has renamed them.
     ReopenLog,
     /// Writes records from this level on.

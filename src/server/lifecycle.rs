@@ -63,7 +63,7 @@ fn serve(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str 
     let stop = wait_for_stop(&never());
     service_manager::stopping();
     server.announce_end();
-    if let (Some(Command::Stop { .. }), Some(delay)) = (stop, runtime.shutdown_delay) {
+    if let (Some(Command::Stop { .. } | Command::Drain), Some(delay)) = (stop, runtime.shutdown_delay) {
         log::info!("stopping: accepting goes on for {delay:?}");
         if wait_for_stop(&after(delay)).is_some() {
             return end(server, "a second signal");
@@ -112,6 +112,8 @@ fn wait_for_stop(
                 log::info!("{by} received");
                 return Some(command);
             }
+            Command::Drain if server.is_running() => return Some(command),
+            Command::Drain => log::info!("asked to drain, which the process does already"),
             Command::ReopenLog => {
                 log.reopen();
                 server.reopen_access_log();

@@ -365,6 +365,12 @@ impl Server {
         self.control.is_finished() || self.health.as_ref().is_some_and(HealthThread::is_finished)
     }
 
+    /// Returns whether nobody has asked for the end yet.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.source.phase.get() == control::status::Phase::Running
+    }
+
     /// Is not ready for clients any more, although it accepts them; see `runtime.shutdown_delay`.
     pub fn announce_end(&self) {
         self.source.phase.set(control::status::Phase::Stopping);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::super::args::level;
+use super::super::args::{level, whole};
 
 /// The arguments of `ctl`.
 #[derive(Args, Debug)]
@@ -36,7 +36,7 @@ pub enum CtlCommand {
             value_name = "SECONDS",
             num_args = 0..=1,
             default_missing_value = "2",
-            value_parser = clap::value_parser!(u64).range(1..=86_400)
+            value_parser = whole::<1, 86_400>
         )]
         watch: Option<u64>,
     },
@@ -61,7 +61,7 @@ pub enum CtlCommand {
     /// End a session with a reset
     Kill {
         /// Its number, as `sessions` and the access log show it
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", value_parser = whole::<0, { u64::MAX }>)]
         session: u64,
     },
     /// Stop as at TERM: no new sessions, and the end with the last open one or at `runtime.shutdown_timeout`
@@ -92,6 +92,6 @@ pub struct SessionArguments {
     pub client: Option<IpAddr>,
 
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = whole::<1, { u64::MAX }>)]
     pub limit: u64,
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::super::args::whole;
+
 /// The arguments of `top`.
 #[derive(Args, Debug)]
 pub struct TopArguments {
@@ -13,6 +15,6 @@ pub struct TopArguments {
     pub socket: Option<PathBuf>,
 
     /// Seconds between two readings
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = whole::<1, 3_600>)]
     pub interval: u64,
 }

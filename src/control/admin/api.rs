@@ -193,7 +193,7 @@ impl Api {
 
     fn drain(&self, peer: Peer) -> Answer {
         log::warn!("admin: {peer} drains the process");
-        if self.process.give(Command::Stop { by: "POST /v1/drain" }) {
+        if self.process.give(Command::Drain) {
             return answer::json(StatusCode::ACCEPTED, &json!({ "draining": true }));
         }
         busy()

@@ -320,6 +320,9 @@ impl Leg {
             return (true, CloseReason::Normal);
         }
         record.upstream().pool.iter().for_each(|pool| pool.counters().reset_failed.add(1));
+        if record.session.killed.get() {
+            return (false, CloseReason::Killed);
+        }
         if answer == ResetAnswer::None {
             return (false, CloseReason::Normal);
         }

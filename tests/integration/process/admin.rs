@@ -256,6 +256,9 @@ fn drain_stops_like_term_and_takes_the_socket_along() {
     assert_eq!((reply.status, &reply.json()["draining"]), (202, &Value::Bool(true)));
     eventually("it drains", || served.process.log().contains("draining: 1 open session"));
     assert!(served.process.log().contains(&format!("admin: uid {own} drains the process")));
+    // Who asks again does no harm.
+    assert_eq!(served.socket().ask("POST", "/v1/drain", &[], "").status, 202);
+    eventually("it says so", || served.process.log().contains("which the process does already"));
     // It is there to the end, and says what it does.
     for endpoint in served.both() {
         assert_eq!(endpoint.get("/readyz").status, 503);
