@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::StyledStr;
@@ -11,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::ctl::args::CtlArguments;
 use super::top::args::TopArguments;
+use super::values::{level, whole};
 
 /// The files that are looked for if no configuration is named.
 const DEFAULT_FILES: [&str; 2] = ["configs/config.yaml", "/etc/ringway/config.yaml"];
@@ -222,28 +222,6 @@ impl FileArguments {
         };
         self.config.clone().unwrap_or_else(default)
     }
-}
-
-/// Reads a log level.
-///
-/// # Errors
-///
-/// There is no such level.
-pub(super) fn level<L: FromStr>(text: &str) -> Result<L, &'static str> {
-    text.parse().map_err(|_| "write error, warn, info, debug or trace")
-}
-
-/// Reads a whole number between these bounds.
-///
-/// # Errors
-///
-/// It is none.
-pub(super) fn whole<const MIN: u64, const MAX: u64>(text: &str) -> Result<u64, String> {
-    let number = text.parse().ok().filter(|number| (MIN..=MAX).contains(number));
-    number.ok_or_else(|| match MAX {
-        u64::MAX => format!("write a whole number from {MIN} on"),
-        _ => format!("write a whole number from {MIN} to {MAX}"),
-    })
 }
 
 /// Reads the command line; what is wrong with it ends the process with status 2, and an unknown command is answered with

@@ -13,6 +13,7 @@ mod run;
 mod testing;
 mod top;
 mod units;
+mod values;
 
 pub use config_file::{LoadError, load};
 pub use ctl::ctl;

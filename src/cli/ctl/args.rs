@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::super::args::{level, whole};
+use super::super::values::{level, whole};
 
 /// The arguments of `ctl`.
 #[derive(Args, Debug)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::super::args::whole;
+use super::super::values::whole;
 
 /// The arguments of `top`.
 #[derive(Args, Debug)]
