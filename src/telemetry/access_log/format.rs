@@ -23,6 +23,8 @@ pub(super) struct Scene {
     cpus: Vec<usize>,
     /// What a moment is by the wall clock, which may be set: read anew for each batch.
     now: (Moment, SystemTime),
+    /// Open sessions of the process, as of this batch.
+    process: Option<u64>,
     /// Open sessions by listener, as of this batch; indexed by `ListenerId`.
     active: Vec<Option<u64>>,
     /// Sessions in flight by backend, as of this batch; indexed by `UpstreamId`, then by `BackendId`.
@@ -38,6 +40,7 @@ impl Scene {
             counters,
             cpus,
             now: (Moment::default(), SystemTime::UNIX_EPOCH),
+            process: None,
             active: Vec::new(),
             in_flight: Vec::new(),
             line: String::new(),
@@ -49,6 +52,7 @@ impl Scene {
     /// Forgets what was read for the batch before.
     pub(super) fn begin_batch(&mut self) {
         self.now = (Moment::read_clock(), SystemTime::now());
+        self.process = None;
         self.active.clear();
         self.in_flight.clear();
     }
@@ -96,6 +100,14 @@ impl Scene {
         (&upstream.config().name, backend.map(|backend| &*backend.name))
     }
 
+    fn active_of_process(&mut self) -> u64 {
+        let (snapshot, counters) = (&self.snapshot, &self.counters);
+        let of_shard = |shard: &Arc<ShardCounters>| {
+            snapshot.listeners().iter().map(|id| shard.listener(*id).active.value()).sum::<u64>()
+        };
+        *self.process.get_or_insert_with(|| counters.iter().map(of_shard).sum())
+    }
+
     fn active(&mut self, id: ListenerId) -> u64 {
         let index = id.index();
         if self.active.len() <= index {
@@ -122,8 +134,7 @@ impl Scene {
 
     /// HAProxy's default format for TCP, section 8.2.2 of its configuration manual, and more behind it.
     fn write_tcplog(&mut self, record: &AccessRecord, line: &mut String) -> std::fmt::Result {
-        let all = self.snapshot.listeners().to_vec();
-        let process: u64 = all.into_iter().map(|id| self.active(id)).sum();
+        let process = self.active_of_process();
         let (active, (upstream_now, backend_now)) =
             (self.active(record.listener), self.in_flight(record.upstream, record.backend));
         let (listener, (upstream, backend)) = (self.listener_name(record.listener), self.names(record));
