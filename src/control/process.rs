@@ -31,7 +31,7 @@ pub trait Process: Send + Sync {
     fn give(&self, command: Command) -> bool;
 
     /// Returns open sessions.
-    fn sessions(&self, query: SessionQuery) -> Answer<Result<SessionPage, NoAnswer>>;
+    fn sessions(&self, query: SessionQuery) -> Answer<Result<SessionPage, SessionsError>>;
 
     /// Ends a session with a reset. Returns whether there was such a session.
     fn kill(&self, session: u64) -> Answer<Result<bool, NoAnswer>>;
@@ -179,6 +179,17 @@ pub enum ExplainError {
     /// There is no such listener, or none was named where there are several.
     #[error("{0}")]
     Listener(String),
+    /// The shard did not answer.
+    #[error(transparent)]
+    Shard(#[from] NoAnswer),
+}
+
+/// Why there is no page of sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionsError {
+    /// The filter names a listener or a backend that is not there.
+    #[error("no {0} has this name; `ringway ctl backends`, `ringway ctl status` and `/v1/status` list them")]
+    Unknown(&'static str),
     /// The shard did not answer.
     #[error(transparent)]
     Shard(#[from] NoAnswer),

@@ -12,7 +12,7 @@ use crate::base::{BackendId, SessionPhase, ShardId, UpstreamId};
 use crate::control::command::{Command, Door};
 use crate::control::process::{
     Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, Readiness, SessionPage,
-    SessionQuery, SessionState, SessionStatus,
+    SessionQuery, SessionState, SessionStatus, SessionsError,
 };
 use crate::control::status::Phase;
 use crate::control::{Source, Status};
@@ -66,7 +66,7 @@ impl Process for Running {
         self.door.as_ref().is_some_and(|door| door.try_give(command))
     }
 
-    fn sessions(&self, query: SessionQuery) -> Answer<Result<SessionPage, NoAnswer>> {
+    fn sessions(&self, query: SessionQuery) -> Answer<Result<SessionPage, SessionsError>> {
         let (source, handles) = (Arc::clone(&self.source), Arc::clone(&self.handles));
         Box::pin(async move { page(&source, &handles, query).await })
     }
@@ -123,9 +123,9 @@ async fn page(
     source: &Source,
     handles: &[ShardHandle],
     query: SessionQuery,
-) -> Result<SessionPage, NoAnswer> {
+) -> Result<SessionPage, SessionsError> {
     let limit = query.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
-    let Some(mut wanted) = wanted(source, &query) else { return Ok(SessionPage::default()) };
+    let mut wanted = wanted(source, &query)?;
     let after = query.after.unwrap_or(0);
     let (mut shard, mut from) = (shard_of(after).index(), position_of(after));
     let mut page = SessionPage::default();
@@ -155,25 +155,27 @@ fn position_of(cursor: u64) -> usize {
     usize::try_from(cursor >> SHARD_BITS).unwrap_or(usize::MAX)
 }
 
-/// Turns names into numbers; `None` if there is no such listener or backend, and so no such session.
-fn wanted(source: &Source, query: &SessionQuery) -> Option<SessionsWanted> {
+/// Turns names into numbers.
+fn wanted(source: &Source, query: &SessionQuery) -> Result<SessionsWanted, SessionsError> {
     let (snapshot, config) = (&source.snapshot, source.snapshot.config());
     let listener = match &query.listener {
         Some(name) => {
-            let position = config.listeners.iter().position(|listener| listener.name == *name)?;
-            Some(snapshot.listeners()[position])
+            let position = config.listeners.iter().position(|listener| listener.name == *name);
+            Some(snapshot.listeners()[position.ok_or(SessionsError::Unknown("listener"))?])
         }
         None => None,
     };
     let backends = match &query.backend {
         Some(name) => {
             let found = backends(source, name);
-            (!found.is_empty()).then_some(())?;
+            if found.is_empty() {
+                return Err(SessionsError::Unknown("backend"));
+            }
             Some(found)
         }
         None => None,
     };
-    Some(SessionsWanted {
+    Ok(SessionsWanted {
         from: 0,
         limit: 0,
         listener,

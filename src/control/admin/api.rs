@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::super::command::Command;
-use super::super::process::{ExplainError, Exposition, Process, Readiness};
+use super::super::process::{ExplainError, Exposition, Process, Readiness, SessionsError};
 use super::access::{self, Peer, Refusal};
 use super::answer::{self, Answer, JSON, TEXT};
 use super::query::{self, quote};
@@ -28,6 +28,8 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Answers that are worked out at a time, each on a thread of its own.
 const RENDERINGS_MAX: usize = 2;
+/// Answers that clients have not taken yet, all together, KiB: one of a thousand backends has 4,000.
+const UNSENT_KIB_MAX: usize = 64 << 10;
 
 const PANICKED: &str = "the answer could not be made; the log of the process says why";
 
@@ -38,11 +40,25 @@ const DESCRIPTION: &str = include_str!("openapi.json");
 pub(super) struct Api {
     process: Arc<dyn Process>,
     renderings: Arc<Semaphore>,
+    unsent: Arc<Semaphore>,
+}
+
+/// A body that counts as unsent until its connection drops it.
+struct Unsent {
+    body: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 impl Api {
     pub(super) fn new(process: Arc<dyn Process>) -> Self {
-        Self { process, renderings: Arc::new(Semaphore::new(RENDERINGS_MAX)) }
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self { process, renderings: semaphore(RENDERINGS_MAX), unsent: semaphore(UNSENT_KIB_MAX) }
     }
 
     /// Answers a request, whatever it is.
@@ -165,7 +181,13 @@ impl Api {
         };
         match timeout(PATIENCE, self.process.sessions(wanted)).await {
             Ok(Ok(page)) => answer::json(StatusCode::OK, &page),
-            Ok(Err(error)) => unavailable(&error.to_string()),
+            Ok(Err(error)) => {
+                let status = match error {
+                    SessionsError::Unknown(_) => StatusCode::NOT_FOUND,
+                    SessionsError::Shard(_) => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                answer::failure(status, &error.to_string())
+            }
             Err(_) => late(),
         }
     }
@@ -224,14 +246,29 @@ impl Api {
     async fn rendered(&self, render: impl FnOnce(&dyn Process) -> Answer + Send + 'static) -> Answer {
         let Some(permit) = self.permit().await else { return late() };
         let process = Arc::clone(&self.process);
-        let render = move || {
-            // The thread works on when the client has gone, so the permit is the thread's.
-            let _permit = permit;
-            render(&*process)
+        // The thread works on when the client has gone, so the permit is the thread's.
+        let render = move || (render(&*process), permit);
+        let Ok((answer, permit)) = tokio::task::spawn_blocking(render).await else {
+            return unavailable(PANICKED);
         };
-        match tokio::task::spawn_blocking(render).await {
-            Ok(answer) => answer,
-            Err(_) => unavailable(PANICKED),
+        // Nothing more is worked out for clients that take nothing.
+        let answer = self.unsent(answer).await;
+        drop(permit);
+        answer
+    }
+
+    /// Waits until there is room for one more body that its client has yet to take.
+    async fn unsent(&self, answer: Answer) -> Answer {
+        let (parts, body) = answer.into_parts();
+        let Ok(body) = body.collect().await;
+        let body = body.to_bytes();
+        let kib = (body.len() >> 10).min(UNSENT_KIB_MAX - 1) + 1;
+        let room = Arc::clone(&self.unsent).acquire_many_owned(kib as u32);
+        match timeout(PATIENCE, room).await {
+            Ok(Ok(permit)) => {
+                Answer::from_parts(parts, Bytes::from_owner(Unsent { body, _permit: permit }).into())
+            }
+            _ => unavailable("the answers of other clients wait to be taken; try again, and look who asks"),
         }
     }
 
@@ -307,6 +344,21 @@ mod tests {
             let answer = api.answer(OPERATOR, request(method, path)).await;
             assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_nobody_takes_are_few() {
+        let api = Api::new(Arc::new(Fake::default()));
+        let ask = || api.answer(OPERATOR, request(Method::GET, "/metrics"));
+        let first = ask().await;
+        assert_eq!((first.status(), api.unsent.available_permits()), (StatusCode::OK, UNSENT_KIB_MAX - 1));
+        let others = api.unsent.acquire_many(UNSENT_KIB_MAX as u32 - 1).await.unwrap();
+        assert_eq!(ask().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        // The one that waited is worked out no more.
+        assert_eq!(api.renderings.available_permits(), RENDERINGS_MAX);
+        drop(first);
+        assert_eq!(ask().await.status(), StatusCode::OK);
+        drop(others);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 use super::super::command::Command;
 use super::super::process::{
     Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, Readiness, SessionPage,
-    SessionQuery,
+    SessionQuery, SessionsError,
 };
 use super::super::status::Status;
 
@@ -28,7 +28,7 @@ impl Process for Fake {
 
     fn metrics(&self, _exposition: Exposition) -> String {
         let _ = self.gate.as_ref().map(|gate| gate.lock().unwrap().recv());
-        String::new()
+        "# EOF\n".to_owned()
     }
 
     fn config(&self) -> String {
@@ -39,7 +39,7 @@ impl Process for Fake {
         false
     }
 
-    fn sessions(&self, _query: SessionQuery) -> Answer<Result<SessionPage, NoAnswer>> {
+    fn sessions(&self, _query: SessionQuery) -> Answer<Result<SessionPage, SessionsError>> {
         Box::pin(std::future::pending())
     }
 
