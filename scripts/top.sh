@@ -268,7 +268,7 @@ claims_about_colours_and_tables() {
     press q
     wait_for 10 "the end of top" shows '^status 0'
     run "unset NO_COLOR; '$RINGWAY' ctl backends --socket '$WORK/admin.sock'"
-    claim "ctl says what has no room" shows '^\(no room for: .*addresses\)'
+    claim "ctl says what has no room" shows '^\(no room for: .*last check'
     run "'$RINGWAY' ctl status --watch 1 --socket '$WORK/admin.sock'"
     claim "ctl status --watch has rates" shows '^LISTENER .* ACCEPTS/S'
     press C-c
