@@ -167,17 +167,25 @@ await() {
     done
 }
 echo_once() {
-    exec 4<>/dev/tcp/127.0.0.1/8080
+    exec 4<>"/dev/tcp/127.0.0.1/$port"
     echo "there and back" >&4
     head -n 1 <&4
 }
+[ "$1" = hand ] && port=8080 || port=80
 perl -MIO::Socket::INET -e '
     $listener = IO::Socket::INET->new(Listen => 9, LocalAddr => "127.0.0.1:8081", ReuseAddr => 1) or die;
     while ($c = $listener->accept) { $line = <$c>; print $c $line if defined $line; close $c }' &
 if [ "$1" = hand ]; then
     ringway & started=$!
 else
+    # What the sandbox must allow: a port below 1024, and a group for the admin socket.
+    sed -i 's/:8080/:80/' /etc/ringway/config.yaml
+    echo 'admin: {socket_mode: "0660", socket_group: adm}' >>/etc/ringway/config.yaml
+    mkdir -p /run/systemd/system/ringway.service.d
+    printf '[Service]\nSupplementaryGroups=adm\n' >/run/systemd/system/ringway.service.d/group.conf
+    systemctl daemon-reload
     systemctl start ringway
+    [ "$(stat -c '%G %a' /run/ringway/admin.sock)" = 'adm 660' ] && echo "systemd: group of the socket"
     started=$(systemctl show -P MainPID ringway)
 fi
 await '^ok' http /healthz
@@ -233,7 +241,7 @@ UNIT
     in_root --boot >"$WORK/boot.log" 2>&1 || true
     rm "$unit" "$wants/probe.service"
     cat "$ROOT/root/journal.log" "$ROOT/root/probe.log" >"$WORK/systemd.log" || { cat "$WORK/boot.log" >&2 && die "no boot"; }
-    shown systemd healthz echo sandbox 'removal stops it' 'configuration stays'
+    shown systemd 'group of the socket' healthz echo sandbox 'removal stops it' 'configuration stays'
 }
 
 leaves_nothing() {
