@@ -202,6 +202,8 @@ grep -q '^Seccomp:.2' /proc/$started/status
 grep -q '^CapEff:.0000000000000400' /proc/$started/status
 [ "$(stat -c %u /proc/$started)" != 0 ] && echo "systemd: sandbox"
 systemctl -q enable ringway
+dpkg --install --force-confold /root/ringway.deb
+[ "$(systemctl show -P MainPID ringway)" = $started ] && echo "systemd: an upgrade leaves it running"
 dpkg --remove ringway
 ! [ -d /proc/$started ] && echo "systemd: removal stops it"
 [ -e /etc/ringway/config.yaml ] && echo "systemd: configuration stays"
@@ -241,7 +243,7 @@ UNIT
     in_root --boot >"$WORK/boot.log" 2>&1 || true
     rm "$unit" "$wants/probe.service"
     cat "$ROOT/root/journal.log" "$ROOT/root/probe.log" >"$WORK/systemd.log" || { cat "$WORK/boot.log" >&2 && die "no boot"; }
-    shown systemd 'group of the socket' healthz echo sandbox 'removal stops it' 'configuration stays'
+    shown systemd 'group of the socket' healthz echo sandbox 'an upgrade leaves it running' 'removal stops it' 'configuration stays'
 }
 
 leaves_nothing() {
