@@ -61,17 +61,8 @@ pub fn lacks(config: &Config) -> Vec<String> {
 
 /// Returns what does not prevent the process from running, but is worth a warning at the start.
 pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
-    let mut doubts: Vec<String> = Vec::new();
-    if let Some(quota) = cpu_quota().filter(|quota| *quota < shards as f64) {
-        let fitting = (quota as usize).max(1);
-        let fewer =
-            if fitting < shards { format!("set runtime.cores to {fitting}, or ") } else { String::new() };
-        doubts.push(format!(
-            "the CPU quota of this container or service is {quota:.1} CPUs for {}: all threads wait once it \
-             is used up; {fewer}raise the quota",
-            counted(shards as u64, "core")
-        ));
-    }
+    let mut doubts: Vec<String> =
+        cpu_quota().and_then(|quota| quota_doubt(quota, shards)).into_iter().collect();
     // The kernel silently truncates a backlog, listen(2).
     let Some(most) = number("/proc/sys/net/core/somaxconn") else { return doubts };
     for listener in config.listeners.iter().filter(|listener| u64::from(listener.backlog) > most) {
@@ -81,6 +72,19 @@ pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
         ));
     }
     doubts
+}
+
+/// Returns the warning that `quota` CPUs are too few for this many shards.
+fn quota_doubt(quota: f64, shards: usize) -> Option<String> {
+    let fitting = (quota as usize).max(1);
+    let fewer = if fitting < shards { format!("set runtime.cores to {fitting}, or ") } else { String::new() };
+    (quota < shards as f64).then(|| {
+        format!(
+            "the CPU quota of this container or service is {quota:.1} CPUs for {}: all threads wait once it \
+             is used up; {fewer}raise the quota",
+            counted(shards as u64, "core")
+        )
+    })
 }
 
 fn too_few_descriptors(config: &Config, shards: usize) -> Option<String> {
@@ -289,6 +293,17 @@ mod tests {
         write("cpu/d/cpu.cfs_period_us", "100000\n");
         assert_eq!(quota("3:cpu:/d\n"), None);
         assert_eq!(quota("nonsense\n"), None);
+    }
+
+    #[test]
+    fn a_quota_below_the_cores_is_a_doubt() {
+        assert_eq!(quota_doubt(2.0, 2), None);
+        assert_eq!(quota_doubt(8.0, 2), None);
+        let doubt = quota_doubt(2.5, 4).unwrap();
+        assert!(doubt.contains("is 2.5 CPUs for 4 cores"), "{doubt}");
+        assert!(doubt.ends_with("set runtime.cores to 2, or raise the quota"), "{doubt}");
+        let doubt = quota_doubt(0.5, 1).unwrap();
+        assert!(doubt.ends_with("used up; raise the quota"), "no fewer cores than one: {doubt}");
     }
 
     #[test]
