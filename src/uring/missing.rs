@@ -18,7 +18,8 @@ pub enum Missing {
     /// The system call is forbidden.
     #[error(
         "io_uring is forbidden here; set the sysctl kernel.io_uring_disabled to 0 (or add this user's group \
-         to kernel.io_uring_group), and allow io_uring_setup in the seccomp profile of the container"
+         to kernel.io_uring_group), and allow io_uring_setup, io_uring_enter and io_uring_register in the \
+         seccomp profile of the container"
     )]
     Forbidden,
     /// The kernel lacks a feature that Ringway needs.
