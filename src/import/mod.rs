@@ -84,6 +84,7 @@ pub fn import(file_name: &str, text: &[u8], format: Format) -> Import {
             write::header(file_name, "nginx", &nginx::DIFFERENCES)
         }
     };
+    plan.upstreams.sort_by_key(|upstream| upstream.entry.origin.line);
     let yaml = write::valid_yaml(&header, &mut plan, &mut findings);
     let (listeners, upstreams) = match yaml {
         Some(_) => (plan.listeners.len(), plan.upstreams.len()),
