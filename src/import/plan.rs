@@ -1,5 +1,7 @@
 //! The translation before it is written: entries of keys, each of which knows where it comes from.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::listen::Accept;
 use super::report::Origin;
 
@@ -46,6 +48,8 @@ pub(super) struct Plan {
     pub(super) process: Entry,
     pub(super) listeners: Vec<Listener>,
     pub(super) upstreams: Vec<Upstream>,
+    pub(super) listener_names: Names,
+    pub(super) upstream_names: Names,
 }
 
 impl Entry {
@@ -86,40 +90,40 @@ impl Key {
 
 impl Plan {
     pub(super) fn new() -> Self {
-        Self { process: Entry::new(Origin::new(1, "")), listeners: Vec::new(), upstreams: Vec::new() }
-    }
-
-    /// Returns the name, with a number behind it if another listener has it.
-    pub(super) fn listener_name(&self, wanted: &str) -> String {
-        let names = self.listeners.iter().map(|listener| listener.name().to_owned()).collect::<Vec<_>>();
-        unique(wanted, &names)
-    }
-
-    /// Returns the name, with a number behind it if another upstream has it.
-    pub(super) fn upstream_name(&self, wanted: &str) -> String {
-        let names = self.upstreams.iter().map(|upstream| upstream.name.clone()).collect::<Vec<_>>();
-        unique(wanted, &names)
+        Self {
+            process: Entry::new(Origin::new(1, "")),
+            listeners: Vec::new(),
+            upstreams: Vec::new(),
+            listener_names: Names::default(),
+            upstream_names: Names::default(),
+        }
     }
 }
 
-impl Listener {
-    fn name(&self) -> &str {
-        self.entry.keys.iter().find(|key| key.path == "name").map_or("", |key| key.value.trim_matches('"'))
-    }
+/// The names of a list, each of which is unique.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    taken: BTreeSet<String>,
+    /// The last number behind a name.
+    numbers: BTreeMap<String, usize>,
 }
 
-/// Returns a name by the rules of the configuration that none of the others has.
-pub(super) fn unique(wanted: &str, others: &[String]) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-:[]%".contains(c) { c } else { '_' };
-    let mut name: String = wanted.chars().take(200).map(plain).collect();
-    if name.is_empty() {
-        name = "default".to_owned();
+impl Names {
+    /// Returns the name by the rules of the configuration, with a number behind it if it is taken.
+    pub(super) fn claim(&mut self, wanted: &str) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-:[]%".contains(c) { c } else { '_' };
+        let mut name: String = wanted.chars().take(200).map(plain).collect();
+        if name.is_empty() {
+            name = "default".to_owned();
+        }
+        let number = self.numbers.entry(name.clone()).or_insert(1);
+        let mut free = name.clone();
+        while !self.taken.insert(free.clone()) {
+            *number += 1;
+            free = format!("{name}-{number}");
+        }
+        free
     }
-    if !others.contains(&name) {
-        return name;
-    }
-    let numbered = (2..=others.len() + 2).map(|number| format!("{name}-{number}"));
-    numbered.into_iter().find(|name| !others.contains(name)).unwrap_or(name)
 }
 
 /// Returns a text as a YAML scalar: plain where YAML reads it as it stands, else in double quotes.

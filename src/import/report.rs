@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// Characters that are shown of a directive.
+/// Characters that are shown of a directive, and of a reason.
 const SHOWN_MAX: usize = 100;
+const REASON_MAX: usize = 400;
 
 /// Something of the file that the translation does not have.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +44,7 @@ pub(super) struct Findings(BTreeSet<LeftOut>);
 impl Findings {
     pub(super) fn add(&mut self, origin: &Origin, why: impl Into<String>) {
         let Origin { line, directive } = origin.clone();
-        self.0.insert(LeftOut { line, directive, why: why.into() });
+        self.0.insert(LeftOut { line, directive, why: one_line(&why.into(), REASON_MAX) });
     }
 
     pub(super) fn into_list(self) -> Vec<LeftOut> {
@@ -51,10 +52,15 @@ impl Findings {
     }
 }
 
-/// Returns a text that fits on a line: control characters escaped, and shortened.
+/// Returns a directive as it is shown.
 pub(super) fn shown(text: &str) -> String {
+    one_line(text, SHOWN_MAX)
+}
+
+/// Returns a text that fits on a line: control characters escaped, and shortened.
+pub(super) fn one_line(text: &str, most: usize) -> String {
     let plain = |c: char| c == ' ' || c.is_ascii_graphic();
     let one = |c: char| if plain(c) { c.to_string() } else { c.escape_debug().to_string() };
-    let line: String = text.chars().take(SHOWN_MAX).map(one).collect();
-    if text.chars().nth(SHOWN_MAX).is_some() { format!("{line}...") } else { line }
+    let line: String = text.chars().take(most).map(one).collect();
+    if text.chars().nth(most).is_some() { format!("{line}...") } else { line }
 }

@@ -2,12 +2,15 @@
 //! words, until it has nothing to say.
 
 use super::plan::{Entry, Key, Plan};
-use super::report::{Findings, Origin, shown};
+use super::report::{Findings, Origin, one_line, shown};
 use crate::base::limits;
 use crate::config::{self, Problem, Severity};
 
 /// How often the configuration is asked; each time everything it complains of is taken out.
-const ROUNDS_MAX: usize = 100;
+const ROUNDS_MAX: usize = 40;
+
+/// Longest comment; texts of the file are in it.
+const COMMENT_MAX: usize = 200;
 
 /// The order in which keys are written.
 const ORDER: [&str; 20] = [
@@ -200,7 +203,8 @@ impl Writer {
     }
 
     fn comment(&mut self, indent: usize, text: &str, owner: Owner) {
-        let line = if text.is_empty() { "#".to_owned() } else { format!("# {text}") };
+        let line =
+            if text.is_empty() { "#".to_owned() } else { format!("# {}", one_line(text, COMMENT_MAX)) };
         self.line(&format!("{:indent$}{line}", ""), owner);
     }
 

@@ -85,7 +85,7 @@ fn bind(line: &Line, name: &str, served: &Served, shared: &Entry, plan: &mut Pla
             Err(why) => findings.add(&origin, format!("{text}: {why}")),
             Ok(accept) => {
                 let mut entry = entry.clone();
-                let name = plan.listener_name(own_name.as_deref().unwrap_or(name));
+                let name = plan.listener_names.claim(own_name.as_deref().unwrap_or(name));
                 entry.set_text("name", &name, &origin);
                 plan.listeners.push(Listener { entry, accept, upstream: served.upstream.clone() });
             }

@@ -11,11 +11,16 @@ mod sections;
 mod servers;
 mod words;
 
-use super::plan::{Plan, Upstream, unique};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::plan::Plan;
 use super::report::Findings;
 use front::Served;
 use reasons::{Side, reason};
 use sections::{Bag, Kind, Section};
+
+/// The ports that the clients of each backend come to.
+type Ports = BTreeMap<String, BTreeSet<u16>>;
 
 /// Where Ringway differs whatever the file says.
 pub(super) const DIFFERENCES: [&str; 5] = [
@@ -29,6 +34,7 @@ pub(super) const DIFFERENCES: [&str; 5] = [
 /// Translates a file.
 pub(super) fn plan(text: &[u8], plan: &mut Plan, findings: &mut Findings) {
     let sections = sections::sections(text, findings);
+    let ports = ports(&sections);
     let mut used = Vec::new();
     let mut served: Vec<(String, Served)> = Vec::new();
     // Backends first, because listeners need to know them.
@@ -38,7 +44,6 @@ pub(super) fn plan(text: &[u8], plan: &mut Plan, findings: &mut Findings) {
             findings.add(&section.origin, "another section before it has this name; rename it");
             continue;
         }
-        let ports = ports_of(&sections, &section.name);
         served.push((section.name.clone(), upstream(&mut bag, section, &ports, plan, findings)));
         rest(bag, Side::Back, findings);
     }
@@ -47,7 +52,7 @@ pub(super) fn plan(text: &[u8], plan: &mut Plan, findings: &mut Findings) {
             Kind::Global => {
                 process::global(Bag::of(&sections, section, &mut Vec::new()), &mut plan.process, findings)
             }
-            Kind::Listen => listen(&sections, section, &mut used, plan, findings),
+            Kind::Listen => listen(&sections, section, &ports, &mut used, plan, findings),
             Kind::Frontend => frontend(&sections, section, &served, &mut used, plan, findings),
             Kind::Other => {
                 let why = format!("sections of this kind have no counterpart{}", section.extent());
@@ -92,13 +97,13 @@ fn tcp<'a>(
 fn upstream(
     bag: &mut Bag<'_>,
     section: &Section,
-    ports: &[u16],
+    ports: &Ports,
     plan: &mut Plan,
     findings: &mut Findings,
 ) -> Served {
-    let names: Vec<String> = plan.upstreams.iter().map(|upstream: &Upstream| upstream.name.clone()).collect();
-    let name = unique(&section.name, &names);
-    let (upstream, served) = back::upstream(bag, name, &section.origin, ports, findings);
+    let name = plan.upstream_names.claim(&section.name);
+    let ports: Vec<u16> = ports.get(&section.name).into_iter().flatten().copied().collect();
+    let (upstream, served) = back::upstream(bag, name, &section.origin, &ports, findings);
     if upstream.backends.is_empty() {
         findings
             .add(&section.origin, "no server of it is taken over, so it cannot serve; write its backends");
@@ -110,13 +115,13 @@ fn upstream(
 fn listen(
     sections: &[Section],
     section: &Section,
+    ports: &Ports,
     used: &mut Vec<usize>,
     plan: &mut Plan,
     findings: &mut Findings,
 ) {
     let Some(mut bag) = tcp(sections, section, used, findings) else { return };
-    let ports = ports_of(sections, &section.name);
-    let served = upstream(&mut bag, section, &ports, plan, findings);
+    let served = upstream(&mut bag, section, ports, plan, findings);
     listeners(bag, section, &served, Side::Both, plan, findings);
 }
 
@@ -170,22 +175,23 @@ fn rest(bag: Bag<'_>, side: Side, findings: &mut Findings) {
     }
 }
 
-/// Returns the ports that the clients of a backend come to.
-fn ports_of(sections: &[Section], backend: &str) -> Vec<u16> {
-    let mut ports = Vec::new();
+/// Returns the ports that the clients of each backend come to.
+fn ports(sections: &[Section]) -> Ports {
+    let mut all = Ports::new();
     for section in sections {
         let mut bag = Bag::of(sections, section, &mut Vec::new());
-        let serves = match section.kind {
-            Kind::Listen => section.name == backend,
-            Kind::Frontend => bag.take("default_backend").is_some_and(|given| given.line.word(1) == backend),
-            _ => false,
+        let backend = match section.kind {
+            Kind::Listen => section.name.clone(),
+            Kind::Frontend => {
+                bag.take("default_backend").map_or_else(String::new, |given| given.line.word(1).to_owned())
+            }
+            _ => continue,
         };
-        let binds = if serves { bag.take_all(&["bind"]) } else { Vec::new() };
-        for text in binds.iter().flat_map(|given| given.line.word(1).split(',')) {
-            ports.extend(address::bind(text, &[]).ok().and_then(|accept| accept.port()));
+        let ports = all.entry(backend).or_default();
+        for given in bag.take_all(&["bind"]) {
+            let accepts = given.line.word(1).split(',').map(|text| address::bind(text, &[]));
+            ports.extend(accepts.filter_map(|accept| accept.ok()?.port()));
         }
     }
-    ports.sort_unstable();
-    ports.dedup();
-    ports
+    all
 }

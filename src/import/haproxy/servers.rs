@@ -4,7 +4,7 @@ use super::address::{self, Server as Address};
 use super::options::Options;
 use super::sections::Bag;
 use super::words::Line;
-use crate::import::plan::{Entry, unique};
+use crate::import::plan::{Entry, Names};
 use crate::import::report::{Findings, Origin};
 use crate::import::units::{Millis, haproxy_time};
 
@@ -41,7 +41,7 @@ pub(super) struct Check {
 /// Takes the servers of a proxy. `ports` are those that its clients come to.
 pub(super) fn servers(bag: &mut Bag<'_>, ports: &[u16], findings: &mut Findings) -> Vec<Server> {
     let mut defaults = Options::default();
-    let (mut servers, mut names) = (Vec::new(), Vec::new());
+    let (mut servers, mut names) = (Vec::new(), Names::default());
     for given in bag.take_all(&["server", "default-server"]) {
         if given.line.word(0) == "default-server" {
             defaults.add(given.line, 1);
@@ -60,7 +60,7 @@ fn server(
     line: &Line,
     mut options: Options,
     ports: &[u16],
-    names: &mut Vec<String>,
+    names: &mut Names,
     findings: &mut Findings,
 ) -> Option<Server> {
     let origin = line.origin();
@@ -69,8 +69,7 @@ fn server(
         return None;
     }
     let mut entry = Entry::new(origin.clone());
-    let name = unique(line.word(1), names);
-    names.push(name.clone());
+    let name = names.claim(line.word(1));
     entry.set_text("name", &name, &origin);
     if let Err(why) = address_of(line.word(2), ports, &mut entry, &origin) {
         findings.add(&origin, why);

@@ -188,7 +188,7 @@ fn serve<'a>(
     served.push(pass.argument(0).to_owned());
     let upstream = upstream_for(pass, blocks, &settings, made, plan, findings);
     for (accept, mut entry) in accepts {
-        let (name, origin) = (plan.listener_name(&upstream), entry.origin.clone());
+        let (name, origin) = (plan.listener_names.claim(&upstream), entry.origin.clone());
         entry.set_text("name", &name, &origin);
         plan.listeners.push(Listener { entry, accept, upstream: upstream.clone() });
     }
@@ -223,7 +223,7 @@ fn upstream_for(
     if made.iter().any(|(one, ..)| *one == target) {
         entry.comment("the same servers once more, because the settings of this listener differ");
     }
-    let name = plan.upstream_name(&target);
+    let name = plan.upstream_names.claim(&target);
     let origin = entry.origin.clone();
     entry.set_text("name", &name, &origin);
     let backends = match block {

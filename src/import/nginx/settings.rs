@@ -79,7 +79,7 @@ impl<'a> Settings<'a> {
             }
             time.0 > 0
         });
-        let retries = self.retries(entry);
+        let retries = self.retries(entry, findings);
         if let Some((time, origin)) = self.time("proxy_timeout", findings) {
             entry.set("timeouts.backend_idle", time.text_or_off(), &origin);
         }
@@ -117,7 +117,7 @@ impl<'a> Settings<'a> {
     }
 
     /// Sets the number of retries, which is one less than that of tries, and returns it.
-    fn retries(&self, entry: &mut Entry) -> Option<u64> {
+    fn retries(&self, entry: &mut Entry, findings: &mut Findings) -> Option<u64> {
         if let Some(directive) =
             self.find("proxy_next_upstream").filter(|_| self.is("proxy_next_upstream", "off"))
         {
@@ -125,7 +125,10 @@ impl<'a> Settings<'a> {
             return Some(0);
         }
         let directive = self.find("proxy_next_upstream_tries")?;
-        let tries: u64 = directive.argument(0).parse().ok()?;
+        let Ok(tries) = directive.argument(0).parse::<u64>() else {
+            findings.add(&directive.origin(), "not a number; write one");
+            return None;
+        };
         // 0 tries every server.
         let retries = if tries == 0 { 100 } else { (tries - 1).min(100) };
         entry.set("retries", retries, &directive.origin());

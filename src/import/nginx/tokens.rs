@@ -53,10 +53,8 @@ pub(super) fn directives(text: &str, findings: &mut Findings) -> Vec<Directive> 
     let mut all = Vec::new();
     loop {
         all.append(&mut reader.block(0));
-        if reader.tokens.peek().is_none() {
-            return all;
-        }
-        reader.tokens.next();
+        let Some((line, _)) = reader.tokens.next() else { return all };
+        reader.line = line;
         reader.complain("}", "closes no block; remove it");
     }
 }

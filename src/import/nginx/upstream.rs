@@ -1,7 +1,7 @@
 //! `upstream`: algorithm and servers.
 
 use super::tokens::Directive;
-use crate::import::plan::{Entry, unique};
+use crate::import::plan::Entry;
 use crate::import::report::{Findings, Origin};
 use crate::import::units::{Millis, nginx_time};
 
@@ -88,7 +88,7 @@ fn server(
 ) -> Option<(Entry, Part)> {
     let origin = directive.origin();
     let mut entry = Entry::new(origin.clone());
-    entry.set_text("name", &unique(&format!("{upstream}{position}"), &[]), &origin);
+    entry.set_text("name", &format!("{upstream}{position}"), &origin);
     if let Err(why) = address(directive.argument(0), &mut entry, &origin) {
         findings.add(&origin, why);
         return None;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn check(text: &[u8]) -> Result<(), TestCaseError> {
-    guess(text);
+    let _ = guess(text);
     for format in [Format::Haproxy, Format::Nginx] {
         let import = import("file: \"\u{1}#", text, format);
         prop_assert_eq!(import.yaml.is_some(), import.listeners > 0);
