@@ -22,7 +22,7 @@ impl Accept {
         match host.trim_start_matches('[').trim_end_matches(']') {
             "::" if both => Self::Any(port),
             "::" => Self::AnyV6(port),
-            "" | "*" | "0.0.0.0" => Self::AnyV4(port),
+            "" | "*" => Self::AnyV4(port),
             host => Self::At(host.to_owned(), port),
         }
     }
@@ -38,7 +38,8 @@ impl Accept {
     /// address if no listener of `all` has IPv6 on that port.
     pub(super) fn written(&self, all: &[Self]) -> (String, Option<String>) {
         let in_the_way = |other: &&Self| match other {
-            Self::At(..) | Self::AnyV6(_) => other.port() == self.port(),
+            Self::AnyV6(_) => other.port() == self.port(),
+            Self::At(host, _) => host.contains(':') && other.port() == self.port(),
             Self::AnyV4(_) | Self::Any(_) | Self::Unix(_) => false,
         };
         match self {

@@ -122,7 +122,10 @@ fn drop_the_lonely(plan: &mut Plan, findings: &mut Findings) {
     plan.upstreams.retain(|upstream| {
         let stays = !upstream.backends.is_empty();
         if !stays {
-            findings.add(&upstream.entry.origin, "none of its servers could be taken over; see there");
+            findings.add(
+                &upstream.entry.origin,
+                "no server of it is taken over, so it cannot serve; write its backends",
+            );
         }
         stays
     });

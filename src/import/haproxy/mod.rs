@@ -104,10 +104,6 @@ fn upstream(
     let name = plan.upstream_names.claim(&section.name);
     let ports: Vec<u16> = ports.get(&section.name).into_iter().flatten().copied().collect();
     let (upstream, served) = back::upstream(bag, name, &section.origin, &ports, findings);
-    if upstream.backends.is_empty() {
-        findings
-            .add(&section.origin, "no server of it is taken over, so it cannot serve; write its backends");
-    }
     plan.upstreams.push(upstream);
     served
 }

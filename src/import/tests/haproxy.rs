@@ -23,8 +23,8 @@ fn each_address_of_a_bind_is_a_listener() {
     assert_eq!(addresses("bind :80,127.0.0.1:81\nbind *:82"), [":80", "127.0.0.1:81", ":82"]);
     assert_eq!(addresses("bind :::80 v4v6\nbind [::1]:81\nbind ::1:82"), [":80", "[::1]:81", "[::1]:82"]);
     assert_eq!(
-        addresses("bind ipv4@10.0.0.9:80\nbind unix@/run/a mode 600\nbind /run/b"),
-        ["10.0.0.9:80", "unix:/run/a", "unix:/run/b"]
+        addresses("bind ipv4@10.0.0.9:80\nbind 0.0.0.0:9\nbind unix@/run/a mode 600\nbind /run/b"),
+        ["10.0.0.9:80", "0.0.0.0:9", "unix:/run/a", "unix:/run/b"]
     );
 }
 
