@@ -345,6 +345,17 @@ mod tests {
     }
 
     #[test]
+    fn import_takes_a_file_and_whose_it_is() {
+        let Task::Import { file, from } = task(&["ringway", "import", "a", "--from", "nginx"]) else {
+            panic!()
+        };
+        assert_eq!((file, from), ("a".into(), Some(Format::Nginx)));
+        assert!(matches!(task(&["ringway", "import", "-"]), Task::Import { from: None, .. }));
+        assert!(Arguments::try_parse_from(["ringway", "import"]).is_err());
+        assert!(Arguments::try_parse_from(["ringway", "import", "a", "--from", "envoy"]).is_err());
+    }
+
+    #[test]
     fn what_is_said_twice_or_in_vain_is_wrong_usage() {
         for arguments in [
             ["ringway", "-f", "a", "check", "b"].as_slice(),

@@ -91,6 +91,7 @@ fn stream(directives: &[Directive], plan: &mut Plan, findings: &mut Findings) {
         let known = matches!(directive.name.as_str(), "upstream" | "server") || common.add(directive);
         if !known {
             findings.add(&directive.origin(), reasons::of_stream(directive));
+            common.note(directive);
         }
     }
     buffers(&common, plan, findings);
@@ -140,34 +141,18 @@ fn serve<'a>(
             "listen" => listens.push(inner),
             "proxy_pass" => target = Some(inner),
             _ if settings.add(inner) => {}
-            name => {
+            _ => {
                 findings.add(&inner.origin(), reasons::of_stream(inner));
-                if reasons::keeps_out(name) {
-                    entry.comment(format!(
-                        "`{name}` in line {} is not taken over: every client gets in",
-                        inner.line
-                    ));
-                }
+                settings.note(inner);
             }
         }
     }
-    let why = match (target, settings.impossible()) {
-        (_, Some((origin, why))) => {
-            findings.add(&origin, why);
-            Some("cannot be served".to_owned())
+    let pass = match fixed_target(target, &settings, findings) {
+        Ok(pass) => pass,
+        Err(why) => {
+            findings.add(&directive.origin(), format!("{why}{}", directive.extent()));
+            return;
         }
-        (None, _) => Some("has no `proxy_pass`, so it has no upstream".to_owned()),
-        (Some(pass), _) if pass.argument(0).contains('$') => {
-            let why = "depends on a variable; an upstream is fixed: write one, and import again";
-            findings.add(&pass.origin(), why);
-            Some("has no fixed upstream".to_owned())
-        }
-        _ => None,
-    };
-    let (Some(pass), None) = (target, &why) else {
-        let why = why.unwrap_or_default();
-        findings.add(&directive.origin(), format!("{why}{}", directive.extent()));
-        return;
     };
     buffers_of_server(&settings, common, plan, findings);
     settings.listener(&mut entry, findings);
@@ -192,6 +177,25 @@ fn serve<'a>(
         entry.set_text("name", &name, &origin);
         plan.listeners.push(Listener { entry, accept, upstream: upstream.clone() });
     }
+}
+
+/// Returns the `proxy_pass` of a server, or why it cannot have an upstream.
+fn fixed_target<'a>(
+    target: Option<&'a Directive>,
+    settings: &Settings<'_>,
+    findings: &mut Findings,
+) -> Result<&'a Directive, &'static str> {
+    if let Some((origin, why)) = settings.impossible() {
+        findings.add(&origin, why);
+        return Err("cannot be served");
+    }
+    let pass = target.ok_or("has no `proxy_pass`, so it has no upstream")?;
+    if pass.argument(0).contains('$') {
+        let why = "depends on a variable; an upstream is fixed: write one, and import again";
+        findings.add(&pass.origin(), why);
+        return Err("has no fixed upstream");
+    }
+    Ok(pass)
 }
 
 /// Takes the size of buffers from a server that has its own.

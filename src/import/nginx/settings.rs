@@ -1,5 +1,6 @@
 //! What a `server` of `stream` says about its sessions, with what `stream` says for all of them.
 
+use super::reasons::keeps_out;
 use super::tokens::Directive;
 use crate::import::plan::{Entry, flow_list};
 use crate::import::report::{Findings, Origin};
@@ -7,7 +8,11 @@ use crate::import::units::{Millis, establish, nginx_time};
 
 /// The directives that count for a server by their names; of each the last one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Settings<'a>(Vec<&'a Directive>);
+pub(super) struct Settings<'a> {
+    known: Vec<&'a Directive>,
+    /// What keeps clients out, and is not taken over.
+    rules: Vec<&'a Directive>,
+}
 
 /// Directives that a server inherits from `stream`, and that are taken over.
 const INHERITED: [&str; 12] = [
@@ -30,14 +35,21 @@ impl<'a> Settings<'a> {
     pub(super) fn add(&mut self, directive: &'a Directive) -> bool {
         let known = INHERITED.contains(&directive.name.as_str());
         if known {
-            self.0.retain(|other| other.name != directive.name);
-            self.0.push(directive);
+            self.known.retain(|other| other.name != directive.name);
+            self.known.push(directive);
         }
         known
     }
 
+    /// Notes a directive that is not taken over: one that keeps clients out is named at the listener.
+    pub(super) fn note(&mut self, directive: &'a Directive) {
+        if keeps_out(&directive.name) {
+            self.rules.push(directive);
+        }
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<&'a Directive> {
-        self.0.iter().copied().find(|directive| directive.name == name)
+        self.known.iter().copied().find(|directive| directive.name == name)
     }
 
     fn is(&self, name: &str, word: &str) -> bool {
@@ -69,6 +81,9 @@ impl<'a> Settings<'a> {
             entry.set("timeouts.client_idle", time.text_or_off(), &origin);
         }
         self.nodelay(entry);
+        for Directive { name, line, .. } in &self.rules {
+            entry.comment(format!("`{name}` in line {line} is not taken over: every client gets in"));
+        }
     }
 
     /// Sets the keys of an upstream.

@@ -110,6 +110,8 @@ fn servers_that_need_more_than_tcp_are_left_out() {
     }
     let yaml = import.yaml.expect("a configuration");
     assert!(yaml.contains("`deny` in line 8 is not taken over: every client gets in"), "{yaml}");
+    let (_, import) = nginx("deny all;\nserver { listen 6; proxy_pass a:1; }");
+    assert!(import.yaml.is_some_and(|yaml| yaml.contains("`deny` in line 2 is not taken over")));
 }
 
 #[test]
