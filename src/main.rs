@@ -4,12 +4,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use ringway::cli::args::{self, Task};
-use ringway::cli::{check, completions, ctl, demo, man, print_config, run, top};
+use ringway::cli::{check, completions, ctl, demo, import, man, print_config, run, top};
 
 fn main() -> ExitCode {
     let result = match args::read().task().unwrap_or_else(|error| error.exit()) {
         Task::Check(path) => Ok(ExitCode::from(check(&path))),
         Task::Config(path) => Ok(ExitCode::from(print_config(&path))),
+        Task::Import { file, from } => Ok(ExitCode::from(import(&file, from))),
         Task::Demo(arguments) => demo(arguments.duration(), arguments.plain),
         Task::Ctl(arguments) => Ok(ctl(&arguments)),
         Task::Top(arguments) => top(&arguments),

@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use super::ctl::args::CtlArguments;
 use super::top::args::TopArguments;
 use super::values::{level, whole};
+use crate::import::Format;
 
 /// The files that are looked for if no configuration is named.
 const DEFAULT_FILES: [&str; 2] = ["configs/config.yaml", "/etc/ringway/config.yaml"];
@@ -37,6 +38,9 @@ pub enum Command {
     Check(FileCommand),
     /// Print the resolved configuration in its long form
     Config(FileCommand),
+    /// Translate the TCP parts of an haproxy.cfg or an nginx.conf: YAML to standard output, and what it does not have to
+    /// standard error
+    Import(ImportArguments),
     /// Show the balancer at work: embedded backends, traffic and a live table; no set-up, no root
     Demo(DemoArguments),
     /// Ask a running process, or give it an order, through its admin socket
@@ -118,6 +122,13 @@ pub enum Task {
     Check(PathBuf),
     /// Print this file resolved.
     Config(PathBuf),
+    /// Translate a file of another program.
+    Import {
+        /// The file.
+        file: PathBuf,
+        /// Whose file it is; by its content if it is not said.
+        from: Option<Format>,
+    },
     /// Show the balancer at work.
     Demo(DemoArguments),
     /// Ask a running process.
@@ -170,6 +181,13 @@ impl Arguments {
             Some(_) if before.file.config.is_some() => {
                 refuse("`--config` is for `run`, `check` and `config` only")
             }
+            Some(Command::Import(import)) => Ok(Task::Import {
+                file: import.file,
+                from: import.from.map(|program| match program {
+                    Program::Haproxy => Format::Haproxy,
+                    Program::Nginx => Format::Nginx,
+                }),
+            }),
             Some(Command::Demo(demo)) => Ok(Task::Demo(demo)),
             Some(Command::Ctl(ctl)) => Ok(Task::Ctl(ctl)),
             Some(Command::Top(top)) => Ok(Task::Top(top)),
@@ -190,6 +208,27 @@ impl FileCommand {
     fn path(self, before: FileArguments) -> PathBuf {
         FileArguments { config: self.named.or(self.file.config).or(before.config) }.path()
     }
+}
+
+/// The arguments of `import`.
+#[derive(Args, Debug)]
+pub struct ImportArguments {
+    /// The file, `-` for the standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Whose file it is, if its content does not tell
+    #[arg(long, value_name = "PROGRAM")]
+    pub from: Option<Program>,
+}
+
+/// A program whose file can be translated.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Program {
+    /// haproxy.cfg
+    Haproxy,
+    /// nginx.conf, its block `stream`
+    Nginx,
 }
 
 /// The arguments of `demo`.
@@ -303,6 +342,17 @@ mod tests {
             assert!(matches!(task(arguments), Task::Check(path) if path.as_os_str() == "a"), "{arguments:?}");
         }
         assert!(matches!(task(&["ringway", "config", "-"]), Task::Config(path) if path.as_os_str() == "-"));
+    }
+
+    #[test]
+    fn import_takes_a_file_and_whose_it_is() {
+        let Task::Import { file, from } = task(&["ringway", "import", "a", "--from", "nginx"]) else {
+            panic!()
+        };
+        assert_eq!((file, from), ("a".into(), Some(Format::Nginx)));
+        assert!(matches!(task(&["ringway", "import", "-"]), Task::Import { from: None, .. }));
+        assert!(Arguments::try_parse_from(["ringway", "import"]).is_err());
+        assert!(Arguments::try_parse_from(["ringway", "import", "a", "--from", "envoy"]).is_err());
     }
 
     #[test]

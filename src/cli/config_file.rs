@@ -44,6 +44,16 @@ pub enum LoadError {
 ///
 /// See [`LoadError`]; its text is complete and names the file.
 pub fn load(path: &Path) -> Result<Parsed, LoadError> {
+    let (name, text) = read(path)?;
+    Ok(parse(&name, &text)?)
+}
+
+/// Reads a configuration file, `-` for the standard input. Returns its name and its content.
+///
+/// # Errors
+///
+/// See [`LoadError`], of which this is never `Invalid`.
+pub(super) fn read(path: &Path) -> Result<(String, Vec<u8>), LoadError> {
     let (is_stdin, inherited) = (path.as_os_str() == "-", is_inherited(path));
     let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
     let file = name.escape_debug().to_string();
@@ -73,7 +83,7 @@ pub fn load(path: &Path) -> Result<Parsed, LoadError> {
     if text.len() as u64 > limits::CONFIG_BYTES_MAX {
         return Err(unfit(format!("has more than {} bytes", limits::CONFIG_BYTES_MAX)));
     }
-    Ok(parse(&name, &text)?)
+    Ok((name, text))
 }
 
 /// Returns whether a path names a descriptor that this process was started with, like `/dev/stdin` and the

@@ -7,6 +7,7 @@ mod ctl;
 mod demo;
 mod generated;
 mod grid;
+mod import;
 mod readings;
 mod run;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub use config_file::{LoadError, load};
 pub use ctl::ctl;
 pub use demo::demo;
 pub use generated::{completions, man};
+pub use import::import;
 pub use run::run;
 pub use top::top;
 

@@ -220,3 +220,33 @@ fn an_option_that_is_in_vain_is_wrong_usage() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
     }
 }
+
+/// The configuration goes to standard output, everything else to standard error, each line with its place.
+#[test]
+fn import_prints_a_valid_configuration_and_what_it_does_not_have() {
+    let (_folder, path) =
+        file("listen a\n bind 127.0.0.1:1\n acl x src 10.0.0.1\n server b 10.0.0.1:1 check\n");
+    let output = ringway(&["import"], &path);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let notes = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(notes.starts_with(&format!("{}:3: acl x src 10.0.0.1: ", path.display())), "{notes}");
+    assert_eq!(notes.lines().count(), 2, "{notes}");
+
+    let (_folder, translated) = file(&output.stdout);
+    assert_eq!(ringway(&["check"], &translated).status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn import_of_nothing_exits_with_one_and_prints_nothing() {
+    let (_folder, http) = file("http {\n server { listen 80; }\n}\n");
+    let (_folder, unknown) = file("a: 1\n");
+    for (path, words) in [
+        (http.as_path(), ":1: http: nothing here reads HTTP"),
+        (unknown.as_path(), "write `--from haproxy` or `--from nginx`"),
+        (Path::new("/nonexistent"), "cannot be read"),
+    ] {
+        let output = ringway(&["import"], path);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{output:?}");
+    }
+}

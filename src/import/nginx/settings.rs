@@ -1,0 +1,178 @@
+//! What a `server` of `stream` says about its sessions, with what `stream` says for all of them.
+
+use super::reasons::keeps_out;
+use super::tokens::Directive;
+use crate::import::plan::{Entry, flow_list};
+use crate::import::report::{Findings, Origin};
+use crate::import::units::{Millis, establish, nginx_time};
+
+/// The directives that count for a server by their names; of each the last one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings<'a> {
+    known: Vec<&'a Directive>,
+    /// What keeps clients out, and is not taken over.
+    rules: Vec<&'a Directive>,
+}
+
+/// Directives that a server inherits from `stream`, and that are taken over.
+const INHERITED: [&str; 12] = [
+    "proxy_timeout",
+    "proxy_connect_timeout",
+    "proxy_next_upstream",
+    "proxy_next_upstream_tries",
+    "proxy_next_upstream_timeout",
+    "proxy_bind",
+    "proxy_socket_keepalive",
+    "proxy_half_close",
+    "proxy_buffer_size",
+    "tcp_nodelay",
+    "proxy_ssl",
+    "proxy_protocol",
+];
+
+impl<'a> Settings<'a> {
+    /// Adds a directive, if it is one of these.
+    pub(super) fn add(&mut self, directive: &'a Directive) -> bool {
+        let known = INHERITED.contains(&directive.name.as_str());
+        if known {
+            self.known.retain(|other| other.name != directive.name);
+            self.known.push(directive);
+        }
+        known
+    }
+
+    /// Notes a directive that is not taken over: one that keeps clients out is named at the listener.
+    pub(super) fn note(&mut self, directive: &'a Directive) {
+        if keeps_out(&directive.name) {
+            self.rules.push(directive);
+        }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&'a Directive> {
+        self.known.iter().copied().find(|directive| directive.name == name)
+    }
+
+    fn is(&self, name: &str, word: &str) -> bool {
+        self.find(name).is_some_and(|directive| directive.argument(0) == word)
+    }
+
+    /// Says why a server cannot be translated at all.
+    pub(super) fn impossible(&self) -> Option<(Origin, &'static str)> {
+        for (name, why) in [
+            (
+                "proxy_ssl",
+                "there is no TLS towards backends; let clients speak it to them, and write a listener",
+            ),
+            (
+                "proxy_protocol",
+                "there is no PROXY protocol; switch it off on the backends, and write a listener",
+            ),
+        ] {
+            if self.is(name, "on") {
+                return self.find(name).map(|directive| (directive.origin(), why));
+            }
+        }
+        None
+    }
+
+    /// Sets the keys of a listener.
+    pub(super) fn listener(&self, entry: &mut Entry, findings: &mut Findings) {
+        if let Some((time, origin)) = self.time("proxy_timeout", findings) {
+            entry.set("timeouts.client_idle", time.text_or_off(), &origin);
+        }
+        self.nodelay(entry);
+        for Directive { name, line, .. } in &self.rules {
+            entry.comment(format!("`{name}` in line {line} is not taken over: every client gets in"));
+        }
+    }
+
+    /// Sets the keys of an upstream.
+    pub(super) fn upstream(&self, entry: &mut Entry, findings: &mut Findings) {
+        let connect = self.time("proxy_connect_timeout", findings).filter(|(time, origin)| {
+            if time.0 == 0 {
+                findings.add(origin, "an attempt always has a limit, 5s by default; see `timeouts.connect`");
+            }
+            time.0 > 0
+        });
+        let retries = self.retries(entry, findings);
+        if let Some((time, origin)) = self.time("proxy_timeout", findings) {
+            entry.set("timeouts.backend_idle", time.text_or_off(), &origin);
+        }
+        let whole = self.time("proxy_next_upstream_timeout", findings);
+        if let Some((time, origin)) = &whole {
+            entry.set("timeouts.establish", time.text_or_off(), origin);
+        }
+        if let Some((time, origin)) = &connect {
+            entry.set("timeouts.connect", time.text(), origin);
+            let longest = establish(Some(*time), retries, None).filter(|_| whole.is_none());
+            if let Some(longest) = longest {
+                entry.set("timeouts.establish", longest.text(), origin);
+            }
+        }
+        self.source(entry, findings);
+        if self.is("proxy_socket_keepalive", "off")
+            && let Some(directive) = self.find("proxy_socket_keepalive")
+        {
+            entry.set("tcp.keepalive", "off", &directive.origin());
+        }
+        if self.is("proxy_half_close", "off") && self.find("proxy_half_close").is_some() {
+            entry.comment(
+                "`proxy_half_close off`: here the end of one side reaches the other and ends nothing",
+            );
+        }
+        self.nodelay(entry);
+    }
+
+    fn nodelay(&self, entry: &mut Entry) {
+        if self.is("tcp_nodelay", "off")
+            && let Some(directive) = self.find("tcp_nodelay")
+        {
+            entry.set("tcp.nodelay", "off", &directive.origin());
+        }
+    }
+
+    /// Sets the number of retries, which is one less than that of tries, and returns it.
+    fn retries(&self, entry: &mut Entry, findings: &mut Findings) -> Option<u64> {
+        if let Some(directive) =
+            self.find("proxy_next_upstream").filter(|_| self.is("proxy_next_upstream", "off"))
+        {
+            entry.set("retries", 0, &directive.origin());
+            return Some(0);
+        }
+        let directive = self.find("proxy_next_upstream_tries")?;
+        let Ok(tries) = directive.argument(0).parse::<u64>() else {
+            findings.add(&directive.origin(), "not a number; write one");
+            return None;
+        };
+        // 0 tries every server.
+        let retries = if tries == 0 { 100 } else { (tries - 1).min(100) };
+        entry.set("retries", retries, &directive.origin());
+        Some(retries)
+    }
+
+    fn source(&self, entry: &mut Entry, findings: &mut Findings) {
+        let Some(directive) = self.find("proxy_bind") else { return };
+        let (origin, text) = (directive.origin(), directive.argument(0));
+        if text == "off" {
+            return;
+        }
+        if text.contains('$') || directive.argument(1) == "transparent" {
+            findings.add(&origin, "backends see a fixed address of this machine; see `source`");
+            return;
+        }
+        let host = match text.parse::<std::net::IpAddr>() {
+            Ok(_) => text,
+            Err(_) => text.rsplit_once(':').map_or(text, |(host, _)| host),
+        };
+        entry.set("source", flow_list([host.trim_start_matches('[').trim_end_matches(']')]), &origin);
+    }
+
+    fn time(&self, name: &str, findings: &mut Findings) -> Option<(Millis, Origin)> {
+        let directive = self.find(name)?;
+        let time = nginx_time(directive.argument(0));
+        if time.is_none() {
+            findings.add(&directive.origin(), "not a time; write one such as `30s`");
+        }
+        time.map(|time| (time, directive.origin()))
+    }
+}

@@ -1,0 +1,206 @@
+//! `haproxy.cfg`.
+
+use super::*;
+
+#[track_caller]
+fn haproxy(text: &str) -> (Config, Import) {
+    translated(text, Format::Haproxy)
+}
+
+/// A proxy with one address and one server, and `lines` from line 4 on.
+fn listen(lines: &str) -> String {
+    format!("listen a\nbind 127.0.0.1:80\nserver b 10.0.0.1:1 check\n{lines}\n")
+}
+
+#[track_caller]
+fn addresses(binds: &str) -> Vec<String> {
+    let (config, _) = haproxy(&format!("listen a\n{binds}\nserver b 10.0.0.1:1\n"));
+    config.listeners.iter().map(|listener| listener.address.to_string()).collect()
+}
+
+#[test]
+fn each_address_of_a_bind_is_a_listener() {
+    assert_eq!(addresses("bind :80,127.0.0.1:81\nbind *:82"), [":80", "127.0.0.1:81", ":82"]);
+    assert_eq!(addresses("bind :::80 v4v6\nbind [::1]:81\nbind ::1:82"), [":80", "[::1]:81", "[::1]:82"]);
+    assert_eq!(
+        addresses("bind ipv4@10.0.0.9:80\nbind 0.0.0.0:9\nbind unix@/run/a mode 600\nbind /run/b"),
+        ["10.0.0.9:80", "0.0.0.0:9", "unix:/run/a", "unix:/run/b"]
+    );
+}
+
+#[test]
+fn every_ipv4_address_stays_apart_from_ipv6() {
+    assert_eq!(addresses("bind :80\nbind :::80 v6only"), ["0.0.0.0:80", "[::]:80"]);
+    assert_eq!(addresses("bind :80\nbind [2001:db8::1]:80"), ["0.0.0.0:80", "[2001:db8::1]:80"]);
+}
+
+#[test]
+fn bind_that_would_mean_something_else_is_left_out() {
+    let binds = "listen a\nbind :1\nbind :443 ssl crt a.pem\nbind :2 accept-proxy\nbind :1000-1010\nbind abns@x\n\
+                 bind name.example:3\nbind \"$ADDRESS\":4\nbind :5 interface eth0 maxconn 9\nserver b 10.0.0.1:1\n";
+    let (config, import) = haproxy(binds);
+    assert_eq!(config.listeners.len(), 2);
+    for (line, words) in [
+        (3, "there is no TLS"),
+        (4, "no PROXY protocol"),
+        (5, "range of ports"),
+        (6, "abns@"),
+        (7, "host names are not looked up"),
+        (8, "environment variable"),
+        (9, "interface eth0"),
+        (9, "maxconn 9"),
+    ] {
+        reported(&import, line, words);
+    }
+}
+
+#[test]
+fn proxies_take_the_defaults_before_them_or_those_they_name() {
+    let text = "defaults one\n timeout connect 1s\ndefaults two\n timeout connect 2s\n\
+                listen a\n bind :1\n server b 10.0.0.1:1\n\
+                listen c from one\n bind :2\n server b 10.0.0.1:1\n\
+                defaults three from one\n retries 7\nlisten d\n bind :3\n server b 10.0.0.1:1\n";
+    let (config, _) = haproxy(text);
+    let connect: Vec<_> =
+        config.upstreams.iter().map(|upstream| upstream.timeouts.connect.as_secs()).collect();
+    assert_eq!(connect, [2, 1, 1]);
+    assert_eq!(config.upstreams[2].retries, 7);
+}
+
+#[test]
+fn units_are_those_of_haproxy() {
+    for (written, millis) in [("1500", 1_500), ("3s", 3_000), ("2m", 120_000), ("10us", 1), ("250ms", 250)] {
+        let (config, _) = haproxy(&listen(&format!("timeout connect {written}")));
+        assert_eq!(config.upstreams[0].timeouts.connect.as_millis(), millis, "{written}");
+    }
+    let (_, import) = haproxy(&listen("timeout connect 5x\ntimeout client 0"));
+    reported(&import, 4, "not a time");
+    assert!(import.yaml.is_some_and(|yaml| yaml.contains("client_idle: off")));
+}
+
+#[test]
+fn words_are_read_as_haproxy_reads_them() {
+    let check = r#"option tcp-check
+tcp-check send PING\r\n
+tcp-check expect string "+PO\x4eG # \"x\""
+tcp-check send-binary 00ff \
+  # the rest of a continued line
+tcp-check expect string 'a\b'
+tcp-check expect rstring ^x"#;
+    let (config, import) = haproxy(&listen(check));
+    reported(&import, 10, "plain bytes");
+    assert_eq!(config.upstreams[0].healthcheck.as_ref().map(|check| check.interval.as_secs()), Some(2));
+    let (_, import) = haproxy(&listen(check.rsplit_once('\n').expect("lines").0));
+    let yaml = import.yaml.expect("a configuration");
+    for words in
+        [r#"send: "PING\\r\\n""#, r#"expect: "+PONG # \\\"x\\\"""#, r#"send: "\\x00\\xff""#, r#""a\\\\b""#]
+    {
+        assert!(yaml.contains(words), "{words} is not in\n{yaml}");
+    }
+}
+
+#[test]
+fn unchecked_servers_stay_unchecked() {
+    let (config, _) = haproxy("listen a\nbind :1\noption tcp-check\nserver b 10.0.0.1:1\n");
+    assert!(config.upstreams[0].healthcheck.is_none());
+}
+
+#[test]
+fn algorithms_have_counterparts_or_are_reported() {
+    for (balance, name) in [
+        ("roundrobin", "round_robin"),
+        ("static-rr", "round_robin"),
+        ("leastconn", "least_connections"),
+        ("first", "first"),
+        ("random(3)", "random"),
+        ("source", "source_hash"),
+        ("hash src", "source_hash"),
+    ] {
+        let (config, import) = haproxy(&listen(&format!("balance {balance}")));
+        assert_eq!(config.upstreams[0].algorithm.name, name, "{balance}");
+        assert!(import.left_out.is_empty(), "{:?}", import.left_out);
+    }
+    let (_, import) = haproxy(&listen("balance rdp-cookie\nbalance url_param x"));
+    reported(&import, 5, "looks into the bytes");
+}
+
+#[test]
+fn servers_that_need_more_than_tcp_are_left_out() {
+    let text = "listen a\nbind :1\nserver a 10.0.0.1:1 ssl verify none\nserver b 10.0.0.2:2 send-proxy-v2\n\
+                server c 10.0.0.3\nserver d 10.0.0.4:+1 weight 0 backup\nserver e 10.0.0.5:5 disabled maxconn 3\n\
+                server f \"${HOST}\":1\nserver g unix@/run/g\n";
+    let (config, import) = haproxy(text);
+    let shown = |at: usize| config.upstreams[0].backends[at].address.to_string();
+    // The port that clients come to, and one above.
+    assert_eq!(
+        [shown(0), shown(1), shown(2), shown(3)],
+        ["10.0.0.3:1", "10.0.0.4:2", "10.0.0.5:5", "unix:/run/g"]
+    );
+    reported(&import, 3, "no TLS");
+    reported(&import, 4, "no PROXY protocol");
+    reported(&import, 8, "environment variable");
+}
+
+#[test]
+fn what_nobody_asked_for_is_reported() {
+    let lines = "acl x src 10.0.0.0/8\ntcp-request connection reject if x\nuse_backend c if x\nstick-table type ip\n\
+                 fullconn 9\nmaxconn 9\noption httplog\ntimeout tarpit 1s\nsomething new\nlog global\nstats enable";
+    let (_, import) = haproxy(&listen(lines));
+    for line in 4..=14 {
+        reported(&import, line, ": ");
+    }
+    let yaml = import.yaml.expect("a configuration");
+    assert!(yaml.contains("the rule in line 5 is not taken over: every client gets in"), "{yaml}");
+    assert!(yaml.contains("`use_backend` in line 6"), "{yaml}");
+}
+
+#[test]
+fn conditions_and_what_follows_a_section_in_one_are_reported() {
+    let text = ".if defined(X)\nlisten z\n bind :9\n.endif\n retries 3\n".to_owned() + &listen(".notice x");
+    let (config, import) = haproxy(&text);
+    assert_eq!(config.listeners.len(), 1);
+    for line in [1, 2, 3, 4, 5, 9] {
+        reported(&import, line, ": ");
+    }
+}
+
+#[test]
+fn frontend_needs_a_backend_that_is_taken_over() {
+    let text = "frontend a\n bind :1\n default_backend h\nfrontend b\n bind :2\n use_backend t if x\n\
+                backend h\n mode http\n server x 10.0.0.1:1\nbackend t\n server x 10.0.0.1:1\n\
+                frontend c\n bind :3\n default_backend t\n timeout server 1s\n";
+    let (config, import) = haproxy(text);
+    assert_eq!(config.listeners.len(), 1);
+    reported(&import, 1, "`default_backend` h is not taken over");
+    reported(&import, 4, "no `default_backend`");
+    reported(&import, 7, "mode http");
+    reported(&import, 15, "no effect in a frontend");
+}
+
+#[test]
+fn what_the_configuration_refuses_is_taken_out_with_its_words() {
+    let text = "listen a\n bind :1\n retries 500\n server a 10.0.0.1:1\n server b 10.0.0.2:99999\n\
+                listen c\n bind :1\n server a 10.0.0.1:1\n\
+                listen d\n bind 127.0.0.1:7\n server a 127.0.0.1:7\n";
+    let (config, import) = haproxy(text);
+    assert_eq!((config.listeners.len(), config.upstreams[0].backends.len()), (1, 1));
+    reported(&import, 3, "whole number from 0 to 100");
+    reported(&import, 5, "not a port");
+    reported(&import, 7, "overlaps");
+    reported(&import, 11, "circle");
+    reported(&import, 10, "nobody would serve it");
+}
+
+#[test]
+fn http_checks_keep_path_host_and_status() {
+    let lines =
+        "option httpchk HEAD /up HTTP/1.1\\r\\nHost:\\ example.com\nhttp-check expect status 200-299,301";
+    let (_, import) = haproxy(&listen(lines));
+    let yaml = import.yaml.expect("a configuration");
+    for words in ["path: /up", "host: example.com", "200-299, 301", "HAProxy asked with HEAD"] {
+        assert!(yaml.contains(words), "{words} is not in\n{yaml}");
+    }
+    let (_, import) = haproxy(&listen("option httpchk\nhttp-check expect string ok\nhttp-check send-state"));
+    reported(&import, 5, "status alone");
+    reported(&import, 6, "no counterpart");
+}

@@ -1,0 +1,125 @@
+//! `nginx.conf`.
+
+use super::*;
+
+#[track_caller]
+fn nginx(stream: &str) -> (Config, Import) {
+    translated(format!("stream {{\n{stream}\n}}\n"), Format::Nginx)
+}
+
+#[test]
+fn addresses_and_their_options() {
+    let (config, import) = nginx(
+        "server {\nlisten 80;\nlisten [::]:80;\nlisten 127.0.0.1:81 backlog=9 so_keepalive=30::7;\n\
+         listen unix:/run/a;\nlisten [::]:82 ipv6only=off;\nlisten 83 udp;\nlisten 84 ssl;\n\
+         listen 85-87;\nlisten 88 proxy_protocol;\nlisten 127.0.0.1;\nlisten 89 rcvbuf=1k;\nproxy_pass 10.0.0.1:1;\n}",
+    );
+    let addresses: Vec<_> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
+    assert_eq!(addresses, ["0.0.0.0:80", "[::]:80", "127.0.0.1:81", "unix:/run/a", ":82", ":89"]);
+    let keepalive = config.listeners[2].tcp.options.keepalive.as_ref().expect("keepalive");
+    assert_eq!((keepalive.idle.as_secs(), keepalive.count), (30, 7));
+    for (line, words) in
+        [(8, "UDP"), (9, "TLS"), (10, "range"), (11, "PROXY"), (12, "no port"), (13, "rcvbuf=1k")]
+    {
+        reported(&import, line, words);
+    }
+}
+
+#[test]
+fn servers_of_an_upstream() {
+    let (config, import) = nginx(
+        "upstream u {\nzone z 64k;\nhash $remote_addr consistent;\nserver a.example:1 weight=5 max_conns=7 resolve;\n\
+         server unix:/run/b down;\nserver [2001:db8::1]:2 backup;\nserver c.example;\nserver d:1 service=x;\n\
+         keepalive 9;\n}\nserver { listen 1; proxy_pass u; }",
+    );
+    let upstream = &config.upstreams[0];
+    let shown: Vec<_> = upstream
+        .backends
+        .iter()
+        .map(|backend| (backend.name.as_str(), backend.address.to_string(), backend.weight, backend.backup))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("u1", "a.example:1".to_owned(), 5, false),
+            ("u2", "unix:/run/b".to_owned(), 0, false),
+            ("u3", "[2001:db8::1]:2".to_owned(), 1, true)
+        ]
+    );
+    assert_eq!(upstream.algorithm.name, "source_hash");
+    for (line, words) in [(8, "no port"), (9, "SRV"), (10, "no counterpart")] {
+        reported(&import, line, words);
+    }
+}
+
+#[test]
+fn algorithms_have_counterparts_or_are_reported() {
+    for (line, name) in [
+        ("", "round_robin"),
+        ("least_conn;", "least_connections"),
+        ("random two least_conn;", "random"),
+        ("least_time connect;", "peak_ewma"),
+        ("hash $remote_addr;", "source_hash"),
+        ("hash ${remote_addr}:${remote_port};", "source_hash"),
+    ] {
+        let (config, import) =
+            nginx(&format!("upstream u {{ {line} server a:1; }}\nserver {{ listen 1; proxy_pass u; }}"));
+        assert_eq!(config.upstreams[0].algorithm.name, name, "{line}");
+        assert!(import.left_out.is_empty(), "{:?}", import.left_out);
+    }
+    let (_, import) = nginx("upstream u { hash $ssl_name; server a:1; }\nserver { listen 1; proxy_pass u; }");
+    reported(&import, 2, "client's address");
+}
+
+#[test]
+fn servers_of_other_settings_have_an_upstream_of_their_own() {
+    let (config, _) = nginx(
+        "proxy_connect_timeout 3s;\nupstream u { server a:1; }\nserver { listen 1; proxy_pass u; }\n\
+         server { listen 2; proxy_pass u; }\nserver { listen 3; proxy_pass u; proxy_connect_timeout 1m; }",
+    );
+    let names: Vec<_> = config.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+    assert_eq!(names, ["u", "u-2"]);
+    let of: Vec<_> = config.listeners.iter().map(|listener| listener.upstream.index()).collect();
+    assert_eq!(of, [0, 0, 1]);
+    let timeouts = &config.upstreams[1].timeouts;
+    assert_eq!(timeouts.connect.as_secs(), 60);
+    // What three attempts of a minute take.
+    assert_eq!(timeouts.establish.map(|time| time.as_secs()), Some(180));
+}
+
+#[test]
+fn servers_that_need_more_than_tcp_are_left_out() {
+    let (config, import) = nginx(
+        "server { listen 1; proxy_pass 10.0.0.1:1; }\nserver { listen 2; proxy_pass $name; }\n\
+         server { listen 3; proxy_ssl on; proxy_pass a:1; }\nserver { listen 4; return x; }\n\
+         server { listen 5; proxy_pass nowhere; }\nserver { listen 6; proxy_pass a:1;\nallow 10.0.0.0/8; deny all; }\n\
+         include other;\nmap $x $y { a b; }\nupstream unused { server a:1; }",
+    );
+    assert_eq!(config.listeners.len(), 2);
+    for (line, words) in [
+        (3, "depends on a variable"),
+        (4, "no TLS"),
+        (5, "no `proxy_pass`"),
+        (6, "no port"),
+        (8, "not judged"),
+        (9, "nginx -T"),
+        (10, "fixed for each listener"),
+        (11, "no `server`"),
+    ] {
+        reported(&import, line, words);
+    }
+    let yaml = import.yaml.expect("a configuration");
+    assert!(yaml.contains("`deny` in line 8 is not taken over: every client gets in"), "{yaml}");
+    let (_, import) = nginx("deny all;\nserver { listen 6; proxy_pass a:1; }");
+    assert!(import.yaml.is_some_and(|yaml| yaml.contains("`deny` in line 2 is not taken over")));
+}
+
+#[test]
+fn quotes_comments_and_faults_of_syntax() {
+    let text = "events{worker_connections 64;}# {\nworker_processes 2;\nstream{server{listen '1';proxy_pass \"a:1\";}}\n}\n\
+                a \"b;\n";
+    let (config, import) = translated(text, Format::Nginx);
+    assert_eq!(config.runtime.max_connections.map(u32::from), Some(64));
+    reported(&import, 4, "closes no block");
+    reported(&import, 5, "not ended");
+}
