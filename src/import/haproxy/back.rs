@@ -66,7 +66,12 @@ fn not_zero(timed: Timed, findings: &mut Findings) -> Timed {
 /// Sets the algorithm. Returns whether clients are hashed, or served in order.
 fn balance(bag: &mut Bag<'_>, entry: &mut Entry, findings: &mut Findings) -> bool {
     let hash_type = bag.take("hash-type");
-    let Some(given) = bag.take("balance") else { return false };
+    let Some(given) = bag.take("balance") else {
+        if let Some(given) = hash_type.filter(|given| !given.inherited) {
+            findings.add(&given.line.origin(), "has no effect without `balance source`; leave it out");
+        }
+        return false;
+    };
     let origin = given.line.origin();
     let word = given.line.word(1);
     let bare = word.split('(').next().unwrap_or_default();

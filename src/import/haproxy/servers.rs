@@ -90,7 +90,7 @@ fn server(
         closes_on_down: options.take("on-marked-down").is_some_and(|what| what == "shutdown-sessions"),
         closes_on_up: options.take("on-marked-up").is_some_and(|what| what == "shutdown-backup-sessions"),
         check,
-        error_limit: error_limit(&mut options),
+        error_limit: error_limit(&mut options, &origin, findings),
         entry,
     };
     for (option, value) in options.into_rest() {
@@ -215,8 +215,10 @@ fn time(options: &mut Options, name: &str, origin: &Origin, findings: &mut Findi
 }
 
 /// Takes `error-limit` where the connections of sessions are watched.
-fn error_limit(options: &mut Options) -> Option<String> {
-    if !options.has("observe") || options.take("observe").is_some_and(|layer| layer != "layer4") {
+fn error_limit(options: &mut Options, origin: &Origin, findings: &mut Findings) -> Option<String> {
+    let layer = options.take("observe")?;
+    if layer != "layer4" {
+        findings.add(origin, format!("observe {layer}: nothing here reads more than TCP; see `outlier`"));
         return None;
     }
     options.take("on-error");
