@@ -599,8 +599,8 @@ check_failover() {
     wait_for 20 "900 sessions after the verdict" at_least 900 sessions_after "$verdict"
     back=$(now)
     same "answers of the dead backend" 0 "$(awk -v f="$verdict" '$1 > f && $2 == "b"' "$WORK/sessions.log" | wc -l)"
-    same "errors after the verdict" "" "$(awk -v f="$verdict" '$1 > f && $2 ~ /^!/' "$WORK/sessions.log" | head -n 5)"
-    same "errors before the kill" "" "$(awk -v t="$killed_at" '$1 < t - 1 && $2 ~ /^!/' "$WORK/sessions.log" | head -n 5)"
+    same "errors after the verdict" "" "$(awk -v f="$verdict" '$1 > f && $2 ~ /^!/' "$WORK/sessions.log" | sed -n 1,5p)"
+    same "errors before the kill" "" "$(awk -v t="$killed_at" '$1 < t - 1 && $2 ~ /^!/' "$WORK/sessions.log" | sed -n 1,5p)"
     during=$(awk -v a="$killed_at" -v b="$verdict" '$1 > a - 1 && $1 <= b && $2 ~ /^!/' "$WORK/sessions.log" | wc -l)
     # Only the sessions that were under way when the backend died may have failed.
     ((during <= 8)) || fail "$during sessions failed at the kill, of 8 at a time"
@@ -611,7 +611,7 @@ check_failover() {
     wait_for 20 "900 sessions after the restart" at_least 900 sessions_after "$from"
     SHARES=
     fair_shares "$from"
-    same "errors after the restart" "" "$(awk -v f="$back" '$1 > f && $2 ~ /^!/' "$WORK/sessions.log" | head -n 5)"
+    same "errors after the restart" "" "$(awk -v f="$back" '$1 > f && $2 ~ /^!/' "$WORK/sessions.log" | sed -n 1,5p)"
     detail "$(wc -l <"$WORK/sessions.log") sessions, $during failed at the kill, 0 after the verdict, shares again: $SHARES"
 }
 

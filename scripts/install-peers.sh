@@ -10,5 +10,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_packages haproxy nginx libnginx-mod-stream
 # Neither need be on the PATH of an unprivileged shell.
 PATH=$PATH:/usr/sbin
-haproxy -v | head -n 1
+# Not head: it would leave haproxy to a broken pipe, which pipefail makes the end of this script.
+haproxy -v | sed -n 1p
 nginx -v 2>&1

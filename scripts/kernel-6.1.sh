@@ -40,7 +40,7 @@ build_tests() {
     if [[ -z $target ]]; then
         # tests/runtime_assumptions.rs, or tests/TARGET/runtime_assumptions.rs, or what declares such a module.
         target=$({ find tests -name 'runtime_assumptions*' && grep -lrs 'mod runtime_assumptions' tests; } |
-            sed -E 's|^tests/([^/.]+).*|\1|' | head -n 1) || true
+            sed -E 's|^tests/([^/.]+).*|\1|' | sed -n 1p) || true
     fi
     [[ -n $target ]] || die "no test target holds runtime_assumptions"
     BINARY=$(cargo test --release --locked --no-run --test "$target" --message-format=json |
@@ -55,7 +55,7 @@ print(found[-1] if found else "")')
 get_kernel() {
     local package
     if ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then apt-get -qq update; fi
-    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-6\.1\.[^ ]*\)/\1/p' | head -n 1)
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-6\.1\.[^ ]*\)/\1/p' | sed -n 1p)
     [[ -n $package ]] || die "the archive has no kernel 6.1 (this script needs Debian 12)"
     KERNEL=$CACHE/boot/vmlinuz-${package#linux-image-}
     [[ -e $KERNEL ]] && return 0

@@ -103,7 +103,7 @@ build() {
 }
 
 build_twice() {
-    VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)-1
+    VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | sed -n 1p)-1
     ARCHITECTURE=$(dpkg --print-architecture)
     MAINTAINER='Ringway maintainers <maintainers@ringway.example>'
     PACKAGE=$OUT/ringway_${VERSION}_$ARCHITECTURE.deb
@@ -161,7 +161,7 @@ http() {
 await() {
     local words=$1 tries=0
     shift
-    until "$@" 2>/dev/null | grep -q "$words"; do
+    until grep -q "$words" <<<"$("$@" 2>/dev/null)"; do
         ((tries += 1, tries < 200)) || { echo "waited in vain for $words"; exit 1; }
         sleep 0.05
     done

@@ -121,7 +121,7 @@ query() {
 
 # Whether Prometheus has scraped as often as the expressions look back.
 has_data() {
-    query "count_over_time(ringway_build_info[1m]) >= $SCRAPES" | grep -qF '"metric"'
+    grep -qF '"metric"' <<<"$(query "count_over_time(ringway_build_info[1m]) >= $SCRAPES")"
 }
 
 check_expressions() {

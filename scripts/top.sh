@@ -44,7 +44,7 @@ screen() {
 
 # Whether a line of the screen matches.
 shows() {
-    screen | grep -qE -- "$1"
+    grep -qE -- "$1" <<<"$(screen)"
 }
 
 shows_not() {
@@ -53,7 +53,7 @@ shows_not() {
 
 # Whether the last line of the screen matches. tmux leaves empty lines at the end out.
 ends_with() {
-    screen | tail -n 1 | grep -qE -- "$1"
+    grep -qE -- "$1" <<<"$(screen | tail -n 1)"
 }
 
 press() {
@@ -277,7 +277,7 @@ claims_about_colours_and_tables() {
 
 # Whether there is any green, yellow or red: tmux writes 38;5;N.
 has_colour() {
-    terminal capture-pane -e -p -t it | grep -qF '[38;5;'
+    grep -qF '[38;5;' <<<"$(terminal capture-pane -e -p -t it)"
 }
 
 # Whether groff has nothing to say about the manual pages.
