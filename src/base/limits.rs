@@ -114,6 +114,10 @@ pub const LOG_RECORD_BYTES_MAX: usize = 8_192;
 pub const ACCESS_LOG_QUEUE_MAX: usize = 4_096;
 /// Maximum number of denied connections that the access log has in a second, for the whole process.
 pub const DENIALS_LOGGED_PER_SECOND: u64 = 10;
+/// Sessions that the admin API lists at a time where no number is asked for.
+pub const SESSIONS_LISTED: usize = 100;
+/// Maximum number of sessions that the admin API lists at a time.
+pub const SESSIONS_LISTED_MAX: usize = 1_000;
 /// Maximum number of connections to the TCP endpoint of the admin API, and to its Unix socket.
 pub const ADMIN_TCP_CONNECTIONS_MAX: usize = 48;
 /// See [`ADMIN_TCP_CONNECTIONS_MAX`].

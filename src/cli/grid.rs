@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use super::units;
+use crate::base::Escaped;
 
 /// Blanks between two columns.
 const GAP: usize = 2;
@@ -75,13 +76,9 @@ pub(super) enum Tone {
     Bad,
 }
 
-/// Returns a text in which control characters, which would mean something to a terminal, are escaped.
+/// Returns a text in which everything that would mean something to a terminal is escaped.
 pub(super) fn harmless(text: &str) -> String {
-    let escape = |character: char| match character.is_control() {
-        true => character.escape_default().to_string(),
-        false => character.to_string(),
-    };
-    text.chars().map(escape).collect()
+    Escaped(text).to_string()
 }
 
 impl Cell {

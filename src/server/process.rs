@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::explain;
-use crate::base::{BackendId, SessionPhase, ShardId, UpstreamId};
+use crate::base::{BackendId, SessionPhase, ShardId, UpstreamId, limits};
 use crate::control::command::{Command, Door};
 use crate::control::process::{
     Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, Readiness, SessionPage,
@@ -22,10 +22,6 @@ use crate::shard::{
 
 /// How long a shard may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Sessions of a page where no number is asked for.
-const PAGE: usize = 100;
-/// Most sessions of a page.
-const PAGE_MAX: usize = 1_000;
 
 /// See the module documentation.
 pub(super) struct Running {
@@ -124,7 +120,7 @@ async fn page(
     handles: &[ShardHandle],
     query: SessionQuery,
 ) -> Result<SessionPage, SessionsError> {
-    let limit = query.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
+    let limit = query.limit.unwrap_or(limits::SESSIONS_LISTED).clamp(1, limits::SESSIONS_LISTED_MAX);
     let mut wanted = wanted(source, &query)?;
     let after = query.after.unwrap_or(0);
     let (mut shard, mut from) = (shard_of(after).index(), position_of(after));

@@ -4,7 +4,6 @@
 //! to closed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -253,7 +252,7 @@ impl Checks {
 #[derive(Debug, Default)]
 pub struct HealthCounters {
     backends: Registry<BackendKey, Checks>,
-    beats: AtomicU64,
+    beats: Counter,
 }
 
 impl HealthCounters {
@@ -265,13 +264,13 @@ impl HealthCounters {
 
     /// Notes that the thread lives.
     pub fn beat(&self) {
-        self.beats.fetch_add(1, Ordering::Relaxed);
+        self.beats.add(1);
     }
 
     /// Returns how often the thread has shown that it lives.
     #[must_use]
     pub fn beats(&self) -> u64 {
-        self.beats.load(Ordering::Relaxed)
+        self.beats.value()
     }
 }
 

@@ -7,11 +7,7 @@ use log::LevelFilter;
 use serde::Deserialize;
 
 use super::super::process::{ExplainQuery, SessionQuery};
-
-/// Sessions of a page where no `limit` is given.
-pub(super) const SESSIONS: usize = 100;
-/// Most sessions of a page.
-pub(super) const SESSIONS_MAX: usize = 1_000;
+use crate::base::limits::{SESSIONS_LISTED, SESSIONS_LISTED_MAX};
 
 /// The levels, as a request writes them.
 const LEVELS: [(&str, LevelFilter); 5] = [
@@ -37,7 +33,7 @@ pub(super) fn sessions(query: &str) -> Result<SessionQuery, String> {
         }?;
         Ok(true)
     })?;
-    wanted.limit.get_or_insert(SESSIONS);
+    wanted.limit.get_or_insert(SESSIONS_LISTED);
     Ok(wanted)
 }
 
@@ -118,8 +114,8 @@ fn set<T>(place: &mut Option<T>, value: T) -> Result<(), String> {
 }
 
 fn limit(text: &str) -> Result<usize, String> {
-    let limit = text.parse().ok().filter(|limit| (1..=SESSIONS_MAX).contains(limit));
-    limit.ok_or_else(|| format!("is {}; write a whole number from 1 to {SESSIONS_MAX}", quote(text)))
+    let limit = text.parse().ok().filter(|limit| (1..=SESSIONS_LISTED_MAX).contains(limit));
+    limit.ok_or_else(|| format!("is {}; write a whole number from 1 to {SESSIONS_LISTED_MAX}", quote(text)))
 }
 
 fn number(text: &str) -> Result<u64, String> {
@@ -158,7 +154,10 @@ mod tests {
             client: Some(IpAddr::from([10, 0, 0, 1])),
         };
         assert_eq!(read, wanted);
-        assert_eq!(sessions("").unwrap(), SessionQuery { limit: Some(SESSIONS), ..SessionQuery::default() });
+        assert_eq!(
+            sessions("").unwrap(),
+            SessionQuery { limit: Some(SESSIONS_LISTED), ..SessionQuery::default() }
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How a log record looks: one line, whatever is in it.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::Write as _;
 use std::time::SystemTime;
 
@@ -9,6 +9,8 @@ use env_logger::fmt::style::AnsiColor;
 use jiff::Timestamp;
 use log::Level;
 use serde::Serialize;
+
+use crate::base::Escaped;
 
 /// A record as its caller left it.
 pub(super) struct Entry {
@@ -110,29 +112,6 @@ impl fmt::Display for Coloured {
         };
         write!(formatter, "{style}{level:<5}{style:#}")
     }
-}
-
-/// Text from anywhere, safe for one line of a terminal: control characters and those that change the
-/// direction of writing or end a line appear as escapes.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut plain = 0;
-        for (index, character) in self.0.char_indices().filter(|&(_, character)| is_unsafe(character)) {
-            formatter.write_str(&self.0[plain..index])?;
-            for escape in character.escape_default() {
-                formatter.write_char(escape)?;
-            }
-            plain = index + character.len_utf8();
-        }
-        formatter.write_str(&self.0[plain..])
-    }
-}
-
-fn is_unsafe(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }
 
 #[cfg(test)]
