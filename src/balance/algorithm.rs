@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::base::{BackendId, Tick};
 
-/// An algorithm as the registry knows it.
+/// An algorithm as the registry knows it. The registry has each name once, so equal names are the same algorithm.
 #[derive(Debug)]
 pub struct Registered {
     /// The name in the configuration.
@@ -21,6 +21,14 @@ pub struct Registered {
     /// Makes the instance of one shard.
     pub build: fn(Start) -> Box<dyn Algorithm>,
 }
+
+impl PartialEq for Registered {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Registered {}
 
 /// What an algorithm looks at; what it does not look at need not be found out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

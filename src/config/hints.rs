@@ -170,7 +170,7 @@ pub(super) const HOMES: [(&str, &str, &str); 19] = [
     ),
     ("`outlier`", "`upstreams[].outlier`", "consecutive_failures empty_answers ejection_time max_ejected"),
     ("`pool`", "`upstreams[].pool`", "size max_idle reuse clients"),
-    ("`runtime`", "`runtime`", "cores shutdown_delay shutdown_timeout relay"),
+    ("`runtime`", "`runtime`", "cores shutdown_delay shutdown_timeout drain_timeout relay"),
     ("`runtime.relay`", "`runtime.relay`", "buffer_size buffers_per_core splice pipe_size pipes_per_core"),
     ("`logging`", "`logging`", "level format target"),
     ("`admin`", "`admin`", "socket socket_mode socket_group"),

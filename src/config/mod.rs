@@ -13,9 +13,11 @@
 
 mod address;
 mod admin;
+mod changes;
 mod healthcheck;
 mod hints;
 mod model;
+mod overlay;
 mod pool;
 mod print;
 mod reach;
@@ -27,7 +29,9 @@ mod text;
 mod tree;
 mod values;
 
+pub use changes::Change;
 pub use model::*;
+pub use overlay::Edit;
 pub use reach::Circle;
 pub use report::{Problem, Report, Severity};
 

@@ -13,9 +13,9 @@ use super::admin::admin;
 use super::healthcheck::healthcheck;
 use super::hints;
 use super::model::{
-    AccessFilter, AccessFormat, Backend, BackendAddress, Config, CoreSelection, EqualIdle, HashKey,
-    Keepalive, ListenAddress, Listener, ListenerTcp, ListenerTimeouts, LogFormat, LogTarget, Logging,
-    OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
+    AccessFilter, AccessFormat, AdminState, Backend, BackendAddress, Config, CoreSelection, EqualIdle,
+    HashKey, Keepalive, ListenAddress, Listener, ListenerTcp, ListenerTimeouts, LogFormat, LogTarget,
+    Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::pool::pool;
 use super::relations::{self, Entries, Names, UpstreamLocations, WrittenIdle, WrittenTimeouts};
@@ -54,6 +54,7 @@ fn runtime(s: &mut Section<'_>) -> Runtime {
         max_connections: s.value("max_connections", None, limit),
         shutdown_delay: s.value("shutdown_delay", None, off_or(duration)),
         shutdown_timeout: s.value("shutdown_timeout", Some(Duration::from_secs(30)), off_or(duration)),
+        drain_timeout: s.value("drain_timeout", None, off_or(duration)),
         relay: s.section("relay", |s| Relay {
             buffer_bytes: s.value("buffer_size", 16 << 10, size(limits::BUFFER_BYTES)),
             buffers_per_core: s.value("buffers_per_core", 4_096, buffers),
@@ -437,5 +438,5 @@ fn backend(s: &mut Section<'_>, bare: Option<&Node>) -> Option<Backend> {
         }
         (None, address) => address.to_string(),
     };
-    Some(Backend { name, address, weight, max_connections, backup })
+    Some(Backend { name, address, weight, max_connections, backup, admin_state: AdminState::Ready })
 }

@@ -1,9 +1,14 @@
 //! The one door for everything that changes a running process: signals and the admin API.
 
+use std::fmt;
+
 use crossbeam_channel::{Receiver, Sender, bounded};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Change, Edit};
 
 /// An order to the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Command {
     /// Goes on accepting for `runtime.shutdown_delay`, then drains, and ends with its last session or at
     /// `runtime.shutdown_timeout`.
@@ -23,9 +28,57 @@ pub enum Command {
     /// Writes records from this level on.
     SetLogLevel(log::LevelFilter),
     /// Loads the configuration again.
-    Reload,
+    Reload(Reply),
+    /// Changes what runs, beside the file.
+    Edit(Edit, Reply),
     /// Replaces the process by the binary that is on disk now.
-    Upgrade,
+    Upgrade(Reply),
+}
+
+/// What was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The generation of the configuration that runs now.
+    pub generation: u64,
+    /// What is different from the generation before; empty if nothing is.
+    pub changes: Vec<Change>,
+}
+
+/// Why nothing was changed: a sentence for each reason, with its remedy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// At least one.
+    pub errors: Vec<String>,
+}
+
+/// Takes the outcome of a command; dropped without one if the process ends before.
+pub struct Reply(Option<Box<dyn FnOnce(Result<Applied, Refused>) + Send>>);
+
+impl Reply {
+    /// Gives the outcome to nobody; the log tells of it.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Gives the outcome to `taker`, which must not block.
+    #[must_use]
+    pub fn to(taker: impl FnOnce(Result<Applied, Refused>) + Send + 'static) -> Self {
+        Self(Some(Box::new(taker)))
+    }
+
+    /// Gives the outcome.
+    pub fn give(self, outcome: Result<Applied, Refused>) {
+        if let Some(taker) = self.0 {
+            taker(outcome);
+        }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
+    }
 }
 
 /// The sending end; clones lead to the same process.

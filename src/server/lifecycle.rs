@@ -11,7 +11,7 @@ use signal_hook::low_level::signal_name;
 use super::Server;
 use super::turned_away::{TurnedAway, log_totals};
 use crate::base::counted;
-use crate::control::command::{Command, Commands, Door};
+use crate::control::command::{Command, Commands, Door, Refused, Reply};
 use crate::control::service_manager;
 use crate::telemetry::log::LogHandle;
 
@@ -33,8 +33,8 @@ pub fn follow_signals(door: Door) -> io::Result<()> {
                 SIGTERM => Command::Stop { by },
                 SIGINT | SIGQUIT => Command::StopNow { by },
                 SIGUSR1 => Command::ReopenLog,
-                SIGHUP => Command::Reload,
-                _ => Command::Upgrade,
+                SIGHUP => Command::Reload(Reply::none()),
+                _ => Command::Upgrade(Reply::none()),
             };
             if !door.give(command) {
                 return;
@@ -122,8 +122,11 @@ fn wait_for_stop(
                 log.set_level(level);
                 log::info!("records are written from level {level} on");
             }
-            Command::Reload => log::warn!("HUP does nothing yet; restart to load a changed configuration"),
-            Command::Upgrade => log::warn!("USR2 does nothing yet; restart to run another binary"),
+            Command::Reload(reply) | Command::Edit(_, reply) | Command::Upgrade(reply) => {
+                let cause = "this does nothing yet; restart";
+                log::warn!("{cause}");
+                reply.give(Err(Refused { errors: vec![cause.to_owned()] }));
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::text;
 
 /// `healthcheck:` what a backend has to do to be up, and how often it is asked.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct HealthCheck {
     /// What a check asks; off takes every backend as up.
@@ -41,7 +41,7 @@ pub struct HealthCheck {
 }
 
 /// `type:` of a check, with the keys that belong to it. Each begins with a connection that has to stand.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CheckKind {
@@ -64,7 +64,7 @@ pub enum CheckKind {
 }
 
 /// The keys of `type: http`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct HttpCheck {
     /// Path and query that `http` asks for; what is no character of a URI is written as `%HH`.
@@ -118,7 +118,7 @@ impl fmt::Display for Statuses {
 
 /// One step of `type: send_expect`: at least one of the two, each of 1 to `limits::CHECK_STEP_BYTES_MAX`
 /// bytes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Step {
     /// Bytes that are sent first.

@@ -11,7 +11,7 @@ use super::text;
 use crate::base::UpstreamId;
 
 /// One entry of `listeners:`
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Listener {
     /// Name of the listener, unique among them.
@@ -63,7 +63,7 @@ pub struct ZonedAddress {
 }
 
 /// `timeouts:` of a listener.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ListenerTimeouts {
     /// Longest time in which no byte moves on the client's socket; see "Idle limits".
@@ -102,7 +102,7 @@ impl fmt::Debug for EqualIdle {
 }
 
 /// `tcp:` of a listener.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ListenerTcp {
     /// Options that backends have too.
@@ -117,7 +117,7 @@ pub struct ListenerTcp {
 }
 
 /// `tcp:` options of the sockets of one side.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TcpOptions {
     /// Small pieces are sent at once (`TCP_NODELAY`).

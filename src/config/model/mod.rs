@@ -16,7 +16,7 @@ pub use upstream::*;
 use super::text;
 
 /// A whole, valid configuration. Only [`super::parse`] makes one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Config {
     /// Cores, limits and memory of the process.

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use super::{ListenAddress, text};
 
 /// `runtime:` cores, limits and memory of the process.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Runtime {
     /// CPUs that run a shard: `auto` takes every CPU this process may use, a number the first so many of
@@ -25,6 +25,10 @@ pub struct Runtime {
     /// How long open sessions are served once accepting has ended; off serves them as long as it takes.
     #[serde(serialize_with = "text::duration_or_off")]
     pub shutdown_timeout: Option<Duration>,
+    /// How long open sessions of a removed listener or backend are served, and those of the old process after an
+    /// upgrade; off serves them as long as it takes.
+    #[serde(serialize_with = "text::duration_or_off")]
+    pub drain_timeout: Option<Duration>,
     /// Buffers and pipes of the relay.
     pub relay: Relay,
 }
@@ -55,7 +59,7 @@ impl Serialize for CoreSelection {
 }
 
 /// `runtime.relay:` buffers and pipes of the relay.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Relay {
     /// Size of one buffer.
@@ -79,7 +83,7 @@ pub struct Relay {
 }
 
 /// `logging:` which log records are written, and where.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Logging {
     /// Least severe level that is written.
@@ -147,7 +151,7 @@ impl Serialize for LogTarget {
 }
 
 /// `admin:` the endpoints of the admin API.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Admin {
     /// Address of the endpoint that changes nothing and shows no clients; off has none. It has no

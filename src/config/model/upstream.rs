@@ -5,13 +5,13 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{HealthCheck, TcpOptions, ZonedAddress, text};
 use crate::balance::Registered;
 
 /// One entry of `upstreams:`
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Upstream {
     /// Name of the upstream, unique among them.
@@ -71,7 +71,7 @@ fn algorithm<S: Serializer>(value: &&'static Registered, serializer: S) -> text:
 }
 
 /// `queue:` of an upstream.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct QueueRules {
     /// Clients that wait for a permit of a backend; 0 lets none wait. A backend without `max_connections`
@@ -83,7 +83,7 @@ pub struct QueueRules {
 }
 
 /// `outlier:` when failures of sessions eject a backend.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Outlier {
     /// Consecutive failures, of all cores together, that eject a backend.
@@ -111,7 +111,7 @@ pub enum OpenSessions {
 }
 
 /// `pool:` of an upstream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PoolRules {
     /// Ready connections kept for each backend by the whole process; 0 keeps none. Each shard keeps its part,
@@ -153,7 +153,7 @@ pub enum Clients {
 }
 
 /// `reset:` of a pool: how a backend is asked to forget a client.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ResetRules {
     /// Bytes that ask the backend to forget the client.
@@ -178,7 +178,7 @@ pub enum HashKey {
 }
 
 /// `timeouts:` of an upstream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UpstreamTimeouts {
     /// Longest single connection attempt.
@@ -194,7 +194,7 @@ pub struct UpstreamTimeouts {
 }
 
 /// One entry of `backends:`
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Backend {
     /// Name of the backend, unique in its upstream; required for `unix:`.
@@ -210,6 +210,22 @@ pub struct Backend {
     pub max_connections: Option<NonZeroU32>,
     /// Whether it takes sessions only while no other backend can.
     pub backup: bool,
+    /// What an operator wants of it at run time; a file cannot say it.
+    #[serde(skip)]
+    pub admin_state: AdminState,
+}
+
+/// What an operator wants of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminState {
+    /// It takes sessions as its checks allow.
+    #[default]
+    Ready,
+    /// It takes no new sessions; checks go on.
+    Drain,
+    /// It takes no new sessions and is not checked; open ones end as `on_down` says.
+    Maint,
 }
 
 /// Where a backend listens.
