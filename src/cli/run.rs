@@ -12,6 +12,7 @@ use crate::base::{Plain, counted};
 use crate::config::{Config, LogTarget, Parsed};
 use crate::control::command::{self, Commands};
 use crate::control::service_manager;
+use crate::net::Inherited;
 use crate::server::{self, Attached, Server};
 use crate::telemetry::log::{self as logging, LogHandle};
 
@@ -25,6 +26,11 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// The configuration is invalid, or something that it needs is missing; the text is complete for the
 /// operator.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
+    // Before any other thread starts.
+    let inherited = Inherited::from_service_manager().map_err(|error| {
+        let why = Plain(&error);
+        anyhow!("the sockets of the service manager cannot be taken over: {why}; see sd_listen_fds(3), or unset LISTEN_FDS")
+    })?;
     let path = arguments.file.path();
     let Parsed { config, report, .. } = super::load(&path)?;
     let config = Arc::new(config);
@@ -37,7 +43,7 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
         log::warn!("{}", problem.headline());
     }
     let (door, commands) = command::door();
-    let attached = Attached { door: Some(door.clone()), log: Some(log.clone()) };
+    let attached = Attached { door: Some(door.clone()), log: Some(log.clone()), inherited };
     server::follow_signals(door).map_err(|error| anyhow!("cannot handle signals: {}", Plain(&error)))?;
     let obeyed = Obeyed { commands: &commands, log: &log };
     let result = serve(&config, &path, arguments.pid_file.as_deref(), attached, &obeyed);

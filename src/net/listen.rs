@@ -102,7 +102,7 @@ pub enum ListenError {
 }
 
 impl ListenError {
-    fn new(address: &ListenAddress, error: io::Error) -> Self {
+    pub(super) fn new(address: &ListenAddress, error: io::Error) -> Self {
         let port = address.port();
         let address = address.to_string();
         match error.raw_os_error() {
@@ -186,7 +186,7 @@ fn patiently(
 /// The result of [`listen`].
 #[derive(Debug)]
 pub struct Listening {
-    /// One for each shard.
+    /// One for each shard, or more: number `n` is for shard `n % count`.
     pub sockets: Vec<OwnedFd>,
     /// The file of a `unix:` address.
     pub file: Option<SocketFile>,
@@ -201,7 +201,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    fn new(path: &Path) -> io::Result<Self> {
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), identity: identity(path)? })
     }
 }
@@ -231,23 +231,30 @@ fn listen_on_port(
     tcp: &TcpOptions,
     count: usize,
 ) -> io::Result<Listening> {
-    let socket = |joins: bool| -> io::Result<Socket> {
-        let socket = new_tcp_socket(address)?;
-        if joins {
-            socket.set_reuse_port(true)?;
-        }
-        options::apply(SockRef::from(&socket), tcp)?;
-        socket.bind(&SockAddr::from(socket_address(address)))?;
-        socket.listen(backlog_number(backlog))?;
-        Ok(socket)
-    };
-    let first = socket(false)?;
+    let first = port_socket(address, backlog, tcp, false)?;
     first.set_reuse_port(true)?;
     let mut sockets = vec![first.into()];
     for _ in 1..count {
-        sockets.push(socket(true)?.into());
+        sockets.push(port_socket(address, backlog, tcp, true)?.into());
     }
     Ok(Listening { sockets, file: None })
+}
+
+/// Creates one of them; with `joins`, it may be bound beside others.
+pub(super) fn port_socket(
+    address: &ListenAddress,
+    backlog: u32,
+    tcp: &TcpOptions,
+    joins: bool,
+) -> io::Result<Socket> {
+    let socket = new_tcp_socket(address)?;
+    if joins {
+        socket.set_reuse_port(true)?;
+    }
+    options::apply(SockRef::from(&socket), tcp)?;
+    socket.bind(&SockAddr::from(socket_address(address)))?;
+    socket.listen(backlog_number(backlog))?;
+    Ok(socket)
 }
 
 /// SO_REUSEPORT does not exist for Unix sockets, so all shards share one socket.
@@ -271,7 +278,7 @@ fn listen_on_file(
     Ok(Listening { sockets, file: Some(file) })
 }
 
-fn restrict(path: &Path, access: FileAccess) -> io::Result<()> {
+pub(super) fn restrict(path: &Path, access: FileAccess) -> io::Result<()> {
     if let Some(group) = access.group {
         chown(path, None, Some(group)).map_err(|error| {
             let why = Plain(&error);
@@ -283,7 +290,7 @@ fn restrict(path: &Path, access: FileAccess) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(access.mode))
 }
 
-fn backlog_number(backlog: u32) -> i32 {
+pub(super) fn backlog_number(backlog: u32) -> i32 {
     i32::try_from(backlog).unwrap_or(i32::MAX)
 }
 
@@ -310,7 +317,7 @@ fn socket_address(address: &ListenAddress) -> SocketAddr {
 }
 
 /// `ipv6.disable=1` removes the family, and `":PORT"` then means IPv4 only.
-fn has_ipv6() -> bool {
+pub(super) fn has_ipv6() -> bool {
     Socket::new(Domain::IPV6, Type::STREAM, None).is_ok()
 }
 

@@ -19,13 +19,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::admission::Limit;
 use crate::base::ShardPlace;
 use crate::base::{Plain, ShardId, counted};
-use crate::config::Config;
+use crate::config::{Config, Listener};
 use crate::control::admin::{self, BindError, Endpoints};
 use crate::control::command::Door;
 use crate::control::process::Process;
 use crate::control::{self, Clocks, Control, Finding, Peaks, PhaseCell, Report, Source, Status, Watch};
 use crate::health::HealthThread;
-use crate::net::{self, ListenError, SocketFile};
+use crate::net::{self, Inherited, ListenError, Listening, SocketFile};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLog;
@@ -93,6 +93,8 @@ pub struct Attached {
     pub door: Option<Door>,
     /// The log, whose lost records are part of the status.
     pub log: Option<LogHandle>,
+    /// Listening sockets that the process was started with.
+    pub inherited: Inherited,
 }
 
 /// A running server. Dropping it closes all sessions and waits for the shards.
@@ -128,14 +130,14 @@ struct Prepared {
     pipes: u32,
     /// Maximum number of sessions of the process.
     sessions: u32,
-    /// Indexed by shard, then in the order of the configuration.
-    sockets: Vec<Vec<OwnedFd>>,
+    /// By shard.
+    sockets: Vec<Vec<(usize, OwnedFd)>>,
     files: Vec<SocketFile>,
     endpoints: Endpoints,
 }
 
 impl Prepared {
-    fn new(cpus: &[CoreId], config: Arc<Config>) -> Result<Self, StartError> {
+    fn new(cpus: &[CoreId], config: Arc<Config>, mut inherited: Inherited) -> Result<Self, StartError> {
         let numbered = config.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
         let config = numbered.map_or(config, Arc::new);
         uring::probe(cpus.len(), config.runtime.relay.buffers_per_core)?;
@@ -145,8 +147,9 @@ impl Prepared {
         let sessions = budget::sessions(&config, cpus.len(), pipes, descriptors)?;
         net::reserve_descriptors(descriptors);
         let ids: Vec<_> = cpus.iter().map(|cpu| cpu.id).collect();
-        let (sockets, mut files) = listen_all(&config, &ids)?;
-        let mut endpoints = admin::bind(&config.admin)?;
+        let (sockets, mut files) = listen_all(&config, &ids, &mut inherited)?;
+        let mut endpoints = admin::bind(&config.admin, &mut inherited)?;
+        inherited.close_rest();
         files.extend(endpoints.take_files());
         Ok(Self { config, pipes, sessions, sockets, files, endpoints })
     }
@@ -190,7 +193,7 @@ impl Server {
         attached: Attached,
         listening: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
-        let prepared = Prepared::new(cpus, config)?;
+        let prepared = Prepared::new(cpus, config, attached.inherited)?;
         listening().map_err(StartError::Listening)?;
         let (failures, reports) = crate::health::failures(&prepared.config);
         let config = Arc::clone(&prepared.config);
@@ -269,7 +272,7 @@ impl Server {
     /// for a moment when the next shard asks for it.
     fn spawn_shards(
         &self,
-        sockets: Vec<Vec<OwnedFd>>,
+        sockets: Vec<Vec<(usize, OwnedFd)>>,
         ends: Vec<(Inbox, OwnedFd)>,
         pipes: u32,
         ended: Sender<()>,
@@ -448,24 +451,55 @@ impl Drop for Server {
     }
 }
 
-/// Creates the sockets of every listener for every shard, by shard, and the files of Unix sockets.
-fn listen_all(config: &Config, cpus: &[usize]) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketFile>), StartError> {
-    let mut sockets: Vec<Vec<OwnedFd>> = (0..cpus.len()).map(|_| Vec::new()).collect();
+/// Sockets of each shard, with the position of their listener; and the files of Unix sockets.
+type ShardSockets = (Vec<Vec<(usize, OwnedFd)>>, Vec<SocketFile>);
+
+/// Creates the sockets of every listener for every shard, where no inherited ones have its address.
+fn listen_all(
+    config: &Config,
+    cpus: &[usize],
+    inherited: &mut Inherited,
+) -> Result<ShardSockets, StartError> {
+    let mut sockets: Vec<Vec<(usize, OwnedFd)>> = (0..cpus.len()).map(|_| Vec::new()).collect();
     let mut files = Vec::new();
-    for listener in &config.listeners {
-        let refused = |error| StartError::Listen { name: listener.name.clone(), error };
-        let listening = net::listen(&listener.address, listener.backlog, &listener.tcp.options, cpus.len())
-            .map_err(refused)?;
-        // A single socket forms no group, so there is nothing to choose.
-        if listener.tcp.steer_by_cpu && cpus.len() > 1 {
-            let address = listener.address.to_string();
-            net::steer_by_cpu(listening.sockets[0].as_fd(), cpus)
-                .map_err(|error| refused(ListenError::Steering { address, error }))?;
+    for (position, listener) in config.listeners.iter().enumerate() {
+        let listening = listen(listener, cpus, inherited)
+            .map_err(|error| StartError::Listen { name: listener.name.clone(), error })?;
+        for (number, socket) in listening.sockets.into_iter().enumerate() {
+            sockets[number % cpus.len()].push((position, socket));
         }
-        sockets.iter_mut().zip(listening.sockets).for_each(|(shard, socket)| shard.push(socket));
         files.extend(listening.file);
     }
     Ok((sockets, files))
+}
+
+fn listen(listener: &Listener, cpus: &[usize], inherited: &mut Inherited) -> Result<Listening, ListenError> {
+    let (taken, tcp) = (inherited.take(&listener.address), &listener.tcp.options);
+    if taken.is_empty() {
+        let listening = net::listen(&listener.address, listener.backlog, tcp, cpus.len())?;
+        // A single socket forms no group, so there is nothing to choose.
+        if listener.tcp.steer_by_cpu && cpus.len() > 1 {
+            steer(listener, &listening, cpus)?;
+        }
+        return Ok(listening);
+    }
+    let has_group = taken.len() > 1 || taken[0].is_in_group();
+    let listening = net::adopt(taken, &listener.address, listener.backlog, tcp, cpus.len())?;
+    match listener.tcp.steer_by_cpu && cpus.len() > 1 {
+        true if has_group => steer(listener, &listening, cpus)?,
+        true => log::warn!(
+            "listener {}: tcp.steer_by_cpu has no effect, because its only socket comes from the service manager and \
+             all cores share it; write ReusePort=yes and a ListenStream= for each core in the socket unit",
+            listener.name
+        ),
+        false => net::stop_steering(listening.sockets[0].as_fd()),
+    }
+    Ok(listening)
+}
+
+fn steer(listener: &Listener, listening: &Listening, cpus: &[usize]) -> Result<(), ListenError> {
+    let refused = |error| ListenError::Steering { address: listener.address.to_string(), error };
+    net::steer_by_cpu(listening.sockets[0].as_fd(), cpus).map_err(refused)
 }
 
 /// Where a shard reports its start and its end.

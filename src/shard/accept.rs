@@ -87,7 +87,7 @@ async fn opening(listener: &Listener) {
         Poll::Pending
     })
     .await;
-    if shard.id().0 == 0 && shard.is_running() {
+    if listener.is_to_announce() {
         let (name, address) = (&*listener.config().name, listener.config().address.to_string());
         log::info!(event = "accepting", listener = name, address; "listener {name} accepts on {address}");
     }

@@ -23,6 +23,8 @@ pub(super) struct Listener {
     position: usize,
     /// Whether every primary of the upstream has once had its first verdict, or the time for it is over.
     has_verdicts: Cell<bool>,
+    /// Whether the log has said that it accepts.
+    is_announced: Cell<bool>,
 }
 
 impl Listener {
@@ -51,6 +53,7 @@ impl Listener {
             config: Arc::clone(config),
             position,
             has_verdicts: Cell::new(false),
+            is_announced: Cell::new(false),
         }
     }
 
@@ -66,6 +69,11 @@ impl Listener {
     /// as possible.
     pub(super) fn is_open(&self) -> bool {
         self.has_verdicts.get() || !self.shard.is_running()
+    }
+
+    /// Returns whether the log has still to say that it accepts: once, by one shard, however many sockets it has.
+    pub(super) fn is_to_announce(&self) -> bool {
+        self.shard.id().0 == 0 && self.shard.is_running() && !self.is_announced.replace(true)
     }
 
     /// Checks whether sessions may begin from now on.

@@ -32,8 +32,8 @@ pub struct ShardParts {
     pub cpu: core_affinity::CoreId,
     /// The configuration, with what all shards share of it.
     pub snapshot: Arc<Snapshot>,
-    /// Listening sockets of this shard, in the order of the configuration.
-    pub listeners: Vec<OwnedFd>,
+    /// Listening sockets of this shard, each with the position of its listener in the configuration.
+    pub listeners: Vec<(usize, OwnedFd)>,
     /// Maximum number of pipes for splicing; 0 if splicing is off.
     pub pipes: u32,
     /// The published loads of all cores.
@@ -101,8 +101,8 @@ fn start(ring: &Ring, mut parts: ShardParts) -> Result<(), Missing> {
     let listeners = residents.listeners.clone();
     residents.upstreams.iter().for_each(pool_task::start);
     ring.spawn_vital(residents.read_inbox(ring.listen(doorbell), inbox));
-    for (listener, socket) in listeners.into_iter().zip(sockets) {
-        ring.spawn_vital(accept::run(listener, ring.accept_from(socket)?));
+    for (position, socket) in sockets {
+        ring.spawn_vital(accept::run(Rc::clone(&listeners[position]), ring.accept_from(socket)?));
     }
     Ok(())
 }

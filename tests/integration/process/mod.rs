@@ -7,6 +7,7 @@ mod command_line;
 mod ctl;
 mod drain;
 mod explain;
+mod inherited;
 mod limits;
 mod logging;
 mod memory;

@@ -111,10 +111,19 @@ impl Reserved {
 
     /// A listening socket on the reserved port.
     pub fn listen(&self, backlog: i32) -> Socket {
+        self.listening(backlog, true)
+    }
+
+    /// One beside which no other may listen.
+    pub fn listen_alone(&self, backlog: i32) -> Socket {
+        self.listening(backlog, false)
+    }
+
+    fn listening(&self, backlog: i32, in_group: bool) -> Socket {
         let address = self.address();
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
-        socket.set_reuse_port(true).unwrap();
+        socket.set_reuse_port(in_group).unwrap();
         if address.is_ipv6() {
             socket.set_only_v6(true).unwrap();
         }

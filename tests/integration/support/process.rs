@@ -3,10 +3,13 @@
 #![expect(unsafe_code, reason = "kill(2) and prlimit(2) have no safe wrapper in the crates we use")]
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
 use tempfile::TempDir;
 
 use super::config::Config;
@@ -23,6 +26,17 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     stderr: Option<Stdio>,
     has_ipv6: bool,
+    handed: Handed,
+}
+
+/// Listening sockets that a service manager has made on the address of the listener, and keeps.
+#[derive(Clone, Copy, Default)]
+struct Handed {
+    count: usize,
+    /// Whether they have SO_REUSEPORT, which more than one must have.
+    in_group: bool,
+    /// Whether there is another one, on an address that no listener has.
+    with_stranger: bool,
 }
 
 /// A process on 127.0.0.1 with one shard and without checks.
@@ -33,6 +47,7 @@ pub fn process() -> Builder {
         environment: Vec::new(),
         stderr: None,
         has_ipv6: true,
+        handed: Handed::default(),
     }
 }
 
@@ -100,6 +115,24 @@ impl Builder {
         self
     }
 
+    /// Activated by so many sockets that share the port.
+    pub fn activated_by_group(mut self, count: usize) -> Self {
+        self.handed = Handed { count, in_group: true, ..self.handed };
+        self
+    }
+
+    /// Activated by one socket that shares its port with none.
+    pub fn activated(mut self) -> Self {
+        self.handed = Handed { count: 1, in_group: false, ..self.handed };
+        self
+    }
+
+    /// Activated by another socket, too, on an address that no listener has.
+    pub fn with_stranger(mut self) -> Self {
+        self.handed.with_stranger = true;
+        self
+    }
+
     /// Where its standard error goes, instead of a file that [`Process::log`] reads.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stderr = Some(stderr.into());
@@ -114,10 +147,13 @@ impl Builder {
         std::fs::write(folder.path().join(CONFIG), &yaml).unwrap();
         let log = folder.path().join("log");
         let stderr = self.stderr.unwrap_or_else(|| std::fs::File::create(&log).unwrap().into());
+        let port = port.expect("a TCP listener");
+        let handed = self.handed.make(&port);
         let mut process = Process {
             child: None,
             folder,
-            port: port.expect("a TCP listener"),
+            handed,
+            port,
             arguments: self.arguments,
             environment: self.environment,
             has_ipv6: self.has_ipv6,
@@ -138,6 +174,8 @@ pub struct Process {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     has_ipv6: bool,
+    /// What the service manager has made, which outlives the process.
+    handed: Vec<Socket>,
     stderr_file: PathBuf,
     yaml: String,
 }
@@ -152,6 +190,9 @@ impl Process {
 
     fn spawn(&mut self, stderr: Stdio) {
         let mut command = self.second();
+        if !self.handed.is_empty() {
+            command = hand_over(&self.handed, &command);
+        }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         if !self.has_ipv6 {
@@ -229,6 +270,11 @@ impl Process {
     pub fn kill_and_restart(&mut self) -> Duration {
         self.child().kill().unwrap();
         self.child().wait().unwrap();
+        self.restart()
+    }
+
+    /// Starts it again after its end, and says how long it took until a session got through.
+    pub fn restart(&mut self) -> Duration {
         let begin = Instant::now();
         let log = std::fs::File::options().append(true).create(true).open(&self.stderr_file).unwrap();
         self.spawn(log.into());
@@ -258,6 +304,28 @@ impl Process {
     pub fn descriptors(&self) -> Vec<u64> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();
         entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+    }
+
+    /// How many listening sockets it has.
+    pub fn listening(&self) -> usize {
+        let listening = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.id())).unwrap();
+        // State 0A is TCP_LISTEN, and the tenth field is the inode, proc(5).
+        let fields = listening.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let inodes: Vec<_> = fields
+            .filter(|fields| fields.get(3) == Some(&"0A"))
+            .map(|fields| format!("socket:[{}]", fields[9]))
+            .collect();
+        let open = self.descriptors().into_iter().filter_map(|number| {
+            std::fs::read_link(format!("/proc/{}/fd/{number}", self.id()))
+                .ok()?
+                .into_os_string()
+                .into_string()
+                .ok()
+        });
+        let mut open: Vec<_> = open.filter(|link| inodes.contains(link)).collect();
+        open.sort_unstable();
+        open.dedup();
+        open.len()
     }
 
     /// Names of its threads, those that the kernel made for it included.
@@ -331,6 +399,52 @@ impl Drop for Process {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+impl Handed {
+    fn make(self, port: &Reserved) -> Vec<Socket> {
+        let listening = |_| if self.in_group { port.listen(64) } else { port.listen_alone(64) };
+        let mut sockets: Vec<_> = (0..self.count).map(listening).collect();
+        if self.with_stranger {
+            sockets.push(Reserved::at(super::V4).listen(64));
+        }
+        sockets
+    }
+}
+
+/// The command with these sockets from number 3 on, and the variables of sd_listen_fds(3), one of which is its process
+/// number.
+fn hand_over(sockets: &[Socket], command: &Command) -> Command {
+    let numbers: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+    // Above all of them first, because one may have a number that another one shall have.
+    let above = (0..).map(|index| 900 + index);
+    let moves: String = numbers
+        .iter()
+        .zip(above.clone())
+        .map(|(number, above)| format!("exec {above}<&{number} {number}<&-; "))
+        .chain(
+            (3..)
+                .zip(above)
+                .take(numbers.len())
+                .map(|(wanted, above)| format!("exec {wanted}<&{above} {above}<&-; ")),
+        )
+        .collect();
+    let mut shell = Command::new("bash");
+    shell.arg("-c").arg(format!("{moves}export LISTEN_PID=$$; exec \"$@\"")).arg("bash");
+    shell.arg(command.get_program()).args(command.get_args()).env("LISTEN_FDS", sockets.len().to_string());
+    shell.env("LISTEN_FDNAMES", vec!["ringway.socket"; sockets.len()].join(":"));
+    let keep = move || {
+        for number in &numbers {
+            // SAFETY: a system call on numbers, in the new process only.
+            if unsafe { libc::fcntl(*number, libc::F_SETFD, 0) } != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: it calls fcntl(2) alone, which signal handlers may do.
+    unsafe { shell.pre_exec(keep) };
+    shell
 }
 
 /// Runs the binary, or a shell line in which `$RINGWAY` is it, to its end.
