@@ -12,6 +12,7 @@ mod limits;
 mod logging;
 mod memory;
 mod open_sessions;
+mod service_manager;
 mod shortage;
 mod signals;
 mod start;

@@ -11,6 +11,7 @@ mod http;
 mod network;
 mod process;
 mod seccomp;
+mod service_manager;
 mod stopped_thread;
 
 use std::io::Write;
@@ -27,6 +28,7 @@ pub use http::{Asked, Endpoint, Stream as HttpStream};
 pub use network::{add_address, in_own_network, set_network, switch_loopback};
 pub use process::{Builder as ProcessBuilder, Process, process, run_to_end};
 pub use seccomp::forbid;
+pub use service_manager::ServiceManager;
 pub use stopped_thread::StoppedThread;
 
 /// Longer than anything here takes on a loaded machine; what has not happened by then does not happen.
