@@ -51,6 +51,8 @@ pub struct Source {
     pub peaks: Peaks,
     /// What the process does with clients.
     pub phase: PhaseCell,
+    /// Why the last upgrade has failed.
+    pub upgrade_error: Mutex<Option<String>>,
 }
 
 /// A [`Phase`] that the thread which obeys commands writes, and any thread reads. It guards nothing, so `Relaxed`.
@@ -93,6 +95,7 @@ impl Source {
             uptime: self.begun.elapsed(),
             phase: self.phase.get(),
             generation: snapshot.generation(),
+            upgrade_error: self.upgrade_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             max_sessions: self.max_sessions,
             log_dropped: LogDropped {
                 process: self.log.as_ref().map_or(0, LogHandle::dropped),
@@ -107,6 +110,11 @@ impl Source {
             upstreams: positions.map(|position| self.upstream(position, &states)).collect(),
             shards: (0..self.counters.len()).map(|index| self.shard(index)).collect(),
         }
+    }
+
+    /// Notes why an upgrade has failed.
+    pub fn note_upgrade_error(&self, cause: &str) {
+        *self.upgrade_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause.to_owned());
     }
 
     /// Returns whether a client of the listener at this position would find an eligible backend.

@@ -7,12 +7,14 @@
     reason = "descriptors are known by their numbers alone; `remove_var` has no safe equivalent"
 )]
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{SockRef, Socket, Type};
 
 use super::listen::{
     FileAccess, ListenError, Listening, SocketFile, backlog_number, has_ipv6, port_socket, restrict,
@@ -27,6 +29,7 @@ pub struct Inherited {
     sockets: Vec<InheritedSocket>,
     /// What is wrong with the others.
     refused: Vec<String>,
+    has_predecessor: bool,
 }
 
 /// One of them.
@@ -40,14 +43,17 @@ pub struct InheritedSocket {
     owns_file: bool,
 }
 
-/// The address of a socket, getsockname(2).
+/// The address of a listening socket, getsockname(2). Its text is what a listener would be written as.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum BoundTo {
+pub enum BoundTo {
+    /// Of a TCP socket.
     Ip {
-        address: std::net::SocketAddr,
+        /// The address.
+        address: SocketAddr,
         /// Whether a socket for all addresses serves both families.
         both_families: bool,
     },
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -78,16 +84,33 @@ impl Inherited {
         Ok(inherited)
     }
 
-    /// Adds a listening socket. With `owns_file`, the file of a Unix socket is removed when this process ends.
+    /// Adds a listening socket of a process that this one replaces. With `owns_file`, the file of a Unix socket is that of
+    /// the process that has it last.
     ///
     /// # Errors
     ///
     /// What it is instead.
-    pub fn add(&mut self, fd: OwnedFd, name: &str, owns_file: bool) -> Result<(), String> {
+    pub fn add_handed(&mut self, fd: OwnedFd, name: &str, owns_file: bool) -> Result<BoundTo, String> {
+        self.has_predecessor = true;
+        self.add(fd, name, owns_file)
+    }
+
+    fn add(&mut self, fd: OwnedFd, name: &str, owns_file: bool) -> Result<BoundTo, String> {
         let socket = Socket::from(fd);
-        let address = bound_to(&socket)?;
-        self.sockets.push(InheritedSocket { socket, name: name.to_owned(), address, owns_file });
-        Ok(())
+        let address = BoundTo::of(&socket)?;
+        self.sockets.push(InheritedSocket {
+            socket,
+            name: name.to_owned(),
+            address: address.clone(),
+            owns_file,
+        });
+        Ok(address)
+    }
+
+    /// Returns whether another process serves the same sockets meanwhile.
+    #[must_use]
+    pub fn has_predecessor(&self) -> bool {
+        self.has_predecessor
     }
 
     /// Takes out the sockets that listen on an address, in the order in which they came.
@@ -96,8 +119,10 @@ impl Inherited {
         self.sockets.extract_if(.., has_it).collect()
     }
 
-    /// Closes what nobody has taken, with a warning for each address.
-    pub fn close_rest(self) {
+    /// Closes what nobody has taken, with a warning for each address. Returns the files of Unix sockets among them that are to
+    /// be removed.
+    pub fn close_rest(self) -> Vec<SocketFile> {
+        let mut files = Vec::new();
         for why in self.refused {
             log::warn!("{why}");
         }
@@ -106,16 +131,23 @@ impl Inherited {
             if warned.contains(&address) {
                 continue;
             }
-            log::warn!(
-                "no listener has the address {address} of the socket {name}, which this process was started with; \
-                 it is closed; add a listener with this address, or remove the socket where it is made"
-            );
+            if self.has_predecessor {
+                log::info!(
+                    "the old process listens on {address} for {name}, and this one does not: clients there end with the \
+                     old one"
+                );
+            } else {
+                log::warn!(
+                    "no listener has the address {address} of the socket {name}, which this process was started with; \
+                     it is closed; add a listener with this address, or remove the socket where it is made"
+                );
+            }
             if let (BoundTo::Unix(path), true) = (&address, owns_file) {
-                // Dropped at once, and the file with it.
-                let _ = SocketFile::new(path);
+                files.extend(SocketFile::of_predecessor(path));
             }
             warned.push(address);
         }
+        files
     }
 }
 
@@ -128,6 +160,44 @@ impl InheritedSocket {
 }
 
 impl BoundTo {
+    /// Returns the address of a listening stream socket.
+    ///
+    /// # Errors
+    ///
+    /// What the descriptor is instead.
+    pub fn of(socket: &impl AsFd) -> Result<Self, String> {
+        let socket = SockRef::from(socket);
+        let no_socket = |error: io::Error| format!("is not a socket: {}", Plain(&error));
+        if socket.r#type().map_err(no_socket)? != Type::STREAM || !socket.is_listener().map_err(no_socket)? {
+            return Err("is not a stream socket that listens".to_owned());
+        }
+        let address = socket.local_addr().map_err(no_socket)?;
+        if let Some(path) = address.as_pathname() {
+            return Ok(Self::Unix(path.to_owned()));
+        }
+        let Some(address) = address.as_socket() else {
+            return Err("listens neither on TCP nor on a path".to_owned());
+        };
+        let is_any_v6 = address.is_ipv6() && address.ip().is_unspecified();
+        let both_families = is_any_v6 && !socket.only_v6().map_err(no_socket)?;
+        Ok(Self::Ip { address, both_families })
+    }
+
+    /// Returns the address as text.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.to_string()
+    }
+
+    /// Returns `tcp` or `unix`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Ip { .. } => "tcp",
+            Self::Unix(_) => "unix",
+        }
+    }
+
     fn is(&self, wanted: &ListenAddress) -> bool {
         match (self, wanted) {
             (Self::Unix(path), ListenAddress::Unix(wanted)) => path == wanted,
@@ -151,24 +221,6 @@ impl fmt::Display for BoundTo {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
-}
-
-/// Returns the address of a listening stream socket, or what the descriptor is instead.
-fn bound_to(socket: &Socket) -> Result<BoundTo, String> {
-    let no_socket = |error: io::Error| format!("is not a socket: {}", Plain(&error));
-    if socket.r#type().map_err(no_socket)? != Type::STREAM || !socket.is_listener().map_err(no_socket)? {
-        return Err("is not a stream socket that listens".to_owned());
-    }
-    let address = socket.local_addr().map_err(no_socket)?;
-    if let Some(path) = address.as_pathname() {
-        return Ok(BoundTo::Unix(path.to_owned()));
-    }
-    let Some(address) = address.as_socket() else {
-        return Err("listens neither on TCP nor on a path".to_owned());
-    };
-    let is_v6 = socket.domain().map_err(no_socket)? == Domain::IPV6;
-    let both_families = is_v6 && address.ip().is_unspecified() && !socket.only_v6().map_err(no_socket)?;
-    Ok(BoundTo::Ip { address, both_families })
 }
 
 /// Listens for `count` shards on sockets that listen already, with the settings of the listener. The result has at least
@@ -232,7 +284,7 @@ pub fn adopt_alone(
 fn file_of(taken: &[InheritedSocket]) -> Option<SocketFile> {
     taken.iter().filter(|taken| taken.owns_file).find_map(|taken| match &taken.address {
         // An operator may have removed the file, and nobody else can connect then.
-        BoundTo::Unix(path) => SocketFile::new(path).ok(),
+        BoundTo::Unix(path) => SocketFile::of_predecessor(path).ok(),
         BoundTo::Ip { .. } => None,
     })
 }
@@ -245,10 +297,51 @@ fn beside(address: &ListenAddress, backlog: u32, tcp: &TcpOptions) -> io::Result
     }
 }
 
+/// The descriptors that this process was started with, apart from the standard streams; by their numbers.
+#[derive(Debug)]
+pub struct Given(BTreeSet<RawFd>);
+
+impl Given {
+    /// Lists them, and removes from the environment the variable that says what they are. Call this once, and before anything
+    /// opens a descriptor, starts a thread, or takes over one of them.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be listed.
+    pub fn at_start(variable: &str) -> io::Result<Self> {
+        // SAFETY: there is no other thread yet, as the function demands.
+        unsafe { std::env::remove_var(variable) };
+        let numbers = std::fs::read_dir("/proc/self/fd")?.map(|entry| Ok(entry?.file_name()));
+        let numbers: Vec<_> = numbers.collect::<io::Result<_>>()?;
+        let numbers = numbers.iter().filter_map(|name| name.to_str()?.parse().ok());
+        // The listing was one of them, and is closed.
+        // SAFETY: the call takes numbers only.
+        let is_open = |number: &RawFd| *number > 2 && unsafe { libc::fcntl(*number, libc::F_GETFD) } >= 0;
+        Ok(Self(numbers.filter(is_open).collect()))
+    }
+
+    /// Takes one over; no program that this process starts will have it.
+    ///
+    /// # Errors
+    ///
+    /// It was not there at the start, or was taken already.
+    pub fn take(&mut self, number: RawFd) -> io::Result<OwnedFd> {
+        if !self.0.remove(&number) {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        // SAFETY: it was open before any code of this process opened one, so nothing else has it; and it is in the set once.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+        Ok(fd)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
+
+    use socket2::Domain;
 
     use super::*;
 
@@ -270,8 +363,11 @@ mod tests {
         assert!(inherited.take(&ListenAddress::Unix(folder.path().join("other"))).is_empty());
         assert_eq!(inherited.take(&ListenAddress::Tcp(address)).len(), 1);
         assert!(inherited.take(&ListenAddress::Tcp(address)).is_empty(), "only once");
-        inherited.close_rest();
-        assert!(!path.exists(), "its file was this process's");
+        let mut files = inherited.close_rest();
+        assert!(path.exists(), "the predecessor serves it still");
+        files.iter_mut().for_each(SocketFile::claim);
+        drop(files);
+        assert!(!path.exists());
     }
 
     #[test]
@@ -279,9 +375,9 @@ mod tests {
         let wildcard = |both: bool| {
             let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
             socket.set_only_v6(!both).unwrap();
-            socket.bind(&std::net::SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0)).into()).unwrap();
+            socket.bind(&SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 0)).into()).unwrap();
             socket.listen(1).unwrap();
-            bound_to(&socket).unwrap()
+            BoundTo::of(&socket).unwrap()
         };
         for both in [true, false] {
             let BoundTo::Ip { address, both_families } = wildcard(both) else { panic!("no path") };

@@ -192,23 +192,42 @@ pub struct Listening {
     pub file: Option<SocketFile>,
 }
 
-/// The file of a Unix socket; removed on drop, unless another process has put its own there in the meantime.
+/// The file of a Unix socket; removed on drop, unless it belongs to another process, or one has put its own there in the
+/// meantime.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
+    is_ours: bool,
 }
 
 impl SocketFile {
-    pub(super) fn new(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)?, is_ours: true })
+    }
+
+    /// The file of another process, which serves it still.
+    pub(super) fn of_predecessor(path: &Path) -> io::Result<Self> {
+        let mut file = Self::new(path)?;
+        file.leave();
+        Ok(file)
+    }
+
+    /// Makes it the file of this process.
+    pub fn claim(&mut self) {
+        self.is_ours = true;
+    }
+
+    /// Leaves it to another process.
+    pub fn leave(&mut self) {
+        self.is_ours = false;
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+        if self.is_ours && identity(&self.path).is_ok_and(|identity| identity == self.identity) {
             // A file that is left behind is removed by the next start.
             let _ = std::fs::remove_file(&self.path);
         }

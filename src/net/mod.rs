@@ -19,8 +19,10 @@ pub(crate) mod testing;
 pub use connect::{is_self_connected, peer_address, prepare, socket_for};
 pub use errors::{AcceptError, LocalFailure};
 pub use group::group_number;
-pub use inherited::{Inherited, InheritedSocket, adopt, adopt_alone};
-pub use limits::{may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors};
+pub use inherited::{BoundTo, Given, Inherited, InheritedSocket, adopt, adopt_alone};
+pub use limits::{
+    keep_descriptors, may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors,
+};
 pub use listen::{FileAccess, ListenError, Listening, SocketFile, listen, listen_alone};
 pub use options::keep_alive;
 pub use peer::Peer;

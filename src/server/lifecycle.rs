@@ -10,6 +10,7 @@ use signal_hook::low_level::signal_name;
 
 use super::Server;
 use super::turned_away::{TurnedAway, log_totals};
+use super::upgrade::Upgrades;
 use crate::base::counted;
 use crate::control::command::{Command, Commands, Door, Refused, Reply};
 use crate::control::service_manager;
@@ -57,12 +58,25 @@ pub fn supervise(server: &Server, commands: &Commands, log: &LogHandle) -> &'sta
 
 fn serve(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str {
     let runtime = &server.config().runtime;
-    let mut turned_away = TurnedAway::new(server, Instant::now());
-    let mut wait_for_stop =
-        |deadline: &Receiver<Instant>| wait_for_stop(server, commands, deadline, log, &mut turned_away);
+    let (mut turned_away, mut upgrades) = (TurnedAway::new(server, Instant::now()), Upgrades::new());
+    let mut wait_for_stop = |deadline: &Receiver<Instant>| {
+        wait_for_stop(server, commands, deadline, log, (&mut turned_away, &mut upgrades))
+    };
     let stop = wait_for_stop(&never());
-    service_manager::stopping();
-    server.announce_end();
+    if server.has_left() {
+        let open = counted(server.status().open_sessions(), "open session");
+        log::info!("draining: {open} may take {} to end", words(runtime.drain_timeout));
+        if wait_for_stop(&runtime.drain_timeout.map_or_else(never, after)).is_none() {
+            return if server.wait_ended(Duration::ZERO) {
+                "a successor serves, and every session here has ended"
+            } else {
+                end(server, "runtime.drain_timeout")
+            };
+        }
+    } else {
+        service_manager::stopping();
+        server.announce_end();
+    }
     if let (Some(Command::Stop { .. } | Command::Drain), Some(delay)) = (stop, runtime.shutdown_delay) {
         log::info!("stopping: accepting goes on for {delay:?}");
         if wait_for_stop(&after(delay)).is_some() {
@@ -71,10 +85,7 @@ fn serve(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str 
     }
     let open = counted(server.status().open_sessions(), "open session");
     let limit = runtime.shutdown_timeout;
-    match limit {
-        Some(limit) => log::info!("draining: {open} may take {limit:?} to end"),
-        None => log::info!("draining: {open} may take any time to end"),
-    }
+    log::info!("draining: {open} may take {} to end", words(limit));
     server.drain();
     let deadline = limit.map_or_else(never, after);
     match wait_for_stop(&deadline) {
@@ -91,7 +102,7 @@ fn wait_for_stop(
     commands: &Commands,
     deadline: &Receiver<Instant>,
     log: &LogHandle,
-    turned_away: &mut TurnedAway,
+    (turned_away, upgrades): (&mut TurnedAway, &mut Upgrades),
 ) -> Option<Command> {
     let look = tick(LOOK_INTERVAL);
     loop {
@@ -99,6 +110,12 @@ fn wait_for_stop(
             recv(commands) -> command => command.ok()?,
             recv(deadline) -> _ => return None,
             recv(server.ended()) -> _ => return None,
+            recv(upgrades.outcomes()) -> outcome => {
+                if outcome.is_ok_and(|outcome| upgrades.conclude(server, outcome)) {
+                    return None;
+                }
+                continue;
+            }
             recv(look) -> _ => {
                 if server.is_broken() {
                     super::die("the health or control thread has ended; see the panic above");
@@ -110,9 +127,13 @@ fn wait_for_stop(
         match command {
             Command::Stop { by } | Command::StopNow { by } => {
                 log::info!("{by} received");
+                upgrades.cancel();
                 return Some(command);
             }
-            Command::Drain if server.is_running() => return Some(command),
+            Command::Drain if server.is_running() => {
+                upgrades.cancel();
+                return Some(command);
+            }
             Command::Drain => log::info!("asked to drain, which the process does already"),
             Command::ReopenLog => {
                 log.reopen();
@@ -122,13 +143,18 @@ fn wait_for_stop(
                 log.set_level(level);
                 log::info!("records are written from level {level} on");
             }
-            Command::Reload(reply) | Command::Edit(_, reply) | Command::Upgrade(reply) => {
+            Command::Upgrade(reply) => upgrades.begin(server, reply),
+            Command::Reload(reply) | Command::Edit(_, reply) => {
                 let cause = "this does nothing yet; restart";
                 log::warn!("{cause}");
                 reply.give(Err(Refused { errors: vec![cause.to_owned()] }));
             }
         }
     }
+}
+
+fn words(limit: Option<Duration>) -> String {
+    limit.map_or_else(|| "any time".to_owned(), |limit| format!("{limit:?}"))
 }
 
 fn end(server: &Server, cause: &'static str) -> &'static str {

@@ -5,12 +5,17 @@ mod cores;
 mod explain;
 mod lifecycle;
 mod machine;
+mod manifest;
+mod predecessor;
 mod process;
+mod sockets;
 mod turned_away;
+mod upgrade;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
@@ -25,7 +30,7 @@ use crate::control::command::Door;
 use crate::control::process::Process;
 use crate::control::{self, Clocks, Control, Finding, Peaks, PhaseCell, Report, Source, Status, Watch};
 use crate::health::HealthThread;
-use crate::net::{self, Inherited, ListenError, Listening, SocketFile};
+use crate::net::{self, Inherited, ListenError, Listening};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLog;
@@ -34,11 +39,13 @@ use crate::telemetry::log::{ALWAYS, LogError, LogHandle};
 use crate::telemetry::thread_clock::ThreadClock;
 use crate::upstream::{NumbersSpent, Snapshot, UpstreamStates};
 use crate::uring::{self, Doorbell, Heartbeat, Missing};
+use sockets::Sockets;
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
 pub use lifecycle::{follow_signals, supervise};
 pub use machine::{NOT_LOOKED_AT, lacks};
+pub use predecessor::{Predecessor, inherited};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +90,9 @@ pub enum StartError {
 /// How long sessions may take to end once they were told to end.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the successor of another process waits for the first verdicts, while the other one serves.
+const VERDICTS: Duration = Duration::from_secs(20);
+
 /// How long writing the last records of the access log may take.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -107,8 +117,12 @@ pub struct Server {
     access_log: Option<Arc<AccessLog>>,
     /// The addresses of the admin API; empty without endpoints.
     admin: String,
-    /// Removed together with the server.
-    _files: Vec<SocketFile>,
+    /// The tasks that accept clients of the admin API.
+    admin_tasks: OnceLock<Vec<tokio::task::AbortHandle>>,
+    /// Of all listeners and endpoints; files of Unix sockets are removed together with the server.
+    sockets: Sockets,
+    /// Whether a successor has them.
+    left: AtomicBool,
     /// Disconnected when the last shard has ended.
     shards_ended: Receiver<()>,
 }
@@ -131,8 +145,8 @@ struct Prepared {
     /// Maximum number of sessions of the process.
     sessions: u32,
     /// By shard.
-    sockets: Vec<Vec<(usize, OwnedFd)>>,
-    files: Vec<SocketFile>,
+    by_shard: Vec<Vec<(usize, OwnedFd)>>,
+    sockets: Sockets,
     endpoints: Endpoints,
 }
 
@@ -147,11 +161,14 @@ impl Prepared {
         let sessions = budget::sessions(&config, cpus.len(), pipes, descriptors)?;
         net::reserve_descriptors(descriptors);
         let ids: Vec<_> = cpus.iter().map(|cpu| cpu.id).collect();
-        let (sockets, mut files) = listen_all(&config, &ids, &mut inherited)?;
+        let (by_shard, sockets) = listen_all(&config, &ids, &mut inherited)?;
         let mut endpoints = admin::bind(&config.admin, &mut inherited)?;
-        inherited.close_rest();
-        files.extend(endpoints.take_files());
-        Ok(Self { config, pipes, sessions, sockets, files, endpoints })
+        for (socket, has_file) in endpoints.sockets() {
+            sockets.add(socket, "admin", 0, has_file)?;
+        }
+        sockets.keep_files(endpoints.take_files());
+        sockets.keep_unused(inherited.close_rest());
+        Ok(Self { config, pipes, sessions, by_shard, sockets, endpoints })
     }
 }
 
@@ -193,6 +210,7 @@ impl Server {
         attached: Attached,
         listening: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
+        let has_predecessor = attached.inherited.has_predecessor();
         let prepared = Prepared::new(cpus, config, attached.inherited)?;
         listening().map_err(StartError::Listening)?;
         let (failures, reports) = crate::health::failures(&prepared.config);
@@ -216,7 +234,7 @@ impl Server {
             latest_sender.send_replace(states);
         };
         let (ended, shards_ended) = bounded(0);
-        let Prepared { pipes, sessions, sockets, files, endpoints, .. } = prepared;
+        let Prepared { pipes, sessions, by_shard, sockets, endpoints, .. } = prepared;
         let source = Arc::new(Source {
             snapshot,
             states: latest,
@@ -231,11 +249,22 @@ impl Server {
             begun: Instant::now(),
             peaks: Peaks::default(),
             phase: PhaseCell::default(),
+            upgrade_error: Mutex::default(),
         });
         let admin = endpoints.to_string();
-        let mut server =
-            Self { source, shards, health: None, control, access_log, admin, _files: files, shards_ended };
-        server.spawn_shards(sockets, ends, pipes, ended)?;
+        let mut server = Self {
+            source,
+            shards,
+            health: None,
+            control,
+            access_log,
+            admin,
+            admin_tasks: OnceLock::new(),
+            sockets,
+            left: AtomicBool::new(false),
+            shards_ended,
+        };
+        server.spawn_shards(by_shard, ends, pipes, ended)?;
         // Checks begin only when a shard listens for their results, and after everything that may refuse the
         // start.
         let addresses = server.control.addresses();
@@ -247,7 +276,13 @@ impl Server {
             Box::new(publish),
         )?;
         server.health = Some(health);
-        server.control.serve(endpoints, server.process(attached.door));
+        // Until this process can answer for it, the old one serves, and answers operators.
+        if has_predecessor && !server.wait_checked(VERDICTS) {
+            log::warn!("not every backend has its first verdict after {VERDICTS:?}; going on");
+        }
+        let tasks = server.control.serve(endpoints, server.process(attached.door));
+        // Set once, here.
+        let _ = server.admin_tasks.set(tasks);
         server.watch(Box::new(|report| {
             report.log();
             if report.finding == Finding::Lost {
@@ -374,13 +409,36 @@ impl Server {
         self.source.phase.get() == control::status::Phase::Running
     }
 
+    /// Returns whether a successor serves new clients.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// Is not ready for clients any more, although it accepts them; see `runtime.shutdown_delay`.
     pub fn announce_end(&self) {
         self.source.phase.set(control::status::Phase::Stopping);
     }
 
+    /// Makes everything that a predecessor has left the own.
+    pub fn claim(&self) {
+        self.sockets.claim_files();
+    }
+
+    /// Leaves all listening sockets, and the clients who wait in them, to a successor that has the same sockets; open
+    /// sessions go on.
+    fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        self.source.phase.set(control::status::Phase::Draining);
+        self.admin_tasks.get().into_iter().flatten().for_each(tokio::task::AbortHandle::abort);
+        self.sockets.leave_files();
+        self.sockets.release();
+        self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Leaving));
+    }
+
     /// Stops accepting; open sessions go on.
     pub fn drain(&self) {
+        self.sockets.release();
         self.source.phase.set(control::status::Phase::Draining);
         self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Draining));
     }
@@ -392,6 +450,7 @@ impl Server {
 
     /// Ends all sessions.
     pub fn close(&self) {
+        self.sockets.release();
         self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Closing));
     }
 
@@ -451,26 +510,24 @@ impl Drop for Server {
     }
 }
 
-/// Sockets of each shard, with the position of their listener; and the files of Unix sockets.
-type ShardSockets = (Vec<Vec<(usize, OwnedFd)>>, Vec<SocketFile>);
+/// The sockets of each shard, with the position of their listener; and what the server keeps of them.
+type Listened = (Vec<Vec<(usize, OwnedFd)>>, Sockets);
 
 /// Creates the sockets of every listener for every shard, where no inherited ones have its address.
-fn listen_all(
-    config: &Config,
-    cpus: &[usize],
-    inherited: &mut Inherited,
-) -> Result<ShardSockets, StartError> {
-    let mut sockets: Vec<Vec<(usize, OwnedFd)>> = (0..cpus.len()).map(|_| Vec::new()).collect();
-    let mut files = Vec::new();
+fn listen_all(config: &Config, cpus: &[usize], inherited: &mut Inherited) -> Result<Listened, StartError> {
+    let mut by_shard: Vec<Vec<(usize, OwnedFd)>> = (0..cpus.len()).map(|_| Vec::new()).collect();
+    let sockets = Sockets::default();
     for (position, listener) in config.listeners.iter().enumerate() {
         let listening = listen(listener, cpus, inherited)
             .map_err(|error| StartError::Listen { name: listener.name.clone(), error })?;
         for (number, socket) in listening.sockets.into_iter().enumerate() {
-            sockets[number % cpus.len()].push((position, socket));
+            let shard = number % cpus.len();
+            sockets.add(socket.as_fd(), &listener.name, shard, listening.file.is_some())?;
+            by_shard[shard].push((position, socket));
         }
-        files.extend(listening.file);
+        sockets.keep_files(listening.file);
     }
-    Ok((sockets, files))
+    Ok((by_shard, sockets))
 }
 
 fn listen(listener: &Listener, cpus: &[usize], inherited: &mut Inherited) -> Result<Listening, ListenError> {

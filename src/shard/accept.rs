@@ -19,7 +19,8 @@ use crate::uring::{Accepted, Acceptor};
 /// once. A connection that its client has already given up is no reason for a pause.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Accepts until the shard drains; then serves what the kernel has already accepted, and closes.
+/// Accepts until the shard drains; then serves what the kernel has already accepted, unless another process does, and
+/// closes.
 pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
     let shard = &*listener.shard;
     shard.enter();
@@ -35,6 +36,9 @@ pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
             Some(accepted) => accepted,
             None => {
                 acceptor.disarm().await;
+                if shard.is_leaving() {
+                    return;
+                }
                 let Some(accepted) = acceptor.accept_now().filter(|_| left > 0) else { return };
                 left -= 1;
                 accepted

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -69,6 +70,14 @@ pub(super) struct Bound {
 }
 
 impl Endpoints {
+    /// Returns the listening sockets, each with whether it has a file that goes with this process.
+    pub fn sockets(&self) -> impl Iterator<Item = (BorrowedFd<'_>, bool)> {
+        let listening = self.tcp.iter().chain(&self.socket).map(|bound| &bound.listening);
+        listening.flat_map(|listening| {
+            listening.sockets.iter().map(|socket| (socket.as_fd(), listening.file.is_some()))
+        })
+    }
+
     /// Takes out the files of Unix sockets, which live as long as the process serves.
     pub fn take_files(&mut self) -> Vec<SocketFile> {
         self.socket.as_mut().and_then(|bound| bound.listening.file.take()).into_iter().collect()

@@ -27,6 +27,7 @@ fn source(backends: usize, shards: usize) -> Source {
         cpus: (0..shards).collect(),
         cores: CoreLoads::new(shards),
         health: Arc::default(),
+        upgrade_error: Default::default(),
         max_sessions: 100,
         log: None,
         access_log: None,

@@ -17,4 +17,5 @@ mod shortage;
 mod signals;
 mod start;
 mod steering;
+mod upgrade;
 mod watchdog;

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ use super::{Backend, Client, PATIENCE, Reserved, StoppedThread, eventually, forb
 const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 /// Its configuration, in the folder of the process.
 const CONFIG: &str = "ringway.yaml";
+const UNIX: &str = "front";
+const PID_FILE: &str = "pid";
 
 /// What a process will be: one listener, one upstream.
 pub struct Builder {
@@ -27,6 +29,8 @@ pub struct Builder {
     stderr: Option<Stdio>,
     has_ipv6: bool,
     handed: Handed,
+    also_on_unix: bool,
+    has_own_binary: bool,
 }
 
 /// Listening sockets that a service manager has made on the address of the listener, and keeps.
@@ -48,6 +52,8 @@ pub fn process() -> Builder {
         stderr: None,
         has_ipv6: true,
         handed: Handed::default(),
+        also_on_unix: false,
+        has_own_binary: false,
     }
 }
 
@@ -115,6 +121,18 @@ impl Builder {
         self
     }
 
+    /// Has a second listener, on a Unix socket: see [`Process::unix_path`].
+    pub fn also_on_unix(mut self) -> Self {
+        self.also_on_unix = true;
+        self
+    }
+
+    /// Has a binary of its own, which can be replaced, and a pid file.
+    pub fn upgradable(mut self) -> Self {
+        self.has_own_binary = true;
+        self
+    }
+
     /// Activated by so many sockets that share the port.
     pub fn activated_by_group(mut self, count: usize) -> Self {
         self.handed = Handed { count, in_group: true, ..self.handed };
@@ -141,8 +159,18 @@ impl Builder {
 
     /// Starts it, and waits until a session gets through.
     #[track_caller]
-    pub fn start(self) -> Process {
+    pub fn start(mut self) -> Process {
         let folder = tempfile::tempdir().unwrap();
+        if self.also_on_unix {
+            self.config.also_on_unix(folder.path().join(UNIX));
+        }
+        let mut binary = PathBuf::from(BINARY);
+        if self.has_own_binary {
+            binary = folder.path().join("ringway");
+            link_binary(&binary);
+            self.arguments
+                .extend(["--pid-file".to_owned(), folder.path().join(PID_FILE).to_str().unwrap().to_owned()]);
+        }
         let (yaml, port) = self.config.write();
         std::fs::write(folder.path().join(CONFIG), &yaml).unwrap();
         let log = folder.path().join("log");
@@ -151,6 +179,7 @@ impl Builder {
         let handed = self.handed.make(&port);
         let mut process = Process {
             child: None,
+            binary,
             folder,
             handed,
             port,
@@ -169,6 +198,7 @@ impl Builder {
 /// A running process; killed on drop.
 pub struct Process {
     child: Option<Child>,
+    binary: PathBuf,
     folder: TempDir,
     port: Reserved,
     arguments: Vec<String>,
@@ -183,7 +213,7 @@ pub struct Process {
 impl Process {
     /// The command that started it, for a second one.
     pub fn second(&self) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(&self.binary);
         command.arg("-f").arg(self.folder.path().join(CONFIG)).args(&self.arguments);
         command
     }
@@ -244,10 +274,74 @@ impl Process {
     }
 
     pub fn signal(&self, signal: i32) {
-        let id = self.id() as i32;
-        // SAFETY: a system call on numbers; the child is ours and was not waited for, so the number is still
-        // its own.
-        assert_eq!(unsafe { libc::kill(id, signal) }, 0, "{}", std::io::Error::last_os_error());
+        // The child was not waited for, so the number is still its own.
+        kill(self.id(), signal);
+    }
+
+    /// The path of its second listener.
+    pub fn unix_path(&self) -> PathBuf {
+        self.folder.path().join(UNIX)
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The number in its pid file; `None` while the file is written.
+    pub fn pid_in_file(&self) -> Option<u32> {
+        std::fs::read_to_string(self.path(PID_FILE)).ok()?.trim().parse().ok()
+    }
+
+    /// Sends a signal to the process of the pid file.
+    pub fn signal_serving(&self, signal: i32) {
+        kill(self.pid_in_file().unwrap(), signal);
+    }
+
+    /// Asks the process of the pid file to replace itself.
+    pub fn ask_to_upgrade(&self) {
+        self.signal_serving(libc::SIGUSR2);
+    }
+
+    /// Has the process of the pid file replaced, and waits until the file names the new one.
+    #[track_caller]
+    pub fn upgrade(&self) -> u32 {
+        let before = self.pid_in_file();
+        self.ask_to_upgrade();
+        let is_new = || self.pid_in_file().is_some_and(|pid| Some(pid) != before);
+        assert!(holds_within(PATIENCE, is_new), "another process serves: {}", self.log());
+        self.pid_in_file().unwrap()
+    }
+
+    /// Puts a shell script in the place of its binary.
+    pub fn replace_binary(&self, script: &str) {
+        // Written by another process: a file that this one has open to write cannot be executed, and a child that another
+        // thread forks has everything open for a moment.
+        let write =
+            "printf '#!/bin/sh\n%s\n' \"$1\" >\"$2.new\" && chmod 755 \"$2.new\" && mv \"$2.new\" \"$2\"";
+        let status = Command::new("sh").args(["-c", write, "sh", script]).arg(&self.binary).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Its binary, where it is its own.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Puts its binary back.
+    pub fn restore_binary(&self) {
+        let _ = std::fs::remove_file(&self.binary);
+        link_binary(&self.binary);
+    }
+
+    /// Its configuration.
+    pub fn yaml(&self) -> &str {
+        &self.yaml
+    }
+
+    /// Writes another configuration.
+    pub fn configure(&self, yaml: &str) {
+        std::fs::write(self.path(CONFIG), yaml).unwrap();
     }
 
     /// Waits for the end.
@@ -393,8 +487,38 @@ impl Process {
     }
 }
 
+fn kill(id: u32, signal: i32) {
+    // SAFETY: a system call on numbers.
+    assert_eq!(unsafe { libc::kill(id as i32, signal) }, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Another name for the binary of these tests: a copy would take a while.
+fn link_binary(path: &Path) {
+    if std::fs::hard_link(BINARY, path).is_err() {
+        std::fs::copy(BINARY, path).unwrap();
+    }
+}
+
+/// Kills every process that runs a file of this folder: successors of a process are no children of the test.
+fn kill_successors(folder: &Path) {
+    let runs_ours = |id: &u32| {
+        let file = std::fs::read_link(format!("/proc/{id}/exe"));
+        file.is_ok_and(|file| file.starts_with(folder))
+    };
+    let numbers = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    for id in numbers.filter(runs_ours) {
+        // SAFETY: a system call on numbers; it may have ended by now.
+        unsafe { libc::kill(id as i32, libc::SIGKILL) };
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.binary.starts_with(self.folder.path()) {
+            kill_successors(self.folder.path());
+        }
         let Some(mut child) = self.child.take() else { return };
         let _ = child.kill();
         let _ = child.wait();
