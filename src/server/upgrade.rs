@@ -80,6 +80,10 @@ impl Upgrades {
         if !server.is_running() {
             return refuse(reply, "this process ends already; start the new one yourself".to_owned());
         }
+        if std::process::id() == 1 {
+            let cause = "this process is PID 1 of its container, which ends with it; start a new container";
+            return refuse(reply, cause.to_owned());
+        }
         match self.start(server) {
             Ok((link, pid, is_unwanted)) => {
                 log::info!(event = "upgrade", pid; "process {pid} is started as the successor of this one");

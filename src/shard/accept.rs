@@ -37,9 +37,11 @@ pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
             None => {
                 acceptor.disarm().await;
                 if shard.is_leaving() {
-                    return;
+                    // One connection, because the wait may have been told of one: then nobody else was (`EPOLLEXCLUSIVE`,
+                    // epoll_ctl(2)), and it would wait until the next one comes.
+                    left = left.min(1);
                 }
-                let Some(accepted) = acceptor.accept_now().filter(|_| left > 0) else { return };
+                let Some(accepted) = (left > 0).then(|| acceptor.accept_now()).flatten() else { return };
                 left -= 1;
                 accepted
             }

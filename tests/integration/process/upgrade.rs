@@ -300,3 +300,18 @@ fn drain_timeout_ends_the_last_sessions_of_the_old_process() {
     assert!(process.log().contains("stopped: runtime.drain_timeout"), "{}", process.log());
     process.echoing_client().finish().unwrap();
 }
+
+/// Its container would end with it, and the new process, too.
+#[test]
+fn pid_1_refuses_and_serves_on() {
+    if !is_root() {
+        return skip("pid_1_refuses_and_serves_on", "only root may make such a namespace");
+    }
+    let only = backend().echo().start();
+    let process = process().backends([&only]).as_pid_1().start();
+    process.signal_pid_1(libc::SIGUSR2);
+    eventually("it says why", || {
+        process.log().contains("this process is PID 1 of its container, which ends with it; start")
+    });
+    process.echoing_client().finish().unwrap();
+}
