@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::readings::Readings;
 use crate::base::{CloseReason, ConnectFailure};
+use crate::config::AdminState;
 use crate::control::process::{SessionPage, SessionState, SessionStatus};
-use crate::control::status::{CheckStatus, LastCheckStatus, LogDropped, Phase};
+use crate::control::status::{CheckStatus, LastCheckStatus, LogDropped, Phase, ReloadStatus, UpgradeStatus};
 use crate::control::{BackendStatus, ListenerStatus, ShardStatus, Status, UpstreamStatus};
 use crate::steering::CoreStatus;
 use crate::telemetry::counters::{
@@ -32,6 +33,8 @@ pub(super) fn status(times: u64) -> Status {
         phase: Phase::Running,
         generation: 1,
         max_sessions: 65_000,
+        reloads: ReloadStatus::default(),
+        upgrades: UpgradeStatus::default(),
         log_dropped: LogDropped { process: 0, access: 3 },
         listeners: vec![listener(times)],
         upstreams: vec![upstream(times)],
@@ -107,6 +110,7 @@ fn backend(name: &str, health: Health, sessions: u64) -> BackendStatus {
     };
     BackendStatus {
         name: name.into(),
+        admin_state: AdminState::Ready,
         health,
         ejected: false,
         ejections: 0,

@@ -51,6 +51,14 @@ pub struct Refused {
     pub errors: Vec<String>,
 }
 
+impl Refused {
+    /// Refuses for one reason.
+    #[must_use]
+    pub fn because(reason: impl Into<String>) -> Self {
+        Self { errors: vec![reason.into()] }
+    }
+}
+
 /// What became of a command.
 pub type Outcome = Result<Applied, Refused>;
 

@@ -9,8 +9,8 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::status::{
-    BackendStatus, CheckStatus, LastCheckStatus, ListenerStatus, LogDropped, Phase, ShardStatus, Status,
-    UpstreamStatus,
+    BackendStatus, CheckStatus, LastCheckStatus, ListenerStatus, LogDropped, Phase, ReloadStatus,
+    ShardStatus, Status, UpgradeStatus, UpstreamStatus,
 };
 use crate::base::{BackendKey, ListenerId, ShardId};
 use crate::steering::CoreLoads;
@@ -94,6 +94,8 @@ impl Source {
             phase: self.phase.get(),
             generation: snapshot.generation(),
             max_sessions: self.max_sessions,
+            reloads: ReloadStatus::default(),
+            upgrades: UpgradeStatus::default(),
             log_dropped: LogDropped {
                 process: self.log.as_ref().map_or(0, LogHandle::dropped),
                 access: self.access_log.as_ref().map_or(0, |log| log.dropped()),
@@ -202,6 +204,7 @@ impl Source {
         let seen = self.peaks.0.lock().unwrap_or_else(PoisonError::into_inner);
         BackendStatus {
             name: backend.name.clone(),
+            admin_state: backend.admin_state,
             health: state.health,
             ejected: state.ejected,
             backup: backend.backup,

@@ -125,7 +125,7 @@ fn wait_for_stop(
             Command::Reload(reply) | Command::Edit(_, reply) | Command::Upgrade(reply) => {
                 let cause = "this does nothing yet; restart";
                 log::warn!("{cause}");
-                reply.give(Err(Refused { errors: vec![cause.to_owned()] }));
+                reply.give(Err(Refused::because(cause)));
             }
         }
     }

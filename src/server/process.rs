@@ -9,10 +9,11 @@ use tokio::time::timeout;
 
 use super::explain;
 use crate::base::{BackendId, SessionPhase, ShardId, UpstreamId, limits};
-use crate::control::command::{Command, Door};
+use crate::config::{Change, Edit};
+use crate::control::command::{Command, Door, Outcome, Refused, Reply};
 use crate::control::process::{
     Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, Readiness, SessionPage,
-    SessionQuery, SessionState, SessionStatus, SessionsError,
+    SessionQuery, SessionState, SessionStatus, SessionsError, Unknown,
 };
 use crate::control::status::Phase;
 use crate::control::{Source, Status};
@@ -62,6 +63,29 @@ impl Process for Running {
         self.door.as_ref().is_some_and(|door| door.try_give(command))
     }
 
+    fn knows(&self, upstream: &str, backend: Option<&str>) -> Result<(), Unknown> {
+        let upstreams = &self.source.snapshot.config().upstreams;
+        let found = upstreams.iter().find(|known| known.name == upstream).ok_or(Unknown("upstream"))?;
+        let is_there = backend.is_none_or(|name| found.backends.iter().any(|known| known.name == name));
+        is_there.then_some(()).ok_or(Unknown("backend"))
+    }
+
+    fn reload(&self) -> Answer<Outcome> {
+        self.order(Command::Reload)
+    }
+
+    fn edit(&self, edit: Edit) -> Answer<Outcome> {
+        self.order(|reply| Command::Edit(edit, reply))
+    }
+
+    fn upgrade(&self) -> Answer<Outcome> {
+        self.order(Command::Upgrade)
+    }
+
+    fn differences(&self) -> Vec<Change> {
+        Vec::new()
+    }
+
     fn sessions(&self, query: SessionQuery) -> Answer<Result<SessionPage, SessionsError>> {
         let (source, handles) = (Arc::clone(&self.source), Arc::clone(&self.handles));
         Box::pin(async move { page(&source, &handles, query).await })
@@ -92,6 +116,26 @@ impl Process for Running {
             // A thousand backends take a while to read and to put into words.
             let explained = spawn_blocking(move || explain::explain(&source, &wanted, &preview)).await;
             Ok(explained.map_err(|_| NoAnswer)?)
+        })
+    }
+}
+
+impl Running {
+    /// Gives a command at once, and returns what becomes of it. It goes on when nobody waits for that any more.
+    fn order(&self, command: impl FnOnce(Reply) -> Command) -> Answer<Outcome> {
+        let (sender, outcome) = oneshot::channel();
+        let is_taken = self.give(command(Reply::to(move |outcome| {
+            // Whoever asked may have left.
+            let _ = sender.send(outcome);
+        })));
+        Box::pin(async move {
+            if !is_taken {
+                let cause =
+                    "the process takes no orders now: it is about to end, or too many wait; try again";
+                return Err(Refused::because(cause));
+            }
+            let ended = "the process has ended before this was done; `ringway ctl status` says what runs now";
+            outcome.await.unwrap_or_else(|_| Err(Refused::because(ended)))
         })
     }
 }
@@ -157,7 +201,7 @@ fn wanted(source: &Source, query: &SessionQuery) -> Result<SessionsWanted, Sessi
     let listener = match &query.listener {
         Some(name) => {
             let position = config.listeners.iter().position(|listener| listener.name == *name);
-            Some(snapshot.listeners()[position.ok_or(SessionsError::Unknown("listener"))?])
+            Some(snapshot.listeners()[position.ok_or(Unknown("listener"))?])
         }
         None => None,
     };
@@ -165,7 +209,7 @@ fn wanted(source: &Source, query: &SessionQuery) -> Result<SessionsWanted, Sessi
         Some(name) => {
             let found = backends(source, name);
             if found.is_empty() {
-                return Err(SessionsError::Unknown("backend"));
+                return Err(Unknown("backend").into());
             }
             Some(found)
         }

@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use log::LevelFilter;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 use super::super::process::{ExplainQuery, SessionQuery};
 use crate::base::limits::{SESSIONS_LISTED, SESSIONS_LISTED_MAX};
+use crate::config::AdminState;
 
 /// The levels, as a request writes them.
 const LEVELS: [(&str, LevelFilter); 5] = [
@@ -64,6 +66,47 @@ pub(super) fn level(body: &[u8]) -> Result<LevelFilter, String> {
         .map_err(|error| format!("the body is not as wanted: {error}; {remedy}"))?;
     let level = LEVELS.iter().find(|(name, _)| *name == body.level).map(|(_, level)| *level);
     level.ok_or_else(|| format!("`level` is {}; {remedy}", quote(&body.level)))
+}
+
+/// Values of a backend that a request sets, at least one of them.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Values {
+    #[serde(default, deserialize_with = "given")]
+    pub(super) weight: Option<u32>,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) state: Option<AdminState>,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) max_connections: Option<u32>,
+}
+
+/// Reads a value that is written; `null` is none.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Reads the body of `/v1/upstreams/UPSTREAM/backends/BACKEND`. Fails with the answer to the operator.
+pub(super) fn values(body: &[u8]) -> Result<Values, String> {
+    let remedy = "write {\"weight\": 3, \"state\": \"drain\", \"max_connections\": 100}, or some of it; `state` is \
+                  ready, drain or maint";
+    let values: Values = serde_json::from_slice(body)
+        .map_err(|error| format!("the body is not as wanted: {error}; {remedy}"))?;
+    if values == (Values { weight: None, state: None, max_connections: None }) {
+        return Err(format!("the body sets nothing; {remedy}"));
+    }
+    Ok(values)
+}
+
+/// Reads the body of `/v1/upstreams/UPSTREAM/backends`, and returns it as an entry of a file. Fails with the answer to
+/// the operator.
+pub(super) fn entry(body: &[u8]) -> Result<String, String> {
+    let entry: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
+        format!(
+            "the body is not as wanted: {error}; write an entry of `backends` as JSON, such as {{\"address\": \
+             \"10.0.0.1\", \"port\": 80}}"
+        )
+    })?;
+    Ok(Value::from(entry).to_string())
 }
 
 /// Returns whether OpenMetrics is wanted at least as much as plain text, by the header `Accept`.
@@ -188,6 +231,47 @@ mod tests {
             ["", "{}", "warn", r#"{"level": "off"}"#, r#"{"level": 3}"#, r#"{"level": "warn", "for": 1}"#]
         {
             assert!(level(body.as_bytes()).unwrap_err().contains("write {\"level\": \"debug\"}"), "{body}");
+        }
+    }
+
+    #[test]
+    fn values_of_a_backend_are_any_of_three() {
+        let set = |weight, state, max_connections| Ok(Values { weight, state, max_connections });
+        assert_eq!(values(br#"{"weight": 3}"#), set(Some(3), None, None));
+        let all = br#"{"state": "maint", "max_connections": 0, "weight": 0}"#;
+        assert_eq!(values(all), set(Some(0), Some(AdminState::Maint), Some(0)));
+        for body in [
+            "",
+            "{}",
+            "[]",
+            "null",
+            r#"{"weight": null}"#,
+            r#"{"weight": "3"}"#,
+            r#"{"weight": -1}"#,
+            r#"{"weight": 1.5}"#,
+            r#"{"weight": 3, "backup": true}"#,
+            r#"{"state": "down"}"#,
+            r#"{"max_connections": 4294967296}"#,
+        ] {
+            let error = values(body.as_bytes()).unwrap_err();
+            assert!(error.contains("`state` is ready, drain or maint"), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_an_object() {
+        assert_eq!(
+            entry(
+                br#" {"address": "::1",
+            "port": 80} "#
+            ),
+            Ok(r#"{"address":"::1","port":80}"#.to_owned())
+        );
+        for body in ["", "[]", "\"10.0.0.1:80\"", "{\"a\": 1} x", "address: a"] {
+            assert!(
+                entry(body.as_bytes()).unwrap_err().contains("write an entry of `backends` as JSON"),
+                "{body}"
+            );
         }
     }
 
