@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::anyhow;
 
 use super::args::RunArguments;
+use super::config_file::LoadError;
 use crate::base::{Plain, counted};
-use crate::config::{Config, LogTarget, Parsed};
+use crate::config::{Config, LogTarget, Parsed, Problem, Severity};
 use crate::control::command::{self, Commands};
 use crate::control::service_manager;
-use crate::server::{self, Attached, Server};
+use crate::server::{self, Attached, Obeys, Server};
 use crate::telemetry::log::{self as logging, LogHandle};
 
 /// How long writing the last log records may take.
@@ -65,6 +66,21 @@ struct Obeyed<'a> {
     log: &'a LogHandle,
 }
 
+/// Reads the file again. Warnings go to the log.
+fn load_again(path: &Path) -> Result<Config, Vec<String>> {
+    let (errors, report) = match super::load(path) {
+        Ok(Parsed { config, report, .. }) => (Ok(config), report),
+        Err(LoadError::Invalid(report)) => {
+            let errors = report.problems().iter().filter(|problem| problem.severity == Severity::Error);
+            (Err(errors.map(Problem::headline).collect()), report)
+        }
+        Err(error) => return Err(vec![error.to_string()]),
+    };
+    let warnings = report.problems().iter().filter(|problem| problem.severity != Severity::Error);
+    warnings.for_each(|problem| log::warn!("{}", problem.headline()));
+    errors
+}
+
 fn serve(
     config: &Arc<Config>,
     path: &Path,
@@ -80,10 +96,12 @@ fn serve(
         written = pid_file.map(PidFile::write).transpose()?;
         Ok(())
     };
-    let server = Server::start_with(Arc::clone(config), attached, write)?;
+    let mut server = Server::start_with(Arc::clone(config), attached, write)?;
     announce(&server, path);
     service_manager::ready();
-    let cause = server::supervise(&server, obeyed.commands, obeyed.log);
+    let load = || load_again(path);
+    let obeys = Obeys { commands: obeyed.commands, log: obeyed.log, load: &load };
+    let cause = server::supervise(&mut server, &obeys);
     drop(server);
     drop(written);
     Ok(cause)

@@ -62,6 +62,7 @@ fn listener(times: u64) -> ListenerStatus {
     totals.closed[CloseReason::NoBackend.index()] = 20 * times;
     totals.closed[CloseReason::ConnectTimeout.index()] = 5 * times;
     ListenerStatus {
+        draining: false,
         name: "web".into(),
         address: "0.0.0.0:8080".into(),
         upstream: "app".into(),
@@ -109,6 +110,7 @@ fn backend(name: &str, health: Health, sessions: u64) -> BackendStatus {
         took: Duration::from_micros(850),
     };
     BackendStatus {
+        draining: false,
         name: name.into(),
         admin_state: AdminState::Ready,
         health,

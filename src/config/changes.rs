@@ -4,6 +4,8 @@
 //! Both are compared as the trees of values that `ringway config` prints, key by key, so a new key needs no
 //! line here. Lists whose entries have names are compared by the names.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
@@ -18,6 +20,18 @@ pub struct Change {
     pub before: Option<String>,
     /// The value now; `None` if the object or value was removed.
     pub after: Option<String>,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = &self.what;
+        match (&self.before, &self.after) {
+            (None, Some(after)) => write!(f, "+ {what}: {after}"),
+            (Some(before), None) => write!(f, "- {what}: {before}"),
+            (Some(before), Some(after)) => write!(f, "~ {what}: {before} -> {after}"),
+            (None, None) => write!(f, "~ {what}"),
+        }
+    }
 }
 
 /// Returns every difference, in the order of the long form.

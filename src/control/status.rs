@@ -106,6 +106,8 @@ pub struct ListenerStatus {
     pub upstream: String,
     /// Whether a client that comes now would find an eligible backend.
     pub ready: bool,
+    /// Whether it was removed, and only serves open sessions.
+    pub draining: bool,
     /// The highest number of open sessions that was seen; looked at once a second.
     pub active_max: u64,
     /// What all shards have counted.
@@ -141,6 +143,8 @@ pub struct BackendStatus {
     /// What operators want of it.
     #[serde(default)]
     pub admin_state: AdminState,
+    /// Whether it was removed, and only serves open sessions.
+    pub draining: bool,
     /// The result of the health checks.
     pub health: Health,
     /// Whether the backend takes no sessions for a while, because sessions have failed on it.

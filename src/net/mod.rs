@@ -19,7 +19,9 @@ pub use connect::{is_self_connected, peer_address, prepare, socket_for};
 pub use errors::{AcceptError, LocalFailure};
 pub use group::group_number;
 pub use limits::{may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors};
-pub use listen::{FileAccess, ListenError, Listening, SocketFile, listen, listen_alone};
+pub use listen::{
+    FileAccess, ListenError, Listening, SocketFile, adjust, listen, listen_alone, listen_beside,
+};
 pub use options::keep_alive;
 pub use peer::Peer;
 pub use queue::{queued, unacknowledged};

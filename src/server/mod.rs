@@ -6,11 +6,12 @@ mod explain;
 mod lifecycle;
 mod machine;
 mod process;
+mod reload;
 mod turned_away;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
@@ -19,11 +20,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::admission::Limit;
 use crate::base::ShardPlace;
 use crate::base::{Plain, ShardId, counted};
-use crate::config::Config;
+use crate::config::{Config, ListenAddress, Listener, Overlay};
 use crate::control::admin::{self, BindError, Endpoints};
 use crate::control::command::Door;
 use crate::control::process::Process;
-use crate::control::{self, Clocks, Control, Finding, Peaks, PhaseCell, Report, Source, Status, Watch};
+use crate::control::status::ReloadStatus;
+use crate::control::{
+    self, Clocks, Control, Departed, Finding, Peaks, PhaseCell, Report, Source, Status, Watch, Written,
+};
 use crate::health::HealthThread;
 use crate::net::{self, ListenError, SocketFile};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
@@ -32,12 +36,12 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::ShardCounters;
 use crate::telemetry::log::{ALWAYS, LogError, LogHandle};
 use crate::telemetry::thread_clock::ThreadClock;
-use crate::upstream::{NumbersSpent, Snapshot, UpstreamStates};
+use crate::upstream::{Current, Health, NumbersSpent, OnReport, Snapshot, UpstreamStates};
 use crate::uring::{self, Doorbell, Heartbeat, Missing};
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
-pub use lifecycle::{follow_signals, supervise};
+pub use lifecycle::{Obeys, follow_signals, supervise};
 pub use machine::{NOT_LOOKED_AT, lacks};
 
 /// Why a server does not start.
@@ -99,14 +103,18 @@ pub struct Attached {
 pub struct Server {
     source: Arc<Source>,
     shards: Shards,
+    /// Maximum number of pipes of a shard.
+    pipes: u32,
+    on_report: OnReport,
     /// Stopped in `drop`.
     health: Option<HealthThread>,
     control: Control,
     access_log: Option<Arc<AccessLog>>,
     /// The addresses of the admin API; empty without endpoints.
     admin: String,
-    /// Removed together with the server.
-    _files: Vec<SocketFile>,
+    /// Files of Unix sockets, with the address of the listener; `None` for those of the admin API. Removed together with
+    /// the server.
+    files: Vec<(Option<ListenAddress>, SocketFile)>,
     /// Disconnected when the last shard has ended.
     shards_ended: Receiver<()>,
 }
@@ -128,9 +136,8 @@ struct Prepared {
     pipes: u32,
     /// Maximum number of sessions of the process.
     sessions: u32,
-    /// Indexed by shard, then in the order of the configuration.
-    sockets: Vec<Vec<OwnedFd>>,
-    files: Vec<SocketFile>,
+    sockets: ByShard,
+    files: Vec<(Option<ListenAddress>, SocketFile)>,
     endpoints: Endpoints,
 }
 
@@ -145,9 +152,10 @@ impl Prepared {
         let sessions = budget::sessions(&config, cpus.len(), pipes, descriptors)?;
         net::reserve_descriptors(descriptors);
         let ids: Vec<_> = cpus.iter().map(|cpu| cpu.id).collect();
-        let (sockets, mut files) = listen_all(&config, &ids)?;
+        let all = config.listeners.iter().enumerate();
+        let (sockets, mut files) = listen_all(all.map(|one| (one, Bind::Alone)), &ids)?;
         let mut endpoints = admin::bind(&config.admin)?;
-        files.extend(endpoints.take_files());
+        files.extend(endpoints.take_files().into_iter().map(|file| (None, file)));
         Ok(Self { config, pipes, sessions, sockets, files, endpoints })
     }
 }
@@ -192,19 +200,20 @@ impl Server {
     ) -> Result<Self, StartError> {
         let prepared = Prepared::new(cpus, config)?;
         listening().map_err(StartError::Listening)?;
-        let (failures, reports) = crate::health::failures(&prepared.config);
+        let (on_report, reports) = crate::health::reports();
         let config = Arc::clone(&prepared.config);
-        let snapshot = Arc::new(Snapshot::build(config, cpus.len(), failures, None)?);
+        let snapshot = Arc::new(Snapshot::build(config, cpus.len(), Some(&on_report), None)?);
+        let current = Current::new(Arc::clone(&snapshot));
         let (shards, ends) = Shards::new(cpus)?;
         let access_log = AccessLog::start(
             &snapshot.config().logging,
-            Arc::clone(&snapshot),
+            Arc::clone(&current),
             shards.counters.clone(),
             shards.cpus.clone(),
         )?
         .map(Arc::new);
         let control =
-            Control::start(snapshot.config(), Arc::clone(&shards.cores), Arc::clone(&shards.clocks))?;
+            Control::start(Arc::clone(&snapshot), Arc::clone(&shards.cores), Arc::clone(&shards.clocks))?;
         let none = UpstreamStates { generation: snapshot.generation(), version: 0, upstreams: Vec::new() };
         let (latest_sender, latest) = tokio::sync::watch::channel(Arc::new(none));
         let handles = Arc::clone(&shards.handles);
@@ -215,14 +224,21 @@ impl Server {
         let (ended, shards_ended) = bounded(0);
         let Prepared { pipes, sessions, sockets, files, endpoints, .. } = prepared;
         let source = Arc::new(Source {
-            snapshot,
+            written: Mutex::new(Written { file: Arc::clone(snapshot.config()), overlay: Overlay::default() }),
+            reloads: Mutex::new(ReloadStatus {
+                last_success_unix_seconds: reload::unix_seconds(),
+                ..ReloadStatus::default()
+            }),
+            upgrades: Mutex::default(),
+            current,
+            departed: Departed::default(),
             states: latest,
             counters: shards.counters.clone(),
             heartbeats: shards.heartbeats.clone(),
             cpus: shards.cpus.clone(),
             cores: Arc::clone(&shards.cores),
             health: Arc::default(),
-            max_sessions: sessions,
+            limit: Arc::new(Limit::new(sessions)),
             log: attached.log,
             access_log: access_log.clone(),
             begun: Instant::now(),
@@ -230,14 +246,24 @@ impl Server {
             phase: PhaseCell::default(),
         });
         let admin = endpoints.to_string();
-        let mut server =
-            Self { source, shards, health: None, control, access_log, admin, _files: files, shards_ended };
-        server.spawn_shards(sockets, ends, pipes, ended)?;
+        let mut server = Self {
+            source,
+            shards,
+            pipes,
+            on_report,
+            health: None,
+            control,
+            access_log,
+            admin,
+            files,
+            shards_ended,
+        };
+        server.spawn_shards(&snapshot, sockets, ends, ended)?;
         // Checks begin only when a shard listens for their results, and after everything that may refuse the
         // start.
         let addresses = server.control.addresses();
         let health = crate::health::spawn(
-            &server.source.snapshot,
+            &snapshot,
             addresses,
             reports,
             Arc::clone(&server.source.health),
@@ -269,13 +295,12 @@ impl Server {
     /// for a moment when the next shard asks for it.
     fn spawn_shards(
         &self,
-        sockets: Vec<Vec<OwnedFd>>,
+        snapshot: &Arc<Snapshot>,
+        sockets: ByShard,
         ends: Vec<(Inbox, OwnedFd)>,
-        pipes: u32,
         ended: Sender<()>,
     ) -> Result<(), StartError> {
-        let (shards, seed, limit) =
-            (&self.shards, fastrand::u64(..), Arc::new(Limit::new(self.source.max_sessions)));
+        let (shards, seed) = (&self.shards, fastrand::u64(..));
         let handoffs: Vec<_> = (0..ends.len())
             .map(|index| {
                 let shard = ShardId(u16::try_from(index).expect("limits::SHARDS_MAX fits"));
@@ -289,15 +314,15 @@ impl Server {
             let parts = ShardParts {
                 place,
                 cpu: CoreId { id: shards.cpus[index] },
-                snapshot: Arc::clone(&self.source.snapshot),
+                snapshot: Arc::clone(snapshot),
                 listeners,
-                pipes,
+                pipes: self.pipes,
                 cores: Arc::clone(&shards.cores),
                 handoff,
                 counters: Arc::clone(&shards.counters[index]),
                 access_log: self.access_log.as_ref().map(|log| log.logger(index)),
                 heartbeat: Arc::clone(&shards.heartbeats[index]),
-                limit: Arc::clone(&limit),
+                limit: Arc::clone(&self.source.limit),
                 handles: Arc::clone(&shards.handles),
                 inbox,
                 doorbell,
@@ -312,8 +337,8 @@ impl Server {
 
     /// Returns the configuration that the server runs.
     #[must_use]
-    pub fn config(&self) -> &Config {
-        self.source.snapshot.config()
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(self.source.current.get().config())
     }
 
     /// Returns the current status.
@@ -338,13 +363,18 @@ impl Server {
     /// Returns what is worth a warning about this machine.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
-        machine::doubts(self.config(), self.shards.cpus.len())
+        machine::doubts(&self.config(), self.shards.cpus.len())
     }
 
     /// Waits until every backend has had its first verdict. Returns whether that happened within `patience`.
     #[must_use]
     pub fn wait_checked(&self, patience: Duration) -> bool {
-        self.wait_states(patience, |states| !states.upstreams.is_empty() && states.all_decided())
+        let snapshot = self.source.current.get();
+        self.wait_states(patience, |states| {
+            snapshot
+                .keys()
+                .all(|key| states.backend(key).is_some_and(|state| state.health != Health::Checking))
+        })
     }
 
     /// Waits until the published states are as wanted. Returns whether that happened within `patience`.
@@ -448,13 +478,32 @@ impl Drop for Server {
     }
 }
 
-/// Creates the sockets of every listener for every shard, by shard, and the files of Unix sockets.
-fn listen_all(config: &Config, cpus: &[usize]) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketFile>), StartError> {
-    let mut sockets: Vec<Vec<OwnedFd>> = (0..cpus.len()).map(|_| Vec::new()).collect();
+/// Listening sockets by shard, each with the position of its listener in the configuration.
+type ByShard = Vec<Vec<(usize, OwnedFd)>>;
+
+/// How an address is bound.
+#[derive(Clone, Copy)]
+enum Bind {
+    /// Nobody else may listen there; a process that has just ended is waited for.
+    Alone,
+    /// Beside a listener of this process whose address overlaps.
+    Beside,
+}
+
+/// Creates the sockets of these listeners for every shard, and the files of Unix sockets.
+fn listen_all<'c>(
+    listeners: impl Iterator<Item = ((usize, &'c Listener), Bind)>,
+    cpus: &[usize],
+) -> Result<(ByShard, Vec<(Option<ListenAddress>, SocketFile)>), StartError> {
+    let mut sockets: ByShard = (0..cpus.len()).map(|_| Vec::new()).collect();
     let mut files = Vec::new();
-    for listener in &config.listeners {
+    for ((position, listener), bind) in listeners {
         let refused = |error| StartError::Listen { name: listener.name.clone(), error };
-        let listening = net::listen(&listener.address, listener.backlog, &listener.tcp.options, cpus.len())
+        let listen = match bind {
+            Bind::Alone => net::listen,
+            Bind::Beside => net::listen_beside,
+        };
+        let listening = listen(&listener.address, listener.backlog, &listener.tcp.options, cpus.len())
             .map_err(refused)?;
         // A single socket forms no group, so there is nothing to choose.
         if listener.tcp.steer_by_cpu && cpus.len() > 1 {
@@ -462,8 +511,9 @@ fn listen_all(config: &Config, cpus: &[usize]) -> Result<(Vec<Vec<OwnedFd>>, Vec
             net::steer_by_cpu(listening.sockets[0].as_fd(), cpus)
                 .map_err(|error| refused(ListenError::Steering { address, error }))?;
         }
-        sockets.iter_mut().zip(listening.sockets).for_each(|(shard, socket)| shard.push(socket));
-        files.extend(listening.file);
+        let new = listening.sockets.into_iter().map(|socket| (position, socket));
+        sockets.iter_mut().zip(new).for_each(|(shard, socket)| shard.push(socket));
+        files.extend(listening.file.map(|file| (Some(listener.address.clone()), file)));
     }
     Ok((sockets, files))
 }

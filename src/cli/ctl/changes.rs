@@ -118,16 +118,7 @@ fn lines(changes: &[Change], none: &str) -> Vec<String> {
     if changes.is_empty() {
         return vec![none.to_owned()];
     }
-    changes.iter().map(|change| harmless(&line(change))).collect()
-}
-
-fn line(Change { what, before, after }: &Change) -> String {
-    match (before, after) {
-        (None, Some(after)) => format!("+ {what}: {after}"),
-        (Some(before), None) => format!("- {what}: {before}"),
-        (Some(before), Some(after)) => format!("~ {what}: {before} -> {after}"),
-        (None, None) => format!("~ {what}"),
-    }
+    changes.iter().map(|change| harmless(&change.to_string())).collect()
 }
 
 #[cfg(test)]
