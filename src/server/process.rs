@@ -74,15 +74,15 @@ impl Process for Running {
     }
 
     fn reload(&self) -> Answer<Outcome> {
-        self.order(Command::Reload)
+        order(self.door.as_ref(), Command::Reload)
     }
 
     fn edit(&self, edit: Edit) -> Answer<Outcome> {
-        self.order(|reply| Command::Edit(edit, reply))
+        order(self.door.as_ref(), |reply| Command::Edit(edit, reply))
     }
 
     fn upgrade(&self) -> Answer<Outcome> {
-        self.order(Command::Upgrade)
+        order(self.door.as_ref(), Command::Upgrade)
     }
 
     fn differences(&self) -> Vec<Change> {
@@ -123,24 +123,22 @@ impl Process for Running {
     }
 }
 
-impl Running {
-    /// Gives a command at once, and returns what becomes of it. It goes on when nobody waits for that any more.
-    fn order(&self, command: impl FnOnce(Reply) -> Command) -> Answer<Outcome> {
-        let (sender, outcome) = oneshot::channel();
-        let is_taken = self.give(command(Reply::to(move |outcome| {
-            // Whoever asked may have left.
-            let _ = sender.send(outcome);
-        })));
-        Box::pin(async move {
-            if !is_taken {
-                let cause =
-                    "the process takes no orders now: it is about to end, or too many wait; try again";
-                return Err(Refused::because(cause));
-            }
-            let ended = "the process has ended before this was done; `ringway ctl status` says what runs now";
-            outcome.await.unwrap_or_else(|_| Err(Refused::because(ended)))
-        })
-    }
+/// Gives a command at once, and returns what becomes of it. It goes on when nobody waits for that any more.
+fn order(door: Option<&Door>, command: impl FnOnce(Reply) -> Command) -> Answer<Outcome> {
+    let (sender, outcome) = oneshot::channel();
+    let reply = Reply::to(move |outcome| {
+        // Whoever asked may have left.
+        let _ = sender.send(outcome);
+    });
+    let is_taken = door.is_some_and(|door| door.try_give(command(reply)));
+    Box::pin(async move {
+        if !is_taken {
+            let cause = "the process takes no orders now: it is about to end, or too many wait; try again";
+            return Err(Refused::because(cause));
+        }
+        let ended = "the process has ended before this was done; `ringway ctl status` says what runs now";
+        outcome.await.unwrap_or_else(|_| Err(Refused::because(ended)))
+    })
 }
 
 /// Asks a shard, and returns its answer; `None` if the shard has ended.
@@ -266,5 +264,54 @@ fn status(source: &Source, snapshot: &Snapshot, open: &OpenSession) -> SessionSt
         to_client_bytes: open.to_client,
         to_backend_bytes_per_second: rate(open.to_backend),
         to_client_bytes_per_second: rate(open.to_client),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::command::{Applied, door};
+
+    /// Returns the outcome of a reload that has already been decided.
+    fn outcome(order: Answer<Outcome>) -> Outcome {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(order)
+    }
+
+    fn reason(order: Answer<Outcome>) -> String {
+        outcome(order).expect_err("refused").errors.join("; ")
+    }
+
+    #[test]
+    fn outcome_of_an_order_comes_back() {
+        let (door, commands) = door();
+        let order = order(Some(&door), Command::Reload);
+        let Ok(Command::Reload(reply)) = commands.try_recv() else { panic!("a reload") };
+        let applied = Applied { generation: 2, changes: Vec::new() };
+        reply.give(Ok(applied.clone()));
+        assert_eq!(outcome(order), Ok(applied));
+    }
+
+    #[test]
+    fn order_that_nobody_obeys_is_refused() {
+        let (door, commands) = door();
+        let waiting: Vec<_> =
+            std::iter::repeat_with(|| order(Some(&door), Command::Upgrade)).take(64).collect();
+        let last = waiting.into_iter().next_back().expect("one");
+        assert!(reason(last).contains("takes no orders now"), "the door is full");
+        drop(commands);
+        assert!(
+            reason(order(Some(&door), Command::Upgrade)).contains("takes no orders now"),
+            "nobody listens"
+        );
+        assert!(reason(order(None, Command::Upgrade)).contains("takes no orders now"), "no door");
+    }
+
+    #[test]
+    fn order_that_ends_with_the_process_says_so() {
+        let (door, commands) = door();
+        let order = order(Some(&door), Command::Reload);
+        drop(commands.try_recv());
+        assert!(reason(order).contains("has ended before this was done"));
     }
 }

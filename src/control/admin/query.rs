@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use log::LevelFilter;
+use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::super::process::{ExplainQuery, SessionQuery};
 use crate::base::limits::{SESSIONS_LISTED, SESSIONS_LISTED_MAX};
@@ -72,17 +73,27 @@ pub(super) fn level(body: &[u8]) -> Result<LevelFilter, String> {
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Values {
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "whole")]
     pub(super) weight: Option<u32>,
     #[serde(default, deserialize_with = "given")]
     pub(super) state: Option<AdminState>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "whole")]
     pub(super) max_connections: Option<u32>,
 }
 
-/// Reads a value that is written; `null` is none.
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
+/// Reads a state that is written; `null` is none.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AdminState>, D::Error> {
+    AdminState::deserialize(deserializer).map(Some)
+}
+
+/// Reads a number that is written; to JSON, 3.0 is a whole number, too.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let written = Number::deserialize(deserializer)?;
+    let bounds = 0.0..=f64::from(u32::MAX);
+    match written.as_f64().filter(|number| number.fract() == 0.0 && bounds.contains(number)) {
+        Some(number) => Ok(Some(number as u32)),
+        None => Err(D::Error::custom(format!("{written} is not a whole number from 0 to {}", u32::MAX))),
+    }
 }
 
 /// Reads the body of `/v1/upstreams/UPSTREAM/backends/BACKEND`. Fails with the answer to the operator.
@@ -238,6 +249,7 @@ mod tests {
     fn values_of_a_backend_are_any_of_three() {
         let set = |weight, state, max_connections| Ok(Values { weight, state, max_connections });
         assert_eq!(values(br#"{"weight": 3}"#), set(Some(3), None, None));
+        assert_eq!(values(br#"{"max_connections": 4294967295.0}"#), set(None, None, Some(u32::MAX)));
         let all = br#"{"state": "maint", "max_connections": 0, "weight": 0}"#;
         assert_eq!(values(all), set(Some(0), Some(AdminState::Maint), Some(0)));
         for body in [
