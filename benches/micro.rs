@@ -195,7 +195,7 @@ fn access_log(criterion: &mut Criterion) {
     let config = Arc::new(config::parse("bench.yaml", file.as_bytes()).expect("a valid file").config);
     let logging = config.logging.clone();
     let snapshot = Arc::new(Snapshot::build(config, 1, None, None).expect("numbers"));
-    let log = AccessLog::start(&logging, Current::new(snapshot), vec![Arc::default()], vec![0]);
+    let log = AccessLog::start(&logging, Current::new(Arc::clone(&snapshot)), vec![Arc::default()], vec![0]);
     let log = log.expect("a writer").expect("a target");
     let logger = log.logger(0);
     let now = Moment::read_clock();

@@ -77,6 +77,26 @@ impl Default for ReloadStatus {
     }
 }
 
+impl ReloadStatus {
+    /// There were none; the configuration of the start was taken now.
+    #[must_use]
+    pub fn of_start() -> Self {
+        let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+        Self { last_success_unix_seconds: now, ..Self::default() }
+    }
+
+    /// Notes a reload.
+    pub fn note(&mut self, is_success: bool) {
+        self.last_successful = is_success;
+        if is_success {
+            self.success += 1;
+            self.last_success_unix_seconds = Self::of_start().last_success_unix_seconds;
+        } else {
+            self.failure += 1;
+        }
+    }
+}
+
 /// Upgrades since the start of the first process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpgradeStatus {

@@ -112,9 +112,8 @@ pub struct Server {
     access_log: Option<Arc<AccessLog>>,
     /// The addresses of the admin API; empty without endpoints.
     admin: String,
-    /// Files of Unix sockets, with the address of the listener; `None` for those of the admin API. Removed together with
-    /// the server.
-    files: Vec<(Option<ListenAddress>, SocketFile)>,
+    /// Removed together with the server.
+    files: Files,
     /// Disconnected when the last shard has ended.
     shards_ended: Receiver<()>,
 }
@@ -137,7 +136,7 @@ struct Prepared {
     /// Maximum number of sessions of the process.
     sessions: u32,
     sockets: ByShard,
-    files: Vec<(Option<ListenAddress>, SocketFile)>,
+    files: Files,
     endpoints: Endpoints,
 }
 
@@ -225,10 +224,7 @@ impl Server {
         let Prepared { pipes, sessions, sockets, files, endpoints, .. } = prepared;
         let source = Arc::new(Source {
             written: Mutex::new(Written { file: Arc::clone(snapshot.config()), overlay: Overlay::default() }),
-            reloads: Mutex::new(ReloadStatus {
-                last_success_unix_seconds: reload::unix_seconds(),
-                ..ReloadStatus::default()
-            }),
+            reloads: Mutex::new(ReloadStatus::of_start()),
             upgrades: Mutex::default(),
             current,
             departed: Departed::default(),
@@ -481,6 +477,9 @@ impl Drop for Server {
 /// Listening sockets by shard, each with the position of its listener in the configuration.
 type ByShard = Vec<Vec<(usize, OwnedFd)>>;
 
+/// Files of Unix sockets, with the address of the listener; `None` for those of the admin API.
+type Files = Vec<(Option<ListenAddress>, SocketFile)>;
+
 /// How an address is bound.
 #[derive(Clone, Copy)]
 enum Bind {
@@ -494,9 +493,9 @@ enum Bind {
 fn listen_all<'c>(
     listeners: impl Iterator<Item = ((usize, &'c Listener), Bind)>,
     cpus: &[usize],
-) -> Result<(ByShard, Vec<(Option<ListenAddress>, SocketFile)>), StartError> {
+) -> Result<(ByShard, Files), StartError> {
     let mut sockets: ByShard = (0..cpus.len()).map(|_| Vec::new()).collect();
-    let mut files = Vec::new();
+    let mut files = Files::new();
     for ((position, listener), bind) in listeners {
         let refused = |error| StartError::Listen { name: listener.name.clone(), error };
         let listen = match bind {

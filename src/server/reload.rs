@@ -2,17 +2,16 @@
 //! follows cannot fail, and every shard runs the same generation.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use super::{Bind, ByShard, Server, StartError, budget, listen_all};
+use super::{Bind, ByShard, Files, Server, StartError, budget, listen_all};
 use crate::base::limits;
 use crate::config::{self, Config, Edit, ListenAddress};
 use crate::control::command::{Applied, Refused};
-use crate::control::status::ReloadStatus;
 use crate::control::{Written, lock};
-use crate::net::{self, SocketFile};
+use crate::net;
 use crate::shard::Generation;
 use crate::upstream::Snapshot;
 
@@ -27,7 +26,7 @@ struct Ready {
     sessions: u32,
     /// For addresses that no listener had before.
     sockets: ByShard,
-    files: Vec<(Option<ListenAddress>, SocketFile)>,
+    files: Files,
 }
 
 impl Server {
@@ -46,13 +45,13 @@ impl Server {
         if outcome.is_ok() {
             *lock(&self.source.written) = Written { file: Arc::new(file), overlay };
         }
-        note(&mut lock(&self.source.reloads), outcome.is_ok());
+        lock(&self.source.reloads).note(outcome.is_ok());
         outcome
     }
 
     /// Notes a reload for which there was not even a configuration.
     pub(super) fn note_failed_reload(&self) {
-        note(&mut lock(&self.source.reloads), false);
+        lock(&self.source.reloads).note(false);
     }
 
     /// Changes what runs beside the file. Returns what is different.
@@ -140,21 +139,6 @@ impl Server {
         self.files.retain(|(address, _)| address.as_ref().is_none_or(is_there));
         self.files.extend(files);
     }
-}
-
-fn note(reloads: &mut ReloadStatus, is_success: bool) {
-    reloads.last_successful = is_success;
-    if is_success {
-        reloads.success += 1;
-        reloads.last_success_unix_seconds = unix_seconds();
-    } else {
-        reloads.failure += 1;
-    }
-}
-
-/// Returns the wall clock's time.
-pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn refused(error: &StartError) -> Refused {
