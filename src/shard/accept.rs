@@ -73,8 +73,8 @@ impl Entrance {
     }
 }
 
-/// Accepts until the entrance closes or the shard drains; then serves what the kernel has already accepted, and closes
-/// the socket.
+/// Accepts until the entrance closes or the shard drains; then serves what the kernel has already accepted, unless another
+/// process does, and closes the socket.
 pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
     let shard = Rc::clone(&entrance.listener().shard);
     shard.enter();
@@ -97,6 +97,9 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
             Next::Changed => continue,
             Next::Closed => {
                 acceptor.disarm().await;
+                if shard.is_leaving() {
+                    return;
+                }
                 let Some(accepted) = acceptor.accept_now().filter(|_| left > 0) else { return };
                 left -= 1;
                 accepted
@@ -159,7 +162,7 @@ async fn opening(entrance: &Entrance) {
     })
     .await;
     let listener = entrance.listener.borrow();
-    if listener.shard.id().0 == 0 && entrance.is_open() {
+    if listener.is_to_announce() && entrance.is_open() {
         let (name, address) = (&*listener.config().name, entrance.address.to_string());
         log::info!(event = "accepting", listener = name, address; "listener {name} accepts on {address}");
     }
