@@ -37,7 +37,7 @@ pub(super) fn parts(shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardPa
         place: place(0),
         cpu: core_affinity::get_core_ids().expect("CPUs")[0],
         snapshot: Arc::new(snapshot),
-        listeners: listeners.into_iter().enumerate().collect(),
+        listeners,
         pipes: 0,
         handoff: handoff(0),
         cores: Arc::clone(&cores),
