@@ -23,7 +23,7 @@ use ringway::base::{
 use ringway::config;
 use ringway::net;
 use ringway::telemetry::access_log::{AccessLog, AccessRecord, End};
-use ringway::upstream::{BackendState, Health, InFlight, Pick, Request, Snapshot, UpstreamTable};
+use ringway::upstream::{BackendState, Current, Health, InFlight, Pick, Request, Snapshot, UpstreamTable};
 
 /// Sizes of the upstream.
 const BACKENDS: [u16; 3] = [10, 100, 1000];
@@ -142,8 +142,7 @@ impl Shards {
             );
         }
         let config = config::parse("bench.yaml", yaml.as_bytes()).expect("a valid configuration").config;
-        let snapshot =
-            Snapshot::build(Arc::new(config), usize::from(SHARDS), vec![None], None).expect("numbers");
+        let snapshot = Snapshot::build(Arc::new(config), usize::from(SHARDS), None, None).expect("numbers");
         let addresses: Arc<[Address]> = Arc::from([Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 80)))]);
         let up = BackendState { health: Health::Up, addresses, ..BackendState::unknown() };
         let states = vec![up; usize::from(backends)];
@@ -195,8 +194,8 @@ fn access_log(criterion: &mut Criterion) {
                 backends: [{address: 127.0.0.1, port: 2}]\n";
     let config = Arc::new(config::parse("bench.yaml", file.as_bytes()).expect("a valid file").config);
     let logging = config.logging.clone();
-    let snapshot = Arc::new(Snapshot::build(config, 1, vec![None], None).expect("numbers"));
-    let log = AccessLog::start(&logging, Arc::clone(&snapshot), vec![Arc::default()], vec![0]);
+    let snapshot = Arc::new(Snapshot::build(config, 1, None, None).expect("numbers"));
+    let log = AccessLog::start(&logging, Current::new(Arc::clone(&snapshot)), vec![Arc::default()], vec![0]);
     let log = log.expect("a writer").expect("a target");
     let logger = log.logger(0);
     let now = Moment::read_clock();

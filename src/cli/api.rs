@@ -13,6 +13,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -29,6 +30,8 @@ const VARIABLE: &str = "RINGWAY_SOCKET";
 
 /// How long a question may take, from the connect to the last byte of the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for an order that changes what runs; the process itself gives up a little earlier.
+const ORDER_PATIENCE: Duration = Duration::from_secs(130);
 /// Maximum number of bytes of an answer: a status with 100,000 backends has about 100 MB.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
@@ -56,7 +59,7 @@ pub(super) enum ApiError {
         /// What helps.
         remedy: &'static str,
     },
-    /// The process refuses; the text is its own, without control characters.
+    /// The process refuses; the text is its own, a line for each reason, without other control characters.
     #[error("{0}")]
     Refused(String),
     /// The answer is not what this version of `ringway` understands.
@@ -76,10 +79,12 @@ impl ApiError {
     }
 }
 
-/// The body of an answer that refuses.
+/// The body of an answer that refuses, for one reason or for several.
 #[derive(Deserialize)]
-struct Refusal {
-    error: String,
+#[serde(untagged)]
+enum Refusal {
+    One { error: String },
+    Several { errors: Vec<String> },
 }
 
 /// An answer: the text, and whether the process agreed.
@@ -114,7 +119,7 @@ impl Api {
     ///
     /// Nobody answers, or the process refuses.
     pub(super) fn get_as(&self, path: &str, format: &'static str) -> Result<String, ApiError> {
-        agreed(self.ask(Method::GET, path, format, String::new())?)
+        agreed(self.ask(PATIENCE, Method::GET, path, format, String::new())?)
     }
 
     /// Asks for a document, and reads it.
@@ -132,7 +137,7 @@ impl Api {
     ///
     /// Nobody answers, or the process does not know what is asked about.
     pub(super) fn is_it_so(&self, path: &str) -> Result<(bool, String), ApiError> {
-        let answer = self.ask(Method::GET, path, "text/plain", String::new())?;
+        let answer = self.ask(PATIENCE, Method::GET, path, "text/plain", String::new())?;
         if answer.status == StatusCode::SERVICE_UNAVAILABLE {
             return Ok((false, harmless(answer.body.trim())));
         }
@@ -146,7 +151,7 @@ impl Api {
     /// Nobody answers, or the process refuses.
     pub(super) fn post(&self, path: &str, body: &impl Serialize) -> Result<String, ApiError> {
         let body = serde_json::to_string(body).map_err(|error| ApiError::Strange(error.to_string()))?;
-        agreed(self.ask(Method::POST, path, "application/json", body)?)
+        agreed(self.ask(PATIENCE, Method::POST, path, "application/json", body)?)
     }
 
     /// Removes something.
@@ -155,20 +160,37 @@ impl Api {
     ///
     /// Nobody answers, or the process refuses.
     pub(super) fn delete(&self, path: &str) -> Result<String, ApiError> {
-        agreed(self.ask(Method::DELETE, path, "application/json", String::new())?)
+        agreed(self.ask(PATIENCE, Method::DELETE, path, "application/json", String::new())?)
     }
 
-    fn ask(&self, method: Method, path: &str, accept: &str, body: String) -> Result<Answer, ApiError> {
+    /// Gives an order that changes what runs, which may take minutes.
+    ///
+    /// # Errors
+    ///
+    /// Nobody answers, or the process refuses.
+    pub(super) fn order(&self, method: Method, path: &str, body: &Value) -> Result<String, ApiError> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        agreed(self.ask(ORDER_PATIENCE, method, path, "application/json", body)?)
+    }
+
+    fn ask(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        accept: &str,
+        body: String,
+    ) -> Result<Answer, ApiError> {
         let exchange = exchange(&self.socket, method, path, accept, body);
-        let answer = self.runtime.block_on(async { timeout(PATIENCE, exchange).await });
+        let answer = self.runtime.block_on(async { timeout(patience, exchange).await });
         match answer {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.nobody(&error)),
-            Err(_) => Err(self.nobody(&io::ErrorKind::TimedOut.into())),
+            Ok(Err(error)) => Err(self.nobody(&error, patience)),
+            Err(_) => Err(self.nobody(&io::ErrorKind::TimedOut.into(), patience)),
         }
     }
 
-    fn nobody(&self, error: &io::Error) -> ApiError {
+    fn nobody(&self, error: &io::Error, patience: Duration) -> ApiError {
         let (cause, remedy) = match error.kind() {
             io::ErrorKind::NotFound => (
                 "no such socket".to_owned(),
@@ -184,7 +206,7 @@ impl Api {
                 "the process that made the socket has ended: start `ringway` again",
             ),
             io::ErrorKind::TimedOut => (
-                format!("no answer within {} s", PATIENCE.as_secs()),
+                format!("no answer within {} s", patience.as_secs()),
                 "the process is stopped or overloaded: its log says more",
             ),
             _ => (Plain(error).to_string(), "does the path name the admin socket of a `ringway`?"),
@@ -254,11 +276,13 @@ fn agreed(answer: Answer) -> Result<String, ApiError> {
     if answer.status.is_success() {
         return Ok(answer.body);
     }
-    let text = match serde_json::from_str::<Refusal>(&answer.body) {
-        Ok(refusal) => refusal.error,
-        Err(_) => format!("{}: {}", answer.status, answer.body.trim()),
+    let reasons = match serde_json::from_str::<Refusal>(&answer.body) {
+        Ok(Refusal::One { error }) => vec![error],
+        Ok(Refusal::Several { errors }) => errors,
+        Err(_) => vec![format!("{}: {}", answer.status, answer.body.trim())],
     };
-    Err(ApiError::Refused(harmless(&text)))
+    let reasons: Vec<_> = reasons.iter().map(|reason| harmless(reason)).collect();
+    Err(ApiError::Refused(reasons.join("\n")))
 }
 
 fn default_socket() -> PathBuf {
@@ -347,6 +371,7 @@ mod tests {
         let process = Answering::start(|line, _| match line {
             "GET /good" => (200, "{}".into()),
             "GET /bad" => (404, r#"{"error": "no such thing"}"#.into()),
+            "GET /worse" => (422, r#"{"errors": ["first\nline", "second"]}"#.into()),
             "GET /not" => (503, "not ready: draining\n".into()),
             "GET /evil" => (404, r#"{"error": "\u001b]0;mine\u0007"}"#.into()),
             _ => (500, "oops\n".into()),
@@ -354,6 +379,7 @@ mod tests {
         let api = Api::new(Some(&process.socket)).unwrap();
         assert_eq!(api.get("/good").unwrap(), "{}");
         assert_eq!(api.get("/bad").unwrap_err().to_string(), "no such thing");
+        assert_eq!(api.get("/worse").unwrap_err().to_string(), "first\\nline\nsecond");
         assert_eq!(api.get("/evil").unwrap_err().to_string(), "\\u{1b}]0;mine\\u{7}", "no terminal obeys it");
         assert_eq!(api.get("/other").unwrap_err().to_string(), "500 Internal Server Error: oops");
         assert_eq!(api.is_it_so("/not").unwrap(), (false, "not ready: draining".into()));
@@ -377,7 +403,9 @@ mod tests {
 
     #[test]
     fn who_may_not_ask_learns_how_to_be_let_in() {
-        let error = Api::new(Some(Path::new("/x"))).unwrap().nobody(&io::ErrorKind::PermissionDenied.into());
+        let error = Api::new(Some(Path::new("/x")))
+            .unwrap()
+            .nobody(&io::ErrorKind::PermissionDenied.into(), PATIENCE);
         let text = error.to_string();
         for words in ["/x: permission denied", "sudo", "admin.socket_group", "admin.socket_mode"] {
             assert!(text.contains(words), "{words}: {text}");

@@ -399,6 +399,7 @@ fn named<'a, T: Named>(all: &'a [T], name: &str) -> Option<&'a T> {
 mod tests {
     use super::super::testing::{self, status, two_readings};
     use super::*;
+    use crate::config::AdminState;
 
     /// Returns the text of a cell by the name of its row and the title of its column.
     fn text<'a>(grid: &'a Grid, row: &str, title: &str) -> &'a str {
@@ -449,6 +450,18 @@ mod tests {
         assert_eq!(text(&backends, "app/a", "last check"), "ok in 850 us, 2.5 s ago");
         assert_eq!(text(&backends, "app/b", "last check"), "Connection refused, 2.5 s ago");
         assert_eq!(text(&two_readings().upstreams(), "app", "eligible"), "1 of 3");
+    }
+
+    #[test]
+    fn what_operators_want_of_a_backend_is_its_state_whatever_the_checks_say() {
+        let mut status = testing::status(1);
+        let [a, b, c] = &mut status.upstreams[0].backends[..] else { panic!("three backends") };
+        (a.admin_state, b.admin_state) = (AdminState::Drain, AdminState::Maint);
+        assert_eq!([a.state(), b.state(), c.state()], ["drain", "maint", "ejected"]);
+        assert!([a, b, c].iter().all(|backend| BackendStatus::STATES.contains(&backend.state())));
+        let readings = Readings::first(status);
+        assert_eq!(text(&readings.backends(), "app/a", "state"), "drain");
+        assert_eq!(text(&readings.upstreams(), "app", "eligible"), "0 of 3");
     }
 
     #[test]

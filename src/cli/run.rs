@@ -16,7 +16,7 @@ use crate::config::{Config, LogTarget, Parsed, Problem, Severity};
 use crate::control::command::{self, Commands};
 use crate::control::service_manager;
 use crate::net::Inherited;
-use crate::server::{self, Attached, Predecessor, Server};
+use crate::server::{self, Attached, Obeys, Predecessor, Server};
 use crate::telemetry::log::{self as logging, LogHandle};
 
 /// How long writing the last log records may take.
@@ -98,6 +98,21 @@ struct Origin<'a> {
     predecessor: &'a mut Option<Predecessor>,
 }
 
+/// Reads the file again. Warnings go to the log.
+fn load_again(path: &Path) -> Result<Config, Vec<String>> {
+    let (errors, report) = match super::load(path) {
+        Ok(Parsed { config, report, .. }) => (Ok(config), report),
+        Err(LoadError::Invalid(report)) => {
+            let errors = report.problems().iter().filter(|problem| problem.severity == Severity::Error);
+            (Err(errors.map(Problem::headline).collect()), report)
+        }
+        Err(error) => return Err(vec![error.to_string()]),
+    };
+    let warnings = report.problems().iter().filter(|problem| problem.severity != Severity::Error);
+    warnings.for_each(|problem| log::warn!("{}", problem.headline()));
+    errors
+}
+
 fn serve(
     config: &Arc<Config>,
     attached: Attached,
@@ -117,7 +132,7 @@ fn serve(
         }
         Ok(())
     };
-    let server = Server::start_with(Arc::clone(config), attached, write)?;
+    let mut server = Server::start_with(Arc::clone(config), attached, write)?;
     announce(&server, path);
     if let Some(old) = predecessor {
         old.take_over().map_err(|error| {
@@ -130,7 +145,9 @@ fn serve(
             .and_then(|written| written.map_err(|error| log::error!("{error}")).ok());
     }
     service_manager::ready();
-    let cause = server::supervise(&server, commands, log);
+    let load = || load_again(path);
+    let obeys = Obeys { commands, log, load: &load };
+    let cause = server::supervise(&mut server, &obeys);
     drop(server);
     drop(written);
     Ok(cause)

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::readings::Readings;
 use crate::base::{CloseReason, ConnectFailure};
+use crate::config::AdminState;
 use crate::control::process::{SessionPage, SessionState, SessionStatus};
-use crate::control::status::{CheckStatus, LastCheckStatus, LogDropped, Phase};
+use crate::control::status::{CheckStatus, LastCheckStatus, LogDropped, Phase, ReloadStatus, UpgradeStatus};
 use crate::control::{BackendStatus, ListenerStatus, ShardStatus, Status, UpstreamStatus};
 use crate::steering::CoreStatus;
 use crate::telemetry::counters::{
@@ -33,6 +34,8 @@ pub(super) fn status(times: u64) -> Status {
         generation: 1,
         upgrade_error: None,
         max_sessions: 65_000,
+        reloads: ReloadStatus::default(),
+        upgrades: UpgradeStatus::default(),
         log_dropped: LogDropped { process: 0, access: 3 },
         listeners: vec![listener(times)],
         upstreams: vec![upstream(times)],
@@ -60,6 +63,7 @@ fn listener(times: u64) -> ListenerStatus {
     totals.closed[CloseReason::NoBackend.index()] = 20 * times;
     totals.closed[CloseReason::ConnectTimeout.index()] = 5 * times;
     ListenerStatus {
+        draining: false,
         name: "web".into(),
         address: "0.0.0.0:8080".into(),
         upstream: "app".into(),
@@ -107,7 +111,9 @@ fn backend(name: &str, health: Health, sessions: u64) -> BackendStatus {
         took: Duration::from_micros(850),
     };
     BackendStatus {
+        draining: false,
         name: name.into(),
+        admin_state: AdminState::Ready,
         health,
         ejected: false,
         ejections: 0,

@@ -1,6 +1,15 @@
-//! What is different between two configurations.
+//! What is different between two configurations, in the words of the file, and which of it a running process
+//! cannot take over.
+//!
+//! Both are compared as the trees of values that `ringway config` prints, key by key, so a new key needs no
+//! line here. Lists whose entries have names are compared by the names.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_yaml::{Mapping, Value};
+
+use super::model::Config;
 
 /// One difference between two configurations. Objects go by their names, so their order in the file is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,4 +20,139 @@ pub struct Change {
     pub before: Option<String>,
     /// The value now; `None` if the object or value was removed.
     pub after: Option<String>,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = &self.what;
+        match (&self.before, &self.after) {
+            (None, Some(after)) => write!(f, "+ {what}: {after}"),
+            (Some(before), None) => write!(f, "- {what}: {before}"),
+            (Some(before), Some(after)) => write!(f, "~ {what}: {before} -> {after}"),
+            (None, None) => write!(f, "~ {what}"),
+        }
+    }
+}
+
+/// Returns every difference, in the order of the long form.
+#[must_use]
+pub fn changes(before: &Config, after: &Config) -> Vec<Change> {
+    let mut found = Vec::new();
+    compare("", &tree(before), &tree(after), &mut found);
+    found
+}
+
+/// Returns a sentence for each key that is different and that a running process cannot change.
+#[must_use]
+pub fn not_live(before: &Config, after: &Config) -> Vec<String> {
+    let fixed = changes(before, after).into_iter().filter(|change| !is_live(&change.what));
+    let sentence = |Change { what, before, after }: Change| {
+        let value = |value: Option<String>| value.unwrap_or_else(|| "not set".to_owned());
+        let (before, after) = (value(before), value(after));
+        format!(
+            "`{what}` is {before} and would become {after}, which a running process cannot change; restart it, or \
+             run `ringway ctl upgrade`"
+        )
+    };
+    fixed.map(sentence).collect()
+}
+
+/// Returns whether a running process can change the value of a key.
+fn is_live(what: &str) -> bool {
+    match what.split_once('.') {
+        Some(("runtime", key)) => key != "cores" && !key.starts_with("relay"),
+        Some(("logging", key)) => key == "level",
+        Some(("admin", _)) => false,
+        _ => true,
+    }
+}
+
+/// Returns the tree of a configuration in which objects go by their names, with what operators want of the
+/// backends beside their keys.
+fn tree(config: &Config) -> Value {
+    let mut tree = config.to_tree();
+    let upstreams = tree.get_mut("upstreams").and_then(Value::as_sequence_mut);
+    for (written, upstream) in upstreams.into_iter().flatten().zip(&config.upstreams) {
+        let backends = written.get_mut("backends").and_then(Value::as_sequence_mut);
+        for (entry, backend) in backends.into_iter().flatten().zip(&upstream.backends) {
+            if let (Value::Mapping(entry), Ok(state)) = (entry, serde_yaml::to_value(backend.admin_state)) {
+                entry.insert("state".into(), state);
+            }
+        }
+    }
+    by_name(tree)
+}
+
+/// Returns the value with each list of named entries as the mapping of the names to the entries.
+fn by_name(value: Value) -> Value {
+    match value {
+        Value::Sequence(entries) if entries.first().is_some_and(|entry| entry.get("name").is_some()) => {
+            let named = entries.into_iter().map(|entry| {
+                let name = entry.get("name").cloned().unwrap_or_default();
+                (name, by_name(entry))
+            });
+            Value::Mapping(named.collect())
+        }
+        Value::Mapping(keys) => {
+            Value::Mapping(keys.into_iter().map(|(key, value)| (key, by_name(value))).collect())
+        }
+        other => other,
+    }
+}
+
+fn compare(what: &str, before: &Value, after: &Value, found: &mut Vec<Change>) {
+    let (Value::Mapping(old), Value::Mapping(new)) = (before, after) else {
+        if before != after {
+            found.push(Change {
+                what: what.to_owned(),
+                before: Some(text(before)),
+                after: Some(text(after)),
+            });
+        }
+        return;
+    };
+    let below = |key: &Value| if what.is_empty() { text(key) } else { format!("{what}.{}", text(key)) };
+    for (key, value) in old {
+        match new.get(key) {
+            Some(now) => compare(&below(key), value, now, found),
+            None => found.push(Change { what: below(key), before: Some(summary(value)), after: None }),
+        }
+    }
+    for (key, value) in new.iter().filter(|(key, _)| !old.contains_key(*key)) {
+        found.push(Change { what: below(key), before: None, after: Some(summary(value)) });
+    }
+}
+
+/// Returns what tells most about a value that was added or removed: of a listener the address and the upstream,
+/// of an upstream the number of backends and the algorithm, of a backend the address; all of any other.
+fn summary(value: &Value) -> String {
+    let Value::Mapping(keys) = value else { return text(value) };
+    let word = |key: &str| keys.get(key).map(text).unwrap_or_default();
+    if let Some(Value::Mapping(backends)) = keys.get("backends") {
+        let plural = if backends.len() == 1 { "" } else { "s" };
+        return format!("{} backend{plural}, {}", backends.len(), word("algorithm"));
+    }
+    match (keys.contains_key("address"), keys.contains_key("upstream"), keys.get("port").map(text)) {
+        (false, _, _) => text(value),
+        (true, true, _) => format!("{}, upstream {}", word("address"), word("upstream")),
+        (true, false, None) => word("address"),
+        (true, false, Some(port)) => format!("{}:{port}", word("address")),
+    }
+}
+
+/// Returns a value as one line of the file.
+pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(value) => value.to_string(),
+        Value::String(value) => value.clone(),
+        Value::Sequence(values) => format!("[{}]", values.iter().map(text).collect::<Vec<_>>().join(", ")),
+        Value::Mapping(keys) => format!("{{{}}}", pairs(keys).collect::<Vec<_>>().join(", ")),
+        Value::Tagged(tagged) => text(&tagged.value),
+    }
+}
+
+fn pairs(keys: &Mapping) -> impl Iterator<Item = String> {
+    keys.iter().map(|(key, value)| format!("{}: {}", text(key), text(value)))
 }

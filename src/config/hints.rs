@@ -179,8 +179,8 @@ pub(super) const HOMES: [(&str, &str, &str); 19] = [
 
 /// Keys that are planned, and that no version has yet.
 pub(super) const NOT_YET: &str = "allow bandwidth client_first \
-                                  congestion_control defer_accept deny drain_timeout expand fast_open \
-                                  freebind handshake interface no_backend over_limit per_source \
+                                  congestion_control defer_accept deny expand fast_open freebind \
+                                  handshake interface no_backend over_limit per_source \
                                   proxy_protocol quick_ack rate_limit send_proxy sni tls";
 
 /// Our keys, and what other programs call them; the first row whose key is known there is meant.

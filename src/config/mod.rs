@@ -6,6 +6,9 @@
 //! compared with each other (`relations`, `reach`). A text that does not fit is explained by what it looks
 //! like (`hints`). [`Config::to_yaml`] is the way back (`print`, `text`).
 //!
+//! Two configurations are compared by their keys ([`changes`]). What operators change at run time lies over the
+//! file as an [`Overlay`].
+//!
 //! Invariants: no input panics; `limits::CONFIG_*` bound time and memory; a `Config` holds only values within
 //! their bounds; `parse` reads what `to_yaml` writes as the same configuration.
 //!
@@ -29,16 +32,18 @@ mod text;
 mod tree;
 mod values;
 
-pub use changes::Change;
+use std::rc::Rc;
+
+pub use changes::{Change, changes, not_live};
 pub use model::*;
-pub use overlay::Edit;
+pub use overlay::{Edit, Overlay};
 pub use reach::Circle;
 pub use report::{Problem, Report, Severity};
 
 use crate::base::limits;
 use report::{Location, Problems, Span};
 use section::Section;
-use tree::Value;
+use tree::{Node, Value};
 
 /// A valid configuration and the warnings about it.
 #[derive(Clone, Debug)]
@@ -64,7 +69,24 @@ pub fn parse(file_name: &str, text: &[u8]) -> Result<Parsed, Report> {
             return Err(problems.into_report(file_name, &String::from_utf8_lossy(beginning)));
         }
     };
-    let config = read(text, &problems);
+    let document = tree::parse(text, &problems);
+    judged(file_name, text, document, problems)
+}
+
+/// Reads a text that [`Config::to_yaml`] has written, which is not hostile and may be larger than any file.
+fn parse_printed(text: &str) -> Result<Parsed, Report> {
+    let problems = Problems::default();
+    let document = tree::parse_within(usize::MAX, text, &problems);
+    judged("printed", text, document, problems)
+}
+
+fn judged(
+    file_name: &str,
+    text: &str,
+    document: Option<Rc<Node>>,
+    problems: Problems,
+) -> Result<Parsed, Report> {
+    let config = document.and_then(|document| read(&document, &problems));
     let report = problems.into_report(file_name, text);
     match config {
         Some(config) if report.errors() == 0 => Ok(Parsed { config, report }),
@@ -79,8 +101,7 @@ fn within_size(text: &[u8]) -> Result<&[u8], (Span, String)> {
     Err((Span::at(1, 1), format!("larger than {} bytes", limits::CONFIG_BYTES_MAX)))
 }
 
-fn read(text: &str, problems: &Problems) -> Option<Config> {
-    let document = tree::parse(text, problems)?;
+fn read(document: &Node, problems: &Problems) -> Option<Config> {
     match &document.value {
         Value::Map(map) => {
             let mut root = Section::root(map, problems);

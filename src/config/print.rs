@@ -1,6 +1,7 @@
 //! The configuration in long form with every key written out: what `ringway config` prints.
 
 use serde::Serialize;
+use serde_yaml::Value;
 
 use super::model::{Admin, Config, Listener, ListenerTimeouts, Logging, Runtime, Upstream};
 use super::text::limit_text;
@@ -9,18 +10,27 @@ impl Config {
     /// Returns the long form as YAML. [`super::parse`] reads it as the same configuration.
     #[must_use]
     pub fn to_yaml(&self) -> String {
+        serde_yaml::to_string(&self.written())
+            .expect("text, numbers and lists with text as keys can be written")
+    }
+
+    /// Returns the long form as a tree of values.
+    pub(super) fn to_tree(&self) -> Value {
+        serde_yaml::to_value(self.written()).unwrap_or_default()
+    }
+
+    fn written(&self) -> Written<'_> {
         let listeners = self.listeners.iter().map(|listener| {
             let upstream = self.upstreams[listener.upstream.index()].name.as_str();
             WrittenListener { listener, upstream }
         });
-        let written = Written {
+        Written {
             runtime: &self.runtime,
             logging: &self.logging,
             admin: &self.admin,
             listeners: listeners.collect(),
             upstreams: &self.upstreams,
-        };
-        serde_yaml::to_string(&written).expect("text, numbers and lists with text as keys can be written")
+        }
     }
 
     /// Returns a line for each listener whose two idle limits are equal and not the default: the file may

@@ -19,9 +19,9 @@ use super::model::{
 };
 use super::pool::pool;
 use super::relations::{self, Entries, Names, UpstreamLocations, WrittenIdle, WrittenTimeouts};
-use super::report::Location;
+use super::report::{Location, Problems};
 use super::section::{Read, Section};
-use super::tree::Node;
+use super::tree::{Map, Node, Value};
 use super::values::{
     ACCESS_FILTERS, ACCESS_FORMATS, FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean,
     buffers, cores, count, duration, duration_within, limit, log_target, name, number, off_or, one_of,
@@ -439,4 +439,16 @@ fn backend(s: &mut Section<'_>, bare: Option<&Node>) -> Option<Backend> {
         (None, address) => address.to_string(),
     };
     Some(Backend { name, address, weight, max_connections, backup, admin_state: AdminState::Ready })
+}
+
+/// Reads an entry of `backends` that stands alone: the document of a text of its own.
+pub(super) fn lone_backend(document: &Node, problems: &Problems) -> Option<Backend> {
+    let nothing = Map::new();
+    let (mut s, bare) = match &document.value {
+        Value::Map(map) => (Section::root(map, problems), None),
+        _ => (Section::root(&nothing, problems), Some(document)),
+    };
+    let backend = backend(&mut s, bare);
+    s.finish();
+    backend
 }

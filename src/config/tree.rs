@@ -82,12 +82,17 @@ pub(super) fn decode(text: &[u8]) -> Result<&str, (Span, String)> {
 
 /// Returns the one document in `text`, or reports why there is none.
 pub(super) fn parse(text: &str, problems: &Problems) -> Option<Rc<Node>> {
+    parse_within(limits::CONFIG_NODES_MAX, text, problems)
+}
+
+/// Like [`parse`], with at most so many nodes.
+pub(super) fn parse_within(nodes_max: usize, text: &str, problems: &Problems) -> Option<Rc<Node>> {
     let before = problems.errors();
     report_unfit_characters(text, problems);
     if problems.errors() > before {
         return None;
     }
-    let mut builder = Builder::new(problems);
+    let mut builder = Builder::new(nodes_max, problems);
     for event in Parser::new_from_str(text) {
         if let Err((span, message)) =
             event.map_err(|error| syntax(&error, text)).and_then(|e| builder.take(e))
@@ -211,14 +216,15 @@ struct Builder<'a> {
     /// The nodes that anchors name, by the numbers of the anchors.
     anchors: BTreeMap<usize, Rc<Node>>,
     nodes: usize,
+    nodes_max: usize,
     document: Option<Rc<Node>>,
 }
 
 type Step = Result<(), (Span, String)>;
 
 impl<'a> Builder<'a> {
-    fn new(problems: &'a Problems) -> Self {
-        Self { problems, open: Vec::new(), anchors: BTreeMap::new(), nodes: 0, document: None }
+    fn new(nodes_max: usize, problems: &'a Problems) -> Self {
+        Self { problems, open: Vec::new(), anchors: BTreeMap::new(), nodes: 0, nodes_max, document: None }
     }
 
     fn take(&mut self, (event, marks): (Event<'_>, Marks)) -> Step {
@@ -297,8 +303,8 @@ impl<'a> Builder<'a> {
         if self.open.len() + levels > limits::CONFIG_DEPTH_MAX {
             return Err((span, format!("nested deeper than {} levels", limits::CONFIG_DEPTH_MAX)));
         }
-        if self.nodes > limits::CONFIG_NODES_MAX {
-            return Err((span, format!("more than {} values, aliases counted", limits::CONFIG_NODES_MAX)));
+        if self.nodes > self.nodes_max {
+            return Err((span, format!("more than {} values, aliases counted", self.nodes_max)));
         }
         Ok(())
     }

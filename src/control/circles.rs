@@ -13,15 +13,13 @@ use std::sync::Arc;
 use tokio::sync::watch::{self, Receiver, Sender};
 
 use super::resolve::Resolver;
-use crate::base::Address;
-use crate::config::{Circle, Config, ListenAddress, Listener};
-use crate::upstream::Addresses;
+use crate::base::{Address, BackendKey};
+use crate::config::{Circle, Config, ListenAddress};
+use crate::upstream::{Addresses, Snapshot};
 
 /// Removes the addresses that close a circle from what the resolver knows.
 pub(super) struct Circles {
-    listeners: Vec<Listener>,
-    /// Upstream and backend, for messages.
-    names: Vec<Vec<String>>,
+    snapshots: Receiver<Arc<Snapshot>>,
     found: Receiver<Arc<Addresses>>,
     used: Sender<Arc<Addresses>>,
     /// The texts that were reported.
@@ -32,21 +30,22 @@ pub(super) struct Circles {
 /// without a look-up.
 #[must_use]
 pub fn circles_here(config: &Config) -> Vec<String> {
-    let (_resolver, found) = Resolver::new(config);
-    let (circles, _used) = Circles::new(config, found);
+    // A configuration alone has numbers enough.
+    let Ok(snapshot) = Snapshot::build(Arc::new(config.clone()), 1, None, None) else { return Vec::new() };
+    let (_sender, snapshots) = watch::channel(Arc::new(snapshot));
+    let (_resolver, found) = Resolver::new(snapshots.clone());
+    let (circles, _used) = Circles::new(snapshots, found);
     circles.reported.into_iter().collect()
 }
 
 impl Circles {
     /// Returns what remains of the addresses in `found`, now and while [`Circles::run`] runs.
-    pub(super) fn new(config: &Config, found: Receiver<Arc<Addresses>>) -> (Self, Receiver<Arc<Addresses>>) {
-        let names = config.upstreams.iter().map(|upstream| {
-            let backends = upstream.backends.iter();
-            backends.map(|backend| format!("{}/{}", upstream.name, backend.name)).collect()
-        });
-        let (used, receiver) = watch::channel(Arc::new(Addresses { upstreams: Vec::new() }));
-        let listeners = config.listeners.clone();
-        let mut circles = Self { listeners, names: names.collect(), found, used, reported: BTreeSet::new() };
+    pub(super) fn new(
+        snapshots: Receiver<Arc<Snapshot>>,
+        found: Receiver<Arc<Addresses>>,
+    ) -> (Self, Receiver<Arc<Addresses>>) {
+        let (used, receiver) = watch::channel(Arc::default());
+        let mut circles = Self { snapshots, found, used, reported: BTreeSet::new() };
         circles.pass_on();
         (circles, receiver)
     }
@@ -61,7 +60,8 @@ impl Circles {
 
     fn pass_on(&mut self) {
         let found = Arc::clone(&self.found.borrow_and_update());
-        let left = self.without_circles(&found, is_own);
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let left = self.without_circles(&snapshot, &found, is_own);
         self.used.send_replace(left.map_or(found, Arc::new));
     }
 
@@ -69,12 +69,14 @@ impl Circles {
     /// of this machine.
     fn without_circles(
         &mut self,
+        snapshot: &Snapshot,
         found: &Addresses,
         is_own: impl Fn(SocketAddr) -> bool,
     ) -> Option<Addresses> {
-        let meetings = self.meetings(found, is_own);
-        let counts: Vec<usize> = found.upstreams.iter().map(Vec::len).collect();
-        let circles = Circle::all(&self.listeners, &counts, |upstream, backend, listener| {
+        let listeners = &snapshot.config().listeners;
+        let meetings = meetings(snapshot, found, is_own);
+        let counts: Vec<usize> = snapshot.upstreams().iter().map(|shared| shared.numbers().len()).collect();
+        let circles = Circle::all(listeners, &counts, |upstream, backend, listener| {
             meetings.contains_key(&Circle { upstream, backend, listener })
         });
         if circles.is_empty() {
@@ -82,9 +84,10 @@ impl Circles {
         }
         let mut left = found.clone();
         for circle in circles {
-            let known = &mut left.upstreams[circle.upstream][circle.backend];
+            let shared = &snapshot.upstreams()[circle.upstream];
+            let known = &mut left.upstreams[shared.id().index()][shared.numbers()[circle.backend].index()];
             for closing in &meetings[&circle] {
-                self.report(circle, closing);
+                self.report(snapshot.config(), circle, closing);
                 known.addresses =
                     known.addresses.iter().filter(|address| *address != closing).cloned().collect();
             }
@@ -94,53 +97,12 @@ impl Circles {
         Some(left)
     }
 
-    /// Returns the backend addresses that are also a listener's; mostly there are none.
-    fn meetings(
-        &self,
-        found: &Addresses,
-        is_own: impl Fn(SocketAddr) -> bool,
-    ) -> HashMap<Circle, Vec<Address>> {
-        let mut known = HashMap::new();
-        let mut meets = |address: &Address, listener: &ListenAddress| match (address, listener) {
-            (Address::Tcp(address), _) => {
-                // Only addresses with a listener's port are looked up.
-                listener.takes(*address, |_| true) && {
-                    // With its scope: a link-local address belongs to this machine on one interface only.
-                    let host = match address.ip().to_canonical() {
-                        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
-                        IpAddr::V6(_) => *address,
-                    };
-                    let own = *known.entry(host).or_insert_with(|| is_own(host));
-                    listener.takes(*address, |_| own)
-                }
-            }
-            (Address::Unix(one), ListenAddress::Unix(two)) => {
-                one.canonicalize().is_ok_and(|one| two.canonicalize().is_ok_and(|two| one == two))
-            }
-            (Address::Unix(_), _) => false,
-        };
-        let mut meetings: HashMap<Circle, Vec<Address>> = HashMap::new();
-        for (upstream, backends) in found.upstreams.iter().enumerate() {
-            for (backend, address) in backends
-                .iter()
-                .enumerate()
-                .flat_map(|(at, all)| all.addresses.iter().map(move |one| (at, one)))
-            {
-                for (listener, _) in
-                    self.listeners.iter().enumerate().filter(|(_, one)| meets(address, &one.address))
-                {
-                    let circle = Circle { upstream, backend, listener };
-                    meetings.entry(circle).or_default().push(address.clone());
-                }
-            }
-        }
-        meetings
-    }
-
-    fn report(&mut self, Circle { upstream, backend, listener }: Circle, address: &Address) {
-        let (backend, listener) = (&self.names[upstream][backend], &self.listeners[listener].name);
+    fn report(&mut self, config: &Config, circle: Circle, address: &Address) {
+        let (upstream, listener) =
+            (&config.upstreams[circle.upstream], &config.listeners[circle.listener].name);
+        let (backend, upstream) = (&upstream.backends[circle.backend].name, &upstream.name);
         let message = format!(
-            "{backend} has the address {address}, which is the listener {listener} of this process: sessions \
+            "{upstream}/{backend} has the address {address}, which is the listener {listener} of this process: sessions \
              would go \
              in a circle, so the address is not used"
         );
@@ -149,6 +111,51 @@ impl Circles {
             self.reported.insert(message);
         }
     }
+}
+
+/// Returns the backend addresses that are also a listener's; mostly there are none.
+fn meetings(
+    snapshot: &Snapshot,
+    found: &Addresses,
+    is_own: impl Fn(SocketAddr) -> bool,
+) -> HashMap<Circle, Vec<Address>> {
+    let listeners = &snapshot.config().listeners;
+    let mut known = HashMap::new();
+    let mut meets = |address: &Address, listener: &ListenAddress| match (address, listener) {
+        (Address::Tcp(address), _) => {
+            // Only addresses with a listener's port are looked up.
+            listener.takes(*address, |_| true) && {
+                // With its scope: a link-local address belongs to this machine on one interface only.
+                let host = match address.ip().to_canonical() {
+                    IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+                    IpAddr::V6(_) => *address,
+                };
+                let own = *known.entry(host).or_insert_with(|| is_own(host));
+                listener.takes(*address, |_| own)
+            }
+        }
+        (Address::Unix(one), ListenAddress::Unix(two)) => {
+            one.canonicalize().is_ok_and(|one| two.canonicalize().is_ok_and(|two| one == two))
+        }
+        (Address::Unix(_), _) => false,
+    };
+    let mut meetings: HashMap<Circle, Vec<Address>> = HashMap::new();
+    for (upstream, shared) in snapshot.upstreams().iter().enumerate() {
+        for (backend, number) in shared.numbers().iter().enumerate() {
+            let key = BackendKey { upstream: shared.id(), backend: *number };
+            let addresses = found.of(key).map_or(&[][..], |resolved| &resolved.addresses);
+            for (address, (listener, one)) in addresses
+                .iter()
+                .flat_map(|address| listeners.iter().enumerate().map(move |one| (address, one)))
+            {
+                if meets(address, &one.address) {
+                    let circle = Circle { upstream, backend, listener };
+                    meetings.entry(circle).or_default().push(address.clone());
+                }
+            }
+        }
+    }
+    meetings
 }
 
 /// Returns whether an address belongs to this machine: a connection to such an address also comes from it.
@@ -187,25 +194,30 @@ upstreams:
             let all = text.split_whitespace().map(|address| Address::Tcp(address.parse().unwrap()));
             Resolved { addresses: all.collect(), has_failed: text.trim().is_empty() }
         };
-        Addresses {
-            upstreams: upstreams.iter().map(|backends| backends.iter().map(list).collect()).collect(),
-        }
+        let upstreams = upstreams.iter().map(|backends| backends.iter().map(list).collect()).collect();
+        Addresses { generation: 1, upstreams }
+    }
+
+    fn snapshots() -> (Sender<Arc<Snapshot>>, Receiver<Arc<Snapshot>>) {
+        let config = crate::config::parse("f", FILE.as_bytes()).unwrap().config;
+        watch::channel(Arc::new(Snapshot::build(Arc::new(config), 1, None, None).unwrap()))
     }
 
     #[tokio::test]
     async fn addresses_that_close_a_circle_are_left_out_and_others_stay() {
-        let config = crate::config::parse("f", FILE.as_bytes()).unwrap().config;
+        let (_keeper, snapshots) = snapshots();
+        let snapshot = Arc::clone(&snapshots.borrow());
         let all = addresses(&[&["10.0.0.9:80 10.0.0.1:80", "10.0.0.1:81"], &["10.0.0.1:90"]]);
         let (sender, found) = watch::channel(Arc::new(all.clone()));
-        let (mut circles, _used) = Circles::new(&config, found);
+        let (mut circles, _used) = Circles::new(snapshots, found);
         let own = |address: SocketAddr| address.ip() == IpAddr::from([10, 0, 0, 1]);
         // From the second listener, no path leads back.
-        let left = circles.without_circles(&all, own).unwrap();
+        let left = circles.without_circles(&snapshot, &all, own).unwrap();
         assert_eq!(left, addresses(&[&["10.0.0.9:80", "10.0.0.1:81"], &["10.0.0.1:90"]]));
-        assert_eq!(circles.without_circles(&left, own), None);
+        assert_eq!(circles.without_circles(&snapshot, &left, own), None);
         // Now a path leads back.
         let all = addresses(&[&["10.0.0.9:80", "10.0.0.1:81"], &["10.0.0.1:80 10.0.0.3:80"]]);
-        let left = circles.without_circles(&all, own).unwrap();
+        let left = circles.without_circles(&snapshot, &all, own).unwrap();
         assert_eq!(left, addresses(&[&["10.0.0.9:80", ""], &["10.0.0.3:80"]]));
         assert_eq!(circles.reported.len(), 3, "each once");
         drop(sender);
@@ -213,9 +225,9 @@ upstreams:
 
     #[tokio::test]
     async fn what_is_found_is_passed_on() {
-        let config = crate::config::parse("f", FILE.as_bytes()).unwrap().config;
+        let (_keeper, snapshots) = snapshots();
         let (sender, found) = watch::channel(Arc::new(addresses(&[&["", ""], &[""]])));
-        let (circles, mut used) = Circles::new(&config, found);
+        let (circles, mut used) = Circles::new(snapshots, found);
         assert_eq!(*used.borrow_and_update().upstreams, addresses(&[&["", ""], &[""]]).upstreams);
         let running = tokio::spawn(circles.run());
         sender.send_replace(Arc::new(addresses(&[&["127.0.0.1:80 192.0.2.1:80", ""], &[""]])));

@@ -51,8 +51,19 @@ pub struct Refused {
     pub errors: Vec<String>,
 }
 
+impl Refused {
+    /// Refuses for one reason.
+    #[must_use]
+    pub fn because(reason: impl Into<String>) -> Self {
+        Self { errors: vec![reason.into()] }
+    }
+}
+
+/// What became of a command.
+pub type Outcome = Result<Applied, Refused>;
+
 /// Takes the outcome of a command; dropped without one if the process ends before.
-pub struct Reply(Option<Box<dyn FnOnce(Result<Applied, Refused>) + Send>>);
+pub struct Reply(Option<Box<dyn FnOnce(Outcome) + Send>>);
 
 impl Reply {
     /// Gives the outcome to nobody; the log tells of it.
@@ -63,12 +74,12 @@ impl Reply {
 
     /// Gives the outcome to `taker`, which must not block.
     #[must_use]
-    pub fn to(taker: impl FnOnce(Result<Applied, Refused>) + Send + 'static) -> Self {
+    pub fn to(taker: impl FnOnce(Outcome) + Send + 'static) -> Self {
         Self(Some(Box::new(taker)))
     }
 
     /// Gives the outcome.
-    pub fn give(self, outcome: Result<Applied, Refused>) {
+    pub fn give(self, outcome: Outcome) {
         if let Some(taker) = self.0 {
             taker(outcome);
         }

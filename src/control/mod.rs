@@ -15,24 +15,26 @@ mod watchdog;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
+use tokio::time;
 
-use crate::config::Config;
 use crate::steering::CoreLoads;
-use crate::upstream::Addresses;
+use crate::upstream::{Addresses, Resolved, Snapshot};
 use circles::Circles;
 use resolve::{Resolver, SystemLookup};
 
 pub use circles::circles_here;
 pub use core_load::Clocks;
-pub use observe::{Peaks, PhaseCell, Source};
+pub use observe::{Departed, Peaks, PhaseCell, Source, Written, lock};
 pub use status::{BackendStatus, ListenerStatus, ShardStatus, Status, UpstreamStatus};
 pub use watchdog::{Finding, Report, Thread, Watch};
 
 /// The control thread: a tokio runtime of its own, not pinned.
 pub struct Control {
+    snapshots: watch::Sender<Arc<Snapshot>>,
     addresses: watch::Receiver<Arc<Addresses>>,
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
@@ -40,14 +42,16 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts the thread, which looks up all host names and samples how busy the cores are.
+    /// Starts the thread, which looks up all host names of the configuration that runs and samples how busy the cores
+    /// are.
     ///
     /// # Errors
     ///
     /// The thread or a descriptor cannot be made.
-    pub fn start(config: &Config, cores: Arc<CoreLoads>, clocks: Clocks) -> io::Result<Self> {
-        let (resolver, found) = Resolver::new(config);
-        let (circles, addresses) = Circles::new(config, found);
+    pub fn start(snapshot: Arc<Snapshot>, cores: Arc<CoreLoads>, clocks: Clocks) -> io::Result<Self> {
+        let (snapshots, following) = watch::channel(snapshot);
+        let (resolver, found) = Resolver::new(following.clone());
+        let (circles, addresses) = Circles::new(following, found);
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -65,13 +69,28 @@ impl Control {
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("control".into()).spawn(run)?;
-        Ok(Self { addresses, handle, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { snapshots, addresses, handle, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Returns the addresses of all backends, as they become known.
     #[must_use]
     pub fn addresses(&self) -> watch::Receiver<Arc<Addresses>> {
         self.addresses.clone()
+    }
+
+    /// Looks up the names of another generation from now on. Names that stay keep what is known of them. Returns once
+    /// the first look-up of each new name has had its answer, or has failed, within `patience`.
+    pub fn adopt(&self, snapshot: &Arc<Snapshot>, patience: Duration) {
+        self.snapshots.send_replace(Arc::clone(snapshot));
+        let mut addresses = self.addresses.clone();
+        let is_known = |addresses: &Arc<Addresses>| {
+            addresses.generation == snapshot.generation()
+                && snapshot.keys().all(|key| addresses.of(key).is_some_and(Resolved::is_settled))
+        };
+        let known = async move { time::timeout(patience, addresses.wait_for(is_known)).await.is_ok() };
+        if !self.handle.block_on(known) {
+            log::debug!("some names of the new configuration have no address after {patience:?}");
+        }
     }
 
     /// Returns whether the thread has ended.

@@ -1,18 +1,20 @@
 //! Reads the status out of the cells that the other threads write. Reading makes no shard wait, so numbers that
 //! belong together may be a moment apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use super::status::{
-    BackendStatus, CheckStatus, LastCheckStatus, ListenerStatus, LogDropped, Phase, ShardStatus, Status,
-    UpstreamStatus,
+    BackendStatus, CheckStatus, LastCheckStatus, ListenerStatus, LogDropped, Phase, ReloadStatus,
+    ShardStatus, Status, UpgradeStatus, UpstreamStatus,
 };
-use crate::base::{BackendKey, ListenerId, ShardId};
+use crate::admission::Limit;
+use crate::base::{BackendId, BackendKey, ListenerId, ShardId};
+use crate::config::{self, Config, Overlay};
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::{
@@ -20,13 +22,21 @@ use crate::telemetry::counters::{
     UpstreamCounters, WorkCounters,
 };
 use crate::telemetry::log::LogHandle;
-use crate::upstream::{BackendState, Order, Share, SharedUpstream, Snapshot, UpstreamStates};
+use crate::upstream::{BackendState, Current, Order, Share, SharedUpstream, Snapshot, UpstreamStates};
 use crate::uring::Heartbeat;
 
 /// Everything that a status is read from.
 pub struct Source {
     /// What runs.
-    pub snapshot: Arc<Snapshot>,
+    pub current: Arc<Current>,
+    /// What the file says, and what operators have changed beside it.
+    pub written: Mutex<Written>,
+    /// Reloads so far.
+    pub reloads: Mutex<ReloadStatus>,
+    /// Upgrades so far.
+    pub upgrades: Mutex<UpgradeStatus>,
+    /// What was removed from the configuration and may still have sessions.
+    pub departed: Departed,
     /// The newest states of all backends.
     pub states: watch::Receiver<Arc<UpstreamStates>>,
     /// By shard.
@@ -39,8 +49,8 @@ pub struct Source {
     pub cores: Arc<CoreLoads>,
     /// What the health checks found.
     pub health: Arc<HealthCounters>,
-    /// Maximum number of sessions of the process.
-    pub max_sessions: u32,
+    /// The limit on sessions of the process.
+    pub limit: Arc<Limit>,
     /// The log of the process, if it has one.
     pub log: Option<LogHandle>,
     /// The access log, if sessions are logged.
@@ -73,6 +83,58 @@ impl PhaseCell {
     }
 }
 
+/// What makes up the configuration that runs.
+pub struct Written {
+    /// What the file says.
+    pub file: Arc<Config>,
+    /// What operators have changed.
+    pub overlay: Overlay,
+}
+
+/// What was removed from the configuration, until its sessions have ended.
+#[derive(Default)]
+pub struct Departed(Mutex<Gone>);
+
+#[derive(Default)]
+struct Gone {
+    /// With the position in the last configuration that had it.
+    listeners: BTreeMap<ListenerId, (Arc<Config>, usize)>,
+    /// With the last version of its upstream that had it.
+    backends: BTreeMap<BackendKey, Arc<SharedUpstream>>,
+}
+
+impl Departed {
+    /// Notes what `now` has no more, and forgets what has no sessions any more or is back.
+    pub fn note(&self, before: &Snapshot, now: &Snapshot, has_sessions: impl Fn(ListenerId) -> bool) {
+        let mut gone = lock(&self.0);
+        for (position, id) in before.listeners().iter().enumerate() {
+            gone.listeners.insert(*id, (Arc::clone(before.config()), position));
+        }
+        for shared in before.upstreams() {
+            for number in shared.numbers() {
+                let key = BackendKey { upstream: shared.id(), backend: *number };
+                gone.backends.insert(key, Arc::clone(shared));
+            }
+        }
+        gone.listeners.retain(|id, _| !now.listeners().contains(id) && has_sessions(*id));
+        let there: BTreeSet<_> = now.keys().collect();
+        let in_flight = |key: &BackendKey, shared: &SharedUpstream| {
+            shared.in_flight().get(key.backend.index()).is_some_and(|count| *count > 0)
+        };
+        gone.backends.retain(|key, shared| !there.contains(key) && in_flight(key, shared));
+    }
+
+    fn listeners(&self) -> Vec<(ListenerId, (Arc<Config>, usize))> {
+        let gone = lock(&self.0);
+        gone.listeners.iter().map(|(id, one)| (*id, one.clone())).collect()
+    }
+
+    fn backends(&self) -> Vec<(BackendKey, Arc<SharedUpstream>)> {
+        let gone = lock(&self.0);
+        gone.backends.iter().map(|(key, shared)| (*key, Arc::clone(shared))).collect()
+    }
+}
+
 /// The highest numbers of sessions that were seen.
 #[derive(Debug, Default)]
 pub struct Peaks(Mutex<Seen>);
@@ -83,50 +145,59 @@ struct Seen {
     backends: BTreeMap<BackendKey, u32>,
 }
 
+/// Locks what a panic leaves whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Source {
     /// Reads everything.
     #[must_use]
     pub fn status(&self) -> Status {
-        let (snapshot, states) = (&self.snapshot, Arc::clone(&self.states.borrow()));
-        let positions = 0..snapshot.upstreams().len();
+        let (snapshot, states) = (self.current.get(), Arc::clone(&self.states.borrow()));
+        let mut listeners: Vec<_> = snapshot
+            .listeners()
+            .iter()
+            .zip(&snapshot.config().listeners)
+            .map(|(id, listener)| self.listener((*id, listener), snapshot.upstream_of(listener), &states))
+            .collect();
+        let mut upstreams: Vec<_> =
+            snapshot.upstreams().iter().map(|shared| self.upstream(shared, &states)).collect();
+        self.add_departed(&mut listeners, &mut upstreams, &states);
         Status {
             version: env!("RINGWAY_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: self.begun.elapsed(),
             phase: self.phase.get(),
             generation: snapshot.generation(),
-            upgrade_error: self.upgrade_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            max_sessions: self.max_sessions,
+            max_sessions: self.limit.maximum(),
+            reloads: *lock(&self.reloads),
+            upgrades: *lock(&self.upgrades),
+            upgrade_error: lock(&self.upgrade_error).clone(),
             log_dropped: LogDropped {
                 process: self.log.as_ref().map_or(0, LogHandle::dropped),
                 access: self.access_log.as_ref().map_or(0, |log| log.dropped()),
             },
-            listeners: snapshot
-                .listeners()
-                .iter()
-                .enumerate()
-                .map(|(at, id)| self.listener(at, *id, &states))
-                .collect(),
-            upstreams: positions.map(|position| self.upstream(position, &states)).collect(),
-            shards: (0..self.counters.len()).map(|index| self.shard(index)).collect(),
+            listeners,
+            upstreams,
+            shards: (0..self.counters.len()).map(|index| self.shard(index, &snapshot)).collect(),
         }
     }
 
     /// Notes why an upgrade has failed.
     pub fn note_upgrade_error(&self, cause: &str) {
-        *self.upgrade_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause.to_owned());
+        lock(&self.upgrades).failure += 1;
+        *lock(&self.upgrade_error) = Some(cause.to_owned());
     }
 
-    /// Returns whether a client of the listener at this position would find an eligible backend.
+    /// Returns whether a client of a listener would find an eligible backend.
     #[must_use]
-    pub fn has_eligible(&self, position: usize) -> bool {
-        let upstream = self.snapshot.config().listeners[position].upstream;
-        let states = self.states.borrow();
+    pub fn has_eligible(shared: &SharedUpstream, states: &UpstreamStates) -> bool {
         // There are no states before the first ones are published.
-        states
-            .upstreams
-            .get(upstream.index())
-            .is_some_and(|states| states.iter().any(BackendState::is_eligible))
+        let states = states.of(shared.id());
+        shared.numbers().iter().zip(&shared.config().backends).any(|(number, backend)| {
+            Share::of(backend).weight > 0 && states.get(number.index()).is_some_and(BackendState::is_eligible)
+        })
     }
 
     /// Looks at what has to be looked at again and again. Meant to be called once a second.
@@ -137,13 +208,14 @@ impl Source {
 
     /// Notes the numbers of sessions, for the highest ones.
     fn note_peaks(&self) {
-        let mut seen = self.peaks.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for id in self.snapshot.listeners() {
+        let mut seen = lock(&self.peaks.0);
+        let snapshot = self.current.get();
+        for id in snapshot.listeners() {
             let active: u64 = self.counters.iter().map(|shard| shard.listener(*id).active.value()).sum();
             let peak = seen.listeners.entry(*id).or_default();
             *peak = active.max(*peak);
         }
-        for shared in self.snapshot.upstreams() {
+        for shared in snapshot.upstreams() {
             let in_flight = shared.in_flight();
             for number in shared.numbers() {
                 let key = BackendKey { upstream: shared.id(), backend: *number };
@@ -153,26 +225,66 @@ impl Source {
         }
     }
 
-    fn listener(&self, position: usize, id: ListenerId, states: &UpstreamStates) -> ListenerStatus {
-        let config = self.snapshot.config();
-        let listener = &config.listeners[position];
+    /// Adds what was removed and has sessions.
+    fn add_departed(
+        &self,
+        listeners: &mut Vec<ListenerStatus>,
+        upstreams: &mut Vec<UpstreamStatus>,
+        states: &UpstreamStates,
+    ) {
+        for (id, (config, position)) in self.departed.listeners() {
+            let listener = &config.listeners[position];
+            let upstream = &config.upstreams[listener.upstream.index()].name;
+            let status = self.listener_status((id, listener), upstream, false);
+            if status.totals.active > 0 {
+                listeners.push(ListenerStatus { draining: true, ..status });
+            }
+        }
+        for (key, shared) in self.departed.backends() {
+            let in_flight = shared.in_flight().get(key.backend.index()).copied().unwrap_or_default();
+            let Some(backend) = shared.backend(key.backend).filter(|_| in_flight > 0) else { continue };
+            let name = &shared.config().name;
+            let at = upstreams.iter().position(|upstream| upstream.name == *name);
+            let at = at.unwrap_or_else(|| {
+                upstreams.push(UpstreamStatus { backends: Vec::new(), ..self.upstream(&shared, states) });
+                upstreams.len() - 1
+            });
+            let status = self.backend((key, backend), &shared, &BackendState::absent(), in_flight);
+            upstreams[at].backends.push(BackendStatus { draining: true, ..status });
+        }
+    }
+
+    fn listener(
+        &self,
+        listener: (ListenerId, &config::Listener),
+        shared: &SharedUpstream,
+        states: &UpstreamStates,
+    ) -> ListenerStatus {
+        let ready = self.phase.get() == Phase::Running && Self::has_eligible(shared, states);
+        self.listener_status(listener, &shared.config().name, ready)
+    }
+
+    fn listener_status(
+        &self,
+        (id, listener): (ListenerId, &config::Listener),
+        upstream: &str,
+        ready: bool,
+    ) -> ListenerStatus {
         let mut totals = ListenerTotals::default();
         self.counters.iter().for_each(|shard| totals.add(&shard.listener(id)));
-        let states = states.upstreams.get(listener.upstream.index());
-        let seen = self.peaks.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = lock(&self.peaks.0);
         ListenerStatus {
             name: listener.name.clone(),
             address: listener.address.to_string(),
-            upstream: config.upstreams[listener.upstream.index()].name.clone(),
-            ready: self.phase.get() == Phase::Running
-                && states.is_some_and(|states| states.iter().any(BackendState::is_eligible)),
+            upstream: upstream.to_owned(),
+            ready,
+            draining: false,
             active_max: seen.listeners.get(&id).copied().unwrap_or(0).max(totals.active),
             totals,
         }
     }
 
-    fn upstream(&self, position: usize, states: &UpstreamStates) -> UpstreamStatus {
-        let shared = &self.snapshot.upstreams()[position];
+    fn upstream(&self, shared: &Arc<SharedUpstream>, states: &UpstreamStates) -> UpstreamStatus {
         let (mut totals, mut pool) = (UpstreamCounters::default(), PoolCounters::default());
         for shard in &self.counters {
             totals.add(&shard.upstream(shared.id()));
@@ -180,15 +292,18 @@ impl Source {
         }
         let (config, in_flight) = (shared.config(), shared.in_flight());
         let shares: Vec<_> = config.backends.iter().map(Share::of).collect();
-        let unknown: Vec<_> = shares.iter().map(|_| BackendState::unknown()).collect();
+        let key = |number: &BackendId| BackendKey { upstream: shared.id(), backend: *number };
         // There are no states before the first ones are published.
-        let states = states.upstreams.get(position).unwrap_or(&unknown);
-        let backends = (0..states.len())
-            .map(|at| self.backend(shared, at, &states[at], in_flight[shared.numbers()[at].index()]));
+        let state = |number| states.backend(key(number)).cloned().unwrap_or_else(BackendState::unknown);
+        let states: Vec<_> = shared.numbers().iter().map(state).collect();
+        let backends = shared.numbers().iter().zip(&config.backends).zip(&states);
+        let backends = backends.map(|((number, backend), state)| {
+            self.backend((key(number), backend), shared, state, in_flight[number.index()])
+        });
         UpstreamStatus {
             name: config.name.clone(),
             algorithm: config.algorithm.name.to_owned(),
-            serving: Order::of(states, &shares, config.panic_threshold).serving,
+            serving: Order::of(&states, &shares, config.panic_threshold).serving,
             waiting: shared.queue_length(),
             totals,
             pool,
@@ -198,18 +313,18 @@ impl Source {
 
     fn backend(
         &self,
+        (key, backend): (BackendKey, &config::Backend),
         shared: &SharedUpstream,
-        at: usize,
         state: &BackendState,
         in_flight: u32,
     ) -> BackendStatus {
-        let (backend, number) = (&shared.config().backends[at], shared.numbers()[at]);
-        let key = BackendKey { upstream: shared.id(), backend: number };
         let mut totals = BackendCounters::default();
         self.counters.iter().for_each(|shard| totals.add(&shard.backend(key)));
-        let seen = self.peaks.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = lock(&self.peaks.0);
         BackendStatus {
             name: backend.name.clone(),
+            admin_state: backend.admin_state,
+            draining: false,
             health: state.health,
             ejected: state.ejected,
             backup: backend.backup,
@@ -218,7 +333,7 @@ impl Source {
             in_flight,
             in_flight_max: seen.backends.get(&key).copied().unwrap_or(0).max(in_flight),
             max_connections: backend.max_connections.map(std::num::NonZeroU32::get),
-            permits_taken: shared.permits_taken(number),
+            permits_taken: shared.permits_taken(key.backend),
             totals,
             ejections: self.health.backend(key).counters.ejections.value(),
             checks: shared.config().healthcheck.is_some().then(|| self.checks(key)),
@@ -238,7 +353,7 @@ impl Source {
         CheckStatus { totals, last }
     }
 
-    fn shard(&self, index: usize) -> ShardStatus {
+    fn shard(&self, index: usize, snapshot: &Snapshot) -> ShardStatus {
         let counters = &self.counters[index];
         let mut work = WorkCounters::default();
         work.add(&counters.work);
@@ -252,7 +367,7 @@ impl Source {
             core: self.cores.status(ShardId(index as u16)),
             turns: self.heartbeats[index].turns(),
             work,
-            listeners: self.snapshot.listeners().iter().map(of).collect(),
+            listeners: snapshot.listeners().iter().map(of).collect(),
         }
     }
 }

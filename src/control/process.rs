@@ -6,8 +6,9 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::Command;
+use super::command::{Command, Outcome};
 use super::status::Status;
+use crate::config::{Change, Edit};
 
 /// An answer that takes a moment, because shards are asked.
 pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -29,6 +30,26 @@ pub trait Process: Send + Sync {
 
     /// Gives a command to the process. Returns whether the process takes it.
     fn give(&self, command: Command) -> bool;
+
+    /// Returns whether there is a backend of this name in an upstream of this name; without a backend, whether there
+    /// is the upstream.
+    ///
+    /// # Errors
+    ///
+    /// One of them is not there.
+    fn knows(&self, upstream: &str, backend: Option<&str>) -> Result<(), Unknown>;
+
+    /// Loads the configuration again.
+    fn reload(&self) -> Answer<Outcome>;
+
+    /// Changes what runs, beside the file.
+    fn edit(&self, edit: Edit) -> Answer<Outcome>;
+
+    /// Replaces the process by the binary that is on disk now.
+    fn upgrade(&self) -> Answer<Outcome>;
+
+    /// Returns what the file would have to say so that it runs as it does.
+    fn differences(&self) -> Vec<Change>;
 
     /// Returns open sessions.
     fn sessions(&self, query: SessionQuery) -> Answer<Result<SessionPage, SessionsError>>;
@@ -184,12 +205,17 @@ pub enum ExplainError {
     Shard(#[from] NoAnswer),
 }
 
+/// No listener, upstream or backend has a name that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no {0} has this name; `ringway ctl backends`, `ringway ctl status` and `/v1/status` list them")]
+pub struct Unknown(pub &'static str);
+
 /// Why there is no page of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionsError {
     /// The filter names a listener or a backend that is not there.
-    #[error("no {0} has this name; `ringway ctl backends`, `ringway ctl status` and `/v1/status` list them")]
-    Unknown(&'static str),
+    #[error(transparent)]
+    Unknown(#[from] Unknown),
     /// The shard did not answer.
     #[error(transparent)]
     Shard(#[from] NoAnswer),

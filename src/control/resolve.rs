@@ -7,21 +7,21 @@
 //! look-up delays no name that can be answered at once; a failure or an empty answer never removes known
 //! addresses; a change of the trouble with a name is logged once.
 
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::panic;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{self, Instant};
 
-use crate::base::Address;
-use crate::base::{Plain, limits};
-use crate::config::{BackendAddress, Config};
-use crate::upstream::{Addresses, Resolved};
+use crate::base::{Address, BackendKey, Plain, limits};
+use crate::config::BackendAddress;
+use crate::upstream::{Addresses, Resolved, Snapshot};
 
 /// First pause after a failed look-up of a name that was never resolved; the pause doubles up to
 /// [`RETRY_MAX`].
@@ -62,102 +62,183 @@ impl Lookup for SystemLookup {
     }
 }
 
-/// Keeps the addresses of all backends of a configuration up to date.
-#[derive(Debug)]
+/// Keeps the addresses of all backends of the configuration that runs up to date.
 pub struct Resolver {
-    names: Vec<Name>,
-    sender: watch::Sender<Arc<Addresses>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    sender: Arc<watch::Sender<Arc<Addresses>>>,
+    /// By name in lower case.
+    followed: HashMap<String, Followed>,
+}
+
+/// A name that is looked up.
+struct Followed {
+    name: Arc<Name>,
+    /// `None` before the resolver runs.
+    task: Option<AbortHandle>,
 }
 
 /// A host name and the backends that use it.
-#[derive(Debug)]
 struct Name {
     name: String,
     /// The shortest interval that its users ask for; `None` if one answer is enough for all of them.
     resolve: Option<Duration>,
-    users: Vec<User>,
+    users: Mutex<Vec<User>>,
+    knowledge: Mutex<Knowledge>,
 }
 
 /// A backend that is configured by a host name.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct User {
-    upstream: usize,
-    backend: usize,
+    key: BackendKey,
     port: u16,
     /// Whether the backend keeps the first answer for good.
     once: bool,
 }
 
 impl Resolver {
-    /// Creates the resolver of `config`, and the channel on which its answers appear. Literal addresses, Unix
-    /// sockets and `localhost` are there at once; names follow while [`Resolver::run`] runs.
+    /// Creates the resolver, and the channel on which its answers appear. Literal addresses, Unix sockets and
+    /// `localhost` are there at once; names follow while [`Resolver::run`] runs.
     #[must_use]
-    pub fn new(config: &Config) -> (Self, watch::Receiver<Arc<Addresses>>) {
-        let mut names: Vec<Name> = Vec::new();
-        let mut upstreams = Vec::with_capacity(config.upstreams.len());
-        for (position, upstream) in config.upstreams.iter().enumerate() {
-            let mut backends: Vec<Resolved> = Vec::with_capacity(upstream.backends.len());
-            for (backend, entry) in upstream.backends.iter().enumerate() {
-                let known = match &entry.address {
-                    BackendAddress::Unix(path) => vec![Address::Unix(path.clone())],
-                    address => address.known().into_iter().map(Address::Tcp).collect(),
-                };
-                if let (true, BackendAddress::Host { name, port }) = (known.is_empty(), &entry.address) {
-                    let once = upstream.resolve.is_none();
-                    let user = User { upstream: position, backend, port: *port, once };
-                    want(&mut names, name, upstream.resolve, user);
-                }
-                backends.push(Resolved { addresses: known.into(), has_failed: false });
-            }
-            upstreams.push(backends);
-        }
-        let (sender, receiver) = watch::channel(Arc::new(Addresses { upstreams }));
-        (Self { names, sender }, receiver)
+    pub fn new(mut snapshots: watch::Receiver<Arc<Snapshot>>) -> (Self, watch::Receiver<Arc<Addresses>>) {
+        let (sender, mut receiver) = watch::channel(Arc::default());
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        let mut resolver = Self { snapshots, sender: Arc::new(sender), followed: HashMap::new() };
+        resolver.adopt(&snapshot);
+        receiver.mark_unchanged();
+        (resolver, receiver)
     }
 
-    /// Looks the names up until the future is dropped; never returns. Needs a tokio runtime with time.
+    /// Looks the names up until the future is dropped, and follows the configuration; never returns. Needs a tokio
+    /// runtime with time.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future ends all look-ups at once, whether or not the system ever answers.
-    pub async fn run(self, lookup: impl Lookup) {
+    pub async fn run(mut self, lookup: impl Lookup) {
         let slots = Arc::new(Slots::default());
-        let sender = Arc::new(self.sender);
         let mut tasks = JoinSet::new();
-        for name in self.names {
-            tasks.spawn(follow(name, lookup.clone(), Arc::clone(&slots), Arc::clone(&sender)));
-        }
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                panic::resume_unwind(error.into_panic());
+        loop {
+            for followed in self.followed.values_mut().filter(|followed| followed.task.is_none()) {
+                let (name, sender) = (Arc::clone(&followed.name), Arc::clone(&self.sender));
+                followed.task = Some(tasks.spawn(follow(name, lookup.clone(), Arc::clone(&slots), sender)));
+            }
+            tokio::select! {
+                Some(ended) = tasks.join_next() => {
+                    if let Err(error) = ended && error.is_panic() {
+                        panic::resume_unwind(error.into_panic());
+                    }
+                }
+                snapshot = next(&mut self.snapshots) => self.adopt(&snapshot),
             }
         }
-        std::future::pending().await
+    }
+
+    /// Looks up the names of another generation from now on. Names that stay keep what is known of them.
+    fn adopt(&mut self, snapshot: &Snapshot) {
+        let mut before = std::mem::take(&mut self.followed);
+        let mut addresses = literal(snapshot);
+        let published = Arc::clone(&self.sender.borrow());
+        for (name, (resolve, users)) in wanted(snapshot) {
+            let known = before.remove(&name);
+            let keeps = |user: &User| {
+                let had = known.as_ref().is_some_and(|known| known.name.users().contains(user));
+                published.of(user.key).filter(|resolved| had && user.once && !resolved.addresses.is_empty())
+            };
+            let knowledge = known.as_ref().map(|known| known.name.knowledge().clone()).unwrap_or_default();
+            for user in &users {
+                let resolved = &mut addresses.upstreams[user.key.upstream.index()][user.key.backend.index()];
+                *resolved = keeps(user).cloned().unwrap_or_else(|| knowledge.resolved(user.port));
+            }
+            let followed = match known.filter(|known| known.name.resolve == resolve) {
+                Some(known) => {
+                    *known.name.users() = users;
+                    known
+                }
+                None => {
+                    let (users, knowledge) = (Mutex::new(users), Mutex::new(knowledge));
+                    Followed {
+                        name: Arc::new(Name { name: name.clone(), resolve, users, knowledge }),
+                        task: None,
+                    }
+                }
+            };
+            self.followed.insert(name, followed);
+        }
+        self.sender.send_replace(Arc::new(addresses));
     }
 }
 
-/// Adds a user of `name`.
-fn want(names: &mut Vec<Name>, name: &str, resolve: Option<Duration>, user: User) {
-    // There are few names, and this is done once: a linear search is enough.
-    match names.iter_mut().find(|known| known.name.eq_ignore_ascii_case(name)) {
-        Some(known) => {
-            known.resolve = known.resolve.into_iter().chain(resolve).min();
-            known.users.push(user);
-        }
-        None => names.push(Name { name: name.to_owned(), resolve, users: vec![user] }),
+/// Returns the next snapshot; never, if there will be none.
+async fn next(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Arc<Snapshot> {
+    if snapshots.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
+    Arc::clone(&snapshots.borrow_and_update())
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.task.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Name {
+    fn users(&self) -> MutexGuard<'_, Vec<User>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
+        self.knowledge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the addresses that are known without a look-up.
+fn literal(snapshot: &Snapshot) -> Addresses {
+    let mut upstreams = Vec::new();
+    for shared in snapshot.upstreams() {
+        let (at, backends) = (shared.id().index(), &shared.config().backends);
+        if upstreams.len() <= at {
+            upstreams.resize_with(at + 1, Vec::new);
+        }
+        let mut resolved = vec![Resolved::default(); shared.given()];
+        for (number, entry) in shared.numbers().iter().zip(backends) {
+            let known = match &entry.address {
+                BackendAddress::Unix(path) => vec![Address::Unix(path.clone())],
+                address => address.known().into_iter().map(Address::Tcp).collect(),
+            };
+            resolved[number.index()] = Resolved { addresses: known.into(), has_failed: false };
+        }
+        upstreams[at] = resolved;
+    }
+    Addresses { generation: snapshot.generation(), upstreams }
+}
+
+/// Returns the names that have to be looked up, in lower case, with the shortest interval that their users want.
+fn wanted(snapshot: &Snapshot) -> BTreeMap<String, (Option<Duration>, Vec<User>)> {
+    let mut names = BTreeMap::<String, (Option<Duration>, Vec<User>)>::new();
+    for shared in snapshot.upstreams() {
+        let (config, upstream) = (shared.config(), shared.id());
+        for (backend, entry) in shared.numbers().iter().zip(&config.backends) {
+            let BackendAddress::Host { name, port } = &entry.address else { continue };
+            if !entry.address.known().is_empty() {
+                continue;
+            }
+            let key = BackendKey { upstream, backend: *backend };
+            let (resolve, users) = names.entry(name.to_ascii_lowercase()).or_default();
+            *resolve = (*resolve).into_iter().chain(config.resolve).min();
+            users.push(User { key, port: *port, once: config.resolve.is_none() });
+        }
+    }
+    names
 }
 
 /// Looks one name up for as long as one of its users wants further answers.
 async fn follow(
-    name: Name,
+    name: Arc<Name>,
     lookup: impl Lookup,
     slots: Arc<Slots>,
     sender: Arc<watch::Sender<Arc<Addresses>>>,
 ) {
-    let mut knowledge = Knowledge::default();
     let mut retry = RETRY_MIN;
     // A name that was never looked up may be answered at once.
     let mut is_prompt = true;
@@ -166,12 +247,16 @@ async fn follow(
         let begun = Instant::now();
         let answer = look_up(&lookup, &name.name, &slots, slot).await;
         is_prompt = answer.is_ok() && begun.elapsed() < PROMPT;
-        let news = knowledge.learn(answer);
-        log_news(&name.name, &news, &knowledge);
-        if news != News::None {
-            publish(&name, &knowledge.addresses, &sender);
-        }
-        let pause = if knowledge.addresses.is_empty() {
+        let is_known = {
+            let mut knowledge = name.knowledge();
+            let news = knowledge.learn(answer);
+            log_news(&name.name, &news, &knowledge);
+            if news != News::None {
+                publish(&name.users(), &knowledge, &sender);
+            }
+            !knowledge.addresses.is_empty()
+        };
+        let pause = if !is_known {
             let pause = name.resolve.map_or(retry, |resolve| resolve.min(retry));
             retry = (retry * 2).min(RETRY_MAX);
             pause
@@ -229,7 +314,7 @@ async fn look_up<'a>(
 }
 
 /// What is known of one name.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Knowledge {
     /// The last good answer; empty before the first.
     addresses: Vec<IpAddr>,
@@ -253,6 +338,12 @@ enum News {
 }
 
 impl Knowledge {
+    /// Returns it for a user with this port.
+    fn resolved(&self, port: u16) -> Resolved {
+        let addresses = self.addresses.iter().map(|&ip| Address::Tcp(SocketAddr::new(ip, port))).collect();
+        Resolved { addresses, has_failed: self.addresses.is_empty() && self.trouble.is_some() }
+    }
+
     fn learn(&mut self, answer: io::Result<Vec<IpAddr>>) -> News {
         let found = match answer {
             Ok(found) if found.is_empty() => return self.fail("the answer holds no address".to_owned()),
@@ -309,18 +400,15 @@ fn log_news(name: &str, news: &News, knowledge: &Knowledge) {
     }
 }
 
-/// Hands the addresses of a name to its users; none if its look-ups have failed so far.
-fn publish(name: &Name, addresses: &[IpAddr], sender: &watch::Sender<Arc<Addresses>>) {
+/// Hands what is known of a name to its users.
+fn publish(users: &[User], knowledge: &Knowledge, sender: &watch::Sender<Arc<Addresses>>) {
     sender.send_if_modified(|published| {
         let mut next = Addresses::clone(published);
-        for user in &name.users {
-            let known = &mut next.upstreams[user.upstream][user.backend];
-            if user.once && !known.addresses.is_empty() {
-                continue;
+        for user in users {
+            let known = &mut next.upstreams[user.key.upstream.index()][user.key.backend.index()];
+            if !user.once || known.addresses.is_empty() {
+                *known = knowledge.resolved(user.port);
             }
-            known.has_failed = addresses.is_empty();
-            known.addresses =
-                addresses.iter().map(|&ip| Address::Tcp(SocketAddr::new(ip, user.port))).collect();
         }
         let modified = next != **published;
         *published = Arc::new(next);
@@ -335,6 +423,7 @@ mod tests {
 
     use tokio::sync::watch::Receiver;
 
+    use crate::config::Config;
     use crate::health::testing::*;
 
     use super::*;
@@ -378,6 +467,12 @@ mod tests {
         }
     }
 
+    /// The resolver of a configuration that stays.
+    fn of(config: Config) -> (Resolver, Receiver<Arc<Addresses>>) {
+        let snapshot = Snapshot::build(Arc::new(config), 1, None, None).expect("numbers");
+        Resolver::new(watch::channel(Arc::new(snapshot)).1)
+    }
+
     fn addresses(receiver: &Receiver<Arc<Addresses>>, backend: usize) -> Vec<String> {
         receiver.borrow().upstreams[0][backend].addresses.iter().map(ToString::to_string).collect()
     }
@@ -387,14 +482,14 @@ mod tests {
     #[test]
     fn literal_addresses_files_and_localhost_are_known_at_once() {
         let entries = [ip(1), unix("/run/x"), host("localhost", 2), host("LocalHost.", 3), host("name", 4)];
-        let (resolver, receiver) = Resolver::new(&config(&[(None, None, &entries)]));
+        let (resolver, receiver) = of(config(&[(None, None, &entries)]));
         let known: Vec<_> = (0..entries.len()).map(|backend| addresses(&receiver, backend)).collect();
         assert_eq!(known[0], ["127.0.0.1:1"]);
         assert_eq!(known[1], ["unix:/run/x"]);
         assert_eq!(known[2], ["[::1]:2", "127.0.0.1:2"]);
         assert_eq!(known[3], ["[::1]:3", "127.0.0.1:3"]);
         assert!(known[4].is_empty());
-        assert_eq!(resolver.names.len(), 1);
+        assert_eq!(resolver.followed.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -402,7 +497,7 @@ mod tests {
         let script = Script::default();
         script.set("a", Ok(&["10.0.0.1", "10.0.0.2", "10.0.0.1"]));
         let entries = [host("a", 80), host("A", 81)];
-        let (resolver, mut receiver) = Resolver::new(&config(&[(None, EVERY_MINUTE, &entries)]));
+        let (resolver, mut receiver) = of(config(&[(None, EVERY_MINUTE, &entries)]));
         let begin = Instant::now();
         tokio::spawn(resolver.run(script.clone()));
         receiver.changed().await.unwrap();
@@ -425,7 +520,7 @@ mod tests {
     async fn a_name_without_an_answer_is_tried_sooner_and_ever_less_often() {
         let script = Script::default();
         script.set("a", Err("no such name"));
-        let (resolver, mut receiver) = Resolver::new(&config(&[(None, EVERY_MINUTE, &[host("a", 80)])]));
+        let (resolver, mut receiver) = of(config(&[(None, EVERY_MINUTE, &[host("a", 80)])]));
         let begin = Instant::now();
         tokio::spawn(resolver.run(script.clone()));
         time::sleep(Duration::from_secs(100)).await;
@@ -442,7 +537,7 @@ mod tests {
         script.set("a", Ok(&["10.0.0.1"]));
         let once: (_, _, &[_]) = (None, None, &[host("a", 80)]);
         let again: (_, _, &[_]) = (None, EVERY_MINUTE, &[host("b", 80)]);
-        let (resolver, mut receiver) = Resolver::new(&config(&[once, again]));
+        let (resolver, mut receiver) = of(config(&[once, again]));
         script.set("b", Ok(&["10.0.0.1"]));
         let begin = Instant::now();
         tokio::spawn(resolver.run(script.clone()));
@@ -456,8 +551,7 @@ mod tests {
         let script = Script::default();
         script.set("a", Ok(&["10.0.0.1"]));
         let entries = [host("a", 80)];
-        let (resolver, mut receiver) =
-            Resolver::new(&config(&[(None, None, &entries), (None, EVERY_MINUTE, &entries)]));
+        let (resolver, mut receiver) = of(config(&[(None, None, &entries), (None, EVERY_MINUTE, &entries)]));
         tokio::spawn(resolver.run(script.clone()));
         receiver.changed().await.unwrap();
         script.set("a", Ok(&["10.0.0.2"]));
@@ -471,7 +565,7 @@ mod tests {
         let script = Script::default();
         script.set("b", Ok(&["10.0.0.1"]));
         let entries = [host("hangs", 80), host("b", 80)];
-        let (resolver, mut receiver) = Resolver::new(&config(&[(None, EVERY_MINUTE, &entries)]));
+        let (resolver, mut receiver) = of(config(&[(None, EVERY_MINUTE, &entries)]));
         let begin = Instant::now();
         let running = tokio::spawn(resolver.run(script.clone()));
         receiver.changed().await.unwrap();
@@ -489,7 +583,7 @@ mod tests {
         script.set("b", Ok(&["10.0.0.1"]));
         let mut entries: Vec<_> = (0..300).map(|number| host(&format!("hangs{number}"), 80)).collect();
         entries.push(host("b", 80));
-        let (resolver, mut receiver) = Resolver::new(&config(&[(None, EVERY_MINUTE, &entries)]));
+        let (resolver, mut receiver) = of(config(&[(None, EVERY_MINUTE, &entries)]));
         let begin = Instant::now();
         tokio::spawn(resolver.run(script.clone()));
         receiver.changed().await.unwrap();
@@ -504,7 +598,7 @@ mod tests {
     async fn a_first_look_up_that_fails_is_made_known() {
         let script = Script::default();
         script.set("a", Err("no such name"));
-        let (resolver, mut receiver) = Resolver::new(&config(&[(None, EVERY_MINUTE, &[host("a", 80)])]));
+        let (resolver, mut receiver) = of(config(&[(None, EVERY_MINUTE, &[host("a", 80)])]));
         let known = |receiver: &Receiver<Arc<Addresses>>| receiver.borrow().upstreams[0][0].clone();
         assert!(!known(&receiver).has_failed);
         tokio::spawn(resolver.run(script.clone()));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::AdminState;
 use crate::steering::CoreStatus;
 use crate::telemetry::counters::{
     BackendCounters, CheckCounters, ListenerTotals, PoolCounters, UpstreamCounters, WorkCounters,
@@ -31,6 +32,12 @@ pub struct Status {
     pub upgrade_error: Option<String>,
     /// Maximum number of sessions at a time.
     pub max_sessions: u32,
+    /// How the configuration was loaded again.
+    #[serde(default)]
+    pub reloads: ReloadStatus,
+    /// How the process was to be replaced.
+    #[serde(default)]
+    pub upgrades: UpgradeStatus,
     /// Log records that were lost: their queue was full, or their target did not take them.
     pub log_dropped: LogDropped,
     /// In the order of the configuration.
@@ -54,6 +61,54 @@ pub enum Phase {
     Draining,
 }
 
+/// Reloads since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// Those that were applied, or found nothing changed.
+    pub success: u64,
+    /// Those that were refused.
+    pub failure: u64,
+    /// Whether the last one succeeded; true before the first.
+    pub last_successful: bool,
+    /// When a configuration was taken last, the one of the start included: seconds since 1970, UTC.
+    pub last_success_unix_seconds: u64,
+}
+
+impl Default for ReloadStatus {
+    fn default() -> Self {
+        Self { success: 0, failure: 0, last_successful: true, last_success_unix_seconds: 0 }
+    }
+}
+
+impl ReloadStatus {
+    /// There were none; the configuration of the start was taken now.
+    #[must_use]
+    pub fn of_start() -> Self {
+        let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+        Self { last_success_unix_seconds: now, ..Self::default() }
+    }
+
+    /// Notes a reload.
+    pub fn note(&mut self, is_success: bool) {
+        self.last_successful = is_success;
+        if is_success {
+            self.success += 1;
+            self.last_success_unix_seconds = Self::of_start().last_success_unix_seconds;
+        } else {
+            self.failure += 1;
+        }
+    }
+}
+
+/// Upgrades since the start of the first process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeStatus {
+    /// Those that led to this process.
+    pub success: u64,
+    /// Those that were refused or failed, so that the old process went on.
+    pub failure: u64,
+}
+
 /// Lost log records by log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogDropped {
@@ -74,6 +129,8 @@ pub struct ListenerStatus {
     pub upstream: String,
     /// Whether a client that comes now would find an eligible backend.
     pub ready: bool,
+    /// Whether it was removed, and only serves open sessions.
+    pub draining: bool,
     /// The highest number of open sessions that was seen; looked at once a second.
     pub active_max: u64,
     /// What all shards have counted.
@@ -106,6 +163,11 @@ pub struct UpstreamStatus {
 pub struct BackendStatus {
     /// Its name.
     pub name: String,
+    /// What operators want of it.
+    #[serde(default)]
+    pub admin_state: AdminState,
+    /// Whether it was removed, and only serves open sessions.
+    pub draining: bool,
     /// The result of the health checks.
     pub health: Health,
     /// Whether the backend takes no sessions for a while, because sessions have failed on it.
@@ -187,12 +249,17 @@ impl Status {
 }
 
 impl BackendStatus {
-    /// Returns the state of the backend in one word: `up`, `down`, `checking` or `ejected`.
+    /// Every word that `state` returns.
+    pub const STATES: [&str; 6] = ["checking", "up", "down", "ejected", "drain", "maint"];
+
+    /// Returns the state of the backend in one word: `drain` or `maint` if operators want it, else `up`, `down`,
+    /// `checking` or `ejected`.
     #[must_use]
     pub fn state(&self) -> &'static str {
-        match self.health {
-            Health::Up if self.ejected => "ejected",
-            health => health.name(),
+        match (self.admin_state, self.health) {
+            (AdminState::Ready, Health::Up) if self.ejected => "ejected",
+            (AdminState::Ready, health) => health.name(),
+            (wanted, _) => wanted.name(),
         }
     }
 

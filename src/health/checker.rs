@@ -60,7 +60,8 @@ impl<C: Connect> Checker<C> {
     pub(super) async fn run(self, spread: Duration) {
         let Judge { which, check, board, .. } = &*self.judge;
         let which = *which;
-        let mut rules = RiseFall::new(check);
+        // Another checker may have judged it before, by other rules.
+        let mut rules = RiseFall::resume(check, board.state(which).health);
         let mut departed = Departed::new();
         let mut is_in_trouble = false;
         let mut suspicion = Suspicion::default();

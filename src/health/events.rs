@@ -3,74 +3,56 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{BackendId, BackendKey, UpstreamId, counted};
-use crate::config::Config;
-use crate::telemetry::counters::{Cells, Checks, HealthCounters};
-use crate::upstream::{Failures, Fault, Health, Thresholds};
+use crate::base::{BackendId, BackendKey, counted};
+use crate::telemetry::counters::HealthCounters;
+use crate::upstream::{Fault, Health, SharedUpstream, Thresholds};
 
 use super::rules::{Cause, EjectionEnd, Event, NotEjected, Transition, UpstreamHealth};
 
-/// Words, counters and counts of failures: what an event touches outside of the states.
+/// Words and counters: what an event touches outside of the states.
 pub(super) struct HealthLog {
-    upstreams: Vec<Words>,
-    /// Indexed by `UpstreamId`, then by `BackendId`.
-    checks: Vec<Vec<Cells<Checks>>>,
-    failures: Vec<Option<Arc<Failures>>>,
+    counters: Arc<HealthCounters>,
 }
 
 impl HealthLog {
-    pub(super) fn new(
-        config: &Config,
-        counters: &HealthCounters,
-        failures: Vec<Option<Arc<Failures>>>,
-    ) -> Self {
-        let words = config.upstreams.iter().map(|upstream| Words {
-            upstream: upstream.name.clone(),
-            backends: upstream.backends.iter().map(|backend| backend.name.clone()).collect(),
-            thresholds: Thresholds::of(upstream),
-            panic_threshold: upstream.panic_threshold,
-        });
-        let checks = (0..).map(UpstreamId).zip(&config.upstreams).map(|(id, upstream)| {
-            let keys = (0..upstream.backends.len())
-                .map(|backend| BackendKey { upstream: id, backend: BackendId(backend as u16) });
-            keys.map(|key| counters.backend(key)).collect()
-        });
-        Self { upstreams: words.collect(), checks: checks.collect(), failures }
+    pub(super) fn new(counters: Arc<HealthCounters>) -> Self {
+        Self { counters }
     }
 
     /// Counts an event and says it in one line; `health` is what it left.
-    pub(super) fn take(&self, upstream: UpstreamId, event: Event, health: &UpstreamHealth) {
-        let counters = |backend: BackendId| &self.checks[upstream.index()][backend.index()].counters;
+    pub(super) fn take(&self, shared: &SharedUpstream, event: Event, health: &UpstreamHealth) {
+        let checks = |backend| self.counters.backend(BackendKey { upstream: shared.id(), backend });
         match event {
             Event::Judged(backend, transition, _) => match transition.to {
-                Health::Up => counters(backend).up.add(1),
-                _ => counters(backend).down.add(1),
+                Health::Up => checks(backend).counters.up.add(1),
+                _ => checks(backend).counters.down.add(1),
             },
-            Event::Ejected(backend, ..) => counters(backend).ejections.add(1),
+            Event::Ejected(backend, ..) => checks(backend).counters.ejections.add(1),
             // Sessions that failed during the ejection were not sent to the backend by choice.
             Event::Returned(EjectionEnd { backend, .. }) => {
-                if let Some(failures) = &self.failures[upstream.index()] {
-                    failures.clear(backend);
-                }
+                shared.failures().iter().for_each(|failures| failures.clear(backend));
             }
             _ => {}
         }
-        self.upstreams[upstream.index()].say(event, health);
+        Words(shared).say(event, health);
     }
 }
 
 /// What the lines about one upstream name.
-struct Words {
-    upstream: String,
-    backends: Vec<String>,
-    thresholds: Thresholds,
-    panic_threshold: Option<u32>,
-}
+struct Words<'s>(&'s SharedUpstream);
 
-impl Words {
+impl Words<'_> {
+    fn upstream(&self) -> &str {
+        &self.0.config().name
+    }
+
+    fn name(&self, backend: BackendId) -> &str {
+        self.0.backend(backend).map_or("-", |backend| &backend.name)
+    }
+
     fn say(&self, event: Event, health: &UpstreamHealth) {
-        let upstream = &*self.upstream;
-        let name = |backend: BackendId| &*self.backends[backend.index()];
+        let upstream = self.upstream();
+        let name = |backend: BackendId| self.name(backend);
         match event {
             Event::Judged(backend, transition, cause) => {
                 self.say_judged(name(backend), transition, &cause, health);
@@ -116,7 +98,7 @@ impl Words {
             Event::PanicBegins => log::warn!(event = "panic_begins", upstream;
                 "{upstream} ignores checks and ejections: {}, panic_threshold is {}%",
                 self.left(health),
-                self.panic_threshold.unwrap_or_default()
+                self.0.config().panic_threshold.unwrap_or_default()
             ),
             Event::PanicEnds => log::info!(event = "panic_ends", upstream;
                 "{upstream} heeds checks and ejections again: {}", self.left(health)),
@@ -129,8 +111,8 @@ impl Words {
     }
 
     fn say_judged(&self, backend: &str, transition: Transition, cause: &str, health: &UpstreamHealth) {
-        let upstream = &*self.upstream;
-        let (up, all) = (health.count_up(), self.backends.len());
+        let upstream = self.upstream();
+        let (up, all) = (health.count_up(), self.0.numbers().len());
         let checks = match transition.results {
             1 if transition.from == Health::Checking => "its first check".to_owned(),
             1 => "a check".to_owned(),
@@ -147,15 +129,16 @@ impl Words {
     }
 
     fn say_ejected(&self, backend: &str, length: Duration, fault: Fault, health: &UpstreamHealth) {
-        let upstream = &*self.upstream;
+        let upstream = self.upstream();
+        let thresholds = Thresholds::of(self.0.config());
         let (faults, noun, what) = match fault {
             Fault::Failure => (
-                self.thresholds.failures,
+                thresholds.failures,
                 "consecutive failure",
                 "(connects that failed, resets before the first byte)",
             ),
             Fault::EmptyAnswer => {
-                (self.thresholds.empty_answers, "consecutive session", "ended without an answer")
+                (thresholds.empty_answers, "consecutive session", "ended without an answer")
             }
         };
         let faults = faults.unwrap_or_default();
@@ -168,6 +151,6 @@ impl Words {
     fn left(&self, health: &UpstreamHealth) -> String {
         let (eligible, all) = health.count_primaries();
         let noun = if all == 1 { "primary" } else { "primaries" };
-        format!("{eligible} of {all} {noun} of {} eligible", self.upstream)
+        format!("{eligible} of {all} {noun} of {} eligible", self.upstream())
     }
 }

@@ -10,37 +10,23 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time;
 
-use crate::base::{BackendKey, UpstreamId};
-use crate::config::Config;
-use crate::upstream::{Failures, Reported, Thresholds};
+use crate::base::BackendKey;
+use crate::upstream::{OnReport, Reported};
 
 use super::board::HealthStates;
 
 /// The reports of all shards: at most one of each kind for each backend is on its way.
-pub struct Reports {
-    channel: UnboundedReceiver<(BackendKey, Reported)>,
-    /// What the shards count, by upstream.
-    pub(super) failures: Vec<Option<Arc<Failures>>>,
-}
+pub struct Reports(UnboundedReceiver<(BackendKey, Reported)>);
 
-/// Where shards count failures, for each upstream that checks or ejects backends, and where reports of them
-/// arrive.
+/// Where shards report failures, and where the reports arrive.
 #[must_use]
-pub fn failures(config: &Config) -> (Vec<Option<Arc<Failures>>>, Reports) {
+pub fn reports() -> (OnReport, Reports) {
     let (sender, channel) = unbounded_channel();
-    let counts = (0..).map(UpstreamId).zip(&config.upstreams).map(|(id, upstream)| {
-        if upstream.outlier.is_none() && upstream.healthcheck.is_none() {
-            return None;
-        }
-        let sender = sender.clone();
-        let report = move |backend, reported| {
-            // The health thread may have ended before the last session.
-            let _ = sender.send((BackendKey { upstream: id, backend }, reported));
-        };
-        Some(Failures::new(Thresholds::of(upstream), upstream.backends.len(), Box::new(report)))
-    });
-    let failures: Vec<_> = counts.collect();
-    (failures.clone(), Reports { channel, failures })
+    let report = move |which, reported| {
+        // The health thread may have ended before the last session.
+        let _ = sender.send((which, reported));
+    };
+    (Arc::new(report), Reports(channel))
 }
 
 /// Takes reports, and settles what time makes due, until dropped.
@@ -48,15 +34,13 @@ pub(super) async fn follow(board: Rc<HealthStates>, mut reports: Reports) {
     loop {
         let due = board.next_due();
         tokio::select! {
-            // Where nobody is checked or ejected, the channel is closed.
-            Some((which, reported)) = reports.channel.recv() => {
-                if let Some(failures) = &reports.failures[which.upstream.index()] {
-                    failures.take_report(which.backend, reported);
-                }
+            // The channel is closed once nobody can report any more.
+            Some((which, reported)) = reports.0.recv() => {
+                board.take_report(which, reported);
                 match reported {
                     Reported::Suspect => board.suspect(which),
                     Reported::TooMany(fault) => {
-                        board.update(which.upstream, |health, now| health.report(which.backend, fault, now));
+                        board.update_backend(which, |health, now| health.report(which.backend, fault, now));
                     }
                 }
             }

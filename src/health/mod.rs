@@ -10,6 +10,7 @@
 
 mod board;
 mod checker;
+mod checkers;
 mod departed;
 mod events;
 mod failures;
@@ -28,24 +29,17 @@ use std::time::Duration;
 
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::{JoinError, JoinSet, LocalSet};
 
-use crate::base::{BackendId, BackendKey, UpstreamId, limits};
-use crate::config::{Config, OpenSessions};
 use crate::telemetry::counters::HealthCounters;
 use crate::upstream::{Addresses, Snapshot, UpstreamStates};
 
 use board::HealthStates;
-use checker::Checker;
+use checkers::Checkers;
 use events::HealthLog;
-use judge::{Judge, Slots};
-use probe::{Connect, Question, Sockets};
+use probe::{Connect, Sockets};
 
-pub use failures::{Reports, failures};
-
-/// The first checks start spread over this much for each backend, so that a thousand of them are no burst;
-/// over `limits::FIRST_CHECK_SPREAD_MAX` at most, so that the first verdicts come soon.
-const FIRST_SPREAD_EACH: Duration = Duration::from_millis(1);
+pub use failures::{Reports, reports};
 
 /// Time between two beats for the watchdog.
 const BEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -54,10 +48,10 @@ const BEAT_INTERVAL: Duration = Duration::from_millis(500);
 pub type Publish = Box<dyn FnMut(Arc<UpstreamStates>) + Send>;
 
 /// The running health thread. Dropping it ends the thread too, without waiting.
-#[derive(Debug)]
 pub struct HealthThread {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
 }
 
 /// Starts the health thread. Call it before this thread is pinned: the new one inherits the affinity.
@@ -69,28 +63,34 @@ pub struct HealthThread {
 ///
 /// If the system gives no thread, or no descriptors for its event loop.
 pub fn spawn(
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     addresses: watch::Receiver<Arc<Addresses>>,
     reports: Reports,
     counters: Arc<HealthCounters>,
     publish: Publish,
 ) -> io::Result<HealthThread> {
-    let (config, generation) = (Arc::clone(snapshot.config()), snapshot.generation());
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let (stop, stopped) = oneshot::channel();
+    let (snapshots, following) = watch::channel(Arc::clone(snapshot));
     let thread = thread::Builder::new().name("health".to_owned()).spawn(move || {
         runtime.block_on(LocalSet::new().run_until(async {
             tokio::select! {
                 // Asked to stop, or nobody is left who could.
                 _ = stopped => {}
-                () = check_all(&config, addresses, (reports, of_generation(generation, publish)), counters, Sockets) => {}
+                () = check_all(following, addresses, (reports, publish), counters, Sockets) => {}
             }
         }));
     })?;
-    Ok(HealthThread { stop, thread })
+    Ok(HealthThread { stop, thread, snapshots })
 }
 
 impl HealthThread {
+    /// Judges the backends of another generation from now on, and publishes their states as those of this generation.
+    /// What is known of backends that stay goes on.
+    pub fn adopt(&self, snapshot: Arc<Snapshot>) {
+        self.snapshots.send_replace(snapshot);
+    }
+
     /// Whether the thread has ended; before [`HealthThread::stop`] only a broken invariant ends it.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -108,58 +108,45 @@ impl HealthThread {
     }
 }
 
-/// Has what is published carry the generation whose backends are checked.
-fn of_generation(generation: u64, mut publish: Publish) -> Publish {
-    Box::new(move |states| publish(Arc::new(UpstreamStates { generation, ..Arc::unwrap_or_clone(states) })))
-}
-
 /// Checks until it is dropped; never returns.
 async fn check_all(
-    config: &Config,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut addresses: watch::Receiver<Arc<Addresses>>,
     (reports, publish): (Reports, Publish),
     counters: Arc<HealthCounters>,
     connect: impl Connect,
 ) {
-    let log_lines = HealthLog::new(config, &counters, reports.failures.clone());
-    let board = Rc::new(HealthStates::new(config, log_lines));
-    board.set_addresses(&addresses.borrow_and_update());
-    let slots = Rc::new(Slots::default());
-    let connect = Rc::new(connect);
-    let backends: usize = config.upstreams.iter().map(|upstream| upstream.backends.len()).sum();
-    let spread = FIRST_SPREAD_EACH.saturating_mul(u32::try_from(backends).unwrap_or(u32::MAX));
-    let spread = spread.min(limits::FIRST_CHECK_SPREAD_MAX);
-
+    let board = Rc::new(HealthStates::new(HealthLog::new(Arc::clone(&counters))));
+    let mut checkers = Checkers::new(Rc::clone(&board), Arc::clone(&counters), connect);
+    let snapshot = Arc::clone(&snapshots.borrow_and_update());
+    board.adopt(&snapshot, &addresses.borrow_and_update());
     let mut tasks = JoinSet::new();
     tasks.spawn_local(publish_changes(Rc::clone(&board), publish));
     tasks.spawn_local(beat(Arc::clone(&counters)));
-    tasks.spawn_local(follow_addresses(Rc::clone(&board), addresses));
+    tasks.spawn_local(follow_addresses(Rc::clone(&board), addresses.clone()));
     tasks.spawn_local(failures::follow(Rc::clone(&board), reports));
-    for (id, upstream) in (0..).map(UpstreamId).zip(&config.upstreams) {
-        let Some(check) = &upstream.healthcheck else { continue };
-        for (backend, entry) in (0..).map(BackendId).zip(&upstream.backends) {
-            let judge = Rc::new(Judge {
-                which: BackendKey { upstream: id, backend },
-                check: check.clone(),
-                question: Question::new(check, &entry.address),
-                board: Rc::clone(&board),
-                checks: counters.backend(BackendKey { upstream: id, backend }),
-                slots: Rc::clone(&slots),
-                connect: Rc::clone(&connect),
-            });
-            let watches_departed = upstream.on_down == OpenSessions::Close;
-            tasks.spawn_local(Checker { judge, watches_departed }.run(spread));
-        }
-    }
-    while let Some(ended) = tasks.join_next().await {
+    checkers.adopt(&snapshot);
+    loop {
         // A backend that nobody checks any more must not go unnoticed: the thread ends, loudly.
-        if let Err(error) = ended
-            && error.is_panic()
-        {
-            panic::resume_unwind(error.into_panic());
+        tokio::select! {
+            Some(ended) = tasks.join_next() => unless_panicked(ended),
+            Some(ended) = checkers.tasks.join_next() => unless_panicked(ended),
+            Ok(()) = snapshots.changed() => {
+                let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                board.adopt(&snapshot, &addresses.borrow_and_update());
+                checkers.adopt(&snapshot);
+            }
+            else => std::future::pending().await,
         }
     }
-    std::future::pending().await
+}
+
+fn unless_panicked(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        panic::resume_unwind(error.into_panic());
+    }
 }
 
 /// Shows the watchdog that the thread lives.
@@ -175,7 +162,7 @@ async fn beat(counters: Arc<HealthCounters>) {
 async fn publish_changes(board: Rc<HealthStates>, mut publish: Publish) {
     for version in 1.. {
         board.changed().await;
-        publish(Arc::new(UpstreamStates { generation: 0, version, upstreams: board.states() }));
+        publish(Arc::new(board.states(version)));
     }
 }
 

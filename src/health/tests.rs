@@ -9,8 +9,8 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{self, Instant};
 
-use crate::base::Address;
-use crate::config::{BackendAddress, HealthCheck, Outlier};
+use crate::base::{Address, BackendId, BackendKey, UpstreamId, limits};
+use crate::config::{BackendAddress, Config, HealthCheck, OpenSessions, Outlier};
 use crate::upstream::{Failures, Fault, Health, Resolved};
 
 use super::probe::Connection;
@@ -152,7 +152,7 @@ fn literal(config: &Config) -> Addresses {
     let backends = |upstream: &crate::config::Upstream| {
         upstream.backends.iter().map(|backend| known(&backend.address)).collect()
     };
-    Addresses { upstreams: config.upstreams.iter().map(backends).collect() }
+    Addresses { generation: 1, upstreams: config.upstreams.iter().map(backends).collect() }
 }
 
 /// Runs the checks of `config` in `world` while `scene` lasts.
@@ -165,10 +165,17 @@ async fn play(
     let (publish, published) = unbounded_channel();
     let publish = Box::new(move |states| publish.send(states).expect("the scene is watched"));
     let counters = Arc::<HealthCounters>::default();
-    let (failures, reports) = failures(&config);
-    world.failures.replace(failures[0].clone());
-    let checks =
-        check_all(&config, addresses, (reports, publish), Arc::clone(&counters), Scripted(Rc::clone(world)));
+    let (on_report, reports) = reports();
+    let snapshot = Snapshot::build(Arc::new(config), 1, Some(&on_report), None).expect("numbers");
+    world.failures.replace(snapshot.upstreams()[0].failures().cloned());
+    let (_snapshots, following) = watch::channel(Arc::new(snapshot));
+    let checks = check_all(
+        following,
+        addresses,
+        (reports, publish),
+        Arc::clone(&counters),
+        Scripted(Rc::clone(world)),
+    );
     let mut published = Published { channel: published, last: None };
     LocalSet::new()
         .run_until(async {
@@ -194,10 +201,10 @@ async fn the_first_check_decides_soon_after_the_start() {
     let world = World::new(&[(2, Acts::Refuses), (3, Acts::Hangs)]);
     play(checked(&[1, 2, 3]), &world, async |published, _, counters| {
         let begin = Instant::now();
-        assert!(!published.until(&[Checking, Checking, Checking]).await.all_decided());
+        published.until(&[Checking, Checking, Checking]).await;
         published.until(&[Up, Down, Checking]).await;
         assert!(begin.elapsed() <= limits::FIRST_CHECK_SPREAD_MAX);
-        assert!(published.until(&[Up, Down, Down]).await.all_decided());
+        published.until(&[Up, Down, Down]).await;
         assert!(begin.elapsed() <= limits::FIRST_CHECK_SPREAD_MAX + CHECK.timeout);
         let hanging = counters.backend(BackendKey { upstream: UpstreamId(0), backend: BackendId(2) });
         assert_eq!((hanging.counters.timeout.value(), hanging.counters.down.value()), (1, 1));
@@ -300,7 +307,8 @@ async fn without_a_check_a_backend_is_up_as_soon_as_it_has_an_address() {
     let config = config(&[(None, None, &[ip(1), host("name", 2)])]);
     play(config, &world, async |published, addresses, _| {
         published.until(&[Up, Checking]).await;
-        addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(&[1]), at(&[2])]] }));
+        addresses
+            .send_replace(Arc::new(Addresses { generation: 1, upstreams: vec![vec![at(&[1]), at(&[2])]] }));
         let begin = Instant::now();
         let states = published.until(&[Up, Up]).await;
         assert_eq!(states.upstreams[0][1].addresses, tcp(2));
@@ -321,7 +329,7 @@ async fn new_addresses_go_out_and_are_checked_at_once() {
         published.is_quiet_for(Duration::from_secs(600)).await;
         for (port, expected) in [(2, Up), (3, Down)] {
             let begin = Instant::now();
-            addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(&[port])]] }));
+            addresses.send_replace(Arc::new(Addresses { generation: 1, upstreams: vec![vec![at(&[port])]] }));
             assert_eq!(published.next().await.upstreams[0][0].addresses, tcp(port));
             time::sleep(Duration::from_millis(1)).await;
             assert_eq!(world.attempts_at(port).first(), Some(&begin));
@@ -449,7 +457,7 @@ async fn sessions_begin_with_the_address_that_the_check_found_well() {
     let world = World::new(&[(2, Acts::Refuses)]);
     let config = config(&[(Some(CHECK), None, &[host("name", 1)])]);
     play(config, &world, async |published, addresses, _| {
-        addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(&[2, 3, 4])]] }));
+        addresses.send_replace(Arc::new(Addresses { generation: 1, upstreams: vec![vec![at(&[2, 3, 4])]] }));
         let states = published.until(&[Up]).await;
         assert_eq!(states.upstreams[0][0].addresses, at(&[3, 2, 4]).addresses);
         let [first, second] = [2, 3].map(|port| world.attempts_at(port).len());
@@ -469,8 +477,9 @@ async fn an_address_that_has_left_its_name_is_watched_until_it_is_dead() {
     let mut config = config(&[(Some(CHECK), None, &[host("name", 1)])]);
     config.upstreams[0].on_down = OpenSessions::Close;
     play(config, &world, async |published, addresses, _| {
-        let lead_to =
-            |ports: &[u16]| addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(ports)]] }));
+        let lead_to = |ports: &[u16]| {
+            addresses.send_replace(Arc::new(Addresses { generation: 1, upstreams: vec![vec![at(ports)]] }))
+        };
         lead_to(&[2]);
         published.until(&[Up]).await;
         lead_to(&[3]);
@@ -495,8 +504,9 @@ async fn a_check_of_the_old_address_says_nothing_of_the_new_one() {
     let world = World::new(&[]);
     let check = HealthCheck { fall: 1, ..CHECK };
     play(config(&[(Some(check), None, &[host("name", 1)])]), &world, async |published, addresses, _| {
-        let lead_to =
-            |port| addresses.send_replace(Arc::new(Addresses { upstreams: vec![vec![at(&[port])]] }));
+        let lead_to = |port| {
+            addresses.send_replace(Arc::new(Addresses { generation: 1, upstreams: vec![vec![at(&[port])]] }))
+        };
         lead_to(2);
         published.until(&[Up]).await;
         // The next check hangs, and the name moves meanwhile.
@@ -595,8 +605,9 @@ fn start(
 ) -> (HealthThread, mpsc::Receiver<Arc<UpstreamStates>>) {
     let config = config(&[(Some(check), None, &[ip(port)])]);
     let (_, addresses) = watch::channel(Arc::new(literal(&config)));
-    let (failures, reports) = failures(&config);
-    let snapshot = Snapshot::build(Arc::new(config), 1, failures, None).expect("numbers");
+    let (on_report, reports) = reports();
+    let snapshot = Snapshot::build(Arc::new(config), 1, Some(&on_report), None).expect("numbers");
+    let snapshot = Arc::new(snapshot);
     let (sender, published) = mpsc::channel();
     let publish = Box::new(move |states| {
         // The test may be over.

@@ -134,8 +134,38 @@ pub fn listen(
 ) -> Result<Listening, ListenError> {
     patiently(address, STALE_PATIENCE, || match address {
         ListenAddress::Unix(path) => listen_on_file(path, backlog, None, count),
-        _ => listen_on_port(address, backlog, tcp, count),
+        _ => listen_on_port(address, backlog, tcp, count, false),
     })
+}
+
+/// As [`listen`], beside sockets of this process whose address overlaps; waits for nobody.
+///
+/// # Errors
+///
+/// As [`listen`].
+pub fn listen_beside(
+    address: &ListenAddress,
+    backlog: u32,
+    tcp: &TcpOptions,
+    count: usize,
+) -> Result<Listening, ListenError> {
+    patiently(address, Duration::ZERO, || match address {
+        ListenAddress::Unix(path) => listen_on_file(path, backlog, None, count),
+        _ => listen_on_port(address, backlog, tcp, count, true),
+    })
+}
+
+/// Gives a listening socket another backlog and other options.
+///
+/// # Errors
+///
+/// listen(2), setsockopt(2).
+pub fn adjust(socket: SockRef<'_>, backlog: u32, tcp: &TcpOptions) -> io::Result<()> {
+    if socket.domain()? != Domain::UNIX {
+        socket.set_tcp_nodelay(tcp.nodelay)?;
+        socket.set_tcp_user_timeout(tcp.user_timeout)?;
+    }
+    socket.listen(backlog_number(backlog))
 }
 
 /// Who may connect to a Unix socket.
@@ -162,7 +192,7 @@ pub fn listen_alone(
     let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };
     patiently(address, if waits { STALE_PATIENCE } else { Duration::ZERO }, || match address {
         ListenAddress::Unix(path) => listen_on_file(path, backlog, Some(access), 1),
-        _ => listen_on_port(address, backlog, &tcp, 1),
+        _ => listen_on_port(address, backlog, &tcp, 1, false),
     })
 }
 
@@ -243,14 +273,16 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 ///
 /// With SO_REUSEPORT the kernel would silently share the connections between this process and a stale one, or
 /// one that starts at the same moment. So the first socket listens without it, which listen(2) grants to one
-/// process only, and sets it afterwards, so that the other sockets can join.
+/// process only, and sets it afterwards, so that the other sockets can join. With `joins`, other sockets of this process
+/// are in the way, and the first one joins, too.
 fn listen_on_port(
     address: &ListenAddress,
     backlog: u32,
     tcp: &TcpOptions,
     count: usize,
+    joins: bool,
 ) -> io::Result<Listening> {
-    let first = port_socket(address, backlog, tcp, false)?;
+    let first = port_socket(address, backlog, tcp, joins)?;
     first.set_reuse_port(true)?;
     let mut sockets = vec![first.into()];
     for _ in 1..count {
@@ -381,7 +413,7 @@ mod tests {
             let both = std::thread::scope(|scope| {
                 let listen = || {
                     begin.wait();
-                    listen_on_port(&address, 16, &tcp, 1)
+                    listen_on_port(&address, 16, &tcp, 1, false)
                 };
                 // The one that listens goes on until the other one has tried.
                 [scope.spawn(listen), scope.spawn(listen)].map(|thread| thread.join().unwrap())

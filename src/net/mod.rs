@@ -23,7 +23,9 @@ pub use inherited::{BoundTo, Given, Inherited, InheritedSocket, adopt, adopt_alo
 pub use limits::{
     keep_descriptors, may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors,
 };
-pub use listen::{FileAccess, ListenError, Listening, SocketFile, listen, listen_alone};
+pub use listen::{
+    FileAccess, ListenError, Listening, SocketFile, adjust, listen, listen_alone, listen_beside,
+};
 pub use options::keep_alive;
 pub use peer::Peer;
 pub use queue::{queued, unacknowledged};

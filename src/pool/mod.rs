@@ -31,7 +31,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 /// The pool of one upstream.
 pub struct Pool {
-    lists: Box<[IdleList]>,
+    /// By number; each is one with that of the version before.
+    lists: Box<[Rc<IdleList>]>,
     counters: Cells<PoolCounters>,
     /// Of the backends, by number.
     backends: Rc<[Cells<BackendCounters>]>,
@@ -202,15 +203,18 @@ impl Drop for NotedLingering {
 }
 
 impl Pool {
-    /// Creates an empty pool.
+    /// Creates a pool with the connections of `previous`, the one of the generation before, with which it has them in
+    /// common, or an empty one.
     #[must_use]
     pub fn new(
         counters: Cells<PoolCounters>,
         backends: Rc<[Cells<BackendCounters>]>,
-        most: usize,
-        max_idle: Option<Duration>,
+        (most, max_idle): (usize, Option<Duration>),
+        previous: Option<&Self>,
     ) -> Self {
-        let lists = backends.iter().map(|_| IdleList::new()).collect();
+        let kept = |index: usize| previous.and_then(|previous| previous.lists.get(index)).map(Rc::clone);
+        let list = |index| kept(index).unwrap_or_else(|| Rc::new(IdleList::new()));
+        let lists = (0..backends.len()).map(list).collect();
         Self { lists, counters, backends, most, max_idle, lingerings: Cell::new(0) }
     }
 
@@ -418,13 +422,13 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(100);
 
     fn empty(most: usize, max_idle: Option<Duration>) -> Pool {
-        Pool::new(Cells::default(), Rc::from([Cells::default()]), most, max_idle)
+        Pool::new(Cells::default(), Rc::from([Cells::default()]), (most, max_idle), None)
     }
 
     fn snapshot() -> Snapshot {
         let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
         let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
-        Snapshot::build(Arc::new(config), 1, vec![None], None).expect("numbers")
+        Snapshot::build(Arc::new(config), 1, None, None).expect("numbers")
     }
 
     /// An upstream with one backend, which is up.

@@ -1,24 +1,27 @@
 //! Puts into words which backend a client would get now, and why: every rule that a session asks, in its order.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::balance::Candidate;
-use crate::base::{BackendId, ClientAddress};
-use crate::config::{Config, HashKey};
+use crate::base::{BackendId, ClientAddress, ListenerId};
+use crate::config::{self, HashKey};
 use crate::control::Source;
 use crate::control::process::{AskedRule, ExplainError, ExplainQuery, Explanation};
 use crate::control::status::{BackendStatus, Phase, Status, UpstreamStatus};
-use crate::upstream::{Preview, PreviewStep, SharedUpstream};
+use crate::upstream::{Preview, PreviewStep, SharedUpstream, Snapshot};
 
 /// Whom an explanation is about.
 pub(super) struct Wanted {
     pub(super) client: ClientAddress,
-    /// The position of the listener in the configuration.
-    pub(super) position: usize,
+    /// The position of the listener in the configuration of `snapshot`.
+    position: usize,
+    snapshot: Arc<Snapshot>,
 }
 
 impl Wanted {
-    pub(super) fn parse(query: &ExplainQuery, config: &Config) -> Result<Self, ExplainError> {
+    pub(super) fn parse(query: &ExplainQuery, snapshot: Arc<Snapshot>) -> Result<Self, ExplainError> {
+        let config = snapshot.config();
         let text = query.client.trim();
         let client = if text == "unix:" {
             ClientAddress::UNIX
@@ -42,7 +45,16 @@ impl Wanted {
                 )));
             }
         };
-        Ok(Self { client, position })
+        Ok(Self { client, position, snapshot })
+    }
+
+    fn listener(&self) -> &config::Listener {
+        &self.snapshot.config().listeners[self.position]
+    }
+
+    /// Returns the number of the listener.
+    pub(super) fn id(&self) -> ListenerId {
+        self.snapshot.listeners()[self.position]
     }
 }
 
@@ -58,10 +70,20 @@ impl Rules {
 
 /// Explains what a shard has answered.
 pub(super) fn explain(source: &Source, wanted: &Wanted, preview: &Preview) -> Explanation {
-    let (status, config) = (source.status(), source.snapshot.config());
-    let listener = &config.listeners[wanted.position];
-    let shared = &source.snapshot.upstreams()[listener.upstream.index()];
-    let upstream = &status.upstreams[listener.upstream.index()];
+    let status = source.status();
+    let (listener, shared) = (wanted.listener(), wanted.snapshot.upstream_of(wanted.listener()));
+    let Some(upstream) = status.upstreams.iter().find(|upstream| upstream.name == shared.config().name)
+    else {
+        // It was removed meanwhile.
+        return Explanation {
+            client: wanted.client.to_string(),
+            listener: listener.name.clone(),
+            upstream: shared.config().name.clone(),
+            backend: None,
+            core: source.cpus[0],
+            rules: Vec::new(),
+        };
+    };
     let mut rules = Rules::default();
     let admitted = admission(&status, &mut rules);
     states(upstream, &mut rules);

@@ -1,5 +1,6 @@
 //! The life of a server from its start to its end, driven by commands.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use super::Server;
 use super::turned_away::{TurnedAway, log_totals};
 use super::upgrade::Upgrades;
 use crate::base::counted;
-use crate::control::command::{Command, Commands, Door, Refused, Reply};
+use crate::config::Config;
+use crate::control::command::{Applied, Command, Commands, Door, Refused, Reply};
 use crate::control::service_manager;
 use crate::telemetry::log::LogHandle;
 
@@ -45,111 +47,196 @@ pub fn follow_signals(door: Door) -> io::Result<()> {
     Ok(())
 }
 
+/// What obeys commands, besides the server.
+pub struct Obeys<'a> {
+    /// Where commands come from.
+    pub commands: &'a Commands,
+    /// The log of the process.
+    pub log: &'a LogHandle,
+    /// Reads the configuration again. The errors are complete for the operator.
+    pub load: &'a dyn Fn() -> Result<Config, Vec<String>>,
+}
+
 /// Serves until a signal asks for the end, and then until the sessions have ended or have to end.
 ///
 /// TERM: the process goes on accepting for `runtime.shutdown_delay`, then drains for at most
 /// `runtime.shutdown_timeout`. INT and QUIT skip the delay. A second signal ends all sessions at once.
 /// Returns what ended the process, for the last log line.
-pub fn supervise(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str {
-    let cause = serve(server, commands, log);
+pub fn supervise(server: &mut Server, obeys: &Obeys<'_>) -> &'static str {
+    let cause = serve(server, obeys);
     log_totals(server);
     cause
 }
 
-fn serve(server: &Server, commands: &Commands, log: &LogHandle) -> &'static str {
-    let runtime = &server.config().runtime;
-    let (mut turned_away, mut upgrades) = (TurnedAway::new(server, Instant::now()), Upgrades::new());
-    let mut wait_for_stop = |deadline: &Receiver<Instant>| {
-        wait_for_stop(server, commands, deadline, log, (&mut turned_away, &mut upgrades))
+fn serve(server: &mut Server, obeys: &Obeys<'_>) -> &'static str {
+    let mut supervisor = Supervisor {
+        server,
+        obeys,
+        turned_away: TurnedAway::new(Instant::now()),
+        upgrades: Upgrades::new(),
+        waiting: VecDeque::new(),
     };
-    let stop = wait_for_stop(&never());
-    if server.has_left() {
-        let open = counted(server.status().open_sessions(), "open session");
+    let stop = supervisor.wait_for_stop(&never());
+    let config = supervisor.server.config();
+    let runtime = &config.runtime;
+    if supervisor.server.has_left() {
+        let open = counted(supervisor.server.status().open_sessions(), "open session");
         log::info!("draining: {open} may take {} to end", words(runtime.drain_timeout));
-        if wait_for_stop(&runtime.drain_timeout.map_or_else(never, after)).is_none() {
-            return if server.wait_ended(Duration::ZERO) {
+        if supervisor.wait_for_stop(&runtime.drain_timeout.map_or_else(never, after)).is_none() {
+            return if supervisor.server.wait_ended(Duration::ZERO) {
                 "a successor serves, and every session here has ended"
             } else {
-                end(server, "runtime.drain_timeout")
+                end(supervisor.server, "runtime.drain_timeout")
             };
         }
     } else {
         service_manager::stopping();
-        server.announce_end();
+        supervisor.server.announce_end();
     }
     if let (Some(Command::Stop { .. } | Command::Drain), Some(delay)) = (stop, runtime.shutdown_delay) {
         log::info!("stopping: accepting goes on for {delay:?}");
-        if wait_for_stop(&after(delay)).is_some() {
-            return end(server, "a second signal");
+        if supervisor.wait_for_stop(&after(delay)).is_some() {
+            return end(supervisor.server, "a second signal");
         }
     }
-    let open = counted(server.status().open_sessions(), "open session");
+    let open = counted(supervisor.server.status().open_sessions(), "open session");
     let limit = runtime.shutdown_timeout;
     log::info!("draining: {open} may take {} to end", words(limit));
-    server.drain();
+    supervisor.server.drain();
     let deadline = limit.map_or_else(never, after);
-    match wait_for_stop(&deadline) {
-        Some(_) => end(server, "a second signal"),
-        None if server.wait_ended(Duration::ZERO) => "every session has ended",
-        None => end(server, "runtime.shutdown_timeout"),
+    match supervisor.wait_for_stop(&deadline) {
+        Some(_) => end(supervisor.server, "a second signal"),
+        None if supervisor.server.wait_ended(Duration::ZERO) => "every session has ended",
+        None => end(supervisor.server, "runtime.shutdown_timeout"),
     }
 }
 
-/// Obeys commands until one asks for the end, and returns it; returns `None` at the deadline or when the
-/// shards have ended.
-fn wait_for_stop(
-    server: &Server,
-    commands: &Commands,
-    deadline: &Receiver<Instant>,
-    log: &LogHandle,
-    (turned_away, upgrades): (&mut TurnedAway, &mut Upgrades),
-) -> Option<Command> {
-    let look = tick(LOOK_INTERVAL);
-    loop {
-        let command = select! {
-            recv(commands) -> command => command.ok()?,
-            recv(deadline) -> _ => return None,
-            recv(server.ended()) -> _ => return None,
-            recv(upgrades.outcomes()) -> outcome => {
-                if outcome.is_ok_and(|outcome| upgrades.conclude(server, outcome)) {
-                    return None;
+/// Obeys commands, and follows what comes of them.
+struct Supervisor<'a> {
+    server: &'a mut Server,
+    obeys: &'a Obeys<'a>,
+    turned_away: TurnedAway,
+    upgrades: Upgrades,
+    /// Commands that were taken, and not obeyed yet.
+    waiting: VecDeque<Command>,
+}
+
+impl Supervisor<'_> {
+    /// Obeys commands until one asks for the end, and returns it; returns `None` at the deadline, when the shards have
+    /// ended, or when a successor serves.
+    fn wait_for_stop(&mut self, deadline: &Receiver<Instant>) -> Option<Command> {
+        let look = tick(LOOK_INTERVAL);
+        loop {
+            if let Some(command) = self.waiting.pop_front() {
+                if let Some(stop) = self.obey(command) {
+                    return Some(stop);
                 }
                 continue;
             }
-            recv(look) -> _ => {
-                if server.is_broken() {
-                    super::die("the health or control thread has ended; see the panic above");
+            select! {
+                recv(self.obeys.commands) -> command => self.waiting.push_back(command.ok()?),
+                recv(deadline) -> _ => return None,
+                recv(self.server.ended()) -> _ => return None,
+                recv(self.upgrades.outcomes()) -> outcome => {
+                    if outcome.is_ok_and(|outcome| self.upgrades.conclude(self.server, outcome)) {
+                        return None;
+                    }
                 }
-                turned_away.look(server, Instant::now());
-                continue;
+                recv(look) -> _ => {
+                    if self.server.is_broken() {
+                        super::die("the health or control thread has ended; see the panic above");
+                    }
+                    self.turned_away.look(self.server, Instant::now());
+                }
             }
-        };
+        }
+    }
+
+    /// Obeys a command, unless it asks for the end.
+    fn obey(&mut self, command: Command) -> Option<Command> {
         match command {
             Command::Stop { by } | Command::StopNow { by } => {
                 log::info!("{by} received");
-                upgrades.cancel();
+                self.upgrades.cancel();
                 return Some(command);
             }
-            Command::Drain if server.is_running() => {
-                upgrades.cancel();
+            Command::Drain if self.server.is_running() => {
+                self.upgrades.cancel();
                 return Some(command);
             }
             Command::Drain => log::info!("asked to drain, which the process does already"),
             Command::ReopenLog => {
-                log.reopen();
-                server.reopen_access_log();
+                self.obeys.log.reopen();
+                self.server.reopen_access_log();
             }
             Command::SetLogLevel(level) => {
-                log.set_level(level);
+                self.obeys.log.set_level(level);
                 log::info!("records are written from level {level} on");
             }
-            Command::Upgrade(reply) => upgrades.begin(server, reply),
-            Command::Reload(reply) | Command::Edit(_, reply) => {
-                let cause = "this does nothing yet; restart";
-                log::warn!("{cause}");
-                reply.give(Err(Refused { errors: vec![cause.to_owned()] }));
+            Command::Upgrade(reply) => self.upgrades.begin(self.server, reply),
+            Command::Reload(reply) => self.reload(reply),
+            Command::Edit(edit, reply) => reply.give(self.change("change", |server| server.edit(edit))),
+        }
+        None
+    }
+
+    /// Loads the file once for all who have asked for it by now: they all get what the file says last.
+    fn reload(&mut self, reply: Reply) {
+        let mut replies = vec![reply];
+        for command in self.obeys.commands.try_iter() {
+            match command {
+                Command::Reload(reply) => replies.push(reply),
+                other => self.waiting.push_back(other),
             }
         }
+        let load = self.obeys.load;
+        service_manager::reloading();
+        let outcome = self.change("reload", |server| match load() {
+            Ok(file) => server.reload(file),
+            Err(errors) => {
+                server.note_failed_reload();
+                Err(Refused { errors })
+            }
+        });
+        service_manager::ready();
+        replies.into_iter().for_each(|reply| reply.give(outcome.clone()));
+    }
+
+    /// Changes what runs, and says what has become of it.
+    fn change(
+        &mut self,
+        what: &str,
+        change: impl FnOnce(&mut Server) -> Result<Applied, Refused>,
+    ) -> Result<Applied, Refused> {
+        let refused = |why: &str| Err(Refused::because(format!("there is no {what} now: {why}")));
+        if !self.server.is_running() {
+            return refused("the process ends");
+        }
+        if self.upgrades.is_under_way() {
+            return refused("an upgrade is under way; try again once it has ended");
+        }
+        let begun = Instant::now();
+        let level = self.server.config().logging.level;
+        let outcome = change(self.server);
+        match &outcome {
+            Ok(Applied { generation, changes }) => {
+                let wanted = self.server.config().logging.level;
+                if wanted != level {
+                    self.obeys.log.set_level(wanted);
+                }
+                changes.iter().for_each(|change| log::info!("{what}: {change}"));
+                let (count, millis) = (changes.len() as u64, begun.elapsed().as_millis() as u64);
+                log::info!(event = "reloaded", generation, count, millis;
+                    "{what}: generation {generation} runs after {millis} ms, with {}", counted(count, "change"));
+            }
+            Err(Refused { errors }) => {
+                for error in errors {
+                    log::error!(event = "reload_refused", cause = &**error;
+                        "{what} refused, and nothing is changed: {error}");
+                }
+            }
+        }
+        outcome
     }
 }
 

@@ -8,6 +8,7 @@ mod machine;
 mod manifest;
 mod predecessor;
 mod process;
+mod reload;
 mod sockets;
 mod turned_away;
 mod upgrade;
@@ -24,11 +25,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::admission::Limit;
 use crate::base::ShardPlace;
 use crate::base::{Plain, ShardId, counted};
-use crate::config::{Config, Listener};
+use crate::config::{Config, Listener, Overlay};
 use crate::control::admin::{self, BindError, Endpoints};
 use crate::control::command::Door;
 use crate::control::process::Process;
-use crate::control::{self, Clocks, Control, Finding, Peaks, PhaseCell, Report, Source, Status, Watch};
+use crate::control::status::ReloadStatus;
+use crate::control::{
+    self, Clocks, Control, Departed, Finding, Peaks, PhaseCell, Report, Source, Status, Watch, Written,
+};
 use crate::health::HealthThread;
 use crate::net::{self, Inherited, ListenError, Listening};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
@@ -37,13 +41,13 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::ShardCounters;
 use crate::telemetry::log::{ALWAYS, LogError, LogHandle};
 use crate::telemetry::thread_clock::ThreadClock;
-use crate::upstream::{NumbersSpent, Snapshot, UpstreamStates};
+use crate::upstream::{Current, Health, NumbersSpent, OnReport, Snapshot, UpstreamStates};
 use crate::uring::{self, Doorbell, Heartbeat, Missing};
 use sockets::Sockets;
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
-pub use lifecycle::{follow_signals, supervise};
+pub use lifecycle::{Obeys, follow_signals, supervise};
 pub use machine::{NOT_LOOKED_AT, lacks};
 pub use predecessor::{Predecessor, inherited};
 
@@ -111,6 +115,9 @@ pub struct Attached {
 pub struct Server {
     source: Arc<Source>,
     shards: Shards,
+    /// Maximum number of pipes of a shard.
+    pipes: u32,
+    on_report: OnReport,
     /// Stopped in `drop`.
     health: Option<HealthThread>,
     control: Control,
@@ -144,8 +151,7 @@ struct Prepared {
     pipes: u32,
     /// Maximum number of sessions of the process.
     sessions: u32,
-    /// By shard.
-    by_shard: Vec<Vec<(usize, OwnedFd)>>,
+    by_shard: ByShard,
     sockets: Sockets,
     endpoints: Endpoints,
 }
@@ -161,12 +167,13 @@ impl Prepared {
         let sessions = budget::sessions(&config, cpus.len(), pipes, descriptors)?;
         net::reserve_descriptors(descriptors);
         let ids: Vec<_> = cpus.iter().map(|cpu| cpu.id).collect();
-        let (by_shard, sockets) = listen_all(&config, &ids, &mut inherited)?;
+        let all = config.listeners.iter().enumerate();
+        let (by_shard, sockets) = listen_all(all.map(|one| (one, Bind::Alone)), &ids, &mut inherited)?;
         let mut endpoints = admin::bind(&config.admin, &mut inherited)?;
         for (socket, has_file) in endpoints.sockets() {
-            sockets.add(socket, "admin", 0, has_file)?;
+            sockets.add(socket, None, "admin", 0, has_file)?;
         }
-        sockets.keep_files(endpoints.take_files());
+        sockets.keep_files(None, endpoints.take_files());
         sockets.keep_unused(inherited.close_rest());
         Ok(Self { config, pipes, sessions, by_shard, sockets, endpoints })
     }
@@ -213,19 +220,20 @@ impl Server {
         let has_predecessor = attached.inherited.has_predecessor();
         let prepared = Prepared::new(cpus, config, attached.inherited)?;
         listening().map_err(StartError::Listening)?;
-        let (failures, reports) = crate::health::failures(&prepared.config);
+        let (on_report, reports) = crate::health::reports();
         let config = Arc::clone(&prepared.config);
-        let snapshot = Arc::new(Snapshot::build(config, cpus.len(), failures, None)?);
+        let snapshot = Arc::new(Snapshot::build(config, cpus.len(), Some(&on_report), None)?);
+        let current = Current::new(Arc::clone(&snapshot));
         let (shards, ends) = Shards::new(cpus)?;
         let access_log = AccessLog::start(
             &snapshot.config().logging,
-            Arc::clone(&snapshot),
+            Arc::clone(&current),
             shards.counters.clone(),
             shards.cpus.clone(),
         )?
         .map(Arc::new);
         let control =
-            Control::start(snapshot.config(), Arc::clone(&shards.cores), Arc::clone(&shards.clocks))?;
+            Control::start(Arc::clone(&snapshot), Arc::clone(&shards.cores), Arc::clone(&shards.clocks))?;
         let none = UpstreamStates { generation: snapshot.generation(), version: 0, upstreams: Vec::new() };
         let (latest_sender, latest) = tokio::sync::watch::channel(Arc::new(none));
         let handles = Arc::clone(&shards.handles);
@@ -236,14 +244,18 @@ impl Server {
         let (ended, shards_ended) = bounded(0);
         let Prepared { pipes, sessions, by_shard, sockets, endpoints, .. } = prepared;
         let source = Arc::new(Source {
-            snapshot,
+            written: Mutex::new(Written { file: Arc::clone(snapshot.config()), overlay: Overlay::default() }),
+            reloads: Mutex::new(ReloadStatus::of_start()),
+            upgrades: Mutex::default(),
+            current,
+            departed: Departed::default(),
             states: latest,
             counters: shards.counters.clone(),
             heartbeats: shards.heartbeats.clone(),
             cpus: shards.cpus.clone(),
             cores: Arc::clone(&shards.cores),
             health: Arc::default(),
-            max_sessions: sessions,
+            limit: Arc::new(Limit::new(sessions)),
             log: attached.log,
             access_log: access_log.clone(),
             begun: Instant::now(),
@@ -255,6 +267,8 @@ impl Server {
         let mut server = Self {
             source,
             shards,
+            pipes,
+            on_report,
             health: None,
             control,
             access_log,
@@ -264,12 +278,12 @@ impl Server {
             left: AtomicBool::new(false),
             shards_ended,
         };
-        server.spawn_shards(by_shard, ends, pipes, ended)?;
+        server.spawn_shards(&snapshot, by_shard, ends, ended)?;
         // Checks begin only when a shard listens for their results, and after everything that may refuse the
         // start.
         let addresses = server.control.addresses();
         let health = crate::health::spawn(
-            &server.source.snapshot,
+            &snapshot,
             addresses,
             reports,
             Arc::clone(&server.source.health),
@@ -307,13 +321,12 @@ impl Server {
     /// for a moment when the next shard asks for it.
     fn spawn_shards(
         &self,
-        sockets: Vec<Vec<(usize, OwnedFd)>>,
+        snapshot: &Arc<Snapshot>,
+        sockets: ByShard,
         ends: Vec<(Inbox, OwnedFd)>,
-        pipes: u32,
         ended: Sender<()>,
     ) -> Result<(), StartError> {
-        let (shards, seed, limit) =
-            (&self.shards, fastrand::u64(..), Arc::new(Limit::new(self.source.max_sessions)));
+        let (shards, seed) = (&self.shards, fastrand::u64(..));
         let handoffs: Vec<_> = (0..ends.len())
             .map(|index| {
                 let shard = ShardId(u16::try_from(index).expect("limits::SHARDS_MAX fits"));
@@ -327,15 +340,15 @@ impl Server {
             let parts = ShardParts {
                 place,
                 cpu: CoreId { id: shards.cpus[index] },
-                snapshot: Arc::clone(&self.source.snapshot),
+                snapshot: Arc::clone(snapshot),
                 listeners,
-                pipes,
+                pipes: self.pipes,
                 cores: Arc::clone(&shards.cores),
                 handoff,
                 counters: Arc::clone(&shards.counters[index]),
                 access_log: self.access_log.as_ref().map(|log| log.logger(index)),
                 heartbeat: Arc::clone(&shards.heartbeats[index]),
-                limit: Arc::clone(&limit),
+                limit: Arc::clone(&self.source.limit),
                 handles: Arc::clone(&shards.handles),
                 inbox,
                 doorbell,
@@ -350,8 +363,8 @@ impl Server {
 
     /// Returns the configuration that the server runs.
     #[must_use]
-    pub fn config(&self) -> &Config {
-        self.source.snapshot.config()
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(self.source.current.get().config())
     }
 
     /// Returns the current status.
@@ -376,13 +389,18 @@ impl Server {
     /// Returns what is worth a warning about this machine.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
-        machine::doubts(self.config(), self.shards.cpus.len())
+        machine::doubts(&self.config(), self.shards.cpus.len())
     }
 
     /// Waits until every backend has had its first verdict. Returns whether that happened within `patience`.
     #[must_use]
     pub fn wait_checked(&self, patience: Duration) -> bool {
-        self.wait_states(patience, |states| !states.upstreams.is_empty() && states.all_decided())
+        let snapshot = self.source.current.get();
+        self.wait_states(patience, |states| {
+            snapshot
+                .keys()
+                .all(|key| states.backend(key).is_some_and(|state| state.health != Health::Checking))
+        })
     }
 
     /// Waits until the published states are as wanted. Returns whether that happened within `patience`.
@@ -510,30 +528,54 @@ impl Drop for Server {
     }
 }
 
-/// The sockets of each shard, with the position of their listener; and what the server keeps of them.
-type Listened = (Vec<Vec<(usize, OwnedFd)>>, Sockets);
+/// Listening sockets by shard, each with the position of its listener in the configuration.
+type ByShard = Vec<Vec<(usize, OwnedFd)>>;
 
-/// Creates the sockets of every listener for every shard, where no inherited ones have its address.
-fn listen_all(config: &Config, cpus: &[usize], inherited: &mut Inherited) -> Result<Listened, StartError> {
-    let mut by_shard: Vec<Vec<(usize, OwnedFd)>> = (0..cpus.len()).map(|_| Vec::new()).collect();
+/// How an address is bound.
+#[derive(Clone, Copy)]
+enum Bind {
+    /// Nobody else may listen there; a process that has just ended is waited for.
+    Alone,
+    /// Beside a listener of this process whose address overlaps.
+    Beside,
+}
+
+/// Creates the sockets of these listeners for every shard, where no inherited ones have their address. Returns what the
+/// server keeps of them, too.
+fn listen_all<'c>(
+    listeners: impl Iterator<Item = ((usize, &'c Listener), Bind)>,
+    cpus: &[usize],
+    inherited: &mut Inherited,
+) -> Result<(ByShard, Sockets), StartError> {
+    let mut by_shard: ByShard = (0..cpus.len()).map(|_| Vec::new()).collect();
     let sockets = Sockets::default();
-    for (position, listener) in config.listeners.iter().enumerate() {
-        let listening = listen(listener, cpus, inherited)
+    for ((position, listener), bind) in listeners {
+        let listening = listen(listener, bind, cpus, inherited)
             .map_err(|error| StartError::Listen { name: listener.name.clone(), error })?;
+        let address = Some(&listener.address);
         for (number, socket) in listening.sockets.into_iter().enumerate() {
             let shard = number % cpus.len();
-            sockets.add(socket.as_fd(), &listener.name, shard, listening.file.is_some())?;
+            sockets.add(socket.as_fd(), address, &listener.name, shard, listening.file.is_some())?;
             by_shard[shard].push((position, socket));
         }
-        sockets.keep_files(listening.file);
+        sockets.keep_files(address, listening.file);
     }
     Ok((by_shard, sockets))
 }
 
-fn listen(listener: &Listener, cpus: &[usize], inherited: &mut Inherited) -> Result<Listening, ListenError> {
+fn listen(
+    listener: &Listener,
+    bind: Bind,
+    cpus: &[usize],
+    inherited: &mut Inherited,
+) -> Result<Listening, ListenError> {
     let (taken, tcp) = (inherited.take(&listener.address), &listener.tcp.options);
     if taken.is_empty() {
-        let listening = net::listen(&listener.address, listener.backlog, tcp, cpus.len())?;
+        let listen = match bind {
+            Bind::Alone => net::listen,
+            Bind::Beside => net::listen_beside,
+        };
+        let listening = listen(&listener.address, listener.backlog, tcp, cpus.len())?;
         // A single socket forms no group, so there is nothing to choose.
         if listener.tcp.steer_by_cpu && cpus.len() > 1 {
             steer(listener, &listening, cpus)?;

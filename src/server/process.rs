@@ -9,16 +9,18 @@ use tokio::time::timeout;
 
 use super::explain;
 use crate::base::{BackendId, SessionPhase, ShardId, UpstreamId, limits};
-use crate::control::command::{Command, Door};
+use crate::config::{Change, Edit};
+use crate::control::command::{Command, Door, Outcome, Refused, Reply};
 use crate::control::process::{
     Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, Readiness, SessionPage,
-    SessionQuery, SessionState, SessionStatus, SessionsError,
+    SessionQuery, SessionState, SessionStatus, SessionsError, Unknown,
 };
 use crate::control::status::Phase;
-use crate::control::{Source, Status};
+use crate::control::{Source, Status, lock};
 use crate::shard::{
     Killed, OpenSession, Question, SHARD_BITS, SessionsFound, SessionsWanted, ShardHandle, shard_of,
 };
+use crate::upstream::Snapshot;
 
 /// How long a shard may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,11 +39,12 @@ impl Process for Running {
     }
 
     fn readiness(&self, listener: Option<&str>) -> Option<Readiness> {
-        let listeners = &self.source.snapshot.config().listeners;
-        let has_eligible = |position| self.source.has_eligible(position);
+        let (snapshot, states) = (self.source.current.get(), Arc::clone(&self.source.states.borrow()));
+        let mut listeners = snapshot.config().listeners.iter();
+        let has_eligible = |listener| Source::has_eligible(snapshot.upstream_of(listener), &states);
         let finds_backend = match listener {
-            None => (0..listeners.len()).any(has_eligible),
-            Some(name) => has_eligible(listeners.iter().position(|listener| listener.name == name)?),
+            None => listeners.any(has_eligible),
+            Some(name) => has_eligible(listeners.find(|listener| listener.name == name)?),
         };
         Some(match finds_backend {
             _ if self.source.phase.get() != Phase::Running => Readiness::Stops,
@@ -55,11 +58,36 @@ impl Process for Running {
     }
 
     fn config(&self) -> String {
-        self.source.snapshot.config().to_yaml()
+        self.source.current.get().config().to_yaml()
     }
 
     fn give(&self, command: Command) -> bool {
         self.door.as_ref().is_some_and(|door| door.try_give(command))
+    }
+
+    fn knows(&self, upstream: &str, backend: Option<&str>) -> Result<(), Unknown> {
+        let snapshot = self.source.current.get();
+        let upstreams = &snapshot.config().upstreams;
+        let found = upstreams.iter().find(|known| known.name == upstream).ok_or(Unknown("upstream"))?;
+        let is_there = backend.is_none_or(|name| found.backends.iter().any(|known| known.name == name));
+        is_there.then_some(()).ok_or(Unknown("backend"))
+    }
+
+    fn reload(&self) -> Answer<Outcome> {
+        order(self.door.as_ref(), Command::Reload)
+    }
+
+    fn edit(&self, edit: Edit) -> Answer<Outcome> {
+        order(self.door.as_ref(), |reply| Command::Edit(edit, reply))
+    }
+
+    fn upgrade(&self) -> Answer<Outcome> {
+        order(self.door.as_ref(), Command::Upgrade)
+    }
+
+    fn differences(&self) -> Vec<Change> {
+        let written = lock(&self.source.written);
+        written.overlay.differences(&written.file)
     }
 
     fn sessions(&self, query: SessionQuery) -> Answer<Result<SessionPage, SessionsError>> {
@@ -85,15 +113,32 @@ impl Process for Running {
     fn explain(&self, query: ExplainQuery) -> Answer<Result<Explanation, ExplainError>> {
         let (source, handles) = (Arc::clone(&self.source), Arc::clone(&self.handles));
         Box::pin(async move {
-            let wanted = explain::Wanted::parse(&query, source.snapshot.config())?;
-            let listener = source.snapshot.listeners()[wanted.position];
-            let question = |reply| Question::Preview(listener, wanted.client, reply);
+            let wanted = explain::Wanted::parse(&query, source.current.get())?;
+            let question = |reply| Question::Preview(wanted.id(), wanted.client, reply);
             let preview = ask(&handles[0], question).await?.flatten().ok_or(NoAnswer)?;
             // A thousand backends take a while to read and to put into words.
             let explained = spawn_blocking(move || explain::explain(&source, &wanted, &preview)).await;
             Ok(explained.map_err(|_| NoAnswer)?)
         })
     }
+}
+
+/// Gives a command at once, and returns what becomes of it. It goes on when nobody waits for that any more.
+fn order(door: Option<&Door>, command: impl FnOnce(Reply) -> Command) -> Answer<Outcome> {
+    let (sender, outcome) = oneshot::channel();
+    let reply = Reply::to(move |outcome| {
+        // Whoever asked may have left.
+        let _ = sender.send(outcome);
+    });
+    let is_taken = door.is_some_and(|door| door.try_give(command(reply)));
+    Box::pin(async move {
+        if !is_taken {
+            let cause = "the process takes no orders now: it is about to end, or too many wait; try again";
+            return Err(Refused::because(cause));
+        }
+        let ended = "the process has ended before this was done; `ringway ctl status` says what runs now";
+        outcome.await.unwrap_or_else(|_| Err(Refused::because(ended)))
+    })
 }
 
 /// Asks a shard, and returns its answer; `None` if the shard has ended.
@@ -121,7 +166,8 @@ async fn page(
     query: SessionQuery,
 ) -> Result<SessionPage, SessionsError> {
     let limit = query.limit.unwrap_or(limits::SESSIONS_LISTED).clamp(1, limits::SESSIONS_LISTED_MAX);
-    let mut wanted = wanted(source, &query)?;
+    let snapshot = source.current.get();
+    let mut wanted = wanted(&snapshot, &query)?;
     let after = query.after.unwrap_or(0);
     let (mut shard, mut from) = (shard_of(after).index(), position_of(after));
     let mut page = SessionPage::default();
@@ -130,7 +176,7 @@ async fn page(
         let asked = wanted.clone();
         let found: SessionsFound =
             ask(handle, |reply| Question::Sessions(asked, reply)).await?.unwrap_or_default();
-        page.sessions.extend(found.sessions.iter().map(|open| status(source, open)));
+        page.sessions.extend(found.sessions.iter().map(|open| status(source, &snapshot, open)));
         (shard, from) = match found.next {
             Some(next) => (shard, next),
             None => (shard + 1, 0),
@@ -152,20 +198,20 @@ fn position_of(cursor: u64) -> usize {
 }
 
 /// Turns names into numbers.
-fn wanted(source: &Source, query: &SessionQuery) -> Result<SessionsWanted, SessionsError> {
-    let (snapshot, config) = (&source.snapshot, source.snapshot.config());
+fn wanted(snapshot: &Snapshot, query: &SessionQuery) -> Result<SessionsWanted, SessionsError> {
+    let config = snapshot.config();
     let listener = match &query.listener {
         Some(name) => {
             let position = config.listeners.iter().position(|listener| listener.name == *name);
-            Some(snapshot.listeners()[position.ok_or(SessionsError::Unknown("listener"))?])
+            Some(snapshot.listeners()[position.ok_or(Unknown("listener"))?])
         }
         None => None,
     };
     let backends = match &query.backend {
         Some(name) => {
-            let found = backends(source, name);
+            let found = backends(snapshot, name);
             if found.is_empty() {
-                return Err(SessionsError::Unknown("backend"));
+                return Err(Unknown("backend").into());
             }
             Some(found)
         }
@@ -181,8 +227,8 @@ fn wanted(source: &Source, query: &SessionQuery) -> Result<SessionsWanted, Sessi
 }
 
 /// Returns the backends that go by `UPSTREAM/BACKEND`, or by `BACKEND` in any upstream.
-fn backends(source: &Source, name: &str) -> Vec<(UpstreamId, BackendId)> {
-    let all = source.snapshot.upstreams().iter().flat_map(|shared| {
+fn backends(snapshot: &Snapshot, name: &str) -> Vec<(UpstreamId, BackendId)> {
+    let all = snapshot.upstreams().iter().flat_map(|shared| {
         let named = shared.config().backends.iter().zip(shared.numbers());
         named.map(move |(backend, number)| (shared, backend, *number))
     });
@@ -194,19 +240,18 @@ fn backends(source: &Source, name: &str) -> Vec<(UpstreamId, BackendId)> {
         .collect()
 }
 
-fn status(source: &Source, open: &OpenSession) -> SessionStatus {
-    let (snapshot, config) = (&source.snapshot, source.snapshot.config());
-    let listener = snapshot.listeners().iter().position(|id| *id == open.listener);
-    let upstream = snapshot.upstreams().iter().find(|shared| shared.id() == open.upstream);
-    let backend = upstream.zip(open.backend).and_then(|(shared, number)| shared.backend(number));
+/// Names what was removed, too.
+fn status(source: &Source, snapshot: &Snapshot, open: &OpenSession) -> SessionStatus {
+    let names = snapshot.names();
+    let backend = open.backend.and_then(|number| names.of_backend(open.upstream, number));
     let age = open.age_micros as f64 / 1e6;
     let rate = |bytes: u64| if age > 0.0 { bytes as f64 / age } else { 0.0 };
     SessionStatus {
         id: open.id,
         client: open.client.to_string(),
-        listener: listener.map_or_else(|| "-".to_owned(), |position| config.listeners[position].name.clone()),
-        upstream: upstream.map_or_else(|| "-".to_owned(), |shared| shared.config().name.clone()),
-        backend: backend.map(|backend| backend.name.clone()),
+        listener: names.of_listener(open.listener).unwrap_or("-").to_owned(),
+        upstream: names.of_upstream(open.upstream).unwrap_or("-").to_owned(),
+        backend: backend.map(str::to_owned),
         core: source.cpus.get(ShardId::index(shard_of(open.id))).copied().unwrap_or_default(),
         state: match open.phase {
             SessionPhase::Queued => SessionState::Queued,
@@ -219,5 +264,54 @@ fn status(source: &Source, open: &OpenSession) -> SessionStatus {
         to_client_bytes: open.to_client,
         to_backend_bytes_per_second: rate(open.to_backend),
         to_client_bytes_per_second: rate(open.to_client),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::command::{Applied, door};
+
+    /// Returns the outcome of a reload that has already been decided.
+    fn outcome(order: Answer<Outcome>) -> Outcome {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(order)
+    }
+
+    fn reason(order: Answer<Outcome>) -> String {
+        outcome(order).expect_err("refused").errors.join("; ")
+    }
+
+    #[test]
+    fn outcome_of_an_order_comes_back() {
+        let (door, commands) = door();
+        let order = order(Some(&door), Command::Reload);
+        let Ok(Command::Reload(reply)) = commands.try_recv() else { panic!("a reload") };
+        let applied = Applied { generation: 2, changes: Vec::new() };
+        reply.give(Ok(applied.clone()));
+        assert_eq!(outcome(order), Ok(applied));
+    }
+
+    #[test]
+    fn order_that_nobody_obeys_is_refused() {
+        let (door, commands) = door();
+        let waiting: Vec<_> =
+            std::iter::repeat_with(|| order(Some(&door), Command::Upgrade)).take(64).collect();
+        let last = waiting.into_iter().next_back().expect("one");
+        assert!(reason(last).contains("takes no orders now"), "the door is full");
+        drop(commands);
+        assert!(
+            reason(order(Some(&door), Command::Upgrade)).contains("takes no orders now"),
+            "nobody listens"
+        );
+        assert!(reason(order(None, Command::Upgrade)).contains("takes no orders now"), "no door");
+    }
+
+    #[test]
+    fn order_that_ends_with_the_process_says_so() {
+        let (door, commands) = door();
+        let order = order(Some(&door), Command::Reload);
+        drop(commands.try_recv());
+        assert!(reason(order).contains("has ended before this was done"));
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::config::{ListenAddress, Listener};
 use crate::net::SocketFile;
 
 /// See the module documentation.
@@ -19,6 +20,8 @@ pub(super) struct Sockets {
 /// A duplicate of a listening socket.
 pub(super) struct Duplicate {
     pub(super) fd: OwnedFd,
+    /// The address of a listener; `None` for an endpoint of the admin API.
+    address: Option<ListenAddress>,
     /// The listener, or `admin`.
     pub(super) listener: String,
     /// The first shard that has the socket.
@@ -29,8 +32,8 @@ pub(super) struct Duplicate {
 
 #[derive(Default)]
 struct Files {
-    /// Removed together with the server.
-    used: Vec<SocketFile>,
+    /// Removed together with the server, or with the listener on this address.
+    used: Vec<(Option<ListenAddress>, SocketFile)>,
     /// Of sockets that a predecessor had, and this process has no listener for.
     unused: Vec<SocketFile>,
 }
@@ -40,6 +43,7 @@ impl Sockets {
     pub(super) fn add(
         &self,
         socket: BorrowedFd<'_>,
+        address: Option<&ListenAddress>,
         listener: &str,
         shard: usize,
         owns_file: bool,
@@ -52,13 +56,35 @@ impl Sockets {
             }
         }
         let fd = socket.try_clone_to_owned()?;
-        duplicates.push(Duplicate { fd, listener: listener.to_owned(), shard, owns_file });
+        let (address, listener) = (address.cloned(), listener.to_owned());
+        duplicates.push(Duplicate { fd, address, listener, shard, owns_file });
         Ok(())
     }
 
-    /// Keeps the files of sockets.
-    pub(super) fn keep_files(&self, used: impl IntoIterator<Item = SocketFile>) {
-        self.files().used.extend(used);
+    /// Keeps the files of sockets on this address.
+    pub(super) fn keep_files(
+        &self,
+        address: Option<&ListenAddress>,
+        used: impl IntoIterator<Item = SocketFile>,
+    ) {
+        self.files().used.extend(used.into_iter().map(|file| (address.cloned(), file)));
+    }
+
+    /// Follows another configuration: lets go what is for addresses that no listener has any more, takes what is new,
+    /// and names the listeners anew.
+    pub(super) fn adopt(&self, listeners: &[Listener], new: Self) {
+        let listener = |address: &ListenAddress| listeners.iter().find(|known| known.address == *address);
+        let mut duplicates = self.duplicates();
+        duplicates.retain(|one| one.address.as_ref().is_none_or(|address| listener(address).is_some()));
+        for one in duplicates.iter_mut() {
+            if let Some(known) = one.address.as_ref().and_then(listener) {
+                one.listener.clone_from(&known.name);
+            }
+        }
+        duplicates.append(&mut new.duplicates());
+        let mut files = self.files();
+        files.used.retain(|(address, _)| address.as_ref().is_none_or(|address| listener(address).is_some()));
+        files.used.append(&mut new.files().used);
     }
 
     /// Keeps the files of sockets that no listener has, until they can be removed.
@@ -79,7 +105,7 @@ impl Sockets {
     /// Makes the files of a predecessor those of this process.
     pub(super) fn claim_files(&self) {
         let mut files = self.files();
-        files.used.iter_mut().for_each(SocketFile::claim);
+        files.used.iter_mut().for_each(|(_, file)| file.claim());
         for mut file in files.unused.drain(..) {
             file.claim();
         }
@@ -87,7 +113,7 @@ impl Sockets {
 
     /// Leaves the files to a successor.
     pub(super) fn leave_files(&self) {
-        self.files().used.iter_mut().for_each(SocketFile::leave);
+        self.files().used.iter_mut().for_each(|(_, file)| file.leave());
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {

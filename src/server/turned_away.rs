@@ -4,6 +4,7 @@
 //! A client that is turned away sees a reset and nothing else, so the operator has to be told. The shards
 //! only count; the log texts are made from their counters.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Server;
@@ -15,7 +16,11 @@ use crate::telemetry::counters::ListenerTotals;
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// What has been reported for each listener.
-pub(super) struct TurnedAway(Vec<Said>);
+pub(super) struct TurnedAway {
+    begun: Instant,
+    /// By listener.
+    said: HashMap<String, Said>,
+}
 
 struct Said {
     at: Instant,
@@ -26,16 +31,15 @@ struct Said {
 }
 
 impl TurnedAway {
-    pub(super) fn new(server: &Server, now: Instant) -> Self {
-        let said = |listener: ListenerStatus| Said { at: now, totals: listener.totals, warned: false };
-        Self(server.status().listeners.into_iter().map(said).collect())
+    pub(super) fn new(now: Instant) -> Self {
+        Self { begun: now, said: HashMap::new() }
     }
 
     /// Warns of the clients that were turned away since the last warning, if a warning is due.
     pub(super) fn look(&mut self, server: &Server, now: Instant) {
-        for (ListenerStatus { name, totals, .. }, said) in
-            server.status().listeners.into_iter().zip(&mut self.0)
-        {
+        for ListenerStatus { name, totals, .. } in server.status().listeners {
+            let begun = || Said { at: self.begun, totals: ListenerTotals::default(), warned: false };
+            let said = self.said.entry(name.clone()).or_insert_with(begun);
             let elapsed = now.saturating_duration_since(said.at);
             if said.warned && elapsed < PAUSE {
                 continue;

@@ -71,6 +71,11 @@ impl Upgrades {
         &self.outcomes
     }
 
+    /// Returns whether a new process was started that is not ready yet.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
     /// Starts the new process.
     pub(super) fn begin(&mut self, server: &Server, reply: Reply) {
         if let Some(UnderWay { pid, .. }) = &self.under_way {

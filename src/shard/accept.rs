@@ -1,40 +1,101 @@
-//! The accept loop of one listener on one shard. No error ends it.
+//! The accept loop of one listening socket of a shard. No error ends it.
 //!
 //! The loop begins when every primary of the upstream has its first verdict, or the time for it is over.
 //! Until then clients wait in the kernel's backlog, so that none is reset or sent to a backup just because
 //! the process has only just started.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::listener::Listener;
 use super::session;
 use super::state::Shard;
 use crate::base::{Activity, Plain, limits};
-use crate::net::AcceptError;
+use crate::config::{self, ListenAddress};
+use crate::net::{self, AcceptError};
 use crate::uring::{Accepted, Acceptor};
 
 /// Pause after a failed accept: while descriptors or memory are short, trying again at once would fail at
 /// once. A connection that its client has already given up is no reason for a pause.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Accepts until the shard drains; then serves what the kernel has already accepted, unless another process does, and
-/// closes.
-pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
-    let shard = &*listener.shard;
+/// Where clients come in: one listening socket. Its listener may become another one, its address never.
+pub(super) struct Entrance {
+    pub(super) address: ListenAddress,
+    listener: RefCell<Rc<Listener>>,
+    is_closed: Cell<bool>,
+    /// The accept loop that waits for clients.
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Entrance {
+    pub(super) fn new(listener: &Rc<Listener>) -> Rc<Self> {
+        Rc::new(Self {
+            address: listener.config().address.clone(),
+            listener: RefCell::new(Rc::clone(listener)),
+            is_closed: Cell::new(false),
+            waker: RefCell::default(),
+        })
+    }
+
+    fn listener(&self) -> Rc<Listener> {
+        Rc::clone(&self.listener.borrow())
+    }
+
+    /// Gives clients that are accepted from now on to another listener, or to another version of it.
+    pub(super) fn lead_to(&self, listener: &Rc<Listener>) {
+        self.listener.replace(Rc::clone(listener));
+        self.wake();
+    }
+
+    /// Ends the accept loop once it has served the clients that the kernel has accepted.
+    pub(super) fn close(&self) {
+        self.is_closed.set(true);
+        self.wake();
+    }
+
+    fn is_open(&self) -> bool {
+        !self.is_closed.get() && self.listener.borrow().shard.is_running()
+    }
+
+    fn wake(&self) {
+        self.waker.borrow().iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// Has this task woken by what changes here.
+    fn watch(&self, context: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+            *waker = Some(context.waker().clone());
+        }
+    }
+}
+
+/// Accepts until the entrance closes or the shard drains; then serves what the kernel has already accepted, unless another
+/// process does, and closes the socket.
+pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
+    let shard = Rc::clone(&entrance.listener().shard);
     shard.enter();
-    let _entered = Entered(shard);
-    opening(&listener).await;
+    let _entered = Entered(&shard);
+    opening(&entrance).await;
+    let mut rules = entrance.listener();
     let mut started = 0;
-    // The number of connections that may still come once the shard drains: as many as its backlog can hold.
-    let mut left = listener.config().backlog;
+    // The number of connections that may still come once the entrance closes: as many as its backlog can hold.
+    let mut left = rules.config().backlog;
     loop {
-        let accepted = next(&listener, &acceptor).await;
+        let accepted = next(&entrance, &acceptor).await;
         shard.ring.set_activity(Activity::Accept);
+        let listener = entrance.listener();
+        if !Rc::ptr_eq(&listener, &rules) {
+            adjust(&acceptor, listener.config());
+            (left, rules) = (listener.config().backlog.max(left), Rc::clone(&listener));
+        }
         let accepted = match accepted {
-            Some(accepted) => accepted,
-            None => {
+            Next::Accepted(accepted) => accepted,
+            Next::Changed => continue,
+            Next::Closed => {
                 acceptor.disarm().await;
                 if shard.is_leaving() {
                     // One connection, because the wait may have been told of one: then nobody else was (`EPOLLEXCLUSIVE`,
@@ -48,7 +109,7 @@ pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
         };
         match accepted {
             Ok(accepted) => {
-                if let Some(accepted) = keep(&listener, accepted) {
+                if let Some(accepted) = keep(&entrance, &listener, accepted) {
                     session::start(&listener, accepted);
                 }
             }
@@ -73,6 +134,14 @@ pub(super) async fn run(listener: Rc<Listener>, acceptor: Acceptor) {
     }
 }
 
+/// Has a socket follow another configuration of its listener.
+fn adjust(acceptor: &Acceptor, listener: &config::Listener) {
+    let adjusted = acceptor.with(|socket| net::adjust(socket, listener.backlog, &listener.tcp.options));
+    if let Err(error) = adjusted {
+        log::warn!("listener {}: its socket keeps its old options: {}", listener.name, Plain(&error));
+    }
+}
+
 /// Counts an accept loop until it ends, for whatever reason.
 struct Entered<'a>(&'a Shard);
 
@@ -83,35 +152,56 @@ impl Drop for Entered<'_> {
 }
 
 /// Waits for the first verdicts, or for the end.
-async fn opening(listener: &Listener) {
-    let shard = &listener.shard;
+async fn opening(entrance: &Entrance) {
     std::future::poll_fn(|context| {
-        if listener.is_open() {
+        let listener = entrance.listener.borrow();
+        if listener.is_open() || !entrance.is_open() {
             return Poll::Ready(());
         }
-        shard.openings.borrow_mut().push(context.waker().clone());
+        listener.shard.openings.borrow_mut().push(context.waker().clone());
+        entrance.watch(context);
         Poll::Pending
     })
     .await;
-    if listener.is_to_announce() {
-        let (name, address) = (&*listener.config().name, listener.config().address.to_string());
+    let listener = entrance.listener.borrow();
+    if listener.is_to_announce() && entrance.is_open() {
+        let (name, address) = (&*listener.config().name, entrance.address.to_string());
         log::info!(event = "accepting", listener = name, address; "listener {name} accepts on {address}");
     }
 }
 
-/// Returns the connection, unless another shard gets it. While the shard drains, all connections stay.
-fn keep(listener: &Listener, accepted: Accepted) -> Option<Accepted> {
+/// Returns the connection, unless another shard gets it. Once the entrance closes, all connections stay: another shard
+/// may know the listener no more.
+fn keep(entrance: &Entrance, listener: &Listener, accepted: Accepted) -> Option<Accepted> {
     let handoff = listener.shard.handoff.borrow();
-    let Some(handoff) = handoff.as_ref().filter(|_| !listener.config().tcp.steer_by_cpu) else {
+    let may_move = !listener.config().tcp.steer_by_cpu && entrance.is_open();
+    let Some(handoff) = handoff.as_ref().filter(|_| may_move) else {
         return Some(accepted);
     };
     handoff.hand_off(listener.shard.now(), listener.id, accepted)
 }
 
-/// Returns the next connection or failure; `None` when the shard drains.
-async fn next(listener: &Listener, acceptor: &Acceptor) -> Option<std::io::Result<Accepted>> {
+/// What an accept loop has to do next.
+enum Next {
+    /// A client has come, or accepting has failed.
+    Accepted(std::io::Result<Accepted>),
+    /// The listener is another one.
+    Changed,
+    /// The entrance is closed.
+    Closed,
+}
+
+async fn next(entrance: &Entrance, acceptor: &Acceptor) -> Next {
+    let known = Rc::as_ptr(&entrance.listener.borrow());
     std::future::poll_fn(|context| {
-        if listener.shard.is_running() { acceptor.poll_accept(context).map(Some) } else { Poll::Ready(None) }
+        if !entrance.is_open() {
+            return Poll::Ready(Next::Closed);
+        }
+        if !std::ptr::eq(known, Rc::as_ptr(&entrance.listener.borrow())) {
+            return Poll::Ready(Next::Changed);
+        }
+        entrance.watch(context);
+        acceptor.poll_accept(context).map(Next::Accepted)
     })
     .await
 }

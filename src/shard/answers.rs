@@ -1,7 +1,5 @@
 //! Answers what operators ask, in the inbox task of the shard: a bounded piece of work at a time.
 
-use std::rc::Rc;
-
 use super::questions::{Killed, OpenSession, Question, SessionsFound, SessionsWanted};
 use super::run::Residents;
 use super::sessions::Session;
@@ -47,7 +45,7 @@ impl Residents {
                 found.next = Some(session.position());
                 return found;
             }
-            let Some(open) = self.view(&session, now) else { continue };
+            let open = Self::view(&session, now);
             if wanted.admits(&open) {
                 found.sessions.push(open);
             }
@@ -56,19 +54,18 @@ impl Residents {
         found
     }
 
-    fn view(&self, session: &Rc<Session>, now: Moment) -> Option<OpenSession> {
-        let listener = self.listeners.iter().find(|listener| listener.id == session.listener)?;
-        Some(OpenSession {
+    fn view(session: &Session, now: Moment) -> OpenSession {
+        OpenSession {
             id: session.id,
             client: session.client,
             listener: session.listener,
-            upstream: listener.upstream.id,
+            upstream: session.upstream.get(),
             backend: session.backend.get(),
             phase: session.phase.get(),
             age_micros: u64::try_from(now.since(session.begun).as_micros()).unwrap_or(u64::MAX),
             to_backend: session.to_backend.get(),
             to_client: session.to_client.get(),
-        })
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! What other threads tell a shard: whole states, of which the newest wins. And what other shards hand to it:
 //! fresh connections, and permits of backends for its waiting clients.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
 use super::questions::Question;
 use crate::base::{BackendId, ListenerId, UpstreamId, limits};
-use crate::upstream::UpstreamStates;
+use crate::upstream::{Snapshot, UpstreamStates};
 use crate::uring::{Accepted, Doorbell};
 
 /// What a shard does with new and with open sessions. A shard only ever moves forward in this order.
@@ -23,9 +24,22 @@ pub enum Phase {
     Closing,
 }
 
+/// The next generation of the configuration, as one shard gets it.
+pub struct Generation {
+    /// The configuration, with what all shards share of it.
+    pub snapshot: Arc<Snapshot>,
+    /// The states of its backends.
+    pub states: Arc<UpstreamStates>,
+    /// Sockets of this shard for addresses that no listener had before, with the position of their listener in the
+    /// configuration.
+    pub sockets: Vec<(usize, OwnedFd)>,
+    /// Dropped once the shard runs the generation.
+    pub applied: Sender<()>,
+}
+
 /// A message. Each carries a whole state.
-#[derive(Clone, Debug)]
 pub(super) enum Message {
+    Generation(Generation),
     States(Arc<UpstreamStates>),
     Phase(Phase),
     Grant(Grant),
@@ -54,6 +68,7 @@ pub struct ShardHandle {
     phase: Latest<Phase>,
     /// Holds at most one grant for each waiting client, and `limits::QUEUE_MAX` bounds their number.
     grants: Sender<Grant>,
+    generations: Sender<Generation>,
     handed_off: Sender<HandedOff>,
     questions: Sender<Question>,
     doorbell: Doorbell,
@@ -64,6 +79,7 @@ pub struct Inbox {
     states: Receiver<Arc<UpstreamStates>>,
     phase: Receiver<Phase>,
     grants: Receiver<Grant>,
+    generations: Receiver<Generation>,
     handed_off: Receiver<HandedOff>,
     questions: Receiver<Question>,
 }
@@ -98,14 +114,16 @@ pub fn inbox(doorbell: Doorbell) -> (ShardHandle, Inbox) {
     let (states, states_receiver) = Latest::new();
     let (phase, phase_receiver) = Latest::new();
     let (grants, grants_receiver) = unbounded();
+    let (generations, generations_receiver) = unbounded();
     let (handed_off, handed_off_receiver) = bounded(limits::HANDOFFS_MAX);
     let (questions, questions_receiver) = bounded(limits::QUESTIONS_MAX);
     (
-        ShardHandle { states, phase, grants, handed_off, questions, doorbell },
+        ShardHandle { states, phase, grants, generations, handed_off, questions, doorbell },
         Inbox {
             states: states_receiver,
             phase: phase_receiver,
             grants: grants_receiver,
+            generations: generations_receiver,
             handed_off: handed_off_receiver,
             questions: questions_receiver,
         },
@@ -116,6 +134,13 @@ impl ShardHandle {
     /// Tells the shard the states of all backends; only the health thread calls this.
     pub fn post_states(&self, states: Arc<UpstreamStates>) {
         self.states.put(states);
+        self.doorbell.notify();
+    }
+
+    /// Gives the shard the next generation of the configuration; only the control plane calls this. One for a shard that
+    /// has ended is dropped.
+    pub fn post_generation(&self, generation: Generation) {
+        let _ = self.generations.send(generation);
         self.doorbell.notify();
     }
 
@@ -164,10 +189,11 @@ impl ShardHandle {
 
 impl Inbox {
     pub(super) fn take(&self) -> Option<Message> {
-        let states = self.states.try_recv().ok().map(Message::States);
+        let generation = self.generations.try_recv().ok().map(Message::Generation);
+        let states = || self.states.try_recv().ok().map(Message::States);
         let phase = || self.phase.try_recv().ok().map(Message::Phase);
         let grant = || self.grants.try_recv().ok().map(Message::Grant);
-        states.or_else(phase).or_else(grant)
+        generation.or_else(states).or_else(phase).or_else(grant)
     }
 
     pub(super) fn take_question(&self) -> Option<Question> {

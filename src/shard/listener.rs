@@ -1,7 +1,7 @@
 //! One listener on one shard: what its sessions have in common.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::state::Shard;
@@ -11,7 +11,9 @@ use crate::config::{self, Config};
 use crate::relay::RelayRules;
 use crate::telemetry::counters::{Cells, ListenerCounters};
 
-/// See the module documentation. A session holds its listener, and so keeps the rules that it began with.
+/// See the module documentation. A listener never changes: with another configuration of itself or of its upstream
+/// there is a new one. A session holds its listener, and so keeps the rules that it got its backend with; until then it
+/// goes by the [newest](Self::newest).
 pub(super) struct Listener {
     pub(super) id: ListenerId,
     pub(super) shard: Rc<Shard>,
@@ -23,17 +25,29 @@ pub(super) struct Listener {
     position: usize,
     /// Whether every primary of the upstream has once had its first verdict, or the time for it is over.
     has_verdicts: Cell<bool>,
+    life: Rc<Life>,
+}
+
+/// What all versions of a listener have in common, from when it is added to when it is removed.
+#[derive(Default)]
+struct Life {
+    newest: RefCell<Weak<Listener>>,
+    is_removed: Cell<bool>,
     /// Whether the log has said that it accepts.
     is_announced: Cell<bool>,
+    /// Whether the time for its sessions is over.
+    is_over: Cell<bool>,
 }
 
 impl Listener {
+    /// Creates the listener at this position of a configuration; `previous` is the version before.
     pub(super) fn new(
         shard: &Rc<Shard>,
         id: ListenerId,
         (config, position): (&Arc<Config>, usize),
         upstream: &Rc<Upstream>,
-    ) -> Self {
+        previous: Option<&Self>,
+    ) -> Rc<Self> {
         let (listener, backend_side) = (&config.listeners[position], upstream.config());
         let rules = RelayRules {
             client_idle: listener.timeouts.client_idle,
@@ -44,7 +58,7 @@ impl Listener {
             backend_keepalive: backend_side.tcp.keepalive,
             pipes: shard.pipes.clone(),
         };
-        Self {
+        let listener = Rc::new(Self {
             id,
             shard: Rc::clone(shard),
             upstream: Rc::clone(upstream),
@@ -52,9 +66,52 @@ impl Listener {
             counters: shard.counters.listener(id),
             config: Arc::clone(config),
             position,
-            has_verdicts: Cell::new(false),
-            is_announced: Cell::new(false),
+            has_verdicts: Cell::new(previous.is_some_and(|previous| previous.has_verdicts.get())),
+            life: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.life)),
+        });
+        listener.life.newest.replace(Rc::downgrade(&listener));
+        listener
+    }
+
+    /// Returns the listener as the next generation has it: this one if nothing of it is different.
+    pub(super) fn next(
+        self: &Rc<Self>,
+        (config, position): (&Arc<Config>, usize),
+        upstream: &Rc<Upstream>,
+    ) -> Rc<Self> {
+        if *self.config() == config.listeners[position] && Rc::ptr_eq(&self.upstream, upstream) {
+            return Rc::clone(self);
         }
+        Self::new(&self.shard, self.id, (config, position), upstream, Some(self))
+    }
+
+    /// Returns the same listener with another version of its upstream.
+    pub(super) fn with_upstream(self: &Rc<Self>, upstream: &Rc<Upstream>) -> Rc<Self> {
+        self.next((&self.config, self.position), upstream)
+    }
+
+    /// Returns the version of the newest generation.
+    pub(super) fn newest(self: &Rc<Self>) -> Rc<Self> {
+        self.life.newest.borrow().upgrade().unwrap_or_else(|| Rc::clone(self))
+    }
+
+    /// Notes that the configuration has the listener no more.
+    pub(super) fn remove(&self) {
+        self.life.is_removed.set(true);
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.life.is_removed.get()
+    }
+
+    /// Ends all sessions of the listener, which have to be woken.
+    pub(super) fn end_sessions(&self) {
+        self.life.is_over.set(true);
+    }
+
+    /// Returns whether all its sessions have to end.
+    pub(super) fn is_over(&self) -> bool {
+        self.life.is_over.get()
     }
 
     pub(super) fn config(&self) -> &config::Listener {
@@ -68,12 +125,12 @@ impl Listener {
     /// Returns whether sessions may begin. While the shard drains, clients that have come are served as well
     /// as possible.
     pub(super) fn is_open(&self) -> bool {
-        self.has_verdicts.get() || !self.shard.is_running()
+        self.has_verdicts.get() || !self.shard.is_running() || self.is_removed()
     }
 
     /// Returns whether the log has still to say that it accepts: once, by one shard, however many sockets it has.
     pub(super) fn is_to_announce(&self) -> bool {
-        self.shard.id().0 == 0 && self.shard.is_running() && !self.is_announced.replace(true)
+        self.shard.id().0 == 0 && self.shard.is_running() && !self.life.is_announced.replace(true)
     }
 
     /// Checks whether sessions may begin from now on.

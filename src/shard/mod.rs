@@ -9,6 +9,7 @@
 mod accept;
 mod answers;
 mod connect;
+mod generation;
 mod handoff;
 mod inbox;
 mod listener;
@@ -25,7 +26,7 @@ mod upstream;
 mod waiters;
 
 pub use handoff::Handoff;
-pub use inbox::{Inbox, Phase, ShardHandle, inbox};
+pub use inbox::{Generation, Inbox, Phase, ShardHandle, inbox};
 pub use questions::{Killed, OpenSession, Question, SessionsFound, SessionsWanted};
 pub use run::{ShardParts, executor, run};
 pub use sessions::{SHARD_BITS, shard_of};

@@ -41,7 +41,7 @@ struct PoolTask {
 }
 
 impl PoolTask {
-    /// Runs until the shard takes no new sessions.
+    /// Runs until the shard takes no new sessions, or the next generation has another task.
     async fn run(self) {
         let shard = &self.upstream.shard;
         let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE, CALM);
@@ -51,14 +51,20 @@ impl PoolTask {
                 backoff.failed(begun, shard.now(), shard.chance());
             }
         }
-        self.pool.clear(self.backend);
+        if !self.upstream.is_retired() {
+            self.pool.clear(self.backend);
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        self.upstream.shard.is_running() && !self.upstream.is_retired()
     }
 
     /// Waits until one more connection is wanted, and tidies the pool in the meantime. Returns the permit for
-    /// the connection, or `None` once the shard takes no new sessions.
+    /// the connection, or `None` once the task is over.
     async fn wanted(&self, backoff: &mut Backoff) -> Option<Permit> {
         let (upstream, table) = (&self.upstream, &self.upstream.table);
-        while upstream.shard.is_running() {
+        while self.goes_on() {
             upstream.shard.ring.set_activity(Activity::Pool);
             self.tidy(backoff);
             let now = upstream.shard.now();
@@ -119,9 +125,11 @@ impl PoolTask {
             // The connect, and with it the socket, ends before its permit is given back.
             let mut connecting = pin!(connect_any(upstream, None, self.backend, deadline));
             std::future::poll_fn(|context| {
+                if !self.goes_on() {
+                    return Poll::Ready(None);
+                }
                 self.pool.watch(self.backend, context.waker());
-                let gives_way = permit.is_limited() && table.is_waited_for(self.backend);
-                if gives_way || !shard.is_running() {
+                if permit.is_limited() && table.is_waited_for(self.backend) {
                     return Poll::Ready(None);
                 }
                 connecting.as_mut().poll(context).map(Some)

@@ -4,10 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use super::accept::Entrance;
 use super::handoff::Handoff;
 use super::inbox::{HandedOff, Inbox, Message, Phase, ShardHandle};
 use super::listener::Listener;
@@ -16,7 +17,7 @@ use super::state::{Shard, WarningLimit};
 use super::upstream::Upstream;
 use super::{accept, pool_task, session};
 use crate::admission::Limit;
-use crate::base::{Activity, ShardPlace, limits};
+use crate::base::{Activity, ShardPlace, Tick, limits};
 use crate::relay::Pipes;
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLogger;
@@ -97,25 +98,35 @@ pub fn executor() -> Result<glommio::LocalExecutor, Missing> {
 
 fn start(ring: &Ring, mut parts: ShardParts) -> Result<(), Missing> {
     let sockets = std::mem::take(&mut parts.listeners);
-    let (residents, inbox, doorbell) = Residents::new(ring, parts);
-    let listeners = residents.listeners.clone();
+    let (mut residents, inbox, doorbell) = Residents::new(ring, parts);
     residents.upstreams.iter().for_each(pool_task::start);
-    ring.spawn_vital(residents.read_inbox(ring.listen(doorbell), inbox));
     for (position, socket) in sockets {
-        ring.spawn_vital(accept::run(Rc::clone(&listeners[position]), ring.accept_from(socket)?));
+        let entrance = Entrance::new(&residents.listeners[position]);
+        residents.entrances.push(Rc::clone(&entrance));
+        ring.spawn_vital(accept::run(entrance, ring.accept_from(socket)?));
     }
+    ring.spawn_vital(residents.read_inbox(ring.listen(doorbell), inbox));
     Ok(())
 }
 
 /// All listeners and upstreams of a shard.
 pub(super) struct Residents {
     pub(super) shard: Rc<Shard>,
-    generation: u64,
+    /// The version of the states that were applied last.
+    version: u64,
     /// In the order of the configuration.
     pub(super) listeners: Vec<Rc<Listener>>,
+    /// Removed ones, with the time when they were.
+    pub(super) leaving_listeners: Vec<(Rc<Listener>, Tick)>,
+    /// Where clients come in.
+    pub(super) entrances: Vec<Rc<Entrance>>,
     /// In the order of the configuration.
-    upstreams: Vec<Rc<Upstream>>,
-    /// Connections that wait for the first verdicts, from shards that knew the verdicts earlier; each turn
+    pub(super) upstreams: Vec<Rc<Upstream>>,
+    /// Removed ones.
+    pub(super) leaving_upstreams: Vec<Rc<Upstream>>,
+    /// Older versions, whose sessions go on.
+    pub(super) older_upstreams: Vec<Weak<Upstream>>,
+    /// Connections that wait for the first verdicts, or for a listener, from shards that knew of them earlier; each turn
     /// adds at most as many as an inbox holds.
     held: Vec<HandedOff>,
 }
@@ -145,15 +156,23 @@ impl Residents {
             accept_warnings: WarningLimit::default(),
             connect_warnings: Default::default(),
         });
-        let upstream = |shared| Rc::new(Upstream::new(&shard, shared));
+        let upstream = |shared| Upstream::new(&shard, shared, None);
         let upstreams: Vec<_> = snapshot.upstreams().iter().map(upstream).collect();
         let listeners = snapshot.listeners().iter().zip(&config.listeners).enumerate();
         let listeners = listeners.map(|(position, (id, listener))| {
-            Rc::new(Listener::new(&shard, *id, (config, position), &upstreams[listener.upstream.index()]))
+            Listener::new(&shard, *id, (config, position), &upstreams[listener.upstream.index()], None)
         });
-        let generation = snapshot.generation();
-        let residents =
-            Self { generation, listeners: listeners.collect(), shard, upstreams, held: Vec::new() };
+        let residents = Self {
+            version: 0,
+            listeners: listeners.collect(),
+            leaving_listeners: Vec::new(),
+            entrances: Vec::new(),
+            upstreams,
+            leaving_upstreams: Vec::new(),
+            older_upstreams: Vec::new(),
+            held: Vec::new(),
+            shard,
+        };
         (residents, parts.inbox, parts.doorbell)
     }
 
@@ -169,7 +188,7 @@ impl Residents {
             // One a turn, because an answer may take a millisecond; clients that wait do not wait for operators.
             let has_answered = inbox.take_question().map(|question| self.answer(question)).is_some();
             let handed_off = self.take_handed_off(&inbox);
-            self.upstreams.iter().for_each(|upstream| upstream.serve());
+            self.serve();
             if has_answered || handed_off == limits::SESSIONS_PER_TURN_MAX {
                 self.shard.ring.next_turn().await;
                 continue;
@@ -179,19 +198,25 @@ impl Residents {
                 while let Some(message) = inbox.take() {
                     self.take(message);
                 }
-                return self.upstreams.iter().for_each(|upstream| upstream.serve());
+                return self.serve();
             }
             self.upstreams.iter().for_each(|upstream| upstream.give_way());
             self.changed(&mut doorbell).await;
         }
     }
 
+    fn serve(&self) {
+        self.upstreams.iter().chain(&self.leaving_upstreams).for_each(|upstream| upstream.serve());
+    }
+
     fn take(&mut self, message: Message) {
         match message {
+            Message::Generation(generation) => self.adopt(generation),
             Message::States(states) => self.apply(&states),
             Message::Grant(grant) => {
                 self.upstreams
                     .iter()
+                    .chain(&self.leaving_upstreams)
                     .filter(|upstream| upstream.id == grant.upstream)
                     .for_each(|upstream| upstream.grant(grant));
             }
@@ -206,14 +231,16 @@ impl Residents {
         }
     }
 
-    /// Applies new states, unless they belong to another generation and so to other backends.
-    fn apply(&mut self, states: &UpstreamStates) {
-        if states.generation != self.generation {
+    /// Applies new states, unless newer ones came with a generation.
+    pub(super) fn apply(&mut self, states: &UpstreamStates) {
+        if states.version < self.version {
             return;
         }
+        self.version = states.version;
         let mut ends_sessions = false;
-        for (upstream, states) in self.upstreams.iter().zip(&states.upstreams) {
-            ends_sessions |= upstream.table.apply(states);
+        let older: Vec<_> = self.older_upstreams.iter().filter_map(Weak::upgrade).collect();
+        for upstream in self.upstreams.iter().chain(&older) {
+            ends_sessions |= upstream.table.apply(states.of(upstream.id));
         }
         if ends_sessions {
             self.shard.ring.wake_all();
@@ -230,8 +257,9 @@ impl Residents {
     async fn changed(&self, doorbell: &mut DoorbellListener) {
         let mut notified = pin!(doorbell.notified());
         std::future::poll_fn(|context| {
-            self.upstreams.iter().for_each(|upstream| upstream.table.set_serving_task(context.waker()));
-            if self.upstreams.iter().any(|upstream| upstream.table.has_released()) {
+            let all = || self.upstreams.iter().chain(&self.leaving_upstreams);
+            all().for_each(|upstream| upstream.table.set_serving_task(context.waker()));
+            if all().any(|upstream| upstream.table.has_released()) {
                 return Poll::Ready(());
             }
             notified.as_mut().poll(context)
@@ -254,18 +282,17 @@ impl Residents {
     }
 
     fn begin_or_hold(&mut self, handed_off: HandedOff) {
-        let mut listeners = self.listeners.iter();
-        let Some(listener) = listeners.find(|listener| listener.id == handed_off.listener) else { return };
-        if listener.is_open() {
-            session::start(listener, handed_off.accepted);
-        } else {
-            self.held.push(handed_off);
+        let mut listeners =
+            self.listeners.iter().chain(self.leaving_listeners.iter().map(|(listener, _)| listener));
+        match listeners.find(|listener| listener.id == handed_off.listener) {
+            Some(listener) if listener.is_open() => session::start(listener, handed_off.accepted),
+            _ => self.held.push(handed_off),
         }
     }
 
     /// Lets everything begin that has waited for the first verdicts: accept loops, and connections that were
     /// handed off by shards that knew the verdicts earlier.
-    fn open(&mut self) {
+    pub(super) fn open(&mut self) {
         self.listeners.iter().for_each(|listener| listener.look());
         self.shard.openings.take().into_iter().for_each(Waker::wake);
         std::mem::take(&mut self.held).into_iter().for_each(|handed_off| self.begin_or_hold(handed_off));
@@ -279,18 +306,20 @@ mod tests {
     use crate::upstream::{BackendState, Health};
 
     #[test]
-    fn states_of_another_generation_harm_nothing() {
+    fn states_of_other_backends_and_older_ones_change_nothing() {
         let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
         let (mut residents, ..) = Residents::new(&ring, testing::parts(1, Vec::new()).0);
         let down = BackendState { health: Health::Down, awaited: false, ..BackendState::unknown() };
-        let mut states = |generation, backends: Vec<Vec<BackendState>>| {
-            residents.apply(&UpstreamStates { generation, version: 1, upstreams: backends });
+        let mut states = |version, backends: Vec<Vec<BackendState>>| {
+            residents.apply(&UpstreamStates { generation: version, version, upstreams: backends });
             residents.upstreams[0].table.is_decided()
         };
-        for others in [Vec::new(), vec![Vec::new()], vec![vec![down.clone(); 3]; 2], vec![vec![down.clone()]]]
-        {
+        let unknown = BackendState::unknown();
+        let of_others = vec![vec![unknown.clone(), down.clone()], vec![down.clone()]];
+        for others in [Vec::new(), vec![Vec::new()], of_others] {
             assert!(!states(2, others), "the verdict is on another backend");
         }
-        assert!(states(1, vec![vec![down]]), "the first verdict");
+        assert!(!states(1, vec![vec![down.clone()]]), "it is older");
+        assert!(states(3, vec![vec![down]]), "the first verdict");
     }
 }

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use slab::Slab;
 
-use crate::base::{BackendId, ClientAddress, ListenerId, Moment, SessionPhase, ShardId};
+use crate::base::{BackendId, ClientAddress, ListenerId, Moment, SessionPhase, ShardId, UpstreamId};
 
 /// Bits of the shard in the number of a session.
 pub const SHARD_BITS: u32 = 10;
@@ -20,6 +20,7 @@ pub(super) struct Session {
     pub(super) begun: Moment,
     pub(super) client: ClientAddress,
     pub(super) listener: ListenerId,
+    pub(super) upstream: Cell<UpstreamId>,
     /// The last backend that was tried.
     pub(super) backend: Cell<Option<BackendId>>,
     pub(super) phase: Cell<SessionPhase>,
@@ -58,7 +59,12 @@ pub fn shard_of(session: u64) -> ShardId {
 
 impl Sessions {
     /// Adds a session that begins now.
-    pub(super) fn begin(&self, shard: ShardId, listener: ListenerId, client: ClientAddress) -> Rc<Session> {
+    pub(super) fn begin(
+        &self,
+        shard: ShardId,
+        (listener, upstream): (ListenerId, UpstreamId),
+        client: ClientAddress,
+    ) -> Rc<Session> {
         let mut open = self.open.borrow_mut();
         let entry = open.vacant_entry();
         let session = Rc::new(Session {
@@ -66,6 +72,7 @@ impl Sessions {
             begun: Moment::read_clock(),
             client,
             listener,
+            upstream: Cell::new(upstream),
             backend: Cell::new(None),
             phase: Cell::new(SessionPhase::Connecting),
             killed: Cell::new(false),
@@ -158,7 +165,7 @@ mod tests {
     #[test]
     fn sessions_are_found_by_number_and_page_by_page() {
         let sessions = Sessions::default();
-        let begin = || sessions.begin(ShardId(3), ListenerId(0), ClientAddress::UNIX);
+        let begin = || sessions.begin(ShardId(3), (ListenerId(0), UpstreamId(0)), ClientAddress::UNIX);
         let open: Vec<_> = (0..10).map(|_| begin()).collect();
         assert!(open.iter().all(|session| shard_of(session.id) == ShardId(3)));
         let found = |from| sessions.find(open[4].id, from, 3).0.map(|found| found.id);

@@ -20,7 +20,7 @@ use crate::uring::{Doorbell, Ring};
 pub(super) fn parts(shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardParts, Vec<Handoff>) {
     let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
     let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
-    let snapshot = Snapshot::build(Arc::new(config), shards, vec![None], None).expect("numbers");
+    let snapshot = Snapshot::build(Arc::new(config), shards, None, None).expect("numbers");
     let (mut handles, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..shards {
         let (doorbell, answers) = Doorbell::new().expect("an eventfd");

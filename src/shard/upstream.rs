@@ -1,8 +1,9 @@
 //! One upstream on one shard: its table, its pool, its local addresses, and the waiting clients of this
 //! shard.
 
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::inbox::Grant;
@@ -11,52 +12,110 @@ use super::unresponsive::Unresponsive;
 use super::waiters::Waiters;
 use crate::balance::{self, Tried};
 use crate::base::{Address, BackendId, BackendKey, ClientAddress, UpstreamId};
-use crate::config::{self, HashKey, Reuse};
+use crate::config::{self, AdminState, HashKey, OpenSessions, Reuse};
 use crate::net::{self, Peer};
 use crate::pool::{Connection, Lease, Pool};
 use crate::telemetry::counters::{BackendCounters, Cells, UpstreamCounters};
 use crate::upstream::{LocalAddresses, Permit, Preview, SharedUpstream, UpstreamTable};
 
-/// See the module documentation.
+/// See the module documentation. An upstream never changes: with another configuration there is a new one, which takes
+/// over what goes on. A session holds the one that it got its backend from; until then it goes by the
+/// [newest](Self::newest).
 pub(super) struct Upstream {
     pub(super) id: UpstreamId,
     pub(super) shard: Rc<Shard>,
     pub(super) table: UpstreamTable,
     /// Ready connections.
     pub(super) pool: Option<Rc<Pool>>,
-    pub(super) local_addresses: LocalAddresses,
-    pub(super) waiters: Waiters,
-    pub(super) unresponsive: Unresponsive,
+    pub(super) local_addresses: Rc<LocalAddresses>,
+    pub(super) waiters: Rc<Waiters>,
+    pub(super) unresponsive: Rc<Unresponsive>,
     shared: Arc<SharedUpstream>,
     /// Of the upstream itself.
     pub(super) totals: Cells<UpstreamCounters>,
     /// By number.
     counters: Rc<[Cells<BackendCounters>]>,
+    newest: Rc<RefCell<Weak<Self>>>,
+    /// Whether there is a newer version, or none in the configuration.
+    is_retired: Cell<bool>,
 }
 
 impl Upstream {
-    pub(super) fn new(shard: &Rc<Shard>, shared: &Arc<SharedUpstream>) -> Self {
+    /// Creates the upstream of a generation; it takes over from `previous`, the version before.
+    pub(super) fn new(shard: &Rc<Shard>, shared: &Arc<SharedUpstream>, previous: Option<&Self>) -> Rc<Self> {
         let (id, upstream) = (shared.id(), shared.config());
         let most = shard.place.share_of(upstream.pool.size);
         let numbers =
             (0..shared.given()).map(|number| BackendKey { upstream: id, backend: BackendId(number as u16) });
         let counters: Rc<[_]> = numbers.map(|key| shard.counters.backend(key)).collect();
         let pool = || {
-            let backends = Rc::clone(&counters);
-            Rc::new(Pool::new(shard.counters.pool(id), backends, most, upstream.pool.max_idle))
+            let (backends, before) = (Rc::clone(&counters), previous.and_then(|one| one.pool.as_deref()));
+            Rc::new(Pool::new(shard.counters.pool(id), backends, (most, upstream.pool.max_idle), before))
         };
-        Self {
+        let same_source = previous.filter(|previous| previous.config().source == upstream.source);
+        let this = Rc::new(Self {
             id,
             shard: Rc::clone(shard),
-            table: UpstreamTable::new(Arc::clone(shared), shard.place, None),
+            table: UpstreamTable::new(
+                Arc::clone(shared),
+                shard.place,
+                previous.map(|previous| &previous.table),
+            ),
             pool: (most > 0).then(pool),
-            local_addresses: LocalAddresses::new(&upstream.source, shard.id()),
-            waiters: Waiters::default(),
-            unresponsive: Unresponsive::default(),
+            local_addresses: match same_source {
+                Some(previous) => Rc::clone(&previous.local_addresses),
+                None => Rc::new(LocalAddresses::new(&upstream.source, shard.id())),
+            },
+            waiters: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.waiters)),
+            unresponsive: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.unresponsive)),
             shared: Arc::clone(shared),
             totals: shard.counters.upstream(id),
+            newest: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.newest)),
+            is_retired: Cell::new(false),
             counters,
-        }
+        });
+        this.newest.replace(Rc::downgrade(&this));
+        this
+    }
+
+    /// Returns whether this is the version for a generation.
+    pub(super) fn is_of(&self, shared: &Arc<SharedUpstream>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
+    /// Returns the version of the newest generation.
+    pub(super) fn newest(self: &Rc<Self>) -> Rc<Self> {
+        self.newest.borrow().upgrade().unwrap_or_else(|| Rc::clone(self))
+    }
+
+    /// Notes that the next generation has another version, `next`, or none. From now on connections go to the pool of
+    /// that one.
+    pub(super) fn retire(&self, next: Option<&Self>) {
+        self.is_retired.set(true);
+        let Some(pool) = &self.pool else { return };
+        pool.wake_pool_tasks();
+        let stays = |backend| next.is_some_and(|next| next.pool.is_some() && next.has(backend));
+        self.numbers().iter().filter(|backend| !stays(**backend)).for_each(|backend| pool.clear(*backend));
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.get()
+    }
+
+    /// Returns whether this version has a backend.
+    pub(super) fn has(&self, backend: BackendId) -> bool {
+        self.shared.backend(backend).is_some()
+    }
+
+    /// Returns the backends whose sessions have to end because `next`, the version after this one, has them in
+    /// maintenance.
+    pub(super) fn closed_by(&self, next: &Self) -> Vec<BackendId> {
+        let in_maintenance = |upstream: &Self, backend: &BackendId| {
+            upstream.shared.backend(*backend).is_some_and(|one| one.admin_state == AdminState::Maint)
+        };
+        let closes = next.config().on_down == OpenSessions::Close;
+        let begun = |backend: &&BackendId| in_maintenance(next, backend) && !in_maintenance(self, backend);
+        self.numbers().iter().filter(|_| closes).filter(begun).copied().collect()
     }
 
     pub(super) fn config(&self) -> &config::Upstream {
@@ -149,10 +208,15 @@ impl Upstream {
         pool.has_room(backend, expected.saturating_sub(leaving))
     }
 
+    /// Returns whether the pool takes connections from sessions.
+    fn takes_connections(&self) -> bool {
+        self.shard.is_running() && !self.is_retired()
+    }
+
     /// Returns when a session on a backend may give its connection back, if it ended now.
     pub(super) fn reuse(&self, backend: BackendId) -> Reuse {
         if self.pool.is_some()
-            && self.shard.is_running()
+            && self.takes_connections()
             && self.table.may_pool(backend)
             && self.has_room(backend, 1)
         {
@@ -180,7 +244,7 @@ impl Upstream {
         let Some(pool) = &self.pool else { return };
         let has_permit =
             self.table.may_pool(backend) && !(permit.is_limited() && self.table.is_waited_for(backend));
-        if !self.shard.is_running()
+        if !self.takes_connections()
             || !has_permit
             || !self.has_room(backend, 0)
             || !crate::pool::is_fit(&socket, fresh)

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
 
-use crate::base::BackendId;
+use crate::base::{BackendId, BackendKey, Growing, UpstreamId};
 use crate::config::Upstream;
 
 /// What went wrong with a backend in a session.
@@ -37,7 +37,7 @@ pub enum Reported {
 }
 
 /// Reports to the health thread; must not block.
-pub type OnFailures = Box<dyn Fn(BackendId, Reported) + Send + Sync>;
+pub type OnReport = Arc<dyn Fn(BackendKey, Reported) + Send + Sync>;
 
 /// The numbers of consecutive faults after which a backend is ejected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,9 +66,11 @@ impl Thresholds {
 
 /// The fault counts of one upstream.
 pub struct Failures {
+    upstream: UpstreamId,
     thresholds: Thresholds,
-    backends: Box<[CachePadded<Streak>]>,
-    report: OnFailures,
+    /// By number.
+    backends: Arc<Growing<CachePadded<Streak>>>,
+    on_report: OnReport,
 }
 
 #[derive(Default)]
@@ -82,34 +84,45 @@ struct Streak {
 }
 
 impl Failures {
-    /// Starts without failures.
+    /// Goes on with the counts of the generation before, or starts without failures.
     ///
     /// # Panics
     ///
     /// If a threshold is 0, which no valid configuration has.
     #[must_use]
-    pub fn new(thresholds: Thresholds, backends: usize, report: OnFailures) -> Arc<Self> {
+    pub fn new(
+        upstream: UpstreamId,
+        thresholds: Thresholds,
+        backends: usize,
+        on_report: OnReport,
+        previous: Option<&Self>,
+    ) -> Arc<Self> {
         let Thresholds { failures, empty_answers } = thresholds;
         assert!(failures != Some(0) && empty_answers != Some(0), "a threshold of 0 faults");
-        let backends = (0..backends).map(|_| CachePadded::default()).collect();
-        Arc::new(Self { thresholds, backends, report })
+        let kept = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.backends));
+        kept.grow(backends);
+        Arc::new(Self { upstream, thresholds, backends: kept, on_report })
     }
 
     /// Notes that a session suffered a fault of a backend.
     pub fn failed(&self, backend: BackendId, fault: Fault) {
         let Some(streak) = self.backends.get(backend.index()) else { return };
         if fault == Fault::Failure && !streak.is_suspected.swap(true, Relaxed) {
-            (self.report)(backend, Reported::Suspect);
+            self.report(backend, Reported::Suspect);
         }
         let Some(threshold) = self.thresholds.of_kind(fault) else { return };
         let next = |count| if count + 1 < threshold { count + 1 } else { 0 };
         let before = streak.counts[fault as usize].fetch_update(Relaxed, Relaxed, |count| Some(next(count)));
         if before.is_ok_and(|count| next(count) == 0) && !streak.is_reported.swap(true, Relaxed) {
-            (self.report)(backend, Reported::TooMany(fault));
+            self.report(backend, Reported::TooMany(fault));
         }
     }
 
-    /// Hooks the streak of a backend, because a session on it made progress or because it is back from an
+    fn report(&self, backend: BackendId, reported: Reported) {
+        (self.on_report)(BackendKey { upstream: self.upstream, backend }, reported);
+    }
+
+    /// Clears the streak of a backend, because a session on it made progress or because it is back from an
     /// ejection.
     pub fn clear(&self, backend: BackendId) {
         let Some(streak) = self.backends.get(backend.index()) else { return };
@@ -123,7 +136,7 @@ impl Failures {
 
     /// Notes that a report has arrived; from now on there may be another one.
     pub fn take_report(&self, backend: BackendId, reported: Reported) {
-        let streak = &self.backends[backend.index()];
+        let Some(streak) = self.backends.get(backend.index()) else { return };
         match reported {
             Reported::Suspect => &streak.is_suspected,
             Reported::TooMany(_) => &streak.is_reported,
@@ -146,8 +159,10 @@ mod tests {
     fn counted(failures: Option<u32>, empty_answers: Option<u32>) -> (Arc<Failures>, Told) {
         let told = Told::default();
         let noted = Arc::clone(&told);
-        let report = Box::new(move |backend, what| noted.lock().expect("not poisoned").push((backend, what)));
-        (Failures::new(Thresholds { failures, empty_answers }, 2, report), told)
+        let report: OnReport = Arc::new(move |key: BackendKey, what| {
+            noted.lock().expect("not poisoned").push((key.backend, what));
+        });
+        (Failures::new(UpstreamId(0), Thresholds { failures, empty_answers }, 2, report, None), told)
     }
 
     /// Returns the reports of too many faults since the last look.
@@ -210,13 +225,13 @@ mod tests {
         let reports = Arc::new(AtomicU32::new(0));
         let failures = Arc::new_cyclic(|failures: &std::sync::Weak<Failures>| {
             let (failures, reports) = (failures.clone(), Arc::clone(&reports));
-            let report: OnFailures = Box::new(move |backend, what| {
+            let on_report: OnReport = Arc::new(move |key: BackendKey, what| {
                 reports.fetch_add(u32::from(what != Reported::Suspect), Relaxed);
-                failures.upgrade().expect("alive").take_report(backend, what);
+                failures.upgrade().expect("alive").take_report(key.backend, what);
             });
-            let backends = (0..2).map(|_| CachePadded::default()).collect();
+            let backends = Arc::new(Growing::new(2));
             let thresholds = Thresholds { failures: Some(7), empty_answers: None };
-            Failures { thresholds, backends, report }
+            Failures { upstream: UpstreamId(0), thresholds, backends, on_report }
         });
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -87,6 +87,13 @@ impl ForcedCloses {
         orders.count.get() != earlier
     }
 
+    /// Orders all sessions of a backend to end.
+    pub(super) fn order(&self, backend: usize, reason: CloseReason) {
+        if let Some(orders) = self.backends.get(backend) {
+            orders.push(reason, None);
+        }
+    }
+
     /// Returns the number of orders so far, for a session that begins now.
     pub(super) fn count(&self, backend: usize) -> u32 {
         self.backends[backend].count.get()

@@ -216,7 +216,7 @@ impl InFlight {
 
     /// Notes that the session suffered a fault of the backend.
     pub fn failed(&self, fault: Fault) {
-        if let Some(failures) = &self.0.permits.shared.failures {
+        if let Some(failures) = self.0.permits.shared.failures() {
             failures.failed(self.0.backend, fault);
         }
     }
@@ -224,7 +224,7 @@ impl InFlight {
     /// Notes that the backend answered.
     pub fn succeeded(&self) {
         self.0.permits.unanswered.clear(self.0.backend);
-        if let Some(failures) = &self.0.permits.shared.failures {
+        if let Some(failures) = self.0.permits.shared.failures() {
             failures.clear(self.0.backend);
         }
     }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::state::{BackendState, Health};
 use crate::balance::{self, Candidate};
 use crate::base::{BackendId, limits};
-use crate::config::Backend;
+use crate::config::{AdminState, Backend};
 
 /// The number of tiers.
 pub const TIERS: usize = 6;
@@ -30,7 +30,7 @@ pub const TIERS: usize = 6;
 /// What the configuration says of a backend's part in balancing.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
-    /// Relative share of sessions; 0 for none.
+    /// Relative share of new sessions; 0 for none, which `drain` and `maint` have too.
     pub weight: u32,
     /// Serves only while no primary can.
     pub backup: bool,
@@ -39,14 +39,15 @@ pub struct Share {
 }
 
 impl Share {
-    /// The share of a number without a backend.
-    pub(super) const NONE: Self = Self { weight: 0, backup: false, name_hash: 0 };
+    /// The share of a number without a backend in this generation.
+    pub const NONE: Self = Self { weight: 0, backup: false, name_hash: 0 };
 
     /// Returns the share of a backend of the configuration.
     #[must_use]
     pub fn of(backend: &Backend) -> Self {
         let name_hash = balance::hash(backend.name.as_bytes());
-        Self { weight: backend.weight, backup: backend.backup, name_hash }
+        let weight = if backend.admin_state == AdminState::Ready { backend.weight } else { 0 };
+        Self { weight, backup: backend.backup, name_hash }
     }
 }
 

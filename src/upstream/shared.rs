@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use super::{Failures, Loads};
+use super::Loads;
+use super::failures::{Failures, OnReport, Thresholds};
 use crate::admission::{Limit, Queue, RetryBudget};
 use crate::base::{BackendId, UpstreamId};
 use crate::config::{Backend, Config, Upstream};
@@ -20,13 +21,13 @@ pub struct SharedUpstream {
     given: usize,
     /// Sessions in flight.
     pub loads: Arc<Loads>,
-    /// By number; `None` where this generation has no such backend.
+    /// By number; `None` where no generation since has had such a backend.
     backends: Vec<Option<Arc<SharedBackend>>>,
     pub(super) queue: Arc<Queue>,
     /// `None` where every retry is allowed.
     pub(super) retry_budget: Option<Arc<RetryBudget>>,
     /// `None` if failures of sessions eject no backend.
-    pub(super) failures: Option<Arc<Failures>>,
+    failures: Option<Arc<Failures>>,
 }
 
 /// What all shards share of one backend.
@@ -38,51 +39,35 @@ struct SharedBackend {
     idle: AtomicUsize,
 }
 
-/// The process has no number left for a further backend of an upstream.
-#[derive(Debug, thiserror::Error)]
-#[error("upstream {0} has had {max} backends; restart to load more", max = u16::MAX)]
-pub struct NumbersSpent(pub String);
-
 impl SharedUpstream {
-    /// Builds the upstream at this position of a configuration. Backends with the same name as in the
-    /// generation before, `previous`, keep their number, their sessions and their permits; the queue keeps
-    /// its clients.
-    ///
-    /// # Errors
-    ///
-    /// No number is left for a new backend.
-    pub fn build(
+    /// Builds the upstream at this position of a configuration, whose backends have these numbers, of as many as were
+    /// ever given. Backends that have their number since the generation before, `previous`, keep their sessions and
+    /// their permits; the queue keeps its clients.
+    pub(super) fn build(
         id: UpstreamId,
+        (numbers, given): (Vec<BackendId>, usize),
         (config, position): (&Arc<Config>, usize),
         shards: usize,
-        failures: Option<Arc<Failures>>,
+        on_report: Option<&OnReport>,
         previous: Option<&Self>,
-    ) -> Result<Arc<Self>, NumbersSpent> {
+    ) -> Arc<Self> {
         let upstream = &config.upstreams[position];
-        let mut given = previous.map_or(0, |previous| previous.given);
-        let mut numbers = Vec::new();
-        for backend in &upstream.backends {
-            let kept = previous.and_then(|previous| previous.number_of(&backend.name));
-            numbers.push(match kept {
-                Some(number) => number,
-                None => {
-                    let number = u16::try_from(given).map_err(|_| NumbersSpent(upstream.name.clone()))?;
-                    given += 1;
-                    BackendId(number)
-                }
-            });
-        }
-        let mut backends = vec![None; given];
+        // A removed backend keeps what its sessions hold, for the case that it comes back.
+        let mut backends = previous.map_or_else(Vec::new, |previous| previous.backends.clone());
+        backends.resize(given, None);
         for (number, backend) in numbers.iter().zip(&upstream.backends) {
             let most = backend.max_connections.map(NonZeroU32::get);
-            let kept = previous.and_then(|previous| previous.backends.get(number.index())?.as_ref());
-            let kept = kept.filter(|kept| kept.limit.is_some() == most.is_some());
-            if let (Some(limit), Some(most)) = (kept.and_then(|kept| kept.limit.as_ref()), most) {
+            let kept = &mut backends[number.index()];
+            let same = kept.as_ref().filter(|kept| kept.limit.is_some() == most.is_some());
+            if let (Some(limit), Some(most)) = (same.and_then(|kept| kept.limit.as_ref()), most) {
                 limit.set_maximum(most);
             }
-            let new =
-                || Arc::new(SharedBackend { limit: most.map(Limit::new), idle: AtomicUsize::default() });
-            backends[number.index()] = Some(kept.map_or_else(new, Arc::clone));
+            if same.is_none() {
+                *kept = Some(Arc::new(SharedBackend {
+                    limit: most.map(Limit::new),
+                    idle: AtomicUsize::default(),
+                }));
+            }
         }
         let loads = previous
             .map_or_else(|| Arc::new(Loads::new(shards, given)), |previous| Arc::clone(&previous.loads));
@@ -92,7 +77,12 @@ impl SharedUpstream {
         let part = upstream.retry_budget;
         let kept = previous.filter(|previous| previous.config().retry_budget == part);
         let budget = || Some(Arc::new(RetryBudget::new(f64::from(part?) / 100.0, shards)));
-        Ok(Arc::new(Self {
+        let is_judged = upstream.outlier.is_some() || upstream.healthcheck.is_some();
+        let failures = on_report.filter(|_| is_judged).map(|on_report| {
+            let kept = previous.and_then(|previous| previous.failures.as_deref());
+            Failures::new(id, Thresholds::of(upstream), given, Arc::clone(on_report), kept)
+        });
+        Arc::new(Self {
             id,
             config: Arc::clone(config),
             position,
@@ -103,7 +93,7 @@ impl SharedUpstream {
             queue,
             retry_budget: kept.and_then(|previous| previous.retry_budget.clone()).or_else(budget),
             failures,
-        }))
+        })
     }
 
     /// Returns the number of the upstream, which stays the same for the life of the process.
@@ -138,9 +128,10 @@ impl SharedUpstream {
         Some(&self.config().backends[position])
     }
 
-    fn number_of(&self, name: &str) -> Option<BackendId> {
-        let position = self.config().backends.iter().position(|backend| backend.name == name)?;
-        Some(self.numbers[position])
+    /// Returns the counts of failures; `None` if they have no consequence.
+    #[must_use]
+    pub fn failures(&self) -> Option<&Arc<Failures>> {
+        self.failures.as_ref()
     }
 
     /// Returns the sessions in flight of the whole process, by number.
@@ -152,11 +143,11 @@ impl SharedUpstream {
     }
 
     fn limit(&self, backend: BackendId) -> Option<&Limit> {
-        self.backends[backend.index()].as_ref()?.limit.as_ref()
+        self.backends.get(backend.index())?.as_ref()?.limit.as_ref()
     }
 
     pub(super) fn idle(&self, backend: BackendId) -> Option<&AtomicUsize> {
-        Some(&self.backends[backend.index()].as_ref()?.idle)
+        Some(&self.backends.get(backend.index())?.as_ref()?.idle)
     }
 
     pub(super) fn is_limited(&self, backend: BackendId) -> bool {

@@ -1,11 +1,12 @@
 //! One generation: a configuration with the numbers of its objects, and what all threads share of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use super::failures::Failures;
-use super::shared::{NumbersSpent, SharedUpstream};
-use crate::base::{ListenerId, UpstreamId};
-use crate::config::Config;
+use super::failures::OnReport;
+use super::names::{Names, NumbersSpent};
+use super::shared::SharedUpstream;
+use crate::base::{BackendId, BackendKey, ListenerId, UpstreamId};
+use crate::config::{self, Config};
 
 /// See the module documentation. A snapshot never changes: the next generation is another snapshot, and a
 /// session keeps the one it began with.
@@ -16,15 +17,16 @@ pub struct Snapshot {
     listeners: Vec<ListenerId>,
     /// In the order of the configuration.
     upstreams: Vec<Arc<SharedUpstream>>,
-    /// The number of listener numbers ever given.
-    given_listeners: usize,
-    given_upstreams: usize,
+    /// Those of earlier generations that sessions still hold; one that comes back goes on with them.
+    removed: Vec<Weak<SharedUpstream>>,
+    names: Names,
 }
 
 impl Snapshot {
     /// Builds the generation after `previous`, or the first one. Listeners, upstreams and backends that keep
     /// their names also keep their numbers, and with them their counters, sessions and permits; the order in
-    /// the file does not matter. `failures` returns the failure counts of an upstream.
+    /// the file does not matter. An upstream in which nothing has changed is the same object. `on_report` is told of
+    /// failures of sessions.
     ///
     /// # Errors
     ///
@@ -32,32 +34,41 @@ impl Snapshot {
     pub fn build(
         config: Arc<Config>,
         shards: usize,
-        failures: Vec<Option<Arc<Failures>>>,
+        on_report: Option<&OnReport>,
         previous: Option<&Self>,
     ) -> Result<Self, NumbersSpent> {
-        assert_eq!(failures.len(), config.upstreams.len(), "failures of another configuration");
-        let (mut given_listeners, mut given_upstreams) =
-            previous.map_or((0, 0), |previous| (previous.given_listeners, previous.given_upstreams));
-        let mut listeners = Vec::new();
-        for listener in &config.listeners {
-            let kept = previous.and_then(|previous| previous.listener(&listener.name));
-            listeners.push(ListenerId(match kept {
-                Some(id) => id.0,
-                None => next(&mut given_listeners, &listener.name)?,
-            }));
-        }
+        let mut names = previous.map_or_else(Names::default, |previous| previous.names.clone());
+        let listeners = config.listeners.iter().map(|listener| names.listener(&listener.name));
+        let listeners = listeners.collect::<Result<_, _>>()?;
         let mut upstreams = Vec::new();
-        for ((position, upstream), failures) in config.upstreams.iter().enumerate().zip(failures) {
-            let kept = previous.and_then(|previous| previous.upstream(&upstream.name));
-            let id = UpstreamId(match kept {
-                Some(kept) => kept.id().0,
-                None => next(&mut given_upstreams, &upstream.name)?,
-            });
-            let kept = kept.map(|kept| &**kept);
-            upstreams.push(SharedUpstream::build(id, (&config, position), shards, failures, kept)?);
+        for (position, upstream) in config.upstreams.iter().enumerate() {
+            let id = names.upstream(&upstream.name)?;
+            let kept = previous.and_then(|previous| previous.upstream(id));
+            if let Some(kept) = kept.filter(|kept| kept.config() == upstream) {
+                upstreams.push(Arc::clone(kept));
+                continue;
+            }
+            let kept = kept.cloned().or_else(|| previous?.removed(id));
+            let numbers = upstream.backends.iter().map(|backend| names.backend(id, &backend.name));
+            let numbers = (numbers.collect::<Result<_, _>>()?, names.given(id));
+            let kept = kept.as_deref();
+            upstreams.push(SharedUpstream::build(id, numbers, (&config, position), shards, on_report, kept));
         }
+        let removed = previous.map_or_else(Vec::new, |previous| previous.without(&upstreams));
         let generation = previous.map_or(1, |previous| previous.generation + 1);
-        Ok(Self { generation, config, listeners, upstreams, given_listeners, given_upstreams })
+        Ok(Self { generation, config, listeners, upstreams, removed, names })
+    }
+
+    fn removed(&self, id: UpstreamId) -> Option<Arc<SharedUpstream>> {
+        self.removed.iter().filter_map(Weak::upgrade).find(|upstream| upstream.id() == id)
+    }
+
+    /// Returns the upstreams of this and of earlier generations that are still held, but for these.
+    fn without(&self, upstreams: &[Arc<SharedUpstream>]) -> Vec<Weak<SharedUpstream>> {
+        let earlier = self.removed.iter().filter_map(Weak::upgrade);
+        let all = self.upstreams.iter().cloned().chain(earlier);
+        let is_there = |one: &Arc<SharedUpstream>| upstreams.iter().any(|other| other.id() == one.id());
+        all.filter(|one| !is_there(one)).map(|one| Arc::downgrade(&one)).collect()
     }
 
     /// Returns the number of the generation, which counts from 1.
@@ -84,22 +95,53 @@ impl Snapshot {
         &self.upstreams
     }
 
-    fn listener(&self, name: &str) -> Option<ListenerId> {
-        let position = self.config.listeners.iter().position(|listener| listener.name == name)?;
-        Some(self.listeners[position])
+    /// Returns the upstream that serves a listener of this configuration.
+    #[must_use]
+    pub fn upstream_of(&self, listener: &config::Listener) -> &Arc<SharedUpstream> {
+        &self.upstreams[listener.upstream.index()]
     }
 
-    /// Returns the upstream with this name.
+    /// Returns the upstream with this number, if this generation has it.
     #[must_use]
-    pub fn upstream(&self, name: &str) -> Option<&Arc<SharedUpstream>> {
-        self.upstreams.iter().find(|upstream| upstream.config().name == name)
+    pub fn upstream(&self, id: UpstreamId) -> Option<&Arc<SharedUpstream>> {
+        self.upstreams.iter().find(|upstream| upstream.id() == id)
+    }
+
+    /// Returns the keys of all backends.
+    pub fn keys(&self) -> impl Iterator<Item = BackendKey> {
+        self.upstreams.iter().flat_map(|shared| {
+            let key = |backend: &BackendId| BackendKey { upstream: shared.id(), backend: *backend };
+            shared.numbers().iter().map(key)
+        })
+    }
+
+    /// Returns the names of everything that has a number, of earlier generations too.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 }
 
-fn next(given: &mut usize, name: &str) -> Result<u16, NumbersSpent> {
-    let number = u16::try_from(*given).map_err(|_| NumbersSpent(name.to_owned()))?;
-    *given += 1;
-    Ok(number)
+/// The snapshot of the generation that runs, for threads that only look now and then.
+pub struct Current(RwLock<Arc<Snapshot>>);
+
+impl Current {
+    /// The first generation runs.
+    #[must_use]
+    pub fn new(snapshot: Arc<Snapshot>) -> Arc<Self> {
+        Arc::new(Self(RwLock::new(snapshot)))
+    }
+
+    /// Returns the snapshot.
+    #[must_use]
+    pub fn get(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the next one.
+    pub fn set(&self, snapshot: Arc<Snapshot>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
 }
 
 #[cfg(test)]
@@ -117,8 +159,7 @@ mod tests {
             format!("listeners: [{{name: web, address: ':1', upstream: a}}]\nupstreams: [{upstreams}]\n");
         let parsed = config::parse("test.yaml", text.as_bytes()).unwrap_or_else(|report| panic!("{report}"));
         let config = Arc::new(parsed.config);
-        let failures = config.upstreams.iter().map(|_| None).collect();
-        Snapshot::build(config, 1, failures, previous).expect("numbers")
+        Snapshot::build(config, 1, None, previous).expect("numbers")
     }
 
     /// An upstream with these backends, in this order; each may have one connection.
@@ -129,6 +170,10 @@ mod tests {
         };
         let backends: Vec<_> = backends.iter().map(backend).collect();
         format!("{{name: {name}, queue: {{max: 1}}, backends: [{}]}}", backends.join(", "))
+    }
+
+    fn named<'s>(snapshot: &'s Snapshot, name: &str) -> Option<&'s Arc<SharedUpstream>> {
+        snapshot.upstreams().iter().find(|upstream| upstream.config().name == name)
     }
 
     fn pick(table: &UpstreamTable, tried: &[BackendId]) -> Option<InFlight> {
@@ -143,7 +188,7 @@ mod tests {
     #[test]
     fn kept_backends_keep_numbers_health_sessions_and_permits_in_the_next_generation() {
         let first = built(&format!("{}, {}", upstream("b", &["x"]), upstream("a", &["p", "q", "r"])), None);
-        let shared = first.upstream("a").expect("it is there");
+        let shared = named(&first, "a").expect("it is there");
         assert_eq!(shared.numbers(), [0, 1, 2].map(BackendId));
         let table = UpstreamTable::new(Arc::clone(shared), PLACE, None);
         let up = BackendState {
@@ -158,10 +203,10 @@ mod tests {
         // The second generation has another order, one backend fewer, and one new backend.
         let second =
             built(&format!("{}, {}", upstream("a", &["s", "q", "p"]), upstream("c", &["x"])), Some(&first));
-        let next = second.upstream("a").expect("it is there");
+        let next = named(&second, "a").expect("it is there");
         assert_eq!((next.id(), next.numbers()), (shared.id(), &[3, 1, 0].map(BackendId)[..]));
         assert_eq!((second.generation(), second.listeners()), (2, first.listeners()));
-        let c = second.upstream("c").expect("it is there").id();
+        let c = named(&second, "c").expect("it is there").id();
         assert!(first.upstreams().iter().all(|upstream| upstream.id() != c), "a number is no one else's");
         let s = BackendId(3);
         assert_eq!([p, q, s].map(|id| next.permits_taken(id)), [Some(1), Some(1), Some(0)]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Address, limits};
+use crate::base::{Address, BackendKey, UpstreamId, limits};
 
 /// The result of the health checks of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,10 +31,20 @@ impl Health {
 }
 
 /// The addresses of all backends of all upstreams, as the resolver knows them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
+    /// The generation of the configuration that they are for.
+    pub generation: u64,
     /// Indexed by `UpstreamId`, then by `BackendId`.
     pub upstreams: Vec<Vec<Resolved>>,
+}
+
+impl Addresses {
+    /// Returns what is known of a backend.
+    #[must_use]
+    pub fn of(&self, key: BackendKey) -> Option<&Resolved> {
+        self.upstreams.get(key.upstream.index())?.get(key.backend.index())
+    }
 }
 
 /// What the resolver knows of one backend.
@@ -45,6 +55,14 @@ pub struct Resolved {
     pub addresses: Arc<[Address]>,
     /// Whether the first look-up of the name has failed, so that it need not be waited for.
     pub has_failed: bool,
+}
+
+impl Resolved {
+    /// Returns whether the first look-up is over.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.has_failed || !self.addresses.is_empty()
+    }
 }
 
 /// The state of one backend.
@@ -82,6 +100,12 @@ impl BackendState {
         }
     }
 
+    /// Returns the state of a number without a backend in this generation. It is no verdict, so it ends no session.
+    #[must_use]
+    pub fn absent() -> Self {
+        Self { awaited: false, ..Self::unknown() }
+    }
+
     /// Returns whether the backend can take sessions, ejections aside.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -110,20 +134,25 @@ impl BackendState {
 /// The states of all backends of all upstreams.
 #[derive(Clone, Debug)]
 pub struct UpstreamStates {
-    /// The generation of the configuration that the backends belong to; states of another generation are
-    /// ignored.
+    /// The generation of the configuration that was judged.
     pub generation: u64,
     /// Strictly increases from one broadcast to the next.
     pub version: u64,
-    /// The upstreams and their backends, both in the order of the configuration.
+    /// The upstreams and their backends, both by number. Where the generation has no such backend, the state is
+    /// [`BackendState::absent`].
     pub upstreams: Vec<Vec<BackendState>>,
 }
 
 impl UpstreamStates {
-    /// Returns whether every backend has had its first verdict. A backend whose name does not resolve never
-    /// has one, so bound the wait.
+    /// Returns the states of the backends of an upstream, by number; none before the first ones are published.
     #[must_use]
-    pub fn all_decided(&self) -> bool {
-        self.upstreams.iter().flatten().all(|backend| backend.health != Health::Checking)
+    pub fn of(&self, upstream: UpstreamId) -> &[BackendState] {
+        self.upstreams.get(upstream.index()).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns the state of one backend.
+    #[must_use]
+    pub fn backend(&self, key: BackendKey) -> Option<&BackendState> {
+        self.of(key.upstream).get(key.backend.index())
     }
 }

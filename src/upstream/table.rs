@@ -13,8 +13,8 @@ use super::serving::{Order, Serving, Share, TIERS};
 use super::shared::SharedUpstream;
 use super::state::BackendState;
 use crate::admission::Eligible;
-use crate::balance::{Algorithm, Candidate, Demand, Sample, Start, Tried, Wants};
-use crate::base::{Address, BackendId, ShardPlace, Tick};
+use crate::balance::{Algorithm, Candidate, Demand, Registered, Sample, Start, Tried, Wants};
+use crate::base::{Address, BackendId, CloseReason, ShardPlace, Tick};
 
 /// The backends of one upstream, on one shard.
 pub struct UpstreamTable {
@@ -25,7 +25,7 @@ pub struct UpstreamTable {
     shares: Vec<Share>,
     panic_threshold: Option<u32>,
     start: Start,
-    build: fn(Start) -> Box<dyn Algorithm>,
+    algorithm: &'static Registered,
     inner: RefCell<Inner>,
 }
 
@@ -91,6 +91,12 @@ struct Inner {
     serving: Serving,
 }
 
+impl Inner {
+    fn tier(&self, backend: BackendId) -> Option<usize> {
+        self.tier_of.get(backend.index()).copied().flatten()
+    }
+}
+
 /// Backends of equal rank.
 #[derive(Default)]
 struct Tier {
@@ -130,31 +136,32 @@ fn eligible_for(before: &[Tier], backend: BackendId) -> Eligible<impl Fn(&Tried)
 }
 
 impl UpstreamTable {
-    /// Creates the table of one generation. Backends that have kept their numbers since the generation
-    /// before, `previous`, keep their states; the others are not eligible yet.
+    /// Creates the table of one generation. Backends that were in the generation before, `previous`, too, keep their
+    /// states, and the algorithm goes on where it was; new backends are not eligible yet.
     #[must_use]
     pub fn new(shared: Arc<SharedUpstream>, place: ShardPlace, previous: Option<&Self>) -> Self {
         let (upstream, given) = (shared.config(), shared.given());
         let mut shares = vec![Share::NONE; given];
-        let mut states = vec![BackendState::unknown(); given];
+        let mut states = vec![BackendState::absent(); given];
         for (number, backend) in shared.numbers().iter().zip(&upstream.backends) {
             shares[number.index()] = Share::of(backend);
             let known = previous.and_then(|previous| previous.state(*number));
             states[number.index()] = known.unwrap_or_else(BackendState::unknown);
         }
         let hooks = previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.permits.hooks));
+        let same = previous.filter(|previous| previous.algorithm == upstream.algorithm);
         let table = Self {
             others_at: Cell::new(None),
             wants: upstream.algorithm.wants,
+            algorithm: upstream.algorithm,
             shares,
             panic_threshold: upstream.panic_threshold,
             start: Start { shard: place.shard.index(), shards: place.shards, seed: place.seed },
-            build: upstream.algorithm.build,
             inner: RefCell::new(Inner {
-                tiers: Default::default(),
+                tiers: same.map_or_else(Default::default, Self::tiers),
                 tier_of: vec![None; given],
                 states: states.clone(),
-                serving: Serving::Nobody,
+                serving: previous.map_or(Serving::Nobody, |previous| previous.inner.borrow().serving),
             }),
             permits: Permits::new(shared, place.shard, hooks),
         };
@@ -162,22 +169,33 @@ impl UpstreamTable {
         table
     }
 
+    /// The state of a backend of this generation.
     fn state(&self, number: BackendId) -> Option<BackendState> {
+        self.permits.shared.backend(number)?;
         self.inner.borrow().states.get(number.index()).cloned()
     }
 
-    /// Applies the new states of all backends, in the order of the configuration. Returns whether sessions of
-    /// this shard have to end because of them, and so have to be woken.
-    ///
-    /// # Panics
-    ///
-    /// If the states are those of another generation; the shard has to check their number first.
+    /// Returns a copy of the tiers, with algorithms in the same state.
+    fn tiers(&self) -> [Tier; TIERS] {
+        self.inner.borrow().tiers.each_ref().map(|tier| Tier {
+            candidates: tier.candidates.clone(),
+            algorithm: tier.algorithm.as_ref().map(|algorithm| algorithm.copy()),
+        })
+    }
+
+    /// Applies the new states of all backends, by number; those of another generation, too, as far as they concern
+    /// the backends of this one. Returns whether sessions of this shard have to end because of them, and so have to be
+    /// woken.
     pub fn apply(&self, states: &[BackendState]) -> bool {
-        let numbers = self.permits.shared.numbers();
-        assert_eq!(states.len(), numbers.len(), "states of another generation");
-        let mut by_number = vec![BackendState::unknown(); self.shares.len()];
-        numbers.iter().zip(states).for_each(|(number, state)| by_number[number.index()] = state.clone());
-        self.set_states(&by_number)
+        let mut all = self.inner.borrow().states.clone();
+        all.iter_mut().zip(states).for_each(|(known, state)| known.clone_from(state));
+        self.set_states(&all)
+    }
+
+    /// Has the sessions of a backend end for this reason. Returns whether this shard has any, which have to be woken.
+    pub fn end_sessions(&self, backend: BackendId, reason: CloseReason) -> bool {
+        self.permits.forced_closes.order(backend.index(), reason);
+        self.own_sessions(backend) > 0
     }
 
     fn set_states(&self, states: &[BackendState]) -> bool {
@@ -269,7 +287,7 @@ impl UpstreamTable {
         let (before, rest) = inner.tiers.split_at_mut(tier);
         let Tier { candidates, algorithm } = &mut rest[0];
         let algorithm = algorithm.get_or_insert_with(|| {
-            let mut algorithm = (self.build)(self.start);
+            let mut algorithm = (self.algorithm.build)(self.start);
             algorithm.update(candidates);
             algorithm
         });
@@ -315,7 +333,7 @@ impl UpstreamTable {
             preview.steps.push(PreviewStep::Tier(index, candidates.clone()));
             let mut algorithm = algorithm.as_ref().map_or_else(
                 || {
-                    let mut algorithm = (self.build)(self.start);
+                    let mut algorithm = (self.algorithm.build)(self.start);
                     algorithm.update(candidates);
                     algorithm
                 },
@@ -392,7 +410,7 @@ impl UpstreamTable {
     ) -> Option<T> {
         let inner = self.inner.borrow();
         let Eligible { by, after_attempts_only } =
-            eligible_for(&inner.tiers[..inner.tier_of[backend.index()]?], backend);
+            eligible_for(&inner.tiers[..inner.tier(backend)?], backend);
         Some(f(Eligible { by: &by, after_attempts_only }))
     }
 
@@ -420,7 +438,7 @@ impl UpstreamTable {
     /// Returns whether sessions may be sent to this backend, if need be.
     #[must_use]
     pub fn is_candidate(&self, backend: BackendId) -> bool {
-        self.inner.borrow().tier_of[backend.index()].is_some()
+        self.inner.borrow().tier(backend).is_some()
     }
 
     /// Returns whether the pool may connect to this backend: eligible and weighted. Backups count, because
@@ -505,7 +523,7 @@ mod tests {
         );
         let parsed = config::parse("test", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}"));
         let place = ShardPlace { shard: ShardId(0), shards: 1, seed: 0 };
-        let snapshot = Snapshot::build(Arc::new(parsed.config), 1, vec![None], None).expect("numbers");
+        let snapshot = Snapshot::build(Arc::new(parsed.config), 1, None, None).expect("numbers");
         UpstreamTable::new(Arc::clone(&snapshot.upstreams()[0]), place, None)
     }
 

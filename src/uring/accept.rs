@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
+
 use super::{Ring, Socket};
 use crate::base::ClientAddress;
 
@@ -53,6 +55,11 @@ impl Acceptor {
             self.0.wait_readable_alone();
         }
         accepted.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Calls `f` with the listening socket.
+    pub fn with<T>(&self, f: impl FnOnce(SockRef<'_>) -> T) -> T {
+        self.0.with(f)
     }
 
     /// Returns a connection that the kernel has already completed; `None` if there is none.

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringway::base::{Address, BackendId, limits};
+use ringway::base::{Address, BackendId, BackendKey, limits};
 use ringway::config::{HealthCheck, Outlier, Upstream};
 use ringway::health::rules::{
     Cause, Checked, EjectionEnd, Event, NotEjected, RiseFall, Transition, UpstreamHealth, Verdict,
 };
 use ringway::upstream::{
-    BackendState, Failures, Fault, Health, Reported, Resolved, Thresholds, UpstreamStates,
+    BackendState, Failures, Fault, Health, OnReport, Reported, Resolved, Thresholds, UpstreamStates,
 };
 
 use super::shadow::{Serving, Streaks, is_eligible, order};
@@ -56,18 +56,19 @@ struct History {
 }
 
 impl HealthThread {
+    /// Where shards report failures.
+    pub fn on_report(&self) -> OnReport {
+        let reports = Arc::clone(&self.reports);
+        Arc::new(move |key: BackendKey, reported| {
+            reports.lock().expect("no panic under it").push_back((key.backend, reported));
+        })
+    }
+
     pub fn new(upstream: &Upstream) -> Self {
         let backends = upstream.backends.len();
         let reports = Reports::default();
         let thresholds = Thresholds::of(upstream);
         let is_told = upstream.outlier.is_some() || upstream.healthcheck.is_some();
-        let failures = is_told.then(|| {
-            let reports = Arc::clone(&reports);
-            let report = move |backend, reported| {
-                reports.lock().expect("no panic under it").push_back((backend, reported));
-            };
-            Failures::new(thresholds, backends, Box::new(report))
-        });
         let rules = |check: &HealthCheck| (0..backends).map(|_| RiseFall::new(check)).collect();
         let history = History {
             run: None,
@@ -81,7 +82,7 @@ impl HealthThread {
             rules: upstream.healthcheck.as_ref().map(rules),
             addresses: vec![Resolved::default(); backends],
             departed: vec![Vec::new(); backends],
-            failures,
+            failures: None,
             reports,
             version: 0,
             is_changed: true,

@@ -46,11 +46,12 @@ impl World {
         let plan = Plan::new(&mut rng);
         let upstream = plan.upstream();
         let backends = upstream.backends.len();
-        let health = HealthThread::new(upstream);
+        let mut health = HealthThread::new(upstream);
         let config = Arc::new(plan.config.clone());
-        let snapshot =
-            Snapshot::build(config, plan.shards, vec![health.failures.clone()], None).expect("numbers");
+        let on_report = health.on_report();
+        let snapshot = Snapshot::build(config, plan.shards, Some(&on_report), None).expect("numbers");
         let shared = Arc::clone(&snapshot.upstreams()[0]);
+        health.failures = shared.failures().cloned();
         let shard = |index: usize| {
             let by = ShardId(index as u16);
             let place = ShardPlace { shard: by, shards: plan.shards, seed };

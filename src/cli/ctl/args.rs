@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::super::values::{level, whole};
+use super::changes::{BackendName, Setting, of_entry, of_running};
 
 /// The arguments of `ctl`.
 #[derive(Args, Debug)]
@@ -74,6 +75,42 @@ pub enum CtlCommand {
     },
     /// Print the configuration that runs, in its long form
     Config,
+    /// Load the configuration again: the whole of it, or nothing if anything is wrong with it
+    Reload,
+    /// Show what the file would have to say so that it runs as it does: what `set`, `add` and `remove` have changed
+    Diff,
+    /// Set values of a backend: weight=N, state=ready|drain|maint, max_connections=N. They survive a reload and an
+    /// upgrade, not a restart
+    Set {
+        /// The names of the upstream and of the backend
+        #[arg(value_name = "UPSTREAM/BACKEND")]
+        backend: BackendName,
+
+        /// One or several of weight, state and max_connections
+        #[arg(value_name = "KEY=VALUE", required = true, value_parser = of_running)]
+        values: Vec<Setting>,
+    },
+    /// Add a backend to an upstream. It survives a reload and an upgrade, not a restart
+    Add {
+        /// The name of the upstream
+        upstream: String,
+
+        /// ADDRESS:PORT, or unix:PATH with a name
+        address: String,
+
+        /// Any of name, weight, max_connections and backup
+        #[arg(value_name = "KEY=VALUE", value_parser = of_entry)]
+        values: Vec<Setting>,
+    },
+    /// Remove a backend; its open sessions may take `runtime.drain_timeout` to end. It stays removed at a reload and an
+    /// upgrade, not at a restart
+    Remove {
+        /// The names of the upstream and of the backend
+        #[arg(value_name = "UPSTREAM/BACKEND")]
+        backend: BackendName,
+    },
+    /// Replace the process by the binary that is on disk now, without losing a client
+    Upgrade,
 }
 
 /// Which sessions to show.

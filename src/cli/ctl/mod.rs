@@ -2,13 +2,15 @@
 //! are for scripts.
 
 pub(super) mod args;
+mod changes;
 mod output;
 mod pages;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::json;
+use hyper::Method;
+use serde_json::{Value, json};
 
 use super::api::{self, Api, ApiError, REFUSED};
 use super::complain;
@@ -20,11 +22,17 @@ use output::Output;
 
 const STATUS: &str = "/v1/status";
 
+/// The exit status of clap.
+const WRONG_USAGE: u8 = 2;
+
 /// What ends a command early.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// A key is given twice.
+    #[error("`{0}` is given twice; give it once")]
+    Usage(&'static str),
     /// The output cannot be written.
     #[error("the output cannot be written: {}", crate::base::Plain(.0))]
     Output(#[from] std::io::Error),
@@ -42,9 +50,10 @@ pub fn ctl(arguments: &CtlArguments) -> ExitCode {
         // Who reads has seen enough, as in `ctl sessions | head`.
         Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            complain(format_args!("ringway ctl: {failure}"));
+            failure.to_string().lines().for_each(|line| complain(format_args!("ringway ctl: {line}")));
             ExitCode::from(match failure {
                 Failure::Api(error) => error.exit_status(),
+                Failure::Usage(_) => WRONG_USAGE,
                 Failure::Output(_) => REFUSED,
             })
         }
@@ -79,8 +88,37 @@ impl Ctl {
                 self.output.answer(&answer, &format!("log records are written from level {level} on"))?;
             }
             CtlCommand::Config => self.config()?,
+            CtlCommand::Diff => self.diff()?,
+            CtlCommand::Reload => self.order(Method::POST, "/v1/reload", &Value::Null)?,
+            CtlCommand::Upgrade => self.order(Method::POST, "/v1/upgrade", &Value::Null)?,
+            CtlCommand::Set { backend, values } => {
+                let values = changes::object(values).map_err(Failure::Usage)?;
+                self.order(Method::POST, &backend.path(), &values.into())?;
+            }
+            CtlCommand::Add { upstream, address, values } => {
+                let mut entry = changes::object(values).map_err(Failure::Usage)?;
+                entry.insert("address".to_owned(), address.clone().into());
+                self.order(Method::POST, &changes::backends_path(upstream), &entry.into())?;
+            }
+            CtlCommand::Remove { backend } => self.order(Method::DELETE, &backend.path(), &Value::Null)?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn order(&self, method: Method, path: &str, body: &Value) -> Result<(), Failure> {
+        let answer = self.api.order(method, path, body)?;
+        if self.output.json {
+            return Ok(self.output.document(&answer)?);
+        }
+        Ok(self.output.lines(&changes::applied(&api::parse(&answer)?))?)
+    }
+
+    fn diff(&self) -> Result<(), Failure> {
+        let answer = self.api.get("/v1/diff")?;
+        if self.output.json {
+            return Ok(self.output.document(&answer)?);
+        }
+        Ok(self.output.lines(&api::parse::<changes::Differences>(&answer)?.lines())?)
     }
 
     fn status(&self) -> Result<(), Failure> {

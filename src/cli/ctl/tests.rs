@@ -64,6 +64,18 @@ fn orders_reach_the_process() {
     ctl.run(&CtlCommand::Ready { listener: Some("a/b".into()) }).unwrap();
     ctl.run(&CtlCommand::Explain { client: "::1".into(), listener: Some("web".into()) }).unwrap();
     ctl.run(&CtlCommand::Config).unwrap();
+    ctl.run(&CtlCommand::Diff).unwrap();
+    ctl.run(&CtlCommand::Reload).unwrap();
+    ctl.run(&CtlCommand::Upgrade).unwrap();
+    let backend: changes::BackendName = "w/a b".parse().unwrap();
+    let weight = changes::of_running("weight=3").unwrap();
+    let set = |values| CtlCommand::Set { backend: backend.clone(), values };
+    ctl.run(&set(vec![weight.clone()])).unwrap();
+    assert!(matches!(ctl.run(&set(vec![weight.clone(), weight])), Err(Failure::Usage("weight"))));
+    let (upstream, address) = ("w".to_owned(), "::1".to_owned());
+    let values = vec![changes::of_entry("backup=true").unwrap()];
+    ctl.run(&CtlCommand::Add { upstream, address, values }).unwrap();
+    ctl.run(&CtlCommand::Remove { backend }).unwrap();
     assert_eq!(
         process.asked(),
         [
@@ -73,6 +85,12 @@ fn orders_reach_the_process() {
             "GET /readyz/a%2Fb",
             "GET /v1/explain?client=%3A%3A1&listener=web",
             "GET /v1/config",
+            "GET /v1/diff",
+            "POST /v1/reload",
+            "POST /v1/upgrade",
+            "POST /v1/upstreams/w/backends/a%20b {\"weight\":3}",
+            "POST /v1/upstreams/w/backends {\"address\":\"::1\",\"backup\":true}",
+            "DELETE /v1/upstreams/w/backends/a%20b",
         ]
     );
 }

@@ -228,6 +228,22 @@ pub enum AdminState {
     Maint,
 }
 
+impl AdminState {
+    /// All states with their names.
+    pub const ALL: [(&str, Self); 3] =
+        [("ready", Self::Ready), ("drain", Self::Drain), ("maint", Self::Maint)];
+
+    /// Returns the name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
+}
+
 /// Where a backend listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum BackendAddress {

@@ -63,7 +63,9 @@ fn upstream(lines: &str) -> String {
 
 mod accepted;
 mod addresses;
+mod changed;
 mod hostile;
+mod overlaid;
 mod properties;
 mod reference;
 mod refused;

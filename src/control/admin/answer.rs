@@ -60,6 +60,11 @@ pub(super) fn failure(status: StatusCode, sentence: &str) -> Answer {
     of(status, JSON, serde_json::json!({ "error": sentence }).to_string())
 }
 
+/// The process cannot answer, in one sentence with its remedy.
+pub(super) fn unavailable(sentence: &str) -> Answer {
+    failure(StatusCode::SERVICE_UNAVAILABLE, sentence)
+}
+
 /// The method does not fit.
 pub(super) fn not_allowed(allowed: &'static str) -> Answer {
     let mut answer = failure(StatusCode::METHOD_NOT_ALLOWED, &format!("this takes {allowed} only"));

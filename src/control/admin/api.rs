@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{ACCEPT, HeaderMap};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use super::super::command::Command;
 use super::super::process::{ExplainError, Exposition, Process, Readiness, SessionsError};
 use super::access::{self, Peer, Refusal};
-use super::answer::{self, Answer, JSON, TEXT};
+use super::answer::{self, Answer, JSON, TEXT, unavailable};
+use super::orders;
 use super::query::{self, quote};
 use super::route::Route;
 
@@ -100,7 +101,28 @@ impl Api {
             Route::Config => self.config(request.headers()).await,
             Route::Drain => self.drain(peer),
             Route::LogLevel => self.set_level(peer, request.into_body()).await,
+            Route::Diff => self.differences().await,
+            Route::Reload => orders::reload(&*self.process, peer).await,
+            Route::Upgrade => orders::upgrade(&*self.process, peer).await,
+            Route::Backends(upstream) => match read(request.into_body()).await {
+                Ok(body) => orders::add(&*self.process, peer, &upstream, &body).await,
+                Err(answer) => *answer,
+            },
+            Route::Backend(upstream, backend) if request.method() == Method::DELETE => {
+                orders::remove(&*self.process, peer, &upstream, &backend).await
+            }
+            Route::Backend(upstream, backend) => match read(request.into_body()).await {
+                Ok(body) => orders::set(&*self.process, peer, (&upstream, &backend), &body).await,
+                Err(answer) => *answer,
+            },
         }
+    }
+
+    async fn differences(&self) -> Answer {
+        let render = |process: &dyn Process| {
+            answer::json(StatusCode::OK, &json!({ "changes": process.differences() }))
+        };
+        self.rendered(render).await
     }
 
     fn ready(&self, listener: Option<&str>) -> Answer {
@@ -310,10 +332,6 @@ fn accepted(headers: &HeaderMap) -> String {
     values.collect::<Vec<_>>().join(",")
 }
 
-fn unavailable(sentence: &str) -> Answer {
-    answer::failure(StatusCode::SERVICE_UNAVAILABLE, sentence)
-}
-
 fn late() -> Answer {
     unavailable(&format!("the process did not answer within {PATIENCE:?}; try again"))
 }
@@ -325,7 +343,6 @@ fn busy() -> Answer {
 #[cfg(test)]
 mod tests {
     use http_body_util::Empty;
-    use hyper::Method;
 
     use super::super::testing::Fake;
     use super::*;

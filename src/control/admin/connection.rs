@@ -1,7 +1,8 @@
 //! One connection: its bounds in time and size.
 //!
-//! A connection ends when it is silent (`SILENCE_MAX`), when a request takes its time (`HEADER_PATIENCE`), and at the
-//! latest a moment after `AGE_MAX`, so whoever holds a slot gives it back, however little he sends or reads.
+//! A connection ends when it is silent (`SILENCE_MAX`) while no answer is being worked out, when a request takes its time
+//! (`HEADER_PATIENCE`), and at the latest a moment after `AGE_MAX`, so whoever holds a slot gives it back, however little
+//! he sends or reads.
 
 use std::convert::Infallible;
 use std::io;
@@ -42,9 +43,10 @@ where
 {
     let moves = Arc::new(AtomicU32::new(0));
     let stream = TokioIo::new(Watched { stream, moves: Arc::clone(&moves) });
+    let at_work = Arc::clone(&moves);
     let answer = service_fn(move |request| {
-        let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(api.answer(peer, request).await) }
+        let (api, at_work) = (Arc::clone(&api), Arc::clone(&at_work));
+        async move { Ok::<_, Infallible>(while_moving(&at_work, api.answer(peer, request)).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -76,6 +78,17 @@ where
 fn log_end(peer: Peer, result: Result<(), hyper::Error>) {
     if let Err(error) = result {
         log::debug!("admin: the connection of {peer} ended: {error}");
+    }
+}
+
+/// Works an answer out. Meanwhile it is not the client that is silent, and each answer has a time limit of its own.
+async fn while_moving<T>(moves: &AtomicU32, answer: impl Future<Output = T>) -> T {
+    let mut answer = pin!(answer);
+    loop {
+        tokio::select! {
+            answer = answer.as_mut() => return answer,
+            () = sleep(SILENCE_STEP) => { moves.fetch_add(1, Ordering::Relaxed); }
+        }
     }
 }
 
@@ -213,6 +226,17 @@ mod tests {
             let life = life(is_crowded, trickle).await;
             assert!(life >= patience && life <= patience + Duration::from_secs(1), "{life:?}");
         }
+    }
+
+    /// An order may take longer than a client may be silent.
+    #[tokio::test(start_paused = true)]
+    async fn order_that_takes_its_time_is_waited_for() {
+        let (mut stream, _server) = connected(false);
+        let request = b"POST /v1/reload HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 503") && text.contains("not done after 120s"), "{text}");
     }
 
     /// A process that does not answer is answered for.

@@ -3,7 +3,8 @@
 //!
 //! The endpoints are bound before the process serves (`bind`) and served on the control thread, where nothing
 //! waits for anything but tokio (`serve`, `connection`). A request passes who may ask (`access`), what there is
-//! (`route`), its parameters (`query`), and then the process is asked (`api`), which gives an `answer`.
+//! (`route`), its parameters (`query`), and then the process is asked (`api`) or told what to change (`orders`), which
+//! gives an `answer`.
 //!
 //! Invariants: at most `limits::ADMIN_TCP_CONNECTIONS_MAX` and `ADMIN_SOCKET_CONNECTIONS_MAX` connections, none of which
 //! lives on without moving bytes; no request makes a shard wait, and what takes long to write is written on other
@@ -16,6 +17,7 @@ mod answer;
 mod api;
 mod bind;
 mod connection;
+mod orders;
 mod query;
 mod route;
 mod serve;

@@ -4,10 +4,13 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use log::LevelFilter;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Number, Value};
 
 use super::super::process::{ExplainQuery, SessionQuery};
 use crate::base::limits::{SESSIONS_LISTED, SESSIONS_LISTED_MAX};
+use crate::config::AdminState;
 
 /// The levels, as a request writes them.
 const LEVELS: [(&str, LevelFilter); 5] = [
@@ -64,6 +67,57 @@ pub(super) fn level(body: &[u8]) -> Result<LevelFilter, String> {
         .map_err(|error| format!("the body is not as wanted: {error}; {remedy}"))?;
     let level = LEVELS.iter().find(|(name, _)| *name == body.level).map(|(_, level)| *level);
     level.ok_or_else(|| format!("`level` is {}; {remedy}", quote(&body.level)))
+}
+
+/// Values of a backend that a request sets, at least one of them.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Values {
+    #[serde(default, deserialize_with = "whole")]
+    pub(super) weight: Option<u32>,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) state: Option<AdminState>,
+    #[serde(default, deserialize_with = "whole")]
+    pub(super) max_connections: Option<u32>,
+}
+
+/// Reads a state that is written; `null` is none.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AdminState>, D::Error> {
+    AdminState::deserialize(deserializer).map(Some)
+}
+
+/// Reads a number that is written; to JSON, 3.0 is a whole number, too.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let written = Number::deserialize(deserializer)?;
+    let bounds = 0.0..=f64::from(u32::MAX);
+    match written.as_f64().filter(|number| number.fract() == 0.0 && bounds.contains(number)) {
+        Some(number) => Ok(Some(number as u32)),
+        None => Err(D::Error::custom(format!("{written} is not a whole number from 0 to {}", u32::MAX))),
+    }
+}
+
+/// Reads the body of `/v1/upstreams/UPSTREAM/backends/BACKEND`. Fails with the answer to the operator.
+pub(super) fn values(body: &[u8]) -> Result<Values, String> {
+    let remedy = "write {\"weight\": 3, \"state\": \"drain\", \"max_connections\": 100}, or some of it; `state` is \
+                  ready, drain or maint";
+    let values: Values = serde_json::from_slice(body)
+        .map_err(|error| format!("the body is not as wanted: {error}; {remedy}"))?;
+    if values == (Values { weight: None, state: None, max_connections: None }) {
+        return Err(format!("the body sets nothing; {remedy}"));
+    }
+    Ok(values)
+}
+
+/// Reads the body of `/v1/upstreams/UPSTREAM/backends`, and returns it as an entry of a file. Fails with the answer to
+/// the operator.
+pub(super) fn entry(body: &[u8]) -> Result<String, String> {
+    let entry: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
+        format!(
+            "the body is not as wanted: {error}; write an entry of `backends` as JSON, such as {{\"address\": \
+             \"10.0.0.1\", \"port\": 80}}"
+        )
+    })?;
+    Ok(Value::from(entry).to_string())
 }
 
 /// Returns whether OpenMetrics is wanted at least as much as plain text, by the header `Accept`.
@@ -188,6 +242,48 @@ mod tests {
             ["", "{}", "warn", r#"{"level": "off"}"#, r#"{"level": 3}"#, r#"{"level": "warn", "for": 1}"#]
         {
             assert!(level(body.as_bytes()).unwrap_err().contains("write {\"level\": \"debug\"}"), "{body}");
+        }
+    }
+
+    #[test]
+    fn values_of_a_backend_are_any_of_three() {
+        let set = |weight, state, max_connections| Ok(Values { weight, state, max_connections });
+        assert_eq!(values(br#"{"weight": 3}"#), set(Some(3), None, None));
+        assert_eq!(values(br#"{"max_connections": 4294967295.0}"#), set(None, None, Some(u32::MAX)));
+        let all = br#"{"state": "maint", "max_connections": 0, "weight": 0}"#;
+        assert_eq!(values(all), set(Some(0), Some(AdminState::Maint), Some(0)));
+        for body in [
+            "",
+            "{}",
+            "[]",
+            "null",
+            r#"{"weight": null}"#,
+            r#"{"weight": "3"}"#,
+            r#"{"weight": -1}"#,
+            r#"{"weight": 1.5}"#,
+            r#"{"weight": 3, "backup": true}"#,
+            r#"{"state": "down"}"#,
+            r#"{"max_connections": 4294967296}"#,
+        ] {
+            let error = values(body.as_bytes()).unwrap_err();
+            assert!(error.contains("`state` is ready, drain or maint"), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_an_object() {
+        assert_eq!(
+            entry(
+                br#" {"address": "::1",
+            "port": 80} "#
+            ),
+            Ok(r#"{"address":"::1","port":80}"#.to_owned())
+        );
+        for body in ["", "[]", "\"10.0.0.1:80\"", "{\"a\": 1} x", "address: a"] {
+            assert!(
+                entry(body.as_bytes()).unwrap_err().contains("write an entry of `backends` as JSON"),
+                "{body}"
+            );
         }
     }
 

@@ -30,7 +30,20 @@ pub(super) enum Route {
     Drain,
     /// `/v1/log-level`
     LogLevel,
+    /// `/v1/diff`
+    Diff,
+    /// `/v1/reload`
+    Reload,
+    /// `/v1/upgrade`
+    Upgrade,
+    /// `/v1/upstreams/UPSTREAM/backends`
+    Backends(String),
+    /// `/v1/upstreams/UPSTREAM/backends/BACKEND`
+    Backend(String, String),
 }
+
+/// Where the upstreams stand.
+const UPSTREAMS: &str = "/v1/upstreams/";
 
 impl Route {
     /// Returns what a path names.
@@ -47,6 +60,10 @@ impl Route {
             "/v1/config" => Self::Config,
             "/v1/drain" => Self::Drain,
             "/v1/log-level" => Self::LogLevel,
+            "/v1/diff" => Self::Diff,
+            "/v1/reload" => Self::Reload,
+            "/v1/upgrade" => Self::Upgrade,
+            _ if path.starts_with(UPSTREAMS) => return Self::of_upstream(&path[UPSTREAMS.len()..]),
             _ => {
                 let below =
                     |folder| path.strip_prefix(folder).filter(|name| is_one_part(name)).and_then(decoded);
@@ -56,11 +73,23 @@ impl Route {
         })
     }
 
+    /// Returns what a path below that of the upstreams names.
+    fn of_upstream(path: &str) -> Option<Self> {
+        let parts: Vec<_> = path.split('/').collect();
+        let name = |part: &str| decoded(part).filter(|_| is_one_part(part));
+        match parts[..] {
+            [upstream, "backends"] => Some(Self::Backends(name(upstream)?)),
+            [upstream, "backends", backend] => Some(Self::Backend(name(upstream)?, name(backend)?)),
+            _ => None,
+        }
+    }
+
     /// Returns the methods that it takes, as the header `Allow` has them.
     pub(super) fn allowed(&self) -> &'static str {
         match self {
-            Self::Drain | Self::LogLevel => "POST",
+            Self::Drain | Self::LogLevel | Self::Reload | Self::Upgrade | Self::Backends(_) => "POST",
             Self::Session(_) => "DELETE",
+            Self::Backend(..) => "POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -73,7 +102,16 @@ impl Route {
     /// Returns whether it is on the Unix socket only, because it shows clients or changes something.
     pub(super) fn is_private(&self) -> bool {
         match self {
-            Self::Sessions | Self::Session(_) | Self::Config | Self::Drain | Self::LogLevel => true,
+            Self::Sessions
+            | Self::Session(_)
+            | Self::Config
+            | Self::Drain
+            | Self::LogLevel
+            | Self::Diff
+            | Self::Reload
+            | Self::Upgrade
+            | Self::Backends(_)
+            | Self::Backend(..) => true,
             Self::Page
             | Self::Health
             | Self::Ready(_)
@@ -104,6 +142,21 @@ mod tests {
         assert_eq!(Route::of("/readyz/%5B::1%5D:80"), ready("[::1]:80"));
         assert_eq!(Route::of("/readyz/a%25b"), ready("a%b"));
         assert_eq!(Route::of("/v1/sessions/17"), Some(Route::Session("17".into())));
+        let backend = |upstream: &str, name: &str| Some(Route::Backend(upstream.into(), name.into()));
+        assert_eq!(Route::of("/v1/upstreams/u%2F1/backends"), Some(Route::Backends("u/1".into())));
+        assert_eq!(Route::of("/v1/upstreams/u/backends/unix%3A%2Frun%2Fb"), backend("u", "unix:/run/b"));
+        assert_eq!(Route::of("/v1/upstreams/backends/backends/backends"), backend("backends", "backends"));
+        for nothing in [
+            "/v1/upstreams/",
+            "/v1/upstreams/u",
+            "/v1/upstreams//backends",
+            "/v1/upstreams/u/backends/",
+            "/v1/upstreams/u/backends/a/b",
+            "/v1/upstreams/%ff/backends",
+            "/v1/upstreams/u/sessions",
+        ] {
+            assert_eq!(Route::of(nothing), None, "{nothing}");
+        }
         for nothing in
             ["", "/readyz/", "/readyz/a/b", "/readyz/%ff", "/v1", "/v1/", "/v1/sessions/", "/healthz/"]
         {
@@ -113,13 +166,22 @@ mod tests {
 
     #[test]
     fn what_changes_something_is_private_and_takes_no_get() {
-        for path in ["/v1/drain", "/v1/log-level", "/v1/sessions/1"] {
+        for path in [
+            "/v1/drain",
+            "/v1/log-level",
+            "/v1/sessions/1",
+            "/v1/reload",
+            "/v1/upgrade",
+            "/v1/upstreams/u/backends",
+            "/v1/upstreams/u/backends/b",
+        ] {
             let route = Route::of(path).unwrap();
             assert!(
                 route.is_private() && !route.takes(&Method::GET) && !route.takes(&Method::HEAD),
                 "{path}"
             );
         }
+        assert!(Route::Diff.is_private() && Route::Diff.takes(&Method::GET));
         assert!(Route::Status.takes(&Method::HEAD) && !Route::Status.takes(&Method::OPTIONS));
     }
 }

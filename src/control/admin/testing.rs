@@ -3,14 +3,16 @@
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
-use super::super::command::Command;
+use super::super::command::{Applied, Command, Outcome, Refused};
 use super::super::process::{
     Answer, ExplainError, ExplainQuery, Explanation, Exposition, NoAnswer, Process, Readiness, SessionPage,
-    SessionQuery, SessionsError,
+    SessionQuery, SessionsError, Unknown,
 };
 use super::super::status::Status;
+use crate::config::{Change, Edit};
 
-/// Is ready, takes no commands, has no metrics, and no shard of it answers.
+/// Is ready, takes no commands, has no metrics, and no shard of it answers. It has the upstream `u/1` with the backend `b`.
+/// A reload has no end, an edit is refused, an upgrade is done.
 #[derive(Default)]
 pub(super) struct Fake {
     /// Metrics wait for the end of this channel.
@@ -37,6 +39,35 @@ impl Process for Fake {
 
     fn give(&self, _command: Command) -> bool {
         false
+    }
+
+    fn knows(&self, upstream: &str, backend: Option<&str>) -> Result<(), Unknown> {
+        match (upstream, backend) {
+            ("u/1", None | Some("b")) => Ok(()),
+            ("u/1", Some(_)) => Err(Unknown("backend")),
+            _ => Err(Unknown("upstream")),
+        }
+    }
+
+    fn reload(&self) -> Answer<Outcome> {
+        Box::pin(std::future::pending())
+    }
+
+    fn edit(&self, edit: Edit) -> Answer<Outcome> {
+        let errors = vec![format!("{edit:?}"), "the other reason".to_owned()];
+        Box::pin(async { Err(Refused { errors }) })
+    }
+
+    fn upgrade(&self) -> Answer<Outcome> {
+        Box::pin(async { Ok(Applied { generation: 7, changes: Vec::new() }) })
+    }
+
+    fn differences(&self) -> Vec<Change> {
+        vec![Change {
+            what: "listeners.a".to_owned(),
+            before: None,
+            after: Some(":80, upstream a".to_owned()),
+        }]
     }
 
     fn sessions(&self, _query: SessionQuery) -> Answer<Result<SessionPage, SessionsError>> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::encoder::Families;
+use super::encoder::{Families, Series};
 use crate::base::{CloseReason, ConnectFailure, DenyReason};
 use crate::control::status::{BackendStatus, ListenerStatus, Status, UpstreamStatus};
 use crate::net::{AcceptError, LocalFailure};
@@ -16,6 +16,20 @@ pub(super) fn process(status: &Status, out: &mut Families<'_>) -> fmt::Result {
     })?;
     out.gauge("ringway_config_generation", "Generation of the configuration that runs", |series| {
         series.level(&[], status.generation as f64)
+    })?;
+    out.counter("ringway_config_reloads", "Reloads of the configuration by result", |series| {
+        results(series, status.reloads.success, status.reloads.failure)
+    })?;
+    out.gauge("ringway_config_last_reload_successful", "Whether the last reload was applied", |series| {
+        series.level(&[], u8::from(status.reloads.last_successful))
+    })?;
+    out.gauge(
+        "ringway_config_last_reload_success_timestamp_seconds",
+        "When a configuration was taken last, that of the start included",
+        |series| series.level(&[], status.reloads.last_success_unix_seconds as f64),
+    )?;
+    out.counter("ringway_upgrades", "Replacements of the process by result", |series| {
+        results(series, status.upgrades.success, status.upgrades.failure)
     })?;
     out.counter(
         "ringway_log_dropped",
@@ -47,6 +61,11 @@ pub(super) fn process(status: &Status, out: &mut Families<'_>) -> fmt::Result {
             series.count(&[("direction", "to_client")], sum(|work| work.spliced_to_client))
         },
     )
+}
+
+fn results(series: &mut Series<'_>, success: u64, failure: u64) -> fmt::Result {
+    series.count(&[("result", "success")], success)?;
+    series.count(&[("result", "failure")], failure)
 }
 
 pub(super) fn listeners(status: &Status, out: &mut Families<'_>) -> fmt::Result {
@@ -191,7 +210,7 @@ pub(super) fn backends(status: &Status, out: &mut Families<'_>) -> fmt::Result {
     })?;
     out.gauge("ringway_backend_state", "The state of the backend: 1 for the one it is in", |series| {
         each_backend(status, |[upstream, backend_label], backend| {
-            ["checking", "up", "down", "ejected"].into_iter().try_for_each(|state| {
+            BackendStatus::STATES.into_iter().try_for_each(|state| {
                 series.level(&[upstream, backend_label, ("state", state)], u8::from(backend.state() == state))
             })
         })

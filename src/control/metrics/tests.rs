@@ -1,34 +1,39 @@
 //! The metrics of a status that was made up.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::*;
-use crate::config;
-use crate::control::{Peaks, PhaseCell, Source};
+use crate::admission::Limit;
+use crate::config::{self, Overlay};
+use crate::control::{Departed, Peaks, PhaseCell, Source, Written};
 use crate::steering::CoreLoads;
-use crate::upstream::{Snapshot, UpstreamStates};
+use crate::upstream::{Current, Snapshot, UpstreamStates};
 
 fn source(backends: usize, shards: usize) -> Source {
     let entries: Vec<_> =
         (2..backends + 2).map(|port| format!("{{address: 127.0.0.1, port: {port}}}")).collect();
     let yaml = format!("loadbalancer: {{listen_address: ':1'}}\nbackends: [{}]", entries.join(", "));
     let config = config::parse("test.yaml", yaml.as_bytes()).unwrap().config;
-    let snapshot = Snapshot::build(Arc::new(config), shards, vec![None], None).unwrap();
+    let snapshot = Snapshot::build(Arc::new(config), shards, None, None).unwrap();
     let states = UpstreamStates { generation: 1, version: 0, upstreams: Vec::new() };
     Source {
-        snapshot: Arc::new(snapshot),
+        written: Mutex::new(Written { file: Arc::clone(snapshot.config()), overlay: Overlay::default() }),
+        reloads: Mutex::default(),
+        upgrades: Mutex::default(),
+        departed: Departed::default(),
+        current: Current::new(Arc::new(snapshot)),
         states: watch::channel(Arc::new(states)).1,
         counters: (0..shards).map(|_| Arc::default()).collect(),
         heartbeats: (0..shards).map(|_| Arc::default()).collect(),
         cpus: (0..shards).collect(),
         cores: CoreLoads::new(shards),
         health: Arc::default(),
+        limit: Arc::new(Limit::new(100)),
         upgrade_error: Default::default(),
-        max_sessions: 100,
         log: None,
         access_log: None,
         begun: Instant::now(),

@@ -113,6 +113,12 @@ impl Outliers {
         Self { ejection_time: rules.ejection_time, rise, most, backends }
     }
 
+    /// Goes on with what is known of a backend from the generation before.
+    pub fn keep(&mut self, backend: BackendId, previous: &Self) {
+        let history = &mut self.backends[backend.index()];
+        *history = History { backup: history.backup, ..previous.backends[backend.index()].clone() };
+    }
+
     /// Whether a backend is ejected.
     #[must_use]
     pub fn is_ejected(&self, backend: BackendId) -> bool {

@@ -53,6 +53,12 @@ impl RiseFall {
         Self { rise: check.rise, fall: check.fall, health: Health::Checking, against: 0, down_for: 0 }
     }
 
+    /// A backend that is in this state by earlier checks, by other rules perhaps.
+    #[must_use]
+    pub fn resume(check: &HealthCheck, health: Health) -> Self {
+        Self { health, ..Self::new(check) }
+    }
+
     /// For tests: the state now.
     #[doc(hidden)]
     #[must_use]

@@ -39,6 +39,11 @@ impl Ramps {
         Self { duration, backends: vec![Ramp::Unknown; backends], seen: Duration::ZERO }
     }
 
+    /// Goes on with what is known of a backend from the generation before.
+    pub fn keep(&mut self, backend: BackendId, previous: &Self) {
+        self.backends[backend.index()] = previous.backends[backend.index()];
+    }
+
     /// Takes who is eligible now; `None` without a verdict.
     pub fn observe(&mut self, eligible: impl IntoIterator<Item = Option<bool>>, now: Duration) {
         self.seen = now;

@@ -20,6 +20,8 @@ use crate::upstream::{BackendState, Fault, Health, Order, Resolved, Serving, Sha
 /// What is known of the backends of one upstream.
 #[derive(Debug)]
 pub struct UpstreamHealth {
+    /// By number, as everything here: whether this generation has the backend.
+    present: Vec<bool>,
     states: Vec<BackendState>,
     shares: Vec<Share>,
     /// What the resolver found, in its order.
@@ -79,29 +81,77 @@ pub enum Event {
 }
 
 impl UpstreamHealth {
-    /// Nothing is known yet.
+    /// Nothing is known yet of the backends, whose numbers are their positions.
     #[must_use]
     pub fn new(upstream: &Upstream) -> Self {
-        let shares: Vec<Share> = upstream.backends.iter().map(Share::of).collect();
+        let numbers: Vec<_> = (0..).map(BackendId).take(upstream.backends.len()).collect();
+        Self::of(upstream, &numbers, Duration::ZERO, None)
+    }
+
+    /// Judges the backends of a generation, which have these numbers, from `now` on. What is known of those that were
+    /// in the generation before, `previous`, stays.
+    #[must_use]
+    pub fn of(upstream: &Upstream, numbers: &[BackendId], now: Duration, previous: Option<&Self>) -> Self {
+        let given = numbers.iter().map(|number| number.index() + 1).max().unwrap_or(0);
+        let mut shares = vec![Share::NONE; given];
+        numbers.iter().zip(&upstream.backends).for_each(|(id, one)| shares[id.index()] = Share::of(one));
         let check = upstream.healthcheck.as_ref();
         // The jitter may bring two checks nearer to each other.
         let rise = check
             .map(|check| Rise { checks: check.rise, apart: check.fast_interval.min(check.interval) / 2 });
-        Self {
-            states: vec![BackendState::unknown(); shares.len()],
-            resolved: vec![Arc::from([]); shares.len()],
-            awaited_until: vec![limits::FIRST_LOOKUP_MAX; shares.len()],
+        let mut health = Self {
+            present: vec![false; given],
+            states: vec![BackendState::absent(); given],
+            resolved: vec![Arc::from([]); given],
+            awaited_until: vec![now + limits::FIRST_LOOKUP_MAX; given],
             timeout: check.map(|check| check.timeout),
             panic_threshold: upstream.panic_threshold,
             outliers: upstream.outlier.as_ref().map(|rules| Outliers::new(rules, rise, &shares)),
-            ramps: upstream.slow_start.map(|duration| Ramps::new(duration, shares.len())),
-            serving: Serving::Nobody,
-            is_deserted: false,
+            ramps: upstream.slow_start.map(|duration| Ramps::new(duration, given)),
+            serving: previous.map_or(Serving::Nobody, |previous| previous.serving),
+            is_deserted: previous.is_some_and(|previous| previous.is_deserted),
             shares,
+        };
+        for number in numbers {
+            health.present[number.index()] = true;
+            health.states[number.index()] = BackendState::unknown();
+            if let Some(previous) = previous.filter(|previous| previous.has(*number)) {
+                health.keep(*number, previous);
+            }
+        }
+        health
+    }
+
+    /// Goes on with what is known of a backend from the generation before.
+    fn keep(&mut self, backend: BackendId, previous: &Self) {
+        let index = backend.index();
+        let state = &mut self.states[index];
+        *state = previous.states[index].clone();
+        if self.timeout.is_none() && state.has_address() {
+            state.health = Health::Up;
+        }
+        // Where the rules for them are gone, so are ejections and ramps.
+        state.ejected &= self.outliers.is_some();
+        if self.ramps.is_none() {
+            state.ramp = limits::RAMP_STEPS;
+        }
+        self.resolved[index] = Arc::clone(&previous.resolved[index]);
+        self.awaited_until[index] = previous.awaited_until[index];
+        if let (Some(outliers), Some(previous)) = (&mut self.outliers, &previous.outliers) {
+            outliers.keep(backend, previous);
+        }
+        if let (Some(ramps), Some(previous)) = (&mut self.ramps, &previous.ramps) {
+            ramps.keep(backend, previous);
         }
     }
 
-    /// The states now, in the order of the configuration.
+    /// Returns whether the generation has a backend with this number.
+    #[must_use]
+    pub fn has(&self, backend: BackendId) -> bool {
+        self.present.get(backend.index()).copied().unwrap_or(false)
+    }
+
+    /// The states now, by number.
     #[must_use]
     pub fn states(&self) -> &[BackendState] {
         &self.states
@@ -149,12 +199,14 @@ impl UpstreamHealth {
         vec![Event::DepartedDown(backend, address.clone(), cause)]
     }
 
-    /// Takes where the backends are. One whose address, of several the one last found well, is not among the
-    /// new ones is judged afresh.
+    /// Takes where the backends are, by number; what is known of others is passed over. One whose address, of several
+    /// the one last found well, is not among the new ones is judged afresh.
     pub fn set_addresses(&mut self, found: &[Resolved], now: Duration) -> Vec<Event> {
-        assert_eq!(found.len(), self.states.len(), "addresses of the same configuration");
         let mut events = Vec::new();
-        for (index, found) in found.iter().enumerate() {
+        for (index, found) in found.iter().enumerate().take(self.states.len()) {
+            if !self.present[index] {
+                continue;
+            }
             if found.has_failed && found.addresses.is_empty() {
                 self.awaited_until[index] = self.awaited_until[index].min(now);
             }
@@ -208,7 +260,8 @@ impl UpstreamHealth {
                 state.ejected = outliers.is_ejected(id);
             }
         }
-        for (state, until) in self.states.iter_mut().zip(&self.awaited_until) {
+        let known = self.states.iter_mut().zip(&self.awaited_until).zip(&self.present);
+        for ((state, until), _) in known.filter(|(_, present)| **present) {
             state.awaited = state.health == Health::Checking && now < *until;
         }
         if let Some(ramps) = &mut self.ramps {

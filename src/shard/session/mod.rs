@@ -41,7 +41,7 @@ fn serve(mut record: Record, mut opening: Box<Opening>) -> impl Future<Output = 
         .await;
         loop {
             // Boxed, so that an idle session does not carry the state of its beginning.
-            let mut leg = match Box::pin(opening.open(&record)).await {
+            let mut leg = match Box::pin(opening.open(&mut record)).await {
                 Ok((socket, in_flight)) => Leg::new(&record, socket, in_flight, opening),
                 Err(reason) => {
                     record.turn_away(reason);

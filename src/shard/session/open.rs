@@ -1,6 +1,7 @@
 //! From a client to a leg: picks, waits and connects, until a backend has accepted the connection or the
 //! attempts are over.
 
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -87,15 +88,23 @@ impl Opening {
     }
 
     /// Finds a backend that accepts a connection.
-    pub(super) async fn open(&mut self, record: &Record) -> Result<(Peer, InFlight), CloseReason> {
-        let upstream = record.upstream();
+    pub(super) async fn open(&mut self, record: &mut Record) -> Result<(Peer, InFlight), CloseReason> {
         loop {
+            if record.follow() {
+                *self = Self::new(record);
+            }
             (self.origin, self.awaited, self.lease, self.lingering) = (Origin::New, None, None, None);
             let is_replacement = self.stale.is_some();
             let (in_flight, pooled) = match self.stale.take() {
                 Some(in_flight) => (in_flight, None),
-                None => self.next(record).await?,
+                None => match self.next(record).await? {
+                    Some(next) => next,
+                    None => continue,
+                },
             };
+            // A wait may have taken long, and the backend be a new one.
+            record.follow();
+            let (record, upstream) = (&*record, record.upstream());
             let backend = in_flight.backend();
             self.lease = upstream.lease(backend);
             if let Some(Connection { socket, fresh, .. }) = pooled {
@@ -150,28 +159,35 @@ impl Opening {
         }
     }
 
-    /// Returns the next backend, and the ready connection to it if the pool has one.
-    async fn next(&mut self, record: &Record) -> Result<(InFlight, Option<Connection>), CloseReason> {
-        let (shard, upstream) = (record.shard(), record.upstream());
+    /// Returns the next backend, and the ready connection to it if the pool has one; `None` if another upstream is to
+    /// be asked.
+    async fn next(&mut self, record: &Record) -> Result<Option<(InFlight, Option<Connection>)>, CloseReason> {
+        let (shard, mut upstream) = (record.shard(), Rc::clone(record.upstream()));
         let is_retry = !self.attempts.tried().is_empty();
         let mut pooled = None;
-        let take = |pooled: &mut Option<Connection>, backend| {
+        let take = |upstream: &Upstream, pooled: &mut Option<Connection>, backend| {
             let (connection, permit) = upstream.take_pooled(backend)?;
             *pooled = Some(connection);
             Some(permit)
         };
-        let mut step = self.attempts.next(&upstream.table, shard.now(), |backend| take(&mut pooled, backend));
+        let mut step =
+            self.attempts.next(&upstream.table, shard.now(), |backend| take(&upstream, &mut pooled, backend));
         if let Step::Wait(until) = step {
-            step = match self.wait(record, until).await {
+            let waited = self.wait(record, until).await;
+            if record.is_led_elsewhere() {
+                return Ok(None);
+            }
+            upstream = upstream.newest();
+            step = match waited {
                 Ok(in_flight) => {
                     // A ready connection comes with its own permit, so there is one permit too many in that
                     // case.
                     pooled = upstream.take_pooled(in_flight.backend()).map(|(connection, _)| connection);
                     self.attempts.granted(in_flight)
                 }
-                Err(reason) => self
-                    .attempts
-                    .waited(reason, &upstream.table, shard.now(), |backend| take(&mut pooled, backend)),
+                Err(reason) => self.attempts.waited(reason, &upstream.table, shard.now(), |backend| {
+                    take(&upstream, &mut pooled, backend)
+                }),
             };
         }
         match step {
@@ -184,7 +200,7 @@ impl Opening {
                 if let Some(pool) = &upstream.pool {
                     if pooled.is_some() { &pool.counters().hits } else { &pool.counters().misses }.add(1);
                 }
-                Ok((in_flight, pooled))
+                Ok(Some((in_flight, pooled)))
             }
             Step::Wait(_) => unreachable!("a wait is followed by a permit or an end"),
             Step::End(reason) => Err(reason),
@@ -197,7 +213,7 @@ impl Opening {
 
     /// Waits in the queue until `deadline` for a permit of a backend that was not tried.
     async fn wait(&self, record: &Record, deadline: Tick) -> Result<InFlight, CloseReason> {
-        let (shard, upstream) = (record.shard(), &**record.upstream());
+        let (shard, upstream) = (record.shard(), record.upstream());
         let tried = self.attempts.tried();
         let ticket = upstream.table.join(tried).ok_or(CloseReason::QueueFull)?;
         let _position = Position::new(upstream, ticket);
@@ -209,9 +225,15 @@ impl Opening {
         let mut wait = Wait::until(shard, Some(self.client(record)), deadline);
         let waited = std::future::poll_fn(|context| {
             shard.ring.set_activity(Activity::Open(record.session.id));
+            // All versions have the queue in common.
+            let upstream = upstream.newest();
             let granted = upstream.waiters.take_granted(ticket.number, context);
             if let Some(in_flight) = upstream.table.poll_wait(ticket, tried, granted)? {
                 return Poll::Ready(Ok(in_flight));
+            }
+            if record.is_led_elsewhere() {
+                // Whatever the reason, the session asks the other upstream.
+                return Poll::Ready(Err(CloseReason::NoBackend));
             }
             if granted.is_some() {
                 // The client waits again. Pools may have taken permits while it did not wait.
@@ -236,12 +258,12 @@ impl Opening {
 
 /// A position in the queue until it is dropped.
 struct Position<'a> {
-    upstream: &'a Upstream,
+    upstream: &'a Rc<Upstream>,
     ticket: Ticket,
 }
 
 impl<'a> Position<'a> {
-    fn new(upstream: &'a Upstream, ticket: Ticket) -> Self {
+    fn new(upstream: &'a Rc<Upstream>, ticket: Ticket) -> Self {
         upstream.waiters.insert(ticket.number);
         Self { upstream, ticket }
     }
@@ -249,10 +271,11 @@ impl<'a> Position<'a> {
 
 impl Drop for Position<'_> {
     fn drop(&mut self) {
-        let granted = self.upstream.waiters.remove(self.ticket.number);
+        let upstream = self.upstream.newest();
+        let granted = upstream.waiters.remove(self.ticket.number);
         // If it is too late to leave, the shard that takes the grant finds no client and gives the permit
         // back.
-        let _ = self.upstream.table.leave(self.ticket);
-        granted.into_iter().for_each(|backend| self.upstream.table.refuse(backend));
+        let _ = upstream.table.leave(self.ticket);
+        granted.into_iter().for_each(|backend| upstream.table.refuse(backend));
     }
 }

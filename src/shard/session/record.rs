@@ -35,7 +35,7 @@ impl Record {
         counters.active.add(1);
         shard.cores.begin_session(shard.id());
         shard.enter();
-        let session = shard.sessions.begin(shard.id(), listener.id, address);
+        let session = shard.sessions.begin(shard.id(), (listener.id, listener.upstream.id), address);
         Ok(Self { client, listener: Rc::clone(listener), session, reason: CloseReason::Internal })
     }
 
@@ -47,6 +47,20 @@ impl Record {
         &self.listener.upstream
     }
 
+    /// Goes by the newest generation from now on, which a session does until it has a backend. Returns whether that
+    /// leads it to another upstream.
+    pub(super) fn follow(&mut self) -> bool {
+        let newest = self.listener.newest();
+        let before = std::mem::replace(&mut self.listener, newest);
+        self.session.upstream.set(self.upstream().id);
+        before.upstream.id != self.upstream().id
+    }
+
+    /// Returns whether the newest generation leads to another upstream.
+    pub(super) fn is_led_elsewhere(&self) -> bool {
+        self.listener.newest().upstream.id != self.upstream().id
+    }
+
     /// Returns when the session has to end.
     pub(super) fn deadline(&self) -> Tick {
         let limit = self.listener.config().timeouts.session;
@@ -55,7 +69,7 @@ impl Record {
 
     /// Returns why the session has to end at once, whatever it does, if it has to.
     pub(super) fn must_end(&self) -> Option<CloseReason> {
-        if self.shard().is_closing() {
+        if self.shard().is_closing() || self.listener.is_over() {
             Some(CloseReason::Shutdown)
         } else {
             self.session.killed.get().then_some(CloseReason::Killed)

@@ -13,10 +13,12 @@ use crate::base::{BackendId, ListenerId, Moment, UpstreamId};
 use crate::config::AccessFormat;
 use crate::net::TcpInfo;
 use crate::telemetry::counters::ShardCounters;
-use crate::upstream::{SharedUpstream, Snapshot};
+use crate::upstream::{Current, SharedUpstream, Snapshot};
 
 /// What the numbers of a record stand for, and how many sessions there are now.
 pub(super) struct Scene {
+    current: Arc<Current>,
+    /// As of this batch.
     snapshot: Arc<Snapshot>,
     counters: Vec<Arc<ShardCounters>>,
     /// The CPU of each shard.
@@ -34,9 +36,10 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub(super) fn new(snapshot: Arc<Snapshot>, counters: Vec<Arc<ShardCounters>>, cpus: Vec<usize>) -> Self {
+    pub(super) fn new(current: Arc<Current>, counters: Vec<Arc<ShardCounters>>, cpus: Vec<usize>) -> Self {
         let mut scene = Self {
-            snapshot,
+            snapshot: current.get(),
+            current,
             counters,
             cpus,
             now: (Moment::default(), SystemTime::UNIX_EPOCH),
@@ -51,6 +54,7 @@ impl Scene {
 
     /// Forgets what was read for the batch before.
     pub(super) fn begin_batch(&mut self) {
+        self.snapshot = self.current.get();
         self.now = (Moment::read_clock(), SystemTime::now());
         self.process = None;
         self.active.clear();
@@ -85,19 +89,20 @@ impl Scene {
         self.cpus.get(record.shard.index()).copied().unwrap_or_default()
     }
 
+    /// Also of a listener that was removed meanwhile.
     fn listener_name(&self, id: ListenerId) -> &str {
-        let position = self.snapshot.listeners().iter().position(|known| *known == id);
-        position.map_or("-", |position| &self.snapshot.config().listeners[position].name)
+        self.snapshot.names().of_listener(id).unwrap_or("-")
     }
 
     fn upstream(&self, id: UpstreamId) -> Option<&SharedUpstream> {
-        self.snapshot.upstreams().iter().find(|upstream| upstream.id() == id).map(|upstream| &**upstream)
+        self.snapshot.upstream(id).map(|upstream| &**upstream)
     }
 
+    /// Also of what was removed meanwhile.
     fn names(&self, record: &AccessRecord) -> (&str, Option<&str>) {
-        let Some(upstream) = self.upstream(record.upstream) else { return ("-", None) };
-        let backend = record.backend.and_then(|backend| upstream.backend(backend));
-        (&upstream.config().name, backend.map(|backend| &*backend.name))
+        let (names, id) = (self.snapshot.names(), record.upstream);
+        let backend = record.backend.and_then(|backend| names.of_backend(id, backend));
+        (names.of_upstream(id).unwrap_or("-"), backend)
     }
 
     fn active_of_process(&mut self) -> u64 {

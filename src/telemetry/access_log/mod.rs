@@ -22,7 +22,7 @@ use super::counters::ShardCounters;
 use super::log_file::{LogError, LogFile};
 use crate::base::{CloseReason, Moment, counted};
 use crate::config::{AccessFilter, AccessFormat, Logging};
-use crate::upstream::Snapshot;
+use crate::upstream::Current;
 
 pub use record::{AccessRecord, End};
 
@@ -60,7 +60,7 @@ impl AccessLog {
     /// The target cannot be opened, or the thread not be started.
     pub fn start(
         logging: &Logging,
-        snapshot: Arc<Snapshot>,
+        current: Arc<Current>,
         counters: Vec<Arc<ShardCounters>>,
         cpus: Vec<usize>,
     ) -> Result<Option<Self>, LogError> {
@@ -70,7 +70,7 @@ impl AccessLog {
         let (flushes, asked) = bounded(1);
         let format = logging.access_format;
         let writer =
-            Writer::new(Arc::clone(&shared), file, (Scene::new(snapshot, counters, cpus), format), asked);
+            Writer::new(Arc::clone(&shared), file, (Scene::new(current, counters, cpus), format), asked);
         // Detached: `flush` waits for what was queued, and nothing ever waits for a thread that is blocked.
         let run = move || writer.run();
         let thread =

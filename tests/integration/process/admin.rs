@@ -147,6 +147,12 @@ fn clients_and_changes_are_on_the_unix_socket_only() {
         ("DELETE", "/v1/sessions/1"),
         ("POST", "/v1/drain"),
         ("POST", "/v1/log-level"),
+        ("GET", "/v1/diff"),
+        ("POST", "/v1/reload"),
+        ("POST", "/v1/upgrade"),
+        ("POST", "/v1/upstreams/u/backends"),
+        ("POST", "/v1/upstreams/u/backends/b"),
+        ("DELETE", "/v1/upstreams/u/backends/b"),
     ] {
         let reply = served.tcp().ask(method, path, &[], "");
         assert_eq!(reply.status, 403, "{path}: {reply:?}");
@@ -183,6 +189,9 @@ fn what_there_is_not_and_what_does_not_fit_is_refused_with_a_remedy() {
             ("DELETE", "/metrics", 405, "this takes GET, HEAD only"),
             ("GET", "/v1/drain", 405, "this takes POST only"),
             ("GET", "/v1/sessions/1", 405, "this takes DELETE only"),
+            ("GET", "/v1/reload", 405, "this takes POST only"),
+            ("POST", "/v1/diff", 405, "this takes GET, HEAD only"),
+            ("GET", "/v1/upstreams/u/backends/b", 405, "this takes POST, DELETE only"),
             ("OPTIONS", "/", 405, "this takes GET, HEAD only"),
         ] {
             let reply = endpoint.ask(method, path, &[], "");
@@ -190,6 +199,27 @@ fn what_there_is_not_and_what_does_not_fit_is_refused_with_a_remedy() {
             assert!(reply.error().contains(words), "{method} {path}: {}", reply.error());
             assert_eq!(reply.header("allow").is_some(), status == 405, "{method} {path}");
         }
+    }
+    let backend = format!("/v1/upstreams/u/backends/{}", served.only.address());
+    for (method, path, body, status, words) in [
+        (
+            "POST",
+            "/v1/upstreams/u/backends/none",
+            "{}",
+            404,
+            "no backend has this name; `ringway ctl backends`",
+        ),
+        ("DELETE", "/v1/upstreams/none/backends/none", "", 404, "no upstream has this name"),
+        ("POST", "/v1/upstreams/none/backends", "{}", 404, "no upstream has this name"),
+        ("POST", "/v1/upstreams/u/backends", "[]", 400, "write an entry of `backends` as JSON"),
+        ("POST", &backend, "{}", 400, "the body sets nothing; write {\"weight\": 3"),
+        ("POST", &backend, r#"{"weight": "3"}"#, 400, "write {\"weight\": 3"),
+        ("POST", &backend, r#"{"state": "up"}"#, 400, "`state` is ready, drain or maint"),
+        ("POST", &backend, r#"{"weight": 3, "port": 1}"#, 400, "unknown field `port`"),
+    ] {
+        let reply = served.socket().ask(method, path, &[], body);
+        assert_eq!(reply.status, status, "{method} {path}: {reply:?}");
+        assert!(reply.error().contains(words), "{method} {path}: {}", reply.error());
     }
     let refused = served.socket().get("/v1/sessions?limit=0");
     assert_eq!(refused.status, 400);
@@ -245,6 +275,37 @@ fn log_level_is_changed_and_the_change_is_logged_with_the_user() {
     let reply = served.socket().ask("POST", "/v1/log-level", &[], &large);
     assert_eq!(reply.status, 413, "{reply:?}");
     assert!(reply.error().contains("larger than 64 KiB"), "{reply:?}");
+}
+
+/// What cannot be is refused as a whole with every reason, and whoever asked stands in the log.
+#[test]
+fn changes_are_logged_with_the_user_and_refused_with_every_reason() {
+    let served = Served::start(|process| process);
+    let own = std::fs::metadata("/proc/self").unwrap().uid();
+    let name = served.only.address().to_string();
+    let (backends, backend) = ("/v1/upstreams/u/backends", format!("/v1/upstreams/u/backends/{name}"));
+    for (method, path, body, logged) in [
+        (
+            "POST",
+            &*backend,
+            r#"{"weight": 5000, "state": "drain"}"#,
+            format!("sets u/{name} to weight=5000 state=drain"),
+        ),
+        (
+            "POST",
+            backends,
+            r#"{"address": "127.0.0.1"}"#,
+            "adds a backend to u: `{\"address\":\"127.0.0.1\"}`".into(),
+        ),
+        ("DELETE", &backend, "", format!("removes the backend u/{name}")),
+    ] {
+        let reply = served.socket().ask(method, path, &[], body);
+        assert_eq!(reply.status, 422, "{reply:?}");
+        assert!(!reply.json()["errors"].as_array().unwrap().is_empty(), "{reply:?}");
+        let logged = format!("admin: uid {own} {logged}");
+        eventually("it is logged", || served.process.log().contains(&logged));
+    }
+    assert_eq!(served.socket().get("/v1/diff").json()["changes"], Value::Array(Vec::new()));
 }
 
 #[test]

@@ -106,6 +106,17 @@ fn what_the_process_refuses_ends_with_1_and_its_reason() {
     assert!(asked.is_refused("kill 18446744073709551615").contains("18446744073709551615"));
     assert!(asked.is_refused("explain nonsense").contains("nonsense"));
     assert!(asked.is_refused("explain 127.0.0.1 --listener nobody").contains("nobody"));
+    assert!(asked.is_refused("set nobody/a weight=1").contains("no upstream has this name"));
+    assert!(asked.is_refused("remove u/nobody").contains("no backend has this name"));
+    let last = format!("remove u/{}", asked.backend.address());
+    assert!(asked.is_refused(&last).starts_with("ringway ctl: "), "the last backend stays");
+}
+
+#[test]
+fn a_process_that_runs_as_its_file_says_shows_no_difference() {
+    let asked = asked();
+    assert_eq!(asked.prints("diff"), "the file says what runs\n");
+    assert_eq!(asked.json("diff")["changes"], Value::Array(Vec::new()));
 }
 
 #[test]

@@ -1,0 +1,159 @@
+//! Runs another configuration: everything that can be refused is tried first, and nothing has changed then; what
+//! follows cannot fail, and every shard runs the same generation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::bounded;
+
+use super::sockets::Sockets;
+use super::{Bind, ByShard, Server, StartError, budget, listen_all};
+use crate::base::limits;
+use crate::config::{self, Config, Edit};
+use crate::control::command::{Applied, Refused};
+use crate::control::{Written, lock};
+use crate::net::{self, Inherited};
+use crate::shard::Generation;
+use crate::upstream::Snapshot;
+
+/// How long a thread may take to run the next generation before the reload goes on without its answer: the watchdog
+/// deals with a thread that hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the next generation needs, all of it there.
+struct Ready {
+    snapshot: Arc<Snapshot>,
+    /// Maximum number of sessions of the process.
+    sessions: u32,
+    /// For addresses that no listener had before.
+    by_shard: ByShard,
+    sockets: Sockets,
+}
+
+impl Server {
+    /// Runs what a file says from now on, and what operators have changed beside it. Returns what is different.
+    ///
+    /// # Errors
+    ///
+    /// Every reason why not; nothing has changed in that case.
+    pub fn reload(&mut self, file: Config) -> Result<Applied, Refused> {
+        let file = match file.with_zones(net::interface_index) {
+            Ok(numbered) => numbered.unwrap_or(file),
+            Err(zone) => return Err(refused(&StartError::NoInterface(zone))),
+        };
+        let mut overlay = lock(&self.source.written).overlay.clone();
+        let outcome = self.run(overlay.apply(&file));
+        if outcome.is_ok() {
+            *lock(&self.source.written) = Written { file: Arc::new(file), overlay };
+        }
+        lock(&self.source.reloads).note(outcome.is_ok());
+        outcome
+    }
+
+    /// Notes a reload for which there was not even a configuration.
+    pub(super) fn note_failed_reload(&self) {
+        lock(&self.source.reloads).note(false);
+    }
+
+    /// Changes what runs beside the file. Returns what is different.
+    ///
+    /// # Errors
+    ///
+    /// Every reason why not; nothing has changed in that case.
+    pub fn edit(&mut self, edit: Edit) -> Result<Applied, Refused> {
+        let (file, mut overlay) = {
+            let written = lock(&self.source.written);
+            (Arc::clone(&written.file), written.overlay.clone())
+        };
+        overlay.edit(&file, edit).map_err(|errors| Refused { errors })?;
+        let applied = self.run(overlay.apply(&file))?;
+        lock(&self.source.written).overlay = overlay;
+        Ok(applied)
+    }
+
+    fn run(&mut self, config: Config) -> Result<Applied, Refused> {
+        let before = self.config();
+        let changes = config::changes(&before, &config);
+        let current = self.source.current.get();
+        if changes.is_empty() {
+            return Ok(Applied { generation: current.generation(), changes });
+        }
+        let errors = cannot_change(&before, &config);
+        if !errors.is_empty() {
+            return Err(Refused { errors });
+        }
+        let ready = self.prepare(Arc::new(config), &current).map_err(|error| refused(&error))?;
+        let generation = ready.snapshot.generation();
+        self.apply(ready, &current);
+        Ok(Applied { generation, changes })
+    }
+
+    fn prepare(&self, config: Arc<Config>, current: &Snapshot) -> Result<Ready, StartError> {
+        let cpus = &self.shards.cpus;
+        let descriptors = net::raise_descriptor_limit()?;
+        let sessions = budget::sessions(&config, cpus.len(), self.pipes, descriptors)?;
+        let known = &current.config().listeners;
+        let new = config
+            .listeners
+            .iter()
+            .enumerate()
+            .filter(|(_, listener)| !known.iter().any(|known| known.address == listener.address));
+        let with_bind = new.map(|(position, listener)| {
+            let overlaps = known.iter().any(|known| known.address.overlaps(&listener.address));
+            ((position, listener), if overlaps { Bind::Beside } else { Bind::Alone })
+        });
+        let (by_shard, sockets) = listen_all(with_bind, cpus, &mut Inherited::default())?;
+        let on_report = Some(&self.on_report);
+        let snapshot = Snapshot::build(Arc::clone(&config), cpus.len(), on_report, Some(current))?;
+        Ok(Ready { snapshot: Arc::new(snapshot), sessions, by_shard, sockets })
+    }
+
+    /// Runs a generation: names, then checks, then shards, each with what the one before has found.
+    fn apply(&mut self, ready: Ready, before: &Snapshot) {
+        let Ready { snapshot, sessions, by_shard, sockets } = ready;
+        self.control.adopt(&snapshot, limits::FIRST_LOOKUP_MAX);
+        self.health.iter().for_each(|health| health.adopt(Arc::clone(&snapshot)));
+        if !self.wait_states(PATIENCE, |states| states.generation >= snapshot.generation()) {
+            log::error!("the health thread has not judged the new configuration within {PATIENCE:?}");
+        }
+        let source = &self.source;
+        source.limit.set_maximum(sessions);
+        source.current.set(Arc::clone(&snapshot));
+        let has_sessions = |id| source.counters.iter().any(|shard| shard.listener(id).active.value() > 0);
+        source.departed.note(before, &snapshot, has_sessions);
+        // A duplicate would keep a socket open that its shard closes.
+        self.sockets.adopt(&snapshot.config().listeners, sockets);
+        let states = Arc::clone(&source.states.borrow());
+        let (applied, done) = bounded::<()>(0);
+        for (handle, sockets) in self.shards.handles.iter().zip(by_shard) {
+            let (snapshot, states) = (Arc::clone(&snapshot), Arc::clone(&states));
+            handle.post_generation(Generation { snapshot, states, sockets, applied: applied.clone() });
+        }
+        drop(applied);
+        // Nothing is ever sent: the channel closes with the last shard.
+        if done.recv_timeout(PATIENCE) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            log::error!(
+                "a core does not run the new configuration after {PATIENCE:?} yet; it will with its next turn"
+            );
+        }
+    }
+}
+
+fn refused(error: &StartError) -> Refused {
+    Refused { errors: vec![error.to_string()] }
+}
+
+/// Returns a sentence for each value that cannot change while the process runs.
+fn cannot_change(before: &Config, after: &Config) -> Vec<String> {
+    let mut errors = config::not_live(before, after);
+    for listener in &after.listeners {
+        let same = before.listeners.iter().find(|known| known.address == listener.address);
+        if same.is_some_and(|known| known.tcp.steer_by_cpu != listener.tcp.steer_by_cpu) {
+            errors.push(format!(
+                "listeners.{}.tcp.steer_by_cpu cannot change while {} is listened on: restart, or `ringway ctl upgrade`",
+                listener.name, listener.address
+            ));
+        }
+    }
+    errors
+}
