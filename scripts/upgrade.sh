@@ -93,7 +93,11 @@ main() {
     start load python3 scripts/upgrade-load.py "$BACKEND" "$PORT" "$WORK/front" "$RATE" "$LONG"
     local load=$STARTED
     wait_for 10 "the first session" grep -q ready "$WORK/load.log" || die "$(cat "$WORK/load.log" "$WORK/ringway.log")"
-    for _ in $(seq "$UPGRADES"); do upgrade; done
+    for _ in $(seq "$UPGRADES"); do
+        upgrade
+        # Not to wait for something: so long are the times between two, in which clients come, too.
+        sleep 1
+    done
     # The first one serves its long sessions still.
     process_started "$FIRST" >/dev/null || die "process $FIRST has left its sessions alone: $(tail -n 20 "$WORK/ringway.log")"
     kill -TERM "$load"

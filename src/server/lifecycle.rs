@@ -157,11 +157,11 @@ impl Supervisor<'_> {
         match command {
             Command::Stop { by } | Command::StopNow { by } => {
                 log::info!("{by} received");
-                self.upgrades.cancel();
+                self.upgrades.cancel(self.server);
                 return Some(command);
             }
             Command::Drain if self.server.is_running() => {
-                self.upgrades.cancel();
+                self.upgrades.cancel(self.server);
                 return Some(command);
             }
             Command::Drain => log::info!("asked to drain, which the process does already"),

@@ -97,7 +97,7 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
             Next::Changed => continue,
             Next::Closed => {
                 acceptor.disarm().await;
-                if shard.is_leaving() {
+                if shard.leaves(&entrance.address) {
                     // One connection, because the wait may have been told of one: then nobody else was (`EPOLLEXCLUSIVE`,
                     // epoll_ctl(2)), and it would wait until the next one comes.
                     left = left.min(1);

@@ -136,7 +136,7 @@ impl Builder {
     }
 
     /// As PID 1 of a namespace, as in a container; needs root.
-    pub fn as_pid_1(mut self) -> Self {
+    pub fn in_pid_namespace(mut self) -> Self {
         self.is_pid_1 = true;
         self
     }
