@@ -14,7 +14,7 @@ use super::status::{
 };
 use crate::admission::Limit;
 use crate::base::{BackendId, BackendKey, ListenerId, ShardId};
-use crate::config::{self, Config, Overlay};
+use crate::config::{self, AdminState, Config, Overlay};
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::{
@@ -250,7 +250,11 @@ impl Source {
                 upstreams.len() - 1
             });
             let status = self.backend((key, backend), &shared, &BackendState::absent(), in_flight);
-            upstreams[at].backends.push(BackendStatus { draining: true, ..status });
+            upstreams[at].backends.push(BackendStatus {
+                draining: true,
+                admin_state: AdminState::Drain,
+                ..status
+            });
         }
     }
 

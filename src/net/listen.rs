@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
 
 use super::options;
 use crate::base::Plain;
@@ -166,6 +166,29 @@ pub fn adjust(socket: SockRef<'_>, backlog: u32, tcp: &TcpOptions) -> io::Result
         socket.set_tcp_user_timeout(tcp.user_timeout)?;
     }
     socket.listen(backlog_number(backlog))
+}
+
+/// Has a listening socket begin no further handshakes, so that it can be closed once those that have begun are over: a
+/// close resets clients whose last segment is on its way. New clients hear nothing, and try again a second later.
+/// Returns whether there are handshakes: a Unix socket has none.
+///
+/// # Errors
+///
+/// `SO_ATTACH_FILTER`, socket(7).
+pub fn end_handshakes(socket: SockRef<'_>) -> io::Result<bool> {
+    if socket.domain()? == Domain::UNIX {
+        return Ok(false);
+    }
+    let step = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    // The kernel runs it on the TCP header, whose byte 13 has the flags. It drops a SYN without an ACK.
+    socket.attach_filter(&[
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0x12),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 0x02),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ])?;
+    Ok(true)
 }
 
 /// Who may connect to a Unix socket.
@@ -397,6 +420,20 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+
+    #[test]
+    fn handshakes_end_and_clients_that_have_come_stay() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut first = std::net::TcpStream::connect(address).unwrap();
+        assert!(end_handshakes(SockRef::from(&listener)).unwrap());
+        let late = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let (mut accepted, _) = listener.accept().unwrap();
+        drop(listener);
+        io::Write::write_all(&mut first, b"x").unwrap();
+        io::Read::read_exact(&mut accepted, &mut [0]).unwrap();
+    }
 
     /// Two processes that start at once must not both find the port unused: the kernel would share the
     /// connections.

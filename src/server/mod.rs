@@ -170,9 +170,9 @@ impl Prepared {
         overlay: &mut Overlay,
         mut inherited: Inherited,
     ) -> Result<Self, StartError> {
-        let numbered = file.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
-        let file = numbered.map_or(file, Arc::new);
-        let config = Arc::new(overlay.apply(&file));
+        let config = overlay.apply(&file);
+        let numbered = config.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
+        let config = Arc::new(numbered.unwrap_or(config));
         uring::probe(cpus.len(), config.runtime.relay.buffers_per_core)?;
         net::prepare();
         let pipes = budget::pipes(&config.runtime.relay, cpus.len(), net::pipe_quota());

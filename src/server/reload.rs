@@ -37,10 +37,6 @@ impl Server {
     ///
     /// Every reason why not; nothing has changed in that case.
     pub fn reload(&mut self, file: Config) -> Result<Applied, Refused> {
-        let file = match file.with_zones(net::interface_index) {
-            Ok(numbered) => numbered.unwrap_or(file),
-            Err(zone) => return Err(refused(&StartError::NoInterface(zone))),
-        };
         let mut overlay = lock(&self.source.written).overlay.clone();
         let outcome = self.run(overlay.apply(&file));
         if outcome.is_ok() {
@@ -72,6 +68,10 @@ impl Server {
     }
 
     fn run(&mut self, config: Config) -> Result<Applied, Refused> {
+        let config = match config.with_zones(net::interface_index) {
+            Ok(numbered) => numbered.unwrap_or(config),
+            Err(zone) => return Err(refused(&StartError::NoInterface(zone))),
+        };
         let before = self.config();
         let changes = config::changes(&before, &config);
         let current = self.source.current.get();

@@ -15,11 +15,15 @@ use super::state::Shard;
 use crate::base::{Activity, Plain, limits};
 use crate::config::{self, ListenAddress};
 use crate::net::{self, AcceptError};
-use crate::uring::{Accepted, Acceptor};
+use crate::uring::{Accepted, Acceptor, Timer};
 
 /// Pause after a failed accept: while descriptors or memory are short, trying again at once would fail at
 /// once. A connection that its client has already given up is no reason for a pause.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long the handshakes may take that have begun when an entrance closes: more than the round trip of nearly every
+/// client.
+const HANDSHAKES: Duration = Duration::from_secs(1);
 
 /// Where clients come in: one listening socket. Its listener may become another one, its address never.
 pub(super) struct Entrance {
@@ -60,6 +64,11 @@ impl Entrance {
         !self.is_closed.get() && self.listener.borrow().shard.is_running()
     }
 
+    /// Returns whether another process serves the clients that wait in the socket.
+    fn is_left(&self) -> bool {
+        !self.is_closed.get() && self.listener.borrow().shard.leaves(&self.address)
+    }
+
     fn wake(&self) {
         self.waker.borrow().iter().for_each(Waker::wake_by_ref);
     }
@@ -82,10 +91,12 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
     opening(&entrance).await;
     let mut rules = entrance.listener();
     let mut started = 0;
+    // When the handshakes of an entrance that closes are over.
+    let mut handshakes: Option<Timer> = None;
     // The number of connections that may still come once the entrance closes: as many as its backlog can hold.
     let mut left = rules.config().backlog;
     loop {
-        let accepted = next(&entrance, &acceptor).await;
+        let accepted = next(&entrance, &acceptor, handshakes.as_mut()).await;
         shard.ring.set_activity(Activity::Accept);
         let listener = entrance.listener();
         if !Rc::ptr_eq(&listener, &rules) {
@@ -95,9 +106,13 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
         let accepted = match accepted {
             Next::Accepted(accepted) => accepted,
             Next::Changed => continue,
+            Next::Closed if handshakes.is_none() && ends_handshakes(&entrance, &acceptor) => {
+                handshakes = Some(shard.ring.timer(shard.now().after(HANDSHAKES)));
+                continue;
+            }
             Next::Closed => {
                 acceptor.disarm().await;
-                if shard.leaves(&entrance.address) {
+                if entrance.is_left() {
                     // One connection, because the wait may have been told of one: then nobody else was (`EPOLLEXCLUSIVE`,
                     // epoll_ctl(2)), and it would wait until the next one comes.
                     left = left.min(1);
@@ -132,6 +147,13 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
             shard.ring.next_turn().await;
         }
     }
+}
+
+/// Has a socket that nobody listens on any more begin no further handshakes. Returns whether some may have begun that are
+/// worth waiting for. A process that ends says so to its clients at once, and one that leaves its socket to another lets it be.
+fn ends_handshakes(entrance: &Entrance, acceptor: &Acceptor) -> bool {
+    let ends = entrance.listener.borrow().shard.ends() || entrance.is_left();
+    !ends && acceptor.with(net::end_handshakes).unwrap_or(false)
 }
 
 /// Has a socket follow another configuration of its listener.
@@ -191,11 +213,15 @@ enum Next {
     Closed,
 }
 
-async fn next(entrance: &Entrance, acceptor: &Acceptor) -> Next {
+async fn next(entrance: &Entrance, acceptor: &Acceptor, mut handshakes: Option<&mut Timer>) -> Next {
     let known = Rc::as_ptr(&entrance.listener.borrow());
+    let ends = || entrance.listener.borrow().shard.ends();
     std::future::poll_fn(|context| {
         if !entrance.is_open() {
-            return Poll::Ready(Next::Closed);
+            let is_over = handshakes.as_mut().is_none_or(|timer| timer.poll_due(context).is_ready());
+            if is_over || ends() {
+                return Poll::Ready(Next::Closed);
+            }
         }
         if !std::ptr::eq(known, Rc::as_ptr(&entrance.listener.borrow())) {
             return Poll::Ready(Next::Changed);

@@ -79,6 +79,11 @@ impl Shard {
         self.phase.get() == Phase::Running
     }
 
+    /// Returns whether clients are turned away, and no other process serves them.
+    pub(super) fn ends(&self) -> bool {
+        self.phase.get() >= Phase::Draining
+    }
+
     /// Returns whether another process serves the clients that wait in the sockets of this address.
     pub(super) fn leaves(&self, address: &ListenAddress) -> bool {
         let is_unused = |unused: &Vec<String>| unused.contains(&address.to_string());
