@@ -123,7 +123,7 @@ impl Upgrades {
     /// Leaves everything to a new process that is ready, or says why there is none. Returns whether it was left.
     pub(super) fn conclude(&mut self, server: &Server, outcome: Outcome) -> bool {
         let Some(UnderWay { reply, link, .. }) = self.under_way.take() else { return false };
-        let (successor, unused) = match outcome {
+        let (mut successor, unused) = match outcome {
             Ok(ready) => ready,
             Err(cause) => {
                 fail(server, reply, cause);
@@ -135,6 +135,7 @@ impl Upgrades {
         service_manager::main_pid(pid);
         if let Err(error) = (&link).write_all(SERVE.as_bytes()) {
             service_manager::main_pid(own);
+            stop(&mut successor);
             fail(server, reply, format!("process {pid} has ended when it was ready: {}", Plain(&error)));
             return false;
         }
