@@ -130,10 +130,11 @@ impl Control {
 /// backends is milliseconds of work, for which no session should wait.
 const NICENESS: i32 = 10;
 
-fn yield_to_shards() {
+/// Has the calling thread take less of a contested CPU than the shards.
+pub fn yield_to_shards() {
     // For Linux the calling thread alone, setpriority(2).
     if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        log::debug!("the control thread keeps its priority: {error}");
+        log::debug!("a thread of the control plane keeps its priority: {error}");
     }
 }
 
