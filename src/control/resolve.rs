@@ -423,7 +423,7 @@ mod tests {
 
     use tokio::sync::watch::Receiver;
 
-    use crate::config::Config;
+    use crate::config::{BackendAddress, Config};
     use crate::health::testing::*;
 
     use super::*;
@@ -514,6 +514,35 @@ mod tests {
         assert_eq!(addresses(&receiver, 0), ["[::5]:80"]);
         let asked = script.asked("a", begin);
         assert!(asked.windows(2).all(|pair| pair[1] - pair[0] == 60), "one look-up for both: {asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn next_configuration_keeps_what_is_known_and_looks_up_what_is_new() {
+        let script = Script::default();
+        script.set("a", Ok(&["10.0.0.1"]));
+        script.set("b", Ok(&["10.0.0.2"]));
+        let built = |entries: &[BackendAddress], previous: Option<&Snapshot>| {
+            let config = config(&[(None, EVERY_MINUTE, entries)]);
+            Arc::new(Snapshot::build(Arc::new(config), 1, None, previous).expect("numbers"))
+        };
+        let first = built(&[host("a", 80), host("gone", 80)], None);
+        let (sender, snapshots) = watch::channel(Arc::clone(&first));
+        let (resolver, mut receiver) = Resolver::new(snapshots);
+        let begin = Instant::now();
+        tokio::spawn(resolver.run(script.clone()));
+        receiver.changed().await.unwrap();
+        assert_eq!(addresses(&receiver, 0), ["10.0.0.1:80"]);
+
+        sender.send_replace(built(&[host("b", 81), host("A", 82), ip(3)], Some(&first)));
+        receiver.changed().await.unwrap();
+        assert_eq!(receiver.borrow().generation, 2);
+        assert_eq!(addresses(&receiver, 1), ["10.0.0.1:82"], "the name is known");
+        assert_eq!(addresses(&receiver, 2), ["127.0.0.1:3"]);
+        receiver.wait_for(|found| !found.upstreams[0][0].addresses.is_empty()).await.unwrap();
+        assert_eq!(addresses(&receiver, 0), ["10.0.0.2:81"]);
+        assert_eq!((script.asked("a", begin).len(), script.asked("gone", begin).len()), (1, 1));
+        time::sleep(Duration::from_secs(3_600)).await;
+        assert_eq!(script.asked("gone", begin).len(), 1, "nobody wants it any more");
     }
 
     #[tokio::test(start_paused = true)]

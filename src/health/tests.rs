@@ -213,6 +213,56 @@ async fn the_first_check_decides_soon_after_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn next_configuration_keeps_verdicts_and_judges_what_is_new() {
+    let world = World::new(&[(2, Acts::Refuses)]);
+    let (on_report, reports) = reports();
+    let built = |ports: &[u16], previous: Option<&Snapshot>| {
+        let mut config = checked(ports);
+        for (backend, port) in config.upstreams[0].backends.iter_mut().zip(ports) {
+            backend.name = format!("b{port}");
+        }
+        let addresses = Addresses { generation: 0, ..literal(&config) };
+        let snapshot = Snapshot::build(Arc::new(config), 1, Some(&on_report), previous).expect("numbers");
+        // By number, as the resolver has them.
+        let mut by_number = vec![Resolved::default(); snapshot.upstreams()[0].given()];
+        for (number, resolved) in snapshot.upstreams()[0].numbers().iter().zip(&addresses.upstreams[0]) {
+            by_number[number.index()] = resolved.clone();
+        }
+        (Arc::new(snapshot), Arc::new(Addresses { generation: 0, upstreams: vec![by_number] }))
+    };
+    let (first, addresses) = built(&[1, 2], None);
+    let (sender, following) = watch::channel(addresses);
+    let (snapshots, generations) = watch::channel(Arc::clone(&first));
+    let (publish, published) = unbounded_channel();
+    let publish = Box::new(move |states| publish.send(states).expect("the scene is watched"));
+    let checks =
+        check_all(generations, following, (reports, publish), Arc::default(), Scripted(Rc::clone(&world)));
+    let mut published = Published { channel: published, last: None };
+    let scene = async {
+        published.until(&[Up, Down]).await;
+        let attempts = world.attempts_at(1).len();
+        // The number of a removed backend stays nobody else's.
+        let (second, addresses) = built(&[3, 2], Some(&first));
+        sender.send_replace(addresses);
+        snapshots.send_replace(second);
+        let states = published.until(&[Checking, Down, Up]).await;
+        assert_eq!((states.generation, states.upstreams[0][0].has_address()), (2, false));
+        time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(world.attempts_at(1).len(), attempts, "nobody checks what was removed");
+        assert!(world.attempts_at(2).len() > 10 && world.attempts_at(3).len() > 10);
+    };
+    LocalSet::new()
+        .run_until(async {
+            tokio::select! {
+                () = checks => unreachable!("checks never end"),
+                () = scene => {}
+            }
+        })
+        .await;
+    assert!(!world.overlapped.get(), "two checks of one backend at the same time");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_backend_goes_down_after_fall_and_up_after_rise_at_the_fast_interval() {
     let world = World::new(&[]);
     play(checked(&[1, 2]), &world, async |published, _, _| {

@@ -83,3 +83,34 @@ impl Names {
         self.backends.get(upstream.index())?.name(backend.index())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_its_number_and_a_number_its_name() {
+        let mut names = Names::default();
+        let [web, other] = ["web", "other"].map(|name| names.upstream(name).unwrap());
+        let backends = ["a", "b", "a"].map(|name| names.backend(web, name).unwrap());
+        assert_eq!(backends, [0, 1, 0].map(BackendId));
+        assert_eq!(names.backend(other, "b").unwrap(), BackendId(0));
+        assert_eq!((names.upstream("web").unwrap(), names.given(web), names.given(other)), (web, 2, 1));
+        assert_eq!(
+            (names.of_upstream(other), names.of_backend(web, BackendId(1))),
+            (Some("other"), Some("b"))
+        );
+        assert_eq!((names.of_backend(web, BackendId(2)), names.of_listener(ListenerId(0))), (None, None));
+    }
+
+    #[test]
+    fn numbers_run_out_with_an_error() {
+        let mut names = Names::default();
+        let web = names.upstream("web").unwrap();
+        let mut all = (0..=u32::from(u16::MAX)).map(|number| names.backend(web, &number.to_string()));
+        assert!(all.all(|number| number.is_ok()));
+        let error = names.backend(web, "one more").unwrap_err().to_string();
+        assert!(error.contains("one more") && error.contains("restart"), "{error}");
+        assert!(names.backend(web, "7").is_ok(), "a known name has its number");
+    }
+}

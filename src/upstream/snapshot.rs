@@ -176,6 +176,21 @@ mod tests {
         snapshot.upstreams().iter().find(|upstream| upstream.config().name == name)
     }
 
+    #[test]
+    fn what_has_not_changed_is_the_same_and_what_comes_back_goes_on() {
+        let (a, b) = (upstream("a", &["p"]), upstream("b", &["x"]));
+        let first = built(&format!("{a}, {b}"), None);
+        let held = Arc::clone(named(&first, "b").expect("it is there"));
+        let permit = held.take(BackendId(0)).then_some(()).expect("free");
+        let second = built(&a, Some(&first));
+        assert!(Arc::ptr_eq(named(&first, "a").unwrap(), named(&second, "a").unwrap()));
+        assert!(named(&second, "b").is_none());
+        let third = built(&format!("{b}, {a}"), Some(&second));
+        let back = named(&third, "b").expect("it is back");
+        assert_eq!((back.id(), back.permits_taken(BackendId(0))), (held.id(), Some(1)), "{permit:?}");
+        assert!(Arc::ptr_eq(named(&first, "a").unwrap(), named(&third, "a").unwrap()), "whatever the order");
+    }
+
     fn pick(table: &UpstreamTable, tried: &[BackendId]) -> Option<InFlight> {
         let mut all = Tried::default();
         tried.iter().for_each(|one| all.insert(*one));
