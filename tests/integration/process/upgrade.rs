@@ -125,6 +125,8 @@ fn more_and_fewer_shards_lose_nothing() {
         process.upgrade();
     }
     crowd.leave(&process);
+    // The second core of the second upgrade has got one of its own, which nobody has closed since.
+    eventually("two queues", || process.listening_serving() == 2);
 }
 
 /// Each leaves the process as it was, with a cause.
