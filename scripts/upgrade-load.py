@@ -4,8 +4,8 @@ of them on a port and half on a Unix socket, and long ones that say something al
 
 Usage: upgrade-load.py BACKEND_PORT PORT SOCKET SESSIONS_A_SECOND LONG_SESSIONS
 
-It says `ready` once a session has got through. On TERM it waits for what is open and prints one line, SESSIONS FAILED LONG_FAILED SLOWEST_MS, and before it a line for each kind
-of failure. Needs: Python 3 alone.
+It says `ready` once a session has got through. On TERM it waits for what is open and prints one line, SESSIONS FAILED
+LONG_FAILED SLOWEST_MS, and before it a line for each kind of failure. Needs: Python 3.11 alone.
 """
 
 import asyncio

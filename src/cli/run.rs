@@ -149,6 +149,10 @@ fn serve(
     let load = || load_again(path);
     let obeys = Obeys { commands, log, load: &load };
     let cause = server::supervise(&mut server, &obeys);
+    if server.has_left() {
+        // The successor writes it at any moment, perhaps between a look at it and its removal.
+        written.iter_mut().for_each(PidFile::leave);
+    }
     drop(server);
     drop(written);
     Ok(cause)
@@ -177,7 +181,10 @@ fn announce(server: &Server, path: &Path) {
 }
 
 /// The file with the process number; removed on drop, unless a successor has written its own there.
-struct PidFile(PathBuf);
+struct PidFile {
+    path: PathBuf,
+    is_ours: bool,
+}
 
 impl PidFile {
     /// Finds out whether the file could be written, which another process has its number in.
@@ -188,7 +195,13 @@ impl PidFile {
 
     fn write(path: &Path) -> Result<Self, String> {
         let written = std::fs::write(path, format!("{}\n", std::process::id()));
-        written.map(|()| Self(path.to_owned())).map_err(|error| Self::refused(path, &error))
+        let file = Self { path: path.to_owned(), is_ours: true };
+        written.map(|()| file).map_err(|error| Self::refused(path, &error))
+    }
+
+    /// Leaves it to a successor.
+    fn leave(&mut self) {
+        self.is_ours = false;
     }
 
     fn refused(path: &Path, error: &io::Error) -> String {
@@ -199,9 +212,9 @@ impl PidFile {
 impl Drop for PidFile {
     fn drop(&mut self) {
         let ours = std::process::id().to_string();
-        if std::fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == ours) {
+        if self.is_ours && std::fs::read_to_string(&self.path).is_ok_and(|text| text.trim() == ours) {
             // A file that is already gone is just as good.
-            let _ = std::fs::remove_file(&self.0);
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct InheritedSocket {
     address: BoundTo,
     /// Whether the file of a Unix socket goes with this process.
     owns_file: bool,
+    /// Whether another process serves it meanwhile.
+    is_served: bool,
 }
 
 /// The address of a listening socket, getsockname(2). Its text is what a listener would be written as.
@@ -103,6 +105,7 @@ impl Inherited {
             name: name.to_owned(),
             address: address.clone(),
             owns_file,
+            is_served: self.has_predecessor,
         });
         Ok(address)
     }
@@ -238,8 +241,9 @@ impl fmt::Display for BoundTo {
 /// `count` sockets: `n` of them are for shard `n % count`. None of `taken` is closed, because that would reset the clients
 /// that wait in its queue.
 ///
-/// Where there are fewer sockets than shards, others are bound beside them if they have SO_REUSEPORT and belong to this
-/// user. All shards share them otherwise.
+/// Where there are fewer sockets than shards, others are bound beside them if they have SO_REUSEPORT, belong to this user, and
+/// no predecessor serves them still: clients would wait in the others until this process serves, and be reset if it never does.
+/// All shards share them otherwise.
 ///
 /// # Errors
 ///
@@ -260,10 +264,10 @@ pub fn adopt(
             socket.listen(backlog_number(backlog))?;
         }
         let given = taken.len();
-        let has_group = taken[0].is_in_group();
+        let may_join = taken[0].is_in_group() && !taken[0].is_served;
         let mut sockets: Vec<OwnedFd> = taken.into_iter().map(|taken| taken.socket.into()).collect();
         while sockets.len() < count {
-            let beside = if has_group { beside(address, backlog, tcp)? } else { None };
+            let beside = if may_join { bind_beside(address, backlog, tcp)? } else { None };
             let shared = || sockets[sockets.len() % given].try_clone();
             let next = beside.map_or_else(shared, Ok)?;
             sockets.push(next);
@@ -300,8 +304,16 @@ fn file_of(taken: &[InheritedSocket]) -> Option<SocketFile> {
     })
 }
 
-/// Binds another socket to the port; `None` if another user has the ones that are there, as systemd has its own.
-fn beside(address: &ListenAddress, backlog: u32, tcp: &TcpOptions) -> io::Result<Option<OwnedFd>> {
+/// Binds another socket to the port of a listener; `None` where those that are there admit none: they belong to another user, as
+/// systemd's do, have no SO_REUSEPORT, or are Unix sockets.
+///
+/// # Errors
+///
+/// socket(2), bind(2), listen(2).
+pub fn bind_beside(address: &ListenAddress, backlog: u32, tcp: &TcpOptions) -> io::Result<Option<OwnedFd>> {
+    if matches!(address, ListenAddress::Unix(_)) {
+        return Ok(None);
+    }
     match port_socket(address, backlog, tcp, true) {
         Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => Ok(None),
         socket => socket.map(|socket| Some(socket.into())),
@@ -434,16 +446,24 @@ mod tests {
     }
 
     #[test]
-    fn plain_socket_is_shared_by_all_shards() {
-        let only = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = ListenAddress::Tcp(only.local_addr().unwrap());
-        let mut inherited = Inherited::default();
-        inherited.add(only.into(), "web", false).unwrap();
-        let listening = adopt(inherited.take(&address), &address, 8, &tcp(), 2).unwrap();
-        let inode = |fd: &OwnedFd| {
-            let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
-            std::fs::read_link(link).unwrap()
-        };
-        assert_eq!(inode(&listening.sockets[0]), inode(&listening.sockets[1]));
+    fn socket_that_is_plain_or_served_is_shared_by_all_shards() {
+        for is_served in [false, true] {
+            let only = TcpListener::bind("127.0.0.1:0").unwrap();
+            SockRef::from(&only).set_reuse_port(is_served).unwrap();
+            let address = ListenAddress::Tcp(only.local_addr().unwrap());
+            let mut inherited = Inherited::default();
+            match is_served {
+                true => inherited.add_handed(only.into(), "web", false).unwrap(),
+                false => inherited.add(only.into(), "web", false).unwrap(),
+            };
+            let listening = adopt(inherited.take(&address), &address, 8, &tcp(), 2).unwrap();
+            let inode = |fd: &OwnedFd| {
+                let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
+                std::fs::read_link(link).unwrap()
+            };
+            assert_eq!(inode(&listening.sockets[0]), inode(&listening.sockets[1]));
+            let beside = bind_beside(&address, 8, &tcp()).unwrap();
+            assert_eq!(beside.is_some(), is_served, "a plain one admits none");
+        }
     }
 }

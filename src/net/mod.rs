@@ -19,7 +19,7 @@ pub(crate) mod testing;
 pub use connect::{is_self_connected, peer_address, prepare, socket_for};
 pub use errors::{AcceptError, LocalFailure};
 pub use group::group_number;
-pub use inherited::{BoundTo, Given, Inherited, InheritedSocket, adopt, adopt_alone};
+pub use inherited::{BoundTo, Given, Inherited, InheritedSocket, adopt, adopt_alone, bind_beside};
 pub use limits::{
     keep_descriptors, may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors,
 };

@@ -469,6 +469,7 @@ impl Server {
     /// Makes everything that a predecessor has left the own.
     pub fn claim(&self) {
         self.sockets.claim_files();
+        self.spread();
     }
 
     /// Leaves all listening sockets, and the clients who wait in them, to a successor that has the same sockets, but for those

@@ -1,6 +1,8 @@
 //! Runs another configuration: everything that can be refused is tried first, and nothing has changed then; what
 //! follows cannot fail, and every shard runs the same generation.
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +10,8 @@ use crossbeam_channel::bounded;
 
 use super::sockets::Sockets;
 use super::{Bind, ByShard, Server, StartError, budget, listen_all};
-use crate::base::limits;
-use crate::config::{self, Config, Edit};
+use crate::base::{Plain, limits};
+use crate::config::{self, Config, Edit, Listener};
 use crate::control::command::{Applied, Refused};
 use crate::control::{Written, lock};
 use crate::net::{self, Inherited};
@@ -123,10 +125,51 @@ impl Server {
         source.departed.note(before, &snapshot, has_sessions);
         // A duplicate would keep a socket open that its shard closes.
         self.sockets.adopt(&snapshot.config().listeners, sockets);
-        let states = Arc::clone(&source.states.borrow());
+        self.post(&snapshot, by_shard);
+    }
+
+    /// Binds sockets beside those that a predecessor has left, where these are fewer than shards. A new process that does not
+    /// serve yet has none of its own: clients would wait in them.
+    pub(super) fn spread(&self) {
+        let snapshot = self.source.current.get();
+        let shards = self.shards.cpus.len();
+        let mut by_shard: ByShard = (0..shards).map(|_| Vec::new()).collect();
+        for (position, listener) in snapshot.config().listeners.iter().enumerate() {
+            let given = self.sockets.count(&listener.address);
+            for (shard, sockets) in by_shard.iter_mut().enumerate().skip(given) {
+                match self.bind_for(listener, shard) {
+                    Ok(Some(socket)) => sockets.push((position, socket)),
+                    Ok(None) => break,
+                    Err(error) => {
+                        let name = &listener.name;
+                        log::warn!(
+                            "listener {name}: a core shares the socket of another one: {}",
+                            Plain(&error)
+                        );
+                        break;
+                    }
+                }
+            }
+        }
+        if by_shard.iter().any(|sockets| !sockets.is_empty()) {
+            self.post(&snapshot, by_shard);
+        }
+    }
+
+    fn bind_for(&self, listener: &Listener, shard: usize) -> io::Result<Option<OwnedFd>> {
+        let bound = net::bind_beside(&listener.address, listener.backlog, &listener.tcp.options)?;
+        if let Some(socket) = &bound {
+            self.sockets.add(socket.as_fd(), Some(&listener.address), &listener.name, shard, false)?;
+        }
+        Ok(bound)
+    }
+
+    /// Has every shard run this generation, with these sockets more.
+    fn post(&self, snapshot: &Arc<Snapshot>, by_shard: ByShard) {
+        let states = Arc::clone(&self.source.states.borrow());
         let (applied, done) = bounded::<()>(0);
         for (handle, sockets) in self.shards.handles.iter().zip(by_shard) {
-            let (snapshot, states) = (Arc::clone(&snapshot), Arc::clone(&states));
+            let (snapshot, states) = (Arc::clone(snapshot), Arc::clone(&states));
             handle.post_generation(Generation { snapshot, states, sockets, applied: applied.clone() });
         }
         drop(applied);

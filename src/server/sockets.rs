@@ -61,6 +61,11 @@ impl Sockets {
         Ok(())
     }
 
+    /// Returns how many sockets are on this address.
+    pub(super) fn count(&self, address: &ListenAddress) -> usize {
+        self.duplicates().iter().filter(|known| known.address.as_ref() == Some(address)).count()
+    }
+
     /// Keeps the files of sockets on this address.
     pub(super) fn keep_files(
         &self,

@@ -132,6 +132,9 @@ impl Upgrades {
         };
         let (own, pid) = (std::process::id(), successor.id());
         // Before the new process tells the service manager anything, which listens to the main process only.
+        if lock(&server.source.upgrade_error).is_some() {
+            service_manager::status("the last upgrade has succeeded");
+        }
         service_manager::main_pid(pid);
         if let Err(error) = (&link).write_all(SERVE.as_bytes()) {
             service_manager::main_pid(own);

@@ -125,6 +125,8 @@ fn more_and_fewer_shards_lose_nothing() {
         process.upgrade();
     }
     crowd.leave(&process);
+    // The second core of the second upgrade has got one of its own, which nobody has closed since.
+    eventually("two queues", || process.listening_serving() == 2);
 }
 
 /// Each leaves the process as it was, with a cause.
@@ -235,8 +237,14 @@ fn service_manager_follows_the_main_process() {
     let (only, manager) = (backend().echo().start(), ServiceManager::start());
     let mut process = manager.manages(upgradable(&only, 1)).start();
     assert_eq!(manager.told(), "READY=1");
+    process.replace_binary("exit 3");
+    process.ask_to_upgrade();
+    let failed = "STATUS=the last upgrade has failed: the new process has ended before it was ready, with exit status: 3";
+    assert_eq!(manager.told(), failed);
+    process.restore_binary();
     let successor = process.upgrade();
     assert_eq!(process.exit().code(), Some(0));
+    assert_eq!(manager.told(), "STATUS=the last upgrade has succeeded");
     assert_eq!(manager.told(), format!("MAINPID={successor}"));
     assert_eq!(manager.told(), "READY=1");
     // The end of the old one was none of the service.
