@@ -10,6 +10,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
 use super::Server;
+use super::threads::die;
 use super::turned_away::{TurnedAway, log_totals};
 use super::upgrade::Upgrades;
 use crate::base::counted;
@@ -144,7 +145,7 @@ impl Supervisor<'_> {
                 }
                 recv(look) -> _ => {
                     if self.server.is_broken() {
-                        super::die("the health or control thread has ended; see the panic above");
+                        die("the health or control thread has ended; see the panic above");
                     }
                     self.turned_away.look(self.server, Instant::now());
                 }

@@ -2,19 +2,22 @@
 
 mod budget;
 mod cores;
+mod error;
 mod explain;
 mod lifecycle;
+mod listening;
 mod machine;
 mod manifest;
 mod predecessor;
 mod process;
 mod reload;
 mod sockets;
+mod threads;
 mod turned_away;
 mod upgrade;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -24,9 +27,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::admission::Limit;
 use crate::base::ShardPlace;
-use crate::base::{Plain, ShardId, counted};
+use crate::base::{ShardId, counted};
 use crate::config::{Config, Listener, Overlay};
-use crate::control::admin::{self, BindError, Endpoints};
+use crate::control::admin::{self, Endpoints};
 use crate::control::command::Door;
 use crate::control::process::Process;
 use crate::control::status::{ReloadStatus, UpgradeStatus};
@@ -34,63 +37,25 @@ use crate::control::{
     self, Clocks, Control, Departed, Finding, Peaks, PhaseCell, Report, Source, Status, Watch, Written,
 };
 use crate::health::HealthThread;
-use crate::net::{self, Inherited, ListenError, Listening};
+use crate::net::{self, Inherited};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::ShardCounters;
-use crate::telemetry::log::{ALWAYS, LogError, LogHandle};
-use crate::telemetry::thread_clock::ThreadClock;
-use crate::upstream::{Current, Health, NumbersSpent, OnReport, Snapshot, UpstreamStates};
-use crate::uring::{self, Doorbell, Heartbeat, Missing};
+use crate::telemetry::log::LogHandle;
+use crate::upstream::{Current, Health, OnReport, Snapshot, UpstreamStates};
+use crate::uring::{self, Doorbell, Heartbeat};
+use listening::{Bind, ByShard, listen_all};
 use sockets::Sockets;
+use threads::{ShardEnds, give_up, spawn_shard};
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
+pub use error::StartError;
 pub use lifecycle::{Obeys, follow_signals, supervise};
 pub use machine::{NOT_LOOKED_AT, lacks};
 pub use manifest::Left;
 pub use predecessor::{Predecessor, inherited};
-
-/// Why a server does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The kernel or the sandbox lacks something.
-    #[error(transparent)]
-    Missing(#[from] Missing),
-    /// The cores are not available.
-    #[error(transparent)]
-    Cores(#[from] CoresError),
-    /// An address names an interface that does not exist.
-    #[error("there is no interface {0} here; `ip link` lists them")]
-    NoInterface(String),
-    /// An address cannot be listened on.
-    #[error("listener {name}: {error}")]
-    Listen {
-        /// The listener.
-        name: String,
-        /// What is wrong with its address.
-        error: ListenError,
-    },
-    /// An endpoint of the admin API that the file names does not work.
-    #[error(transparent)]
-    Admin(#[from] BindError),
-    /// Too few descriptors.
-    #[error(transparent)]
-    Descriptors(#[from] TooFewDescriptors),
-    /// Something that has to happen before anything is accepted failed.
-    #[error("{0}")]
-    Listening(String),
-    /// The access log cannot be written.
-    #[error("logging.access_log: {0}")]
-    AccessLog(#[from] LogError),
-    /// The configuration has more objects than there are numbers.
-    #[error(transparent)]
-    Numbers(#[from] NumbersSpent),
-    /// A thread or a doorbell cannot be made.
-    #[error("cannot start: {}", Plain(.0))]
-    System(#[from] io::Error),
-}
 
 /// How long sessions may take to end once they were told to end.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -558,133 +523,6 @@ impl Drop for Server {
             health.stop();
         }
     }
-}
-
-/// Listening sockets by shard, each with the position of its listener in the configuration.
-type ByShard = Vec<Vec<(usize, OwnedFd)>>;
-
-/// How an address is bound.
-#[derive(Clone, Copy)]
-enum Bind {
-    /// Nobody else may listen there; a process that has just ended is waited for.
-    Alone,
-    /// Beside a listener of this process whose address overlaps.
-    Beside,
-}
-
-/// Creates the sockets of these listeners for every shard, where no inherited ones have their address. Returns what the
-/// server keeps of them, too.
-fn listen_all<'c>(
-    listeners: impl Iterator<Item = ((usize, &'c Listener), Bind)>,
-    cpus: &[usize],
-    inherited: &mut Inherited,
-) -> Result<(ByShard, Sockets), StartError> {
-    let mut by_shard: ByShard = (0..cpus.len()).map(|_| Vec::new()).collect();
-    let sockets = Sockets::default();
-    for ((position, listener), bind) in listeners {
-        let listening = listen(listener, bind, cpus, inherited)
-            .map_err(|error| StartError::Listen { name: listener.name.clone(), error })?;
-        let address = Some(&listener.address);
-        for (number, socket) in listening.sockets.into_iter().enumerate() {
-            let shard = number % cpus.len();
-            sockets.add(socket.as_fd(), address, &listener.name, shard, listening.file.is_some())?;
-            by_shard[shard].push((position, socket));
-        }
-        sockets.keep_files(address, listening.file);
-    }
-    Ok((by_shard, sockets))
-}
-
-fn listen(
-    listener: &Listener,
-    bind: Bind,
-    cpus: &[usize],
-    inherited: &mut Inherited,
-) -> Result<Listening, ListenError> {
-    let (taken, tcp) = (inherited.take(&listener.address), &listener.tcp.options);
-    if taken.is_empty() {
-        let listen = match bind {
-            Bind::Alone => net::listen,
-            Bind::Beside => net::listen_beside,
-        };
-        let listening = listen(&listener.address, listener.backlog, tcp, cpus.len())?;
-        // A single socket forms no group, so there is nothing to choose.
-        if listener.tcp.steer_by_cpu && cpus.len() > 1 {
-            steer(listener, &listening, cpus)?;
-        }
-        return Ok(listening);
-    }
-    let has_group = taken.len() > 1 || taken[0].is_in_group();
-    let listening = net::adopt(taken, &listener.address, listener.backlog, tcp, cpus.len())?;
-    match listener.tcp.steer_by_cpu && cpus.len() > 1 {
-        true if has_group => steer(listener, &listening, cpus)?,
-        true => log::warn!(
-            "listener {}: tcp.steer_by_cpu has no effect, because its only socket comes from the service manager and \
-             all cores share it; write ReusePort=yes and a ListenStream= for each core in the socket unit",
-            listener.name
-        ),
-        false => net::stop_steering(listening.sockets[0].as_fd()),
-    }
-    Ok(listening)
-}
-
-fn steer(listener: &Listener, listening: &Listening, cpus: &[usize]) -> Result<(), ListenError> {
-    let refused = |error| ListenError::Steering { address: listener.address.to_string(), error };
-    net::steer_by_cpu(listening.sockets[0].as_fd(), cpus).map_err(refused)
-}
-
-/// Where a shard reports its start and its end.
-struct ShardEnds {
-    /// Receives whether the shard has its ring.
-    report: Sender<Result<(), Missing>>,
-    /// Dropped when the shard ends.
-    ended: Sender<()>,
-}
-
-/// A dead shard would keep its listener open, and the kernel would go on sending it connections, so a shard
-/// that dies takes the process down.
-fn spawn_shard(parts: ShardParts, clocks: Clocks, ends: ShardEnds) -> io::Result<()> {
-    let (shard, heartbeat) = (parts.place.shard, Arc::clone(&parts.heartbeat));
-    let run = move || {
-        if let Some(clock) = ThreadClock::of_this_thread() {
-            // Each shard starts once, so the clock is not set yet.
-            let _ = clocks[shard.index()].set(clock);
-        }
-        let ShardEnds { report, ended } = ends;
-        let mut report = Some(report);
-        let mut tell = |outcome| {
-            // The channel has no receiver any more if another shard did not start.
-            let _ = report.take().map(|report| report.send(outcome));
-        };
-        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            shard::run(parts, || tell(Ok(()))).map_err(|missing| tell(Err(missing)))
-        }));
-        match ran {
-            Ok(_) => {
-                heartbeat.thread_ended();
-                drop(ended);
-            }
-            Err(_) => die("a shard panicked; see the panic above"),
-        }
-    };
-    std::thread::Builder::new().name(format!("shard-{}", shard.0)).spawn(run).map(drop)
-}
-
-/// Ends the process because of a thread that never moves again. Where the kernel writes core dumps, the one of this
-/// end shows where the thread stands.
-fn give_up(cause: &str) -> ! {
-    log_end(cause);
-    std::process::abort();
-}
-
-fn die(cause: &str) -> ! {
-    log_end(cause);
-    std::process::exit(1);
-}
-
-fn log_end(cause: &str) {
-    log::error!(target: ALWAYS, event = "stopped", cause; "the process ends: {cause}");
-    log::logger().flush();
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
+use super::error::StartError;
+use super::listening::{Bind, ByShard, listen_all};
 use super::sockets::Sockets;
-use super::{Bind, ByShard, Server, StartError, budget, listen_all};
+use super::{Server, budget};
 use crate::base::{Plain, limits};
 use crate::config::{self, Config, Edit, Listener};
 use crate::control::command::{Applied, Refused};
