@@ -11,6 +11,7 @@ mod limits;
 mod logging;
 mod memory;
 mod open_sessions;
+mod reload;
 mod shortage;
 mod signals;
 mod start;

@@ -150,6 +150,16 @@ impl Process {
         command
     }
 
+    /// Where its configuration is.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join(CONFIG)
+    }
+
+    /// What its configuration said at the start.
+    pub fn yaml(&self) -> &str {
+        &self.yaml
+    }
+
     fn spawn(&mut self, stderr: Stdio) {
         let mut command = self.second();
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
