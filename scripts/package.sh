@@ -41,6 +41,7 @@ put_packed() {
 put_program() {
     put 755 "$RINGWAY" /usr/bin/ringway
     put 644 configs/systemd/ringway.service /lib/systemd/system/ringway.service
+    put 644 configs/systemd/ringway.socket /lib/systemd/system/ringway.socket
     put 644 configs/config.yaml /etc/ringway/config.yaml
     put 644 configs/sysctl.conf /etc/sysctl.d/60-ringway.conf
 }

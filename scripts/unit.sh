@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The systemd unit: systemd finds no fault with it, and it leaves an attacker little.
+# The systemd units: systemd finds no fault with them, and the service leaves an attacker little.
 #
 # Usage: scripts/unit.sh
 #
@@ -12,20 +12,23 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
 UNIT=configs/systemd/ringway.service
+SOCKET=configs/systemd/ringway.socket
 # In tenths of the points that systemd-analyze gives. 0 is best, 100 worst.
 EXPOSURE_MAX=24
 
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 
-# The unit as it is, but with the binary of this tree: `verify` looks whether it can be executed.
-unit_is_valid() {
+# The units as they are, but with the binary of this tree: `verify` looks whether it can be executed.
+units_are_valid() {
     local said
     sed "s|=ringway |=$(realpath "$RINGWAY") |" "$UNIT" >"$WORK/ringway.service"
+    cp "$SOCKET" "$WORK/ringway.socket"
     # It succeeds for some faults, too, but is silent only if there is none.
-    said=$(systemd-analyze verify --man=no --recursive-errors=one "$WORK/ringway.service" 2>&1) || die "verify: $said"
+    said=$(systemd-analyze verify --man=no --recursive-errors=one \
+        "$WORK/ringway.service" "$WORK/ringway.socket" 2>&1) || die "verify: $said"
     [[ -z $said ]] || die "verify: $said"
-    printf 'ok the unit is valid\n'
+    printf 'ok the units are valid\n'
 }
 
 exposure_is_low() {
@@ -39,7 +42,7 @@ exposure_is_low() {
 main() {
     need_packages systemd
     need_ringway
-    unit_is_valid
+    units_are_valid
     exposure_is_low
 }
 

@@ -97,7 +97,11 @@ impl Readings {
 
     fn listener(&self, now: &ListenerStatus, before: Option<&ListenerStatus>) -> Vec<Cell> {
         let (totals, earlier) = (&now.totals, before.map(|before| &before.totals));
-        let ready = if now.ready { ("yes", Tone::Good) } else { ("no", Tone::Bad) };
+        let ready = match now.ready {
+            _ if now.draining => ("drains", Tone::Doubtful),
+            true => ("yes", Tone::Good),
+            false => ("no", Tone::Bad),
+        };
         let (errors, most) = errors(&totals.closed, earlier.map(|earlier| &earlier.closed));
         let duration = since(&totals.duration, earlier.map(|earlier| &earlier.duration));
         vec![

@@ -1,5 +1,7 @@
 //! `ringway run`.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,13 +9,14 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
+use super::LoadError;
 use super::args::RunArguments;
-use super::config_file::LoadError;
 use crate::base::{Plain, counted};
 use crate::config::{Config, LogTarget, Parsed, Problem, Severity};
 use crate::control::command::{self, Commands};
 use crate::control::service_manager;
-use crate::server::{self, Attached, Obeys, Server};
+use crate::net::Inherited;
+use crate::server::{self, Attached, Obeys, Predecessor, Server};
 use crate::telemetry::log::{self as logging, LogHandle};
 
 /// How long writing the last log records may take.
@@ -26,6 +29,20 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// The configuration is invalid, or something that it needs is missing; the text is complete for the
 /// operator.
 pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
+    // Before any descriptor is opened, and any other thread starts.
+    let (inherited, mut predecessor) = server::inherited().map_err(anyhow::Error::msg)?;
+    let result = run_with(arguments, inherited, &mut predecessor);
+    if let (Err(error), Some(predecessor)) = (&result, &predecessor) {
+        predecessor.refuse(&in_a_line(error));
+    }
+    result
+}
+
+fn run_with(
+    arguments: &RunArguments,
+    inherited: Inherited,
+    predecessor: &mut Option<Predecessor>,
+) -> anyhow::Result<ExitCode> {
     let path = arguments.file.path();
     let Parsed { config, report, .. } = super::load(&path)?;
     let config = Arc::new(config);
@@ -38,15 +55,16 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
         log::warn!("{}", problem.headline());
     }
     let (door, commands) = command::door();
-    let attached = Attached { door: Some(door.clone()), log: Some(log.clone()) };
+    let attached = Attached { door: Some(door.clone()), log: Some(log.clone()), inherited };
     server::follow_signals(door).map_err(|error| anyhow!("cannot handle signals: {}", Plain(&error)))?;
-    let obeyed = Obeyed { commands: &commands, log: &log };
-    let result = serve(&config, &path, arguments.pid_file.as_deref(), attached, &obeyed);
+    let from = Origin { path: &path, pid_file: arguments.pid_file.as_deref(), predecessor };
+    let result = serve(&config, attached, from, (&commands, &log));
     match &result {
         // Logged whatever the filter: the reason why the process does not run must never be missing.
         Err(error) => {
             log::error!(target: logging::ALWAYS, event = "not_started", cause = error.to_string();
-                "{error:#}")
+                "{error:#}");
+            predecessor.iter().for_each(|predecessor| predecessor.refuse(&in_a_line(error)));
         }
         Ok(cause) => log::info!(event = "stopped", cause = *cause; "stopped: {cause}"),
     }
@@ -60,10 +78,24 @@ pub fn run(arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Where commands come from, and the log that some of them concern.
-struct Obeyed<'a> {
-    commands: &'a Commands,
-    log: &'a LogHandle,
+/// Returns an error for a log record: of an invalid configuration, each problem without the lines of the file.
+fn in_a_line(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(LoadError::Invalid(report)) => {
+            let errors = report.problems().iter().filter(|problem| problem.severity == Severity::Error);
+            errors.map(Problem::headline).collect::<Vec<_>>().join("; ")
+        }
+        _ => format!("{error:#}"),
+    }
+}
+
+/// What a process comes from.
+struct Origin<'a> {
+    /// Of the configuration.
+    path: &'a Path,
+    pid_file: Option<&'a Path>,
+    /// `None` once this process serves.
+    predecessor: &'a mut Option<Predecessor>,
 }
 
 /// Reads the file again. Warnings go to the log.
@@ -83,24 +115,38 @@ fn load_again(path: &Path) -> Result<Config, Vec<String>> {
 
 fn serve(
     config: &Arc<Config>,
-    path: &Path,
-    pid_file: Option<&Path>,
     attached: Attached,
-    obeyed: &Obeyed<'_>,
+    Origin { path, pid_file, predecessor }: Origin<'_>,
+    (commands, log): (&Commands, &LogHandle),
 ) -> anyhow::Result<&'static str> {
     let mut written = None;
+    let is_first = predecessor.is_none();
     // Not before the process listens: a start that is refused because another instance runs must leave that
     // instance's file alone. And not after it accepts: a script whose first session succeeds may look for the
     // file right away.
     let write = || {
-        written = pid_file.map(PidFile::write).transpose()?;
+        match pid_file {
+            Some(path) if is_first => written = Some(PidFile::write(path)?),
+            Some(path) => PidFile::check(path)?,
+            None => {}
+        }
         Ok(())
     };
     let mut server = Server::start_with(Arc::clone(config), attached, write)?;
     announce(&server, path);
+    if let Some(old) = predecessor {
+        old.take_over().map_err(|error| {
+            anyhow!("the process that this one is to replace has ended: {}", Plain(&error))
+        })?;
+        *predecessor = None;
+        server.claim();
+        written = pid_file
+            .map(PidFile::write)
+            .and_then(|written| written.map_err(|error| log::error!("{error}")).ok());
+    }
     service_manager::ready();
     let load = || load_again(path);
-    let obeys = Obeys { commands: obeyed.commands, log: obeyed.log, load: &load };
+    let obeys = Obeys { commands, log, load: &load };
     let cause = server::supervise(&mut server, &obeys);
     drop(server);
     drop(written);
@@ -133,10 +179,19 @@ fn announce(server: &Server, path: &Path) {
 struct PidFile(PathBuf);
 
 impl PidFile {
+    /// Finds out whether the file could be written, which another process has its number in.
+    fn check(path: &Path) -> Result<(), String> {
+        let opened = File::options().append(true).create(true).open(path);
+        opened.map(drop).map_err(|error| Self::refused(path, &error))
+    }
+
     fn write(path: &Path) -> Result<Self, String> {
         let written = std::fs::write(path, format!("{}\n", std::process::id()));
-        let refused = |error| format!("the pid file {} cannot be written: {}", path.display(), Plain(&error));
-        written.map(|()| Self(path.to_owned())).map_err(refused)
+        written.map(|()| Self(path.to_owned())).map_err(|error| Self::refused(path, &error))
+    }
+
+    fn refused(path: &Path, error: &io::Error) -> String {
+        format!("the pid file {} cannot be written: {}", path.display(), Plain(error))
     }
 }
 

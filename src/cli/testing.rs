@@ -32,6 +32,7 @@ pub(super) fn status(times: u64) -> Status {
         uptime: Duration::from_secs(BETWEEN * times),
         phase: Phase::Running,
         generation: 1,
+        upgrade_error: None,
         max_sessions: 65_000,
         reloads: ReloadStatus::default(),
         upgrades: UpgradeStatus::default(),

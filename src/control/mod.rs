@@ -99,9 +99,13 @@ impl Control {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Serves the admin API on the thread, to its end.
-    pub fn serve(&self, endpoints: admin::Endpoints, process: Arc<dyn process::Process>) {
-        admin::serve(endpoints, &self.handle, process);
+    /// Serves the admin API on the thread, to its end or until the tasks that accept are aborted.
+    pub fn serve(
+        &self,
+        endpoints: admin::Endpoints,
+        process: Arc<dyn process::Process>,
+    ) -> Vec<tokio::task::AbortHandle> {
+        admin::serve(endpoints, &self.handle, process)
     }
 
     /// Watches the other threads from now on.

@@ -14,7 +14,7 @@ use super::status::{
 };
 use crate::admission::Limit;
 use crate::base::{BackendId, BackendKey, ListenerId, ShardId};
-use crate::config::{self, Config, Overlay};
+use crate::config::{self, AdminState, Config, Overlay};
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::{
@@ -61,6 +61,8 @@ pub struct Source {
     pub peaks: Peaks,
     /// What the process does with clients.
     pub phase: PhaseCell,
+    /// Why the last upgrade has failed.
+    pub upgrade_error: Mutex<Option<String>>,
 }
 
 /// A [`Phase`] that the thread which obeys commands writes, and any thread reads. It guards nothing, so `Relaxed`.
@@ -171,6 +173,7 @@ impl Source {
             max_sessions: self.limit.maximum(),
             reloads: *lock(&self.reloads),
             upgrades: *lock(&self.upgrades),
+            upgrade_error: lock(&self.upgrade_error).clone(),
             log_dropped: LogDropped {
                 process: self.log.as_ref().map_or(0, LogHandle::dropped),
                 access: self.access_log.as_ref().map_or(0, |log| log.dropped()),
@@ -179,6 +182,12 @@ impl Source {
             upstreams,
             shards: (0..self.counters.len()).map(|index| self.shard(index, &snapshot)).collect(),
         }
+    }
+
+    /// Notes why an upgrade has failed.
+    pub fn note_upgrade_error(&self, cause: &str) {
+        lock(&self.upgrades).failure += 1;
+        *lock(&self.upgrade_error) = Some(cause.to_owned());
     }
 
     /// Returns whether a client of a listener would find an eligible backend.
@@ -241,7 +250,11 @@ impl Source {
                 upstreams.len() - 1
             });
             let status = self.backend((key, backend), &shared, &BackendState::absent(), in_flight);
-            upstreams[at].backends.push(BackendStatus { draining: true, ..status });
+            upstreams[at].backends.push(BackendStatus {
+                draining: true,
+                admin_state: AdminState::Drain,
+                ..status
+            });
         }
     }
 

@@ -16,8 +16,32 @@ pub fn stopping() {
     tell(NotifyState::Stopping);
 }
 
+/// Says that the process loads its configuration again. [`ready`] says that it is done, whatever came of it.
+pub fn reloading() {
+    // The manager tells by the time whether it has asked for this reload, sd_notify(3).
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell_all(&[NotifyState::Reloading, now]),
+        Err(error) => log::warn!("the time of the reload is unknown: {}", Plain(&error)),
+    }
+}
+
+/// Says that another process of the service is its main process from now on.
+pub fn main_pid(pid: u32) {
+    tell(NotifyState::MainPid(pid));
+}
+
+/// Says in a sentence how the process is, for `systemctl status`.
+pub fn status(text: &str) {
+    // A second line would be taken for another message.
+    tell(NotifyState::Status(&text.replace('\n', " ")));
+}
+
 fn tell(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+    tell_all(&[state]);
+}
+
+fn tell_all(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         log::warn!(event = "service_manager", cause = error.to_string();
             "the service manager cannot be told: {}", Plain(&error));
     }

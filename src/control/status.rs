@@ -27,6 +27,9 @@ pub struct Status {
     pub phase: Phase,
     /// The generation of the configuration that runs.
     pub generation: u64,
+    /// Why the last upgrade has failed; `None` if none has.
+    #[serde(default)]
+    pub upgrade_error: Option<String>,
     /// Maximum number of sessions at a time.
     pub max_sessions: u32,
     /// How the configuration was loaded again.

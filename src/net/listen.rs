@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
 
 use super::options;
 use crate::base::Plain;
@@ -102,7 +102,7 @@ pub enum ListenError {
 }
 
 impl ListenError {
-    fn new(address: &ListenAddress, error: io::Error) -> Self {
+    pub(super) fn new(address: &ListenAddress, error: io::Error) -> Self {
         let port = address.port();
         let address = address.to_string();
         match error.raw_os_error() {
@@ -168,6 +168,29 @@ pub fn adjust(socket: SockRef<'_>, backlog: u32, tcp: &TcpOptions) -> io::Result
     socket.listen(backlog_number(backlog))
 }
 
+/// Has a listening socket begin no further handshakes, so that it can be closed once those that have begun are over: a
+/// close resets clients whose last segment is on its way. New clients hear nothing, and try again a second later.
+/// Returns whether there are handshakes: a Unix socket has none.
+///
+/// # Errors
+///
+/// `SO_ATTACH_FILTER`, socket(7).
+pub fn end_handshakes(socket: SockRef<'_>) -> io::Result<bool> {
+    if socket.domain()? == Domain::UNIX {
+        return Ok(false);
+    }
+    let step = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    // The kernel runs it on the TCP header, whose byte 13 has the flags. It drops a SYN without an ACK.
+    socket.attach_filter(&[
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0x12),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 0x02),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ])?;
+    Ok(true)
+}
+
 /// Who may connect to a Unix socket.
 #[derive(Clone, Copy, Debug)]
 pub struct FileAccess {
@@ -216,29 +239,48 @@ fn patiently(
 /// The result of [`listen`].
 #[derive(Debug)]
 pub struct Listening {
-    /// One for each shard.
+    /// One for each shard, or more: number `n` is for shard `n % count`.
     pub sockets: Vec<OwnedFd>,
     /// The file of a `unix:` address.
     pub file: Option<SocketFile>,
 }
 
-/// The file of a Unix socket; removed on drop, unless another process has put its own there in the meantime.
+/// The file of a Unix socket; removed on drop, unless it belongs to another process, or one has put its own there in the
+/// meantime.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
+    is_ours: bool,
 }
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+        Ok(Self { path: path.to_owned(), identity: identity(path)?, is_ours: true })
+    }
+
+    /// The file of another process, which serves it still.
+    pub(super) fn of_predecessor(path: &Path) -> io::Result<Self> {
+        let mut file = Self::new(path)?;
+        file.leave();
+        Ok(file)
+    }
+
+    /// Makes it the file of this process.
+    pub fn claim(&mut self) {
+        self.is_ours = true;
+    }
+
+    /// Leaves it to another process.
+    pub fn leave(&mut self) {
+        self.is_ours = false;
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+        if self.is_ours && identity(&self.path).is_ok_and(|identity| identity == self.identity) {
             // A file that is left behind is removed by the next start.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -263,23 +305,30 @@ fn listen_on_port(
     count: usize,
     joins: bool,
 ) -> io::Result<Listening> {
-    let socket = |joins: bool| -> io::Result<Socket> {
-        let socket = new_tcp_socket(address)?;
-        if joins {
-            socket.set_reuse_port(true)?;
-        }
-        options::apply(SockRef::from(&socket), tcp)?;
-        socket.bind(&SockAddr::from(socket_address(address)))?;
-        socket.listen(backlog_number(backlog))?;
-        Ok(socket)
-    };
-    let first = socket(joins)?;
+    let first = port_socket(address, backlog, tcp, joins)?;
     first.set_reuse_port(true)?;
     let mut sockets = vec![first.into()];
     for _ in 1..count {
-        sockets.push(socket(true)?.into());
+        sockets.push(port_socket(address, backlog, tcp, true)?.into());
     }
     Ok(Listening { sockets, file: None })
+}
+
+/// Creates one of them; with `joins`, it may be bound beside others.
+pub(super) fn port_socket(
+    address: &ListenAddress,
+    backlog: u32,
+    tcp: &TcpOptions,
+    joins: bool,
+) -> io::Result<Socket> {
+    let socket = new_tcp_socket(address)?;
+    if joins {
+        socket.set_reuse_port(true)?;
+    }
+    options::apply(SockRef::from(&socket), tcp)?;
+    socket.bind(&SockAddr::from(socket_address(address)))?;
+    socket.listen(backlog_number(backlog))?;
+    Ok(socket)
 }
 
 /// SO_REUSEPORT does not exist for Unix sockets, so all shards share one socket.
@@ -303,7 +352,7 @@ fn listen_on_file(
     Ok(Listening { sockets, file: Some(file) })
 }
 
-fn restrict(path: &Path, access: FileAccess) -> io::Result<()> {
+pub(super) fn restrict(path: &Path, access: FileAccess) -> io::Result<()> {
     if let Some(group) = access.group {
         chown(path, None, Some(group)).map_err(|error| {
             let why = Plain(&error);
@@ -315,7 +364,7 @@ fn restrict(path: &Path, access: FileAccess) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(access.mode))
 }
 
-fn backlog_number(backlog: u32) -> i32 {
+pub(super) fn backlog_number(backlog: u32) -> i32 {
     i32::try_from(backlog).unwrap_or(i32::MAX)
 }
 
@@ -342,7 +391,7 @@ fn socket_address(address: &ListenAddress) -> SocketAddr {
 }
 
 /// `ipv6.disable=1` removes the family, and `":PORT"` then means IPv4 only.
-fn has_ipv6() -> bool {
+pub(super) fn has_ipv6() -> bool {
     Socket::new(Domain::IPV6, Type::STREAM, None).is_ok()
 }
 
@@ -371,6 +420,20 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+
+    #[test]
+    fn handshakes_end_and_clients_that_have_come_stay() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut first = std::net::TcpStream::connect(address).unwrap();
+        assert!(end_handshakes(SockRef::from(&listener)).unwrap());
+        let late = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let (mut accepted, _) = listener.accept().unwrap();
+        drop(listener);
+        io::Write::write_all(&mut first, b"x").unwrap();
+        io::Read::read_exact(&mut accepted, &mut [0]).unwrap();
+    }
 
     /// Two processes that start at once must not both find the port unused: the kernel would share the
     /// connections.

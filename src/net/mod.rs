@@ -3,6 +3,7 @@
 mod connect;
 mod errors;
 mod group;
+mod inherited;
 mod limits;
 mod listen;
 mod options;
@@ -18,13 +19,17 @@ pub(crate) mod testing;
 pub use connect::{is_self_connected, peer_address, prepare, socket_for};
 pub use errors::{AcceptError, LocalFailure};
 pub use group::group_number;
-pub use limits::{may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors};
+pub use inherited::{BoundTo, Given, Inherited, InheritedSocket, adopt, adopt_alone};
+pub use limits::{
+    keep_descriptors, may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors,
+};
 pub use listen::{
-    FileAccess, ListenError, Listening, SocketFile, adjust, listen, listen_alone, listen_beside,
+    FileAccess, ListenError, Listening, SocketFile, adjust, end_handshakes, listen, listen_alone,
+    listen_beside,
 };
 pub use options::keep_alive;
 pub use peer::Peer;
 pub use queue::{queued, unacknowledged};
-pub use steer::steer_by_cpu;
+pub use steer::{steer_by_cpu, stop_steering};
 pub use tcp_info::{TcpInfo, tcp_info};
 pub use zone::interface_index;

@@ -21,6 +21,12 @@ pub(super) fn apply(socket: SockRef<'_>, options: &TcpOptions) -> io::Result<()>
     Ok(())
 }
 
+/// Like [`apply`], on a socket whose options somebody else has set.
+pub(super) fn replace(socket: SockRef<'_>, options: &TcpOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(options.nodelay)?;
+    socket.set_tcp_user_timeout(options.user_timeout)
+}
+
 /// Has bind(2) to port 0 leave the port to connect(2), ip(7). IPv6 sockets take the option of IPv4 too.
 pub(super) fn bind_without_port(socket: SockRef<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;

@@ -42,6 +42,22 @@ pub fn steer_by_cpu(socket: BorrowedFd<'_>, cpus: &[usize]) -> io::Result<()> {
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Ends the steering that an earlier process of the same sockets has begun; without effect if there is none.
+pub fn stop_steering(socket: BorrowedFd<'_>) {
+    let ignored: libc::c_int = 0;
+    // The kernel may say that there is none.
+    // SAFETY: the kernel reads at most an int, which outlives the call.
+    let _ = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_REUSEPORT_BPF,
+            (&raw const ignored).cast(),
+            size_of_val(&ignored) as libc::socklen_t,
+        )
+    };
+}
+
 /// Emits one step for each run of consecutive CPUs, and the remainder for all others. A CPU needs at most two
 /// instructions, so the kernel's limit of 4,096 suffices for `limits::SHARDS_MAX`.
 fn program(cpus: &[usize]) -> Vec<sock_filter> {

@@ -16,8 +16,8 @@ const PASSED: u64 = limits::HANDOFFS_MAX as u64;
 const PER_PIPE: u64 = 2;
 /// A check that is in flight or just ending.
 const PER_CHECK: u64 = 1;
-/// An endpoint of the admin API.
-const PER_ENDPOINT: u64 = 1;
+/// A listening socket, and its duplicate for a successor of the process.
+const PER_SOCKET: u64 = 2;
 /// Standard streams, the log file, and the runtimes of the health and control threads.
 const PROCESS: u64 = 32;
 /// Sessions that a listener may start in a turn while the same number of ended sessions still hold their two
@@ -97,7 +97,7 @@ pub(super) fn sessions(
     };
     let names = entries.filter(|entry| is_looked_up(&entry.address)).count();
     let admin = admin(&config.admin);
-    let listeners = shards * config.listeners.len() as u64 * (1 + OVERLAP);
+    let listeners = shards * config.listeners.len() as u64 * (PER_SOCKET + OVERLAP);
     // A look-up holds a socket to a name server.
     let passed = if shards > 1 { shards * PASSED } else { 0 };
     let fixed = shards * (PER_SHARD + u64::from(pipes) * PER_PIPE)
@@ -121,5 +121,5 @@ pub(super) fn sessions(
 fn admin(admin: &Admin) -> u64 {
     let tcp = admin.listen_address.as_ref().map_or(0, |_| limits::ADMIN_TCP_CONNECTIONS_MAX);
     let socket = admin.socket.as_ref().map_or(0, |_| limits::ADMIN_SOCKET_CONNECTIONS_MAX);
-    admin.endpoints() as u64 * PER_ENDPOINT + (tcp + socket) as u64
+    admin.endpoints() as u64 * PER_SOCKET + (tcp + socket) as u64
 }

@@ -11,6 +11,7 @@ use signal_hook::low_level::signal_name;
 
 use super::Server;
 use super::turned_away::{TurnedAway, log_totals};
+use super::upgrade::Upgrades;
 use crate::base::counted;
 use crate::config::Config;
 use crate::control::command::{Applied, Command, Commands, Door, Refused, Reply};
@@ -68,27 +69,40 @@ pub fn supervise(server: &mut Server, obeys: &Obeys<'_>) -> &'static str {
 }
 
 fn serve(server: &mut Server, obeys: &Obeys<'_>) -> &'static str {
-    let mut supervisor =
-        Supervisor { server, obeys, turned_away: TurnedAway::new(Instant::now()), waiting: VecDeque::new() };
+    let mut supervisor = Supervisor {
+        server,
+        obeys,
+        turned_away: TurnedAway::new(Instant::now()),
+        upgrades: Upgrades::new(),
+        waiting: VecDeque::new(),
+    };
     let stop = supervisor.wait_for_stop(&never());
-    let server = &*supervisor.server;
-    let runtime = &server.config().runtime;
-    service_manager::stopping();
-    server.announce_end();
+    let config = supervisor.server.config();
+    let runtime = &config.runtime;
+    if supervisor.server.has_left() {
+        let open = counted(supervisor.server.status().open_sessions(), "open session");
+        log::info!("draining: {open} may take {} to end", words(runtime.drain_timeout));
+        if supervisor.wait_for_stop(&runtime.drain_timeout.map_or_else(never, after)).is_none() {
+            return if supervisor.server.wait_ended(Duration::ZERO) {
+                "a successor serves, and every session here has ended"
+            } else {
+                end(supervisor.server, "runtime.drain_timeout")
+            };
+        }
+    } else {
+        service_manager::stopping();
+        supervisor.server.announce_end();
+    }
     if let (Some(Command::Stop { .. } | Command::Drain), Some(delay)) = (stop, runtime.shutdown_delay) {
         log::info!("stopping: accepting goes on for {delay:?}");
         if supervisor.wait_for_stop(&after(delay)).is_some() {
             return end(supervisor.server, "a second signal");
         }
     }
-    let server = &*supervisor.server;
-    let open = counted(server.status().open_sessions(), "open session");
+    let open = counted(supervisor.server.status().open_sessions(), "open session");
     let limit = runtime.shutdown_timeout;
-    match limit {
-        Some(limit) => log::info!("draining: {open} may take {limit:?} to end"),
-        None => log::info!("draining: {open} may take any time to end"),
-    }
-    server.drain();
+    log::info!("draining: {open} may take {} to end", words(limit));
+    supervisor.server.drain();
     let deadline = limit.map_or_else(never, after);
     match supervisor.wait_for_stop(&deadline) {
         Some(_) => end(supervisor.server, "a second signal"),
@@ -97,17 +111,19 @@ fn serve(server: &mut Server, obeys: &Obeys<'_>) -> &'static str {
     }
 }
 
+/// Obeys commands, and follows what comes of them.
 struct Supervisor<'a> {
     server: &'a mut Server,
     obeys: &'a Obeys<'a>,
     turned_away: TurnedAway,
+    upgrades: Upgrades,
     /// Commands that were taken, and not obeyed yet.
     waiting: VecDeque<Command>,
 }
 
 impl Supervisor<'_> {
-    /// Obeys commands until one asks for the end, and returns it; returns `None` at the deadline or when the
-    /// shards have ended.
+    /// Obeys commands until one asks for the end, and returns it; returns `None` at the deadline, when the shards have
+    /// ended, or when a successor serves.
     fn wait_for_stop(&mut self, deadline: &Receiver<Instant>) -> Option<Command> {
         let look = tick(LOOK_INTERVAL);
         loop {
@@ -121,6 +137,11 @@ impl Supervisor<'_> {
                 recv(self.obeys.commands) -> command => self.waiting.push_back(command.ok()?),
                 recv(deadline) -> _ => return None,
                 recv(self.server.ended()) -> _ => return None,
+                recv(self.upgrades.outcomes()) -> outcome => {
+                    if outcome.is_ok_and(|outcome| self.upgrades.conclude(self.server, outcome)) {
+                        return None;
+                    }
+                }
                 recv(look) -> _ => {
                     if self.server.is_broken() {
                         super::die("the health or control thread has ended; see the panic above");
@@ -136,9 +157,13 @@ impl Supervisor<'_> {
         match command {
             Command::Stop { by } | Command::StopNow { by } => {
                 log::info!("{by} received");
+                self.upgrades.cancel();
                 return Some(command);
             }
-            Command::Drain if self.server.is_running() => return Some(command),
+            Command::Drain if self.server.is_running() => {
+                self.upgrades.cancel();
+                return Some(command);
+            }
             Command::Drain => log::info!("asked to drain, which the process does already"),
             Command::ReopenLog => {
                 self.obeys.log.reopen();
@@ -148,13 +173,9 @@ impl Supervisor<'_> {
                 self.obeys.log.set_level(level);
                 log::info!("records are written from level {level} on");
             }
+            Command::Upgrade(reply) => self.upgrades.begin(self.server, reply),
             Command::Reload(reply) => self.reload(reply),
             Command::Edit(edit, reply) => reply.give(self.change("change", |server| server.edit(edit))),
-            Command::Upgrade(reply) => {
-                let cause = "this does nothing yet; restart";
-                log::warn!("{cause}");
-                reply.give(Err(Refused::because(cause)));
-            }
         }
         None
     }
@@ -169,6 +190,7 @@ impl Supervisor<'_> {
             }
         }
         let load = self.obeys.load;
+        service_manager::reloading();
         let outcome = self.change("reload", |server| match load() {
             Ok(file) => server.reload(file),
             Err(errors) => {
@@ -176,6 +198,7 @@ impl Supervisor<'_> {
                 Err(Refused { errors })
             }
         });
+        service_manager::ready();
         replies.into_iter().for_each(|reply| reply.give(outcome.clone()));
     }
 
@@ -185,10 +208,12 @@ impl Supervisor<'_> {
         what: &str,
         change: impl FnOnce(&mut Server) -> Result<Applied, Refused>,
     ) -> Result<Applied, Refused> {
+        let refused = |why: &str| Err(Refused::because(format!("there is no {what} now: {why}")));
         if !self.server.is_running() {
-            return Err(Refused {
-                errors: vec![format!("the process ends, so there is no {what} any more")],
-            });
+            return refused("the process ends");
+        }
+        if self.upgrades.is_under_way() {
+            return refused("an upgrade is under way; try again once it has ended");
         }
         let begun = Instant::now();
         let level = self.server.config().logging.level;
@@ -213,6 +238,10 @@ impl Supervisor<'_> {
         }
         outcome
     }
+}
+
+fn words(limit: Option<Duration>) -> String {
+    limit.map_or_else(|| "any time".to_owned(), |limit| format!("{limit:?}"))
 }
 
 fn end(server: &Server, cause: &'static str) -> &'static str {

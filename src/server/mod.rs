@@ -5,12 +5,17 @@ mod cores;
 mod explain;
 mod lifecycle;
 mod machine;
+mod manifest;
+mod predecessor;
 mod process;
 mod reload;
+mod sockets;
 mod turned_away;
+mod upgrade;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -20,7 +25,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::admission::Limit;
 use crate::base::ShardPlace;
 use crate::base::{Plain, ShardId, counted};
-use crate::config::{Config, ListenAddress, Listener, Overlay};
+use crate::config::{Config, Listener, Overlay};
 use crate::control::admin::{self, BindError, Endpoints};
 use crate::control::command::Door;
 use crate::control::process::Process;
@@ -29,7 +34,7 @@ use crate::control::{
     self, Clocks, Control, Departed, Finding, Peaks, PhaseCell, Report, Source, Status, Watch, Written,
 };
 use crate::health::HealthThread;
-use crate::net::{self, ListenError, SocketFile};
+use crate::net::{self, Inherited, ListenError, Listening};
 use crate::shard::{self, Handoff, Inbox, Phase, ShardHandle, ShardParts};
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLog;
@@ -38,11 +43,13 @@ use crate::telemetry::log::{ALWAYS, LogError, LogHandle};
 use crate::telemetry::thread_clock::ThreadClock;
 use crate::upstream::{Current, Health, NumbersSpent, OnReport, Snapshot, UpstreamStates};
 use crate::uring::{self, Doorbell, Heartbeat, Missing};
+use sockets::Sockets;
 
 pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
 pub use lifecycle::{Obeys, follow_signals, supervise};
 pub use machine::{NOT_LOOKED_AT, lacks};
+pub use predecessor::{Predecessor, inherited};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +94,9 @@ pub enum StartError {
 /// How long sessions may take to end once they were told to end.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the successor of another process waits for the first verdicts, while the other one serves.
+const VERDICTS: Duration = Duration::from_secs(20);
+
 /// How long writing the last records of the access log may take.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -97,6 +107,8 @@ pub struct Attached {
     pub door: Option<Door>,
     /// The log, whose lost records are part of the status.
     pub log: Option<LogHandle>,
+    /// Listening sockets that the process was started with.
+    pub inherited: Inherited,
 }
 
 /// A running server. Dropping it closes all sessions and waits for the shards.
@@ -112,8 +124,12 @@ pub struct Server {
     access_log: Option<Arc<AccessLog>>,
     /// The addresses of the admin API; empty without endpoints.
     admin: String,
-    /// Removed together with the server.
-    files: Files,
+    /// The tasks that accept clients of the admin API.
+    admin_tasks: OnceLock<Vec<tokio::task::AbortHandle>>,
+    /// Of all listeners and endpoints; files of Unix sockets are removed together with the server.
+    sockets: Sockets,
+    /// Whether a successor has them.
+    left: AtomicBool,
     /// Disconnected when the last shard has ended.
     shards_ended: Receiver<()>,
 }
@@ -135,13 +151,13 @@ struct Prepared {
     pipes: u32,
     /// Maximum number of sessions of the process.
     sessions: u32,
-    sockets: ByShard,
-    files: Files,
+    by_shard: ByShard,
+    sockets: Sockets,
     endpoints: Endpoints,
 }
 
 impl Prepared {
-    fn new(cpus: &[CoreId], config: Arc<Config>) -> Result<Self, StartError> {
+    fn new(cpus: &[CoreId], config: Arc<Config>, mut inherited: Inherited) -> Result<Self, StartError> {
         let numbered = config.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
         let config = numbered.map_or(config, Arc::new);
         uring::probe(cpus.len(), config.runtime.relay.buffers_per_core)?;
@@ -152,10 +168,14 @@ impl Prepared {
         net::reserve_descriptors(descriptors);
         let ids: Vec<_> = cpus.iter().map(|cpu| cpu.id).collect();
         let all = config.listeners.iter().enumerate();
-        let (sockets, mut files) = listen_all(all.map(|one| (one, Bind::Alone)), &ids)?;
-        let mut endpoints = admin::bind(&config.admin)?;
-        files.extend(endpoints.take_files().into_iter().map(|file| (None, file)));
-        Ok(Self { config, pipes, sessions, sockets, files, endpoints })
+        let (by_shard, sockets) = listen_all(all.map(|one| (one, Bind::Alone)), &ids, &mut inherited)?;
+        let mut endpoints = admin::bind(&config.admin, &mut inherited)?;
+        for (socket, has_file) in endpoints.sockets() {
+            sockets.add(socket, None, "admin", 0, has_file)?;
+        }
+        sockets.keep_files(None, endpoints.take_files());
+        sockets.keep_unused(inherited.close_rest());
+        Ok(Self { config, pipes, sessions, by_shard, sockets, endpoints })
     }
 }
 
@@ -197,7 +217,8 @@ impl Server {
         attached: Attached,
         listening: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
-        let prepared = Prepared::new(cpus, config)?;
+        let has_predecessor = attached.inherited.has_predecessor();
+        let prepared = Prepared::new(cpus, config, attached.inherited)?;
         listening().map_err(StartError::Listening)?;
         let (on_report, reports) = crate::health::reports();
         let config = Arc::clone(&prepared.config);
@@ -221,7 +242,7 @@ impl Server {
             latest_sender.send_replace(states);
         };
         let (ended, shards_ended) = bounded(0);
-        let Prepared { pipes, sessions, sockets, files, endpoints, .. } = prepared;
+        let Prepared { pipes, sessions, by_shard, sockets, endpoints, .. } = prepared;
         let source = Arc::new(Source {
             written: Mutex::new(Written { file: Arc::clone(snapshot.config()), overlay: Overlay::default() }),
             reloads: Mutex::new(ReloadStatus::of_start()),
@@ -240,6 +261,7 @@ impl Server {
             begun: Instant::now(),
             peaks: Peaks::default(),
             phase: PhaseCell::default(),
+            upgrade_error: Mutex::default(),
         });
         let admin = endpoints.to_string();
         let mut server = Self {
@@ -251,10 +273,12 @@ impl Server {
             control,
             access_log,
             admin,
-            files,
+            admin_tasks: OnceLock::new(),
+            sockets,
+            left: AtomicBool::new(false),
             shards_ended,
         };
-        server.spawn_shards(&snapshot, sockets, ends, ended)?;
+        server.spawn_shards(&snapshot, by_shard, ends, ended)?;
         // Checks begin only when a shard listens for their results, and after everything that may refuse the
         // start.
         let addresses = server.control.addresses();
@@ -266,7 +290,13 @@ impl Server {
             Box::new(publish),
         )?;
         server.health = Some(health);
-        server.control.serve(endpoints, server.process(attached.door));
+        // Until this process can answer for it, the old one serves, and answers operators.
+        if has_predecessor && !server.wait_checked(VERDICTS) {
+            log::warn!("not every backend has its first verdict after {VERDICTS:?}; going on");
+        }
+        let tasks = server.control.serve(endpoints, server.process(attached.door));
+        // Set once, here.
+        let _ = server.admin_tasks.set(tasks);
         server.watch(Box::new(|report| {
             report.log();
             if report.finding == Finding::Lost {
@@ -397,13 +427,36 @@ impl Server {
         self.source.phase.get() == control::status::Phase::Running
     }
 
+    /// Returns whether a successor serves new clients.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// Is not ready for clients any more, although it accepts them; see `runtime.shutdown_delay`.
     pub fn announce_end(&self) {
         self.source.phase.set(control::status::Phase::Stopping);
     }
 
+    /// Makes everything that a predecessor has left the own.
+    pub fn claim(&self) {
+        self.sockets.claim_files();
+    }
+
+    /// Leaves all listening sockets, and the clients who wait in them, to a successor that has the same sockets; open
+    /// sessions go on.
+    fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        self.source.phase.set(control::status::Phase::Draining);
+        self.admin_tasks.get().into_iter().flatten().for_each(tokio::task::AbortHandle::abort);
+        self.sockets.leave_files();
+        self.sockets.release();
+        self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Leaving));
+    }
+
     /// Stops accepting; open sessions go on.
     pub fn drain(&self) {
+        self.sockets.release();
         self.source.phase.set(control::status::Phase::Draining);
         self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Draining));
     }
@@ -415,6 +468,7 @@ impl Server {
 
     /// Ends all sessions.
     pub fn close(&self) {
+        self.sockets.release();
         self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Closing));
     }
 
@@ -477,9 +531,6 @@ impl Drop for Server {
 /// Listening sockets by shard, each with the position of its listener in the configuration.
 type ByShard = Vec<Vec<(usize, OwnedFd)>>;
 
-/// Files of Unix sockets, with the address of the listener; `None` for those of the admin API.
-type Files = Vec<(Option<ListenAddress>, SocketFile)>;
-
 /// How an address is bound.
 #[derive(Clone, Copy)]
 enum Bind {
@@ -489,32 +540,65 @@ enum Bind {
     Beside,
 }
 
-/// Creates the sockets of these listeners for every shard, and the files of Unix sockets.
+/// Creates the sockets of these listeners for every shard, where no inherited ones have their address. Returns what the
+/// server keeps of them, too.
 fn listen_all<'c>(
     listeners: impl Iterator<Item = ((usize, &'c Listener), Bind)>,
     cpus: &[usize],
-) -> Result<(ByShard, Files), StartError> {
-    let mut sockets: ByShard = (0..cpus.len()).map(|_| Vec::new()).collect();
-    let mut files = Files::new();
+    inherited: &mut Inherited,
+) -> Result<(ByShard, Sockets), StartError> {
+    let mut by_shard: ByShard = (0..cpus.len()).map(|_| Vec::new()).collect();
+    let sockets = Sockets::default();
     for ((position, listener), bind) in listeners {
-        let refused = |error| StartError::Listen { name: listener.name.clone(), error };
+        let listening = listen(listener, bind, cpus, inherited)
+            .map_err(|error| StartError::Listen { name: listener.name.clone(), error })?;
+        let address = Some(&listener.address);
+        for (number, socket) in listening.sockets.into_iter().enumerate() {
+            let shard = number % cpus.len();
+            sockets.add(socket.as_fd(), address, &listener.name, shard, listening.file.is_some())?;
+            by_shard[shard].push((position, socket));
+        }
+        sockets.keep_files(address, listening.file);
+    }
+    Ok((by_shard, sockets))
+}
+
+fn listen(
+    listener: &Listener,
+    bind: Bind,
+    cpus: &[usize],
+    inherited: &mut Inherited,
+) -> Result<Listening, ListenError> {
+    let (taken, tcp) = (inherited.take(&listener.address), &listener.tcp.options);
+    if taken.is_empty() {
         let listen = match bind {
             Bind::Alone => net::listen,
             Bind::Beside => net::listen_beside,
         };
-        let listening = listen(&listener.address, listener.backlog, &listener.tcp.options, cpus.len())
-            .map_err(refused)?;
+        let listening = listen(&listener.address, listener.backlog, tcp, cpus.len())?;
         // A single socket forms no group, so there is nothing to choose.
         if listener.tcp.steer_by_cpu && cpus.len() > 1 {
-            let address = listener.address.to_string();
-            net::steer_by_cpu(listening.sockets[0].as_fd(), cpus)
-                .map_err(|error| refused(ListenError::Steering { address, error }))?;
+            steer(listener, &listening, cpus)?;
         }
-        let new = listening.sockets.into_iter().map(|socket| (position, socket));
-        sockets.iter_mut().zip(new).for_each(|(shard, socket)| shard.push(socket));
-        files.extend(listening.file.map(|file| (Some(listener.address.clone()), file)));
+        return Ok(listening);
     }
-    Ok((sockets, files))
+    let has_group = taken.len() > 1 || taken[0].is_in_group();
+    let listening = net::adopt(taken, &listener.address, listener.backlog, tcp, cpus.len())?;
+    match listener.tcp.steer_by_cpu && cpus.len() > 1 {
+        true if has_group => steer(listener, &listening, cpus)?,
+        true => log::warn!(
+            "listener {}: tcp.steer_by_cpu has no effect, because its only socket comes from the service manager and \
+             all cores share it; write ReusePort=yes and a ListenStream= for each core in the socket unit",
+            listener.name
+        ),
+        false => net::stop_steering(listening.sockets[0].as_fd()),
+    }
+    Ok(listening)
+}
+
+fn steer(listener: &Listener, listening: &Listening, cpus: &[usize]) -> Result<(), ListenError> {
+    let refused = |error| ListenError::Steering { address: listener.address.to_string(), error };
+    net::steer_by_cpu(listening.sockets[0].as_fd(), cpus).map_err(refused)
 }
 
 /// Where a shard reports its start and its end.

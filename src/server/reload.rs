@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use super::{Bind, ByShard, Files, Server, StartError, budget, listen_all};
+use super::sockets::Sockets;
+use super::{Bind, ByShard, Server, StartError, budget, listen_all};
 use crate::base::limits;
-use crate::config::{self, Config, Edit, ListenAddress};
+use crate::config::{self, Config, Edit};
 use crate::control::command::{Applied, Refused};
 use crate::control::{Written, lock};
-use crate::net;
+use crate::net::{self, Inherited};
 use crate::shard::Generation;
 use crate::upstream::Snapshot;
 
@@ -25,8 +26,8 @@ struct Ready {
     /// Maximum number of sessions of the process.
     sessions: u32,
     /// For addresses that no listener had before.
-    sockets: ByShard,
-    files: Files,
+    by_shard: ByShard,
+    sockets: Sockets,
 }
 
 impl Server {
@@ -36,10 +37,6 @@ impl Server {
     ///
     /// Every reason why not; nothing has changed in that case.
     pub fn reload(&mut self, file: Config) -> Result<Applied, Refused> {
-        let file = match file.with_zones(net::interface_index) {
-            Ok(numbered) => numbered.unwrap_or(file),
-            Err(zone) => return Err(refused(&StartError::NoInterface(zone))),
-        };
         let mut overlay = lock(&self.source.written).overlay.clone();
         let outcome = self.run(overlay.apply(&file));
         if outcome.is_ok() {
@@ -71,6 +68,10 @@ impl Server {
     }
 
     fn run(&mut self, config: Config) -> Result<Applied, Refused> {
+        let config = match config.with_zones(net::interface_index) {
+            Ok(numbered) => numbered.unwrap_or(config),
+            Err(zone) => return Err(refused(&StartError::NoInterface(zone))),
+        };
         let before = self.config();
         let changes = config::changes(&before, &config);
         let current = self.source.current.get();
@@ -101,15 +102,15 @@ impl Server {
             let overlaps = known.iter().any(|known| known.address.overlaps(&listener.address));
             ((position, listener), if overlaps { Bind::Beside } else { Bind::Alone })
         });
-        let (sockets, files) = listen_all(with_bind, cpus)?;
+        let (by_shard, sockets) = listen_all(with_bind, cpus, &mut Inherited::default())?;
         let on_report = Some(&self.on_report);
         let snapshot = Snapshot::build(Arc::clone(&config), cpus.len(), on_report, Some(current))?;
-        Ok(Ready { snapshot: Arc::new(snapshot), sessions, sockets, files })
+        Ok(Ready { snapshot: Arc::new(snapshot), sessions, by_shard, sockets })
     }
 
     /// Runs a generation: names, then checks, then shards, each with what the one before has found.
     fn apply(&mut self, ready: Ready, before: &Snapshot) {
-        let Ready { snapshot, sessions, sockets, files } = ready;
+        let Ready { snapshot, sessions, by_shard, sockets } = ready;
         self.control.adopt(&snapshot, limits::FIRST_LOOKUP_MAX);
         self.health.iter().for_each(|health| health.adopt(Arc::clone(&snapshot)));
         if !self.wait_states(PATIENCE, |states| states.generation >= snapshot.generation()) {
@@ -120,9 +121,11 @@ impl Server {
         source.current.set(Arc::clone(&snapshot));
         let has_sessions = |id| source.counters.iter().any(|shard| shard.listener(id).active.value() > 0);
         source.departed.note(before, &snapshot, has_sessions);
+        // A duplicate would keep a socket open that its shard closes.
+        self.sockets.adopt(&snapshot.config().listeners, sockets);
         let states = Arc::clone(&source.states.borrow());
         let (applied, done) = bounded::<()>(0);
-        for (handle, sockets) in self.shards.handles.iter().zip(sockets) {
+        for (handle, sockets) in self.shards.handles.iter().zip(by_shard) {
             let (snapshot, states) = (Arc::clone(&snapshot), Arc::clone(&states));
             handle.post_generation(Generation { snapshot, states, sockets, applied: applied.clone() });
         }
@@ -133,11 +136,6 @@ impl Server {
                 "a core does not run the new configuration after {PATIENCE:?} yet; it will with its next turn"
             );
         }
-        let is_there = |address: &ListenAddress| {
-            snapshot.config().listeners.iter().any(|listener| listener.address == *address)
-        };
-        self.files.retain(|(address, _)| address.as_ref().is_none_or(is_there));
-        self.files.extend(files);
     }
 }
 

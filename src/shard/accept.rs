@@ -15,11 +15,15 @@ use super::state::Shard;
 use crate::base::{Activity, Plain, limits};
 use crate::config::{self, ListenAddress};
 use crate::net::{self, AcceptError};
-use crate::uring::{Accepted, Acceptor};
+use crate::uring::{Accepted, Acceptor, Timer};
 
 /// Pause after a failed accept: while descriptors or memory are short, trying again at once would fail at
 /// once. A connection that its client has already given up is no reason for a pause.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long the handshakes may take that have begun when an entrance closes: more than the round trip of nearly every
+/// client.
+const HANDSHAKES: Duration = Duration::from_secs(1);
 
 /// Where clients come in: one listening socket. Its listener may become another one, its address never.
 pub(super) struct Entrance {
@@ -73,8 +77,8 @@ impl Entrance {
     }
 }
 
-/// Accepts until the entrance closes or the shard drains; then serves what the kernel has already accepted, and closes
-/// the socket.
+/// Accepts until the entrance closes or the shard drains; then serves what the kernel has already accepted, unless another
+/// process does, and closes the socket.
 pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
     let shard = Rc::clone(&entrance.listener().shard);
     shard.enter();
@@ -82,10 +86,12 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
     opening(&entrance).await;
     let mut rules = entrance.listener();
     let mut started = 0;
+    // When the handshakes of an entrance that closes are over.
+    let mut handshakes: Option<Timer> = None;
     // The number of connections that may still come once the entrance closes: as many as its backlog can hold.
     let mut left = rules.config().backlog;
     loop {
-        let accepted = next(&entrance, &acceptor).await;
+        let accepted = next(&entrance, &acceptor, handshakes.as_mut()).await;
         shard.ring.set_activity(Activity::Accept);
         let listener = entrance.listener();
         if !Rc::ptr_eq(&listener, &rules) {
@@ -95,8 +101,15 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
         let accepted = match accepted {
             Next::Accepted(accepted) => accepted,
             Next::Changed => continue,
+            Next::Closed if handshakes.is_none() && ends_handshakes(&shard, &acceptor) => {
+                handshakes = Some(shard.ring.timer(shard.now().after(HANDSHAKES)));
+                continue;
+            }
             Next::Closed => {
                 acceptor.disarm().await;
+                if shard.is_leaving() {
+                    return;
+                }
                 let Some(accepted) = acceptor.accept_now().filter(|_| left > 0) else { return };
                 left -= 1;
                 accepted
@@ -129,6 +142,12 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
     }
 }
 
+/// Has a socket whose listener was removed begin no further handshakes. Returns whether some may have begun that are worth
+/// waiting for. A process that ends says so to its clients at once.
+fn ends_handshakes(shard: &Shard, acceptor: &Acceptor) -> bool {
+    shard.is_running() && acceptor.with(net::end_handshakes).unwrap_or(false)
+}
+
 /// Has a socket follow another configuration of its listener.
 fn adjust(acceptor: &Acceptor, listener: &config::Listener) {
     let adjusted = acceptor.with(|socket| net::adjust(socket, listener.backlog, &listener.tcp.options));
@@ -159,7 +178,7 @@ async fn opening(entrance: &Entrance) {
     })
     .await;
     let listener = entrance.listener.borrow();
-    if listener.shard.id().0 == 0 && entrance.is_open() {
+    if listener.is_to_announce() && entrance.is_open() {
         let (name, address) = (&*listener.config().name, entrance.address.to_string());
         log::info!(event = "accepting", listener = name, address; "listener {name} accepts on {address}");
     }
@@ -186,11 +205,15 @@ enum Next {
     Closed,
 }
 
-async fn next(entrance: &Entrance, acceptor: &Acceptor) -> Next {
+async fn next(entrance: &Entrance, acceptor: &Acceptor, mut handshakes: Option<&mut Timer>) -> Next {
     let known = Rc::as_ptr(&entrance.listener.borrow());
+    let is_running = || entrance.listener.borrow().shard.is_running();
     std::future::poll_fn(|context| {
         if !entrance.is_open() {
-            return Poll::Ready(Next::Closed);
+            let is_over = handshakes.as_mut().is_none_or(|timer| timer.poll_due(context).is_ready());
+            if is_over || !is_running() {
+                return Poll::Ready(Next::Closed);
+            }
         }
         if !std::ptr::eq(known, Rc::as_ptr(&entrance.listener.borrow())) {
             return Poll::Ready(Next::Changed);

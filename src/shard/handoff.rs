@@ -97,7 +97,7 @@ mod tests {
         for phase in [Phase::Draining, Phase::Closing] {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
-            let (parts, mut others) = testing::parts(2, vec![listener.into()]);
+            let (parts, mut others) = testing::parts(2, vec![(0, listener.into())]);
             let (counters, cores) = (Arc::clone(&parts.counters), Arc::clone(&parts.cores));
             let other = others.remove(0);
             // Connections move only in this situation: the other shard is full and this one is empty.

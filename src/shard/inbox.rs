@@ -16,6 +16,8 @@ use crate::uring::{Accepted, Doorbell};
 pub enum Phase {
     /// Accepts connections and serves sessions.
     Running,
+    /// Accepts no connections, and leaves those that wait in its sockets to another process that has the same sockets.
+    Leaving,
     /// Accepts no connections, and serves open sessions to their end.
     Draining,
     /// Ends all sessions.

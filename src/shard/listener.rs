@@ -33,6 +33,8 @@ pub(super) struct Listener {
 struct Life {
     newest: RefCell<Weak<Listener>>,
     is_removed: Cell<bool>,
+    /// Whether the log has said that it accepts.
+    is_announced: Cell<bool>,
     /// Whether the time for its sessions is over.
     is_over: Cell<bool>,
 }
@@ -124,6 +126,11 @@ impl Listener {
     /// as possible.
     pub(super) fn is_open(&self) -> bool {
         self.has_verdicts.get() || !self.shard.is_running() || self.is_removed()
+    }
+
+    /// Returns whether the log has still to say that it accepts: once, by one shard, however many sockets it has.
+    pub(super) fn is_to_announce(&self) -> bool {
+        self.shard.id().0 == 0 && self.shard.is_running() && !self.life.is_announced.replace(true)
     }
 
     /// Checks whether sessions may begin from now on.

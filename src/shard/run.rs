@@ -33,7 +33,7 @@ pub struct ShardParts {
     pub cpu: core_affinity::CoreId,
     /// The configuration, with what all shards share of it.
     pub snapshot: Arc<Snapshot>,
-    /// Listening sockets of this shard, with the position of their listener in the configuration.
+    /// Listening sockets of this shard, each with the position of its listener in the configuration.
     pub listeners: Vec<(usize, OwnedFd)>,
     /// Maximum number of pipes for splicing; 0 if splicing is off.
     pub pipes: u32,

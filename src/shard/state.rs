@@ -76,6 +76,11 @@ impl Shard {
         self.phase.get() == Phase::Running
     }
 
+    /// Returns whether another process serves the clients that wait in the sockets.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.phase.get() == Phase::Leaving
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.phase.get() == Phase::Closing
     }

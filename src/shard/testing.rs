@@ -17,7 +17,7 @@ use crate::uring::{Doorbell, Ring};
 
 /// Returns the first of `shards` shards, with one listener and one backend that is never up; and the handoff
 /// rights of the others.
-pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<Handoff>) {
+pub(super) fn parts(shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardParts, Vec<Handoff>) {
     let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
     let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
     let snapshot = Snapshot::build(Arc::new(config), shards, None, None).expect("numbers");
@@ -37,7 +37,7 @@ pub(super) fn parts(shards: usize, listeners: Vec<OwnedFd>) -> (ShardParts, Vec<
         place: place(0),
         cpu: core_affinity::get_core_ids().expect("CPUs")[0],
         snapshot: Arc::new(snapshot),
-        listeners: listeners.into_iter().enumerate().collect(),
+        listeners,
         pipes: 0,
         handoff: handoff(0),
         cores: Arc::clone(&cores),

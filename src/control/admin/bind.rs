@@ -6,12 +6,13 @@
 use std::fmt;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::base::Plain;
 use crate::config::{Admin, ListenAddress, SocketGroup};
-use crate::net::{self, FileAccess, ListenError, Listening, SocketFile};
+use crate::net::{self, FileAccess, Inherited, ListenError, Listening, SocketFile};
 
 /// Connections that wait while all slots are taken. Health checkers and scrapers may come in a crowd.
 const BACKLOG: u32 = 1_024;
@@ -69,6 +70,14 @@ pub(super) struct Bound {
 }
 
 impl Endpoints {
+    /// Returns the listening sockets, each with whether it has a file that goes with this process.
+    pub fn sockets(&self) -> impl Iterator<Item = (BorrowedFd<'_>, bool)> {
+        let listening = self.tcp.iter().chain(&self.socket).map(|bound| &bound.listening);
+        listening.flat_map(|listening| {
+            listening.sockets.iter().map(|socket| (socket.as_fd(), listening.file.is_some()))
+        })
+    }
+
     /// Takes out the files of Unix sockets, which live as long as the process serves.
     pub fn take_files(&mut self) -> Vec<SocketFile> {
         self.socket.as_mut().and_then(|bound| bound.listening.file.take()).into_iter().collect()
@@ -82,24 +91,26 @@ impl fmt::Display for Endpoints {
     }
 }
 
-/// Binds all endpoints.
+/// Binds all endpoints, or takes the inherited sockets that have their addresses.
 ///
 /// # Errors
 ///
 /// An endpoint that the file names, or the group of the socket, does not work.
-pub fn bind(admin: &Admin) -> Result<Endpoints, BindError> {
+pub fn bind(admin: &Admin, inherited: &mut Inherited) -> Result<Endpoints, BindError> {
     let mut endpoints = Endpoints::default();
     if let Some(address) = &admin.listen_address {
         let written = admin.written.listen_address;
         let lost = "metrics, health and the page are not served over HTTP";
-        endpoints.tcp = or_warn(listen_on_port(address, written), written, "listen_address", lost)?;
+        endpoints.tcp =
+            or_warn(listen_on_port(address, written, inherited), written, "listen_address", lost)?;
     }
     if let Some(path) = &admin.socket {
         let access = FileAccess { mode: admin.socket_mode, group: group_of(admin)? };
         let written = admin.written.socket;
         let path = if written { path.clone() } else { default_socket(path) };
         let lost = "`ringway ctl` and `ringway top` cannot reach this process";
-        endpoints.socket = or_warn(listen_on_file(path, access, written), written, "socket", lost)?;
+        endpoints.socket =
+            or_warn(listen_on_file(path, access, written, inherited), written, "socket", lost)?;
     }
     Ok(endpoints)
 }
@@ -137,19 +148,41 @@ fn or_warn(
 }
 
 /// The default address does not wait for a process that has just ended: mostly another instance has it.
-fn listen_on_port(address: &ListenAddress, written: bool) -> Result<Bound, BindError> {
+fn listen_on_port(
+    address: &ListenAddress,
+    written: bool,
+    inherited: &mut Inherited,
+) -> Result<Bound, BindError> {
     let access = FileAccess { mode: 0, group: None };
-    let listening = net::listen_alone(address, BACKLOG, access, written);
+    let listening = listen(address, access, written, inherited);
     let listening = listening.map_err(|error| BindError::Listen { key: "listen_address", error })?;
     Ok(Bound { address: address.clone(), listening })
 }
 
-fn listen_on_file(path: PathBuf, access: FileAccess, written: bool) -> Result<Bound, BindError> {
+fn listen_on_file(
+    path: PathBuf,
+    access: FileAccess,
+    written: bool,
+    inherited: &mut Inherited,
+) -> Result<Bound, BindError> {
     folder_of(&path)?;
     let address = ListenAddress::Unix(path);
-    let listening = net::listen_alone(&address, BACKLOG, access, written);
+    let listening = listen(&address, access, written, inherited);
     let listening = listening.map_err(|error| BindError::Listen { key: "socket", error })?;
     Ok(Bound { address, listening })
+}
+
+fn listen(
+    address: &ListenAddress,
+    access: FileAccess,
+    written: bool,
+    inherited: &mut Inherited,
+) -> Result<Listening, ListenError> {
+    let taken = inherited.take(address);
+    match taken.is_empty() {
+        true => net::listen_alone(address, BACKLOG, access, written),
+        false => net::adopt_alone(taken, address, BACKLOG, access),
+    }
 }
 
 /// Returns the folder of a path, which is created if only its last part is missing.

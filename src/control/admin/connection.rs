@@ -1,7 +1,8 @@
 //! One connection: its bounds in time and size.
 //!
-//! A connection ends when it is silent (`SILENCE_MAX`) while no answer is being worked out, when a request takes its time (`HEADER_PATIENCE`), and at the
-//! latest a moment after `AGE_MAX`, so whoever holds a slot gives it back, however little he sends or reads.
+//! A connection ends when it is silent (`SILENCE_MAX`) while no answer is being worked out, when a request takes its time
+//! (`HEADER_PATIENCE`), and at the latest a moment after `AGE_MAX`, so whoever holds a slot gives it back, however little
+//! he sends or reads.
 
 use std::convert::Infallible;
 use std::io;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use super::access::Peer;
 use super::api::Api;
@@ -25,14 +26,16 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Time between two records about failed accepts.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Serves the endpoints on a runtime, to its end.
-pub fn serve(endpoints: Endpoints, runtime: &Handle, process: Arc<dyn Process>) {
+/// Serves the endpoints on a runtime, to its end. Returns the tasks that accept: who aborts one closes its socket, and ends no
+/// connection.
+pub fn serve(endpoints: Endpoints, runtime: &Handle, process: Arc<dyn Process>) -> Vec<AbortHandle> {
     let api = Arc::new(Api::new(process));
     let Endpoints { tcp, socket } = endpoints;
     let both = [(tcp, limits::ADMIN_TCP_CONNECTIONS_MAX), (socket, limits::ADMIN_SOCKET_CONNECTIONS_MAX)];
-    for (bound, slots) in both.into_iter().filter_map(|(bound, slots)| Some((bound?, slots))) {
-        runtime.spawn(accept_on(bound, slots, Arc::clone(&api)));
-    }
+    let bound = both.into_iter().filter_map(|(bound, slots)| Some((bound?, slots)));
+    bound
+        .map(|(bound, slots)| runtime.spawn(accept_on(bound, slots, Arc::clone(&api))).abort_handle())
+        .collect()
 }
 
 async fn accept_on(bound: Bound, slots: usize, api: Arc<Api>) {

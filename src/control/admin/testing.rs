@@ -11,8 +11,8 @@ use super::super::process::{
 use super::super::status::Status;
 use crate::config::{Change, Edit};
 
-/// Is ready, takes no commands, has no metrics, and no shard of it answers. A reload has no end, an edit of the upstream
-/// `u/1` with its backend `b` is refused, an upgrade is done.
+/// Is ready, takes no commands, has no metrics, and no shard of it answers. It has the upstream `u/1` with the backend `b`.
+/// A reload has no end, an edit is refused, an upgrade is done.
 #[derive(Default)]
 pub(super) struct Fake {
     /// Metrics wait for the end of this channel.

@@ -197,8 +197,9 @@ fn each_backend(
     status: &Status,
     mut write: impl FnMut([(&str, &str); 2], &BackendStatus) -> fmt::Result,
 ) -> fmt::Result {
+    // A removed backend has no series any more, whatever sessions it still has.
     status.upstreams.iter().try_for_each(|upstream| {
-        upstream.backends.iter().try_for_each(|backend| {
+        upstream.backends.iter().filter(|backend| !backend.draining).try_for_each(|backend| {
             write([("upstream", &upstream.name), ("backend", &backend.name)], backend)
         })
     })

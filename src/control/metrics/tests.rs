@@ -33,6 +33,7 @@ fn source(backends: usize, shards: usize) -> Source {
         cores: CoreLoads::new(shards),
         health: Arc::default(),
         limit: Arc::new(Limit::new(100)),
+        upgrade_error: Default::default(),
         log: None,
         access_log: None,
         begun: Instant::now(),

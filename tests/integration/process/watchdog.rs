@@ -1,46 +1,26 @@
 //! Set-up: the binary under a service manager that wants signs of life, one of whose shards is stopped as a debugger
 //! stops a thread. Claim: the signs end with it and come back with it; who stays away takes the process along.
 
-use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use crate::support::{Backend, PATIENCE, Process, StoppedThread, backend, eventually, holds_within, process};
+use crate::support::{
+    Backend, Process, ServiceManager, StoppedThread, backend, eventually, holds_within, process,
+};
 
-/// A service manager, and what it starts.
+/// A process that shall give signs of life, and who waits for them.
 struct Managed {
     process: Process,
-    told: UnixDatagram,
-    _folder: tempfile::TempDir,
+    manager: ServiceManager,
     _backend: Backend,
 }
 
 impl Managed {
     fn start() -> Self {
-        let (only, folder) = (backend().echo().start(), tempfile::tempdir().unwrap());
-        let path = folder.path().join("notify");
-        let told = UnixDatagram::bind(&path).unwrap();
-        told.set_read_timeout(Some(PATIENCE)).unwrap();
-        let process = process()
-            .backends([&only])
-            .environment("NOTIFY_SOCKET", path.to_str().unwrap())
-            .environment("WATCHDOG_USEC", "1500000")
-            .start();
-        Self { process, told, _folder: folder, _backend: only }
-    }
-
-    /// The next thing that it is told, if it comes in time.
-    fn next(&self, patience: Duration) -> Option<String> {
-        self.told.set_read_timeout(Some(patience)).unwrap();
-        let mut buffer = [0; 256];
-        let length = self.told.recv(&mut buffer).ok()?;
-        Some(String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
-    }
-
-    /// Waits until it is told this.
-    #[track_caller]
-    fn wait(&self, what: &str) {
-        assert!(std::iter::from_fn(|| self.next(PATIENCE)).any(|told| told == what), "{what}");
+        let (only, manager) = (backend().echo().start(), ServiceManager::start());
+        let process = process().backends([&only]);
+        let process = manager.manages(process).environment("WATCHDOG_USEC", "1500000").start();
+        Self { process, manager, _backend: only }
     }
 
     fn stop_shard(&self) -> StoppedThread {
@@ -55,19 +35,19 @@ impl Managed {
 #[test]
 fn signs_of_life_are_given_only_while_all_threads_live() {
     let mut managed = Managed::start();
-    managed.wait("READY=1");
-    managed.wait("WATCHDOG=1");
+    managed.manager.wait("READY=1");
+    managed.manager.wait("WATCHDOG=1");
     let stopped = managed.stop_shard();
     eventually("a report", || managed.says("shard 0 on CPU") && managed.says("has not moved for 1s"));
     // Of the time before.
-    while managed.next(Duration::from_millis(1)).is_some() {}
-    assert_eq!(managed.next(Duration::from_millis(1_500)), None, "it lives");
+    while managed.manager.next(Duration::from_millis(1)).is_some() {}
+    assert_eq!(managed.manager.next(Duration::from_millis(1_500)), None, "it lives");
     drop(stopped);
-    managed.wait("WATCHDOG=1");
+    managed.manager.wait("WATCHDOG=1");
     eventually("it goes on", || managed.says("goes on after"));
     managed.process.echoing_client().finish().unwrap();
     managed.process.signal(libc::SIGTERM);
-    managed.wait("STOPPING=1");
+    managed.manager.wait("STOPPING=1");
     assert_eq!(managed.process.exit().code(), Some(0));
 }
 

@@ -17,6 +17,8 @@ pub struct Config {
     sections: Vec<String>,
     runtime: Lines,
     listener: Lines,
+    /// Path of the Unix socket of another listener.
+    also_on: Option<PathBuf>,
     upstream: Lines,
     backends: Vec<String>,
 }
@@ -51,6 +53,7 @@ impl Config {
             sections: Vec::new(),
             runtime: Lines::default(),
             listener: Lines::default(),
+            also_on: None,
             upstream: Lines::default(),
             backends: Vec::new(),
         };
@@ -113,6 +116,11 @@ impl Config {
         self.listen = Listen::Unix(path);
     }
 
+    /// Has a second listener, on a Unix socket.
+    pub fn also_on_unix(&mut self, path: PathBuf) {
+        self.also_on = Some(path);
+    }
+
     /// The file, and the port that is reserved for it.
     pub fn write(&self) -> (String, Option<Reserved>) {
         let (address, port) = match &self.listen {
@@ -127,8 +135,11 @@ impl Config {
         };
         let sections: String = self.sections.iter().map(|section| format!("{section}\n")).collect();
         let backends: String = self.backends.iter().map(|entry| format!("      - {{{entry}}}\n")).collect();
+        let also_on = self.also_on.as_ref().map_or_else(String::new, |path| {
+            format!("  - {{name: also, address: \"unix:{}\", upstream: u}}\n", path.display())
+        });
         let yaml = format!(
-            "{sections}{}runtime:\n{}listeners:\n  - name: l\n    address: \"{address}\"\n    upstream: u\n{}\
+            "{sections}{}runtime:\n{}listeners:\n  - name: l\n    address: \"{address}\"\n    upstream: u\n{}{also_on}\
              upstreams:\n  - name: u\n{}    backends:\n{backends}",
             self.admin,
             self.runtime.write("  "),

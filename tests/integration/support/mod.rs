@@ -11,6 +11,7 @@ mod http;
 mod network;
 mod process;
 mod seccomp;
+mod service_manager;
 mod stopped_thread;
 
 use std::io::Write;
@@ -27,6 +28,7 @@ pub use http::{Asked, Endpoint, Stream as HttpStream};
 pub use network::{add_address, in_own_network, set_network, switch_loopback};
 pub use process::{Builder as ProcessBuilder, Process, process, run_to_end};
 pub use seccomp::forbid;
+pub use service_manager::ServiceManager;
 pub use stopped_thread::StoppedThread;
 
 /// Longer than anything here takes on a loaded machine; what has not happened by then does not happen.
@@ -111,10 +113,19 @@ impl Reserved {
 
     /// A listening socket on the reserved port.
     pub fn listen(&self, backlog: i32) -> Socket {
+        self.listening(backlog, true)
+    }
+
+    /// One beside which no other may listen.
+    pub fn listen_alone(&self, backlog: i32) -> Socket {
+        self.listening(backlog, false)
+    }
+
+    fn listening(&self, backlog: i32, in_group: bool) -> Socket {
         let address = self.address();
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
-        socket.set_reuse_port(true).unwrap();
+        socket.set_reuse_port(in_group).unwrap();
         if address.is_ipv6() {
             socket.set_only_v6(true).unwrap();
         }

@@ -3,10 +3,13 @@
 #![expect(unsafe_code, reason = "kill(2) and prlimit(2) have no safe wrapper in the crates we use")]
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
 use tempfile::TempDir;
 
 use super::config::Config;
@@ -15,6 +18,8 @@ use super::{Backend, Client, PATIENCE, Reserved, StoppedThread, eventually, forb
 const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 /// Its configuration, in the folder of the process.
 const CONFIG: &str = "ringway.yaml";
+const UNIX: &str = "front";
+const PID_FILE: &str = "pid";
 
 /// What a process will be: one listener, one upstream.
 pub struct Builder {
@@ -23,6 +28,19 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     stderr: Option<Stdio>,
     has_ipv6: bool,
+    handed: Handed,
+    also_on_unix: bool,
+    has_own_binary: bool,
+}
+
+/// Listening sockets that a service manager has made on the address of the listener, and keeps.
+#[derive(Clone, Copy, Default)]
+struct Handed {
+    count: usize,
+    /// Whether they have SO_REUSEPORT, which more than one must have.
+    in_group: bool,
+    /// Whether there is another one, on an address that no listener has.
+    with_stranger: bool,
 }
 
 /// A process on 127.0.0.1 with one shard and without checks.
@@ -33,6 +51,9 @@ pub fn process() -> Builder {
         environment: Vec::new(),
         stderr: None,
         has_ipv6: true,
+        handed: Handed::default(),
+        also_on_unix: false,
+        has_own_binary: false,
     }
 }
 
@@ -100,6 +121,36 @@ impl Builder {
         self
     }
 
+    /// Has a second listener, on a Unix socket: see [`Process::unix_path`].
+    pub fn also_on_unix(mut self) -> Self {
+        self.also_on_unix = true;
+        self
+    }
+
+    /// Has a binary of its own, which can be replaced, and a pid file.
+    pub fn upgradable(mut self) -> Self {
+        self.has_own_binary = true;
+        self
+    }
+
+    /// Activated by so many sockets that share the port.
+    pub fn activated_by_group(mut self, count: usize) -> Self {
+        self.handed = Handed { count, in_group: true, ..self.handed };
+        self
+    }
+
+    /// Activated by one socket that shares its port with none.
+    pub fn activated(mut self) -> Self {
+        self.handed = Handed { count: 1, in_group: false, ..self.handed };
+        self
+    }
+
+    /// Activated by another socket, too, on an address that no listener has.
+    pub fn with_stranger(mut self) -> Self {
+        self.handed.with_stranger = true;
+        self
+    }
+
     /// Where its standard error goes, instead of a file that [`Process::log`] reads.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stderr = Some(stderr.into());
@@ -108,16 +159,30 @@ impl Builder {
 
     /// Starts it, and waits until a session gets through.
     #[track_caller]
-    pub fn start(self) -> Process {
+    pub fn start(mut self) -> Process {
         let folder = tempfile::tempdir().unwrap();
+        if self.also_on_unix {
+            self.config.also_on_unix(folder.path().join(UNIX));
+        }
+        let mut binary = PathBuf::from(BINARY);
+        if self.has_own_binary {
+            binary = folder.path().join("ringway");
+            link_binary(&binary);
+            self.arguments
+                .extend(["--pid-file".to_owned(), folder.path().join(PID_FILE).to_str().unwrap().to_owned()]);
+        }
         let (yaml, port) = self.config.write();
         std::fs::write(folder.path().join(CONFIG), &yaml).unwrap();
         let log = folder.path().join("log");
         let stderr = self.stderr.unwrap_or_else(|| std::fs::File::create(&log).unwrap().into());
+        let port = port.expect("a TCP listener");
+        let handed = self.handed.make(&port);
         let mut process = Process {
             child: None,
+            binary,
             folder,
-            port: port.expect("a TCP listener"),
+            handed,
+            port,
             arguments: self.arguments,
             environment: self.environment,
             has_ipv6: self.has_ipv6,
@@ -133,11 +198,14 @@ impl Builder {
 /// A running process; killed on drop.
 pub struct Process {
     child: Option<Child>,
+    binary: PathBuf,
     folder: TempDir,
     port: Reserved,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     has_ipv6: bool,
+    /// What the service manager has made, which outlives the process.
+    handed: Vec<Socket>,
     stderr_file: PathBuf,
     yaml: String,
 }
@@ -145,7 +213,7 @@ pub struct Process {
 impl Process {
     /// The command that started it, for a second one.
     pub fn second(&self) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(&self.binary);
         command.arg("-f").arg(self.folder.path().join(CONFIG)).args(&self.arguments);
         command
     }
@@ -162,6 +230,9 @@ impl Process {
 
     fn spawn(&mut self, stderr: Stdio) {
         let mut command = self.second();
+        if !self.handed.is_empty() {
+            command = hand_over(&self.handed, &command);
+        }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         if !self.has_ipv6 {
@@ -213,10 +284,74 @@ impl Process {
     }
 
     pub fn signal(&self, signal: i32) {
-        let id = self.id() as i32;
-        // SAFETY: a system call on numbers; the child is ours and was not waited for, so the number is still
-        // its own.
-        assert_eq!(unsafe { libc::kill(id, signal) }, 0, "{}", std::io::Error::last_os_error());
+        // The child was not waited for, so the number is still its own.
+        kill(self.id(), signal);
+    }
+
+    /// The path of its second listener.
+    pub fn unix_path(&self) -> PathBuf {
+        self.folder.path().join(UNIX)
+    }
+
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The number in its pid file; `None` while the file is written.
+    pub fn pid_in_file(&self) -> Option<u32> {
+        std::fs::read_to_string(self.path(PID_FILE)).ok()?.trim().parse().ok()
+    }
+
+    /// Sends a signal to the process of the pid file.
+    pub fn signal_serving(&self, signal: i32) {
+        kill(self.pid_in_file().unwrap(), signal);
+    }
+
+    /// Asks the process of the pid file to replace itself.
+    pub fn ask_to_upgrade(&self) {
+        self.signal_serving(libc::SIGUSR2);
+    }
+
+    /// Has the process of the pid file replaced, and waits until the file names the new one.
+    #[track_caller]
+    pub fn upgrade(&self) -> u32 {
+        let before = self.pid_in_file();
+        self.ask_to_upgrade();
+        let is_new = || self.pid_in_file().is_some_and(|pid| Some(pid) != before);
+        assert!(holds_within(PATIENCE, is_new), "another process serves: {}", self.log());
+        self.pid_in_file().unwrap()
+    }
+
+    /// Puts a shell script in the place of its binary.
+    pub fn replace_binary(&self, script: &str) {
+        // Written by another process: a file that this one has open to write cannot be executed, and a child that another
+        // thread forks has everything open for a moment.
+        let write =
+            "printf '#!/bin/sh\n%s\n' \"$1\" >\"$2.new\" && chmod 755 \"$2.new\" && mv \"$2.new\" \"$2\"";
+        let status = Command::new("sh").args(["-c", write, "sh", script]).arg(&self.binary).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Its binary, where it is its own.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Puts its binary back.
+    pub fn restore_binary(&self) {
+        let _ = std::fs::remove_file(&self.binary);
+        link_binary(&self.binary);
+    }
+
+    /// Its configuration.
+    pub fn yaml(&self) -> &str {
+        &self.yaml
+    }
+
+    /// Writes another configuration.
+    pub fn configure(&self, yaml: &str) {
+        std::fs::write(self.path(CONFIG), yaml).unwrap();
     }
 
     /// Waits for the end.
@@ -239,6 +374,11 @@ impl Process {
     pub fn kill_and_restart(&mut self) -> Duration {
         self.child().kill().unwrap();
         self.child().wait().unwrap();
+        self.restart()
+    }
+
+    /// Starts it again after its end, and says how long it took until a session got through.
+    pub fn restart(&mut self) -> Duration {
         let begin = Instant::now();
         let log = std::fs::File::options().append(true).create(true).open(&self.stderr_file).unwrap();
         self.spawn(log.into());
@@ -268,6 +408,28 @@ impl Process {
     pub fn descriptors(&self) -> Vec<u64> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();
         entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+    }
+
+    /// How many listening sockets it has.
+    pub fn listening(&self) -> usize {
+        let listening = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.id())).unwrap();
+        // State 0A is TCP_LISTEN, and the tenth field is the inode, proc(5).
+        let fields = listening.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let inodes: Vec<_> = fields
+            .filter(|fields| fields.get(3) == Some(&"0A"))
+            .map(|fields| format!("socket:[{}]", fields[9]))
+            .collect();
+        let open = self.descriptors().into_iter().filter_map(|number| {
+            std::fs::read_link(format!("/proc/{}/fd/{number}", self.id()))
+                .ok()?
+                .into_os_string()
+                .into_string()
+                .ok()
+        });
+        let mut open: Vec<_> = open.filter(|link| inodes.contains(link)).collect();
+        open.sort_unstable();
+        open.dedup();
+        open.len()
     }
 
     /// Names of its threads, those that the kernel made for it included.
@@ -335,12 +497,88 @@ impl Process {
     }
 }
 
+fn kill(id: u32, signal: i32) {
+    // SAFETY: a system call on numbers.
+    assert_eq!(unsafe { libc::kill(id as i32, signal) }, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Another name for the binary of these tests: a copy would take a while.
+fn link_binary(path: &Path) {
+    if std::fs::hard_link(BINARY, path).is_err() {
+        std::fs::copy(BINARY, path).unwrap();
+    }
+}
+
+/// Kills every process that runs a file of this folder: successors of a process are no children of the test.
+fn kill_successors(folder: &Path) {
+    let runs_ours = |id: &u32| {
+        let file = std::fs::read_link(format!("/proc/{id}/exe"));
+        file.is_ok_and(|file| file.starts_with(folder))
+    };
+    let numbers = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    for id in numbers.filter(runs_ours) {
+        // SAFETY: a system call on numbers; it may have ended by now.
+        unsafe { libc::kill(id as i32, libc::SIGKILL) };
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.binary.starts_with(self.folder.path()) {
+            kill_successors(self.folder.path());
+        }
         let Some(mut child) = self.child.take() else { return };
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+impl Handed {
+    fn make(self, port: &Reserved) -> Vec<Socket> {
+        let listening = |_| if self.in_group { port.listen(64) } else { port.listen_alone(64) };
+        let mut sockets: Vec<_> = (0..self.count).map(listening).collect();
+        if self.with_stranger {
+            sockets.push(Reserved::at(super::V4).listen(64));
+        }
+        sockets
+    }
+}
+
+/// The command with these sockets from number 3 on, and the variables of sd_listen_fds(3), one of which is its process
+/// number.
+fn hand_over(sockets: &[Socket], command: &Command) -> Command {
+    let numbers: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+    // Above all of them first, because one may have a number that another one shall have.
+    let above = (0..).map(|index| 900 + index);
+    let moves: String = numbers
+        .iter()
+        .zip(above.clone())
+        .map(|(number, above)| format!("exec {above}<&{number} {number}<&-; "))
+        .chain(
+            (3..)
+                .zip(above)
+                .take(numbers.len())
+                .map(|(wanted, above)| format!("exec {wanted}<&{above} {above}<&-; ")),
+        )
+        .collect();
+    let mut shell = Command::new("bash");
+    shell.arg("-c").arg(format!("{moves}export LISTEN_PID=$$; exec \"$@\"")).arg("bash");
+    shell.arg(command.get_program()).args(command.get_args()).env("LISTEN_FDS", sockets.len().to_string());
+    shell.env("LISTEN_FDNAMES", vec!["ringway.socket"; sockets.len()].join(":"));
+    let keep = move || {
+        for number in &numbers {
+            // SAFETY: a system call on numbers, in the new process only.
+            if unsafe { libc::fcntl(*number, libc::F_SETFD, 0) } != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: it calls fcntl(2) alone, which signal handlers may do.
+    unsafe { shell.pre_exec(keep) };
+    shell
 }
 
 /// Runs the binary, or a shell line in which `$RINGWAY` is it, to its end.

@@ -1,0 +1,127 @@
+//! What a server keeps of its listening sockets beside the shards, for a process that replaces it: a duplicate of each, and
+//! the files of Unix sockets.
+//!
+//! A duplicate keeps a socket open after its shard has closed it. So whoever stops listening lets the duplicates go first.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::config::{ListenAddress, Listener};
+use crate::net::SocketFile;
+
+/// See the module documentation.
+#[derive(Default)]
+pub(super) struct Sockets {
+    duplicates: Mutex<Vec<Duplicate>>,
+    files: Mutex<Files>,
+}
+
+/// A duplicate of a listening socket.
+pub(super) struct Duplicate {
+    pub(super) fd: OwnedFd,
+    /// The address of a listener; `None` for an endpoint of the admin API.
+    address: Option<ListenAddress>,
+    /// The listener, or `admin`.
+    pub(super) listener: String,
+    /// The first shard that has the socket.
+    pub(super) shard: usize,
+    /// Whether the file of a Unix socket goes with this process.
+    pub(super) owns_file: bool,
+}
+
+#[derive(Default)]
+struct Files {
+    /// Removed together with the server, or with the listener on this address.
+    used: Vec<(Option<ListenAddress>, SocketFile)>,
+    /// Of sockets that a predecessor had, and this process has no listener for.
+    unused: Vec<SocketFile>,
+}
+
+impl Sockets {
+    /// Adds a socket, unless it is one that another shard has, too.
+    pub(super) fn add(
+        &self,
+        socket: BorrowedFd<'_>,
+        address: Option<&ListenAddress>,
+        listener: &str,
+        shard: usize,
+        owns_file: bool,
+    ) -> io::Result<()> {
+        let mut duplicates = self.duplicates();
+        let number = inode(socket)?;
+        for known in duplicates.iter().filter(|known| known.listener == listener) {
+            if inode(known.fd.as_fd())? == number {
+                return Ok(());
+            }
+        }
+        let fd = socket.try_clone_to_owned()?;
+        let (address, listener) = (address.cloned(), listener.to_owned());
+        duplicates.push(Duplicate { fd, address, listener, shard, owns_file });
+        Ok(())
+    }
+
+    /// Keeps the files of sockets on this address.
+    pub(super) fn keep_files(
+        &self,
+        address: Option<&ListenAddress>,
+        used: impl IntoIterator<Item = SocketFile>,
+    ) {
+        self.files().used.extend(used.into_iter().map(|file| (address.cloned(), file)));
+    }
+
+    /// Follows another configuration: lets go what is for addresses that no listener has any more, takes what is new,
+    /// and names the listeners anew.
+    pub(super) fn adopt(&self, listeners: &[Listener], new: Self) {
+        let listener = |address: &ListenAddress| listeners.iter().find(|known| known.address == *address);
+        let mut duplicates = self.duplicates();
+        duplicates.retain(|one| one.address.as_ref().is_none_or(|address| listener(address).is_some()));
+        for one in duplicates.iter_mut() {
+            if let Some(known) = one.address.as_ref().and_then(listener) {
+                one.listener.clone_from(&known.name);
+            }
+        }
+        duplicates.append(&mut new.duplicates());
+        let mut files = self.files();
+        files.used.retain(|(address, _)| address.as_ref().is_none_or(|address| listener(address).is_some()));
+        files.used.append(&mut new.files().used);
+    }
+
+    /// Keeps the files of sockets that no listener has, until they can be removed.
+    pub(super) fn keep_unused(&self, unused: Vec<SocketFile>) {
+        self.files().unused.extend(unused);
+    }
+
+    /// Returns all duplicates.
+    pub(super) fn duplicates(&self) -> MutexGuard<'_, Vec<Duplicate>> {
+        self.duplicates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the duplicates.
+    pub(super) fn release(&self) {
+        self.duplicates().clear();
+    }
+
+    /// Makes the files of a predecessor those of this process.
+    pub(super) fn claim_files(&self) {
+        let mut files = self.files();
+        files.used.iter_mut().for_each(|(_, file)| file.claim());
+        for mut file in files.unused.drain(..) {
+            file.claim();
+        }
+    }
+
+    /// Leaves the files to a successor.
+    pub(super) fn leave_files(&self) {
+        self.files().used.iter_mut().for_each(|(_, file)| file.leave());
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the number that all descriptors of a socket share.
+fn inode(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(socket)?.st_ino)
+}
