@@ -223,11 +223,6 @@ impl Process {
         self.folder.path().join(CONFIG)
     }
 
-    /// What its configuration said at the start.
-    pub fn yaml(&self) -> &str {
-        &self.yaml
-    }
-
     fn spawn(&mut self, stderr: Stdio) {
         let mut command = self.second();
         if !self.handed.is_empty() {
