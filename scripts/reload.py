@@ -24,6 +24,7 @@ RATE = 1000
 LONG = 500
 RELOAD_PAUSE = 0.6
 IDLE = 20
+MOVES = 600
 IDLE_RELOADS = 1000
 MEMORY_MAX = 10 << 20
 UNEVEN_MAX = 0.05
@@ -174,8 +175,9 @@ class Ringway:
         self.folder = folder
         self.file = os.path.join(folder, "ringway.yaml")
         self.socket = os.path.join(folder, "admin.sock")
-        # main, side, more; four backends, one that comes and goes, one that is dead.
-        self.ports = free_ports(9)
+        # main; four backends, one that comes and goes, one that is dead; those that `side` and `more` move over, many,
+        # because an address that was removed is closed only a second later.
+        self.ports = free_ports(7 + 2 * MOVES)
         self.write(0)
 
     def start(self, binary, folder):
@@ -187,7 +189,8 @@ class Ringway:
 
     def write(self, round):
         """A file: in each round something else comes, goes or changes. `main` and the backends a to d always stay."""
-        main, side, more, *backends = self.ports
+        main, *backends = self.ports[:7]
+        side, more = self.side(round), self.ports[7 + MOVES + round % MOVES]
         listeners = [f"{{name: main, address: '127.0.0.1:{main}', upstream: rr}}"]
         if round % 2:
             listeners.insert(0, f"{{name: side, address: '127.0.0.1:{side}', upstream: side}}")
@@ -215,6 +218,9 @@ class Ringway:
         with open(self.file + ".new", "w") as new:
             new.write(text)
         os.rename(self.file + ".new", self.file)
+
+    def side(self, round):
+        return self.ports[7 + round % MOVES]
 
     def ask(self, method, path):
         connection = Socket(self.socket)
@@ -256,7 +262,7 @@ class Ringway:
 def free_ports(count):
     """Below those from which the kernel takes ports of outgoing connections."""
     held = []
-    for port in random.sample(range(12000, 32000), 2000):
+    for port in random.sample(range(12000, 32000), 4000):
         one = socket.socket()
         try:
             one.bind(("127.0.0.1", port))
@@ -305,7 +311,7 @@ def under_load(ringway, load, seconds):
         peak = max(peak, ringway.memory())
         if number % 2:
             with contextlib.suppress(OSError):
-                side.append(socket.create_connection(("127.0.0.1", ringway.ports[1]), timeout=5))
+                side.append(socket.create_connection(("127.0.0.1", ringway.side(number)), timeout=5))
         elif len(side) > 10:
             side.pop(0).close()
     took = time.monotonic() - begin
@@ -392,10 +398,10 @@ def settle(ringway):
 def run(binary, folder, seconds):
     ringway = Ringway(folder)
     own = [sys.executable, __file__]
-    ports = [str(port) for port in ringway.ports[3:8]]
+    ports = [str(port) for port in ringway.ports[1:6]]
     children = [subprocess.Popen([*own, "echo", *ports])]
     try:
-        wait_for("the backends", lambda: socket.create_connection(("127.0.0.1", ringway.ports[7])).close() is None)
+        wait_for("the backends", lambda: socket.create_connection(("127.0.0.1", ringway.ports[5])).close() is None)
         ringway.start(binary, folder)
         children.append(ringway.process)
         load = subprocess.Popen([*own, "load", str(ringway.ports[0]), str(RATE), str(LONG)],

@@ -167,14 +167,60 @@ fn nobody_is_refused_while_a_wildcard_becomes_one_address_and_back() {
     let number = port.address().port();
     let (wide, narrow) = (at(format!(":{number}")), at(format!("127.0.0.1:{number}")));
     let mut balancer = start(&wide);
-    under_connects(&[port.reached_at(); 4], || {
-        for _ in 0..100 {
+    for _ in 0..5 {
+        under_connects(&[port.reached_at(); 4], || {
             balancer.reloads(&narrow);
+        });
+        under_connects(&[port.reached_at(); 4], || {
             balancer.reloads(&wide);
-        }
-    });
+        });
+    }
     let totals = balancer.totals();
     assert_eq!(totals.closed_with(CloseReason::Normal), totals.accepted);
+}
+
+/// A client whose first segment is lost tries again a second later.
+const LOST_ONCE: Duration = Duration::from_millis(900);
+
+/// The longest time that a connect and an echo take, of clients that come for a second and a half after `work`.
+fn slowest_after(at: SocketAddr, work: impl FnOnce()) -> Duration {
+    work();
+    let end = Instant::now() + Duration::from_millis(1_500);
+    let mut slowest = Duration::ZERO;
+    while Instant::now() < end {
+        let begin = Instant::now();
+        next(at);
+        slowest = slowest.max(begin.elapsed());
+    }
+    slowest
+}
+
+#[test]
+#[ignore = "the closing socket drops the SYNs of an address that a wildcard has taken over, for a second"]
+fn nobody_waits_while_one_address_becomes_a_wildcard() {
+    let backends = named(b"a");
+    let port = Reserved::at(Ipv6Addr::UNSPECIFIED.into());
+    let upstreams = [upstream("u", CALM, &entries(&backends))];
+    let at = |address: String| file("cores: 1", &[listener("l", address, "u")], &upstreams);
+    let number = port.address().port();
+    let mut balancer = start(&at(format!("127.0.0.1:{number}")));
+    let slowest = slowest_after(port.reached_at(), || {
+        balancer.reloads(&at(format!(":{number}")));
+    });
+    assert!(slowest < LOST_ONCE, "{slowest:?}");
+}
+
+#[test]
+#[ignore = "a reload that brings an address back waits a second for the sockets that close, and nobody listens there"]
+fn a_listener_that_goes_and_comes_back_is_there_at_once() {
+    let two = Two::new();
+    let mut balancer = start(&two.file(&[two.l(0), two.m(1)]));
+    balancer.reloads(&two.file(&[two.l(0)]));
+    let begin = Instant::now();
+    balancer.reloads(&two.file(&[two.l(0), two.m(1)]));
+    assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+    let slowest = slowest_after(two.at(1), || {});
+    assert!(slowest < LOST_ONCE, "{slowest:?}");
 }
 
 #[test]
@@ -306,13 +352,17 @@ fn many_listeners_come_and_go_under_connects_without_a_trace() {
     };
     let mut balancer = start(&all(0));
     under_connects(&[two.at(0)], || {
-        for round in 1..=30 {
+        for round in 1..=6 {
             balancer.reloads(&all(round));
         }
     });
     balancer.reloads(&two.file(&[two.l(0)]));
     assert_eq!(balancer.status().listeners.len(), 1);
-    eventually("their ports are closed", || more.iter().all(|port| is_refused(port.address())));
+    std::thread::scope(|scope| {
+        for port in &more {
+            scope.spawn(|| eventually("its port is closed", || is_refused(port.address())));
+        }
+    });
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn reloads_asked_for_at_once_all_get_an_answer() {
     let (ok, busy): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.status == 200);
     assert!(ok.len() >= 2, "{busy:?}");
     assert!(ok.iter().all(|reply| reply.json()["generation"] == 2), "{ok:?}");
-    assert!(busy.iter().all(|reply| reply.status == 503 && !reply.error().is_empty()), "{busy:?}");
+    assert!(busy.iter().all(|reply| reply.body.contains("too many wait")), "{busy:?}");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn edits_hups_and_term_race_without_harm() {
                         &[("content-type", "application/json")],
                         &body,
                     );
-                    assert!([200, 503].contains(&reply.status), "{reply:?}");
+                    assert!(reply.status == 200 || reply.body.contains("too many wait"), "{reply:?}");
                 }
             });
         });
