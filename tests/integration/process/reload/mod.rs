@@ -8,7 +8,9 @@ mod storms;
 mod upstreams;
 
 use std::fmt::Display;
+use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ringway::control::{BackendStatus, ListenerStatus};
 
@@ -125,4 +127,57 @@ fn await_waiting(balancer: &Balancer, upstream: &str, count: usize) {
     eventually(&format!("{count} wait for {upstream}"), || {
         balancer.status().upstreams.iter().any(|one| one.name == upstream && one.waiting == count)
     });
+}
+
+/// Clients that connect one after the other while something is done, each until it was greeted and echoed. Returns the
+/// names of the backends that they got.
+#[track_caller]
+fn under_connects(at: &[SocketAddr], work: impl FnOnce()) -> Vec<String> {
+    let (over, results) = (AtomicBool::new(false), std::sync::Mutex::new(Vec::new()));
+    let progress: Vec<_> = at.iter().map(|_| AtomicUsize::new(0)).collect();
+    std::thread::scope(|scope| {
+        for (which, (at, progress)) in at.iter().zip(&progress).enumerate() {
+            let (over, results) = (&over, &results);
+            scope.spawn(move || {
+                let once = || -> io::Result<char> {
+                    let client = Client::connect(*at)?;
+                    let name = client.receive_exact(1)?[0];
+                    client.echo(b"hello")?;
+                    client.finish()?;
+                    Ok(name.into())
+                };
+                let mut names = Ok(String::new());
+                while !over.load(Ordering::SeqCst) {
+                    match (once(), &mut names) {
+                        (Ok(name), Ok(names)) => names.push(name),
+                        (Err(error), _) => {
+                            names = Err(error);
+                            break;
+                        }
+                        _ => break,
+                    }
+                    progress.fetch_add(1, Ordering::SeqCst);
+                }
+                progress.store(usize::MAX / 2, Ordering::SeqCst);
+                results.lock().unwrap().push((which, names));
+            });
+        }
+        let go_on = || {
+            let before: Vec<_> = progress.iter().map(|one| one.load(Ordering::SeqCst)).collect();
+            eventually("clients come and go", || {
+                progress.iter().zip(&before).all(|(one, before)| one.load(Ordering::SeqCst) >= before + 20)
+                    || progress.iter().any(|one| one.load(Ordering::SeqCst) >= usize::MAX / 2)
+            });
+        };
+        go_on();
+        work();
+        go_on();
+        over.store(true, Ordering::SeqCst);
+    });
+    let mut results = results.into_inner().unwrap();
+    results.sort_by_key(|(which, _)| *which);
+    let names = results.into_iter().map(|(which, names)| {
+        names.unwrap_or_else(|error| panic!("client {which} of {}: {error}", at[which]))
+    });
+    names.collect()
 }

@@ -5,7 +5,7 @@ use ringway::upstream::Health;
 
 use super::{
     CALM, One, await_waiting, backend_status, count, entries, file, listener, listener_status, named, names,
-    next, start, upstream, visit,
+    next, start, under_connects, upstream, visit,
 };
 use crate::support::{Backend, Balancer, Client, Reserved, V4, backend, eventually, is_reset};
 
@@ -438,4 +438,60 @@ fn three_hundred_backends_are_replaced_at_once_with_pools_and_checks() {
     open.finish().unwrap();
     eventually("all connections to the old ones end", || live[0].open() == 0);
     eventually("the old ones are gone", || balancer.status().upstreams[0].backends.len() == 300);
+}
+
+/// Replaces the only backend of an upstream again and again while clients come.
+#[track_caller]
+fn replace_the_only_backend(keys: &str) {
+    let (one, backends) = (One::new(keys), named(b"ab"));
+    let mut balancer = start(&one.file(&entries(&backends[..1])));
+    let names = under_connects(&[one.at(); 4], || {
+        for _ in 0..30 {
+            balancer.reloads(&one.file(&entries(&backends[1..])));
+            balancer.reloads(&one.file(&entries(&backends[..1])));
+        }
+    });
+    assert!(names.iter().all(|names| names.contains('a')), "{names:?}");
+}
+
+#[test]
+fn nobody_is_turned_away_while_the_only_backend_is_replaced() {
+    replace_the_only_backend(CALM);
+}
+
+#[test]
+fn nobody_is_turned_away_while_the_only_backend_is_replaced_and_checked() {
+    replace_the_only_backend(CHECKED);
+}
+
+#[test]
+fn a_name_that_is_looked_up_does_not_take_the_address_of_the_backend_that_goes() {
+    let (one, backends) = (One::new(CALM), named(b"ab"));
+    let mut balancer = start(&one.file(&entries(&backends[..1])));
+    under_connects(&[one.at(); 2], || {
+        for round in 0..5 {
+            let name = format!("name: n{round}, address: no-{round}.such.invalid, port: 80");
+            balancer.reloads(&one.file(&[name.clone(), backends[1].entry()]));
+            balancer.reloads(&one.file(&[name, backends[0].entry()]));
+        }
+    });
+}
+
+#[test]
+fn nobody_is_turned_away_while_an_address_changes() {
+    for keys in [CALM, CHECKED] {
+        let (one, backends) = (One::new(keys), named(b"ab"));
+        let at = |which: usize| {
+            let address = backends[which].address();
+            vec![format!("name: x, address: {}, port: {}", address.ip(), address.port())]
+        };
+        let mut balancer = start(&one.file(&at(0)));
+        under_connects(&[one.at(); 4], || {
+            for _ in 0..20 {
+                balancer.reloads(&one.file(&at(1)));
+                balancer.reloads(&one.file(&at(0)));
+            }
+        });
+        assert!(backends[1].connections() > 0);
+    }
 }
