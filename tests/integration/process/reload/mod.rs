@@ -5,6 +5,7 @@ mod edits;
 mod listeners;
 mod refused;
 mod storms;
+mod traces;
 mod upstreams;
 
 use std::fmt::Display;

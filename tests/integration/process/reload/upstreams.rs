@@ -495,3 +495,35 @@ fn nobody_is_turned_away_while_an_address_changes() {
         assert!(backends[1].connections() > 0);
     }
 }
+
+/// A backend that says its name, and then echoes, but answers the question of a check late.
+fn slow_to_check(name: &'static str) -> Backend {
+    backend()
+        .name(name)
+        .serve(move |connection| {
+            connection.send(name.as_bytes())?;
+            let mut first = [0];
+            if connection.receive(&mut first)? == 0 {
+                return connection.end();
+            }
+            if first == *b"?" {
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                return connection.send(b"!");
+            }
+            connection.send(&first)?;
+            connection.echo()
+        })
+        .start()
+}
+
+#[test]
+fn nobody_is_turned_away_before_the_first_verdict_on_new_backends() {
+    let check = "{type: send_expect, interval: 1h, timeout: 10s, steps: [{send: '?', expect: '!'}]}";
+    let one = One::new(&format!("outlier: off, healthcheck: {check}"));
+    let backends = ["a", "b", "c"].map(slow_to_check);
+    let mut balancer = start(&one.file(&entries(&backends[..1])));
+    let names = under_connects(&[one.at(); 2], || {
+        balancer.reloads(&one.file(&entries(&backends[1..])));
+    });
+    assert!(names.iter().all(|names| names.starts_with('a') && names.ends_with(['b', 'c'])), "{names:?}");
+}
