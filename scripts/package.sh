@@ -205,6 +205,29 @@ grep -q '^CapEff:.0000000000000400' /proc/$started/status
 systemctl -q enable ringway
 dpkg --install --force-confold /root/ringway.deb
 [ "$(systemctl show -P MainPID ringway)" = $started ] && echo "systemd: an upgrade leaves it running"
+# replaced: the main process is another one, and serves.
+replaced() {
+    ringway ctl upgrade
+    [ "$(systemctl show -P MainPID ringway)" != $started ]
+    await 'there and back' echo_once
+    await gone ended $started
+    started=$(systemctl show -P MainPID ringway)
+    [ "$(systemctl is-active ringway)" = active ]
+    systemctl show -P StatusText ringway
+}
+ended() { [ -d /proc/$1 ] || echo gone; }
+replaced && echo "systemd: an upgrade replaces it"
+[ "$(stat -c '%G %a' /run/ringway/admin.sock)" = 'adm 660' ]
+systemctl stop ringway
+mkdir -p /run/systemd/system/ringway.socket.d
+printf '[Socket]\nListenStream=\nListenStream=80\n' >/run/systemd/system/ringway.socket.d/port.conf
+systemctl daemon-reload
+systemctl start ringway.socket
+[ "$(systemctl is-active ringway)" != active ]
+# The client waits in the socket until Ringway runs.
+[ "$(echo_once)" = 'there and back' ] && [ "$(systemctl is-active ringway)" = active ] && echo "systemd: its socket starts it"
+started=$(systemctl show -P MainPID ringway)
+replaced && echo "systemd: its socket outlives an upgrade"
 dpkg --remove ringway
 ! [ -d /proc/$started ] && echo "systemd: removal stops it"
 [ -e /etc/ringway/config.yaml ] && echo "systemd: configuration stays"
@@ -244,7 +267,8 @@ UNIT
     in_root --boot >"$WORK/boot.log" 2>&1 || true
     rm "$unit" "$wants/probe.service"
     cat "$ROOT/root/journal.log" "$ROOT/root/probe.log" >"$WORK/systemd.log" || { cat "$WORK/boot.log" >&2 && die "no boot"; }
-    shown systemd 'group of the socket' healthz echo sandbox 'an upgrade leaves it running' 'removal stops it' 'configuration stays'
+    shown systemd 'group of the socket' healthz echo sandbox 'an upgrade leaves it running' 'an upgrade replaces it' \
+        'its socket starts it' 'its socket outlives an upgrade' 'removal stops it' 'configuration stays'
 }
 
 leaves_nothing() {

@@ -55,7 +55,8 @@ fn run_with(
         log::warn!("{}", problem.headline());
     }
     let (door, commands) = command::door();
-    let attached = Attached { door: Some(door.clone()), log: Some(log.clone()), inherited };
+    let left = predecessor.as_ref().map(Predecessor::left).unwrap_or_default();
+    let attached = Attached { door: Some(door.clone()), log: Some(log.clone()), inherited, left };
     server::follow_signals(door).map_err(|error| anyhow!("cannot handle signals: {}", Plain(&error)))?;
     let from = Origin { path: &path, pid_file: arguments.pid_file.as_deref(), predecessor };
     let result = serve(&config, attached, from, (&commands, &log));
@@ -135,7 +136,7 @@ fn serve(
     let mut server = Server::start_with(Arc::clone(config), attached, write)?;
     announce(&server, path);
     if let Some(old) = predecessor {
-        old.take_over().map_err(|error| {
+        old.take_over(&server.unused()).map_err(|error| {
             anyhow!("the process that this one is to replace has ended: {}", Plain(&error))
         })?;
         *predecessor = None;

@@ -32,11 +32,15 @@ pub use observe::{Departed, Peaks, PhaseCell, Source, Written, lock};
 pub use status::{BackendStatus, ListenerStatus, ShardStatus, Status, UpstreamStatus};
 pub use watchdog::{Finding, Report, Thread, Watch};
 
+/// How long the end waits for answers of the admin API that are under way.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
 /// The control thread: a tokio runtime of its own, not pinned.
 pub struct Control {
     snapshots: watch::Sender<Arc<Snapshot>>,
     addresses: watch::Receiver<Arc<Addresses>>,
     handle: Handle,
+    answers: admin::UnderWay,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -55,6 +59,8 @@ impl Control {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
+        let answers = admin::UnderWay::default();
+        let last = answers.clone();
         let run = move || {
             yield_to_shards();
             runtime.block_on(async {
@@ -64,12 +70,13 @@ impl Control {
                     () = core_load::run(cores, clocks) => {}
                     _ = stopped => {}
                 }
+                let _ = time::timeout(LAST_ANSWERS, last.end()).await;
             });
             // A look-up that hangs must not delay the end.
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("control".into()).spawn(run)?;
-        Ok(Self { snapshots, addresses, handle, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { snapshots, addresses, handle, answers, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Returns the addresses of all backends, as they become known.
@@ -105,7 +112,7 @@ impl Control {
         endpoints: admin::Endpoints,
         process: Arc<dyn process::Process>,
     ) -> Vec<tokio::task::AbortHandle> {
-        admin::serve(endpoints, &self.handle, process)
+        admin::serve(endpoints, &self.handle, process, self.answers.clone())
     }
 
     /// Watches the other threads from now on.
@@ -123,10 +130,11 @@ impl Control {
 /// backends is milliseconds of work, for which no session should wait.
 const NICENESS: i32 = 10;
 
-fn yield_to_shards() {
+/// Has the calling thread take less of a contested CPU than the shards.
+pub fn yield_to_shards() {
     // For Linux the calling thread alone, setpriority(2).
     if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        log::debug!("the control thread keeps its priority: {error}");
+        log::debug!("a thread of the control plane keeps its priority: {error}");
     }
 }
 

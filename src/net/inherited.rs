@@ -119,16 +119,26 @@ impl Inherited {
         self.sockets.extract_if(.., has_it).collect()
     }
 
-    /// Closes what nobody has taken, with a warning for each address. Returns the files of Unix sockets among them that are to
-    /// be removed.
-    pub fn close_rest(self) -> Vec<SocketFile> {
-        let mut files = Vec::new();
+    /// Returns whether a predecessor listens on the port of this address, and on another address: who binds it must bind
+    /// beside that one.
+    #[must_use]
+    pub fn overlaps(&self, wanted: &ListenAddress) -> bool {
+        let is_on_port = |bound: &BoundTo| match bound {
+            BoundTo::Ip { address, .. } => wanted.port() == Some(address.port()),
+            BoundTo::Unix(_) => false,
+        };
+        self.has_predecessor && self.sockets.iter().any(|socket| is_on_port(&socket.address))
+    }
+
+    /// Closes what nobody has taken, with a record for each address. Returns these addresses, with the files of Unix sockets
+    /// that are to be removed.
+    pub fn close_rest(self) -> Vec<(BoundTo, Option<SocketFile>)> {
         for why in self.refused {
             log::warn!("{why}");
         }
-        let mut warned: Vec<BoundTo> = Vec::new();
+        let mut rest: Vec<(BoundTo, Option<SocketFile>)> = Vec::new();
         for InheritedSocket { name, address, owns_file, .. } in self.sockets {
-            if warned.contains(&address) {
+            if rest.iter().any(|(known, _)| *known == address) {
                 continue;
             }
             if self.has_predecessor {
@@ -142,12 +152,13 @@ impl Inherited {
                      it is closed; add a listener with this address, or remove the socket where it is made"
                 );
             }
-            if let (BoundTo::Unix(path), true) = (&address, owns_file) {
-                files.extend(SocketFile::of_predecessor(path));
-            }
-            warned.push(address);
+            let file = match &address {
+                BoundTo::Unix(path) if owns_file => SocketFile::of_predecessor(path).ok(),
+                _ => None,
+            };
+            rest.push((address, file));
         }
-        files
+        rest
     }
 }
 
@@ -363,10 +374,11 @@ mod tests {
         assert!(inherited.take(&ListenAddress::Unix(folder.path().join("other"))).is_empty());
         assert_eq!(inherited.take(&ListenAddress::Tcp(address)).len(), 1);
         assert!(inherited.take(&ListenAddress::Tcp(address)).is_empty(), "only once");
-        let mut files = inherited.close_rest();
+        let mut rest = inherited.close_rest();
         assert!(path.exists(), "the predecessor serves it still");
-        files.iter_mut().for_each(SocketFile::claim);
-        drop(files);
+        assert_eq!(rest[0].0, BoundTo::Unix(path.clone()));
+        rest.iter_mut().filter_map(|(_, file)| file.as_mut()).for_each(SocketFile::claim);
+        drop(rest);
         assert!(!path.exists());
     }
 

@@ -15,7 +15,7 @@ use super::upgrade::Upgrades;
 use crate::base::counted;
 use crate::config::Config;
 use crate::control::command::{Applied, Command, Commands, Door, Refused, Reply};
-use crate::control::service_manager;
+use crate::control::{self, service_manager};
 use crate::telemetry::log::LogHandle;
 
 /// How often the threads beside the shards are checked.
@@ -54,7 +54,7 @@ pub struct Obeys<'a> {
     /// The log of the process.
     pub log: &'a LogHandle,
     /// Reads the configuration again. The errors are complete for the operator.
-    pub load: &'a dyn Fn() -> Result<Config, Vec<String>>,
+    pub load: &'a (dyn Fn() -> Result<Config, Vec<String>> + Sync),
 }
 
 /// Serves until a signal asks for the end, and then until the sessions have ended or have to end.
@@ -157,11 +157,11 @@ impl Supervisor<'_> {
         match command {
             Command::Stop { by } | Command::StopNow { by } => {
                 log::info!("{by} received");
-                self.upgrades.cancel();
+                self.upgrades.cancel(self.server);
                 return Some(command);
             }
             Command::Drain if self.server.is_running() => {
-                self.upgrades.cancel();
+                self.upgrades.cancel(self.server);
                 return Some(command);
             }
             Command::Drain => log::info!("asked to drain, which the process does already"),
@@ -206,7 +206,7 @@ impl Supervisor<'_> {
     fn change(
         &mut self,
         what: &str,
-        change: impl FnOnce(&mut Server) -> Result<Applied, Refused>,
+        change: impl FnOnce(&mut Server) -> Result<Applied, Refused> + Send,
     ) -> Result<Applied, Refused> {
         let refused = |why: &str| Err(Refused::because(format!("there is no {what} now: {why}")));
         if !self.server.is_running() {
@@ -217,7 +217,7 @@ impl Supervisor<'_> {
         }
         let begun = Instant::now();
         let level = self.server.config().logging.level;
-        let outcome = change(self.server);
+        let outcome = beside_shards(|| change(self.server));
         match &outcome {
             Ok(Applied { generation, changes }) => {
                 let wanted = self.server.config().logging.level;
@@ -238,6 +238,20 @@ impl Supervisor<'_> {
         }
         outcome
     }
+}
+
+/// Does something that may take a moment in a thread that yields to the shards. Returns what it returns.
+fn beside_shards<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let yielding = || {
+            control::yield_to_shards();
+            work()
+        };
+        match scope.spawn(yielding).join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 fn words(limit: Option<Duration>) -> String {

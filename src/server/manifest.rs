@@ -10,11 +10,14 @@ use std::os::fd::{OwnedFd, RawFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Overlay;
+
 /// The environment variable with the number of the descriptor.
 pub(super) const VARIABLE: &str = "RINGWAY_UPGRADE";
 
-/// What the new process says once it listens and its backends have verdicts.
-pub(super) const READY: &str = "ready\n";
+/// What the new process says once it listens and its backends have verdicts; behind it as JSON, and with the end of the line,
+/// the addresses of handed sockets that it does not use.
+pub(super) const READY: &str = "ready ";
 /// What the new process says before the reason why it does not start.
 pub(super) const REFUSED: &str = "refused: ";
 /// What the old process says when everything is the new one's.
@@ -37,8 +40,37 @@ pub(super) struct Manifest {
     pub(super) generation: u64,
     /// Changes at run time, beside the file.
     pub(super) overlay: serde_json::Value,
+    /// How many upgrades have led to the old process.
+    pub(super) upgrades: u64,
     /// What the old process knows of its backends.
     pub(super) health: Vec<KnownBackend>,
+}
+
+/// What a process has that goes on in its successor, sockets aside.
+#[derive(Clone, Debug, Default)]
+pub struct Left {
+    /// Changes at run time, beside the file.
+    pub(super) overlay: serde_json::Value,
+    /// How many upgrades have led to the new process.
+    pub(super) upgrades: u64,
+}
+
+impl Left {
+    /// Returns the changes at run time. A process of another version may have some that this one cannot read: they are
+    /// lost, with a warning.
+    pub(super) fn overlay(&self) -> Overlay {
+        if self.overlay.is_null() {
+            return Overlay::default();
+        }
+        serde_json::from_value(self.overlay.clone()).unwrap_or_else(|error| {
+            let cause = error.to_string();
+            log::warn!(
+                "the changes at run time of the old process are lost: this version cannot read them ({cause}); make them \
+                 again, or write them into the file"
+            );
+            Overlay::default()
+        })
+    }
 }
 
 /// A listening socket.
@@ -120,6 +152,13 @@ mod tests {
         let read: Manifest = serde_json::from_str(newer).unwrap();
         assert_eq!((read.version, read.pid, read.sockets[0].descriptor), (9, 3, 5));
         assert_eq!(serde_json::from_str::<Manifest>("{}").unwrap(), Manifest::default());
+    }
+
+    #[test]
+    fn changes_that_cannot_be_read_are_none() {
+        assert_eq!(Left::default().overlay(), Overlay::default());
+        let strange = Left { overlay: serde_json::json!({"upstreams": 7}), ..Left::default() };
+        assert_eq!(strange.overlay(), Overlay::default());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::config::{Config, Listener, Overlay};
 use crate::control::admin::{self, BindError, Endpoints};
 use crate::control::command::Door;
 use crate::control::process::Process;
-use crate::control::status::ReloadStatus;
+use crate::control::status::{ReloadStatus, UpgradeStatus};
 use crate::control::{
     self, Clocks, Control, Departed, Finding, Peaks, PhaseCell, Report, Source, Status, Watch, Written,
 };
@@ -49,6 +49,7 @@ pub use budget::TooFewDescriptors;
 pub use cores::CoresError;
 pub use lifecycle::{Obeys, follow_signals, supervise};
 pub use machine::{NOT_LOOKED_AT, lacks};
+pub use manifest::Left;
 pub use predecessor::{Predecessor, inherited};
 
 /// Why a server does not start.
@@ -109,6 +110,8 @@ pub struct Attached {
     pub log: Option<LogHandle>,
     /// Listening sockets that the process was started with.
     pub inherited: Inherited,
+    /// What else goes on of a process that this one replaces.
+    pub left: Left,
 }
 
 /// A running server. Dropping it closes all sessions and waits for the shards.
@@ -142,10 +145,14 @@ struct Shards {
     heartbeats: Vec<Arc<Heartbeat>>,
     cores: Arc<CoreLoads>,
     clocks: Clocks,
+    /// Addresses on which a successor does not listen; set before the shards are told to leave.
+    unused: Arc<OnceLock<Vec<String>>>,
 }
 
 /// What the machine allows, and the sockets of the listeners, before any thread starts.
 struct Prepared {
+    file: Arc<Config>,
+    /// What the file says, with what operators have changed beside it.
     config: Arc<Config>,
     /// Maximum number of pipes of a shard.
     pipes: u32,
@@ -157,9 +164,15 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(cpus: &[CoreId], config: Arc<Config>, mut inherited: Inherited) -> Result<Self, StartError> {
+    fn new(
+        cpus: &[CoreId],
+        file: Arc<Config>,
+        overlay: &mut Overlay,
+        mut inherited: Inherited,
+    ) -> Result<Self, StartError> {
+        let config = overlay.apply(&file);
         let numbered = config.with_zones(net::interface_index).map_err(StartError::NoInterface)?;
-        let config = numbered.map_or(config, Arc::new);
+        let config = Arc::new(numbered.unwrap_or(config));
         uring::probe(cpus.len(), config.runtime.relay.buffers_per_core)?;
         net::prepare();
         let pipes = budget::pipes(&config.runtime.relay, cpus.len(), net::pipe_quota());
@@ -167,15 +180,19 @@ impl Prepared {
         let sessions = budget::sessions(&config, cpus.len(), pipes, descriptors)?;
         net::reserve_descriptors(descriptors);
         let ids: Vec<_> = cpus.iter().map(|cpu| cpu.id).collect();
-        let all = config.listeners.iter().enumerate();
-        let (by_shard, sockets) = listen_all(all.map(|one| (one, Bind::Alone)), &ids, &mut inherited)?;
+        let bind = |listener: &Listener| match inherited.overlaps(&listener.address) {
+            true => Bind::Beside,
+            false => Bind::Alone,
+        };
+        let all: Vec<_> = config.listeners.iter().enumerate().map(|one| (one, bind(one.1))).collect();
+        let (by_shard, sockets) = listen_all(all.into_iter(), &ids, &mut inherited)?;
         let mut endpoints = admin::bind(&config.admin, &mut inherited)?;
         for (socket, has_file) in endpoints.sockets() {
             sockets.add(socket, None, "admin", 0, has_file)?;
         }
         sockets.keep_files(None, endpoints.take_files());
         sockets.keep_unused(inherited.close_rest());
-        Ok(Self { config, pipes, sessions, by_shard, sockets, endpoints })
+        Ok(Self { file, config, pipes, sessions, by_shard, sockets, endpoints })
     }
 }
 
@@ -218,7 +235,8 @@ impl Server {
         listening: impl FnOnce() -> Result<(), String>,
     ) -> Result<Self, StartError> {
         let has_predecessor = attached.inherited.has_predecessor();
-        let prepared = Prepared::new(cpus, config, attached.inherited)?;
+        let mut overlay = attached.left.overlay();
+        let prepared = Prepared::new(cpus, config, &mut overlay, attached.inherited)?;
         listening().map_err(StartError::Listening)?;
         let (on_report, reports) = crate::health::reports();
         let config = Arc::clone(&prepared.config);
@@ -242,11 +260,11 @@ impl Server {
             latest_sender.send_replace(states);
         };
         let (ended, shards_ended) = bounded(0);
-        let Prepared { pipes, sessions, by_shard, sockets, endpoints, .. } = prepared;
+        let Prepared { file, pipes, sessions, by_shard, sockets, endpoints, .. } = prepared;
         let source = Arc::new(Source {
-            written: Mutex::new(Written { file: Arc::clone(snapshot.config()), overlay: Overlay::default() }),
+            written: Mutex::new(Written { file, overlay }),
             reloads: Mutex::new(ReloadStatus::of_start()),
-            upgrades: Mutex::default(),
+            upgrades: Mutex::new(UpgradeStatus { success: attached.left.upgrades, failure: 0 }),
             current,
             departed: Departed::default(),
             states: latest,
@@ -291,7 +309,10 @@ impl Server {
         )?;
         server.health = Some(health);
         // Until this process can answer for it, the old one serves, and answers operators.
-        if has_predecessor && !server.wait_checked(VERDICTS) {
+        let is_decided = |states: &UpstreamStates| {
+            snapshot.keys().all(|key| states.backend(key).is_some_and(|state| !state.awaited))
+        };
+        if has_predecessor && !server.wait_states(VERDICTS, is_decided) {
             log::warn!("not every backend has its first verdict after {VERDICTS:?}; going on");
         }
         let tasks = server.control.serve(endpoints, server.process(attached.door));
@@ -350,6 +371,7 @@ impl Server {
                 heartbeat: Arc::clone(&shards.heartbeats[index]),
                 limit: Arc::clone(&self.source.limit),
                 handles: Arc::clone(&shards.handles),
+                unused: Arc::clone(&shards.unused),
                 inbox,
                 doorbell,
             };
@@ -438,14 +460,22 @@ impl Server {
         self.source.phase.set(control::status::Phase::Stopping);
     }
 
+    /// Returns the addresses on which a predecessor listens, and this server does not.
+    #[must_use]
+    pub fn unused(&self) -> Vec<String> {
+        self.sockets.unused()
+    }
+
     /// Makes everything that a predecessor has left the own.
     pub fn claim(&self) {
         self.sockets.claim_files();
     }
 
-    /// Leaves all listening sockets, and the clients who wait in them, to a successor that has the same sockets; open
-    /// sessions go on.
-    fn leave(&self) {
+    /// Leaves all listening sockets, and the clients who wait in them, to a successor that has the same sockets, but for those
+    /// on the addresses of `unused`; open sessions go on.
+    fn leave(&self, unused: Vec<String>) {
+        // A server leaves once.
+        let _ = self.shards.unused.set(unused);
         self.left.store(true, Ordering::Relaxed);
         self.source.phase.set(control::status::Phase::Draining);
         self.admin_tasks.get().into_iter().flatten().for_each(tokio::task::AbortHandle::abort);
@@ -503,6 +533,7 @@ impl Shards {
             heartbeats: cpus.iter().map(|_| Arc::default()).collect(),
             cores: CoreLoads::new(cpus.len()),
             clocks: cpus.iter().map(|_| OnceLock::new()).collect(),
+            unused: Arc::default(),
         };
         Ok((shards, ends))
     }

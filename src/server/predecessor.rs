@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use super::manifest::{HandedSocket, Manifest, READY, REFUSED, SERVE, VARIABLE};
+use super::manifest::{HandedSocket, Left, Manifest, READY, REFUSED, SERVE, VARIABLE};
 use crate::base::Plain;
 use crate::net::{Given, Inherited};
 
@@ -15,6 +15,7 @@ pub struct Predecessor {
     /// What the old process has as its standard error stream. Until this process is ready, the old one reads the own one, so
     /// that it can say why a start has failed.
     stderr: OwnedFd,
+    left: Left,
 }
 
 /// Takes over everything that this process was started with: the sockets of the service manager, or those of the process that
@@ -44,6 +45,7 @@ pub fn inherited() -> Result<(Inherited, Option<Predecessor>), String> {
     let predecessor = Predecessor {
         link: take(&mut given, manifest.link)?.into(),
         stderr: take(&mut given, manifest.stderr)?,
+        left: Left { overlay: manifest.overlay, upgrades: manifest.upgrades + 1 },
     };
     for handed in &manifest.sockets {
         let added = take(&mut given, handed.descriptor).and_then(|fd| add(&mut inherited, fd, handed));
@@ -70,14 +72,22 @@ fn add(inherited: &mut Inherited, fd: OwnedFd, handed: &HandedSocket) -> Result<
 }
 
 impl Predecessor {
-    /// Says that this process listens, and waits until the old one has left everything to it.
+    /// Returns what of the old process goes on in this one, sockets aside.
+    #[must_use]
+    pub fn left(&self) -> Left {
+        self.left.clone()
+    }
+
+    /// Says that this process listens, except on the addresses of `unused`, and waits until the old one has left everything to
+    /// it.
     ///
     /// # Errors
     ///
     /// The old process has ended, or wants this one to end.
-    pub fn take_over(&self) -> io::Result<()> {
+    pub fn take_over(&self, unused: &[String]) -> io::Result<()> {
         rustix::stdio::dup2_stderr(&self.stderr)?;
-        (&self.link).write_all(READY.as_bytes())?;
+        let ready = format!("{READY}{}\n", serde_json::to_string(unused)?);
+        (&self.link).write_all(ready.as_bytes())?;
         let mut said = String::new();
         BufReader::new(&self.link).read_line(&mut said)?;
         if said == SERVE { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }

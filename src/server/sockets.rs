@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::{ListenAddress, Listener};
-use crate::net::SocketFile;
+use crate::net::{BoundTo, SocketFile};
 
 /// See the module documentation.
 #[derive(Default)]
@@ -34,8 +34,8 @@ pub(super) struct Duplicate {
 struct Files {
     /// Removed together with the server, or with the listener on this address.
     used: Vec<(Option<ListenAddress>, SocketFile)>,
-    /// Of sockets that a predecessor had, and this process has no listener for.
-    unused: Vec<SocketFile>,
+    /// What a predecessor listens on, and this process does not.
+    unused: Vec<(BoundTo, Option<SocketFile>)>,
 }
 
 impl Sockets {
@@ -88,8 +88,13 @@ impl Sockets {
     }
 
     /// Keeps the files of sockets that no listener has, until they can be removed.
-    pub(super) fn keep_unused(&self, unused: Vec<SocketFile>) {
+    pub(super) fn keep_unused(&self, unused: Vec<(BoundTo, Option<SocketFile>)>) {
         self.files().unused.extend(unused);
+    }
+
+    /// Returns what a predecessor listens on, and this process does not.
+    pub(super) fn unused(&self) -> Vec<String> {
+        self.files().unused.iter().map(|(address, _)| address.address()).collect()
     }
 
     /// Returns all duplicates.
@@ -106,7 +111,7 @@ impl Sockets {
     pub(super) fn claim_files(&self) {
         let mut files = self.files();
         files.used.iter_mut().for_each(|(_, file)| file.claim());
-        for mut file in files.unused.drain(..) {
+        for mut file in files.unused.drain(..).filter_map(|(_, file)| file) {
             file.claim();
         }
     }

@@ -29,7 +29,7 @@ use super::sockets::Duplicate;
 use crate::base::{Escaped, Plain};
 use crate::config::Change;
 use crate::control::command::{Applied, Refused, Reply};
-use crate::control::service_manager;
+use crate::control::{lock, service_manager};
 use crate::net::{self, BoundTo};
 
 /// How long the new process may take until it is ready.
@@ -39,7 +39,7 @@ const END: Duration = Duration::from_secs(2);
 /// How much of what a new process writes before it is ready is kept, bytes.
 const WRITTEN_MAX: usize = 2_048;
 /// How much the new process may say, bytes.
-const SAID_MAX: u64 = 16 << 10;
+const SAID_MAX: usize = 1 << 20;
 
 /// The upgrades of a server, of which one at most is under way.
 pub(super) struct Upgrades {
@@ -57,8 +57,8 @@ struct UnderWay {
     is_unwanted: Arc<AtomicBool>,
 }
 
-/// A process that is ready, or why there is none.
-pub(super) type Outcome = Result<Child, String>;
+/// A process that is ready, with the addresses of sockets that it does not use; or why there is none.
+pub(super) type Outcome = Result<(Child, Vec<String>), String>;
 
 impl Upgrades {
     pub(super) fn new() -> Self {
@@ -80,10 +80,15 @@ impl Upgrades {
     pub(super) fn begin(&mut self, server: &Server, reply: Reply) {
         if let Some(UnderWay { pid, .. }) = &self.under_way {
             let cause = format!("an upgrade is under way already, as process {pid}; wait for its end");
-            return refuse(reply, cause);
+            return refuse(server, reply, cause);
         }
         if !server.is_running() {
-            return refuse(reply, "this process ends already; start the new one yourself".to_owned());
+            let cause = "this process ends already; start the new one yourself";
+            return refuse(server, reply, cause.to_owned());
+        }
+        if std::process::id() == 1 {
+            let cause = "this process is PID 1 of its container, which ends with it; start a new container";
+            return refuse(server, reply, cause.to_owned());
         }
         match self.start(server) {
             Ok((link, pid, is_unwanted)) => {
@@ -95,10 +100,6 @@ impl Upgrades {
     }
 
     fn start(&self, server: &Server) -> Result<(UnixStream, u32, Arc<AtomicBool>), String> {
-        if std::process::id() == 1 {
-            return Err("this process is PID 1 of its container, which ends with it; start a new container"
-                .to_owned());
-        }
         let cannot =
             |error: io::Error| format!("what the new process needs cannot be made: {}", Plain(&error));
         let (link, theirs) = UnixStream::pair().map_err(cannot)?;
@@ -122,8 +123,8 @@ impl Upgrades {
     /// Leaves everything to a new process that is ready, or says why there is none. Returns whether it was left.
     pub(super) fn conclude(&mut self, server: &Server, outcome: Outcome) -> bool {
         let Some(UnderWay { reply, link, .. }) = self.under_way.take() else { return false };
-        let successor = match outcome {
-            Ok(successor) => successor,
+        let (mut successor, unused) = match outcome {
+            Ok(ready) => ready,
             Err(cause) => {
                 fail(server, reply, cause);
                 return false;
@@ -134,10 +135,11 @@ impl Upgrades {
         service_manager::main_pid(pid);
         if let Err(error) = (&link).write_all(SERVE.as_bytes()) {
             service_manager::main_pid(own);
+            stop(&mut successor);
             fail(server, reply, format!("process {pid} has ended when it was ready: {}", Plain(&error)));
             return false;
         }
-        server.leave();
+        server.leave(unused);
         log::info!(event = "upgraded", pid; "process {pid} serves all new clients from now on");
         let change =
             Change { what: "process".into(), before: Some(own.to_string()), after: Some(pid.to_string()) };
@@ -146,24 +148,24 @@ impl Upgrades {
     }
 
     /// Ends the upgrade that is under way, if there is one, and the new process with it.
-    pub(super) fn cancel(&mut self) {
+    pub(super) fn cancel(&mut self, server: &Server) {
         let Some(UnderWay { reply, link, pid, is_unwanted }) = self.under_way.take() else { return };
         is_unwanted.store(true, Ordering::Relaxed);
         // Fails only if the new process has just ended.
         let _ = link.shutdown(Shutdown::Both);
-        if let Ok(Ok(mut successor)) = self.outcomes.recv_timeout(2 * END) {
+        if let Ok(Ok((mut successor, _))) = self.outcomes.recv_timeout(2 * END) {
             stop(&mut successor);
         }
-        refuse(
-            reply,
-            format!("this process was asked to stop meanwhile; its successor, process {pid}, was killed"),
-        );
+        let cause =
+            format!("this process was asked to stop meanwhile; its successor, process {pid}, was killed");
+        refuse(server, reply, cause);
     }
 }
 
 /// Says why nothing was done.
-fn refuse(reply: Reply, cause: String) {
+fn refuse(server: &Server, reply: Reply, cause: String) {
     log::warn!("the upgrade is refused: {cause}");
+    server.source.note_upgrade_error(&cause);
     reply.give(Err(Refused { errors: vec![cause] }));
 }
 
@@ -235,7 +237,8 @@ fn manifest(
         stderr: stderr.as_raw_fd(),
         sockets: duplicates.iter().map(socket).collect::<io::Result<_>>()?,
         generation: status.generation,
-        overlay: serde_json::Value::Null,
+        overlay: serde_json::to_value(&lock(&server.source.written).overlay)?,
+        upgrades: status.upgrades.success,
         health: backends.collect(),
     };
     manifest.seal()
@@ -278,7 +281,16 @@ fn wait(
             stop(&mut child);
             Err("it is not wanted any more".to_owned())
         }
-        Ok(said) if said == READY => Ok(child),
+        Ok(said) if said.starts_with(READY) => match serde_json::from_str(&said[READY.len()..]) {
+            Ok(unused) => Ok((child, unused)),
+            Err(_) => {
+                stop(&mut child);
+                Err(format!(
+                    "the new process said what this one does not understand, and was killed: {}",
+                    Escaped(&said)
+                ))
+            }
+        },
         Ok(said) if said.starts_with(REFUSED) => {
             let _ = end_of(&mut child);
             Err(said[REFUSED.len()..].trim_end().to_owned())
@@ -299,7 +311,8 @@ fn wait(
 /// Returns everything that the new process says until it is ready, or until it says no more.
 fn hear(mut link: &UnixStream, deadline: Instant) -> io::Result<String> {
     let (mut said, mut buffer) = (Vec::new(), [0; 1_024]);
-    while said != READY.as_bytes() && (said.len() as u64) < SAID_MAX {
+    let is_ready = |said: &[u8]| said.starts_with(READY.as_bytes()) && said.ends_with(b"\n");
+    while !is_ready(&said) && said.len() < SAID_MAX {
         let left = deadline.saturating_duration_since(Instant::now());
         link.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         match link.read(&mut buffer) {
@@ -384,8 +397,10 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let soon = || Instant::now() + Duration::from_millis(50);
         assert!(hear(&ours, soon()).is_err(), "nothing was said in time");
-        (&theirs).write_all(READY.as_bytes()).unwrap();
-        assert_eq!(hear(&ours, soon()).unwrap(), READY);
+        (&theirs).write_all(b"ready [\"a\"").unwrap();
+        assert!(hear(&ours, soon()).is_err(), "there is more to come");
+        (&theirs).write_all(b"ready []\n").unwrap();
+        assert_eq!(hear(&ours, soon()).unwrap(), "ready []\n");
         (&theirs).write_all(b"refused: no").unwrap();
         drop(theirs);
         assert_eq!(hear(&ours, soon()).unwrap(), "refused: no");

@@ -64,6 +64,11 @@ impl Entrance {
         !self.is_closed.get() && self.listener.borrow().shard.is_running()
     }
 
+    /// Returns whether another process serves the clients that wait in the socket.
+    fn is_left(&self) -> bool {
+        !self.is_closed.get() && self.listener.borrow().shard.leaves(&self.address)
+    }
+
     fn wake(&self) {
         self.waker.borrow().iter().for_each(Waker::wake_by_ref);
     }
@@ -101,16 +106,18 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
         let accepted = match accepted {
             Next::Accepted(accepted) => accepted,
             Next::Changed => continue,
-            Next::Closed if handshakes.is_none() && ends_handshakes(&shard, &acceptor) => {
+            Next::Closed if handshakes.is_none() && ends_handshakes(&entrance, &acceptor) => {
                 handshakes = Some(shard.ring.timer(shard.now().after(HANDSHAKES)));
                 continue;
             }
             Next::Closed => {
                 acceptor.disarm().await;
-                if shard.is_leaving() {
-                    return;
+                if entrance.is_left() {
+                    // One connection, because the wait may have been told of one: then nobody else was (`EPOLLEXCLUSIVE`,
+                    // epoll_ctl(2)), and it would wait until the next one comes.
+                    left = left.min(1);
                 }
-                let Some(accepted) = acceptor.accept_now().filter(|_| left > 0) else { return };
+                let Some(accepted) = (left > 0).then(|| acceptor.accept_now()).flatten() else { return };
                 left -= 1;
                 accepted
             }
@@ -142,10 +149,11 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
     }
 }
 
-/// Has a socket whose listener was removed begin no further handshakes. Returns whether some may have begun that are worth
-/// waiting for. A process that ends says so to its clients at once.
-fn ends_handshakes(shard: &Shard, acceptor: &Acceptor) -> bool {
-    shard.is_running() && acceptor.with(net::end_handshakes).unwrap_or(false)
+/// Has a socket that nobody listens on any more begin no further handshakes. Returns whether some may have begun that are
+/// worth waiting for. A process that ends says so to its clients at once, and one that leaves its socket to another lets it be.
+fn ends_handshakes(entrance: &Entrance, acceptor: &Acceptor) -> bool {
+    let ends = entrance.listener.borrow().shard.ends() || entrance.is_left();
+    !ends && acceptor.with(net::end_handshakes).unwrap_or(false)
 }
 
 /// Has a socket follow another configuration of its listener.
@@ -207,11 +215,11 @@ enum Next {
 
 async fn next(entrance: &Entrance, acceptor: &Acceptor, mut handshakes: Option<&mut Timer>) -> Next {
     let known = Rc::as_ptr(&entrance.listener.borrow());
-    let is_running = || entrance.listener.borrow().shard.is_running();
+    let ends = || entrance.listener.borrow().shard.ends();
     std::future::poll_fn(|context| {
         if !entrance.is_open() {
             let is_over = handshakes.as_mut().is_none_or(|timer| timer.poll_due(context).is_ready());
-            if is_over || !is_running() {
+            if is_over || ends() {
                 return Poll::Ready(Next::Closed);
             }
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Waker};
 
 use super::accept::Entrance;
@@ -51,6 +51,8 @@ pub struct ShardParts {
     pub limit: Arc<Limit>,
     /// The handles of all shards, including this one's.
     pub handles: Arc<[ShardHandle]>,
+    /// Addresses on which a successor of the process does not listen; written before [`Phase::Leaving`] is posted.
+    pub unused: Arc<OnceLock<Vec<String>>>,
     /// Where this shard reads its messages.
     pub inbox: Inbox,
     /// The descriptor behind the doorbell of the handle.
@@ -147,6 +149,7 @@ impl Residents {
             limit: parts.limit,
             cores: parts.cores,
             handles: parts.handles,
+            unused: parts.unused,
             handoff: RefCell::new(Some(parts.handoff)),
             pipes,
             sessions: Sessions::default(),

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::inbox::{Phase, ShardHandle};
 use super::sessions::Sessions;
 use crate::admission::Limit;
 use crate::base::{ShardId, ShardPlace, Tick};
+use crate::config::ListenAddress;
 use crate::net::LocalFailure;
 use crate::relay::Pipes;
 use crate::steering::CoreLoads;
@@ -31,6 +32,8 @@ pub(super) struct Shard {
     pub(super) cores: Arc<CoreLoads>,
     /// One for each shard, including this one.
     pub(super) handles: Arc<[ShardHandle]>,
+    /// Addresses on which a successor of the process does not listen.
+    pub(super) unused: Arc<OnceLock<Vec<String>>>,
     /// Present while the shard runs.
     pub(super) handoff: RefCell<Option<Handoff>>,
     /// `None` if splicing is off.
@@ -76,9 +79,15 @@ impl Shard {
         self.phase.get() == Phase::Running
     }
 
-    /// Returns whether another process serves the clients that wait in the sockets.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.phase.get() == Phase::Leaving
+    /// Returns whether clients are turned away, and no other process serves them.
+    pub(super) fn ends(&self) -> bool {
+        self.phase.get() >= Phase::Draining
+    }
+
+    /// Returns whether another process serves the clients that wait in the sockets of this address.
+    pub(super) fn leaves(&self, address: &ListenAddress) -> bool {
+        let is_unused = |unused: &Vec<String>| unused.contains(&address.to_string());
+        self.phase.get() == Phase::Leaving && !self.unused.get().is_some_and(is_unused)
     }
 
     pub(super) fn is_closing(&self) -> bool {

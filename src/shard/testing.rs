@@ -46,6 +46,7 @@ pub(super) fn parts(shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardPa
         access_log: None,
         limit: Arc::new(Limit::new(100)),
         handles,
+        unused: Arc::default(),
         inbox,
         doorbell,
     };

@@ -18,6 +18,7 @@ use super::answer::{self, Answer, JSON, TEXT, unavailable};
 use super::orders;
 use super::query::{self, quote};
 use super::route::Route;
+use super::under_way::UnderWay;
 
 /// Largest body of a request, bytes.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -40,6 +41,7 @@ const DESCRIPTION: &str = include_str!("openapi.json");
 /// Answers requests.
 pub(super) struct Api {
     process: Arc<dyn Process>,
+    pub(super) under_way: UnderWay,
     renderings: Arc<Semaphore>,
     unsent: Arc<Semaphore>,
 }
@@ -57,9 +59,10 @@ impl AsRef<[u8]> for Unsent {
 }
 
 impl Api {
-    pub(super) fn new(process: Arc<dyn Process>) -> Self {
+    pub(super) fn new(process: Arc<dyn Process>, under_way: UnderWay) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        Self { process, renderings: semaphore(RENDERINGS_MAX), unsent: semaphore(UNSENT_KIB_MAX) }
+        let (renderings, unsent) = (semaphore(RENDERINGS_MAX), semaphore(UNSENT_KIB_MAX));
+        Self { process, under_way, renderings, unsent }
     }
 
     /// Answers a request, whatever it is.
@@ -356,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn shard_that_does_not_answer_is_no_missing_session() {
-        let api = Api::new(Arc::new(Fake::default()));
+        let api = Api::new(Arc::new(Fake::default()), UnderWay::default());
         for (method, path) in [(Method::DELETE, "/v1/sessions/1"), (Method::GET, "/v1/explain?client=::1")] {
             let answer = api.answer(OPERATOR, request(method, path)).await;
             assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
@@ -365,7 +368,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn answers_that_nobody_takes_are_few() {
-        let api = Api::new(Arc::new(Fake::default()));
+        let api = Api::new(Arc::new(Fake::default()), UnderWay::default());
         let ask = || api.answer(OPERATOR, request(Method::GET, "/metrics"));
         let first = ask().await;
         assert_eq!((first.status(), api.unsent.available_permits()), (StatusCode::OK, UNSENT_KIB_MAX - 1));
@@ -380,7 +383,7 @@ mod tests {
 
     #[tokio::test]
     async fn process_that_takes_no_orders_is_not_said_to_obey() {
-        let api = Api::new(Arc::new(Fake::default()));
+        let api = Api::new(Arc::new(Fake::default()), UnderWay::default());
         let answer = api.answer(OPERATOR, request(Method::POST, "/v1/drain")).await;
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -388,7 +391,7 @@ mod tests {
     #[tokio::test]
     async fn clients_that_leave_early_have_few_answers_made_at_a_time() {
         let (open, gate) = std::sync::mpsc::channel();
-        let api = Arc::new(Api::new(Arc::new(Fake { gate: Some(gate.into()) })));
+        let api = Arc::new(Api::new(Arc::new(Fake { gate: Some(gate.into()) }), UnderWay::default()));
         for _ in 0..RENDERINGS_MAX {
             let (before, asked) = (api.renderings.available_permits(), Arc::clone(&api));
             let client = tokio::spawn(async move {

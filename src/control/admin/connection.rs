@@ -46,7 +46,10 @@ where
     let at_work = Arc::clone(&moves);
     let answer = service_fn(move |request| {
         let (api, at_work) = (Arc::clone(&api), Arc::clone(&at_work));
-        async move { Ok::<_, Infallible>(while_moving(&at_work, api.answer(peer, request)).await) }
+        async move {
+            let _answering = api.under_way.begin();
+            Ok::<_, Infallible>(while_moving(&at_work, api.answer(peer, request)).await)
+        }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -171,12 +174,13 @@ mod tests {
     use tokio::time::Instant;
 
     use super::super::testing::Fake;
+    use super::super::under_way::UnderWay;
     use super::*;
 
     /// A client's end of a connection that holds 64 bytes on their way, and the server's task.
     fn connected(is_crowded: bool) -> (DuplexStream, JoinHandle<()>) {
         let (client, stream) = duplex(64);
-        let api = Arc::new(Api::new(Arc::new(Fake::default())));
+        let api = Arc::new(Api::new(Arc::new(Fake::default()), UnderWay::default()));
         (client, tokio::spawn(serve(stream, Peer::Socket { uid: None }, api, is_crowded)))
     }
 

@@ -23,6 +23,8 @@ mod route;
 mod serve;
 #[cfg(test)]
 mod testing;
+mod under_way;
 
 pub use bind::{BindError, Endpoints, bind, fallback_socket};
 pub use serve::serve;
+pub use under_way::UnderWay;

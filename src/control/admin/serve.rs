@@ -17,6 +17,7 @@ use super::access::Peer;
 use super::api::Api;
 use super::bind::{Bound, Endpoints};
 use super::connection;
+use super::under_way::UnderWay;
 use crate::base::{Plain, limits};
 use crate::config::ListenAddress;
 use crate::control::process::Process;
@@ -28,8 +29,13 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// Serves the endpoints on a runtime, to its end. Returns the tasks that accept: who aborts one closes its socket, and ends no
 /// connection.
-pub fn serve(endpoints: Endpoints, runtime: &Handle, process: Arc<dyn Process>) -> Vec<AbortHandle> {
-    let api = Arc::new(Api::new(process));
+pub fn serve(
+    endpoints: Endpoints,
+    runtime: &Handle,
+    process: Arc<dyn Process>,
+    under_way: UnderWay,
+) -> Vec<AbortHandle> {
+    let api = Arc::new(Api::new(process, under_way));
     let Endpoints { tcp, socket } = endpoints;
     let both = [(tcp, limits::ADMIN_TCP_CONNECTIONS_MAX), (socket, limits::ADMIN_SOCKET_CONNECTIONS_MAX)];
     let bound = both.into_iter().filter_map(|(bound, slots)| Some((bound?, slots)));

@@ -16,7 +16,6 @@ fn start_and_stop_are_told_once_and_in_order() {
 }
 
 #[test]
-#[ignore = "a reload does not tell yet"]
 fn reload_is_told_with_its_time_and_its_end() {
     let (only, manager) = (backend().echo().start(), ServiceManager::start());
     let mut process = manager.manages(process().backends([&only])).start();

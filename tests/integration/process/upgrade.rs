@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Asked, Backend, Client, Process, ProcessBuilder, ServiceManager, backend, eventually, holds_within,
-    process,
+    is_root, process, skip,
 };
 
 fn upgradable(only: &Backend, cores: usize) -> ProcessBuilder {
@@ -274,6 +274,85 @@ fn admin_socket_belongs_to_the_newest() {
     long.finish().unwrap();
 }
 
+/// With nothing left to do, the old process ends at once; whoever has asked it hears what came of that all the same.
+#[test]
+fn who_asks_for_an_upgrade_is_told_of_the_new_process() {
+    let only = backend().echo().start();
+    let mut asked = Asked::start(upgradable(&only, 1));
+    let mut before = asked.process.id();
+    for upgrades in 1..=5 {
+        let answer = asked.socket.ask("POST", "/v1/upgrade", &[], "");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let changes = answer.json()["changes"].clone();
+        let now: u32 = changes[0]["after"].as_str().unwrap().parse().unwrap();
+        let change =
+            serde_json::json!([{"what": "process", "before": before.to_string(), "after": now.to_string()}]);
+        assert_eq!(changes, change);
+        eventually("the pid file has it", || asked.process.pid_in_file() == Some(now));
+        assert_eq!(asked.socket.get("/v1/status").json()["upgrades"]["success"], upgrades);
+        before = now;
+    }
+    assert_eq!(asked.process.exit().code(), Some(0));
+}
+
+#[test]
+fn changes_at_run_time_survive_an_upgrade() {
+    let backends = [backend().echo().start(), backend().echo().start()];
+    let builder = process().backends(&backends).also_on_unix().upgradable();
+    let asked = Asked::start(builder);
+    let path = format!("/v1/upstreams/u/backends/{}", backends[0].address());
+    assert_eq!(asked.socket.ask("POST", &path, &[], r#"{"weight": 7, "state": "drain"}"#).status, 200);
+    let differences = || asked.socket.get("/v1/diff").json()["changes"].clone();
+    let before = differences();
+    assert!(!before.as_array().unwrap().is_empty());
+    let connections = backends[0].connections();
+    let successor = asked.process.upgrade();
+    eventually("it answers", || asked.socket.get("/v1/status").json()["pid"] == successor);
+    assert_eq!(differences(), before);
+    let status = asked.socket.get("/v1/status").json();
+    assert_eq!(status["upstreams"][0]["backends"][0]["weight"], 7, "{status:#}");
+    for _ in 0..10 {
+        asked.process.echoing_client().finish().unwrap();
+    }
+    assert_eq!(backends[0].connections(), connections, "it drains");
+}
+
+/// Listeners that a reload has added and removed are handed over as they are then.
+#[test]
+fn upgrade_after_reloads_hands_over_what_listens_then() {
+    let only = backend().echo().start();
+    let process = upgradable(&only, 2).start();
+    let added = crate::support::Reserved::at(crate::support::V4);
+    let more = format!("  - {{name: more, address: \"{}\", upstream: u}}\nupstreams:", added.address());
+    let with_more = process.yaml().replace("upstreams:", &more);
+    let serves_more = || Client::connect(added.address()).is_ok_and(|client| client.echo(b"more").is_ok());
+    let crowd = Crowd::come(&process);
+    process.configure(&with_more);
+    process.signal_serving(libc::SIGHUP);
+    eventually("it is added", serves_more);
+    process.upgrade();
+    assert!(serves_more());
+    process.configure(process.yaml());
+    process.signal_serving(libc::SIGHUP);
+    eventually("it is removed", || Client::connect(added.address()).is_err());
+    process.upgrade();
+    assert!(Client::connect(added.address()).is_err());
+    crowd.leave(&process);
+}
+
+/// From one address to all, and back: the old process listens there still.
+#[test]
+fn address_may_become_one_that_overlaps() {
+    let only = backend().echo().start();
+    let process = upgradable(&only, 2).start();
+    let any = format!(":{}", process.address().port());
+    for yaml in [process.yaml().replace(&process.address().to_string(), &any), process.yaml().to_owned()] {
+        process.configure(&yaml);
+        process.upgrade();
+        process.echoing_client().finish().unwrap();
+    }
+}
+
 /// Two signals: the first asks for the end of the sessions in time, the second at once.
 #[test]
 fn old_process_obeys_signals_while_it_drains() {
@@ -298,5 +377,20 @@ fn drain_timeout_ends_the_last_sessions_of_the_old_process() {
     assert_eq!(process.exit().code(), Some(0));
     assert!(long.receive_all().1.is_err());
     assert!(process.log().contains("stopped: runtime.drain_timeout"), "{}", process.log());
+    process.echoing_client().finish().unwrap();
+}
+
+/// Its container would end with it, and the new process, too.
+#[test]
+fn pid_1_refuses_and_serves_on() {
+    if !is_root() {
+        return skip("pid_1_refuses_and_serves_on", "only root may make such a namespace");
+    }
+    let only = backend().echo().start();
+    let process = process().backends([&only]).in_pid_namespace().start();
+    process.signal_pid_1(libc::SIGUSR2);
+    eventually("it says why", || {
+        process.log().contains("this process is PID 1 of its container, which ends with it; start")
+    });
     process.echoing_client().finish().unwrap();
 }

@@ -31,6 +31,7 @@ pub struct Builder {
     handed: Handed,
     also_on_unix: bool,
     has_own_binary: bool,
+    is_pid_1: bool,
 }
 
 /// Listening sockets that a service manager has made on the address of the listener, and keeps.
@@ -54,6 +55,7 @@ pub fn process() -> Builder {
         handed: Handed::default(),
         also_on_unix: false,
         has_own_binary: false,
+        is_pid_1: false,
     }
 }
 
@@ -133,6 +135,12 @@ impl Builder {
         self
     }
 
+    /// As PID 1 of a namespace, as in a container; needs root.
+    pub fn in_pid_namespace(mut self) -> Self {
+        self.is_pid_1 = true;
+        self
+    }
+
     /// Activated by so many sockets that share the port.
     pub fn activated_by_group(mut self, count: usize) -> Self {
         self.handed = Handed { count, in_group: true, ..self.handed };
@@ -182,6 +190,7 @@ impl Builder {
             binary,
             folder,
             handed,
+            is_pid_1: self.is_pid_1,
             port,
             arguments: self.arguments,
             environment: self.environment,
@@ -206,6 +215,8 @@ pub struct Process {
     has_ipv6: bool,
     /// What the service manager has made, which outlives the process.
     handed: Vec<Socket>,
+    /// Whether the child is unshare(1), and it the child of that.
+    is_pid_1: bool,
     stderr_file: PathBuf,
     yaml: String,
 }
@@ -227,6 +238,14 @@ impl Process {
         let mut command = self.second();
         if !self.handed.is_empty() {
             command = hand_over(&self.handed, &command);
+        }
+        if self.is_pid_1 {
+            let mut outer = Command::new("unshare");
+            outer
+                .args(["--pid", "--fork", "--kill-child"])
+                .arg(command.get_program())
+                .args(command.get_args());
+            command = outer;
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
@@ -281,6 +300,12 @@ impl Process {
     pub fn signal(&self, signal: i32) {
         // The child was not waited for, so the number is still its own.
         kill(self.id(), signal);
+    }
+
+    /// Sends a signal to the process that is PID 1 of its namespace.
+    pub fn signal_pid_1(&self, signal: i32) {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.id())).unwrap();
+        kill(children.trim().parse().unwrap(), signal);
     }
 
     /// The path of its second listener.
