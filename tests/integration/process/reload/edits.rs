@@ -4,8 +4,8 @@ use ringway::base::CloseReason;
 use ringway::config::{AdminState, Edit};
 
 use super::{
-    CALM, One, await_waiting, backend_status, count, entries, file, listener, named, names, next, start, upstream,
-    visit,
+    CALM, One, await_waiting, backend_status, count, entries, file, listener, named, names, next, start,
+    upstream, visit,
 };
 use crate::support::{Balancer, Client, Reserved, V4, backend, eventually, is_reset};
 
@@ -62,9 +62,12 @@ fn drain_takes_no_new_sessions_and_ends_none() {
 #[test]
 fn maint_ends_sessions_where_on_down_says_so_and_nowhere_else() {
     for (on_down, ends) in [("close", true), ("keep", false)] {
-        let (one, backends) = (One::new(&format!(
-            "outlier: off, on_down: {on_down}, healthcheck: {{interval: 1h, timeout: 5s}}"
-        )), named(b"ab"));
+        let (one, backends) = (
+            One::new(&format!(
+                "outlier: off, on_down: {on_down}, healthcheck: {{interval: 1h, timeout: 5s}}"
+            )),
+            named(b"ab"),
+        );
         let mut balancer = start(&one.file(&entries(&backends)));
         let open = [visit(one.at()), visit(one.at())];
         state(&mut balancer, "a", AdminState::Maint);
@@ -144,10 +147,22 @@ fn added_and_removed_backends_survive_a_reload() {
 fn edit_that_is_refused_changes_nothing() {
     let (one, backends) = (One::new(CALM), named(b"ab"));
     let mut balancer = start(&one.file(&entries(&backends)));
-    for entry in ["", "{", "[]", "{name: a, address: 127.0.0.1, port: 1}", "{name: 'a b', address: 127.0.0.1, port: 1}",
-        "{name: x, address: 127.0.0.1, port: 0}", "{name: x, address: 127.0.0.1, port: 1, colour: red}", "\0", "&a [*a]"] {
+    for entry in [
+        "",
+        "{",
+        "[]",
+        "{name: a, address: 127.0.0.1, port: 1}",
+        "{name: 'a b', address: 127.0.0.1, port: 1}",
+        "{name: x, address: 127.0.0.1, port: 0}",
+        "{name: x, address: 127.0.0.1, port: 1, colour: red}",
+        "\0",
+        "&a [*a]",
+    ] {
         let refused = balancer.edit(Edit::Add { upstream: "u".into(), entry: entry.into() }).unwrap_err();
-        assert!(!refused.errors.is_empty() && refused.errors.iter().all(|error| !error.is_empty()), "{entry:?}: {refused:?}");
+        assert!(
+            !refused.errors.is_empty() && refused.errors.iter().all(|error| !error.is_empty()),
+            "{entry:?}: {refused:?}"
+        );
     }
     for backend in ["", "nobody", "a\n", "../a", "ä", "u/a"] {
         balancer.edit(Edit::Remove { upstream: "u".into(), backend: backend.into() }).unwrap_err();

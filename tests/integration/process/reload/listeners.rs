@@ -10,9 +10,7 @@ use ringway::base::CloseReason;
 use super::{
     CALM, entries, file, listener, listener_status, named, next, start, under_connects, upstream, visit,
 };
-use crate::support::{
-    Asked, Client, Reserved, V4, backend, eventually, is_reset, process, shards,
-};
+use crate::support::{Asked, Client, Reserved, V4, backend, eventually, is_reset, process, shards};
 
 fn is_refused(at: SocketAddr) -> bool {
     Client::connect(at).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
@@ -28,10 +26,8 @@ struct Two {
 impl Two {
     fn new() -> Self {
         let backends = named(b"ab");
-        let upstreams = [
-            upstream("u", CALM, &entries(&backends[..1])),
-            upstream("v", CALM, &entries(&backends[1..])),
-        ];
+        let upstreams =
+            [upstream("u", CALM, &entries(&backends[..1])), upstream("v", CALM, &entries(&backends[1..]))];
         Self { ports: [Reserved::at(V4), Reserved::at(V4)], upstreams, _backends: backends }
     }
 
@@ -91,9 +87,7 @@ fn clients_in_the_backlog_of_a_removed_listener_are_served() {
     std::fs::write(asked.process.file(), &yaml).unwrap();
     std::thread::scope(|scope| {
         let reload = scope.spawn(|| asked.socket.ask("POST", "/v1/reload", &[], ""));
-        let generation = || {
-            asked.socket.get("/v1/status").json()["generation"] == 3
-        };
+        let generation = || asked.socket.get("/v1/status").json()["generation"] == 3;
         eventually("the next generation is there", generation);
         drop(stopped);
         assert_eq!(reload.join().unwrap().status, 200);
@@ -244,7 +238,8 @@ fn backlogs(at: SocketAddr) -> Vec<String> {
 #[test]
 fn drain_timeout_ends_sessions_of_a_removed_listener_alone() {
     let two = Two::new();
-    let written = |listeners: &[String]| two.file(listeners).replacen("cores", "drain_timeout: 300ms, cores", 1);
+    let written =
+        |listeners: &[String]| two.file(listeners).replacen("cores", "drain_timeout: 300ms, cores", 1);
     let mut balancer = start(&written(&[two.l(0), two.m(1)]));
     let ((_, stays), (_, ends)) = (visit(two.at(0)), visit(two.at(1)));
     balancer.reloads(&written(&[two.l(0)]));

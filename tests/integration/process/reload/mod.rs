@@ -33,7 +33,8 @@ fn upstream<'a>(name: &str, keys: &str, entries: impl IntoIterator<Item = &'a St
 
 /// A file.
 fn file(runtime: &str, listeners: &[String], upstreams: &[String]) -> String {
-    let list = |entries: &[String]| entries.iter().map(|entry| format!("  - {{{entry}}}\n")).collect::<String>();
+    let list =
+        |entries: &[String]| entries.iter().map(|entry| format!("  - {{{entry}}}\n")).collect::<String>();
     format!(
         "{NO_ADMIN}runtime: {{{runtime}}}\nlisteners:\n{}upstreams:\n{}",
         list(listeners),

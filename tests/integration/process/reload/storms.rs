@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{CALM, entries, listener, named, upstream};
-use crate::support::{
-    Asked, Backend, Reserved, V4, backend, eventually, process,
-};
+use crate::support::{Asked, Backend, Reserved, V4, backend, eventually, process};
 
 fn running(backends: &[Backend]) -> (Asked, String) {
     let asked = Asked::start(process().backends(backends));

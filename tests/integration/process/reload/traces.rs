@@ -32,15 +32,21 @@ fn removed_names_stay_with_their_sessions_and_go_with_them() {
     let section = format!("logging: {{access_log: {}, access_format: json}}", access.display());
     let asked = Asked::start(process().section(&section).backends(&backends[..1]));
     let yaml = asked.process.yaml().to_owned();
-    let with = yaml.replacen("listeners:\n", &format!("listeners:\n  - {{{}}}\n", listener("m", port.address(), "w")), 1)
-        + &format!("  - {{{}}}\n", upstream("w", CALM, &entries(&backends[1..])));
+    let with = yaml.replacen(
+        "listeners:\n",
+        &format!("listeners:\n  - {{{}}}\n", listener("m", port.address(), "w")),
+        1,
+    ) + &format!("  - {{{}}}\n", upstream("w", CALM, &entries(&backends[1..])));
     reload(&asked, &with);
     let open = Client::connect(port.address()).unwrap();
     open.echo(b"hello").unwrap();
     reload(&asked, &yaml);
     let found = sessions(&asked, "");
     assert_eq!(found.len(), 1, "{found:?}");
-    assert_eq!((&found[0]["listener"], &found[0]["upstream"], &found[0]["backend"]), (&"m".into(), &"w".into(), &"b".into()));
+    assert_eq!(
+        (&found[0]["listener"], &found[0]["upstream"], &found[0]["backend"]),
+        (&"m".into(), &"w".into(), &"b".into())
+    );
     assert_eq!(series(&asked, "ringway_sessions_active", "listener=\"m\""), [1.0]);
     assert!(series(&asked, "ringway_backend_up", "upstream=\"w\"").iter().all(|up| *up <= 1.0));
     // What is gone has no listener to explain, and no backend to change.
@@ -56,12 +62,16 @@ fn removed_names_stay_with_their_sessions_and_go_with_them() {
     assert_eq!(asked.socket.get("/readyz/m").status, 404);
     open.echo(b"still here").unwrap();
     open.finish().unwrap();
-    eventually("the listener is gone", || series(&asked, "ringway_sessions_active", "listener=\"m\"").is_empty());
+    eventually("the listener is gone", || {
+        series(&asked, "ringway_sessions_active", "listener=\"m\"").is_empty()
+    });
     eventually("its upstream too", || series(&asked, "ringway_", "upstream=\"w\"").is_empty());
     assert!(series(&asked, "ringway_", "listener=\"m\"").is_empty());
     let record = || {
         let text = std::fs::read_to_string(&access).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|line| line["listener"] == "m")
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .find(|line| line["listener"] == "m")
     };
     eventually("its record is there", || record().is_some());
     let record = record().unwrap();
