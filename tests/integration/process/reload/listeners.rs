@@ -289,7 +289,7 @@ fn many_listeners_come_and_go_under_connects_without_a_trace() {
     let two = Two::new();
     let more: Vec<_> = (0..20).map(|_| Reserved::at(V4)).collect();
     let all = |round: usize| {
-        let some = more.iter().enumerate().filter(|(at, _)| (at + round) % 3 != 0);
+        let some = more.iter().enumerate().filter(|(at, _)| !(at + round).is_multiple_of(3));
         let some = some.map(|(at, port)| listener(&format!("x{at}"), port.address(), "v"));
         two.file(&[two.l(0)].into_iter().chain(some).collect::<Vec<_>>())
     };

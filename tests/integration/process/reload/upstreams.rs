@@ -362,8 +362,11 @@ fn pool_stays_over_a_reload_of_something_else_and_goes_with_its_backend() {
     let pooled = |balancer: &Balancer| {
         balancer.status().upstreams[0].backends.iter().map(|one| one.totals.pooled).collect::<Vec<_>>()
     };
-    eventually("the pools are filled", || pooled(&balancer) == [2, 2]);
-    let made = balancer.status().upstreams[0].pool.made;
+    let made = 4;
+    eventually("the pools are filled", || {
+        let are_open = backends.iter().all(|backend| backend.open() == 2);
+        are_open && pooled(&balancer) == [2, 2] && balancer.status().upstreams[0].pool.made == made
+    });
     balancer.reloads(&written(2, &entries(&backends)));
     assert_eq!((pooled(&balancer), balancer.status().upstreams[0].pool.made), (vec![2, 2], made));
     assert_eq!((backends[0].open(), backends[0].connections()), (2, 2));
