@@ -457,19 +457,16 @@ fn replace_the_only_backend(keys: &str) {
 }
 
 #[test]
-#[ignore = "the old generation loses the addresses of backends that go before the new one serves"]
 fn nobody_is_turned_away_while_the_only_backend_is_replaced() {
     replace_the_only_backend(CALM);
 }
 
 #[test]
-#[ignore = "the old generation loses the addresses of backends that go before the new one serves"]
 fn nobody_is_turned_away_while_the_only_backend_is_replaced_and_checked() {
     replace_the_only_backend(CHECKED);
 }
 
 #[test]
-#[ignore = "the old generation loses the addresses of backends that go before the new one serves"]
 fn a_name_that_is_looked_up_does_not_take_the_address_of_the_backend_that_goes() {
     let (one, backends) = (One::new(CALM), named(b"ab"));
     let mut balancer = start(&one.file(&entries(&backends[..1])));
@@ -522,7 +519,6 @@ fn slow_to_check(name: &'static str) -> Backend {
 }
 
 #[test]
-#[ignore = "the old generation loses the addresses of backends that go before the new one serves"]
 fn nobody_is_turned_away_before_the_first_verdict_on_new_backends() {
     let check = "{type: send_expect, interval: 1h, timeout: 10s, steps: [{send: '?', expect: '!'}]}";
     let one = One::new(&format!("outlier: off, healthcheck: {check}"));
