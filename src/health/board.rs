@@ -104,8 +104,12 @@ impl HealthStates {
         self.judged(which.upstream)?.bells.get(which.backend.index()).cloned().flatten()
     }
 
-    /// Takes over all addresses.
+    /// Takes over all addresses, unless they are of a generation that is still to come: it no longer has the addresses
+    /// of backends that clients still get.
     pub(super) fn set_addresses(&self, addresses: &Addresses) {
+        if addresses.generation > self.generation.get() {
+            return;
+        }
         for (id, judged) in self.all() {
             let Some(new) = addresses.upstreams.get(id.index()) else { continue };
             let resolved = || -> Vec<_> {

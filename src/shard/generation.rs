@@ -31,6 +31,7 @@ impl Residents {
     pub(super) fn adopt(&mut self, generation: Generation) {
         let Generation { snapshot, states, sockets, applied } = generation;
         let mut drained = Drained::default();
+        self.generation = snapshot.generation();
         let begun = self.adopt_upstreams(&snapshot, &mut drained);
         self.adopt_listeners(&snapshot, &mut drained);
         self.apply(&states);

@@ -114,6 +114,8 @@ fn start(ring: &Ring, mut parts: ShardParts) -> Result<(), Missing> {
 /// All listeners and upstreams of a shard.
 pub(super) struct Residents {
     pub(super) shard: Rc<Shard>,
+    /// The generation that runs.
+    pub(super) generation: u64,
     /// The version of the states that were applied last.
     version: u64,
     /// In the order of the configuration.
@@ -166,6 +168,7 @@ impl Residents {
             Listener::new(&shard, *id, (config, position), &upstreams[listener.upstream.index()], None)
         });
         let residents = Self {
+            generation: parts.snapshot.generation(),
             version: 0,
             listeners: listeners.collect(),
             leaving_listeners: Vec::new(),
@@ -215,6 +218,8 @@ impl Residents {
     fn take(&mut self, message: Message) {
         match message {
             Message::Generation(generation) => self.adopt(generation),
+            // States of the next generation come with it: they say nothing of backends that go with this one.
+            Message::States(states) if states.generation > self.generation => {}
             Message::States(states) => self.apply(&states),
             Message::Grant(grant) => {
                 self.upstreams

@@ -12,6 +12,7 @@ mod limits;
 mod logging;
 mod memory;
 mod open_sessions;
+mod reload;
 mod service_manager;
 mod shortage;
 mod signals;

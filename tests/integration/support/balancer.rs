@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ringway::base::CloseReason;
 use ringway::config;
+use ringway::control::command::{Applied, Outcome};
 use ringway::control::{BackendStatus, ShardStatus, Status};
 use ringway::net::{LocalFailure, steer_by_cpu};
 use ringway::server::Server;
@@ -143,6 +144,24 @@ impl Balancer {
 
     pub fn server(&self) -> &Server {
         self.server.as_ref().unwrap()
+    }
+
+    /// Loads another file.
+    pub fn reload(&mut self, yaml: &str) -> Outcome {
+        let parsed =
+            config::parse("test.yaml", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}\n{yaml}"));
+        self.server.as_mut().unwrap().reload(parsed.config)
+    }
+
+    /// Loads another file, which is not refused.
+    #[track_caller]
+    pub fn reloads(&mut self, yaml: &str) -> Applied {
+        self.reload(yaml).unwrap_or_else(|refused| panic!("{refused:?}\n{yaml}"))
+    }
+
+    /// Changes something beside the file.
+    pub fn edit(&mut self, edit: config::Edit) -> Outcome {
+        self.server.as_mut().unwrap().edit(edit)
     }
 
     /// Where clients on this machine reach it.

@@ -229,6 +229,11 @@ impl Process {
         command
     }
 
+    /// Where its configuration is.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join(CONFIG)
+    }
+
     fn spawn(&mut self, stderr: Stdio) {
         let mut command = self.second();
         if !self.handed.is_empty() {
