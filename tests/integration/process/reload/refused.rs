@@ -74,8 +74,12 @@ impl Running {
             let log = self.asked.process.log();
             log.contains("reload refused, and nothing is changed: ")
         });
-        self.open.echo(b"still here").unwrap();
-        self.asked.process.echoing_client().finish().unwrap();
+        let said =
+            |error: &std::io::Error| format!("{error}: {}\n{}", self.status(), self.asked.process.log());
+        self.open.echo(b"still here").unwrap_or_else(|error| panic!("the open one: {}", said(&error)));
+        let client = self.asked.process.client();
+        client.echo(b"hello").unwrap_or_else(|error| panic!("a new one: {}", said(&error)));
+        client.finish().unwrap_or_else(|error| panic!("its end: {}", said(&error)));
         all
     }
 
