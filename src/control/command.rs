@@ -35,6 +35,14 @@ pub enum Command {
     Upgrade(Reply),
 }
 
+impl Command {
+    /// Returns whether it asks for the end of the process.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        matches!(self, Self::Stop { .. } | Self::StopNow { .. } | Self::Drain)
+    }
+}
+
 /// What was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {

@@ -86,17 +86,31 @@ impl Control {
     }
 
     /// Looks up the names of another generation from now on. Names that stay keep what is known of them. Returns once
-    /// the first look-up of each new name has had its answer, or has failed, within `patience`.
-    pub fn adopt(&self, snapshot: &Arc<Snapshot>, patience: Duration) {
+    /// the first look-up of each new name has had its answer, or has failed, within `patience`, unless `gives_up` says
+    /// that nobody waits any more.
+    pub fn adopt(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        patience: Duration,
+        gives_up: &mut (dyn FnMut() -> bool + Send),
+    ) {
         self.snapshots.send_replace(Arc::clone(snapshot));
         let mut addresses = self.addresses.clone();
         let is_known = |addresses: &Arc<Addresses>| {
             addresses.generation == snapshot.generation()
                 && snapshot.keys().all(|key| addresses.of(key).is_some_and(Resolved::is_settled))
         };
-        let known = async move { time::timeout(patience, addresses.wait_for(is_known)).await.is_ok() };
+        let deadline = time::Instant::now() + patience;
+        let known = async move {
+            while time::timeout(LOOK, addresses.wait_for(&is_known)).await.is_err() {
+                if time::Instant::now() >= deadline || gives_up() {
+                    return false;
+                }
+            }
+            true
+        };
         if !self.handle.block_on(known) {
-            log::debug!("some names of the new configuration have no address after {patience:?}");
+            log::debug!("some names of the new configuration have no address yet");
         }
     }
 
@@ -125,6 +139,9 @@ impl Control {
         self.handle.block_on(future)
     }
 }
+
+/// Time between two looks whether anybody still waits.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How much less of a contested CPU this thread and those that it makes take, as nice(2) counts: a scrape of a thousand
 /// backends is milliseconds of work, for which no session should wait.

@@ -200,6 +200,15 @@ impl Source {
         })
     }
 
+    /// Forgets what was counted for backends whose numbers are others' now.
+    pub fn forget(&self, reused: &[BackendKey]) {
+        for key in reused {
+            self.counters.iter().for_each(|shard| shard.forget(*key));
+            self.health.forget(*key);
+            lock(&self.peaks.0).backends.remove(key);
+        }
+    }
+
     /// Looks at what has to be looked at again and again. Meant to be called once a second.
     pub fn look(&self) {
         self.note_peaks();

@@ -190,15 +190,22 @@ impl Supervisor<'_> {
                 other => self.waiting.push_back(other),
             }
         }
-        let load = self.obeys.load;
+        let (load, commands) = (self.obeys.load, self.obeys.commands);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        // Whoever wants the end does not wait for name servers.
+        let mut ends = || {
+            waiting.extend(commands.try_iter());
+            waiting.iter().any(Command::ends)
+        };
         service_manager::reloading();
         let outcome = self.change("reload", |server| match load() {
-            Ok(file) => server.reload(file),
+            Ok(file) => server.reload_unless(file, &mut ends),
             Err(errors) => {
                 server.note_failed_reload();
                 Err(Refused { errors })
             }
         });
+        self.waiting = waiting;
         service_manager::ready();
         replies.into_iter().for_each(|reply| reply.give(outcome.clone()));
     }

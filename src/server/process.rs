@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::explain;
-use crate::base::{BackendId, SessionPhase, ShardId, UpstreamId, limits};
+use crate::base::{SessionPhase, ShardId, limits};
 use crate::config::{Change, Edit};
 use crate::control::command::{Command, Door, Outcome, Refused, Reply};
 use crate::control::process::{
@@ -197,19 +197,16 @@ fn position_of(cursor: u64) -> usize {
     usize::try_from(cursor >> SHARD_BITS).unwrap_or(usize::MAX)
 }
 
-/// Turns names into numbers.
+/// Turns names into numbers, those of what was removed, too.
 fn wanted(snapshot: &Snapshot, query: &SessionQuery) -> Result<SessionsWanted, SessionsError> {
-    let config = snapshot.config();
+    let names = snapshot.names();
     let listener = match &query.listener {
-        Some(name) => {
-            let position = config.listeners.iter().position(|listener| listener.name == *name);
-            Some(snapshot.listeners()[position.ok_or(Unknown("listener"))?])
-        }
+        Some(name) => Some(names.listener_named(name).ok_or(Unknown("listener"))?),
         None => None,
     };
     let backends = match &query.backend {
         Some(name) => {
-            let found = backends(snapshot, name);
+            let found = names.backends_named(name);
             if found.is_empty() {
                 return Err(Unknown("backend").into());
             }
@@ -224,20 +221,6 @@ fn wanted(snapshot: &Snapshot, query: &SessionQuery) -> Result<SessionsWanted, S
         backends,
         client: query.client.map(|ip| ip.to_canonical()),
     })
-}
-
-/// Returns the backends that go by `UPSTREAM/BACKEND`, or by `BACKEND` in any upstream.
-fn backends(snapshot: &Snapshot, name: &str) -> Vec<(UpstreamId, BackendId)> {
-    let all = snapshot.upstreams().iter().flat_map(|shared| {
-        let named = shared.config().backends.iter().zip(shared.numbers());
-        named.map(move |(backend, number)| (shared, backend, *number))
-    });
-    let is_meant = |upstream: &str, backend: &str| {
-        name == backend || name.split_once('/').is_some_and(|parts| parts == (upstream, backend))
-    };
-    all.filter(|(shared, backend, _)| is_meant(&shared.config().name, &backend.name))
-        .map(|(shared, _, number)| (shared.id(), number))
-        .collect()
 }
 
 /// Names what was removed, too.

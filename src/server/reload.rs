@@ -41,8 +41,21 @@ impl Server {
     ///
     /// Every reason why not; nothing has changed in that case.
     pub fn reload(&mut self, file: Config) -> Result<Applied, Refused> {
+        self.reload_unless(file, &mut || false)
+    }
+
+    /// As [`Server::reload`]; it waits for the look-ups of new names no longer once `gives_up` returns true.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::reload`].
+    pub(super) fn reload_unless(
+        &mut self,
+        file: Config,
+        gives_up: &mut (dyn FnMut() -> bool + Send),
+    ) -> Result<Applied, Refused> {
         let mut overlay = lock(&self.source.written).overlay.clone();
-        let outcome = self.run(overlay.apply(&file));
+        let outcome = self.run(overlay.apply(&file), gives_up);
         if outcome.is_ok() {
             *lock(&self.source.written) = Written { file: Arc::new(file), overlay };
         }
@@ -66,12 +79,16 @@ impl Server {
             (Arc::clone(&written.file), written.overlay.clone())
         };
         overlay.edit(&file, edit).map_err(|errors| Refused { errors })?;
-        let applied = self.run(overlay.apply(&file))?;
+        let applied = self.run(overlay.apply(&file), &mut || false)?;
         lock(&self.source.written).overlay = overlay;
         Ok(applied)
     }
 
-    fn run(&mut self, config: Config) -> Result<Applied, Refused> {
+    fn run(
+        &mut self,
+        config: Config,
+        gives_up: &mut (dyn FnMut() -> bool + Send),
+    ) -> Result<Applied, Refused> {
         let config = match config.with_zones(net::interface_index) {
             Ok(numbered) => numbered.unwrap_or(config),
             Err(zone) => return Err(refused(&StartError::NoInterface(zone))),
@@ -88,7 +105,7 @@ impl Server {
         }
         let ready = self.prepare(Arc::new(config), &current).map_err(|error| refused(&error))?;
         let generation = ready.snapshot.generation();
-        self.apply(ready, &current);
+        self.apply(ready, &current, gives_up);
         Ok(Applied { generation, changes })
     }
 
@@ -113,9 +130,10 @@ impl Server {
     }
 
     /// Runs a generation: names, then checks, then shards, each with what the one before has found.
-    fn apply(&mut self, ready: Ready, before: &Snapshot) {
+    fn apply(&mut self, ready: Ready, before: &Snapshot, gives_up: &mut (dyn FnMut() -> bool + Send)) {
         let Ready { snapshot, sessions, by_shard, sockets } = ready;
-        self.control.adopt(&snapshot, limits::FIRST_LOOKUP_MAX);
+        self.source.forget(snapshot.reused());
+        self.control.adopt(&snapshot, limits::FIRST_LOOKUP_MAX, gives_up);
         self.health.iter().for_each(|health| health.adopt(Arc::clone(&snapshot)));
         if !self.wait_states(PATIENCE, |states| states.generation >= snapshot.generation()) {
             log::error!("the health thread has not judged the new configuration within {PATIENCE:?}");

@@ -35,6 +35,10 @@ impl Residents {
         let begun = self.adopt_upstreams(&snapshot, &mut drained);
         self.adopt_listeners(&snapshot, &mut drained);
         self.apply(&states);
+        // Newer ones may have come before the generation.
+        if let Some(later) = self.later.take_if(|later| later.generation <= self.generation) {
+            self.apply(&later);
+        }
         begun.iter().for_each(pool_task::start);
         self.adopt_entrances(&snapshot, sockets);
         self.drain(drained, snapshot.config().runtime.drain_timeout);
@@ -98,25 +102,31 @@ impl Residents {
 
     fn adopt_listeners(&mut self, snapshot: &Snapshot, drained: &mut Drained) {
         let now = self.shard.now();
-        self.leaving_listeners
-            .retain(|(listener, since)| Rc::strong_count(listener) > 1 || now.since(*since) < ON_THE_WAY);
+        self.leaving_listeners.retain(|listener| {
+            let is_new = listener.removed().is_some_and(|since| now.since(since) < ON_THE_WAY);
+            Rc::strong_count(listener) > 1 || is_new
+        });
         let (config, before) = (snapshot.config(), std::mem::take(&mut self.listeners));
         for (position, (id, listener)) in snapshot.listeners().iter().zip(&config.listeners).enumerate() {
             let upstream = &self.upstreams[listener.upstream.index()];
-            let known = before.iter().find(|known| known.id == *id);
-            self.listeners.push(match known {
+            let leaving = self.leaving_listeners.iter().position(|known| known.id == *id);
+            let back = leaving.map(|position| self.leaving_listeners.remove(position));
+            let known = before.iter().find(|known| known.id == *id).or(back.as_ref());
+            let next = match known.filter(|known| !known.is_over()) {
                 Some(known) => known.next((config, position), upstream),
                 None => Listener::new(&self.shard, *id, (config, position), upstream, None),
-            });
+            };
+            next.set_removed(None);
+            self.listeners.push(next);
         }
         for removed in before {
             if !self.listeners.iter().any(|stays| stays.id == removed.id) {
-                removed.remove();
+                removed.set_removed(Some(now));
                 drained.listeners.push(Rc::clone(&removed));
-                self.leaving_listeners.push((removed, now));
+                self.leaving_listeners.push(removed);
             }
         }
-        for (leaving, _) in &mut self.leaving_listeners {
+        for leaving in &mut self.leaving_listeners {
             if let Some(upstream) = self.upstreams.iter().find(|upstream| upstream.id == leaving.upstream.id)
             {
                 *leaving = leaving.with_upstream(upstream);
@@ -157,13 +167,14 @@ impl Residents {
         else {
             return;
         };
-        let shard = Rc::clone(&self.shard);
-        let end = shard.now().after(timeout);
+        let (shard, since) = (Rc::clone(&self.shard), self.shard.now());
         let task = async move {
-            shard.ring.sleep_until(end).await;
-            drained.listeners.iter().for_each(|listener| listener.end_sessions());
+            shard.ring.sleep_until(since.after(timeout)).await;
+            // What is back, perhaps to be removed once more, has its sessions still.
+            let is_gone = |listener: &&Rc<Listener>| listener.removed() == Some(since);
+            drained.listeners.iter().filter(is_gone).for_each(|listener| listener.end_sessions());
             for (upstream, backend) in &drained.backends {
-                if let Some(upstream) = upstream.upgrade() {
+                if let Some(upstream) = upstream.upgrade().filter(|upstream| !upstream.is_back(*backend)) {
                     upstream.table.end_sessions(*backend, CloseReason::Shutdown);
                 }
             }

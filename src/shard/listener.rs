@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::state::Shard;
 use super::upstream::Upstream;
-use crate::base::{BackendId, ListenerId};
+use crate::base::{BackendId, ListenerId, Tick};
 use crate::config::{self, Config};
 use crate::relay::RelayRules;
 use crate::telemetry::counters::{Cells, ListenerCounters};
@@ -28,11 +28,12 @@ pub(super) struct Listener {
     life: Rc<Life>,
 }
 
-/// What all versions of a listener have in common, from when it is added to when it is removed.
+/// What all versions of a listener have in common, also after it was removed and has come back.
 #[derive(Default)]
 struct Life {
     newest: RefCell<Weak<Listener>>,
-    is_removed: Cell<bool>,
+    /// When it was removed, if it is.
+    removed: Cell<Option<Tick>>,
     /// Whether the log has said that it accepts.
     is_announced: Cell<bool>,
     /// Whether the time for its sessions is over.
@@ -95,13 +96,14 @@ impl Listener {
         self.life.newest.borrow().upgrade().unwrap_or_else(|| Rc::clone(self))
     }
 
-    /// Notes that the configuration has the listener no more.
-    pub(super) fn remove(&self) {
-        self.life.is_removed.set(true);
+    /// Notes since when the configuration has the listener no more, or that it has it again.
+    pub(super) fn set_removed(&self, since: Option<Tick>) {
+        self.life.removed.set(since);
     }
 
-    pub(super) fn is_removed(&self) -> bool {
-        self.life.is_removed.get()
+    /// Returns since when the configuration has the listener no more.
+    pub(super) fn removed(&self) -> Option<Tick> {
+        self.life.removed.get()
     }
 
     /// Ends all sessions of the listener, which have to be woken.
@@ -125,7 +127,7 @@ impl Listener {
     /// Returns whether sessions may begin. While the shard drains, clients that have come are served as well
     /// as possible.
     pub(super) fn is_open(&self) -> bool {
-        self.has_verdicts.get() || !self.shard.is_running() || self.is_removed()
+        self.has_verdicts.get() || !self.shard.is_running() || self.removed().is_some()
     }
 
     /// Returns whether the log has still to say that it accepts: once, by one shard, however many sockets it has.

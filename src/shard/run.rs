@@ -17,7 +17,7 @@ use super::state::{Shard, WarningLimit};
 use super::upstream::Upstream;
 use super::{accept, pool_task, session};
 use crate::admission::Limit;
-use crate::base::{Activity, ShardPlace, Tick, limits};
+use crate::base::{Activity, ShardPlace, limits};
 use crate::relay::Pipes;
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLogger;
@@ -118,10 +118,12 @@ pub(super) struct Residents {
     pub(super) generation: u64,
     /// The version of the states that were applied last.
     version: u64,
+    /// States of the next generation. They say nothing of backends that go with this one, so they wait for it.
+    pub(super) later: Option<Arc<UpstreamStates>>,
     /// In the order of the configuration.
     pub(super) listeners: Vec<Rc<Listener>>,
-    /// Removed ones, with the time when they were.
-    pub(super) leaving_listeners: Vec<(Rc<Listener>, Tick)>,
+    /// Removed ones.
+    pub(super) leaving_listeners: Vec<Rc<Listener>>,
     /// Where clients come in.
     pub(super) entrances: Vec<Rc<Entrance>>,
     /// In the order of the configuration.
@@ -170,6 +172,7 @@ impl Residents {
         let residents = Self {
             generation: parts.snapshot.generation(),
             version: 0,
+            later: None,
             listeners: listeners.collect(),
             leaving_listeners: Vec::new(),
             entrances: Vec::new(),
@@ -218,8 +221,7 @@ impl Residents {
     fn take(&mut self, message: Message) {
         match message {
             Message::Generation(generation) => self.adopt(generation),
-            // States of the next generation come with it: they say nothing of backends that go with this one.
-            Message::States(states) if states.generation > self.generation => {}
+            Message::States(states) if states.generation > self.generation => self.later = Some(states),
             Message::States(states) => self.apply(&states),
             Message::Grant(grant) => {
                 self.upstreams
@@ -290,8 +292,7 @@ impl Residents {
     }
 
     fn begin_or_hold(&mut self, handed_off: HandedOff) {
-        let mut listeners =
-            self.listeners.iter().chain(self.leaving_listeners.iter().map(|(listener, _)| listener));
+        let mut listeners = self.listeners.iter().chain(&self.leaving_listeners);
         match listeners.find(|listener| listener.id == handed_off.listener) {
             Some(listener) if listener.is_open() => session::start(listener, handed_off.accepted),
             _ => self.held.push(handed_off),

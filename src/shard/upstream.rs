@@ -102,6 +102,12 @@ impl Upstream {
         self.is_retired.get()
     }
 
+    /// Returns whether the configuration has a backend again that the version after this one had no more.
+    pub(super) fn is_back(self: &Rc<Self>, backend: BackendId) -> bool {
+        let newest = self.newest();
+        !newest.is_retired() && newest.has(backend)
+    }
+
     /// Returns whether this version has a backend.
     pub(super) fn has(&self, backend: BackendId) -> bool {
         self.shared.backend(backend).is_some()

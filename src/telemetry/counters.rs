@@ -185,6 +185,10 @@ impl<K: Ord, T: Default> Registry<K, T> {
     fn get(&self, key: K) -> Cells<T> {
         Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
     }
+
+    fn forget(&self, key: &K) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
 }
 
 impl ShardCounters {
@@ -210,6 +214,11 @@ impl ShardCounters {
     #[must_use]
     pub fn backend(&self, key: BackendKey) -> Cells<BackendCounters> {
         self.backends.get(key)
+    }
+
+    /// Begins anew with the counters of a backend, because its number is another one's now.
+    pub fn forget(&self, key: BackendKey) {
+        self.backends.forget(&key);
     }
 }
 
@@ -260,6 +269,11 @@ impl HealthCounters {
     #[must_use]
     pub fn backend(&self, key: BackendKey) -> Cells<Checks> {
         self.backends.get(key)
+    }
+
+    /// Begins anew with the counters of a backend, because its number is another one's now.
+    pub fn forget(&self, key: BackendKey) {
+        self.backends.forget(&key);
     }
 
     /// Notes that the thread lives.

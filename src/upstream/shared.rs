@@ -128,6 +128,14 @@ impl SharedUpstream {
         Some(&self.config().backends[position])
     }
 
+    /// Returns of each number whether anything goes by it: a backend of this generation, or a session on one of an earlier
+    /// one.
+    pub(super) fn in_use(&self) -> Vec<bool> {
+        let mut in_use: Vec<_> = self.in_flight().iter().map(|count| *count > 0).collect();
+        self.numbers.iter().for_each(|number| in_use[number.index()] = true);
+        in_use
+    }
+
     /// Returns the counts of failures; `None` if they have no consequence.
     #[must_use]
     pub fn failures(&self) -> Option<&Arc<Failures>> {

@@ -20,6 +20,7 @@ pub struct Snapshot {
     /// Those of earlier generations that sessions still hold; one that comes back goes on with them.
     removed: Vec<Weak<SharedUpstream>>,
     names: Names,
+    reused: Vec<BackendKey>,
 }
 
 impl Snapshot {
@@ -40,7 +41,7 @@ impl Snapshot {
         let mut names = previous.map_or_else(Names::default, |previous| previous.names.clone());
         let listeners = config.listeners.iter().map(|listener| names.listener(&listener.name));
         let listeners = listeners.collect::<Result<_, _>>()?;
-        let mut upstreams = Vec::new();
+        let (mut upstreams, mut reused) = (Vec::new(), Vec::new());
         for (position, upstream) in config.upstreams.iter().enumerate() {
             let id = names.upstream(&upstream.name)?;
             let kept = previous.and_then(|previous| previous.upstream(id));
@@ -49,14 +50,18 @@ impl Snapshot {
                 continue;
             }
             let kept = kept.cloned().or_else(|| previous?.removed(id));
-            let numbers = upstream.backends.iter().map(|backend| names.backend(id, &backend.name));
-            let numbers = (numbers.collect::<Result<_, _>>()?, names.given(id));
+            let entries = upstream.backends.iter().map(|backend| &*backend.name);
+            let in_use = kept.as_ref().map(|kept| kept.in_use()).unwrap_or_default();
+            let is_in_use = |number: BackendId| in_use.get(number.index()).copied().unwrap_or(false);
+            let (numbers, own) = names.backends(id, entries, is_in_use)?;
+            reused.extend(own.into_iter().map(|backend| BackendKey { upstream: id, backend }));
+            let numbers = (numbers, names.given(id));
             let kept = kept.as_deref();
             upstreams.push(SharedUpstream::build(id, numbers, (&config, position), shards, on_report, kept));
         }
         let removed = previous.map_or_else(Vec::new, |previous| previous.without(&upstreams));
         let generation = previous.map_or(1, |previous| previous.generation + 1);
-        Ok(Self { generation, config, listeners, upstreams, removed, names })
+        Ok(Self { generation, config, listeners, upstreams, removed, names, reused })
     }
 
     fn removed(&self, id: UpstreamId) -> Option<Arc<SharedUpstream>> {
@@ -113,6 +118,12 @@ impl Snapshot {
             let key = |backend: &BackendId| BackendKey { upstream: shared.id(), backend: *backend };
             shared.numbers().iter().map(key)
         })
+    }
+
+    /// Returns the backends whose numbers were those of others before: what was counted for these has to be forgotten.
+    #[must_use]
+    pub fn reused(&self) -> &[BackendKey] {
+        &self.reused
     }
 
     /// Returns the names of everything that has a number, of earlier generations too.

@@ -99,7 +99,6 @@ fn a_session_on_a_removed_backend_can_be_ended() {
 }
 
 #[test]
-#[ignore = "/v1/sessions knows only the names of the newest generation: 404, although /v1/status shows them"]
 fn sessions_of_removed_backends_and_listeners_are_found_by_their_names() {
     let backends = [backend().echo().name("a").start(), backend().echo().name("b").start()];
     let asked = Asked::start(process().backends(&backends));

@@ -397,7 +397,6 @@ fn drain_timeout_ends_sessions_of_a_removed_backend_alone() {
 }
 
 #[test]
-#[ignore = "the time of a removed backend goes on when it is back"]
 fn backend_that_comes_back_within_drain_timeout_keeps_its_sessions() {
     let (port, backends) = (Reserved::at(V4), named(b"abc"));
     let written = |all: &[&Backend]| {
