@@ -120,7 +120,8 @@ impl Server {
             .enumerate()
             .filter(|(_, listener)| !known.iter().any(|known| known.address == listener.address));
         let with_bind = new.map(|(position, listener)| {
-            let overlaps = known.iter().any(|known| known.address.overlaps(&listener.address));
+            let overlaps = known.iter().any(|known| known.address.overlaps(&listener.address))
+                || self.sockets.closes(&listener.address);
             ((position, listener), if overlaps { Bind::Beside } else { Bind::Alone })
         });
         let (by_shard, sockets) = listen_all(with_bind, cpus, &mut Inherited::default())?;

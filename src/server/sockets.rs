@@ -6,15 +6,22 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::config::{ListenAddress, Listener};
+use crate::control::lock;
 use crate::net::{BoundTo, SocketFile};
+
+/// Longest time that shards take to close the sockets of a listener that was removed (`shard::accept`).
+const CLOSING: Duration = Duration::from_secs(3);
 
 /// See the module documentation.
 #[derive(Default)]
 pub(super) struct Sockets {
     duplicates: Mutex<Vec<Duplicate>>,
     files: Mutex<Files>,
+    /// Addresses whose sockets close, with the time since which they do.
+    closing: Mutex<Vec<(ListenAddress, Instant)>>,
 }
 
 /// A duplicate of a listening socket.
@@ -80,6 +87,11 @@ impl Sockets {
     pub(super) fn adopt(&self, listeners: &[Listener], new: Self) {
         let listener = |address: &ListenAddress| listeners.iter().find(|known| known.address == *address);
         let mut duplicates = self.duplicates();
+        let mut closing = lock(&self.closing);
+        closing.retain(|(_, since)| since.elapsed() < CLOSING);
+        let addresses = duplicates.iter().filter_map(|one| one.address.clone());
+        closing
+            .extend(addresses.filter(|address| listener(address).is_none()).map(|one| (one, Instant::now())));
         duplicates.retain(|one| one.address.as_ref().is_none_or(|address| listener(address).is_some()));
         for one in duplicates.iter_mut() {
             if let Some(known) = one.address.as_ref().and_then(listener) {
@@ -100,6 +112,12 @@ impl Sockets {
     /// Returns what a predecessor listens on, and this process does not.
     pub(super) fn unused(&self) -> Vec<String> {
         self.files().unused.iter().map(|(address, _)| address.address()).collect()
+    }
+
+    /// Returns whether sockets on this address may still be closing.
+    pub(super) fn closes(&self, address: &ListenAddress) -> bool {
+        let closing = lock(&self.closing);
+        closing.iter().any(|(one, since)| one == address && since.elapsed() < CLOSING)
     }
 
     /// Returns all duplicates.

@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
+
 use super::listener::Listener;
 use super::session;
 use super::state::Shard;
@@ -30,6 +32,8 @@ pub(super) struct Entrance {
     pub(super) address: ListenAddress,
     listener: RefCell<Rc<Listener>>,
     is_closed: Cell<bool>,
+    /// Present if other sockets have the address, so that this one must not stand in their way; dropped once it is closed.
+    replaced: RefCell<Option<Sender<()>>>,
     /// The accept loop that waits for clients.
     waker: RefCell<Option<Waker>>,
 }
@@ -40,6 +44,7 @@ impl Entrance {
             address: listener.config().address.clone(),
             listener: RefCell::new(Rc::clone(listener)),
             is_closed: Cell::new(false),
+            replaced: RefCell::default(),
             waker: RefCell::default(),
         })
     }
@@ -57,6 +62,13 @@ impl Entrance {
     /// Ends the accept loop once it has served the clients that the kernel has accepted.
     pub(super) fn close(&self) {
         self.is_closed.set(true);
+        self.wake();
+    }
+
+    /// Has an entrance that closes do so at once, because other sockets have its address from now on. `closed` is dropped
+    /// when it has.
+    pub(super) fn replace(&self, closed: Sender<()>) {
+        self.replaced.replace(Some(closed));
         self.wake();
     }
 
@@ -87,7 +99,9 @@ impl Entrance {
 pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
     let shard = Rc::clone(&entrance.listener().shard);
     shard.enter();
-    let _entered = Entered(&shard);
+    let _entered = Entered(&shard, &entrance);
+    // Closed before this is said to be over.
+    let acceptor = acceptor;
     opening(&entrance).await;
     let mut rules = entrance.listener();
     let mut started = 0;
@@ -164,12 +178,13 @@ fn adjust(acceptor: &Acceptor, listener: &config::Listener) {
     }
 }
 
-/// Counts an accept loop until it ends, for whatever reason.
-struct Entered<'a>(&'a Shard);
+/// Counts an accept loop until it ends, for whatever reason, and says so.
+struct Entered<'a>(&'a Shard, &'a Entrance);
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.0.leave();
+        self.1.replaced.take();
     }
 }
 
@@ -219,7 +234,7 @@ async fn next(entrance: &Entrance, acceptor: &Acceptor, mut handshakes: Option<&
     std::future::poll_fn(|context| {
         if !entrance.is_open() {
             let is_over = handshakes.as_mut().is_none_or(|timer| timer.poll_due(context).is_ready());
-            if is_over || ends() {
+            if is_over || entrance.replaced.borrow().is_some() || ends() {
                 return Poll::Ready(Next::Closed);
             }
         }

@@ -4,8 +4,11 @@
 //! old one lives as long as sessions hold it. What is removed stays as long as it has sessions, because clients may
 //! wait in its queue, and connections be on their way to it from other shards.
 
+use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
+
+use crossbeam_channel::Sender;
 
 use super::accept::{self, Entrance};
 use super::inbox::Generation;
@@ -40,7 +43,7 @@ impl Residents {
             self.apply(&later);
         }
         begun.iter().for_each(pool_task::start);
-        self.adopt_entrances(&snapshot, sockets);
+        self.adopt_entrances(&snapshot, sockets, &applied);
         self.drain(drained, snapshot.config().runtime.drain_timeout);
         // Connections may have come from shards that knew a new listener earlier.
         self.open();
@@ -135,18 +138,25 @@ impl Residents {
     }
 
     /// Has each socket lead to the listener that has its address now; new ones begin, and those without a listener close.
-    fn adopt_entrances(&mut self, snapshot: &Snapshot, sockets: Vec<(usize, std::os::fd::OwnedFd)>) {
+    fn adopt_entrances(&mut self, snapshot: &Snapshot, sockets: Vec<(usize, OwnedFd)>, applied: &Sender<()>) {
+        self.closing_entrances.retain(|entrance| Rc::strong_count(entrance) > 1);
         self.entrances.retain(|entrance| {
             let listener =
                 self.listeners.iter().find(|listener| listener.config().address == entrance.address);
             match listener {
                 Some(listener) => entrance.lead_to(listener),
-                None => entrance.close(),
+                None => {
+                    entrance.close();
+                    self.closing_entrances.push(Rc::clone(entrance));
+                }
             }
             listener.is_some()
         });
         for (position, socket) in sockets {
             let Some(listener) = self.listeners.get(position) else { continue };
+            let before =
+                self.closing_entrances.iter().filter(|closing| closing.address == listener.config().address);
+            before.for_each(|closing| closing.replace(applied.clone()));
             match self.shard.ring.accept_from(socket) {
                 Ok(acceptor) => {
                     let entrance = Entrance::new(listener);

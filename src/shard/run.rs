@@ -126,6 +126,8 @@ pub(super) struct Residents {
     pub(super) leaving_listeners: Vec<Rc<Listener>>,
     /// Where clients come in.
     pub(super) entrances: Vec<Rc<Entrance>>,
+    /// Those whose listener was removed.
+    pub(super) closing_entrances: Vec<Rc<Entrance>>,
     /// In the order of the configuration.
     pub(super) upstreams: Vec<Rc<Upstream>>,
     /// Removed ones.
@@ -176,6 +178,7 @@ impl Residents {
             listeners: listeners.collect(),
             leaving_listeners: Vec::new(),
             entrances: Vec::new(),
+            closing_entrances: Vec::new(),
             upstreams,
             leaving_upstreams: Vec::new(),
             older_upstreams: Vec::new(),
