@@ -26,8 +26,6 @@ const CLEARLY_BUSIER: u32 = 300;
 /// Maximum number of other cores that are looked at in one millisecond: 64 cache lines take about 3
 /// microseconds to fetch.
 const LOOKED_AT: usize = 64;
-/// Number of choices that may turn out to be outdated before the connection stays.
-const CHOICES: usize = 2;
 /// How long the ends of sessions are counted to tell short sessions from long ones, and how old a sample of
 /// the busy share may be.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -83,7 +81,8 @@ impl Steering {
             return None;
         }
         self.look(now, cores);
-        for _ in 0..CHOICES {
+        // What was read in this millisecond may be outdated. Each step reads one core anew, so this ends.
+        loop {
             let at = self.best(own, stay)?;
             let (shard, seen) = &mut self.seen[at];
             *seen = cores.load(*shard);
@@ -95,7 +94,6 @@ impl Steering {
                 return Some(to);
             }
         }
-        None
     }
 
     /// Reads the loads of the other cores, unless the known ones were read in this millisecond.

@@ -86,6 +86,23 @@ fn sixteen_sessions_that_all_come_by_one_of_two_cores_are_nine_and_seven() {
     assert_eq!(process.sessions(), [9, 7]);
 }
 
+/// Three of the four others have got clients since they were looked at, in the same millisecond.
+#[test]
+fn outdated_looks_do_not_keep_a_connection() {
+    for seed in 0..20 {
+        let mut process = Process::new(5, seed);
+        assert_eq!(process.connect(0), 0);
+        let first = process.connect(0);
+        for other in (1..5).filter(|other| *other != first).take(3) {
+            (0..10).for_each(|_| process.cores.begin_session(id(other)));
+        }
+        (0..10).for_each(|_| process.cores.begin_session(id(0)));
+        let least = *process.sessions().iter().min().expect("five");
+        let serving = process.connect(0);
+        assert_eq!(process.sessions()[serving], least + 1, "seed {seed}");
+    }
+}
+
 /// A sample is 100 ms old. Until the next one, a core hands off no more than closes the gap.
 #[test]
 fn busy_core_hands_off_its_share_and_not_everything() {
