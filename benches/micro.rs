@@ -53,6 +53,7 @@ fn candidates(backends: u16, weight: fn(u16) -> u32) -> Vec<Candidate> {
         id: BackendId(backend),
         weight: weight(backend),
         name_hash: name_hash(backend),
+        position: backend.into(),
     };
     (0..backends).map(candidate).collect()
 }

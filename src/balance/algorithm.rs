@@ -18,6 +18,8 @@ pub struct Registered {
     /// Whether it can follow a weight that changes for a while: it goes by weights, and moves no client for
     /// it.
     pub slow_start: bool,
+    /// Whether it goes by the order of the backends in the configuration.
+    pub goes_by_order: bool,
     /// Makes the instance of one shard.
     pub build: fn(Start) -> Box<dyn Algorithm>,
 }
@@ -62,6 +64,8 @@ pub struct Candidate {
     pub weight: u32,
     /// [`hash`](super::hash()) of its name: the same in every process that has a backend of this name.
     pub name_hash: u64,
+    /// Its position in the configuration.
+    pub position: u32,
 }
 
 /// The backends one session has tried already; they are not picked again.
@@ -109,9 +113,9 @@ pub struct Demand<'a> {
 
 /// A rule for choosing a backend.
 pub trait Algorithm {
-    /// Takes the new whole set of candidates, in the order of the configuration, each at most once: their
-    /// identifiers strictly increase. What is known of the backends from before is kept, so that one that
-    /// comes and goes does not skew the shares of the others.
+    /// Takes the new whole set of candidates, in the order of their numbers, each at most once: their identifiers
+    /// strictly increase. What is known of the backends from before is kept, so that one that comes and goes does not
+    /// skew the shares of the others.
     fn update(&mut self, candidates: &[Candidate]);
 
     /// Returns a copy in the same state: its picks are those that this one would make next.

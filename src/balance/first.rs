@@ -10,6 +10,7 @@ pub(super) const REGISTERED: Registered = Registered {
     wants: Wants { loads: false, key: false, latency: false },
     weighted: false,
     slow_start: false,
+    goes_by_order: true,
     build: |_| Box::new(First { candidates: Vec::new() }),
 };
 
@@ -24,8 +25,10 @@ impl Algorithm for First {
     }
 
     fn update(&mut self, candidates: &[Candidate]) {
-        self.candidates.clear();
-        self.candidates.extend(candidates.iter().map(|candidate| candidate.id));
+        let mut ordered: Vec<_> =
+            candidates.iter().map(|candidate| (candidate.position, candidate.id)).collect();
+        ordered.sort_unstable();
+        self.candidates = ordered.into_iter().map(|(_, id)| id).collect();
     }
 
     fn pick(&mut self, demand: &Demand<'_>) -> Option<BackendId> {
@@ -50,6 +53,17 @@ mod tests {
         assert_eq!(picks(&mut first, 2), [1, 1]);
         first.update(&all);
         assert_eq!(picks(&mut first, 1), [0]);
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_configuration_whatever_the_numbers() {
+        let mut first = First { candidates: Vec::new() };
+        let mut all = weights(&[1, 1, 1]);
+        (all[0].position, all[1].position, all[2].position) = (2, 1, 0);
+        first.update(&all);
+        assert_eq!(picks(&mut first, 2), [2, 2]);
+        first.update(&all[..2]);
+        assert_eq!(picks(&mut first, 1), [1]);
     }
 
     proptest! {

@@ -14,6 +14,7 @@ pub(super) const REGISTERED: Registered = Registered {
     wants: Wants { loads: true, key: false, latency: false },
     weighted: true,
     slow_start: true,
+    goes_by_order: false,
     build: |start| Box::new(LeastConnections::new(start)),
 };
 

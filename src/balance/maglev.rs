@@ -17,6 +17,7 @@ pub(super) const REGISTERED: Registered = Registered {
     wants: Wants { loads: false, key: true, latency: false },
     weighted: true,
     slow_start: false,
+    goes_by_order: false,
     build: |_| Box::new(Maglev { table: Vec::new(), candidates: Vec::new() }),
 };
 

@@ -18,6 +18,7 @@ pub(super) const REGISTERED: Registered = Registered {
     wants: Wants { loads: true, key: false, latency: true },
     weighted: true,
     slow_start: true,
+    goes_by_order: false,
     build: |start| Box::new(PeakEwma { draw: Draw::new(start), averages: Vec::new() }),
 };
 

@@ -15,6 +15,7 @@ pub(super) const REGISTERED: Registered = Registered {
     wants: Wants { loads: true, key: false, latency: false },
     weighted: true,
     slow_start: true,
+    goes_by_order: false,
     build: |start| Box::new(TwoChoices { draw: Draw::new(start) }),
 };
 

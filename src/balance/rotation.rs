@@ -24,7 +24,7 @@ impl Rotation {
     pub(super) fn update(&mut self, candidates: &[Candidate]) {
         debug_assert!(
             candidates.is_sorted_by(|a, b| a.id < b.id),
-            "candidates in the order of the configuration"
+            "candidates in the order of their numbers"
         );
         self.next = match self.last {
             None => self.start.share_of(candidates.len()),

@@ -19,6 +19,7 @@ pub(super) const REGISTERED: Registered = Registered {
     wants: Wants { loads: false, key: false, latency: false },
     weighted: true,
     slow_start: true,
+    goes_by_order: false,
     build: |start| Box::new(RoundRobin::new(start)),
 };
 

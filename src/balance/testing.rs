@@ -15,7 +15,7 @@ pub(super) fn weights(weights: &[u32]) -> Vec<Candidate> {
 
 /// A candidate that is called by its number.
 pub(super) fn candidate(id: BackendId, weight: u32) -> Candidate {
-    Candidate { id, weight, name_hash: hash(format!("backend-{}", id.0).as_bytes()) }
+    Candidate { id, weight, position: id.0.into(), name_hash: hash(format!("backend-{}", id.0).as_bytes()) }
 }
 
 /// A session like any other.

@@ -1,8 +1,8 @@
 //! Numbers of the objects of a configuration. Each is a newtype, so that they cannot be confused.
 //!
-//! A number is given once to a name, and stays for the life of the process (`upstream::Snapshot`): shards,
-//! counters and permits go by numbers. States and addresses come in the order of one configuration instead;
-//! in the first generation, the only one so far, a number is that position.
+//! A name gets a number when it first appears, and keeps it over the generations of the configuration
+//! (`upstream::Names`): everything that threads tell each other goes by numbers. In the first generation a number is the
+//! position in the file; later the order of the numbers means nothing.
 
 macro_rules! index {
     ($(#[$doc:meta] $name:ident)+) => {$(

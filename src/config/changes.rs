@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
-use super::model::Config;
+use super::model::{Config, Upstream};
 
 /// One difference between two configurations. Objects go by their names, so their order in the file is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,25 @@ impl fmt::Display for Change {
 pub fn changes(before: &Config, after: &Config) -> Vec<Change> {
     let mut found = Vec::new();
     compare("", &tree(before), &tree(after), &mut found);
+    found.extend(orders(before, after));
+    found
+}
+
+/// Returns a difference for each upstream whose backends have another order, where the order means something.
+fn orders(before: &Config, after: &Config) -> Vec<Change> {
+    let mut found = Vec::new();
+    for upstream in after.upstreams.iter().filter(|upstream| upstream.algorithm.goes_by_order) {
+        let Some(known) = before.upstreams.iter().find(|known| known.name == upstream.name) else { continue };
+        let stays = |one: &Upstream, other: &Upstream| {
+            let is_there = |name: &&str| other.backends.iter().any(|backend| backend.name == *name);
+            one.backends.iter().map(|backend| &*backend.name).filter(is_there).collect::<Vec<_>>().join(", ")
+        };
+        let (old, new) = (stays(known, upstream), stays(upstream, known));
+        if old != new {
+            let what = format!("upstreams.{}.backends", upstream.name);
+            found.push(Change { what, before: Some(old), after: Some(new) });
+        }
+    }
     found
 }
 

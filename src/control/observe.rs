@@ -196,7 +196,8 @@ impl Source {
         // There are no states before the first ones are published.
         let states = states.of(shared.id());
         shared.numbers().iter().zip(&shared.config().backends).any(|(number, backend)| {
-            Share::of(backend).weight > 0 && states.get(number.index()).is_some_and(BackendState::is_eligible)
+            Share::of(0, backend).weight > 0
+                && states.get(number.index()).is_some_and(BackendState::is_eligible)
         })
     }
 
@@ -304,7 +305,8 @@ impl Source {
             pool.add(&shard.pool(shared.id()));
         }
         let (config, in_flight) = (shared.config(), shared.in_flight());
-        let shares: Vec<_> = config.backends.iter().map(Share::of).collect();
+        let shares: Vec<_> =
+            config.backends.iter().enumerate().map(|(at, backend)| Share::of(at, backend)).collect();
         let key = |number: &BackendId| BackendKey { upstream: shared.id(), backend: *number };
         // There are no states before the first ones are published.
         let state = |number| states.backend(key(number)).cloned().unwrap_or_else(BackendState::unknown);

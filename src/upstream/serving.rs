@@ -36,18 +36,21 @@ pub struct Share {
     pub backup: bool,
     /// [`hash`](crate::balance::hash) of its name.
     pub name_hash: u64,
+    /// Its position in the configuration.
+    pub position: u32,
 }
 
 impl Share {
     /// The share of a number without a backend in this generation.
-    pub const NONE: Self = Self { weight: 0, backup: false, name_hash: 0 };
+    pub const NONE: Self = Self { weight: 0, backup: false, name_hash: 0, position: 0 };
 
-    /// Returns the share of a backend of the configuration.
+    /// Returns the share of the backend at this position of the configuration.
     #[must_use]
-    pub fn of(backend: &Backend) -> Self {
+    pub fn of(position: usize, backend: &Backend) -> Self {
         let name_hash = balance::hash(backend.name.as_bytes());
         let weight = if backend.admin_state == AdminState::Ready { backend.weight } else { 0 };
-        Self { weight, backup: backend.backup, name_hash }
+        let position = u32::try_from(position).unwrap_or(u32::MAX);
+        Self { weight, backup: backend.backup, name_hash, position }
     }
 }
 
@@ -106,7 +109,7 @@ impl Serving {
 pub struct Order {
     /// Which backends the first pick goes to.
     pub serving: Serving,
-    /// The tiers, each in the order of the configuration; no backend is in two of them.
+    /// The tiers, each in the order of the numbers; no backend is in two of them.
     pub tiers: [Vec<Candidate>; TIERS],
 }
 
@@ -180,6 +183,7 @@ fn candidates(chosen: &[usize], states: &[BackendState], shares: &[Share], may_r
         id: BackendId(u16::try_from(index).expect("limits::BACKENDS_PER_UPSTREAM_MAX fits")),
         weight: shares[index].weight * if is_ramping { states[index].ramp } else { 1 },
         name_hash: shares[index].name_hash,
+        position: shares[index].position,
     };
     chosen.iter().map(candidate).collect()
 }
@@ -211,7 +215,7 @@ mod tests {
                 'n' => BackendState::unknown(),
                 _ => BackendState { awaited: false, ..BackendState::unknown() },
             };
-            (state, Share { weight: 1, backup: letter.is_ascii_uppercase(), name_hash: 0 })
+            (state, Share { weight: 1, backup: letter.is_ascii_uppercase(), name_hash: 0, position: 0 })
         };
         text.chars().map(backend).unzip()
     }

@@ -143,8 +143,8 @@ impl UpstreamTable {
         let (upstream, given) = (shared.config(), shared.given());
         let mut shares = vec![Share::NONE; given];
         let mut states = vec![BackendState::absent(); given];
-        for (number, backend) in shared.numbers().iter().zip(&upstream.backends) {
-            shares[number.index()] = Share::of(backend);
+        for (position, (number, backend)) in shared.numbers().iter().zip(&upstream.backends).enumerate() {
+            shares[number.index()] = Share::of(position, backend);
             let known = previous.and_then(|previous| previous.state(*number));
             states[number.index()] = known.unwrap_or_else(BackendState::unknown);
         }

@@ -236,7 +236,7 @@ mod tests {
     const TIME: Duration = Duration::from_secs(30);
 
     fn outliers(max_ejected: u32, backups: &[bool]) -> Outliers {
-        let share = |&backup: &bool| Share { weight: 1, backup, name_hash: 0 };
+        let share = |&backup: &bool| Share { weight: 1, backup, name_hash: 0, position: 0 };
         let rules =
             Outlier { consecutive_failures: 5, empty_answers: None, ejection_time: TIME, max_ejected };
         Outliers::new(

@@ -94,7 +94,9 @@ impl UpstreamHealth {
     pub fn of(upstream: &Upstream, numbers: &[BackendId], now: Duration, previous: Option<&Self>) -> Self {
         let given = numbers.iter().map(|number| number.index() + 1).max().unwrap_or(0);
         let mut shares = vec![Share::NONE; given];
-        numbers.iter().zip(&upstream.backends).for_each(|(id, one)| shares[id.index()] = Share::of(one));
+        for (position, (number, backend)) in numbers.iter().zip(&upstream.backends).enumerate() {
+            shares[number.index()] = Share::of(position, backend);
+        }
         let check = upstream.healthcheck.as_ref();
         // The jitter may bring two checks nearer to each other.
         let rise = check

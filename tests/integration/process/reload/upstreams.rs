@@ -46,6 +46,20 @@ fn changed_weight_is_the_share_from_now_on() {
 }
 
 #[test]
+fn order_of_the_file_is_that_of_the_algorithm_first() {
+    let (one, backends) = (One::new(&format!("{CALM}, algorithm: first")), named(b"abc"));
+    let order = |at: &[usize]| one.file(&at.iter().map(|at| backends[*at].entry()).collect::<Vec<_>>());
+    let mut balancer = start(&order(&[0, 1]));
+    assert_eq!(names(one.at(), 3), "aaa");
+    let applied = balancer.reloads(&order(&[1, 0]));
+    assert_eq!(applied.changes[0].to_string(), "~ upstreams.u.backends: a, b -> b, a");
+    assert_eq!((applied.changes.len(), &*names(one.at(), 3)), (1, "bbb"));
+    // A new one that stands before the others.
+    balancer.reloads(&order(&[2, 1, 0]));
+    assert_eq!(names(one.at(), 3), "ccc");
+}
+
+#[test]
 fn order_of_the_file_means_nothing() {
     let (ports, backends) = ([Reserved::at(V4), Reserved::at(V4)], named(b"abcd"));
     let listeners = [listener("l", ports[0].address(), "u"), listener("m", ports[1].address(), "v")];
