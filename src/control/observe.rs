@@ -107,21 +107,24 @@ impl Departed {
     /// Notes what `now` has no more, and forgets what has no sessions any more or is back.
     pub fn note(&self, before: &Snapshot, now: &Snapshot, has_sessions: impl Fn(ListenerId) -> bool) {
         let mut gone = lock(&self.0);
-        for (position, id) in before.listeners().iter().enumerate() {
-            gone.listeners.insert(*id, (Arc::clone(before.config()), position));
-        }
-        for shared in before.upstreams() {
-            for number in shared.numbers() {
-                let key = BackendKey { upstream: shared.id(), backend: *number };
-                gone.backends.insert(key, Arc::clone(shared));
-            }
-        }
-        gone.listeners.retain(|id, _| !now.listeners().contains(id) && has_sessions(*id));
         let there: BTreeSet<_> = now.keys().collect();
         let in_flight = |key: &BackendKey, shared: &SharedUpstream| {
             shared.in_flight().get(key.backend.index()).is_some_and(|count| *count > 0)
         };
+        gone.listeners.retain(|id, _| !now.listeners().contains(id) && has_sessions(*id));
         gone.backends.retain(|key, shared| !there.contains(key) && in_flight(key, shared));
+        // What goes now may still get sessions, so it stays at least until the next time.
+        for (position, id) in before.listeners().iter().enumerate() {
+            if !now.listeners().contains(id) {
+                gone.listeners.insert(*id, (Arc::clone(before.config()), position));
+            }
+        }
+        for shared in before.upstreams() {
+            let keys =
+                shared.numbers().iter().map(|number| BackendKey { upstream: shared.id(), backend: *number });
+            gone.backends
+                .extend(keys.filter(|key| !there.contains(key)).map(|key| (key, Arc::clone(shared))));
+        }
     }
 
     fn listeners(&self) -> Vec<(ListenerId, (Arc<Config>, usize))> {

@@ -39,8 +39,6 @@ pub struct Pool {
     /// Most connections for each backend.
     most: usize,
     max_idle: Option<Duration>,
-    /// The number of the last lingering session.
-    lingerings: Cell<u64>,
 }
 
 /// The connections to one backend.
@@ -61,6 +59,8 @@ struct IdleList {
     leased: Cell<u32>,
     /// Sessions that would give up their permit to a waiting client.
     lingering: RefCell<BTreeMap<u64, Waker>>,
+    /// The number of lingering sessions so far.
+    lingerings: Cell<u64>,
 }
 
 /// Tells the pool task of a list that something has come on one of its sockets, and not merely that a
@@ -107,6 +107,7 @@ impl IdleList {
             connecting: Cell::new(false),
             leased: Cell::new(0),
             lingering: RefCell::default(),
+            lingerings: Cell::new(0),
         }
     }
 
@@ -215,7 +216,7 @@ impl Pool {
         let kept = |index: usize| previous.and_then(|previous| previous.lists.get(index)).map(Rc::clone);
         let list = |index| kept(index).unwrap_or_else(|| Rc::new(IdleList::new()));
         let lists = (0..backends.len()).map(list).collect();
-        Self { lists, counters, backends, most, max_idle, lingerings: Cell::new(0) }
+        Self { lists, counters, backends, most, max_idle }
     }
 
     /// Returns the counters of the pool.
@@ -279,8 +280,8 @@ impl Pool {
     /// Notes a session that would give up its permit, until the guard is dropped.
     #[must_use]
     pub fn note_lingering(self: &Rc<Self>, backend: BackendId) -> NotedLingering {
-        let key = self.lingerings.get();
-        self.lingerings.set(key + 1);
+        let key = self.list(backend).lingerings.get();
+        self.list(backend).lingerings.set(key + 1);
         NotedLingering { pool: Rc::clone(self), backend, key }
     }
 

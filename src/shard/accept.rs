@@ -102,8 +102,8 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
     let _entered = Entered(&shard, &entrance);
     // Closed before this is said to be over.
     let acceptor = acceptor;
-    opening(&entrance).await;
     let mut rules = entrance.listener();
+    opening(&entrance).await;
     let mut started = 0;
     // When the handshakes of an entrance that closes are over.
     let mut handshakes: Option<Timer> = None;

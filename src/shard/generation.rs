@@ -52,8 +52,10 @@ impl Residents {
 
     /// Returns those that are new, or another version.
     fn adopt_upstreams(&mut self, snapshot: &Snapshot, drained: &mut Drained) -> Vec<Rc<Upstream>> {
-        self.leaving_upstreams.retain(|upstream| Rc::strong_count(upstream) > 1);
         self.older_upstreams.retain(|upstream| upstream.strong_count() > 0);
+        let has_older =
+            |id| self.older_upstreams.iter().filter_map(Weak::upgrade).any(|older| older.id == id);
+        self.leaving_upstreams.retain(|upstream| Rc::strong_count(upstream) > 1 || has_older(upstream.id));
         let before = std::mem::take(&mut self.upstreams);
         let mut begun = Vec::new();
         for shared in snapshot.upstreams() {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
 use super::questions::Question;
-use crate::base::{BackendId, ListenerId, UpstreamId, limits};
-use crate::upstream::{Snapshot, UpstreamStates};
+use crate::base::{BackendId, ListenerId, limits};
+use crate::upstream::{SharedUpstream, Snapshot, UpstreamStates};
 use crate::uring::{Accepted, Doorbell};
 
 /// What a shard does with new and with open sessions. A shard only ever moves forward in this order.
@@ -47,9 +47,10 @@ pub(super) enum Message {
 
 /// A permit of a backend for a waiting client of this shard; the only message that is a change and not a
 /// state.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(super) struct Grant {
-    pub(super) upstream: UpstreamId,
+    /// The upstream as the shard knows it that took the permit, which may be of another generation.
+    pub(super) upstream: Arc<SharedUpstream>,
     pub(super) ticket: u64,
     pub(super) backend: BackendId,
 }

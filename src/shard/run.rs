@@ -227,11 +227,11 @@ impl Residents {
             Message::States(states) if states.generation > self.generation => self.later = Some(states),
             Message::States(states) => self.apply(&states),
             Message::Grant(grant) => {
-                self.upstreams
-                    .iter()
-                    .chain(&self.leaving_upstreams)
-                    .filter(|upstream| upstream.id == grant.upstream)
-                    .for_each(|upstream| upstream.grant(grant));
+                let mut all = self.upstreams.iter().chain(&self.leaving_upstreams);
+                match all.find(|upstream| upstream.id == grant.upstream.id()) {
+                    Some(upstream) => upstream.grant(&grant),
+                    None => grant.upstream.return_permit(grant.backend),
+                }
             }
             Message::Phase(phase) if phase > self.shard.phase.get() => {
                 self.shard.phase.set(phase);
@@ -259,7 +259,7 @@ impl Residents {
             self.shard.ring.wake_all();
         }
         self.open();
-        for upstream in &self.upstreams {
+        for upstream in self.upstreams.iter().chain(&self.leaving_upstreams) {
             // There may be no backend left to wait for, or a new one to connect to.
             upstream.waiters.wake_all();
             upstream.wake_pool_tasks();

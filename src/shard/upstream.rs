@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::inbox::Grant;
 use super::state::Shard;
 use super::unresponsive::Unresponsive;
-use super::waiters::Waiters;
+use super::waiters::{Granted, Waiters};
 use crate::balance::{self, Tried};
 use crate::base::{Address, BackendId, BackendKey, ClientAddress, UpstreamId};
 use crate::config::{self, AdminState, HashKey, OpenSessions, Reuse};
@@ -94,6 +94,7 @@ impl Upstream {
         self.is_retired.set(true);
         let Some(pool) = &self.pool else { return };
         pool.wake_pool_tasks();
+        pool.wake_lingering();
         let stays = |backend| next.is_some_and(|next| next.pool.is_some() && next.has(backend));
         self.numbers().iter().filter(|backend| !stays(**backend)).for_each(|backend| pool.clear(*backend));
     }
@@ -167,7 +168,7 @@ impl Upstream {
     pub(super) fn serve(&self) {
         while self.table.has_released() {
             for (ticket, backend) in self.table.serve() {
-                let grant = Grant { upstream: self.id, ticket: ticket.number, backend };
+                let grant = Grant { upstream: Arc::clone(&self.shared), ticket: ticket.number, backend };
                 if !self.shard.handles[ticket.shard.index()].post_grant(grant) {
                     // A shard that has ended has no waiting client.
                     self.table.refuse(backend);
@@ -182,9 +183,15 @@ impl Upstream {
     }
 
     /// Takes a permit that was sent to a waiting client.
-    pub(super) fn grant(&self, Grant { ticket, backend, .. }: Grant) {
-        if !self.waiters.grant(ticket, backend) {
-            self.table.refuse(backend);
+    pub(super) fn grant(&self, Grant { upstream, ticket, backend }: &Grant) {
+        let has_permit = self.shared.counts_with(upstream, *backend) || {
+            // It was counted by another generation, where it is given back.
+            upstream.return_permit(*backend);
+            self.shared.take(*backend)
+        };
+        let granted = if has_permit { Granted::Permit(*backend) } else { Granted::Nothing };
+        if !self.waiters.grant(*ticket, granted) && has_permit {
+            self.table.refuse(*backend);
         }
     }
 
@@ -199,7 +206,15 @@ impl Upstream {
 
     /// Takes a ready connection to a backend, with its permit.
     pub(super) fn take_pooled(&self, backend: BackendId) -> Option<(Connection, Permit)> {
-        self.pool.as_ref()?.take(backend)
+        let pool = self.pool.as_ref()?;
+        loop {
+            let (connection, permit) = pool.take(backend)?;
+            // Dropped before its permit.
+            match self.table.adopt(permit) {
+                Some(permit) => return Some((connection, permit)),
+                None => drop(connection),
+            }
+        }
     }
 
     /// Returns whether the pool has room for one more connection, besides the connections in sessions that

@@ -18,8 +18,16 @@ pub(super) struct Waiters(RefCell<BTreeMap<u64, Waiter>>);
 #[derive(Default)]
 struct Waiter {
     waker: Option<Waker>,
-    /// The backend whose permit the client got.
-    granted: Option<BackendId>,
+    granted: Option<Granted>,
+}
+
+/// What was sent to a waiting client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Granted {
+    /// A permit of this backend.
+    Permit(BackendId),
+    /// Nothing: the permit was one of another generation, and the client has to join the queue again.
+    Nothing,
 }
 
 impl Waiter {
@@ -37,20 +45,23 @@ impl Waiters {
 
     /// Removes a client. Returns the backend whose permit the client got and did not take.
     pub(super) fn remove(&self, ticket: u64) -> Option<BackendId> {
-        self.0.borrow_mut().remove(&ticket)?.granted
+        match self.0.borrow_mut().remove(&ticket)?.granted? {
+            Granted::Permit(backend) => Some(backend),
+            Granted::Nothing => None,
+        }
     }
 
     /// Hands a permit to a client. Returns whether the client still waits.
-    pub(super) fn grant(&self, ticket: u64, backend: BackendId) -> bool {
+    pub(super) fn grant(&self, ticket: u64, granted: Granted) -> bool {
         let mut waiters = self.0.borrow_mut();
         let Some(waiter) = waiters.get_mut(&ticket) else { return false };
-        waiter.granted = Some(backend);
+        waiter.granted = Some(granted);
         waiter.wake();
         true
     }
 
     /// Takes the permit that a client got; otherwise the client's task is woken when it gets one.
-    pub(super) fn take_granted(&self, ticket: u64, context: &Context<'_>) -> Option<BackendId> {
+    pub(super) fn take_granted(&self, ticket: u64, context: &Context<'_>) -> Option<Granted> {
         let mut waiters = self.0.borrow_mut();
         let waiter = waiters.get_mut(&ticket)?;
         if !waiter.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {

@@ -134,6 +134,14 @@ impl Failures {
         }
     }
 
+    /// Forgets everything of a number, because another backend has it now, or the same one after a while.
+    pub fn forget(&self, backend: BackendId) {
+        let Some(streak) = self.backends.get(backend.index()) else { return };
+        streak.counts.iter().for_each(|count| count.store(0, Relaxed));
+        streak.is_suspected.store(false, Relaxed);
+        streak.is_reported.store(false, Relaxed);
+    }
+
     /// Notes that a report has arrived; from now on there may be another one.
     pub fn take_report(&self, backend: BackendId, reported: Reported) {
         let Some(streak) = self.backends.get(backend.index()) else { return };

@@ -30,6 +30,8 @@ pub struct Names {
 struct Numbered {
     names: Vec<String>,
     numbers: HashMap<String, u16>,
+    /// Numbers without a backend, the one that has been gone for longest first.
+    gone: Vec<u16>,
 }
 
 impl Numbered {
@@ -81,17 +83,21 @@ impl Names {
     ) -> Result<(Vec<BackendId>, Vec<BackendId>), NumbersSpent> {
         let known = &mut self.backends[upstream.index()];
         let wanted: BTreeSet<_> = names.clone().filter_map(|name| known.numbers.get(name).copied()).collect();
-        let gone = known.names.len() - wanted.len();
-        let is_free = |number: &u16| !wanted.contains(number) && !is_in_use(BackendId(*number));
-        let mut free = (0..known.names.len() as u32).map(|number| number as u16).filter(is_free);
-        let free = free.by_ref().take(gone.saturating_sub(GONE_KEPT));
-        let mut free = free.collect::<Vec<_>>().into_iter();
+        known.gone.retain(|number| !wanted.contains(number));
+        let is_gone: BTreeSet<_> = known.gone.iter().copied().collect();
+        let all = (0..known.names.len() as u32).map(|number| number as u16);
+        let leave = all.filter(|number| !wanted.contains(number) && !is_gone.contains(number));
+        known.gone.extend(leave.collect::<Vec<_>>());
+        let surplus = known.gone.len().saturating_sub(GONE_KEPT);
+        let is_free = |number: &u16| !is_in_use(BackendId(*number));
+        let mut free = known.gone[..surplus].iter().copied().filter(is_free).collect::<Vec<_>>().into_iter();
         let (mut numbers, mut reused) = (Vec::new(), Vec::new());
         for name in names {
             let number = match known.numbers.get(name) {
                 Some(number) => *number,
                 None => match free.next() {
                     Some(number) => {
+                        known.gone.retain(|gone| *gone != number);
                         known.rename(number, name);
                         reused.push(BackendId(number));
                         number

@@ -159,6 +159,22 @@ impl Permit {
     }
 }
 
+impl Permits {
+    /// Makes a permit of an earlier generation one of this: the session that gets it ends as this one says. Returns `None`
+    /// if the backend is counted anew since, so that the permit is none of this generation.
+    pub(super) fn adopt(self: &Rc<Self>, mut permit: Permit) -> Option<Permit> {
+        if Rc::ptr_eq(self, &permit.permits) {
+            return Some(permit);
+        }
+        if !self.shared.counts_with(&permit.permits.shared, permit.backend) {
+            return None;
+        }
+        permit.set_usage(Usage::None);
+        permit.permits = Rc::clone(self);
+        Some(permit)
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.set_usage(Usage::None);

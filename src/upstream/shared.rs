@@ -17,6 +17,8 @@ pub struct SharedUpstream {
     position: usize,
     /// The number of each backend, in the order of the configuration.
     numbers: Vec<BackendId>,
+    /// The position of each number; `None` where this generation has no such backend.
+    positions: Vec<Option<usize>>,
     /// The number of backend numbers ever given.
     given: usize,
     /// Sessions in flight.
@@ -42,14 +44,15 @@ struct SharedBackend {
 impl SharedUpstream {
     /// Builds the upstream at this position of a configuration, whose backends have these numbers, of as many as were
     /// ever given. Backends that have their number since the generation before, `previous`, keep their sessions and
-    /// their permits; the queue keeps its clients.
+    /// their permits; the queue keeps its clients. With `goes_on`, the generation before has the upstream; else it comes
+    /// back after a while.
     pub(super) fn build(
         id: UpstreamId,
         (numbers, given): (Vec<BackendId>, usize),
         (config, position): (&Arc<Config>, usize),
         shards: usize,
         on_report: Option<&OnReport>,
-        previous: Option<&Self>,
+        (previous, goes_on): (Option<&Self>, bool),
     ) -> Arc<Self> {
         let upstream = &config.upstreams[position];
         // A removed backend keeps what its sessions hold, for the case that it comes back.
@@ -80,12 +83,20 @@ impl SharedUpstream {
         let is_judged = upstream.outlier.is_some() || upstream.healthcheck.is_some();
         let failures = on_report.filter(|_| is_judged).map(|on_report| {
             let kept = previous.and_then(|previous| previous.failures.as_deref());
-            Failures::new(id, Thresholds::of(upstream), given, Arc::clone(on_report), kept)
+            let failures = Failures::new(id, Thresholds::of(upstream), given, Arc::clone(on_report), kept);
+            // What was counted for a backend that was gone says nothing of the one that is there now.
+            let stays =
+                |number: &&BackendId| previous.is_some_and(|previous| goes_on && previous.has(**number));
+            numbers.iter().filter(|number| !stays(number)).for_each(|number| failures.forget(*number));
+            failures
         });
+        let mut positions = vec![None; given];
+        numbers.iter().enumerate().for_each(|(at, number)| positions[number.index()] = Some(at));
         Arc::new(Self {
             id,
             config: Arc::clone(config),
             position,
+            positions,
             numbers,
             given,
             loads,
@@ -124,8 +135,22 @@ impl SharedUpstream {
     /// Returns the configuration of a backend; `None` if this generation has no such backend.
     #[must_use]
     pub fn backend(&self, number: BackendId) -> Option<&Backend> {
-        let position = self.numbers.iter().position(|known| *known == number)?;
+        let position = (*self.positions.get(number.index())?)?;
         Some(&self.config().backends[position])
+    }
+
+    /// Returns whether this generation has a backend.
+    #[must_use]
+    pub fn has(&self, number: BackendId) -> bool {
+        self.backend(number).is_some()
+    }
+
+    /// Returns whether a backend is counted together with that of another generation.
+    #[must_use]
+    pub fn counts_with(&self, other: &Self, backend: BackendId) -> bool {
+        let [own, others] =
+            [self, other].map(|one| one.backends.get(backend.index()).and_then(Option::as_ref));
+        own.zip(others).is_some_and(|(own, others)| Arc::ptr_eq(own, others))
     }
 
     /// Returns of each number whether anything goes by it: a backend of this generation, or a session on one of an earlier
@@ -163,7 +188,8 @@ impl SharedUpstream {
     }
 
     /// Takes a permit. Returns whether there was one.
-    pub(super) fn take(&self, backend: BackendId) -> bool {
+    #[must_use]
+    pub fn take(&self, backend: BackendId) -> bool {
         self.limit(backend).is_none_or(Limit::take)
     }
 
@@ -177,6 +203,11 @@ impl SharedUpstream {
         let Some(limit) = self.limit(backend) else { return false };
         limit.give_back();
         !self.queue.is_empty()
+    }
+
+    /// Gives a permit back that no client takes.
+    pub fn return_permit(&self, backend: BackendId) {
+        let _ = self.give_back(backend);
     }
 
     /// Returns the number of permits of these backends whose owners give them up to a waiting client.

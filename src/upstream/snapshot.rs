@@ -49,6 +49,7 @@ impl Snapshot {
                 upstreams.push(Arc::clone(kept));
                 continue;
             }
+            let goes_on = kept.is_some();
             let kept = kept.cloned().or_else(|| previous?.removed(id));
             let entries = upstream.backends.iter().map(|backend| &*backend.name);
             let in_use = kept.as_ref().map(|kept| kept.in_use()).unwrap_or_default();
@@ -56,7 +57,7 @@ impl Snapshot {
             let (numbers, own) = names.backends(id, entries, is_in_use)?;
             reused.extend(own.into_iter().map(|backend| BackendKey { upstream: id, backend }));
             let numbers = (numbers, names.given(id));
-            let kept = kept.as_deref();
+            let kept = (kept.as_deref(), goes_on);
             upstreams.push(SharedUpstream::build(id, numbers, (&config, position), shards, on_report, kept));
         }
         let removed = previous.map_or_else(Vec::new, |previous| previous.without(&upstreams));

@@ -373,6 +373,12 @@ impl UpstreamTable {
         preview
     }
 
+    /// Returns the permit of a connection in the pool as one of this generation, if it can be.
+    #[must_use]
+    pub fn adopt(&self, permit: Permit) -> Option<Permit> {
+        self.permits.adopt(permit)
+    }
+
     /// Takes a permit for a connection in the pool, unless sessions need the permit.
     #[must_use]
     pub fn idle_permit(&self, backend: BackendId) -> Option<Permit> {

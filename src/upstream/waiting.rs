@@ -28,7 +28,8 @@ impl UpstreamTable {
         self.permits.shared.queue.leave(ticket)
     }
 
-    fn join_again(&self, ticket: Ticket, tried: &Tried) {
+    /// Joins the queue again at the old place, because the permit that was on its way is none.
+    pub fn join_again(&self, ticket: Ticket, tried: &Tried) {
         self.permits.shared.queue.join_again(ticket, tried.clone());
         self.permits.hooks.released.borrow_mut().extend(self.waited_for(tried));
     }

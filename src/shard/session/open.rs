@@ -13,6 +13,7 @@ use crate::net::Peer;
 use crate::pool::{Connection, Lease, NotedLingering};
 use crate::shard::connect::{Wait, WaitingClient, connect_any};
 use crate::shard::upstream::Upstream;
+use crate::shard::waiters::Granted;
 use crate::upstream::{Attempts, InFlight, Step, WaitEnd};
 
 /// What a session has besides its legs until the first byte of one: from then on no other backend can replace
@@ -227,7 +228,14 @@ impl Opening {
             shard.ring.set_activity(Activity::Open(record.session.id));
             // All versions have the queue in common.
             let upstream = upstream.newest();
-            let granted = upstream.waiters.take_granted(ticket.number, context);
+            let granted = match upstream.waiters.take_granted(ticket.number, context) {
+                Some(Granted::Permit(backend)) => Some(backend),
+                Some(Granted::Nothing) => {
+                    upstream.table.join_again(ticket, tried);
+                    None
+                }
+                None => None,
+            };
             if let Some(in_flight) = upstream.table.poll_wait(ticket, tried, granted)? {
                 return Poll::Ready(Ok(in_flight));
             }

@@ -52,8 +52,12 @@ impl Record {
     pub(super) fn follow(&mut self) -> bool {
         let newest = self.listener.newest();
         let before = std::mem::replace(&mut self.listener, newest);
-        self.session.upstream.set(self.upstream().id);
-        before.upstream.id != self.upstream().id
+        let is_led_elsewhere = before.upstream.id != self.upstream().id;
+        if is_led_elsewhere {
+            self.session.upstream.set(self.upstream().id);
+            self.session.backend.set(None);
+        }
+        is_led_elsewhere
     }
 
     /// Returns whether the newest generation leads to another upstream.
