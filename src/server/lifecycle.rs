@@ -76,6 +76,7 @@ fn serve(server: &mut Server, obeys: &Obeys<'_>) -> &'static str {
         turned_away: TurnedAway::new(Instant::now()),
         upgrades: Upgrades::new(),
         waiting: VecDeque::new(),
+        reloads: Vec::new(),
     };
     let stop = supervisor.wait_for_stop(&never());
     let config = supervisor.server.config();
@@ -120,6 +121,8 @@ struct Supervisor<'a> {
     upgrades: Upgrades,
     /// Commands that were taken, and not obeyed yet.
     waiting: VecDeque<Command>,
+    /// Who waits for a reload.
+    reloads: Vec<Reply>,
 }
 
 impl Supervisor<'_> {
@@ -128,7 +131,7 @@ impl Supervisor<'_> {
     fn wait_for_stop(&mut self, deadline: &Receiver<Instant>) -> Option<Command> {
         let look = tick(LOOK_INTERVAL);
         loop {
-            if let Some(command) = self.waiting.pop_front() {
+            if let Some(command) = self.next() {
                 if let Some(stop) = self.obey(command) {
                     return Some(stop);
                 }
@@ -139,7 +142,9 @@ impl Supervisor<'_> {
                 recv(deadline) -> _ => return None,
                 recv(self.server.ended()) -> _ => return None,
                 recv(self.upgrades.outcomes()) -> outcome => {
-                    if outcome.is_ok_and(|outcome| self.upgrades.conclude(self.server, outcome)) {
+                    let successor = outcome.ok().and_then(|outcome| self.upgrades.conclude(self.server, outcome));
+                    self.after_upgrade(successor);
+                    if successor.is_some() {
                         return None;
                     }
                 }
@@ -151,6 +156,12 @@ impl Supervisor<'_> {
                 }
             }
         }
+    }
+
+    /// Returns the next command that waits; one that asks for the end is the first.
+    fn next(&mut self) -> Option<Command> {
+        let end = self.waiting.iter().position(Command::ends);
+        self.waiting.remove(end.unwrap_or(0))
     }
 
     /// Obeys a command, unless it asks for the end.
@@ -176,47 +187,65 @@ impl Supervisor<'_> {
             }
             Command::Upgrade(reply) => self.upgrades.begin(self.server, reply),
             Command::Reload(reply) => self.reload(reply),
-            Command::Edit(edit, reply) => reply.give(self.change("change", |server| server.edit(edit))),
+            Command::Edit(edit, reply) => {
+                let outcome = self.change("change", |server, ends| server.edit_unless(edit, ends));
+                reply.give(outcome);
+            }
         }
         None
     }
 
     /// Loads the file once for all who have asked for it by now: they all get what the file says last.
     fn reload(&mut self, reply: Reply) {
-        let mut replies = vec![reply];
-        for command in self.obeys.commands.try_iter() {
+        self.reloads.push(reply);
+        if self.upgrades.is_under_way() {
+            log::info!("reload: waits for the end of the upgrade");
+            return;
+        }
+        for command in self.waiting.drain(..).chain(self.obeys.commands.try_iter()).collect::<Vec<_>>() {
             match command {
-                Command::Reload(reply) => replies.push(reply),
+                Command::Reload(reply) => self.reloads.push(reply),
                 other => self.waiting.push_back(other),
             }
         }
-        let (load, commands) = (self.obeys.load, self.obeys.commands);
-        let mut waiting = std::mem::take(&mut self.waiting);
-        // Whoever wants the end does not wait for name servers.
-        let mut ends = || {
-            waiting.extend(commands.try_iter());
-            waiting.iter().any(Command::ends)
-        };
+        let load = self.obeys.load;
         service_manager::reloading();
-        let outcome = self.change("reload", |server| match load() {
-            Ok(file) => server.reload_unless(file, &mut ends),
+        let outcome = self.change("reload", |server, ends| match load() {
+            Ok(file) => server.reload_unless(file, ends),
             Err(errors) => {
                 server.note_failed_reload();
                 Err(Refused { errors })
             }
         });
-        self.waiting = waiting;
         service_manager::ready();
-        replies.into_iter().for_each(|reply| reply.give(outcome.clone()));
+        self.reloads.drain(..).for_each(|reply| reply.give(outcome.clone()));
     }
 
-    /// Changes what runs, and says what has become of it.
+    /// Does what had to wait for the end of an upgrade; with a successor, that one does.
+    fn after_upgrade(&mut self, successor: Option<u32>) {
+        let Some(reply) = self.reloads.pop() else { return };
+        let Some(pid) = successor else { return self.reload(reply) };
+        let process = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        let told = process.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::HUP));
+        log::info!("reload: process {pid} is told to load the configuration");
+        let why = match told {
+            Some(Ok(())) => format!("process {pid} has taken over meanwhile and loads it now; see its log"),
+            _ => format!("process {pid} has taken over meanwhile; ask once more"),
+        };
+        self.reloads.drain(..).chain([reply]).for_each(|reply| reply.give(Err(Refused::because(&*why))));
+    }
+
+    /// Changes what runs, and says what has become of it. The change is told whether somebody wants the end of the
+    /// process meanwhile, who does not wait for name servers.
     fn change(
         &mut self,
         what: &str,
-        change: impl FnOnce(&mut Server) -> Result<Applied, Refused> + Send,
+        change: impl FnOnce(&mut Server, &mut (dyn FnMut() -> bool + Send)) -> Result<Applied, Refused> + Send,
     ) -> Result<Applied, Refused> {
-        let refused = |why: &str| Err(Refused::because(format!("there is no {what} now: {why}")));
+        let refused = |why: &str| {
+            log::warn!("{what} refused: {why}");
+            Err(Refused::because(format!("there is no {what} now: {why}")))
+        };
         if !self.server.is_running() {
             return refused("the process ends");
         }
@@ -225,7 +254,12 @@ impl Supervisor<'_> {
         }
         let begun = Instant::now();
         let level = self.server.config().logging.level;
-        let outcome = beside_shards(|| change(self.server));
+        let (server, waiting, commands) = (&mut *self.server, &mut self.waiting, self.obeys.commands);
+        let mut ends = || {
+            waiting.extend(commands.try_iter());
+            waiting.iter().any(Command::ends)
+        };
+        let outcome = beside_shards(|| change(server, &mut ends));
         match &outcome {
             Ok(Applied { generation, changes }) => {
                 let wanted = self.server.config().logging.level;

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
@@ -12,17 +12,22 @@ use super::error::StartError;
 use super::listening::{Bind, ByShard, listen_all};
 use super::sockets::Sockets;
 use super::{Server, budget};
-use crate::base::{Plain, limits};
+use crate::base::{BackendKey, Plain, limits};
 use crate::config::{self, Config, Edit, Listener};
 use crate::control::command::{Applied, Refused};
 use crate::control::{Written, lock};
 use crate::net::{self, Inherited};
 use crate::shard::Generation;
-use crate::upstream::Snapshot;
+use crate::upstream::{BackendState, Snapshot};
 
 /// How long a thread may take to run the next generation before the reload goes on without its answer: the watchdog
 /// deals with a thread that hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the first verdicts on new upstreams are waited for.
+const VERDICTS: Duration = Duration::from_secs(1);
+/// Time between two looks whether anybody still waits.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What the next generation needs, all of it there.
 struct Ready {
@@ -74,12 +79,25 @@ impl Server {
     ///
     /// Every reason why not; nothing has changed in that case.
     pub fn edit(&mut self, edit: Edit) -> Result<Applied, Refused> {
+        self.edit_unless(edit, &mut || false)
+    }
+
+    /// As [`Server::edit`]; it waits for the look-ups of new names no longer once `gives_up` returns true.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::edit`].
+    pub(super) fn edit_unless(
+        &mut self,
+        edit: Edit,
+        gives_up: &mut (dyn FnMut() -> bool + Send),
+    ) -> Result<Applied, Refused> {
         let (file, mut overlay) = {
             let written = lock(&self.source.written);
             (Arc::clone(&written.file), written.overlay.clone())
         };
         overlay.edit(&file, edit).map_err(|errors| Refused { errors })?;
-        let applied = self.run(overlay.apply(&file), &mut || false)?;
+        let applied = self.run(overlay.apply(&file), gives_up)?;
         lock(&self.source.written).overlay = overlay;
         Ok(applied)
     }
@@ -121,7 +139,8 @@ impl Server {
             .filter(|(_, listener)| !known.iter().any(|known| known.address == listener.address));
         let with_bind = new.map(|(position, listener)| {
             let overlaps = known.iter().any(|known| known.address.overlaps(&listener.address))
-                || self.sockets.closes(&listener.address);
+                // Steering goes by the order of the sockets, which those that close would disturb.
+                || self.sockets.closes(&listener.address) && !listener.tcp.steer_by_cpu;
             ((position, listener), if overlaps { Bind::Beside } else { Bind::Alone })
         });
         let (by_shard, sockets) = listen_all(with_bind, cpus, &mut Inherited::default())?;
@@ -139,6 +158,7 @@ impl Server {
         if !self.wait_states(PATIENCE, |states| states.generation >= snapshot.generation()) {
             log::error!("the health thread has not judged the new configuration within {PATIENCE:?}");
         }
+        self.await_verdicts(&snapshot, before, gives_up);
         let source = &self.source;
         source.limit.set_maximum(sessions);
         source.current.set(Arc::clone(&snapshot));
@@ -147,6 +167,26 @@ impl Server {
         // A duplicate would keep a socket open that its shard closes.
         self.sockets.adopt(&snapshot.config().listeners, sockets);
         self.post(&snapshot, by_shard);
+    }
+
+    /// Waits a moment for the first verdicts on new upstreams, which listeners that accept already may lead to.
+    fn await_verdicts(
+        &self,
+        snapshot: &Snapshot,
+        before: &Snapshot,
+        gives_up: &mut (dyn FnMut() -> bool + Send),
+    ) {
+        let is_new = |key: &BackendKey| before.upstream(key.upstream).is_none();
+        let new: Vec<_> = snapshot.keys().filter(is_new).collect();
+        let is_awaited = |state: &BackendState| state.is_awaited();
+        let deadline = Instant::now() + VERDICTS;
+        while !self
+            .wait_states(LOOK, |states| !new.iter().filter_map(|key| states.backend(*key)).any(is_awaited))
+        {
+            if Instant::now() >= deadline || gives_up() {
+                return;
+            }
+        }
     }
 
     /// Binds sockets beside those that a predecessor has left, where these are fewer than shards. A new process that does not

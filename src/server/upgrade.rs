@@ -120,14 +120,14 @@ impl Upgrades {
         Ok((link, pid, is_unwanted))
     }
 
-    /// Leaves everything to a new process that is ready, or says why there is none. Returns whether it was left.
-    pub(super) fn conclude(&mut self, server: &Server, outcome: Outcome) -> bool {
-        let Some(UnderWay { reply, link, .. }) = self.under_way.take() else { return false };
+    /// Leaves everything to a new process that is ready, or says why there is none. Returns that process.
+    pub(super) fn conclude(&mut self, server: &Server, outcome: Outcome) -> Option<u32> {
+        let UnderWay { reply, link, .. } = self.under_way.take()?;
         let (mut successor, unused) = match outcome {
             Ok(ready) => ready,
             Err(cause) => {
                 fail(server, reply, cause);
-                return false;
+                return None;
             }
         };
         let (own, pid) = (std::process::id(), successor.id());
@@ -140,14 +140,14 @@ impl Upgrades {
             service_manager::main_pid(own);
             stop(&mut successor);
             fail(server, reply, format!("process {pid} has ended when it was ready: {}", Plain(&error)));
-            return false;
+            return None;
         }
         server.leave(unused);
         log::info!(event = "upgraded", pid; "process {pid} serves all new clients from now on");
         let change =
             Change { what: "process".into(), before: Some(own.to_string()), after: Some(pid.to_string()) };
         reply.give(Ok(Applied { generation: server.status().generation, changes: vec![change] }));
-        true
+        Some(pid)
     }
 
     /// Ends the upgrade that is under way, if there is one, and the new process with it.
