@@ -13,7 +13,7 @@ use super::LoadError;
 use super::args::RunArguments;
 use crate::base::{Plain, counted};
 use crate::config::{Config, LogTarget, Parsed, Problem, Severity};
-use crate::control::command::{self, Commands};
+use crate::control::command::{self, Command, Commands, Door};
 use crate::control::service_manager;
 use crate::net::Inherited;
 use crate::server::{self, Attached, Obeys, Predecessor, Server};
@@ -57,9 +57,10 @@ fn run_with(
     let (door, commands) = command::door();
     let left = predecessor.as_ref().map(Predecessor::left).unwrap_or_default();
     let attached = Attached { door: Some(door.clone()), log: Some(log.clone()), inherited, left };
-    server::follow_signals(door).map_err(|error| anyhow!("cannot handle signals: {}", Plain(&error)))?;
+    server::follow_signals(door.clone())
+        .map_err(|error| anyhow!("cannot handle signals: {}", Plain(&error)))?;
     let from = Origin { path: &path, pid_file: arguments.pid_file.as_deref(), predecessor };
-    let result = serve(&config, attached, from, (&commands, &log));
+    let result = serve(&config, attached, from, (&door, &commands, &log));
     match &result {
         // Logged whatever the filter: the reason why the process does not run must never be missing.
         Err(error) => {
@@ -118,7 +119,7 @@ fn serve(
     config: &Arc<Config>,
     attached: Attached,
     Origin { path, pid_file, predecessor }: Origin<'_>,
-    (commands, log): (&Commands, &LogHandle),
+    (door, commands, log): (&Door, &Commands, &LogHandle),
 ) -> anyhow::Result<&'static str> {
     let mut written = None;
     let is_first = predecessor.is_none();
@@ -136,10 +137,21 @@ fn serve(
     let mut server = Server::start_with(Arc::clone(config), attached, write)?;
     announce(&server, path);
     if let Some(old) = predecessor {
+        let asked: Vec<_> = commands.try_iter().collect();
+        if asked.iter().any(Command::ends) {
+            return Err(anyhow!("it was asked to stop before it was ready"));
+        }
+        // They wait until this process serves.
+        for command in asked {
+            let _ = door.try_give(command);
+        }
         old.take_over(&server.unused()).map_err(|error| {
             anyhow!("the process that this one is to replace has ended: {}", Plain(&error))
         })?;
         *predecessor = None;
+        // The standard error stream is another one now.
+        log.reopen();
+        server.reopen_access_log();
         server.claim();
         written = pid_file
             .map(PidFile::write)
@@ -194,9 +206,25 @@ impl PidFile {
     }
 
     fn write(path: &Path) -> Result<Self, String> {
-        let written = std::fs::write(path, format!("{}\n", std::process::id()));
         let file = Self { path: path.to_owned(), is_ours: true };
-        written.map(|()| file).map_err(|error| Self::refused(path, &error))
+        file.replace().map(|()| file).map_err(|error| Self::refused(path, &error))
+    }
+
+    /// Writes the number beside the file and puts it in its place, so that nobody reads half of one. What cannot be replaced,
+    /// as a device, is written to.
+    fn replace(&self) -> io::Result<()> {
+        let number = format!("{}\n", std::process::id());
+        let mut beside = self.path.clone().into_os_string();
+        beside.push(format!(".{}", std::process::id()));
+        let is_file = std::fs::symlink_metadata(&self.path).map_or(true, |found| found.is_file());
+        let replaced = is_file && std::fs::write(&beside, &number).is_ok() && {
+            let renamed = std::fs::rename(&beside, &self.path);
+            if renamed.is_err() {
+                let _ = std::fs::remove_file(&beside);
+            }
+            renamed.is_ok()
+        };
+        if replaced { Ok(()) } else { std::fs::write(&self.path, number) }
     }
 
     /// Leaves it to a successor.

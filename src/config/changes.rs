@@ -159,19 +159,42 @@ fn summary(value: &Value) -> String {
     }
 }
 
-/// Returns a value as one line of the file.
+/// Returns a value in one line: a word as it is, anything else as a file can say it.
 pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::String(value) => value.clone(),
+        other => written(other),
+    }
+}
+
+/// Returns a value as a part of one line of the file.
+fn written(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::Bool(value) => value.to_string(),
         Value::Number(value) => value.to_string(),
-        Value::String(value) => value.clone(),
-        Value::Sequence(values) => format!("[{}]", values.iter().map(text).collect::<Vec<_>>().join(", ")),
+        Value::String(value) if is_plain(value) => value.clone(),
+        // What JSON quotes, YAML reads.
+        Value::String(value) => quoted(value),
+        Value::Sequence(values) => format!("[{}]", values.iter().map(written).collect::<Vec<_>>().join(", ")),
         Value::Mapping(keys) => format!("{{{}}}", pairs(keys).collect::<Vec<_>>().join(", ")),
-        Value::Tagged(tagged) => text(&tagged.value),
+        Value::Tagged(tagged) => written(&tagged.value),
     }
 }
 
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Returns whether YAML reads a word without quotes as itself, also inside of brackets.
+fn is_plain(word: &str) -> bool {
+    let is_harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    let in_brackets = |word: &str| serde_yaml::from_str::<Value>(word).is_ok_and(|read| read == word);
+    // A colon is one only before a space or the end, but for a port behind an address.
+    let parts = word.split(':').collect::<Vec<_>>();
+    parts.iter().all(|part| !part.is_empty() && part.bytes().all(is_harmless)) && in_brackets(word)
+}
+
 fn pairs(keys: &Mapping) -> impl Iterator<Item = String> {
-    keys.iter().map(|(key, value)| format!("{}: {}", text(key), text(value)))
+    keys.iter().map(|(key, value)| format!("{}: {}", written(key), written(value)))
 }

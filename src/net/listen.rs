@@ -191,6 +191,13 @@ pub fn end_handshakes(socket: SockRef<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Has a listening socket begin handshakes again. The kernel keeps what [`end_handshakes`] has done with the socket, and
+/// other processes may have descriptors of the same one.
+pub fn begin_handshakes(socket: SockRef<'_>) {
+    // ENOENT: it does already.
+    let _ = socket.detach_filter();
+}
+
 /// Who may connect to a Unix socket.
 #[derive(Clone, Copy, Debug)]
 pub struct FileAccess {
@@ -430,6 +437,8 @@ mod tests {
         let late = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300));
         assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
         let (mut accepted, _) = listener.accept().unwrap();
+        begin_handshakes(SockRef::from(&listener));
+        std::net::TcpStream::connect_timeout(&address, Duration::from_secs(20)).unwrap();
         drop(listener);
         io::Write::write_all(&mut first, b"x").unwrap();
         io::Read::read_exact(&mut accepted, &mut [0]).unwrap();

@@ -243,8 +243,9 @@ impl Supervisor<'_> {
         change: impl FnOnce(&mut Server, &mut (dyn FnMut() -> bool + Send)) -> Result<Applied, Refused> + Send,
     ) -> Result<Applied, Refused> {
         let refused = |why: &str| {
-            log::warn!("{what} refused: {why}");
-            Err(Refused::because(format!("there is no {what} now: {why}")))
+            let cause = format!("there is no {what} now: {why}");
+            log::info!("{cause}");
+            Err(Refused::because(cause))
         };
         if !self.server.is_running() {
             return refused("the process ends");

@@ -10,6 +10,7 @@ mod machine;
 mod manifest;
 mod predecessor;
 mod process;
+mod program;
 mod reload;
 mod sockets;
 mod threads;
@@ -261,7 +262,8 @@ impl Server {
             left: AtomicBool::new(false),
             shards_ended,
         };
-        server.spawn_shards(&snapshot, by_shard, ends, ended)?;
+        let phase = if has_predecessor { Phase::Held } else { Phase::Running };
+        server.spawn_shards(phase, &snapshot, by_shard, ends, ended)?;
         // Checks begin only when a shard listens for their results, and after everything that may refuse the
         // start.
         let addresses = server.control.addresses();
@@ -307,6 +309,7 @@ impl Server {
     /// for a moment when the next shard asks for it.
     fn spawn_shards(
         &self,
+        phase: Phase,
         snapshot: &Arc<Snapshot>,
         sockets: ByShard,
         ends: Vec<(Inbox, OwnedFd)>,
@@ -324,6 +327,7 @@ impl Server {
         {
             let index = place.shard.index();
             let parts = ShardParts {
+                phase,
                 place,
                 cpu: CoreId { id: shards.cpus[index] },
                 snapshot: Arc::clone(snapshot),
@@ -434,6 +438,7 @@ impl Server {
     /// Makes everything that a predecessor has left the own.
     pub fn claim(&self) {
         self.sockets.claim_files();
+        self.shards.handles.iter().for_each(|handle| handle.post_phase(Phase::Running));
         self.spread();
     }
 

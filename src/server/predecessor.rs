@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use super::manifest::{HandedSocket, Left, Manifest, READY, REFUSED, SERVE, VARIABLE};
+use super::program;
 use crate::base::Plain;
 use crate::net::{Given, Inherited};
 
@@ -16,6 +17,7 @@ pub struct Predecessor {
     /// that it can say why a start has failed.
     stderr: OwnedFd,
     left: Left,
+    pid: u32,
 }
 
 /// Takes over everything that this process was started with: the sockets of the service manager, or those of the process that
@@ -25,6 +27,7 @@ pub struct Predecessor {
 ///
 /// What was handed over is not what it should be. A sentence.
 pub fn inherited() -> Result<(Inherited, Option<Predecessor>), String> {
+    program::note();
     let mut inherited = Inherited::from_service_manager().map_err(|error| {
         let why = Plain(&error);
         format!("the sockets of the service manager cannot be taken over: {why}; see sd_listen_fds(3), or unset LISTEN_FDS")
@@ -45,6 +48,7 @@ pub fn inherited() -> Result<(Inherited, Option<Predecessor>), String> {
     let predecessor = Predecessor {
         link: take(&mut given, manifest.link)?.into(),
         stderr: take(&mut given, manifest.stderr)?,
+        pid: manifest.pid,
         left: Left { overlay: manifest.overlay, upgrades: manifest.upgrades + 1 },
     };
     for handed in &manifest.sockets {
@@ -83,14 +87,29 @@ impl Predecessor {
     ///
     /// # Errors
     ///
-    /// The old process has ended, or wants this one to end.
+    /// The old process wants this one to end. If it has died, this one serves.
     pub fn take_over(&self, unused: &[String]) -> io::Result<()> {
         rustix::stdio::dup2_stderr(&self.stderr)?;
         let ready = format!("{READY}{}\n", serde_json::to_string(unused)?);
-        (&self.link).write_all(ready.as_bytes())?;
         let mut said = String::new();
-        BufReader::new(&self.link).read_line(&mut said)?;
-        if said == SERVE { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        let heard = (&self.link)
+            .write_all(ready.as_bytes())
+            .and_then(|()| BufReader::new(&self.link).read_line(&mut said).map(drop));
+        if said == SERVE {
+            return Ok(());
+        }
+        if self.has_died() {
+            log::warn!("process {} has ended before it was replaced; this one serves", self.pid);
+            return Ok(());
+        }
+        heard?;
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// Returns whether the old process is gone, so that nobody but this one serves.
+    fn has_died(&self) -> bool {
+        let parent = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get().unsigned_abs());
+        parent != Some(self.pid)
     }
 
     /// Says why this process does not start.

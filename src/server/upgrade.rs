@@ -7,14 +7,11 @@
 //! A thread waits for the new process. It ends at once when the other end of the link is closed, which the kernel does for a
 //! process that ends, or when the link is shut down, which says that nobody wants the new process any more.
 
-use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +22,7 @@ use rustix::io::FdFlags;
 
 use super::Server;
 use super::manifest::{HandedSocket, KnownBackend, Manifest, READY, REFUSED, SERVE, VARIABLE};
+use super::program;
 use super::sockets::Duplicate;
 use crate::base::{Escaped, Plain};
 use crate::config::Change;
@@ -182,7 +180,8 @@ fn fail(server: &Server, reply: Reply, cause: String) {
 
 /// Starts the binary as this process was started, with the sockets and the manifest.
 fn spawn(server: &Server, link: &UnixStream) -> Result<Child, String> {
-    let program = program().map_err(|error| format!("the own binary is not known: {}", Plain(&error)))?;
+    let program =
+        program::path().map_err(|error| format!("the own binary is not known: {}", Plain(&error)))?;
     let cannot = |error: io::Error| format!("{} cannot be started: {}", program.display(), Plain(&error));
     let duplicates = server.sockets.duplicates();
     let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(cannot)?;
@@ -197,15 +196,6 @@ fn spawn(server: &Server, link: &UnixStream) -> Result<Child, String> {
     command.env_remove("WATCHDOG_PID").stdin(Stdio::null()).stderr(Stdio::piped());
     let _inheritable = Inheritable::new(handed).map_err(cannot)?;
     command.spawn().map_err(cannot)
-}
-
-/// Returns the path of the binary that this process was started from, whatever is there now.
-fn program() -> io::Result<PathBuf> {
-    /// What the kernel appends to the path of a file that was removed or replaced, proc(5).
-    const DELETED: &[u8] = b" (deleted)";
-    let path = std::env::current_exe()?;
-    let replaced = path.as_os_str().as_bytes().strip_suffix(DELETED).filter(|_| !path.exists());
-    Ok(replaced.map(|path| OsString::from_vec(path.to_vec()).into()).unwrap_or(path))
 }
 
 fn manifest(
@@ -411,6 +401,6 @@ mod tests {
 
     #[test]
     fn own_binary_is_known() {
-        assert!(program().unwrap().is_file());
+        assert!(program::path().unwrap().is_file());
     }
 }

@@ -101,7 +101,8 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
     shard.enter();
     let _entered = Entered(&shard, &entrance);
     // Closed before this is said to be over.
-    let acceptor = acceptor;
+    let acceptor = Closing(acceptor);
+    let acceptor = &acceptor.0;
     let mut rules = entrance.listener();
     opening(&entrance).await;
     let mut started = 0;
@@ -110,17 +111,17 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
     // The number of connections that may still come once the entrance closes: as many as its backlog can hold.
     let mut left = rules.config().backlog;
     loop {
-        let accepted = next(&entrance, &acceptor, handshakes.as_mut()).await;
+        let accepted = next(&entrance, acceptor, handshakes.as_mut()).await;
         shard.ring.set_activity(Activity::Accept);
         let listener = entrance.listener();
         if !Rc::ptr_eq(&listener, &rules) {
-            adjust(&acceptor, listener.config());
+            adjust(acceptor, listener.config());
             (left, rules) = (listener.config().backlog.max(left), Rc::clone(&listener));
         }
         let accepted = match accepted {
             Next::Accepted(accepted) => accepted,
             Next::Changed => continue,
-            Next::Closed if handshakes.is_none() && ends_handshakes(&entrance, &acceptor) => {
+            Next::Closed if handshakes.is_none() && ends_handshakes(&entrance, acceptor) => {
                 handshakes = Some(shard.ring.timer(shard.now().after(HANDSHAKES)));
                 continue;
             }
@@ -160,6 +161,15 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
             started = 0;
             shard.ring.next_turn().await;
         }
+    }
+}
+
+/// A socket that closes. Others may have descriptors of it, as systemd has, and it must not stay dead for them.
+struct Closing(Acceptor);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.with(net::begin_handshakes);
     }
 }
 

@@ -14,6 +14,8 @@ use crate::uring::{Accepted, Doorbell};
 /// What a shard does with new and with open sessions. A shard only ever moves forward in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
+    /// Has everything, and leaves the connections in its sockets to the process that it is to replace.
+    Held,
     /// Accepts connections and serves sessions.
     Running,
     /// Accepts no connections, and leaves those that wait in its sockets to another process that has the same sockets.

@@ -127,7 +127,9 @@ impl Listener {
     /// Returns whether sessions may begin. While the shard drains, clients that have come are served as well
     /// as possible.
     pub(super) fn is_open(&self) -> bool {
-        self.has_verdicts.get() || !self.shard.is_running() || self.removed().is_some()
+        self.has_verdicts.get() && !self.shard.is_held()
+            || !self.shard.is_running()
+            || self.removed().is_some()
     }
 
     /// Returns whether the log has still to say that it accepts: once, by one shard, however many sockets it has.

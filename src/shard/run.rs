@@ -27,6 +27,8 @@ use crate::uring::{self, BufferSettings, DoorbellListener, Heartbeat, Missing, R
 
 /// The parts of a shard.
 pub struct ShardParts {
+    /// What the shard begins with: [`Phase::Held`] or [`Phase::Running`].
+    pub phase: Phase,
     /// The shard, and the number of all shards.
     pub place: ShardPlace,
     /// The CPU it is pinned to.
@@ -149,7 +151,7 @@ impl Residents {
         let shard = Rc::new(Shard {
             ring: ring.clone(),
             place: parts.place,
-            phase: Cell::new(Phase::Running),
+            phase: Cell::new(parts.phase),
             busy: Cell::new(0),
             counters: parts.counters,
             limit: parts.limit,
@@ -232,6 +234,10 @@ impl Residents {
                     Some(upstream) => upstream.grant(&grant),
                     None => grant.upstream.return_permit(grant.backend),
                 }
+            }
+            Message::Phase(Phase::Running) if self.shard.is_held() => {
+                self.shard.phase.set(Phase::Running);
+                self.open();
             }
             Message::Phase(phase) if phase > self.shard.phase.get() => {
                 self.shard.phase.set(phase);

@@ -75,8 +75,14 @@ impl Shard {
         self.ring.now()
     }
 
+    /// Returns whether the shard has not been told to end in any way.
     pub(super) fn is_running(&self) -> bool {
-        self.phase.get() == Phase::Running
+        self.phase.get() <= Phase::Running
+    }
+
+    /// Returns whether another process serves still.
+    pub(super) fn is_held(&self) -> bool {
+        self.phase.get() == Phase::Held
     }
 
     /// Returns whether clients are turned away, and no other process serves them.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::listener::Listener;
 use super::run::Residents;
-use super::{Handoff, ShardParts, inbox};
+use super::{Handoff, Phase, ShardParts, inbox};
 use crate::admission::Limit;
 use crate::base::ShardId;
 use crate::base::ShardPlace;
@@ -34,6 +34,7 @@ pub(super) fn parts(shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardPa
     let (inbox, doorbell) = ends.swap_remove(0);
     let others = (1..shards).map(handoff).collect();
     let parts = ShardParts {
+        phase: Phase::Running,
         place: place(0),
         cpu: core_affinity::get_core_ids().expect("CPUs")[0],
         snapshot: Arc::new(snapshot),

@@ -59,12 +59,7 @@ pub(super) struct LostLines {
 impl LogFile {
     pub(super) fn open(target: &LogTarget) -> Result<Self, LogError> {
         let file = match target {
-            // A descriptor of our own: the lock of `io::stderr` would be held while a write is blocked.
-            LogTarget::Stderr => {
-                let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(LogError::Stderr)?;
-                append_to(stderr.as_fd());
-                File::from(stderr)
-            }
+            LogTarget::Stderr => stderr().map_err(LogError::Stderr)?,
             LogTarget::File(path) => {
                 open(path).map_err(|error| LogError::Open { path: path.clone(), error })?
             }
@@ -76,13 +71,19 @@ impl LogFile {
         self.file.is_terminal()
     }
 
-    /// Opens the file again, because an operator may have renamed it. Without success the old one is used on.
+    /// Opens the file again, because an operator may have renamed it; takes the standard error stream again, which may be
+    /// another one after an upgrade. Without success the old one is used on.
     ///
     /// # Errors
     ///
     /// A sentence for the log.
     pub(super) fn reopen(&mut self) -> Result<(), String> {
-        let LogTarget::File(path) = &self.target else { return Ok(()) };
+        let LogTarget::File(path) = &self.target else {
+            if let Ok(stderr) = stderr() {
+                (self.file, self.torn) = (stderr, false);
+            }
+            return Ok(());
+        };
         match open(path) {
             Ok(file) => {
                 self.file = file;
@@ -123,6 +124,14 @@ impl LogFile {
         }
         Ok(())
     }
+}
+
+/// Returns the standard error stream under a descriptor of our own: the lock of `io::stderr` would be held while a write is
+/// blocked.
+fn stderr() -> io::Result<File> {
+    let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+    append_to(stderr.as_fd());
+    Ok(File::from(stderr))
 }
 
 /// Has a file that the shell opened (`2> FILE`) written at its end: else, once it is truncated by whoever
