@@ -402,3 +402,75 @@ fn pid_1_refuses_and_serves_on() {
     });
     process.echoing_client().finish().unwrap();
 }
+
+/// A configuration for the successor, whose second upstream keeps it waiting for a first verdict.
+fn with_a_slow_upstream(process: &Process, mute: &Backend) -> String {
+    let check = "healthcheck: {type: http, timeout: 4s, interval: 30s}";
+    format!("{}  - {{name: slow, {check}, backends: [{{{}}}]}}\n", process.yaml(), mute.entry())
+}
+
+#[test]
+fn successor_takes_no_client_before_it_serves() {
+    let (only, mute) = (backend().echo().start(), backend().sink().start());
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mut process = upgradable(&only, 1).start();
+        process.configure(&with_a_slow_upstream(&process, &mute));
+        let checked = mute.connections();
+        process.ask_to_upgrade();
+        eventually("the successor checks", || mute.connections() > checked);
+        let clients: Vec<_> = (0..60).map(|_| process.echoing_client()).collect();
+        process.signal(signal);
+        eventually("it ends", || process.log().contains("draining"));
+        assert!(process.log().contains("draining: 60 open sessions"), "{}", process.log());
+        clients.iter().for_each(|client| client.echo(b"still here").unwrap());
+        clients.into_iter().for_each(|client| client.finish().unwrap());
+        assert_eq!(process.exit().code(), Some(0), "{}", process.log());
+    }
+}
+
+#[test]
+fn reload_that_is_asked_for_during_an_upgrade_comes_to_the_successor() {
+    let (only, mute) = (backend().echo().start(), backend().sink().start());
+    let mut process = upgradable(&only, 1).start();
+    process.configure(&with_a_slow_upstream(&process, &mute));
+    process.ask_to_upgrade();
+    eventually("the successor checks", || mute.connections() > 0);
+    process.configure(&with_a_slow_upstream(&process, &mute).replace("timeout: 4s", "timeout: 3s"));
+    process.signal(libc::SIGHUP);
+    // Also the log of the successor goes on once the old process has ended.
+    assert_eq!(process.exit().code(), Some(0), "{}", process.log());
+    let reloaded = || process.log().contains("reload: ~ upstreams.slow.healthcheck.timeout: 4s -> 3s");
+    assert!(holds_within(Duration::from_secs(10), reloaded), "{}", process.log());
+    process.signal_serving(libc::SIGTERM);
+    await_end(process.pid_in_file().unwrap_or_default());
+    eventually("its last line", || process.log().matches("stopped: ").count() == 2);
+}
+
+#[test]
+fn successor_serves_if_the_old_process_is_killed_before() {
+    let (only, mute) = (backend().echo().start(), backend().sink().start());
+    let mut process = upgradable(&only, 1).start();
+    process.configure(&with_a_slow_upstream(&process, &mute));
+    process.ask_to_upgrade();
+    eventually("the successor checks", || mute.connections() > 0);
+    let old = process.id();
+    process.signal(libc::SIGKILL);
+    process.exit();
+    eventually("the successor serves", || process.pid_in_file().is_some_and(|pid| pid != old));
+    process.echoing_client().finish().unwrap();
+    process.signal_serving(libc::SIGTERM);
+}
+
+#[test]
+fn binary_that_is_moved_aside_is_not_the_one_that_is_started() {
+    let only = backend().echo().start();
+    let mut process = upgradable(&only, 1).start();
+    let (binary, aside) = (process.binary().to_owned(), process.path("aside"));
+    std::fs::rename(&binary, &aside).unwrap();
+    std::fs::copy(&aside, &binary).unwrap();
+    let successor = process.upgrade();
+    assert_eq!(std::fs::read_link(format!("/proc/{successor}/exe")).unwrap(), binary);
+    assert_eq!(process.exit().code(), Some(0));
+    process.signal_serving(libc::SIGTERM);
+    await_end(successor);
+}
