@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use socket2::{SockRef, Socket, Type};
 
 use super::listen::{
-    FileAccess, ListenError, Listening, SocketFile, backlog_number, begin_handshakes, has_ipv6, port_socket,
-    restrict,
+    FileAccess, ListenError, Listening, SocketFile, backlog_number, has_ipv6, port_socket, restrict,
+    take_all_hops,
 };
 use super::options;
 use crate::base::Plain;
@@ -262,7 +262,7 @@ pub fn adopt(
             if matches!(address, BoundTo::Ip { .. }) {
                 options::replace(SockRef::from(socket), tcp)?;
                 // A process that was killed may have left it closed to clients.
-                begin_handshakes(SockRef::from(socket));
+                take_all_hops(SockRef::from(socket));
             }
             socket.listen(backlog_number(backlog))?;
         }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::options;
 use crate::base::Plain;
@@ -172,30 +172,26 @@ pub fn adjust(socket: SockRef<'_>, backlog: u32, tcp: &TcpOptions) -> io::Result
 /// close resets clients whose last segment is on its way. New clients hear nothing, and try again a second later.
 /// Returns whether there are handshakes: a Unix socket has none.
 ///
+/// The kernel drops a SYN that has come over more hops than none (`IP_MINTTL`, ip(7), `IPV6_MINHOPCOUNT`); it asks that of no
+/// later segment of a handshake. A filter (`SO_ATTACH_FILTER`) would say it plainer, but kernels refuse one to ordinary users.
+/// Sockets that are accepted inherit it, see [`take_all_hops`].
+///
 /// # Errors
 ///
-/// `SO_ATTACH_FILTER`, socket(7).
+/// setsockopt(2).
 pub fn end_handshakes(socket: SockRef<'_>) -> io::Result<bool> {
     if socket.domain()? == Domain::UNIX {
         return Ok(false);
     }
-    let step = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
-    // The kernel runs it on the TCP header, whose byte 13 has the flags. It drops a SYN without an ACK.
-    socket.attach_filter(&[
-        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
-        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0x12),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 0x02),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-    ])?;
+    options::set_least_hops(socket, u8::MAX)?;
     Ok(true)
 }
 
-/// Has a listening socket begin handshakes again. The kernel keeps what [`end_handshakes`] has done with the socket, and
-/// other processes may have descriptors of the same one.
-pub fn begin_handshakes(socket: SockRef<'_>) {
-    // ENOENT: it does already.
-    let _ = socket.detach_filter();
+/// Undoes [`end_handshakes`] for a listening socket, which other processes may have descriptors of, or for a connection that
+/// was accepted from one.
+pub fn take_all_hops(socket: SockRef<'_>) {
+    // A Unix socket has no hops.
+    let _ = options::set_least_hops(socket, 0);
 }
 
 /// Who may connect to a Unix socket.
@@ -437,7 +433,8 @@ mod tests {
         let late = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300));
         assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
         let (mut accepted, _) = listener.accept().unwrap();
-        begin_handshakes(SockRef::from(&listener));
+        take_all_hops(SockRef::from(&accepted));
+        take_all_hops(SockRef::from(&listener));
         std::net::TcpStream::connect_timeout(&address, Duration::from_secs(20)).unwrap();
         drop(listener);
         io::Write::write_all(&mut first, b"x").unwrap();

@@ -24,8 +24,8 @@ pub use limits::{
     keep_descriptors, may_bind_all_ports, may_write, pipe_quota, raise_descriptor_limit, reserve_descriptors,
 };
 pub use listen::{
-    FileAccess, ListenError, Listening, SocketFile, adjust, begin_handshakes, end_handshakes, listen,
-    listen_alone, listen_beside,
+    FileAccess, ListenError, Listening, SocketFile, adjust, end_handshakes, listen, listen_alone,
+    listen_beside, take_all_hops,
 };
 pub use options::keep_alive;
 pub use peer::Peer;

@@ -1,11 +1,14 @@
 //! Options of TCP sockets.
 
-#![expect(unsafe_code, reason = "the crates we use have no setter for IP_BIND_ADDRESS_NO_PORT")]
+#![expect(
+    unsafe_code,
+    reason = "the crates we use have no setter for IP_BIND_ADDRESS_NO_PORT, IP_MINTTL and IPV6_MINHOPCOUNT"
+)]
 
 use std::io;
 use std::os::fd::AsRawFd;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, SockRef, TcpKeepalive};
 
 use crate::config::{Keepalive, TcpOptions};
 
@@ -29,15 +32,27 @@ pub(super) fn replace(socket: SockRef<'_>, options: &TcpOptions) -> io::Result<(
 
 /// Has bind(2) to port 0 leave the port to connect(2), ip(7). IPv6 sockets take the option of IPv4 too.
 pub(super) fn bind_without_port(socket: SockRef<'_>) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Has the kernel drop segments with a smaller TTL or hop limit. An IPv6 socket may get segments of both families.
+pub(super) fn set_least_hops(socket: SockRef<'_>, least: u8) -> io::Result<()> {
+    set(&socket, libc::IPPROTO_IP, libc::IP_MINTTL, least.into())?;
+    if socket.domain()? == Domain::IPV6 {
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, least.into())?;
+    }
+    Ok(())
+}
+
+fn set(socket: &SockRef<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the kernel reads an int, which outlives the call, and the descriptor is open.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

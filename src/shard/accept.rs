@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use socket2::SockRef;
 
 use super::listener::Listener;
 use super::session;
@@ -139,6 +140,9 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
         };
         match accepted {
             Ok(accepted) => {
+                if handshakes.is_some() {
+                    net::take_all_hops(SockRef::from(&accepted.connection));
+                }
                 if let Some(accepted) = keep(&entrance, &listener, accepted) {
                     session::start(&listener, accepted);
                 }
@@ -169,7 +173,7 @@ struct Closing(Acceptor);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.with(net::begin_handshakes);
+        self.0.with(net::take_all_hops);
     }
 }
 

@@ -87,6 +87,27 @@ fn maint_ends_sessions_where_on_down_says_so_and_nowhere_else() {
     }
 }
 
+/// The connection, and its permit, are of the generation before.
+#[test]
+fn maint_ends_the_session_on_a_connection_that_was_pooled_before_a_reload() {
+    let one = One::new("outlier: off, on_down: close, healthcheck: off, pool: {size: 1, max_idle: 1h}");
+    let backends = named(b"a");
+    let entry = |more: &str| [format!("{}{more}", backends[0].entry())];
+    let mut balancer = start(&one.file(&entry("")));
+    let pool = |balancer: &Balancer| {
+        let status = balancer.status().upstreams.swap_remove(0);
+        (status.backends[0].totals.pooled, status.pool.hits)
+    };
+    eventually("a connection is ready", || pool(&balancer) == (1, 0) && backends[0].open() == 1);
+    balancer.reloads(&one.file(&entry(", weight: 2")));
+    let (_, client) = visit(one.at());
+    assert_eq!(pool(&balancer).1, 1, "it is the one from the pool");
+    state(&mut balancer, "a", AdminState::Maint);
+    let (_, end) = client.receive_all();
+    assert!(end.as_ref().is_err_and(is_reset), "{end:?}");
+    balancer.await_closed(CloseReason::BackendDown, 1);
+}
+
 #[test]
 fn maint_of_all_turns_clients_away_and_ready_brings_them_back() {
     let keys = format!("{CALM}, queue: {{max: 5, timeout: 20s}}");
