@@ -286,7 +286,7 @@ fn listener_names_wander_over_addresses_in_one_reload() {
 #[test]
 fn many_listeners_come_and_go_under_connects_without_a_trace() {
     let two = Two::new();
-    let more: Vec<_> = (0..20).map(|_| Reserved::at(V4)).collect();
+    let more: Vec<_> = (0..8).map(|_| Reserved::at(V4)).collect();
     let all = |round: usize| {
         let some = more.iter().enumerate().filter(|(at, _)| !(at + round).is_multiple_of(3));
         let some = some.map(|(at, port)| listener(&format!("x{at}"), port.address(), "v"));
