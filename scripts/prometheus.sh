@@ -161,7 +161,8 @@ def check(place, expression):
 
 def compared(expression):
     """What an alert compares, each alternative apart: all is well, so that the whole finds nothing."""
-    return [re.sub(r" (==|>) [\d.]+$", "", part) for part in re.split(r"\s+or\s+", expression)]
+    parts = re.split(r"\s+(?:or|unless(?: ignoring \([a-z, ]+\))?)\s+", expression)
+    return [re.sub(r" (==|>) [\d.]+$", "", part) for part in parts]
 
 
 def of_page(text):
