@@ -108,11 +108,8 @@ impl Departed {
     pub fn note(&self, before: &Snapshot, now: &Snapshot, has_sessions: impl Fn(ListenerId) -> bool) {
         let mut gone = lock(&self.0);
         let there: BTreeSet<_> = now.keys().collect();
-        let in_flight = |key: &BackendKey, shared: &SharedUpstream| {
-            shared.in_flight().get(key.backend.index()).is_some_and(|count| *count > 0)
-        };
         gone.listeners.retain(|id, _| !now.listeners().contains(id) && has_sessions(*id));
-        gone.backends.retain(|key, shared| !there.contains(key) && in_flight(key, shared));
+        gone.backends.retain(|key, shared| !there.contains(key) && shared.in_flight_on(key.backend) > 0);
         // What goes now may still get sessions, so it stays at least until the next time.
         for (position, id) in before.listeners().iter().enumerate() {
             if !now.listeners().contains(id) {
@@ -254,7 +251,7 @@ impl Source {
             }
         }
         for (key, shared) in self.departed.backends() {
-            let in_flight = shared.in_flight().get(key.backend.index()).copied().unwrap_or_default();
+            let in_flight = shared.in_flight_on(key.backend);
             let Some(backend) = shared.backend(key.backend).filter(|_| in_flight > 0) else { continue };
             let name = &shared.config().name;
             let at = upstreams.iter().position(|upstream| upstream.name == *name);

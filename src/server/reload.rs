@@ -244,7 +244,7 @@ impl Server {
 }
 
 fn refused(error: &StartError) -> Refused {
-    Refused { errors: vec![error.to_string()] }
+    Refused::because(error.to_string())
 }
 
 /// Returns a sentence for each value that cannot change while the process runs.

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::config::{ListenAddress, Listener};
@@ -122,7 +122,7 @@ impl Sockets {
 
     /// Returns all duplicates.
     pub(super) fn duplicates(&self) -> MutexGuard<'_, Vec<Duplicate>> {
-        self.duplicates.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.duplicates)
     }
 
     /// Closes the duplicates.
@@ -145,7 +145,7 @@ impl Sockets {
     }
 
     fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.files)
     }
 }
 

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -358,7 +358,7 @@ impl Written {
             while let Ok(count @ 1..) = stderr.read(&mut buffer) {
                 // Who cannot be written to gets nothing.
                 let _ = io::stderr().write_all(&buffer[..count]);
-                let mut last = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut last = lock(&kept);
                 last.extend_from_slice(&buffer[..count]);
                 let surplus = last.len().saturating_sub(WRITTEN_MAX);
                 last.drain(..surplus);
@@ -374,7 +374,7 @@ impl Written {
         const LINES: usize = 5;
         // A program that the new process has started may have the stream, too.
         let _ = self.end.recv_timeout(Duration::from_millis(500));
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = lock(&self.last);
         let text = String::from_utf8_lossy(&last);
         let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         Escaped(&lines[lines.len().saturating_sub(LINES)..].join(" | ")).to_string()

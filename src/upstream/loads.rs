@@ -45,6 +45,11 @@ impl Loads {
         }
     }
 
+    /// Returns the count of one backend, of all shards together.
+    pub(super) fn sum(&self, backend: usize) -> u32 {
+        self.rows.iter().map(|row| cell(row, backend).load(Ordering::Relaxed)).sum()
+    }
+
     /// Returns the count of one shard.
     pub(super) fn own(&self, shard: ShardId, backend: usize) -> u32 {
         cell(&self.rows[shard.index()], backend).load(Ordering::Relaxed)

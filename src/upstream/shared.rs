@@ -175,6 +175,12 @@ impl SharedUpstream {
         sums
     }
 
+    /// Returns the sessions in flight of the whole process on one backend, also of an earlier generation.
+    #[must_use]
+    pub fn in_flight_on(&self, backend: BackendId) -> u32 {
+        if backend.index() < self.given { self.loads.sum(backend.index()) } else { 0 }
+    }
+
     fn limit(&self, backend: BackendId) -> Option<&Limit> {
         self.backends.get(backend.index())?.as_ref()?.limit.as_ref()
     }
