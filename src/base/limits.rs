@@ -90,6 +90,10 @@ pub const QUEUE_MAX: u32 = 65_535;
 pub const POOL_MAX: u32 = 4_096;
 /// Maximum number of local addresses of an upstream.
 pub const LOCAL_ADDRESSES_MAX: usize = 256;
+/// Shortest time for a client's header: the PROXY protocol wants one lost segment to be sent again within it.
+pub const HANDSHAKE_MIN: Duration = Duration::from_secs(3);
+/// Maximum number of entries of `trusted` of a listener; each new connection is compared with them.
+pub const TRUSTED_MAX: usize = 256;
 /// Longest configurable duration.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Shortest configurable duration.

@@ -50,7 +50,14 @@ impl Direction {
         Self { bytes: 0, moved: false, flow: Flow::Open, to, end_due: false, way }
     }
 
-    /// Returns whether bytes are on their way out.
+    /// Begins with a header of our own, which is no byte of the direction.
+    pub(super) fn begin_with(&mut self, header: Vec<u8>, from: &Peer, to: &Peer) {
+        if let Way::Copy(copying) = &mut self.way {
+            copying.begin_with(header, from, to);
+        }
+    }
+
+    /// Returns whether bytes of the source are on their way out.
     pub(super) fn is_sending(&self) -> bool {
         match &self.way {
             Way::Copy(copying) => copying.is_sending(),
@@ -142,7 +149,11 @@ impl Direction {
     fn destination_failed(&mut self, from: &Peer, to: &Peer) {
         if self.bytes == 0 {
             // Nothing reached the destination, so another one may get it.
-            from.reclaim(to);
+            let own = match &self.way {
+                Way::Copy(copying) => copying.header_left(),
+                Way::Splice(_) => 0,
+            };
+            from.reclaim(to, own);
         }
         to.drop_unsent();
         self.break_off(from);

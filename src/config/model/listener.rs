@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::text;
+use super::{ProxyProtocol, text};
 use crate::base::UpstreamId;
 
 /// One entry of `listeners:`
@@ -29,6 +29,8 @@ pub struct Listener {
     /// Connections that wait for accept, for each core. More than `net.core.somaxconn` is a warning of
     /// `check` and at the start.
     pub backlog: u32,
+    /// What proxies in front say about their clients; off is `accept: off`.
+    pub proxy_protocol: ProxyProtocol,
     /// Limits on the time of sessions.
     pub timeouts: ListenerTimeouts,
     /// Options of client sockets, and of the listening ones.
@@ -66,6 +68,9 @@ pub struct ZonedAddress {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ListenerTimeouts {
+    /// Longest time from the accept until the PROXY header is complete.
+    #[serde(serialize_with = "text::duration")]
+    pub handshake: Duration,
     /// Longest time in which no byte moves on the client's socket; see "Idle limits".
     #[serde(serialize_with = "text::duration_or_off")]
     pub client_idle: Option<Duration>,

@@ -6,11 +6,13 @@
 mod healthcheck;
 mod listener;
 mod process;
+mod proxy;
 mod upstream;
 
 pub use healthcheck::*;
 pub use listener::*;
 pub use process::*;
+pub use proxy::*;
 pub use upstream::*;
 
 use super::text;

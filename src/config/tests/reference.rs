@@ -27,7 +27,8 @@ upstreams:
 ";
 
 /// Defaults that are no value, or follow other keys: `{}` stands for the value in force.
-const DEFAULTS: [(&str, &str); 13] = [
+const DEFAULTS: [(&str, &str); 14] = [
+    ("listeners[].proxy_protocol.trusted", "none"),
     ("listeners[].tcp.keepalive.interval", "the least of `{}`, `idle` and a third of `user_timeout`"),
     ("listeners[].timeouts.client_idle", "that of `backend_idle`, else `{}`"),
     ("upstreams[].backends[].name", "`ADDRESS:PORT`"),
@@ -47,10 +48,11 @@ const DEFAULTS: [(&str, &str); 13] = [
     ("upstreams[].timeouts.backend_idle", "that of `client_idle`, else `{}`"),
 ];
 
-const MODEL: [&str; 5] = [
+const MODEL: [&str; 6] = [
     include_str!("../model/mod.rs"),
     include_str!("../model/process.rs"),
     include_str!("../model/listener.rs"),
+    include_str!("../model/proxy.rs"),
     include_str!("../model/upstream.rs"),
     include_str!("../model/healthcheck.rs"),
 ];
@@ -213,10 +215,11 @@ fn default_of(config: &Value, path: &str) -> Option<String> {
         Value::Bool(value) => value.to_string(),
         Value::Number(value) => value.to_string(),
         Value::String(value) => value,
-        // The time alone, which is the same; or a section, which is off if its first number is 0.
+        // The time alone, which is the same; or a section, which is off if its first value is 0 or off.
         Value::Mapping(section) => match section.get("idle") {
             Some(idle) => idle.as_str()?.to_owned(),
             None if section.values().next()?.as_u64() == Some(0) => "off".to_owned(),
+            None if section.values().next()?.as_str() == Some("off") => "off".to_owned(),
             None => "on".to_owned(),
         },
         _ => return None,

@@ -69,7 +69,7 @@ fn of_proxy_protocol_rs(bytes: &[u8]) -> Answer {
 
 /// Both: the specification asks for "one line of US-ASCII text" but also to ignore anything behind UNKNOWN.
 const UNKNOWN_WITH_ANYTHING: Known =
-    ("UNKNOWN is followed by a lone CR, or by what is not UTF-8", |bytes| is_unknown(bytes));
+    ("UNKNOWN is followed by a lone CR, too many fields, or what is not UTF-8", |bytes| is_unknown(bytes));
 
 /// Both parse a port as Rust does, with a plus sign; and `proxy-protocol-rs` takes leading zeros, which the specification
 /// forbids.
@@ -123,7 +123,9 @@ fn is_unknown(bytes: &[u8]) -> bool {
     let line = &bytes[..bytes.len().min(107)];
     let end = line.windows(2).position(|pair| pair == b"\r\n").unwrap_or(line.len());
     let line = &line[..end];
-    line.starts_with(b"PROXY UNKNOWN ") && (line.contains(&b'\r') || str::from_utf8(line).is_err())
+    let fields = line.iter().filter(|byte| **byte == b' ').count();
+    let is_odd = line.contains(&b'\r') || fields > 5 || str::from_utf8(line).is_err();
+    line.starts_with(b"PROXY UNKNOWN ") && is_odd
 }
 
 fn command(bytes: &[u8]) -> Option<u8> {
