@@ -13,13 +13,15 @@
 
 mod checksum;
 mod header;
+mod invalid;
 mod read;
 mod tlv;
 mod v1;
 mod v2;
 mod write;
 
-pub use header::{Endpoints, Header, Invalid, Progress, V2_REST_MAX, Version};
+pub use header::{Endpoints, Header, Progress, Version};
+pub use invalid::{Invalid, V2_REST_MAX};
 pub use read::read;
 pub use tlv::{Ssl, Tlv, Tlvs};
 pub use write::write;

@@ -1,6 +1,7 @@
 //! Which version a header is of.
 
-use super::header::{Invalid, Progress};
+use super::header::Progress;
+use super::invalid::Invalid;
 use super::{v1, v2};
 
 /// Reads a header at the begin of these bytes, which are all that have come so far.

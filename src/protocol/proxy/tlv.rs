@@ -1,7 +1,7 @@
 //! What a header of version 2 says beyond its addresses: types, lengths and values.
 
 use super::checksum;
-use super::header::Invalid;
+use super::invalid::Invalid;
 
 const ALPN: u8 = 0x01;
 const AUTHORITY: u8 = 0x02;

@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::header::{Endpoints, Header, Invalid, Progress, Version};
+use super::header::{Endpoints, Header, Progress, Version};
+use super::invalid::Invalid;
 use super::tlv::Tlvs;
 
 /// How every line begins.

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::header::{Endpoints, Header, Invalid, Progress, V2_REST_MAX, Version};
+use super::header::{Endpoints, Header, Progress, Version};
+use super::invalid::{Invalid, V2_REST_MAX};
 use super::tlv::{self, Tlvs};
 
 /// How every header begins.

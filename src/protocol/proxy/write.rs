@@ -5,7 +5,8 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use super::checksum;
-use super::header::{Endpoints, V2_REST_MAX, Version};
+use super::header::{Endpoints, Version};
+use super::invalid::V2_REST_MAX;
 use super::tlv::Tlv;
 use super::v2;
 

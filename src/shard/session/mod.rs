@@ -1,6 +1,7 @@
 //! One session, from accept to close.
 
 mod delivery;
+mod door;
 mod leg;
 mod open;
 mod record;
@@ -21,10 +22,7 @@ use record::Record;
 pub(super) fn start(listener: &Rc<Listener>, Accepted { connection, client }: Accepted) {
     let ring = &listener.shard.ring;
     match Record::admit(listener, Peer::plain(ring.socket(connection)), client) {
-        Ok(record) => {
-            let opening = Box::new(Opening::new(&record));
-            ring.spawn(serve(record, opening));
-        }
+        Ok(record) => ring.spawn(serve(record)),
         Err(client) => client.reset_on_close(),
     }
 }
@@ -32,13 +30,20 @@ pub(super) fn start(listener: &Rc<Listener>, Accepted { connection, client }: Ac
 /// The course of a session, top to bottom. Its legs end before its record is dropped, so that there are never
 /// more sessions in flight than active ones.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, in each idle session")]
-fn serve(mut record: Record, mut opening: Box<Opening>) -> impl Future<Output = ()> {
+fn serve(mut record: Record) -> impl Future<Output = ()> {
     async move {
         std::future::poll_fn(|context| {
             record.session.note_waker(context.waker());
             Poll::Ready(())
         })
         .await;
+        if record.listener.config().proxy_protocol.is_required()
+            && let Err(reason) = Box::pin(door::take_header(&record)).await
+        {
+            return record.turn_away(reason);
+        }
+        // The client is known here.
+        let mut opening = Box::new(Opening::new(&record));
         loop {
             // Boxed, so that an idle session does not carry the state of its beginning.
             let mut leg = match Box::pin(opening.open(&mut record)).await {
@@ -80,7 +85,7 @@ mod tests {
     use crate::telemetry::counters::ListenerTotals;
     use crate::uring::{BufferSettings, Ring};
 
-    fn future_bytes<F: Future>(_: impl FnOnce(Record, Box<Opening>) -> F) -> usize {
+    fn future_bytes<F: Future>(_: impl FnOnce(Record) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use crate::base::{BackendId, ClientAddress, CloseReason, DenyReason, Moment, Tick};
 use crate::net::{self, Peer, TcpInfo};
+use crate::protocol::proxy::{self, Endpoints};
 use crate::relay::Side;
 use crate::shard::listener::Listener;
 use crate::shard::sessions::Session;
@@ -28,6 +29,11 @@ impl Record {
     pub(super) fn admit(listener: &Rc<Listener>, client: Peer, address: ClientAddress) -> Result<Self, Peer> {
         let (shard, counters) = (&listener.shard, listener.counters());
         counters.accepted.add(1);
+        let proxy = &listener.config().proxy_protocol;
+        if proxy.is_required() && !proxy.trusts(address) {
+            deny(listener, address, DenyReason::Untrusted);
+            return Err(client);
+        }
         if !shard.limit.take() {
             deny(listener, address, DenyReason::ProcessLimit);
             return Err(client);
@@ -78,6 +84,18 @@ impl Record {
         } else {
             self.session.killed.get().then_some(CloseReason::Killed)
         }
+    }
+
+    /// Returns the header that tells a backend who the client is, and which address it has connected to, if the upstream
+    /// wants one. Where either is not known, as with a Unix socket, the header says so.
+    pub(super) fn announcement(&self) -> Option<Vec<u8>> {
+        let version = self.upstream().config().send_proxy?;
+        let session = &self.session;
+        let own = || {
+            let destination = self.client.with(net::local_address)?;
+            Some(Endpoints::new(session.peer.socket_address()?, destination))
+        };
+        Some(proxy::write(version, session.announced().or_else(own), &[]))
     }
 
     /// Notes why the session ends.
@@ -137,14 +155,15 @@ impl Record {
             id: session.id,
             begun: session.begun,
             ended: Moment::read_clock(),
-            client: session.client,
+            client: session.client(),
+            peer: session.peer,
             listener: session.listener,
             upstream: self.upstream().id,
             backend: session.backend.get(),
             shard: shard.id(),
             end: End::Closed(self.reason, session.phase.get()),
             queue_micros: session.queue_micros.get(),
-            connect_micros: session.connect_micros.get(),
+            connect_micros: session.connect_micros(),
             to_backend: session.to_backend.get(),
             to_client: session.to_client.get(),
             retries: session.retries.get(),
