@@ -36,8 +36,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Progress<'_>, Invalid> {
     Ok(Progress::Complete { length, header })
 }
 
-/// Returns the announced protocol and what follows it; `None` while more bytes are needed.
-fn protocol(rest: &[u8]) -> Result<Option<(&[u8], &[u8])>, Invalid> {
+/// The announced protocol, and what follows it.
+type Announced<'a> = (&'a [u8], &'a [u8]);
+
+/// Returns the announced protocol; `None` while more bytes are needed.
+fn protocol(rest: &[u8]) -> Result<Option<Announced<'_>>, Invalid> {
     for name in PROTOCOLS {
         if let Some(after) = rest.strip_prefix(name) {
             return match after.first() {

@@ -125,7 +125,7 @@ fn is_unknown(bytes: &[u8]) -> bool {
     let line = &line[..end];
     let fields = line.iter().filter(|byte| **byte == b' ').count();
     let is_odd = line.contains(&b'\r') || fields > 5 || str::from_utf8(line).is_err();
-    line.starts_with(b"PROXY UNKNOWN ") && is_odd
+    line.starts_with(b"PROXY UNKNOWN") && is_odd
 }
 
 fn command(bytes: &[u8]) -> Option<u8> {
