@@ -3,12 +3,14 @@
 //! The first paragraph of a field's comment is the sentence about its key in docs/CONFIGURATION.md; a test
 //! compares them.
 
+mod admission;
 mod healthcheck;
 mod listener;
 mod process;
 mod proxy;
 mod upstream;
 
+pub use admission::*;
 pub use healthcheck::*;
 pub use listener::*;
 pub use process::*;

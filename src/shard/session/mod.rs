@@ -10,21 +10,21 @@ mod reset;
 use std::rc::Rc;
 use std::task::Poll;
 
+use super::admitted::Admitted;
 use super::listener::Listener;
+use crate::base::DenyReason;
 use crate::net::Peer;
 use crate::relay::Outcome;
-use crate::uring::Accepted;
 use leg::{Ending, Leg, Next};
 use open::Opening;
 use record::Record;
 
-/// Admits a new connection, and serves it in a task of its own.
-pub(super) fn start(listener: &Rc<Listener>, Accepted { connection, client }: Accepted) {
+/// Serves a new connection in a task of its own.
+pub(super) fn start(listener: &Rc<Listener>, Admitted { accepted, admission }: Admitted) {
     let ring = &listener.shard.ring;
-    match Record::admit(listener, Peer::plain(ring.socket(connection)), client) {
-        Ok(record) => ring.spawn(serve(record)),
-        Err(client) => client.reset_on_close(),
-    }
+    let client = Peer::plain(ring.socket(accepted.connection));
+    let record = Record::begin(listener, client, (accepted.client, admission));
+    ring.spawn(serve(record));
 }
 
 /// The course of a session, top to bottom. Its legs end before its record is dropped, so that there are never
@@ -37,12 +37,19 @@ fn serve(mut record: Record) -> impl Future<Output = ()> {
             Poll::Ready(())
         })
         .await;
-        if record.listener.config().proxy_protocol.is_required()
-            && let Err(reason) = Box::pin(door::take_header(&record)).await
-        {
-            return record.turn_away(reason);
+        if record.listener.shared.awaits_header() {
+            // Again, because the peer may have been accepted before its listener was changed.
+            if !record.listener.shared.trusts(record.session.peer) {
+                return record.deny(DenyReason::Untrusted);
+            }
+            if let Err(reason) = Box::pin(door::take_header(&record)).await {
+                return record.turn_away(reason);
+            }
         }
         // The client is known here.
+        if let Err(reason) = record.admit() {
+            return record.deny(reason);
+        }
         let mut opening = Box::new(Opening::new(&record));
         loop {
             // Boxed, so that an idle session does not carry the state of its beginning.
@@ -98,8 +105,8 @@ mod tests {
             for first_poll in [true, false] {
                 let client = UnixStream::pair().expect("descriptors").0.into();
                 let client = Peer::plain(ring.socket(client));
-                let session =
-                    Record::admit(&listener, client, ClientAddress::UNIX).ok().expect("below the limit");
+                let admission = listener.reserve().expect("below the limit");
+                let session = Record::begin(&listener, client, (ClientAddress::UNIX, admission));
                 let timer = ring.clone();
                 ring.spawn(async move {
                     let _session = session;
@@ -113,7 +120,7 @@ mod tests {
             let mut totals = ListenerTotals::default();
             totals.add(&shard.counters.listener(ListenerId(0)));
             assert_eq!((totals.closed_with(CloseReason::Internal), ring.panics()), (2, 2));
-            assert_eq!((totals.active, shard.limit.taken(), shard.busy.get()), (0, 0, 0));
+            assert_eq!((totals.active, shard.gate.sessions.taken(), shard.busy.get()), (0, 0, 0));
         });
     }
 

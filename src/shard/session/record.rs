@@ -6,11 +6,12 @@ use crate::base::{BackendId, ClientAddress, CloseReason, DenyReason, Moment, Tic
 use crate::net::{self, Peer, TcpInfo};
 use crate::protocol::proxy::{self, Endpoints};
 use crate::relay::Side;
+use crate::shard::admitted::Admission;
 use crate::shard::listener::Listener;
 use crate::shard::sessions::Session;
 use crate::shard::state::Shard;
 use crate::shard::upstream::Upstream;
-use crate::telemetry::access_log::{AccessRecord, End};
+use crate::telemetry::access_log::{AccessLogger, AccessRecord, End};
 
 /// A session: its client, what it belongs to, and why it ended. Dropping it counts the close and gives back
 /// its permit.
@@ -19,30 +20,43 @@ pub(super) struct Record {
     pub(super) listener: Rc<Listener>,
     /// What others may know of it.
     pub(super) session: Rc<Session>,
+    admission: Admission,
     /// [`CloseReason::Internal`] until the session sets another reason, so that a panic is counted as such.
     reason: CloseReason,
+    /// Why it was denied after it had begun.
+    denied: Option<DenyReason>,
 }
 
 impl Record {
-    /// Counts a connection, and makes it a session if the limit of the process allows one more; otherwise
-    /// returns the client.
-    pub(super) fn admit(listener: &Rc<Listener>, client: Peer, address: ClientAddress) -> Result<Self, Peer> {
+    /// Counts a connection that has its place in the limits, which makes it a session.
+    pub(super) fn begin(
+        listener: &Rc<Listener>,
+        client: Peer,
+        (address, admission): (ClientAddress, Admission),
+    ) -> Self {
         let (shard, counters) = (&listener.shard, listener.counters());
         counters.accepted.add(1);
-        let proxy = &listener.config().proxy_protocol;
-        if proxy.is_required() && !proxy.trusts(address) {
-            deny(listener, address, DenyReason::Untrusted);
-            return Err(client);
-        }
-        if !shard.limit.take() {
-            deny(listener, address, DenyReason::ProcessLimit);
-            return Err(client);
-        }
         counters.active.add(1);
         shard.cores.begin_session(shard.id());
         shard.enter();
         let session = shard.sessions.begin(shard.id(), (listener.id, listener.upstream.id), address);
-        Ok(Self { client, listener: Rc::clone(listener), session, reason: CloseReason::Internal })
+        let (listener, reason) = (Rc::clone(listener), CloseReason::Internal);
+        Self { client, listener, session, admission, reason, denied: None }
+    }
+
+    /// Asks the rules on the client, which is known now, unless they were asked at the accept.
+    pub(super) fn admit(&mut self) -> Result<(), DenyReason> {
+        if !self.admission.is_asked() {
+            self.admission = self.listener.admit_client(self.admission, self.session.client())?;
+        }
+        Ok(())
+    }
+
+    /// Ends a session whose client may have none: it was accepted, and counts as denied.
+    pub(super) fn deny(&mut self, reason: DenyReason) {
+        self.client.reset_on_close();
+        self.denied = Some(reason);
+        self.log(None);
     }
 
     pub(super) fn shard(&self) -> &Shard {
@@ -145,8 +159,11 @@ impl Record {
     /// Writes the record of the session: to the access log, and to the log of the process at level debug.
     fn log(&self, backend_info: Option<TcpInfo>) {
         let (shard, session) = (self.shard(), &*self.session);
-        let is_access_logged =
-            shard.access_log.as_ref().is_some_and(|log| log.wants(self.reason, session.retries.get()));
+        let is_wanted = |log: &AccessLogger| match self.denied {
+            Some(_) => log.admits_denial(Moment::read_clock()),
+            None => log.wants(self.reason, session.retries.get()),
+        };
+        let is_access_logged = shard.access_log.as_ref().is_some_and(is_wanted);
         if !is_access_logged && !log::log_enabled!(log::Level::Debug) {
             return;
         }
@@ -161,7 +178,7 @@ impl Record {
             upstream: self.upstream().id,
             backend: session.backend.get(),
             shard: shard.id(),
-            end: End::Closed(self.reason, session.phase.get()),
+            end: self.end_in_log(),
             queue_micros: session.queue_micros.get(),
             connect_micros: session.connect_micros(),
             to_backend: session.to_backend.get(),
@@ -179,10 +196,14 @@ impl Record {
         }
     }
 
+    fn end_in_log(&self) -> End {
+        self.denied.map_or_else(|| End::Closed(self.reason, self.session.phase.get()), End::Denied)
+    }
+
     fn log_debug(&self, record: &AccessRecord) {
         let upstream = self.upstream();
         let backend = record.backend.map_or("-", |backend| upstream.backend_name(backend));
-        let (reason, letters) = (self.reason.name(), self.reason.letters(self.session.phase.get()));
+        let (reason, letters) = (record.end.name(), record.end.letters());
         let letters = str::from_utf8(&letters).unwrap_or("--");
         let (listener, upstream) = (&*self.listener.config().name, &*upstream.config().name);
         let client = record.client.to_string();
@@ -195,21 +216,9 @@ impl Record {
     }
 }
 
-/// Counts and logs a connection that becomes no session.
-fn deny(listener: &Listener, client: ClientAddress, reason: DenyReason) {
-    let shard = &listener.shard;
-    listener.counters().denied[reason.index()].add(1);
-    let now = Moment::read_clock();
-    if let Some(log) = shard.access_log.as_ref().filter(|log| log.admits_denial(now)) {
-        let id = shard.sessions.next_id(shard.id());
-        let to = (listener.id, listener.upstream.id);
-        log.write(AccessRecord::denied(id, now, client, to, (shard.id(), reason)));
-    }
-}
-
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.reason == CloseReason::Internal {
+        if self.reason == CloseReason::Internal && self.denied.is_none() {
             self.log(None);
         }
         let shard = self.shard();
@@ -223,8 +232,11 @@ impl Drop for Record {
         {
             self.upstream().counters(backend).broken.add(1);
         }
-        counters.closed[self.reason.index()].add(1);
-        shard.limit.give_back();
+        match self.denied {
+            Some(reason) => counters.denied[reason.index()].add(1),
+            None => counters.closed[self.reason.index()].add(1),
+        }
+        self.listener.release(self.admission);
         shard.leave();
     }
 }
