@@ -50,7 +50,7 @@ async fn ask_for(question: &Question, timeout: Duration, serve: impl AsyncFn(Tcp
             std::future::pending::<()>().await;
         };
         let outcome = tokio::select! {
-            outcome = probe(&Sockets, &address, question, timeout) => outcome,
+            outcome = probe(&Sockets, &address, question, None, timeout) => outcome,
             () = serving => unreachable!("it waits for ever"),
         };
         if outcome != ProbeOutcome::Frozen {
