@@ -10,17 +10,18 @@
 
 use std::fmt::Write as _;
 use std::hint::black_box;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion};
+use ringway::admission::{ClientSet, SourceRules, Sources};
 use ringway::balance::{self, Candidate, Demand, Registered, Start, Tried};
 use ringway::base::{
-    Address, BackendId, ClientAddress, CloseReason, Moment, SessionPhase, ShardId, ShardPlace, Tick,
-    UpstreamId,
+    Address, BackendId, ClientAddress, CloseReason, ListenerId, Moment, SessionPhase, ShardId, ShardPlace,
+    Tick, UpstreamId,
 };
-use ringway::config;
+use ringway::config::{self, AccessEntry, AccessList};
 use ringway::net;
 use ringway::telemetry::access_log::{AccessLog, AccessRecord, End};
 use ringway::upstream::{BackendState, Current, Health, InFlight, Pick, Request, Snapshot, UpstreamTable};
@@ -243,6 +244,59 @@ fn access_log(criterion: &mut Criterion) {
 }
 
 /// The options of the comparison that have a value. `cargo bench` hands its options to both programs.
+/// What a new client costs: a look into a list of 100,000 prefixes, and the limits of one source among a million.
+fn admission(criterion: &mut Criterion) {
+    const PREFIXES: u32 = 100_000;
+    // Every second network, so that none of them touch.
+    let four = (0..PREFIXES).map(|number| format!("{}/24", Ipv4Addr::from_bits((number * 2) << 8)));
+    let six = (0..PREFIXES).map(|number| {
+        format!("{}/64", Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number * 2) << 64))
+    });
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut address = |is_four: bool| {
+        let (number, host) = (random.u32(..PREFIXES * 2), random.u8(..));
+        let ip = match is_four {
+            true => IpAddr::V4(Ipv4Addr::from_bits(number << 8 | u32::from(host))),
+            false => {
+                let bits = 0x2001_0db8 << 96 | u128::from(number) << 64 | u128::from(host);
+                IpAddr::V6(Ipv6Addr::from_bits(bits))
+            }
+        };
+        ClientAddress::from(Some(SocketAddr::new(ip, 1)))
+    };
+    let mut group = criterion.benchmark_group("admission, 100,000 prefixes");
+    for (family, prefixes) in [("IPv4", four.collect::<Vec<_>>()), ("IPv6", six.collect())] {
+        let entry = |prefix: &String| AccessEntry::Prefix(prefix.parse().expect("a prefix"));
+        let set = ClientSet::from(&AccessList(prefixes.iter().map(entry).collect()));
+        let clients: Vec<_> = (0..10_000).map(|_| address(family == "IPv4")).collect();
+        let mut next = clients.iter().cycle();
+        group.bench_function(family, |bencher| {
+            bencher.iter(|| set.contains(black_box(*next.next().expect("it goes round"))));
+        });
+    }
+    group.finish();
+
+    let yaml = "loadbalancer: {listen_address: ':1', per_source: {max_connections: 5, rate: 1/s}}\n\
+                backends: [{address: 127.0.0.1, port: 2}]\n";
+    let config = config::parse("bench.yaml", yaml.as_bytes()).expect("a valid configuration").config;
+    let rules = SourceRules::from(config.listeners[0].per_source.as_ref().expect("it is written"));
+    let sources = Sources::default();
+    let ip = |number: u32| IpAddr::V4(Ipv4Addr::from_bits(number));
+    for number in 0..1_000_000 {
+        let _ = sources.take(ListenerId(0), ip(number), &rules, Moment(0));
+    }
+    criterion.bench_function("admission, one of 1,000,000 sources", |bencher| {
+        let (mut number, mut now) = (0_u32, 1_000_000);
+        bencher.iter(|| {
+            number = (number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)) % 1_000_000;
+            now += 10;
+            if let Ok(Some(slot)) = sources.take(ListenerId(0), ip(number), &rules, Moment(now)) {
+                sources.give_back(slot);
+            }
+        });
+    });
+}
+
 const OPTIONS_OF_LOAD: [&str; 6] = ["--only", "--rounds", "--seconds", "--other", "--figures", "--from"];
 
 /// Criterion as the command line wants it.
@@ -300,6 +354,7 @@ fn main() {
         picks_in_a_table(&mut criterion);
         configurations(&mut criterion);
         access_log(&mut criterion);
+        admission(&mut criterion);
         criterion.final_summary();
     }
 }

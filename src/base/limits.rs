@@ -93,6 +93,14 @@ pub const QUEUE_MAX: u32 = 65_535;
 pub const POOL_MAX: u32 = 4_096;
 /// Maximum number of local addresses of an upstream.
 pub const LOCAL_ADDRESSES_MAX: usize = 256;
+/// Maximum number of entries of a list of clients, such as `allow`; files among them may have more prefixes.
+pub const ACCESS_ENTRIES_MAX: usize = 10_000;
+/// Largest file of prefixes, bytes: the whole routing table of the Internet fits twice.
+pub const ACCESS_FILE_BYTES_MAX: u64 = 64 << 20;
+/// Largest configurable rate, events a second.
+pub const RATE_MAX: u32 = 1_000_000;
+/// Maximum number of sources whose limits are known, for the whole process; further ones share one limit. They take 48 MiB.
+pub const SOURCES_MAX: usize = 1 << 20;
 /// Longest configurable duration.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Shortest configurable duration.

@@ -122,10 +122,20 @@ macro_rules! named {
 }
 
 named! {
-    /// Why a connection was denied: it was accepted and reset at once, and never became a session.
+    /// Why a connection was denied: it was accepted and reset, and got no backend. In the order in which the rules are asked.
     DenyReason {
+        /// `max_connections` of the listener.
+        ListenerLimit = "listener_limit";
         /// `runtime.max_connections`, or as many as there are descriptors for.
         ProcessLimit = "process_limit";
+        /// `deny` has the client, or `allow` does not have it.
+        Acl = "acl";
+        /// `per_source.rate`.
+        SourceRate = "source_rate";
+        /// `per_source.max_connections`.
+        SourceLimit = "source_limit";
+        /// `rate_limit` of the listener.
+        Rate = "rate";
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reads a configuration file: a bounded read of a regular file, or of what the caller's shell hands over,
+//! Reads a configuration file, and the files that it names: a bounded read of a regular file, or of what the caller's shell hands over,
 //! and of nothing else that could block.
 
 use std::fs::{File, FileType, OpenOptions};
@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::base::{Plain, limits};
-use crate::config::{Parsed, Report, parse};
+use crate::config::{Files, Parsed, Report, parse_with};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,32 @@ pub enum LoadError {
 /// See [`LoadError`]; its text is complete and names the file.
 pub fn load(path: &Path) -> Result<Parsed, LoadError> {
     let (name, text) = read(path)?;
-    Ok(parse(&name, &text)?)
+    let folder = if path.as_os_str() == "-" || is_inherited(path) { None } else { path.parent() };
+    let mut files = Files::default();
+    loop {
+        let parsed = parse_with(&name, &text, &files);
+        let wanted = files.take_wanted();
+        if wanted.is_empty() {
+            return Ok(parsed?);
+        }
+        for named in wanted {
+            // A path without a beginning is one beside the configuration, wherever the process was started.
+            let content = read_named(&folder.map_or_else(|| named.clone(), |folder| folder.join(&named)));
+            files.insert(named, content);
+        }
+    }
+}
+
+/// Reads a file that a configuration names.
+fn read_named(path: &Path) -> Result<Vec<u8>, String> {
+    let most = limits::ACCESS_FILE_BYTES_MAX;
+    read_within(path, most).map_err(|error| match error {
+        LoadError::Unreadable { file, error } => format!("{file}: cannot be read: {}", Plain(&error)),
+        LoadError::Unfit { file, what, .. } => {
+            format!("{file}: {what}; write the path of a regular file of at most {most} bytes")
+        }
+        LoadError::Invalid(report) => report.to_string(),
+    })
 }
 
 /// Reads a configuration file, `-` for the standard input. Returns its name and its content.
@@ -54,6 +79,11 @@ pub fn load(path: &Path) -> Result<Parsed, LoadError> {
 ///
 /// See [`LoadError`], of which this is never `Invalid`.
 pub(super) fn read(path: &Path) -> Result<(String, Vec<u8>), LoadError> {
+    let name = if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() };
+    read_within(path, limits::CONFIG_BYTES_MAX).map(|text| (name, text))
+}
+
+fn read_within(path: &Path, most: u64) -> Result<Vec<u8>, LoadError> {
     let (is_stdin, inherited) = (path.as_os_str() == "-", is_inherited(path));
     let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
     let file = name.escape_debug().to_string();
@@ -73,17 +103,17 @@ pub(super) fn read(path: &Path) -> Result<(String, Vec<u8>), LoadError> {
     if !metadata.is_file() && !is_stream {
         return Err(unfit(format!("is {}", kind(kind_of_file))));
     }
-    if metadata.len() > limits::CONFIG_BYTES_MAX {
+    if metadata.len() > most {
         return Err(unfit(format!("has {} bytes", metadata.len())));
     }
     // The file may grow in the meantime, and files of /proc have no length: one byte more than allowed
     // reveals both.
     let mut text = Vec::new();
-    opened.take(limits::CONFIG_BYTES_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > limits::CONFIG_BYTES_MAX {
-        return Err(unfit(format!("has more than {} bytes", limits::CONFIG_BYTES_MAX)));
+    opened.take(most + 1).read_to_end(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > most {
+        return Err(unfit(format!("has more than {most} bytes")));
     }
-    Ok((name, text))
+    Ok(text)
 }
 
 /// Returns whether a path names a descriptor that this process was started with, like `/dev/stdin` and the

@@ -34,6 +34,7 @@ pub(super) fn status(times: u64) -> Status {
         generation: 1,
         upgrade_error: None,
         max_sessions: 65_000,
+        sources: Default::default(),
         reloads: ReloadStatus::default(),
         upgrades: UpgradeStatus::default(),
         log_dropped: LogDropped { process: 0, access: 3 },
@@ -69,6 +70,7 @@ fn listener(times: u64) -> ListenerStatus {
         upstream: "app".into(),
         ready: true,
         active_max: 99,
+        max_sessions: 65_000,
         totals,
     }
 }

@@ -5,11 +5,13 @@
 //! line here. Lists whose entries have names are compared by the names.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
-use super::model::{Config, Upstream};
+use super::model::{AccessEntry, Config, Upstream};
+use crate::base::counted;
 
 /// One difference between two configurations. Objects go by their names, so their order in the file is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,9 +89,18 @@ fn is_live(what: &str) -> bool {
 }
 
 /// Returns the tree of a configuration in which objects go by their names, with what operators want of the
-/// backends beside their keys.
+/// backends beside their keys, and what the files say that it names.
 fn tree(config: &Config) -> Value {
     let mut tree = config.to_tree();
+    let listeners = tree.get_mut("listeners").and_then(Value::as_sequence_mut);
+    for (written, listener) in listeners.into_iter().flatten().zip(&config.listeners) {
+        for (key, list) in [("allow", &listener.allow), ("deny", &listener.deny)] {
+            if let (Value::Mapping(written), false) = (&mut *written, list.is_empty()) {
+                let entry = |entry: &AccessEntry| (entry.to_string().into(), content(entry).into());
+                written.insert(key.into(), Value::Mapping(list.0.iter().map(entry).collect()));
+            }
+        }
+    }
     let upstreams = tree.get_mut("upstreams").and_then(Value::as_sequence_mut);
     for (written, upstream) in upstreams.into_iter().flatten().zip(&config.upstreams) {
         let backends = written.get_mut("backends").and_then(Value::as_sequence_mut);
@@ -100,6 +111,15 @@ fn tree(config: &Config) -> Value {
         }
     }
     by_name(tree)
+}
+
+/// Returns what an entry of a list of clients stands for, where that is not the entry itself.
+fn content(entry: &AccessEntry) -> String {
+    let AccessEntry::File { prefixes, .. } = entry else { return "listed".to_owned() };
+    let mut hasher = DefaultHasher::new();
+    prefixes.hash(&mut hasher);
+    let print = hasher.finish() >> 32;
+    format!("{} ({print:08x})", counted(prefixes.len() as u64, "address range"))
 }
 
 /// Returns the value with each list of named entries as the mapping of the names to the entries.

@@ -153,7 +153,7 @@ const TOP: &str = "the top of the file";
 /// Sections of the short form and of the long one, with keys that are found elsewhere by mistake.
 pub(super) const HOMES: [(&str, &str, &str); 19] = [
     ("`loadbalancer`", "`listeners[]`, as `address`", "listen_address"),
-    ("`loadbalancer`", "`listeners[]`", "backlog"),
+    ("`loadbalancer`", "`listeners[]`", "backlog over_limit rate_limit per_source allow deny"),
     ("`loadbalancer`", "`listeners[]` and `upstreams[]`", "timeouts tcp"),
     ("`loadbalancer.timeouts`", "`listeners[].timeouts`", "client_idle half_close session"),
     ("`loadbalancer.timeouts`", "`upstreams[].timeouts`", "connect establish backend_idle"),
@@ -161,7 +161,11 @@ pub(super) const HOMES: [(&str, &str, &str); 19] = [
     ("`loadbalancer.tcp`", "`listeners[].tcp`", "steer_by_cpu"),
     ("`loadbalancer`", "`upstreams[]`", "algorithm hash_key"),
     (TOP, "`upstreams[]`", TOP_KEYS),
-    ("`runtime` and `backends[]`", "`runtime` and `upstreams[].backends[]`", "max_connections"),
+    (
+        "`runtime`, `loadbalancer` and `backends[]`",
+        "`runtime`, `listeners[]` and `upstreams[].backends[]`",
+        "max_connections",
+    ),
     ("`backends[]`", "`upstreams[].backends[]`", "weight backup"),
     (
         "`healthcheck`",
@@ -178,10 +182,9 @@ pub(super) const HOMES: [(&str, &str, &str); 19] = [
 ];
 
 /// Keys that are planned, and that no version has yet.
-pub(super) const NOT_YET: &str = "allow bandwidth client_first \
-                                  congestion_control defer_accept deny expand fast_open freebind \
-                                  handshake interface no_backend over_limit per_source \
-                                  proxy_protocol quick_ack rate_limit send_proxy sni tls";
+pub(super) const NOT_YET: &str = "bandwidth client_first congestion_control defer_accept expand \
+                                  fast_open freebind handshake interface no_backend proxy_protocol \
+                                  quick_ack send_proxy sni tls";
 
 /// Our keys, and what other programs call them; the first row whose key is known there is meant.
 const FOREIGN: [(&str, &str); 17] = [
@@ -214,11 +217,6 @@ pub(super) fn of_key(key: &str, known: &[&'static str]) -> Option<String> {
         return Some(mistake);
     }
     let of_listener = known.iter().any(|known| matches!(*known, "listen_address" | "backlog"));
-    if key == "max_connections" && known.contains(&"backlog") {
-        let message = "a listener cannot have a limit of its own yet; `runtime.max_connections` limits the \
-                       whole process, and each of the `backends` can have its own";
-        return Some(message.to_owned());
-    }
     if key == "port" && of_listener {
         return Some("the port of a listener stands in its address, as in `\":8080\"`".to_owned());
     }

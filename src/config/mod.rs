@@ -12,11 +12,13 @@
 //! Invariants: no input panics; `limits::CONFIG_*` bound time and memory; a `Config` holds only values within
 //! their bounds; `parse` reads what `to_yaml` writes as the same configuration.
 //!
-//! Left out: files, which the caller reads, and whatever depends on the machine, such as its cores.
+//! Left out: files, which the caller reads ([`Files`]), and whatever depends on the machine, such as its cores.
 
 mod address;
 mod admin;
+mod admission;
 mod changes;
+mod files;
 mod healthcheck;
 mod hints;
 mod model;
@@ -35,6 +37,7 @@ mod values;
 use std::rc::Rc;
 
 pub use changes::{Change, changes, not_live};
+pub use files::Files;
 pub use model::*;
 pub use overlay::{Edit, Overlay};
 pub use reach::Circle;
@@ -54,12 +57,23 @@ pub struct Parsed {
     pub report: Report,
 }
 
-/// Reads the text of a configuration file in short or long form. The report calls the file `file_name`.
+/// Reads the text of a configuration file in short or long form. The report calls the file `file_name`. Files that the text
+/// names count as empty.
 ///
 /// # Errors
 ///
 /// Fails with the report of every problem, at least one of which is an error.
 pub fn parse(file_name: &str, text: &[u8]) -> Result<Parsed, Report> {
+    parse_with(file_name, text, &Files::default())
+}
+
+/// As [`parse`], with the content of the files that the text names. What comes back counts only if `files` has all of them
+/// ([`Files::take_wanted`]).
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_with(file_name: &str, text: &[u8], files: &Files) -> Result<Parsed, Report> {
     let problems = Problems::default();
     let text = match within_size(text).and_then(tree::decode) {
         Ok(text) => text,
@@ -70,14 +84,14 @@ pub fn parse(file_name: &str, text: &[u8]) -> Result<Parsed, Report> {
         }
     };
     let document = tree::parse(text, &problems);
-    judged(file_name, text, document, problems)
+    judged(file_name, text, document, problems, files)
 }
 
 /// Reads a text that [`Config::to_yaml`] has written, which is not hostile and may be larger than any file.
 fn parse_printed(text: &str) -> Result<Parsed, Report> {
     let problems = Problems::default();
     let document = tree::parse_within(usize::MAX, text, &problems);
-    judged("printed", text, document, problems)
+    judged("printed", text, document, problems, &Files::default())
 }
 
 fn judged(
@@ -85,8 +99,9 @@ fn judged(
     text: &str,
     document: Option<Rc<Node>>,
     problems: Problems,
+    files: &Files,
 ) -> Result<Parsed, Report> {
-    let config = document.and_then(|document| read(&document, &problems));
+    let config = document.and_then(|document| read(&document, &problems, files));
     let report = problems.into_report(file_name, text);
     match config {
         Some(config) if report.errors() == 0 => Ok(Parsed { config, report }),
@@ -101,10 +116,10 @@ fn within_size(text: &[u8]) -> Result<&[u8], (Span, String)> {
     Err((Span::at(1, 1), format!("larger than {} bytes", limits::CONFIG_BYTES_MAX)))
 }
 
-fn read(document: &Node, problems: &Problems) -> Option<Config> {
+fn read(document: &Node, problems: &Problems, files: &Files) -> Option<Config> {
     match &document.value {
         Value::Map(map) => {
-            let mut root = Section::root(map, problems);
+            let mut root = Section::root(map, problems, files);
             let config = schema::config(&mut root);
             root.finish();
             return Some(config);

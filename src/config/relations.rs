@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::model::{
-    Backend, BackendAddress, Clients, EqualIdle, HashKey, HealthCheck, ListenAddress, Listener,
-    ListenerTimeouts, OpenSessions, Outlier, PoolRules, QueueRules, Reuse, Upstream, UpstreamTimeouts,
+    AccessEntry, Backend, BackendAddress, Clients, EqualIdle, HashKey, HealthCheck, ListenAddress, Listener,
+    ListenerTimeouts, OpenSessions, Outlier, OverLimit, PoolRules, QueueRules, Reuse, Upstream,
+    UpstreamTimeouts,
 };
 use super::reach::Circle;
 use super::report::{Location, quote};
@@ -284,6 +285,29 @@ pub(super) fn steerable(s: &Section<'_>, steer_by_cpu: bool, address: &ListenAdd
         let message =
             format!("`steer_by_cpu` has no effect on {shown}; write `off` here, or listen on a port");
         s.error_at("steer_by_cpu", message);
+    }
+}
+
+/// Warns about rules of admission that no client, or every client, meets.
+pub(super) fn admission_of_use(s: &Section<'_>, listener: &Listener) {
+    let is_without =
+        |entry: &AccessEntry| matches!(entry, AccessEntry::File { prefixes, .. } if prefixes.is_empty());
+    if !listener.allow.is_empty() && listener.allow.0.iter().all(is_without) {
+        s.warn_at("allow", "the file has no prefix, so every client is denied; add one, or remove `allow`");
+    }
+    if listener.deny.0.contains(&AccessEntry::Any) {
+        s.warn_at("deny", "`any` denies every client; remove it, or the listener");
+    }
+    // An empty path stands for an address that is missing, or not known yet.
+    let is_unix = matches!(&listener.address, ListenAddress::Unix(path) if !path.as_os_str().is_empty());
+    if listener.per_source.is_some() && is_unix {
+        let message = "`per_source` has no effect on a `unix:` listener, whose clients have no addresses";
+        s.warn_at("per_source", message);
+    }
+    if listener.over_limit == OverLimit::Wait && listener.rate_limit.is_some() {
+        // No client waits for a rate: the kernel's backlog would fill with clients that have long left.
+        let message = "`over_limit: wait` holds for `max_connections`; clients beyond `rate_limit` are reset";
+        s.warn_own("over_limit", message);
     }
 }
 

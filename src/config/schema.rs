@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use super::address;
 use super::admin::admin;
+use super::admission::{OVER_LIMIT, clients, per_source, rate_limit};
+use super::files::Files;
 use super::healthcheck::healthcheck;
 use super::hints;
 use super::model::{
     AccessFilter, AccessFormat, AdminState, Backend, BackendAddress, Config, CoreSelection, EqualIdle,
     HashKey, Keepalive, ListenAddress, Listener, ListenerTcp, ListenerTimeouts, LogFormat, LogTarget,
-    Logging, OpenSessions, Outlier, QueueRules, Relay, Runtime, TcpOptions, Upstream, UpstreamTimeouts,
+    Logging, OpenSessions, Outlier, OverLimit, QueueRules, Relay, Runtime, TcpOptions, Upstream,
+    UpstreamTimeouts,
 };
 use super::pool::pool;
 use super::relations::{self, Entries, Names, UpstreamLocations, WrittenIdle, WrittenTimeouts};
@@ -203,8 +206,22 @@ fn bare_listener(
     timeouts: ListenerTimeouts,
     tcp: ListenerTcp,
 ) -> Listener {
-    let backlog = s.value("backlog", 4_096, number(1..=limits::BACKLOG_MAX));
-    Listener { name, upstream: UpstreamId(0), backlog, timeouts, tcp, address }
+    let listener = Listener {
+        name,
+        upstream: UpstreamId(0),
+        backlog: s.value("backlog", 4_096, number(1..=limits::BACKLOG_MAX)),
+        max_connections: s.value("max_connections", None, limit),
+        over_limit: s.value("over_limit", OverLimit::Refuse, one_of(OVER_LIMIT)),
+        rate_limit: rate_limit(s),
+        per_source: per_source(s),
+        allow: clients(s, "allow"),
+        deny: clients(s, "deny"),
+        timeouts,
+        tcp,
+        address,
+    };
+    relations::admission_of_use(s, &listener);
+    listener
 }
 
 fn listener_timeouts(s: &mut Section<'_>) -> (ListenerTimeouts, WrittenTimeouts) {
@@ -443,10 +460,10 @@ fn backend(s: &mut Section<'_>, bare: Option<&Node>) -> Option<Backend> {
 
 /// Reads an entry of `backends` that stands alone: the document of a text of its own.
 pub(super) fn lone_backend(document: &Node, problems: &Problems) -> Option<Backend> {
-    let nothing = Map::new();
+    let (nothing, files) = (Map::new(), Files::default());
     let (mut s, bare) = match &document.value {
-        Value::Map(map) => (Section::root(map, problems), None),
-        _ => (Section::root(&nothing, problems), Some(document)),
+        Value::Map(map) => (Section::root(map, problems, &files), None),
+        _ => (Section::root(&nothing, problems, &files), Some(document)),
     };
     let backend = backend(&mut s, bare);
     s.finish();

@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 
+use super::files::Files;
 use super::hints;
 use super::report::{Location, Problems, Span, quote};
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub(super) type Read<T> = Result<T, String>;
 #[derive(Clone)]
 pub(super) struct Section<'a> {
     problems: &'a Problems,
+    files: &'a Files,
     location: Location,
     /// The mapping that the operator wrote here, if any.
     own: Option<&'a Map>,
@@ -36,16 +38,16 @@ struct Layer<'a> {
 
 impl<'a> Section<'a> {
     /// Returns the section that is the whole file.
-    pub(super) fn root(map: &'a Map, problems: &'a Problems) -> Self {
+    pub(super) fn root(map: &'a Map, problems: &'a Problems, files: &'a Files) -> Self {
         let location = Location::of_text(Span::at(1, 1));
         let layers = vec![Layer { path: location.clone(), map }];
-        Self { problems, location, own: Some(map), layers, known: Vec::new() }
+        Self { problems, files, location, own: Some(map), layers, known: Vec::new() }
     }
 
     /// Returns a section that is not in the file, so that every key has its default.
     pub(super) fn absent(&self) -> Self {
-        let (problems, location) = (self.problems, self.location.clone());
-        Self { problems, location, own: None, layers: Vec::new(), known: Vec::new() }
+        let (problems, files, location) = (self.problems, self.files, self.location.clone());
+        Self { problems, files, location, own: None, layers: Vec::new(), known: Vec::new() }
     }
 
     /// Returns the value of `key`, or `default` where it is not written.
@@ -152,6 +154,39 @@ impl<'a> Section<'a> {
         items.into_iter().map(entry).collect()
     }
 
+    /// Returns what `read` makes of the nodes in the list under `key`, which is `what`, of at most `most`; an absent one, or
+    /// `off`, is empty.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &'static str,
+        (what, most): (&str, usize),
+        read: impl Fn(&Node, &Files) -> Read<T>,
+    ) -> Vec<T> {
+        let rule = format!("is not a list of at most {most} {what}, or `off`");
+        #[cfg(test)]
+        super::tests::record(self.location.path_of(key), Asked::Value(format!("this {rule}")));
+        let Some((entry, location)) = self.find(key) else { return Vec::new() };
+        let items = match &entry.node.value {
+            _ if entry.node.is_off() => return Vec::new(),
+            Value::List(items) => items,
+            _ => {
+                let rule = || format!("this {rule}; write `[...]`");
+                self.problems.error(location, hints::of_value(&entry.node).unwrap_or_else(rule));
+                return Vec::new();
+            }
+        };
+        if items.len() > most {
+            self.problems.error(location, format!("{} entries; at most {most} fit", items.len()));
+            return Vec::new();
+        }
+        let item = |(index, node): (usize, &Rc<Node>)| {
+            let location = Location { path: format!("{}[{index}]", location.path), span: node.span };
+            let value = read(node, self.files).map_err(|rule| hints::of_value(node).unwrap_or(rule));
+            value.map_err(|message| self.problems.error(location, message)).ok()
+        };
+        items.iter().enumerate().filter_map(item).collect()
+    }
+
     /// Returns the nodes in the list under `key`, at most `most`, and where they stand.
     fn items(&mut self, key: &'static str, most: usize) -> Vec<(Location, &'a Node)> {
         let rule = format!("is not a list of 1 to {most} entries");
@@ -186,7 +221,8 @@ impl<'a> Section<'a> {
     fn entry_of(&self, location: Location, map: &'a Map, behind: &[Layer<'a>]) -> Self {
         let own = Layer { path: location.clone(), map };
         let layers = std::iter::once(own).chain(behind.iter().cloned()).collect();
-        Self { problems: self.problems, location, own: Some(map), layers, known: Vec::new() }
+        let (problems, files) = (self.problems, self.files);
+        Self { problems, files, location, own: Some(map), layers, known: Vec::new() }
     }
 
     /// Reports `key` if it is written here, because it belongs elsewhere.

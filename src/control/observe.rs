@@ -10,9 +10,9 @@ use tokio::sync::watch;
 
 use super::status::{
     BackendStatus, CheckStatus, LastCheckStatus, ListenerStatus, LogDropped, Phase, ReloadStatus,
-    ShardStatus, Status, UpgradeStatus, UpstreamStatus,
+    ShardStatus, SourcesStatus, Status, UpgradeStatus, UpstreamStatus,
 };
-use crate::admission::Limit;
+use crate::admission::Gate;
 use crate::base::{BackendId, BackendKey, ListenerId, ShardId};
 use crate::config::{self, AdminState, Config, Overlay};
 use crate::steering::CoreLoads;
@@ -49,8 +49,8 @@ pub struct Source {
     pub cores: Arc<CoreLoads>,
     /// What the health checks found.
     pub health: Arc<HealthCounters>,
-    /// The limit on sessions of the process.
-    pub limit: Arc<Limit>,
+    /// The admission to the process.
+    pub gate: Arc<Gate>,
     /// The log of the process, if it has one.
     pub log: Option<LogHandle>,
     /// The access log, if sessions are logged.
@@ -170,7 +170,11 @@ impl Source {
             uptime: self.begun.elapsed(),
             phase: self.phase.get(),
             generation: snapshot.generation(),
-            max_sessions: self.limit.maximum(),
+            max_sessions: self.gate.sessions.maximum(),
+            sources: SourcesStatus {
+                tracked: self.gate.sources.tracked(),
+                overflowed: self.gate.sources.overflowed(),
+            },
             reloads: *lock(&self.reloads),
             upgrades: *lock(&self.upgrades),
             upgrade_error: lock(&self.upgrade_error).clone(),
@@ -294,6 +298,10 @@ impl Source {
             ready,
             draining: false,
             active_max: seen.listeners.get(&id).copied().unwrap_or(0).max(totals.active),
+            max_sessions: listener
+                .max_connections
+                .map_or(u32::MAX, |most| most.get())
+                .min(self.gate.sessions.maximum()),
             totals,
         }
     }

@@ -32,6 +32,9 @@ pub struct Status {
     pub upgrade_error: Option<String>,
     /// Maximum number of sessions at a time.
     pub max_sessions: u32,
+    /// The sources of clients that `per_source` limits.
+    #[serde(default)]
+    pub sources: SourcesStatus,
     /// How the configuration was loaded again.
     #[serde(default)]
     pub reloads: ReloadStatus,
@@ -46,6 +49,15 @@ pub struct Status {
     pub upstreams: Vec<UpstreamStatus>,
     /// By shard.
     pub shards: Vec<ShardStatus>,
+}
+
+/// The sources of clients that `per_source` limits.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct SourcesStatus {
+    /// Those of which something is known.
+    pub tracked: u64,
+    /// Clients of sources for which there was no place, so that they shared one limit.
+    pub overflowed: u64,
 }
 
 /// What a process does with clients.
@@ -133,6 +145,9 @@ pub struct ListenerStatus {
     pub draining: bool,
     /// The highest number of open sessions that was seen; looked at once a second.
     pub active_max: u64,
+    /// Maximum number of sessions at a time: its own, or that of the process if that is lower.
+    #[serde(default)]
+    pub max_sessions: u32,
     /// What all shards have counted.
     #[serde(flatten)]
     pub totals: ListenerTotals,

@@ -27,7 +27,7 @@ pub use listen::{
     FileAccess, ListenError, Listening, SocketFile, adjust, end_handshakes, listen, listen_alone,
     listen_beside, take_all_hops,
 };
-pub use options::keep_alive;
+pub use options::{keep_alive, reset};
 pub use peer::Peer;
 pub use queue::{queued, unacknowledged};
 pub use steer::{steer_by_cpu, stop_steering};

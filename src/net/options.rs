@@ -6,7 +6,8 @@
 )]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use socket2::{Domain, SockRef, TcpKeepalive};
 
@@ -68,4 +69,10 @@ pub fn keep_alive(socket: SockRef<'_>, keepalive: Keepalive) {
     let options = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
     // A Unix socket has no such option and needs none: its peer cannot vanish unnoticed.
     let _ = socket.set_tcp_keepalive(&options);
+}
+
+/// Closes a connection at once with RST instead of FIN. A client of a Unix socket sees an end.
+pub fn reset(connection: OwnedFd) {
+    // It fails for no open socket (socket(7)).
+    let _ = SockRef::from(&connection).set_linger(Some(Duration::ZERO));
 }

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::admission::{Decided, SharedListener};
 use crate::balance::Candidate;
-use crate::base::{BackendId, ClientAddress, ListenerId};
-use crate::config::{self, HashKey};
+use crate::base::{BackendId, ClientAddress, DenyReason, ListenerId, Moment};
+use crate::config::{self, HashKey, OverLimit};
 use crate::control::Source;
 use crate::control::process::{AskedRule, ExplainError, ExplainQuery, Explanation};
 use crate::control::status::{BackendStatus, Phase, Status, UpstreamStatus};
@@ -85,7 +86,7 @@ pub(super) fn explain(source: &Source, wanted: &Wanted, preview: &Preview) -> Ex
         };
     };
     let mut rules = Rules::default();
-    let admitted = admission(&status, &mut rules);
+    let admitted = admission(source, wanted, &status, &mut rules);
     states(upstream, &mut rules);
     panic(shared, upstream, &mut rules);
     hash(shared, wanted.client, &mut rules);
@@ -104,19 +105,90 @@ pub(super) fn explain(source: &Source, wanted: &Wanted, preview: &Preview) -> Ex
     }
 }
 
-/// Returns whether a client would be let in.
-fn admission(status: &Status, rules: &mut Rules) -> bool {
+/// Returns whether a client would be let in: the rules of the listener and of the process, in the order in which they are
+/// asked.
+fn admission(source: &Source, wanted: &Wanted, status: &Status, rules: &mut Rules) -> bool {
+    let shared = &wanted.snapshot.shared_listeners()[wanted.position];
+    let (config, now) = (wanted.listener(), Moment::read_clock());
     let is_open = status.phase != Phase::Draining;
-    if is_open {
-        rules.add("phase", "the process accepts clients".to_owned());
-    } else {
-        rules.add("phase", "the process drains: it accepts no clients".to_owned());
+    let verdict = if is_open { "accepts clients" } else { "drains: it accepts no clients" };
+    rules.add("phase", format!("the process {verdict}"));
+    let beyond = match config.over_limit {
+        OverLimit::Refuse => "the client is denied",
+        OverLimit::Wait => "the client waits in the backlog",
+    };
+    let room = |open: u64, most: u64, reason: DenyReason| match open < most {
+        true => "there is room".to_owned(),
+        false => format!("{beyond}: {}", reason.name()),
+    };
+    let mut has_room = true;
+    if let Some((open, most)) = shared.sessions().map(|(open, most)| (u64::from(open), u64::from(most))) {
+        has_room &= open < most;
+        let verdict = room(open, most, DenyReason::ListenerLimit);
+        rules.add("listener max_connections", format!("{open} of {most} sessions are open: {verdict}"));
     }
-    let (open, most) = (status.open_sessions(), status.max_sessions);
-    let has_room = open < u64::from(most);
-    let verdict = if has_room { "there is room" } else { "the client is denied: process_limit" };
+    let (open, most) = (status.open_sessions(), u64::from(status.max_sessions));
+    has_room &= open < most;
+    let verdict = room(open, most, DenyReason::ProcessLimit);
     rules.add("runtime.max_connections", format!("{open} of {most} sessions are open: {verdict}"));
-    is_open && has_room
+    let is_listed = lists(shared, wanted, rules);
+    is_open && has_room && is_listed && rates(source, (shared, wanted), now, rules)
+}
+
+/// Returns whether `allow` and `deny` let a client in.
+fn lists(shared: &SharedListener, wanted: &Wanted, rules: &mut Rules) -> bool {
+    let decided = shared.decide(wanted.client);
+    let denied = || format!("the client is denied: {}", DenyReason::Acl.name());
+    let config = wanted.listener();
+    if !config.deny.is_empty() {
+        let has_it = decided == Decided::Denied;
+        let verdict =
+            if has_it { format!("has the client: {}", denied()) } else { "does not have the client".into() };
+        rules.add("deny", verdict);
+    }
+    if !config.allow.is_empty() && decided != Decided::Denied {
+        let has_it = decided == Decided::Allowed;
+        let verdict =
+            if has_it { "has the client".into() } else { format!("does not have the client: {}", denied()) };
+        rules.add("allow", verdict);
+    }
+    matches!(decided, Decided::Allowed | Decided::Open)
+}
+
+/// Returns whether the limits of the source and the rate of the listener let a client in.
+fn rates(
+    source: &Source,
+    (shared, wanted): (&SharedListener, &Wanted),
+    now: Moment,
+    rules: &mut Rules,
+) -> bool {
+    let config = wanted.listener();
+    let verdict = |admits: bool, reason: DenyReason| match admits {
+        true => "lets the client in".to_owned(),
+        false => format!("the client is denied: {}", reason.name()),
+    };
+    let mut admits = true;
+    let of_source = shared.look_at_source(wanted.client, &source.gate.sources, now);
+    if let (Some((open, is_within)), Some(limits)) = (of_source, &config.per_source) {
+        if let Some(limit) = limits.rate_limit() {
+            admits &= is_within;
+            let text = verdict(is_within, DenyReason::SourceRate);
+            rules.add("per_source.rate", format!("{}, burst {}: {text}", limit.rate, limit.burst));
+        }
+        if let Some(most) = limits.max_connections {
+            let has_room = open < most.get();
+            admits &= has_room;
+            let text = verdict(has_room, DenyReason::SourceLimit);
+            rules.add("per_source.max_connections", format!("{open} of {most} sessions are open: {text}"));
+        }
+    }
+    if let Some(limit) = config.rate_limit {
+        let is_within = shared.is_within_rate(now);
+        admits &= is_within;
+        let text = verdict(is_within, DenyReason::Rate);
+        rules.add("rate_limit", format!("{}, burst {}: {text}", limit.rate, limit.burst));
+    }
+    admits
 }
 
 fn states(upstream: &UpstreamStatus, rules: &mut Rules) {

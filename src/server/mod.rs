@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::admission::Limit;
+use crate::admission::Gate;
 use crate::base::ShardPlace;
 use crate::base::{ShardId, counted};
 use crate::config::{Config, Listener, Overlay};
@@ -239,7 +239,7 @@ impl Server {
             cpus: shards.cpus.clone(),
             cores: Arc::clone(&shards.cores),
             health: Arc::default(),
-            limit: Arc::new(Limit::new(sessions)),
+            gate: Arc::new(Gate::new(sessions, cpus.len())),
             log: attached.log,
             access_log: access_log.clone(),
             begun: Instant::now(),
@@ -338,7 +338,7 @@ impl Server {
                 counters: Arc::clone(&shards.counters[index]),
                 access_log: self.access_log.as_ref().map(|log| log.logger(index)),
                 heartbeat: Arc::clone(&shards.heartbeats[index]),
-                limit: Arc::clone(&self.source.limit),
+                gate: Arc::clone(&self.source.gate),
                 handles: Arc::clone(&shards.handles),
                 unused: Arc::clone(&shards.unused),
                 inbox,

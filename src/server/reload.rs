@@ -160,7 +160,7 @@ impl Server {
         }
         self.await_verdicts(&snapshot, before, gives_up);
         let source = &self.source;
-        source.limit.set_maximum(sessions);
+        source.gate.sessions.set_maximum(sessions);
         source.current.set(Arc::clone(&snapshot));
         let has_sessions = |id| source.counters.iter().any(|shard| shard.listener(id).active.value() > 0);
         source.departed.note(before, &snapshot, has_sessions);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use socket2::SockRef;
 
+use super::admitted::{Admission, Admitted};
 use super::listener::Listener;
 use super::session;
 use super::state::Shard;
@@ -82,7 +83,7 @@ impl Entrance {
         !self.is_closed.get() && self.listener.borrow().shard.leaves(&self.address)
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         self.waker.borrow().iter().for_each(Waker::wake_by_ref);
     }
 
@@ -119,8 +120,8 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
             adjust(acceptor, listener.config());
             (left, rules) = (listener.config().backlog.max(left), Rc::clone(&listener));
         }
-        let accepted = match accepted {
-            Next::Accepted(accepted) => accepted,
+        let (accepted, place) = match accepted {
+            Next::Accepted(accepted, place) => (accepted, place),
             Next::Changed => continue,
             Next::Closed if handshakes.is_none() && ends_handshakes(&entrance, acceptor) => {
                 handshakes = Some(shard.ring.timer(shard.now().after(HANDSHAKES)));
@@ -135,7 +136,7 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
                 }
                 let Some(accepted) = (left > 0).then(|| acceptor.accept_now()).flatten() else { return };
                 left -= 1;
-                accepted
+                (accepted, None)
             }
         };
         match accepted {
@@ -143,11 +144,13 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
                 if handshakes.is_some() {
                     net::take_all_hops(SockRef::from(&accepted.connection));
                 }
-                if let Some(accepted) = keep(&entrance, &listener, accepted) {
-                    session::start(&listener, accepted);
+                let admitted = admit(&listener, accepted, place);
+                if let Some(admitted) = admitted.and_then(|admitted| keep(&entrance, &listener, admitted)) {
+                    session::start(&listener, admitted);
                 }
             }
             Err(error) => {
+                place.into_iter().for_each(|place| listener.release(place));
                 let kind = AcceptError::of(&error);
                 listener.counters().accept_errors[kind as usize].add(1);
                 let now = shard.ring.now();
@@ -221,21 +224,35 @@ async fn opening(entrance: &Entrance) {
     }
 }
 
+/// Lets a client in that has a `place` in the limits, or gets one now, if no rule denies it. One that is denied is reset and
+/// counted, and costs nothing else.
+fn admit(listener: &Listener, accepted: Accepted, place: Option<Admission>) -> Option<Admitted> {
+    let place = place.map_or_else(|| listener.reserve(), Ok);
+    match place.and_then(|place| listener.admit(place, accepted.client)) {
+        Ok(admission) => Some(Admitted { accepted, admission }),
+        Err(reason) => {
+            listener.deny(accepted.client, reason);
+            net::reset(accepted.connection);
+            None
+        }
+    }
+}
+
 /// Returns the connection, unless another shard gets it. Once the entrance closes, all connections stay: another shard
 /// may know the listener no more.
-fn keep(entrance: &Entrance, listener: &Listener, accepted: Accepted) -> Option<Accepted> {
+fn keep(entrance: &Entrance, listener: &Listener, admitted: Admitted) -> Option<Admitted> {
     let handoff = listener.shard.handoff.borrow();
     let may_move = !listener.config().tcp.steer_by_cpu && entrance.is_open();
     let Some(handoff) = handoff.as_ref().filter(|_| may_move) else {
-        return Some(accepted);
+        return Some(admitted);
     };
-    handoff.hand_off(listener.shard.now(), listener.id, accepted)
+    handoff.hand_off(listener.shard.now(), listener.id, admitted)
 }
 
 /// What an accept loop has to do next.
 enum Next {
-    /// A client has come, or accepting has failed.
-    Accepted(std::io::Result<Accepted>),
+    /// A client has come, which may have its place in the limits already, or accepting has failed.
+    Accepted(std::io::Result<Accepted>, Option<Admission>),
     /// The listener is another one.
     Changed,
     /// The entrance is closed.
@@ -256,7 +273,31 @@ async fn next(entrance: &Entrance, acceptor: &Acceptor, mut handshakes: Option<&
             return Poll::Ready(Next::Changed);
         }
         entrance.watch(context);
-        acceptor.poll_accept(context).map(Next::Accepted)
+        let listener = entrance.listener.borrow();
+        if listener.shared.waits() {
+            return poll_accept_with_place(&listener, acceptor, context);
+        }
+        acceptor.poll_accept(context).map(|accepted| Next::Accepted(accepted, None))
     })
     .await
+}
+
+/// Accepts a client for which there is a place in the limits. Without one, clients stay in the backlog, and the loop is
+/// woken when a session ends.
+fn poll_accept_with_place(listener: &Listener, acceptor: &Acceptor, context: &mut Context<'_>) -> Poll<Next> {
+    if acceptor.poll_readable(context).is_pending() {
+        return Poll::Pending;
+    }
+    let shard = &listener.shard;
+    let place = listener.reserve().or_else(|_| {
+        shard.waits.set(true);
+        shard.gate.wait(shard.id());
+        listener.reserve()
+    });
+    let Ok(place) = place else { return Poll::Pending };
+    let accepted = acceptor.poll_accept(context);
+    if accepted.is_pending() {
+        listener.release(place);
+    }
+    accepted.map(|accepted| Next::Accepted(accepted, Some(place)))
 }

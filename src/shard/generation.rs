@@ -112,14 +112,16 @@ impl Residents {
             Rc::strong_count(listener) > 1 || is_new
         });
         let (config, before) = (snapshot.config(), std::mem::take(&mut self.listeners));
-        for (position, (id, listener)) in snapshot.listeners().iter().zip(&config.listeners).enumerate() {
+        let all = snapshot.shared_listeners().iter().zip(&config.listeners).enumerate();
+        for (position, (shared, listener)) in all {
+            let id = shared.id();
             let upstream = &self.upstreams[listener.upstream.index()];
-            let leaving = self.leaving_listeners.iter().position(|known| known.id == *id);
+            let leaving = self.leaving_listeners.iter().position(|known| known.id == id);
             let back = leaving.map(|position| self.leaving_listeners.remove(position));
-            let known = before.iter().find(|known| known.id == *id).or(back.as_ref());
+            let known = before.iter().find(|known| known.id == id).or(back.as_ref());
             let next = match known.filter(|known| !known.is_over()) {
-                Some(known) => known.next((config, position), upstream),
-                None => Listener::new(&self.shard, *id, (config, position), upstream, None),
+                Some(known) => known.next(shared, (config, position), upstream),
+                None => Listener::new(&self.shard, shared, (config, position), upstream, None),
             };
             next.set_removed(None);
             self.listeners.push(next);

@@ -8,12 +8,12 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::admitted::Admitted;
 use super::inbox::{HandedOff, ShardHandle};
 use crate::base::ShardPlace;
 use crate::base::Tick;
 use crate::base::{ListenerId, ShardId};
 use crate::steering::{CoreLoads, Steering};
-use crate::uring::Accepted;
 
 /// The right of a shard to hand connections off. Every shard of the process has one from the start; a shard
 /// that never starts drops it unused.
@@ -34,14 +34,14 @@ impl Handoff {
 
     /// Hands a connection off if another core is clearly better off and has room for it; otherwise returns
     /// it.
-    pub(super) fn hand_off(&self, now: Tick, listener: ListenerId, accepted: Accepted) -> Option<Accepted> {
-        let Some(to) = self.steering.borrow_mut().choose(now, &self.cores) else { return Some(accepted) };
-        let returned = self.handles[to.index()].post_connection(HandedOff { listener, accepted });
+    pub(super) fn hand_off(&self, now: Tick, listener: ListenerId, admitted: Admitted) -> Option<Admitted> {
+        let Some(to) = self.steering.borrow_mut().choose(now, &self.cores) else { return Some(admitted) };
+        let returned = self.handles[to.index()].post_connection(HandedOff { listener, admitted });
         match &returned {
             Some(_) => self.cores.take_back(to),
             None => self.cores.note_handed_off(self.own),
         }
-        returned.map(|handed_off| handed_off.accepted)
+        returned.map(|handed_off| handed_off.admitted)
     }
 }
 
@@ -60,10 +60,13 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
+    use super::super::admitted::Admission;
     use super::super::{Phase, run, testing};
     use super::*;
+    use crate::admission::Gate;
     use crate::base::CloseReason;
     use crate::telemetry::counters::ListenerTotals;
+    use crate::uring::Accepted;
 
     const LISTENER: ListenerId = ListenerId(0);
 
@@ -78,16 +81,19 @@ mod tests {
     }
 
     /// A client and the connection that a listener of another shard has accepted for it.
-    fn connection() -> (TcpStream, Accepted) {
+    fn connection(gate: &Gate) -> (TcpStream, Admitted) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let (connection, peer) = listener.accept().unwrap();
-        (client, Accepted { connection: connection.into(), client: Some(peer).into() })
+        assert!(gate.sessions.take());
+        let accepted = Accepted { connection: connection.into(), client: Some(peer).into() };
+        (client, Admitted { accepted, admission: Admission::new(false) })
     }
 
-    fn again(accepted: &Accepted) -> Accepted {
-        Accepted { connection: accepted.connection.try_clone().unwrap(), client: accepted.client }
+    fn again(Admitted { accepted, admission }: &Admitted) -> Admitted {
+        let connection = accepted.connection.try_clone().unwrap();
+        Admitted { accepted: Accepted { connection, client: accepted.client }, admission: *admission }
     }
 
     /// Whatever its phase, a shard waits for the others: the connections that they have accepted for it are
@@ -99,6 +105,7 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let (parts, mut others) = testing::parts(2, vec![(0, listener.into())]);
             let (counters, cores) = (Arc::clone(&parts.counters), Arc::clone(&parts.cores));
+            let gate = Arc::clone(&parts.gate);
             let other = others.remove(0);
             // Connections move only in this situation: the other shard is full and this one is empty.
             (0..3).for_each(|_| cores.begin_session(ShardId(1)));
@@ -106,7 +113,7 @@ mod tests {
             other.handles[0].post_phase(phase);
             until("no connection is accepted any more", || TcpStream::connect(address).is_err());
 
-            let (mut client, accepted) = connection();
+            let (mut client, accepted) = connection(&gate);
             assert!(other.hand_off(Tick(1), LISTENER, accepted).is_none(), "it is handed off");
             assert!(client.read(&mut [0]).is_err(), "no backend is up: a reset");
             until("it counts and has ended", || {
@@ -114,7 +121,7 @@ mod tests {
                 status.received == 1 && status.active == 0
             });
             assert!(!shard.is_finished(), "another one may come");
-            let (mut last, accepted) = connection();
+            let (mut last, accepted) = connection(&gate);
             assert!(other.hand_off(Tick(2), LISTENER, accepted).is_none());
             drop(other);
             shard.join().unwrap().unwrap();
@@ -128,6 +135,7 @@ mod tests {
                 totals.accepted >= 2 && totals.closed_with(CloseReason::NoBackend) == totals.accepted,
                 "{totals:?}"
             );
+            assert_eq!(gate.sessions.taken(), 0);
         }
     }
 
@@ -136,7 +144,7 @@ mod tests {
         let (parts, mut others) = testing::parts(2, Vec::new());
         let other = others.remove(0);
         (0..1_000).for_each(|_| parts.cores.begin_session(ShardId(1)));
-        let (_client, accepted) = connection();
+        let (_client, accepted) = connection(&parts.gate);
         let mut handed_off = 0;
         while other.hand_off(Tick(1), LISTENER, again(&accepted)).is_none() {
             handed_off += 1;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
+use super::admitted::Admitted;
 use super::questions::Question;
 use crate::base::{BackendId, ListenerId, limits};
 use crate::upstream::{SharedUpstream, Snapshot, UpstreamStates};
-use crate::uring::{Accepted, Doorbell};
+use crate::uring::Doorbell;
 
 /// What a shard does with new and with open sessions. A shard only ever moves forward in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +62,7 @@ pub(super) struct Grant {
 #[derive(Debug)]
 pub(super) struct HandedOff {
     pub(super) listener: ListenerId,
-    pub(super) accepted: Accepted,
+    pub(super) admitted: Admitted,
 }
 
 /// The end for other threads: one for each shard; clones write to the same inbox.

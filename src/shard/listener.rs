@@ -4,11 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use super::admitted::Admission;
 use super::state::Shard;
 use super::upstream::Upstream;
-use crate::base::{BackendId, ListenerId, Tick};
+use crate::admission::SharedListener;
+use crate::base::{BackendId, ClientAddress, DenyReason, ListenerId, Moment, Tick};
 use crate::config::{self, Config};
 use crate::relay::RelayRules;
+use crate::telemetry::access_log::AccessRecord;
 use crate::telemetry::counters::{Cells, ListenerCounters};
 
 /// See the module documentation. A listener never changes: with another configuration of itself or of its upstream
@@ -18,6 +21,8 @@ pub(super) struct Listener {
     pub(super) id: ListenerId,
     pub(super) shard: Rc<Shard>,
     pub(super) upstream: Rc<Upstream>,
+    /// What all shards share of it.
+    pub(super) shared: Arc<SharedListener>,
     /// For the relays of the sessions.
     pub(super) rules: RelayRules,
     counters: Cells<ListenerCounters>,
@@ -44,11 +49,12 @@ impl Listener {
     /// Creates the listener at this position of a configuration; `previous` is the version before.
     pub(super) fn new(
         shard: &Rc<Shard>,
-        id: ListenerId,
+        shared: &Arc<SharedListener>,
         (config, position): (&Arc<Config>, usize),
         upstream: &Rc<Upstream>,
         previous: Option<&Self>,
     ) -> Rc<Self> {
+        let id = shared.id();
         let (listener, backend_side) = (&config.listeners[position], upstream.config());
         let rules = RelayRules {
             client_idle: listener.timeouts.client_idle,
@@ -63,6 +69,7 @@ impl Listener {
             id,
             shard: Rc::clone(shard),
             upstream: Rc::clone(upstream),
+            shared: Arc::clone(shared),
             rules,
             counters: shard.counters.listener(id),
             config: Arc::clone(config),
@@ -77,18 +84,19 @@ impl Listener {
     /// Returns the listener as the next generation has it: this one if nothing of it is different.
     pub(super) fn next(
         self: &Rc<Self>,
+        shared: &Arc<SharedListener>,
         (config, position): (&Arc<Config>, usize),
         upstream: &Rc<Upstream>,
     ) -> Rc<Self> {
         if *self.config() == config.listeners[position] && Rc::ptr_eq(&self.upstream, upstream) {
             return Rc::clone(self);
         }
-        Self::new(&self.shard, self.id, (config, position), upstream, Some(self))
+        Self::new(&self.shard, shared, (config, position), upstream, Some(self))
     }
 
     /// Returns the same listener with another version of its upstream.
     pub(super) fn with_upstream(self: &Rc<Self>, upstream: &Rc<Upstream>) -> Rc<Self> {
-        self.next((&self.config, self.position), upstream)
+        self.next(&self.shared, (&self.config, self.position), upstream)
     }
 
     /// Returns the version of the newest generation.
@@ -142,6 +150,55 @@ impl Listener {
         if !self.has_verdicts.get() {
             self.has_verdicts.set(self.upstream.table.is_decided());
         }
+    }
+
+    /// Takes a place for a session in the limits of the listener and of the process.
+    pub(super) fn reserve(&self) -> Result<Admission, DenyReason> {
+        let counts = self.shared.take().ok_or(DenyReason::ListenerLimit)?;
+        let admission = Admission::new(counts);
+        if self.shard.gate.sessions.take() {
+            return Ok(admission);
+        }
+        if counts {
+            self.shared.give_back();
+        }
+        Err(DenyReason::ProcessLimit)
+    }
+
+    /// Asks all rules on a client that has a place, which is given back if one denies it.
+    pub(super) fn admit(&self, admission: Admission, client: ClientAddress) -> Result<Admission, DenyReason> {
+        match self.shared.admit(client, &self.shard.gate.sources, Moment::read_clock()) {
+            Ok(source) => Ok(admission.with_source(source)),
+            Err(reason) => {
+                self.release(admission);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Counts and logs a client that gets no session.
+    pub(super) fn deny(&self, client: ClientAddress, reason: DenyReason) {
+        let shard = &self.shard;
+        self.counters.accepted.add(1);
+        self.counters.denied[reason.index()].add(1);
+        let Some(access_log) = &shard.access_log else { return };
+        let now = Moment::read_clock();
+        if access_log.admits_denial(now) {
+            let id = shard.sessions.next_id(shard.id());
+            let to = (self.id, self.upstream.id);
+            access_log.write(AccessRecord::denied(id, now, client, to, (shard.id(), reason)));
+        }
+    }
+
+    /// Gives back what a session has taken; of whatever version of the listener.
+    pub(super) fn release(&self, admission: Admission) {
+        let gate = &self.shard.gate;
+        admission.source().into_iter().for_each(|slot| gate.sources.give_back(slot));
+        if admission.counts() {
+            self.shared.give_back();
+        }
+        gate.sessions.give_back();
+        gate.wake_waiting(|shard| self.shard.handles[shard.index()].notify());
     }
 
     /// Counts bytes that a relay has delivered.

@@ -7,6 +7,7 @@
 //! shard.
 
 mod accept;
+mod admitted;
 mod answers;
 mod connect;
 mod generation;

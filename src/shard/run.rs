@@ -16,7 +16,7 @@ use super::sessions::Sessions;
 use super::state::{Shard, WarningLimit};
 use super::upstream::Upstream;
 use super::{accept, pool_task, session};
-use crate::admission::Limit;
+use crate::admission::Gate;
 use crate::base::{Activity, ShardPlace, limits};
 use crate::relay::Pipes;
 use crate::steering::CoreLoads;
@@ -49,8 +49,8 @@ pub struct ShardParts {
     pub heartbeat: Arc<Heartbeat>,
     /// Where the sessions of this shard are logged; `None` if they are not.
     pub access_log: Option<AccessLogger>,
-    /// The limit on sessions of the process.
-    pub limit: Arc<Limit>,
+    /// The admission to the process.
+    pub gate: Arc<Gate>,
     /// The handles of all shards, including this one's.
     pub handles: Arc<[ShardHandle]>,
     /// Addresses on which a successor of the process does not listen; written before [`Phase::Leaving`] is posted.
@@ -152,9 +152,10 @@ impl Residents {
             ring: ring.clone(),
             place: parts.place,
             phase: Cell::new(parts.phase),
+            waits: Cell::new(false),
             busy: Cell::new(0),
             counters: parts.counters,
-            limit: parts.limit,
+            gate: parts.gate,
             cores: parts.cores,
             handles: parts.handles,
             unused: parts.unused,
@@ -169,9 +170,9 @@ impl Residents {
         });
         let upstream = |shared| Upstream::new(&shard, shared, None);
         let upstreams: Vec<_> = snapshot.upstreams().iter().map(upstream).collect();
-        let listeners = snapshot.listeners().iter().zip(&config.listeners).enumerate();
-        let listeners = listeners.map(|(position, (id, listener))| {
-            Listener::new(&shard, *id, (config, position), &upstreams[listener.upstream.index()], None)
+        let listeners = snapshot.shared_listeners().iter().zip(&config.listeners).enumerate();
+        let listeners = listeners.map(|(position, (shared, listener))| {
+            Listener::new(&shard, shared, (config, position), &upstreams[listener.upstream.index()], None)
         });
         let residents = Self {
             generation: parts.snapshot.generation(),
@@ -203,6 +204,7 @@ impl Residents {
             let has_answered = inbox.take_question().map(|question| self.answer(question)).is_some();
             let handed_off = self.take_handed_off(&inbox);
             self.serve();
+            self.look_for_places();
             if has_answered || handed_off == limits::SESSIONS_PER_TURN_MAX {
                 self.shard.ring.next_turn().await;
                 continue;
@@ -221,6 +223,14 @@ impl Residents {
 
     fn serve(&self) {
         self.upstreams.iter().chain(&self.leaving_upstreams).for_each(|upstream| upstream.serve());
+    }
+
+    /// Has accept loops look again whose clients waited for the end of a session, if one has ended.
+    fn look_for_places(&self) {
+        if self.shard.waits.get() && !self.shard.gate.is_waiting(self.shard.id()) {
+            self.shard.waits.set(false);
+            self.entrances.iter().for_each(|entrance| entrance.wake());
+        }
     }
 
     fn take(&mut self, message: Message) {
@@ -303,7 +313,7 @@ impl Residents {
     fn begin_or_hold(&mut self, handed_off: HandedOff) {
         let mut listeners = self.listeners.iter().chain(&self.leaving_listeners);
         match listeners.find(|listener| listener.id == handed_off.listener) {
-            Some(listener) if listener.is_open() => session::start(listener, handed_off.accepted),
+            Some(listener) if listener.is_open() => session::start(listener, handed_off.admitted),
             _ => self.held.push(handed_off),
         }
     }

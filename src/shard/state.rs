@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::handoff::Handoff;
 use super::inbox::{Phase, ShardHandle};
 use super::sessions::Sessions;
-use crate::admission::Limit;
+use crate::admission::Gate;
 use crate::base::{ShardId, ShardPlace, Tick};
 use crate::config::ListenAddress;
 use crate::net::LocalFailure;
@@ -24,11 +24,13 @@ pub(super) struct Shard {
     pub(super) ring: Ring,
     pub(super) place: ShardPlace,
     pub(super) phase: Cell<Phase>,
+    /// Whether an accept loop has noted at the gate that clients wait for the end of a session.
+    pub(super) waits: Cell<bool>,
     /// The number of accept loops and sessions that have not ended.
     pub(super) busy: Cell<usize>,
     pub(super) counters: Arc<ShardCounters>,
-    /// The limit on sessions of the process.
-    pub(super) limit: Arc<Limit>,
+    /// The admission to the process.
+    pub(super) gate: Arc<Gate>,
     pub(super) cores: Arc<CoreLoads>,
     /// One for each shard, including this one.
     pub(super) handles: Arc<[ShardHandle]>,

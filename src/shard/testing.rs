@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::listener::Listener;
 use super::run::Residents;
 use super::{Handoff, Phase, ShardParts, inbox};
-use crate::admission::Limit;
+use crate::admission::Gate;
 use crate::base::ShardId;
 use crate::base::ShardPlace;
 use crate::config;
@@ -45,7 +45,7 @@ pub(super) fn parts(shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardPa
         counters: Arc::default(),
         heartbeat: Arc::default(),
         access_log: None,
-        limit: Arc::new(Limit::new(100)),
+        gate: Arc::new(Gate::new(100, shards)),
         handles,
         unused: Arc::default(),
         inbox,

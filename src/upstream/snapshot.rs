@@ -1,10 +1,12 @@
 //! One generation: a configuration with the numbers of its objects, and what all threads share of them.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use super::failures::OnReport;
 use super::names::{Names, NumbersSpent};
 use super::shared::SharedUpstream;
+use crate::admission::{ListenerState, SharedListener};
 use crate::base::{BackendId, BackendKey, ListenerId, UpstreamId};
 use crate::config::{self, Config};
 
@@ -15,6 +17,10 @@ pub struct Snapshot {
     config: Arc<Config>,
     /// The number of each listener, in the order of the configuration.
     listeners: Vec<ListenerId>,
+    /// In the order of the configuration.
+    shared_listeners: Vec<Arc<SharedListener>>,
+    /// What goes on of all listeners, of removed ones as long as sessions hold it.
+    listener_states: BTreeMap<ListenerId, Weak<ListenerState>>,
     /// In the order of the configuration.
     upstreams: Vec<Arc<SharedUpstream>>,
     /// Those of earlier generations that sessions still hold; one that comes back goes on with them.
@@ -40,7 +46,7 @@ impl Snapshot {
     ) -> Result<Self, NumbersSpent> {
         let mut names = previous.map_or_else(Names::default, |previous| previous.names.clone());
         let listeners = config.listeners.iter().map(|listener| names.listener(&listener.name));
-        let listeners = listeners.collect::<Result<_, _>>()?;
+        let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
         let (mut upstreams, mut reused) = (Vec::new(), Vec::new());
         for (position, upstream) in config.upstreams.iter().enumerate() {
             let id = names.upstream(&upstream.name)?;
@@ -60,9 +66,34 @@ impl Snapshot {
             let kept = (kept.as_deref(), goes_on);
             upstreams.push(SharedUpstream::build(id, numbers, (&config, position), shards, on_report, kept));
         }
+        let shared_listeners: Vec<_> = listeners
+            .iter()
+            .zip(&config.listeners)
+            .map(|(id, listener)| {
+                let before =
+                    previous.and_then(|previous| previous.shared_listener(*id)).map(|before| &**before);
+                let state = previous.and_then(|previous| previous.listener_states.get(id)?.upgrade());
+                Arc::new(SharedListener::new(*id, listener, before, state))
+            })
+            .collect();
+        let mut listener_states =
+            previous.map_or_else(BTreeMap::new, |previous| previous.listener_states.clone());
+        listener_states.retain(|_, state| state.strong_count() > 0);
+        listener_states
+            .extend(shared_listeners.iter().map(|shared| (shared.id(), Arc::downgrade(shared.state()))));
         let removed = previous.map_or_else(Vec::new, |previous| previous.without(&upstreams));
         let generation = previous.map_or(1, |previous| previous.generation + 1);
-        Ok(Self { generation, config, listeners, upstreams, removed, names, reused })
+        Ok(Self {
+            generation,
+            config,
+            listeners,
+            shared_listeners,
+            listener_states,
+            upstreams,
+            removed,
+            names,
+            reused,
+        })
     }
 
     fn removed(&self, id: UpstreamId) -> Option<Arc<SharedUpstream>> {
@@ -93,6 +124,18 @@ impl Snapshot {
     #[must_use]
     pub fn listeners(&self) -> &[ListenerId] {
         &self.listeners
+    }
+
+    /// Returns what is shared of the listeners, in the order of the configuration.
+    #[must_use]
+    pub fn shared_listeners(&self) -> &[Arc<SharedListener>] {
+        &self.shared_listeners
+    }
+
+    /// Returns what is shared of the listener with this number, if this generation has it.
+    #[must_use]
+    pub fn shared_listener(&self, id: ListenerId) -> Option<&Arc<SharedListener>> {
+        self.shared_listeners.iter().find(|shared| shared.id() == id)
     }
 
     /// Returns the upstreams, in the order of the configuration.

@@ -39,6 +39,12 @@ impl Ring {
 }
 
 impl Acceptor {
+    /// Polls for a sign that [`Self::poll_accept`] would look for a connection.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.0.register(context.waker());
+        if self.0.is_waiting_readable() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
     /// Polls for the next connection.
     ///
     /// # Errors
@@ -46,8 +52,7 @@ impl Acceptor {
     /// accept(2). Accepting goes on with the next call; if descriptors are short, the caller should wait a
     /// moment.
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
-        self.0.register(context.waker());
-        if self.0.is_waiting_readable() {
+        if self.poll_readable(context).is_pending() {
             return Poll::Pending;
         }
         let accepted = self.accept_now();
@@ -78,11 +83,7 @@ impl Acceptor {
     /// once: a caller that drops it when [`Self::accept_now`] finds no connection resets no client.
     pub async fn disarm(&self) {
         self.0.cancel_wait();
-        std::future::poll_fn(|context| {
-            self.0.register(context.waker());
-            if self.0.is_waiting_readable() { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
+        std::future::poll_fn(|context| self.poll_readable(context)).await;
     }
 
     /// Accepts a connection from the backlog; it is in blocking mode, whatever the mode of the listener.

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::text;
+use super::{AccessList, OverLimit, PerSource, RateLimit, text};
 use crate::base::UpstreamId;
 
 /// One entry of `listeners:`
@@ -29,6 +30,24 @@ pub struct Listener {
     /// Connections that wait for accept, for each core. More than `net.core.somaxconn` is a warning of
     /// `check` and at the start.
     pub backlog: u32,
+    /// Open sessions of the listener; 0 sets no limit but that of the process.
+    #[serde(serialize_with = "text::limit")]
+    pub max_connections: Option<NonZeroU32>,
+    /// What becomes of a client beyond `max_connections` of the listener or the process: `refuse` resets it, `wait`
+    /// leaves it in the kernel's backlog until another session ends.
+    pub over_limit: OverLimit,
+    /// Limit on new sessions of all clients together; the rate alone, or a section.
+    #[serde(serialize_with = "text::or_off")]
+    pub rate_limit: Option<RateLimit>,
+    /// Limits for each client by its address.
+    #[serde(serialize_with = "text::or_off")]
+    pub per_source: Option<PerSource>,
+    /// Clients that are let in; with any entry, all others are reset. See "Admission".
+    #[serde(skip_serializing_if = "AccessList::is_empty")]
+    pub allow: AccessList,
+    /// Clients that are reset, whatever `allow` says.
+    #[serde(skip_serializing_if = "AccessList::is_empty")]
+    pub deny: AccessList,
     /// Limits on the time of sessions.
     pub timeouts: ListenerTimeouts,
     /// Options of client sockets, and of the listening ones.

@@ -3,11 +3,13 @@
 //! The first paragraph of a field's comment is the sentence about its key in docs/CONFIGURATION.md; a test
 //! compares them.
 
+mod admission;
 mod healthcheck;
 mod listener;
 mod process;
 mod upstream;
 
+pub use admission::*;
 pub use healthcheck::*;
 pub use listener::*;
 pub use process::*;

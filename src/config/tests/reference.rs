@@ -15,7 +15,7 @@ use super::*;
 const FILE: &str = "
 listeners:
   - {name: a, address: ':1', upstream: a}
-  - {name: b, address: ':2', upstream: a, tcp: {keepalive: {}}}
+  - {name: b, address: ':2', upstream: a, tcp: {keepalive: {}}, rate_limit: {rate: 1/s}, per_source: {rate: 1/s}}
 upstreams:
   - {name: a, backends: [{address: h, port: 1}]}
   - {name: b, backends: [{address: h, port: 1}], healthcheck: {type: http}, tcp: {keepalive: {}}}
@@ -30,7 +30,16 @@ upstreams:
 ";
 
 /// Defaults that are no value, or follow other keys: `{}` stands for the value in force.
-const DEFAULTS: [(&str, &str); 14] = [
+const DEFAULTS: [(&str, &str); 23] = [
+    ("listeners[].allow", "`off`"),
+    ("listeners[].deny", "`off`"),
+    ("listeners[].per_source.burst", "what `rate` gives in a second"),
+    ("listeners[].per_source.ipv4_prefix", "`32`"),
+    ("listeners[].per_source.ipv6_prefix", "`64`"),
+    ("listeners[].per_source.max_connections", "`0`"),
+    ("listeners[].per_source.rate", "`off`"),
+    ("listeners[].rate_limit.burst", "what `rate` gives in a second"),
+    ("listeners[].rate_limit.rate", "required in a section"),
     ("listeners[].tcp.keepalive.interval", "the least of `{}`, `idle` and a third of `user_timeout`"),
     ("listeners[].timeouts.client_idle", "that of `backend_idle`, else `{}`"),
     ("upstreams[].backends[].name", "`ADDRESS:PORT`"),
@@ -51,8 +60,9 @@ const DEFAULTS: [(&str, &str); 14] = [
     ("upstreams[].timeouts.backend_idle", "that of `client_idle`, else `{}`"),
 ];
 
-const MODEL: [&str; 5] = [
+const MODEL: [&str; 6] = [
     include_str!("../model/mod.rs"),
+    include_str!("../model/admission.rs"),
     include_str!("../model/process.rs"),
     include_str!("../model/listener.rs"),
     include_str!("../model/upstream.rs"),
@@ -178,7 +188,7 @@ pub(in super::super) fn record(path: String, asked: Asked) {
     RECORD.with_borrow_mut(|record| {
         // The defaults have the same keys as the entries behind which they stand.
         let Some(record) = record.as_mut().filter(|_| !path.starts_with("defaults")) else { return };
-        let key = record.entry(path.chars().filter(|c| !c.is_ascii_digit()).collect()).or_default();
+        let key = record.entry(without_positions(&path)).or_default();
         let Asked::Value(rule) = asked else {
             key.is_required = true;
             return;
@@ -190,6 +200,16 @@ pub(in super::super) fn record(path: String, asked: Asked) {
             key.value = format!("{}{separator}{rule}", key.value);
         }
     });
+}
+
+/// Returns a path with `[]` for each position in a list.
+fn without_positions(path: &str) -> String {
+    let parts = path.split('[').enumerate();
+    let part = |(number, part): (usize, &str)| match part.split_once(']') {
+        Some((_, rest)) if number > 0 => format!("[]{rest}"),
+        _ => part.to_owned(),
+    };
+    parts.map(part).collect()
 }
 
 /// Runs `read`, and returns the keys that were asked for meanwhile with what may be written there.

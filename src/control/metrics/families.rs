@@ -39,6 +39,14 @@ pub(super) fn process(status: &Status, out: &mut Families<'_>) -> fmt::Result {
             series.count(&[("log", "access")], status.log_dropped.access)
         },
     )?;
+    out.gauge("ringway_sources", "Sources of clients that per_source knows", |series| {
+        series.level(&[], status.sources.tracked as f64)
+    })?;
+    out.counter(
+        "ringway_sources_overflowed",
+        "Clients of sources beyond the bound of those that per_source knows",
+        |series| series.count(&[], status.sources.overflowed),
+    )?;
     out.counter(
         "ringway_local_failures",
         "Connects that failed because this process lacked a resource",
@@ -80,8 +88,8 @@ pub(super) fn listeners(status: &Status, out: &mut Families<'_>) -> fmt::Result 
     })?;
     out.gauge(
         "ringway_sessions_limit",
-        "Maximum number of open sessions, which all listeners share",
-        |series| each(status, |name, _| series.level(&[("listener", name)], status.max_sessions)),
+        "Maximum number of open sessions, of the listener or of the process if that is lower",
+        |series| each(status, |name, listener| series.level(&[("listener", name)], listener.max_sessions)),
     )?;
     out.gauge("ringway_listener_ready", "Whether a client would find an eligible backend", |series| {
         each(status, |name, listener| series.level(&[("listener", name)], u8::from(listener.ready)))
@@ -98,14 +106,18 @@ pub(super) fn listeners(status: &Status, out: &mut Families<'_>) -> fmt::Result 
             })
         })
     })?;
-    out.counter("ringway_sessions_denied", "Connections that were reset at once, by reason", |series| {
-        each(status, |name, listener| {
-            DenyReason::ALL.into_iter().try_for_each(|reason| {
-                let labels = [("listener", name), ("reason", reason.name())];
-                series.count(&labels, listener.totals.denied[reason.index()])
+    out.counter(
+        "ringway_sessions_denied",
+        "Connections that were reset before they had a backend, by reason of the rules of admission",
+        |series| {
+            each(status, |name, listener| {
+                DenyReason::ALL.into_iter().try_for_each(|reason| {
+                    let labels = [("listener", name), ("reason", reason.name())];
+                    series.count(&labels, listener.totals.denied[reason.index()])
+                })
             })
-        })
-    })?;
+        },
+    )?;
     out.counter("ringway_accept_errors", "Failed accepts by reason", |series| {
         AcceptError::ALL.into_iter().try_for_each(|reason| {
             let all = status.listeners.iter().map(|listener| listener.totals.accept_errors[reason as usize]);

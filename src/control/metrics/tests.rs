@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::*;
-use crate::admission::Limit;
+use crate::admission::Gate;
 use crate::config::{self, Overlay};
 use crate::control::{Departed, Peaks, PhaseCell, Source, Written};
 use crate::steering::CoreLoads;
@@ -32,7 +32,7 @@ fn source(backends: usize, shards: usize) -> Source {
         cpus: (0..shards).collect(),
         cores: CoreLoads::new(shards),
         health: Arc::default(),
-        limit: Arc::new(Limit::new(100)),
+        gate: Arc::new(Gate::new(100, shards)),
         upgrade_error: Default::default(),
         log: None,
         access_log: None,

@@ -9,24 +9,21 @@ mod reset;
 use std::rc::Rc;
 use std::task::Poll;
 
+use super::admitted::Admitted;
 use super::listener::Listener;
 use crate::net::Peer;
 use crate::relay::Outcome;
-use crate::uring::Accepted;
 use leg::{Ending, Leg, Next};
 use open::Opening;
 use record::Record;
 
-/// Admits a new connection, and serves it in a task of its own.
-pub(super) fn start(listener: &Rc<Listener>, Accepted { connection, client }: Accepted) {
+/// Serves a new connection in a task of its own.
+pub(super) fn start(listener: &Rc<Listener>, Admitted { accepted, admission }: Admitted) {
     let ring = &listener.shard.ring;
-    match Record::admit(listener, Peer::plain(ring.socket(connection)), client) {
-        Ok(record) => {
-            let opening = Box::new(Opening::new(&record));
-            ring.spawn(serve(record, opening));
-        }
-        Err(client) => client.reset_on_close(),
-    }
+    let client = Peer::plain(ring.socket(accepted.connection));
+    let record = Record::begin(listener, client, (accepted.client, admission));
+    let opening = Box::new(Opening::new(&record));
+    ring.spawn(serve(record, opening));
 }
 
 /// The course of a session, top to bottom. Its legs end before its record is dropped, so that there are never
@@ -93,8 +90,8 @@ mod tests {
             for first_poll in [true, false] {
                 let client = UnixStream::pair().expect("descriptors").0.into();
                 let client = Peer::plain(ring.socket(client));
-                let session =
-                    Record::admit(&listener, client, ClientAddress::UNIX).ok().expect("below the limit");
+                let admission = listener.reserve().expect("below the limit");
+                let session = Record::begin(&listener, client, (ClientAddress::UNIX, admission));
                 let timer = ring.clone();
                 ring.spawn(async move {
                     let _session = session;
@@ -108,7 +105,7 @@ mod tests {
             let mut totals = ListenerTotals::default();
             totals.add(&shard.counters.listener(ListenerId(0)));
             assert_eq!((totals.closed_with(CloseReason::Internal), ring.panics()), (2, 2));
-            assert_eq!((totals.active, shard.limit.taken(), shard.busy.get()), (0, 0, 0));
+            assert_eq!((totals.active, shard.gate.sessions.taken(), shard.busy.get()), (0, 0, 0));
         });
     }
 

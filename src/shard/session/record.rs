@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use crate::base::{BackendId, ClientAddress, CloseReason, DenyReason, Moment, Tick};
+use crate::base::{BackendId, ClientAddress, CloseReason, Moment, Tick};
 use crate::net::{self, Peer, TcpInfo};
 use crate::relay::Side;
+use crate::shard::admitted::Admission;
 use crate::shard::listener::Listener;
 use crate::shard::sessions::Session;
 use crate::shard::state::Shard;
@@ -18,25 +19,25 @@ pub(super) struct Record {
     pub(super) listener: Rc<Listener>,
     /// What others may know of it.
     pub(super) session: Rc<Session>,
+    admission: Admission,
     /// [`CloseReason::Internal`] until the session sets another reason, so that a panic is counted as such.
     reason: CloseReason,
 }
 
 impl Record {
-    /// Counts a connection, and makes it a session if the limit of the process allows one more; otherwise
-    /// returns the client.
-    pub(super) fn admit(listener: &Rc<Listener>, client: Peer, address: ClientAddress) -> Result<Self, Peer> {
+    /// Counts a connection that has its place in the limits, which makes it a session.
+    pub(super) fn begin(
+        listener: &Rc<Listener>,
+        client: Peer,
+        (address, admission): (ClientAddress, Admission),
+    ) -> Self {
         let (shard, counters) = (&listener.shard, listener.counters());
         counters.accepted.add(1);
-        if !shard.limit.take() {
-            deny(listener, address, DenyReason::ProcessLimit);
-            return Err(client);
-        }
         counters.active.add(1);
         shard.cores.begin_session(shard.id());
         shard.enter();
         let session = shard.sessions.begin(shard.id(), (listener.id, listener.upstream.id), address);
-        Ok(Self { client, listener: Rc::clone(listener), session, reason: CloseReason::Internal })
+        Self { client, listener: Rc::clone(listener), session, admission, reason: CloseReason::Internal }
     }
 
     pub(super) fn shard(&self) -> &Shard {
@@ -176,18 +177,6 @@ impl Record {
     }
 }
 
-/// Counts and logs a connection that becomes no session.
-fn deny(listener: &Listener, client: ClientAddress, reason: DenyReason) {
-    let shard = &listener.shard;
-    listener.counters().denied[reason.index()].add(1);
-    let now = Moment::read_clock();
-    if let Some(log) = shard.access_log.as_ref().filter(|log| log.admits_denial(now)) {
-        let id = shard.sessions.next_id(shard.id());
-        let to = (listener.id, listener.upstream.id);
-        log.write(AccessRecord::denied(id, now, client, to, (shard.id(), reason)));
-    }
-}
-
 impl Drop for Record {
     fn drop(&mut self) {
         if self.reason == CloseReason::Internal {
@@ -205,7 +194,7 @@ impl Drop for Record {
             self.upstream().counters(backend).broken.add(1);
         }
         counters.closed[self.reason.index()].add(1);
-        shard.limit.give_back();
+        self.listener.release(self.admission);
         shard.leave();
     }
 }

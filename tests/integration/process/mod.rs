@@ -3,6 +3,7 @@
 
 mod access_log;
 mod admin;
+mod admission;
 mod command_line;
 mod ctl;
 mod drain;

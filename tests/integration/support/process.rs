@@ -89,6 +89,12 @@ impl Builder {
         self
     }
 
+    /// A line of the listener.
+    pub fn listener(mut self, line: &str) -> Self {
+        self.config.listener(line);
+        self
+    }
+
     /// A line of the upstream.
     pub fn upstream(mut self, line: &str) -> Self {
         self.config.upstream(line);

@@ -1,0 +1,208 @@
+//! What all shards share of one listener: who may have a session, and how many.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use super::access::{Access, Decided};
+use super::limit::Limit;
+use super::rate::{Pace, SharedPace};
+use super::sources::{SourceRules, SourceSlot, Sources};
+use crate::base::{ClientAddress, DenyReason, ListenerId, Moment};
+use crate::config;
+
+/// The rules of one version of a listener, and the state that goes on through all versions.
+pub struct SharedListener {
+    id: ListenerId,
+    access: Arc<Access>,
+    max_connections: Option<NonZeroU32>,
+    pace: Option<Pace>,
+    sources: Option<SourceRules>,
+    over_limit: config::OverLimit,
+    state: Arc<ListenerState>,
+}
+
+/// The state that goes on through all versions of a listener.
+pub struct ListenerState {
+    /// Sessions that began while there was a limit.
+    sessions: Limit,
+    pace: SharedPace,
+}
+
+impl SharedListener {
+    /// Creates a listener, or its next version: `before` is the one before, and `state` what goes on.
+    #[must_use]
+    pub fn new(
+        id: ListenerId,
+        listener: &config::Listener,
+        before: Option<&Self>,
+        state: Option<Arc<ListenerState>>,
+    ) -> Self {
+        let same = before.filter(|before| before.access.is_of(&listener.allow, &listener.deny));
+        let access = match same {
+            Some(before) => Arc::clone(&before.access),
+            None => Arc::new(Access::new(&listener.allow, &listener.deny)),
+        };
+        let new = || ListenerState { sessions: Limit::new(u32::MAX), pace: SharedPace::default() };
+        let state = state.unwrap_or_else(|| Arc::new(new()));
+        state.sessions.set_maximum(listener.max_connections.map_or(u32::MAX, NonZeroU32::get));
+        Self {
+            id,
+            access,
+            max_connections: listener.max_connections,
+            pace: listener.rate_limit.map(Pace::from),
+            sources: listener.per_source.as_ref().map(SourceRules::from),
+            over_limit: listener.over_limit,
+            state,
+        }
+    }
+
+    /// Returns the number of the listener.
+    #[must_use]
+    pub fn id(&self) -> ListenerId {
+        self.id
+    }
+
+    /// Returns what goes on with the next version.
+    #[must_use]
+    pub fn state(&self) -> &Arc<ListenerState> {
+        &self.state
+    }
+
+    /// Returns whether clients beyond `max_connections` wait in the backlog.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.over_limit == config::OverLimit::Wait
+    }
+
+    /// Takes one of the sessions of the listener; `None` if it has no more. The flag says whether there is something to give
+    /// back.
+    #[must_use]
+    pub fn take(&self) -> Option<bool> {
+        match self.max_connections {
+            None => Some(false),
+            Some(_) => self.state.sessions.take().then_some(true),
+        }
+    }
+
+    /// Gives back what [`SharedListener::take`] has taken, of this or another version.
+    pub fn give_back(&self) {
+        self.state.sessions.give_back();
+    }
+
+    /// Returns the sessions that count, and their maximum, if there is one.
+    #[must_use]
+    pub fn sessions(&self) -> Option<(u32, u32)> {
+        self.max_connections.map(|most| (self.state.sessions.taken(), most.get()))
+    }
+
+    /// Asks all rules on the client, in their order. Returns the place of its source, to be given back at the end of the
+    /// session.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that denies it; nothing was taken then.
+    pub fn admit(
+        &self,
+        client: ClientAddress,
+        sources: &Sources,
+        now: Moment,
+    ) -> Result<Option<SourceSlot>, DenyReason> {
+        if !self.access.admits(client) {
+            return Err(DenyReason::Acl);
+        }
+        let slot = match (client.ip(), &self.sources) {
+            (Some(ip), Some(rules)) => sources.take(self.id, ip, rules, now)?,
+            _ => None,
+        };
+        if self.pace.is_none_or(|pace| self.state.pace.take(pace, now)) {
+            return Ok(slot);
+        }
+        slot.into_iter().for_each(|slot| sources.give_back(slot));
+        Err(DenyReason::Rate)
+    }
+
+    /// Returns what the lists say of a client.
+    #[must_use]
+    pub fn decide(&self, client: ClientAddress) -> Decided {
+        self.access.decide(client)
+    }
+
+    /// Returns the open sessions that count of the source of a client, and whether another one is within its rate; `None` if
+    /// it is not limited.
+    #[must_use]
+    pub fn look_at_source(
+        &self,
+        client: ClientAddress,
+        sources: &Sources,
+        now: Moment,
+    ) -> Option<(u32, bool)> {
+        Some(sources.look(self.id, client.ip()?, self.sources.as_ref()?, now))
+    }
+
+    /// Returns whether another session would be within the rate of the listener.
+    #[must_use]
+    pub fn is_within_rate(&self, now: Moment) -> bool {
+        self.pace.is_none_or(|pace| self.state.pace.would_take(pace, now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn listener(keys: &str) -> config::Listener {
+        let text = format!(
+            "loadbalancer: {{listen_address: ':1'{keys}}}\nbackends: [{{address: 127.0.0.1, port: 2}}]\n"
+        );
+        let parsed = config::parse("test.yaml", text.as_bytes()).unwrap_or_else(|report| panic!("{report}"));
+        parsed.config.listeners[0].clone()
+    }
+
+    fn client(text: &str) -> ClientAddress {
+        Some(SocketAddr::new(text.parse().expect("an address"), 1)).into()
+    }
+
+    #[test]
+    fn rules_are_asked_in_their_order_and_a_refusal_gives_back_what_it_took() {
+        let config = listener(
+            ", deny: [10.6.0.0/16], rate_limit: {rate: 1/s, burst: 2}, per_source: {max_connections: 1, rate: 1/s, burst: 2}",
+        );
+        let (shared, sources) = (SharedListener::new(ListenerId(0), &config, None, None), Sources::default());
+        let admit = |text: &str| shared.admit(client(text), &sources, Moment(0));
+        assert_eq!(admit("10.6.0.1"), Err(DenyReason::Acl));
+        let one = admit("10.0.0.1").unwrap().expect("it counts");
+        assert_eq!(admit("10.0.0.1"), Err(DenyReason::SourceLimit));
+        sources.give_back(one);
+        let two = admit("10.0.0.1").unwrap().expect("it counts");
+        assert_eq!(admit("10.0.0.1"), Err(DenyReason::SourceRate));
+        assert_eq!(admit("10.0.0.2"), Err(DenyReason::Rate));
+        let source = shared.look_at_source(client("10.0.0.2"), &sources, Moment(0));
+        assert_eq!(source.map(|(open, _)| open), Some(0), "the place was given back");
+        sources.give_back(two);
+        // What one source has too much is nothing to the others.
+        assert!(shared.admit(client("10.0.0.2"), &sources, Moment(1_000_000)).is_ok());
+    }
+
+    #[test]
+    fn next_version_goes_on_with_the_sessions_and_the_rate() {
+        let before = listener(", max_connections: 2, rate_limit: {rate: 1/s, burst: 1}");
+        let first = SharedListener::new(ListenerId(0), &before, None, None);
+        let sources = Sources::default();
+        assert!(first.take() == Some(true) && first.take() == Some(true) && first.take().is_none());
+        assert!(first.admit(ClientAddress::UNIX, &sources, Moment(0)).is_ok());
+        let after = listener(", max_connections: 3, rate_limit: {rate: 1/s, burst: 1}");
+        let second =
+            SharedListener::new(ListenerId(0), &after, Some(&first), Some(Arc::clone(first.state())));
+        assert_eq!(second.admit(ClientAddress::UNIX, &sources, Moment(0)), Err(DenyReason::Rate));
+        assert!(second.take() == Some(true) && second.take().is_none());
+        first.give_back();
+        assert_eq!(second.sessions(), Some((2, 3)));
+        assert!(Arc::ptr_eq(&first.access, &second.access));
+        let open = listener("");
+        let third =
+            SharedListener::new(ListenerId(0), &open, Some(&second), Some(Arc::clone(second.state())));
+        assert_eq!((third.take(), third.sessions()), (Some(false), None));
+    }
+}

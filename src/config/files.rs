@@ -1,0 +1,43 @@
+//! Files that a configuration names and that are part of it: the caller reads them, because the configuration itself
+//! touches no file.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The content of the files that a configuration names, as far as they were read.
+#[derive(Default)]
+pub struct Files {
+    /// The content of each, or why there is none.
+    read: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
+    wanted: RefCell<BTreeSet<PathBuf>>,
+}
+
+impl Files {
+    /// Adds a file: its content, or the reason why there is none.
+    pub fn insert(&mut self, path: PathBuf, content: Result<Vec<u8>, String>) {
+        self.read.insert(path, content);
+    }
+
+    /// Returns the files that were asked for and are not there, and forgets that they were asked for. What was parsed without
+    /// them is not complete.
+    pub fn take_wanted(&self) -> BTreeSet<PathBuf> {
+        self.wanted.take()
+    }
+
+    /// Returns the content of a file; `None` if it was not read yet, which is noted.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be read.
+    pub(super) fn get(&self, path: &Path) -> Result<Option<&[u8]>, &str> {
+        match self.read.get(path) {
+            Some(Ok(content)) => Ok(Some(content)),
+            Some(Err(why)) => Err(why),
+            None => {
+                self.wanted.borrow_mut().insert(path.to_owned());
+                Ok(None)
+            }
+        }
+    }
+}

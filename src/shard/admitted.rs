@@ -1,0 +1,36 @@
+//! A connection that was let in, on its way to becoming a session.
+
+use crate::admission::SourceSlot;
+use crate::uring::Accepted;
+
+/// A connection that has its place in the limits.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) accepted: Accepted,
+    pub(super) admission: Admission,
+}
+
+/// What a session has taken of the limits, besides one of the sessions of the process: the place of its source, and whether
+/// it counts in the limit of its listener. One word, because each idle session keeps it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admission(u32);
+
+impl Admission {
+    const COUNTS: u32 = SourceSlot::SPARE;
+
+    pub(super) fn new(counts: bool) -> Self {
+        Self(if counts { Self::COUNTS } else { 0 })
+    }
+
+    pub(super) fn counts(self) -> bool {
+        self.0 & Self::COUNTS != 0
+    }
+
+    pub(super) fn source(self) -> Option<SourceSlot> {
+        SourceSlot::of_number(self.0 & !Self::COUNTS)
+    }
+
+    pub(super) fn with_source(self, slot: Option<SourceSlot>) -> Self {
+        Self(self.0 & Self::COUNTS | slot.map_or(0, SourceSlot::number))
+    }
+}
