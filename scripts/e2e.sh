@@ -3,7 +3,8 @@
 #
 # Usage: scripts/e2e.sh [--quick] [CHECK...]
 #   --quick   shorter runs, for CI (under 2.5 minutes; else under 6)
-#   CHECK     only these, of: redis pool postgres nginx iperf3 mariadb ssh failover accesslog shutdown
+#   CHECK     only these, of: redis pool postgres nginx iperf3 mariadb ssh smtp failover healthchecks accesslog
+#             shutdown
 #
 # One Ringway balances all of it, a listener for each service. Prints `ok NAME DETAIL` or `FAIL NAME`
 # for each check, what a failed one wrote, and at the end `N passed, N failed`.
@@ -18,9 +19,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/lib.sh
 source "$here/lib.sh"
 
-ALL_CHECKS=(redis pool postgres nginx iperf3 mariadb ssh failover accesslog shutdown)
+ALL_CHECKS=(redis pool postgres nginx iperf3 mariadb ssh smtp failover healthchecks accesslog shutdown)
 PACKAGES=(redis-server redis-tools postgresql wrk nginx curl iperf3 mariadb-server mariadb-client
-    openssh-server openssh-client haproxy python3 procps)
+    openssh-server openssh-client postfix haproxy python3 procps)
 
 # Health checks of the failover upstream. A dead backend is found at the latest after the interval,
 # plus `fall` checks at the fast interval, plus this machine's scheduling.
@@ -117,7 +118,7 @@ wanted() {
 # service NAME: gives the service a backend port (PORT[NAME]) and a listener's (VIA[NAME]).
 declare -A PORT VIA
 assign_ports() {
-    local services=(redis pool postgres nginx iperf3 in_order mariadb ssh a b c) ports service
+    local services=(redis pool postgres nginx iperf3 in_order mariadb ssh smtp a b c) ports service
     read -r -a ports < <(free_ports $((2 * ${#services[@]})))
     ((${#ports[@]} == 2 * ${#services[@]})) || die "too few free ports"
     for service in "${services[@]}"; do
@@ -138,12 +139,15 @@ upstream() {
     for backend in "$@"; do
         printf '      - {name: %s, address: 127.0.0.1, port: %s}\n' "$backend" "${PORT[$backend]}"
     done
-    printf '    healthcheck: {type: tcp, interval: %s, fast_interval: %s, timeout: 1s, rise: 2, fall: %s}\n' \
-        "$INTERVAL" "$FAST_INTERVAL" "$FALL"
+    printf '    healthcheck: {%s, interval: %s, fast_interval: %s, timeout: 1s, rise: 2, fall: %s}\n' \
+        "${CHECK_OF[$name]:-type: tcp}" "$INTERVAL" "$FAST_INTERVAL" "$FALL"
 }
 
 # The services other than failover's have one backend each.
-SINGLE=(redis postgres nginx iperf3 mariadb ssh)
+SINGLE=(redis postgres nginx iperf3 mariadb ssh smtp)
+# How they are checked, where that is not by tcp.
+declare -A CHECK_OF=([redis]='type: redis' [postgres]='type: postgres, user: ringway_check'
+    [mariadb]='type: mysql, user: ringway_check' [smtp]='type: smtp, host: lb.test')
 
 write_configuration() {
     local service
@@ -277,7 +281,8 @@ start_postgres() {
     (as_user postgres "$bin/initdb" -D "$WORK/postgres" -A trust -U postgres -E UTF8 --no-sync)
     start postgres as_user postgres "$bin/postgres" -D "$WORK/postgres" -p "${PORT[postgres]}" \
         -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c max_connections=100
-    wait_for 30 "PostgreSQL" "$bin/pg_isready" -h 127.0.0.1 -p "${PORT[postgres]}"
+    wait_for 30 "PostgreSQL" "$bin/pg_isready" -h 127.0.0.1 -p "${PORT[postgres]}" -U postgres -d postgres
+    psql -h 127.0.0.1 -p "${PORT[postgres]}" -U postgres -c 'CREATE ROLE ringway_check LOGIN' postgres
 }
 
 postgres_bin() {
@@ -463,6 +468,7 @@ start_mariadb() {
         --port="${PORT[mariadb]}" --socket="$WORK/mariadb/socket" --pid-file="$WORK/mariadb/pid" \
         --max-allowed-packet=64M --innodb-flush-log-at-trx-commit=0
     wait_for 40 "MariaDB" mariadb_on "${PORT[mariadb]}" -e 'SELECT 1'
+    mariadb_on "${PORT[mariadb]}" -e "CREATE USER ringway_check@'%'"
 }
 
 # mariadb_on PORT ARGUMENT...
@@ -543,6 +549,159 @@ check_scp() {
     same "sort over ssh" $'1\n2\n3' "$(printf '3\n1\n2\n' |
         client 30 ssh "${ssh_options[@]}" -p "${VIA[ssh]}" "$user@127.0.0.1" sort)"
     detail "$FILE_MIB MiB each way, checksums agree"
+}
+
+# ---- Postfix --------------------------------------------------------------------------------------
+
+# Takes every mail and forgets it. It writes to its standard output what it would tell syslog.
+start_smtp() {
+    local service
+    mkdir -p "$WORK/postfix" "$WORK/postfix-queue"
+    install -d -o postfix -m 700 "$WORK/postfix-data"
+    cat >"$WORK/postfix/main.cf" <<POSTFIX
+compatibility_level = 3.6
+queue_directory = $WORK/postfix-queue
+data_directory = $WORK/postfix-data
+maillog_file = /dev/stdout
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+myhostname = mx.test
+mydestination =
+alias_maps =
+default_transport = discard:
+smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_peername_lookup = no
+smtpd_tls_security_level = none
+POSTFIX
+    {
+        printf '127.0.0.1:%s inet n - n - - smtpd\n' "${PORT[smtp]}"
+        printf 'postlog unix-dgram n - n - 1 postlogd\nqmgr unix n - n 300 1 qmgr\npickup unix n - n 60 1 pickup\n'
+        printf 'cleanup unix n - n - 0 cleanup\n'
+        for service in anvil proxymap discard error; do printf '%s unix - - n - 0 %s\n' "$service" "$service"; done
+        printf 'rewrite unix - - n - - trivial-rewrite\nretry unix - - n - - error\n'
+        for service in bounce defer trace; do printf '%s unix - - n - 0 bounce\n' "$service"; done
+    } >"$WORK/postfix/master.cf"
+    # Makes the directories.
+    /usr/sbin/postfix -c "$WORK/postfix" check
+    start postfix "$(postconf -h -c "$WORK/postfix" daemon_directory)/master" -s -c "$WORK/postfix"
+    wait_for 30 "Postfix" port_open "${PORT[smtp]}"
+}
+
+mails_sent() {
+    grep -c 'status=sent' "$WORK/postfix.log"
+}
+
+check_mails() {
+    local count=50
+    client 60 python3 - "${VIA[smtp]}" "$count" <<'PYTHON'
+import smtplib, sys
+port, count = int(sys.argv[1]), int(sys.argv[2])
+for number in range(count):
+    with smtplib.SMTP("127.0.0.1", port, local_hostname="client.test") as server:
+        # The last one has a megabyte.
+        body = ("x" * 70 + "\r\n") * (15_000 if number + 1 == count else 10)
+        server.sendmail("a@client.test", ["b@mx.test"], f"Subject: {number}\r\n\r\n{body}")
+PYTHON
+    wait_for 20 "the mails to be delivered" at_least "$count" mails_sent
+    detail "$count mails, one of 1 MB"
+}
+
+# ---- health checks by their protocols ---------------------------------------------------------------
+
+# How many connections a server has seen, by its own count.
+redis_pings() { redis-cli -p "${PORT[redis]}" info commandstats | sed -n 's/^cmdstat_ping:calls=\([0-9]*\).*/\1/p'; }
+postgres_sessions() { query "SELECT sessions FROM pg_stat_database WHERE datname = 'postgres'"; }
+mariadb_status() { mariadb_on "${PORT[mariadb]}" -e "SHOW GLOBAL STATUS LIKE '$1'" | cut -f 2; }
+postfix_checks() { grep -c 'ehlo=1 quit=1 commands=2' "$WORK/postfix.log"; }
+
+# What the checks have left at the servers after all that went before, each every 300 ms.
+check_traces() {
+    local found=() checks=20
+    if wanted redis; then
+        wait_for 20 "checks of Redis" at_least "$checks" redis_pings
+        redis-cli -p "${PORT[redis]}" info errorstats | tr -d '\r' >redis.errors
+        same "errors of Redis" "# Errorstats" "$(<redis.errors)"
+        found+=("Redis $(redis_pings)")
+    fi
+    if wanted postgres; then
+        wait_for 20 "checks of PostgreSQL" at_least "$checks" postgres_sessions
+        same "errors of PostgreSQL" "" "$(grep -E 'FATAL|ERROR|could not|unexpected|incomplete|invalid' postgres.log || true)"
+        found+=("PostgreSQL $(postgres_sessions)")
+    fi
+    if wanted mariadb; then
+        wait_for 20 "checks of MariaDB" at_least "$checks" mariadb_status Connections
+        same "aborted connects of MariaDB" 0 "$(mariadb_status Aborted_connects)"
+        same "aborted clients of MariaDB" 0 "$(mariadb_status Aborted_clients)"
+        same "warnings of MariaDB" "" "$(grep -E 'Aborted|denied' mariadb.log || true)"
+        found+=("MariaDB $(mariadb_status Connections)")
+    fi
+    if wanted smtp; then
+        wait_for 20 "checks of Postfix" at_least "$checks" postfix_checks
+        # The first connection is the one that waited for the port.
+        same "trouble of Postfix" "" "$(grep -E 'lost|timeout|warning|improper|error' postfix.log | sed 1d)"
+        found+=("Postfix $(postfix_checks)")
+    fi
+    detail "no server noticed any, of so many connections: ${found[*]}"
+}
+
+# said TIMES NAME STATE WORDS: Ringway has said so often that the only backend of this name is up or down, with these words.
+said() {
+    (($(grep -F "$2/$2 is $3" "$WORK/ringway.log" | grep -cF "$4") >= $1))
+}
+
+# refuses NAME WORDS: the backend goes down by these words.
+refuses() {
+    wait_for 10 "$1 to be down by: $2" said 1 "$1" down "$2" || fail "$(grep -F "$1/$1 is" "$WORK/ringway.log")"
+}
+
+comes_back() {
+    wait_for 10 "$1 to be up" said 1 "$1" up succeeded || fail "$(grep -F "$1/$1 is" "$WORK/ringway.log")"
+}
+
+# Each server refuses its clients in its own way, is down by its own words, and comes back, but for PostgreSQL, which ends.
+check_verdicts() {
+    local found=()
+    if wanted redis; then
+        redis-cli -p "${PORT[redis]}" config set replica-serve-stale-data no
+        redis-cli -p "${PORT[redis]}" replicaof 127.0.0.1 1
+        refuses redis "PING was answered \`-MASTERDOWN Link with MASTER is down"
+        redis-cli -p "${PORT[redis]}" replicaof no one
+        # It wants a password, and serves those who have one.
+        redis-cli -p "${PORT[redis]}" config set requirepass secret
+        comes_back redis
+        found+=(Redis)
+    fi
+    if wanted mariadb; then
+        mariadb_on "${PORT[mariadb]}" -e "ALTER USER ringway_check@'%' ACCOUNT LOCK"
+        refuses mariadb "refused with 4151 \`Access denied, this account is locked\`"
+        mariadb_on "${PORT[mariadb]}" -e "ALTER USER ringway_check@'%' ACCOUNT UNLOCK"
+        comes_back mariadb
+        found+=(MariaDB)
+    fi
+    if wanted smtp; then
+        postconf -c "$WORK/postfix" -e smtpd_delay_reject=no smtpd_helo_restrictions=reject
+        /usr/sbin/postfix -c "$WORK/postfix" reload
+        refuses smtp "EHLO was answered \`554 5.7.1 <lb.test>: Helo command rejected: Access denied\`"
+        postconf -c "$WORK/postfix" -e smtpd_helo_restrictions=
+        /usr/sbin/postfix -c "$WORK/postfix" reload
+        comes_back smtp
+        found+=(Postfix)
+    fi
+    if wanted postgres; then
+        # A session is open, and the server waits for its end.
+        start session psql -h 127.0.0.1 -p "${PORT[postgres]}" -U postgres -c 'SELECT pg_sleep(60)' postgres
+        wait_for 10 "a session" session_sleeps
+        kill -TERM "$(<"$WORK/postgres.pid")"
+        refuses postgres "refused with \`57P03\` \`the database system is shutting down\`"
+        kill -TERM "$(<"$WORK/session.pid")"
+        found+=(PostgreSQL)
+    fi
+    detail "down by their own words: ${found[*]}"
+}
+
+session_sleeps() {
+    [[ $(psql -h 127.0.0.1 -p "${PORT[postgres]}" -U postgres -Atqc "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'" \
+        postgres) == 1 ]]
 }
 
 # ---- failover -------------------------------------------------------------------------------------
@@ -723,7 +882,12 @@ run_checks() {
             check mariadb-dump check_mariadb_dump
             ;;
         ssh) check scp check_scp ;;
+        smtp) check mails check_mails ;;
         failover) check failover check_failover ;;
+        healthchecks)
+            check healthcheck-traces check_traces
+            check healthcheck-verdicts check_verdicts
+            ;;
         accesslog) check access-log check_access_log ;;
         shutdown) shut_down ;;
         esac
@@ -732,7 +896,7 @@ run_checks() {
 
 start_servers() {
     local service
-    for service in redis pool postgres iperf3 mariadb ssh; do
+    for service in redis pool postgres iperf3 mariadb ssh smtp; do
         if wanted "$service"; then run "start-$service" "start_$service"; fi
     done
     if wanted nginx; then run start-nginx start_web; fi

@@ -63,13 +63,16 @@ pub const PROBES_MAX: usize = 1_024;
 pub const CHECK_STEPS_MAX: usize = 32;
 /// Maximum number of bytes that one step of a `send_expect` check sends or expects.
 pub const CHECK_STEP_BYTES_MAX: usize = 4 << 10;
-/// Maximum number of received bytes that a `send_expect` check searches; with `PROBES_MAX` this bounds the
-/// memory of all checks.
+/// Maximum number of bytes that a check takes from a backend, of what it reads itself; with `PROBES_MAX` this
+/// bounds the memory of all checks.
 pub const CHECK_RECEIVED_BYTES_MAX: usize = 64 << 10;
 /// Longest path of an `http` check, bytes.
 pub const CHECK_PATH_BYTES_MAX: usize = 2 << 10;
 /// Largest head of the response to an `http` check, bytes.
 pub const CHECK_HEAD_BYTES_MAX: usize = 16 << 10;
+/// Longest name of a user or a database of a check, bytes. PostgreSQL has 63, MySQL 32 and MariaDB 128
+/// characters.
+pub const CHECK_NAME_BYTES_MAX: usize = 128;
 /// Maximum number of statuses and ranges in `expect_status`.
 pub const CHECK_STATUS_RANGES_MAX: usize = 32;
 /// Maximum number of new sessions of a listener in one turn of a shard, so that a burst of clients leaves

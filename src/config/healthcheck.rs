@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address;
-use super::hints;
-use super::model::{Backend, CheckKind, HealthCheck, HttpCheck, Statuses, Step};
+use super::model::{Backend, CheckKind, HealthCheck, HttpCheck, PostgresCheck, Statuses, Step};
 use super::relations;
 use super::report::quote;
 use super::section::{Read, Section};
@@ -21,17 +20,31 @@ enum Type {
     Http,
     Tls,
     SendExpect,
+    Redis,
+    Postgres,
+    Mysql,
+    Smtp,
 }
 
-const TYPES: &[(&str, Type)] =
-    &[("tcp", Type::Tcp), ("http", Type::Http), ("tls", Type::Tls), ("send_expect", Type::SendExpect)];
+const TYPES: &[(&str, Type)] = &[
+    ("tcp", Type::Tcp),
+    ("http", Type::Http),
+    ("tls", Type::Tls),
+    ("send_expect", Type::SendExpect),
+    ("redis", Type::Redis),
+    ("postgres", Type::Postgres),
+    ("mysql", Type::Mysql),
+    ("smtp", Type::Smtp),
+];
 
 /// The keys that only some types have, with those types.
-const KEYS: [(&str, &[Type]); 4] = [
+const KEYS: [(&str, &[Type]); 6] = [
     ("path", &[Type::Http]),
-    ("host", &[Type::Http, Type::Tls]),
+    ("host", &[Type::Http, Type::Tls, Type::Smtp]),
     ("expect_status", &[Type::Http]),
     ("steps", &[Type::SendExpect]),
+    ("user", &[Type::Postgres, Type::Mysql]),
+    ("database", &[Type::Postgres]),
 ];
 
 /// Statuses that a response can have, RFC 9110, 15.
@@ -65,16 +78,11 @@ pub(super) fn healthcheck(s: &mut Section<'_>, backends: &[Backend]) -> Option<H
 
 /// Reads the type and the keys that belong to it; `None` if it is off, or unknown, which was reported.
 fn kind(s: &mut Section<'_>) -> Option<CheckKind> {
-    let written = s.optional("type", |node| match text(node) {
-        Ok(text) if hints::is_check_to_come(text) => Err(format!(
-            "checks of type {} are not supported yet; `send_expect` can do much of their work",
-            quote(text)
-        )),
-        _ => off_or(one_of(TYPES))(node),
-    });
+    let written = s.optional("type", off_or(one_of(TYPES)));
     let Some(on) = (if s.has("type") { written.flatten() } else { Some(Type::Tcp) }) else {
         // A check that is switched off keeps its settings, of whatever type they are.
         http(s);
+        postgres(s);
         if s.has("steps") {
             steps(s);
         }
@@ -86,6 +94,10 @@ fn kind(s: &mut Section<'_>) -> Option<CheckKind> {
         Type::Http => CheckKind::Http(http(s)),
         Type::Tls => CheckKind::Tls { host: s.optional("host", address::server_name) },
         Type::SendExpect => CheckKind::SendExpect { steps: steps(s) },
+        Type::Redis => CheckKind::Redis,
+        Type::Postgres => CheckKind::Postgres(postgres(s)),
+        Type::Mysql => CheckKind::Mysql { user: s.optional("user", login_name) },
+        Type::Smtp => CheckKind::Smtp { host: s.value("host", "localhost".to_owned(), address::server_name) },
     })
 }
 
@@ -107,6 +119,13 @@ fn http(s: &mut Section<'_>) -> HttpCheck {
     }
 }
 
+fn postgres(s: &mut Section<'_>) -> PostgresCheck {
+    PostgresCheck {
+        user: s.optional("user", login_name),
+        database: s.value("database", "postgres".to_owned(), login_name),
+    }
+}
+
 fn steps(s: &mut Section<'_>) -> Arc<[Step]> {
     let step = |mut s: Section<'_>| {
         let step = Step { send: s.optional("send", bytes), expect: s.optional("expect", bytes) };
@@ -117,6 +136,16 @@ fn steps(s: &mut Section<'_>) -> Arc<[Step]> {
         step
     };
     s.entries("steps", limits::CHECK_STEPS_MAX, None).into_iter().map(step).collect()
+}
+
+/// Reads the name of a user or a database, which a zero ends where it is sent.
+fn login_name(node: &Node) -> Read<String> {
+    let text = text(node)?;
+    let most = limits::CHECK_NAME_BYTES_MAX;
+    if (1..=most).contains(&text.len()) && !text.contains(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{} is not a name of 1 to {most} bytes without control characters", quote(text)))
 }
 
 /// Reads path and query by RFC 3986, so that every client and every server understands the same.
@@ -263,6 +292,24 @@ mod tests {
         assert_eq!((&*http.path, &http.host), ("/healthz", &None));
         assert_eq!(http.expect_status.to_string(), "200-399");
         assert!(matches!(accepted("  type: tls\n"), CheckKind::Tls { host: None }));
+        assert_eq!(accepted("  type: redis\n"), CheckKind::Redis);
+        let postgres = PostgresCheck { user: None, database: "postgres".to_owned() };
+        assert_eq!(accepted("  type: postgres\n"), CheckKind::Postgres(postgres));
+        assert_eq!(accepted("  type: mysql\n"), CheckKind::Mysql { user: None });
+        assert_eq!(accepted("  type: smtp\n"), CheckKind::Smtp { host: "localhost".to_owned() });
+    }
+
+    #[test]
+    fn users_and_databases_have_names_that_can_be_sent() {
+        let postgres = PostgresCheck { user: Some("lb check".to_owned()), database: "größe".to_owned() };
+        let written = "  type: postgres\n  user: lb check\n  database: größe\n";
+        assert_eq!(accepted(written), CheckKind::Postgres(postgres));
+        assert_eq!(accepted("  type: mysql\n  user: '1'\n"), CheckKind::Mysql { user: Some("1".to_owned()) });
+        for name in ["''".to_owned(), "\"a\\0b\"".to_owned(), "x".repeat(limits::CHECK_NAME_BYTES_MAX + 1)] {
+            let problem = refused(&format!("  type: mysql\n  user: {name}\n"));
+            let words = "is not a name of 1 to 128 bytes without control characters";
+            assert!(problem.starts_with("5:9: ") && problem.contains(words), "{problem}");
+        }
     }
 
     #[test]
@@ -273,7 +320,13 @@ mod tests {
              http`"
         );
         for (kind, key, remedy) in [
-            ("tcp", "host: a", "type tcp; remove the key, or write `type: http` or `type: tls`"),
+            (
+                "tcp",
+                "host: a",
+                "type tcp; remove the key, or write `type: http` or `type: tls` or `type: smtp`",
+            ),
+            ("redis", "user: a", "type redis; remove the key, or write `type: postgres` or `type: mysql`"),
+            ("mysql", "database: a", "type mysql; remove the key, or write `type: postgres`"),
             ("tls", "expect_status: 200", "type tls; remove the key, or write `type: http`"),
             ("http", "steps: []", "type http; remove the key, or write `type: send_expect`"),
             ("send_expect\n  steps: [{send: a}]", "path: /", "type send_expect; remove"),

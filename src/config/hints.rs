@@ -235,11 +235,6 @@ pub(super) fn of_key(key: &str, known: &[&'static str]) -> Option<String> {
     Some(if short == long { home } else { format!("{home}, or in the long form in {long}") })
 }
 
-/// Returns true for a type of check that is planned, and that no version has yet.
-pub(super) fn is_check_to_come(text: &str) -> bool {
-    matches!(text, "redis" | "postgres" | "mysql" | "smtp")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

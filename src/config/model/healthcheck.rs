@@ -61,6 +61,33 @@ pub enum CheckKind {
         #[serde(serialize_with = "text::list")]
         steps: Arc<[Step]>,
     },
+    /// A PING of Redis has to be answered.
+    Redis,
+    /// PostgreSQL has to start a session, or to ask for a password.
+    Postgres(PostgresCheck),
+    /// MySQL or MariaDB has to answer a login.
+    Mysql {
+        /// User that has to be let in.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+    },
+    /// A mail server has to take a greeting.
+    Smtp {
+        /// Name that the check says it is.
+        host: String,
+    },
+}
+
+/// The keys of `type: postgres`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PostgresCheck {
+    /// User that `postgres` and `mysql` log in as, without a password; a server that refuses it is down. Without
+    /// the key they try `ringway`, and a server that refuses that user is up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Database that `postgres` asks for.
+    pub database: String,
 }
 
 /// The keys of `type: http`.
@@ -69,8 +96,8 @@ pub enum CheckKind {
 pub struct HttpCheck {
     /// Path and query that `http` asks for; what is no character of a URI is written as `%HH`.
     pub path: String,
-    /// Header `Host` of `http`, with or without a port, and server name of `tls`, where an IP address sends
-    /// none.
+    /// Header `Host` of `http`, with or without a port; server name of `tls`, where an IP address sends none;
+    /// name that `smtp` says it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// Statuses that `http` takes: a status, a range, or a list of both such as `200, 204, 300-399`.

@@ -38,7 +38,14 @@ upstreams:
 
 #[test]
 fn example_and_reference_have_every_key() {
-    let types = ["http, host: a", "tls, host: a", "send_expect, steps: [{send: a, expect: b}]"];
+    let types = [
+        "http, host: a",
+        "tls, host: a",
+        "send_expect, steps: [{send: a, expect: b}]",
+        "postgres, user: a, database: b",
+        "mysql, user: a",
+        "smtp, host: a",
+    ];
     let of_types =
         types.map(|kind| valid(&short(&format!("healthcheck: {{type: {kind}, port: 1}}\n"))).to_yaml());
     let pool = "pool: {size: 1, reuse: reset, clients: trusted, reset: {send: a, expect: b}}";
@@ -176,7 +183,9 @@ fn one_address_twice_with_two_names() {
 
 #[test]
 fn settings_of_a_check_that_is_off_are_kept() {
-    for settings in ["path: /x", "host: a", "steps: [{send: a}]", "expect_status: 200"] {
+    for settings in
+        ["path: /x", "host: a", "steps: [{send: a}]", "expect_status: 200", "user: a, database: b"]
+    {
         let config = valid(&short(&format!("healthcheck: {{type: off, {settings}}}\n")));
         assert!(config.upstreams[0].healthcheck.is_none(), "{settings}");
     }
@@ -195,6 +204,8 @@ fn another_type_than_that_of_the_defaults_hides_their_keys() {
         ("{}", "type: http\n    path: /x\n    host: a\n    expect_status: 200-399\n"),
         ("{host: b}", "type: http\n    path: /x\n    host: b\n    expect_status: 200-399\n"),
         ("{type: tls}", "type: tls\n    host: a\n"),
+        ("{type: smtp}", "type: smtp\n    host: a\n"),
+        ("{type: redis}", "type: redis\n"),
         ("{type: tcp}", "type: tcp\n"),
     ] {
         let yaml = valid(&text(own)).to_yaml();

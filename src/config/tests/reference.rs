@@ -24,6 +24,9 @@ upstreams:
     backends: [{address: h, port: 1}]
     healthcheck: {type: send_expect, steps: [{send: a, expect: b}]}
     pool: {size: 1, reuse: reset, clients: trusted, reset: {send: a, expect: b}}
+  - {name: e, backends: [{address: h, port: 1}], healthcheck: {type: postgres}}
+  - {name: f, backends: [{address: h, port: 1}], healthcheck: {type: mysql}}
+  - {name: g, backends: [{address: h, port: 1}], healthcheck: {type: smtp}}
 ";
 
 /// Defaults that are no value, or follow other keys: `{}` stands for the value in force.
@@ -46,12 +49,13 @@ const DEFAULTS: [(&str, &str); 23] = [
     (
         "upstreams[].healthcheck.host",
         "the backend's host name or address; for `http` with its port unless that is 80, and `localhost` for \
-         `unix:`",
+         `unix:`; `localhost` for `smtp`",
     ),
     ("upstreams[].healthcheck.port", "the backend's"),
     ("upstreams[].healthcheck.steps", "required for `send_expect`"),
     ("upstreams[].healthcheck.steps[].expect", "none"),
     ("upstreams[].healthcheck.steps[].send", "none"),
+    ("upstreams[].healthcheck.user", "none"),
     ("upstreams[].source", "`off`"),
     ("upstreams[].tcp.keepalive.interval", "the least of `{}`, `idle` and a third of `user_timeout`"),
     ("upstreams[].timeouts.backend_idle", "that of `client_idle`, else `{}`"),

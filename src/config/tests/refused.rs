@@ -78,7 +78,11 @@ fn single_values() {
         ("healthcheck: 1", "3:14", "not a section"),
         ("healthcheck: {rise: 0}", "3:21", "from 1 to"),
         ("healthcheck: {interval: off}", "3:25", "not possible here"),
-        ("healthcheck: {type: https}", "3:21", "is not `tcp`, `http`, `tls` or `send_expect`, or `off`"),
+        (
+            "healthcheck: {type: https}",
+            "3:21",
+            "is not `tcp`, `http`, `tls`, `send_expect`, `redis`, `postgres`, `mysql` or `smtp`, or `off`",
+        ),
         ("healthcheck: {jitter: 0.1}", "3:23", "not a percentage"),
         ("healthcheck: {path: /}", "3:15", "this check is of type tcp"),
         ("outlier: {consecutive_failures: 0, max_ejected: 100%}", "3:33", "from 1 to 1000"),
@@ -254,7 +258,6 @@ fn mistakes_are_named() {
             "not a whole number from 0 to 1000; write it without a point",
         ),
         (more("runtime: {relay: {buffer_size: 0x10KiB}}"), "hexadecimal"),
-        (more("healthcheck: {type: redis}"), "not supported yet; `send_expect` can do much of their work"),
     ] {
         assert_named(&text, words);
     }

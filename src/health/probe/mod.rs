@@ -7,7 +7,12 @@ mod connection;
 mod ending;
 mod error;
 mod http;
+mod mysql;
+mod postgres;
+mod redis;
 mod send_expect;
+mod smtp;
+mod talk;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -26,7 +31,11 @@ use crate::protocol::proxy::Version;
 
 use error::ExchangeError;
 use http::Get;
+use mysql::Login;
+use postgres::Startup;
 use send_expect::Dialogue;
+use smtp::Greeting;
+use talk::Talk;
 use tls::Handshake;
 
 pub(super) use connection::{Connect, Connection, Sockets};
@@ -57,6 +66,14 @@ pub(super) enum Question {
     Tls(Handshake),
     /// Bytes, step by step.
     SendExpect(Arc<[Step]>),
+    /// A PING of Redis.
+    Redis,
+    /// A start of a session of PostgreSQL.
+    Postgres(Startup),
+    /// A login at MySQL or MariaDB.
+    Mysql(Login),
+    /// A greeting of SMTP.
+    Smtp(Greeting),
 }
 
 impl Question {
@@ -67,6 +84,10 @@ impl Question {
             CheckKind::Http(http) => Self::Http(Get::new(http, backend, check.port)),
             CheckKind::Tls { host } => Self::Tls(Handshake::new(host.as_deref(), backend)),
             CheckKind::SendExpect { steps } => Self::SendExpect(Arc::clone(steps)),
+            CheckKind::Redis => Self::Redis,
+            CheckKind::Postgres(postgres) => Self::Postgres(Startup::new(postgres)),
+            CheckKind::Mysql { user } => Self::Mysql(Login::new(user.as_deref())),
+            CheckKind::Smtp { host } => Self::Smtp(Greeting::new(host)),
         }
     }
 
@@ -91,8 +112,23 @@ impl Question {
                 let asked = time::timeout_at(due, dialogue.run(&mut connection)).await;
                 asked.map_err(|_| dialogue.missing())
             }
+            Self::Redis => converse(connection, due, redis::run).await,
+            Self::Postgres(startup) => converse(connection, due, async |talk| startup.run(talk).await).await,
+            Self::Mysql(login) => converse(connection, due, async |talk| login.run(talk).await).await,
+            Self::Smtp(greeting) => converse(connection, due, async |talk| greeting.run(talk).await).await,
         }
     }
+}
+
+/// Asks in messages.
+async fn converse(
+    connection: Connection,
+    due: Instant,
+    run: impl AsyncFnOnce(&mut Talk) -> Result<(), ExchangeError>,
+) -> Result<Result<(), ExchangeError>, String> {
+    let mut talk = Talk::new(connection);
+    let asked = time::timeout_at(due, run(&mut talk)).await;
+    asked.map_err(|_| talk.missing())
 }
 
 /// Attempts the addresses in order until one takes a connection. They share `timeout`: each gets an equal

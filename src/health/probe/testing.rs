@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use crate::base::Address;
 
+use super::talk::Parsed;
 use super::{ProbeOutcome, Question, Sockets, probe};
 
 /// Far more than an exchange takes that is meant to end.
@@ -32,6 +34,25 @@ pub(super) async fn ask_in_vain(question: &Question, serve: impl AsyncFn(TcpStre
     match ask(question, serve).await {
         ProbeOutcome::Failure(cause) => without_address(&cause),
         other => panic!("{other:?}"),
+    }
+}
+
+/// Asks a backend that has come to its end when this returns: the outcome, and what the backend has seen.
+pub(super) async fn ask_to_the_end<T>(
+    question: &Question,
+    serve: impl AsyncFn(TcpStream) -> T,
+) -> (Result<(), String>, T) {
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = [Address::Tcp(listener.local_addr().unwrap())];
+        let serving = async { serve(listener.accept().await.unwrap().0).await };
+        let both = async { tokio::join!(probe(&Sockets, &address, question, AMPLE), serving) };
+        match tokio::time::timeout(AMPLE * 2, both).await.expect("both end") {
+            (ProbeOutcome::Success(0), seen) => return (Ok(()), seen),
+            (ProbeOutcome::Failure(cause), seen) => return (Err(without_address(&cause)), seen),
+            (ProbeOutcome::Frozen, _) => {}
+            (other, _) => panic!("{other:?}"),
+        }
     }
 }
 
@@ -78,4 +99,34 @@ pub(super) async fn read_to(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), 
         bytes.push(stream.read_u8().await.unwrap());
     }
     bytes
+}
+
+/// What a parser makes of every part of `bytes`: nothing before the whole message of `length` is there, and then
+/// always that message, whatever follows.
+pub(super) fn parsed_at_every_cut<T: std::fmt::Debug + PartialEq>(
+    parse: impl Fn(&[u8]) -> Parsed<T>,
+    bytes: &[u8],
+    length: usize,
+) -> T {
+    for cut in 0..length {
+        assert_eq!(parse(&bytes[..cut]), Ok(None), "{}", bytes[..cut].escape_ascii());
+    }
+    let (message, found) = parse(bytes).unwrap().unwrap();
+    assert_eq!(found, length);
+    for cut in length..=bytes.len() {
+        let (again, found) = parse(&bytes[..cut]).unwrap().unwrap();
+        assert_eq!((&again, found), (&message, length), "{}", bytes[..cut].escape_ascii());
+    }
+    message
+}
+
+/// Asks a backend over a connection that carries one byte at a time.
+pub(super) async fn ask_by_bytes(
+    question: &Question,
+    serve: impl AsyncFnOnce(DuplexStream),
+) -> Result<(), String> {
+    let (ours, theirs) = tokio::io::duplex(1);
+    let due = Instant::now() + AMPLE;
+    let (asked, ()) = tokio::join!(question.ask(Box::new(ours), due), serve(theirs));
+    asked.expect("in time").map_err(|error| error.cause)
 }

@@ -1,4 +1,4 @@
-//! How an upstream is checked: the options of its servers, `option httpchk` and `option tcp-check`.
+//! How an upstream is checked: the options of its servers, and the option that chooses what is asked.
 
 use super::front::Timed;
 use super::sections::{Bag, Given};
@@ -109,21 +109,31 @@ fn question(
     }
     let rules: Vec<&Line> = rules.iter().filter(of).map(|rule| rule.line).collect();
     match (kind, word) {
-        (Some(given), "httpchk") => {
+        (Some(_), "httpchk" | "redis-check" | "pgsql-check" | "mysql-check" | "smtpchk") if tls.is_some() => {
+            let (what, secure) =
+                if word == "httpchk" { ("HTTPS", "HTTPS") } else { ("TLS", "TLS by this protocol") };
             if let Some(origin) = tls {
-                let why = "check-ssl: there is no HTTPS in checks; see `healthcheck.port` for a plain port";
+                let why = format!(
+                    "check-ssl: there is no {secure} in checks; see `healthcheck.port` for a plain port"
+                );
                 findings.add(origin, why);
-                entry.set("healthcheck.type", "tls", origin).differs("HAProxy asked over HTTPS");
-                return;
+                entry.set("healthcheck.type", "tls", origin).differs(format!("HAProxy asked over {what}"));
             }
-            http(given.line, &rules, entry, findings);
         }
+        (Some(given), "httpchk") => http(given.line, &rules, entry, findings),
+        (Some(given), "redis-check") => {
+            let key = entry.set("healthcheck.type", "redis", &given.line.origin());
+            key.differs("a server that wants a password is up here, and down for HAProxy");
+        }
+        (Some(given), "pgsql-check") => postgres(given.line, entry),
+        (Some(given), "mysql-check") => mysql(given.line, entry, findings),
+        (Some(given), "smtpchk") => smtp(given.line, entry),
         (Some(given), "tcp-check") => tcp(given.line, &rules, entry, findings),
         (Some(given), "ssl-hello-chk") => {
             entry.set("healthcheck.type", "tls", &given.line.origin());
         }
         (Some(given), _) => {
-            let why = "no type of its own; write `send_expect` as docs/RECIPES.md shows";
+            let why = "no type of its own; write `send_expect`";
             findings.add(&given.line.origin(), why);
             entry
                 .set("healthcheck.type", "tcp", &given.line.origin())
@@ -133,6 +143,38 @@ fn question(
     }
     if let (Some(origin), false) = (tls, entry.has("healthcheck.type")) {
         entry.set("healthcheck.type", "tls", origin);
+    }
+}
+
+/// Reads `user NAME`.
+fn postgres(line: &Line, entry: &mut Entry) {
+    let origin = line.origin();
+    entry.set("healthcheck.type", "postgres", &origin);
+    if line.word(2) == "user" {
+        entry.set_text("healthcheck.user", line.word(3), &origin);
+    }
+}
+
+/// Reads `[user NAME [post-41 | pre-41 | post-80]]`.
+fn mysql(line: &Line, entry: &mut Entry, findings: &mut Findings) {
+    let origin = line.origin();
+    let key = entry.set("healthcheck.type", "mysql", &origin);
+    if line.word(2) != "user" {
+        key.differs("tries a login as `ringway`, which may be denied; HAProxy read the greeting alone");
+        return;
+    }
+    entry.set_text("healthcheck.user", line.word(3), &origin);
+    if line.word(4) == "pre-41" {
+        findings.add(&origin, "pre-41: a server older than MySQL 4.1 is down; use `type: tcp` for it");
+    }
+}
+
+/// Reads `[HELO | EHLO DOMAIN]`.
+fn smtp(line: &Line, entry: &mut Entry) {
+    let origin = line.origin();
+    entry.set("healthcheck.type", "smtp", &origin);
+    if matches!(line.word(2), "HELO" | "EHLO") && !line.word(3).is_empty() {
+        entry.set_text("healthcheck.host", line.word(3), &origin);
     }
 }
 

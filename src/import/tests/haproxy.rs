@@ -192,6 +192,24 @@ fn what_the_configuration_refuses_is_taken_out_with_its_words() {
 }
 
 #[test]
+fn checks_of_a_protocol_keep_user_and_name() {
+    for (line, words) in [
+        ("option redis-check", &["type: redis", "is up here"][..]),
+        ("option pgsql-check user lb", &["type: postgres", "user: lb"]),
+        ("option mysql-check", &["type: mysql", "may be denied"]),
+        ("option mysql-check user lb post-80", &["type: mysql", "user: lb"]),
+        ("option smtpchk", &["type: smtp"]),
+        ("option smtpchk EHLO lb.example", &["type: smtp", "host: lb.example"]),
+    ] {
+        let (_, import) = haproxy(&listen(line));
+        let yaml = import.yaml.expect("a configuration");
+        assert!(words.iter().all(|words| yaml.contains(words)), "{words:?} are not in\n{yaml}");
+    }
+    let (_, import) = haproxy(&listen("option mysql-check user lb pre-41"));
+    reported(&import, 4, "older than MySQL 4.1");
+}
+
+#[test]
 fn http_checks_keep_path_host_and_status() {
     let lines =
         "option httpchk HEAD /up HTTP/1.1\\r\\nHost:\\ example.com\nhttp-check expect status 200-299,301";
