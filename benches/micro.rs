@@ -206,6 +206,7 @@ fn access_log(criterion: &mut Criterion) {
         begun: now,
         ended: now,
         client: ClientAddress::from(Some(SocketAddr::from(([192, 0, 2, 7], 40_112)))),
+        peer: ClientAddress::from(Some(SocketAddr::from(([192, 0, 2, 7], 40_112)))),
         listener: snapshot.listeners()[0],
         upstream: UpstreamId(0),
         backend: Some(BackendId(0)),

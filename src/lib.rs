@@ -43,7 +43,7 @@
 //! Lowest first: a module uses only modules that come earlier in this list; `tests/layering.rs` checks it.
 //!
 //! * [`base`]: identifiers, limits, time, addresses, the reasons for which a session ends.
-//! * Pure, bytes, numbers and time in, values out: [`balance`], [`config`], [`import`].
+//! * Pure, bytes, numbers and time in, values out: [`balance`], [`protocol`], [`config`], [`import`].
 //! * State that threads share: [`admission`], [`upstream`], [`steering`].
 //! * Mechanisms: [`uring`], [`net`], [`telemetry`], [`relay`], [`pool`].
 //! * Planes: [`shard`], [`health`], [`control`].
@@ -78,6 +78,7 @@ pub mod health;
 pub mod import;
 pub mod net;
 pub mod pool;
+pub mod protocol;
 pub mod relay;
 pub mod server;
 pub mod shard;

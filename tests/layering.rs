@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 
 /// The folders, lowest first; the six layers in the comments. A folder may use itself and those above it in
 /// this list, but none of its own line.
-const ORDER: [&[&str]; 15] = [
+const ORDER: [&[&str]; 16] = [
     &["base"],
     // Pure: bytes, numbers and time in, values out.
     &["balance"],
+    &["protocol"],
     &["config"],
     &["import"],
     // State that threads share: atomics and short locks.
@@ -37,7 +38,8 @@ const ORDER: [&[&str]; 15] = [
 ];
 
 /// Folders and files that are pure.
-const PURE: [&str; 5] = ["balance/", "config/", "import/", "health/rules/", "upstream/serving.rs"];
+const PURE: [&str; 6] =
+    ["balance/", "protocol/", "config/", "import/", "health/rules/", "upstream/serving.rs"];
 
 /// A name that only some folders may use.
 struct Reserved {

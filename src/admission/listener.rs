@@ -14,6 +14,8 @@ use crate::config;
 pub struct SharedListener {
     id: ListenerId,
     access: Arc<Access>,
+    /// Whose PROXY headers are believed; `None` if clients come without one.
+    trusted: Option<Arc<Access>>,
     max_connections: Option<NonZeroU32>,
     pace: Option<Pace>,
     sources: Option<SourceRules>,
@@ -37,17 +39,18 @@ impl SharedListener {
         before: Option<&Self>,
         state: Option<Arc<ListenerState>>,
     ) -> Self {
-        let same = before.filter(|before| before.access.is_of(&listener.allow, &listener.deny));
-        let access = match same {
-            Some(before) => Arc::clone(&before.access),
-            None => Arc::new(Access::new(&listener.allow, &listener.deny)),
-        };
+        let access = access(before.map(|before| &before.access), &listener.allow, &listener.deny);
+        let trusted = listener.proxy_protocol.is_required().then(|| {
+            let before = before.and_then(|before| before.trusted.as_ref());
+            self::access(before, &listener.proxy_protocol.trusted, &config::AccessList::default())
+        });
         let new = || ListenerState { sessions: Limit::new(u32::MAX), pace: SharedPace::default() };
         let state = state.unwrap_or_else(|| Arc::new(new()));
         state.sessions.set_maximum(listener.max_connections.map_or(u32::MAX, NonZeroU32::get));
         Self {
             id,
             access,
+            trusted,
             max_connections: listener.max_connections,
             pace: listener.rate_limit.map(Pace::from),
             sources: listener.per_source.as_ref().map(SourceRules::from),
@@ -93,6 +96,18 @@ impl SharedListener {
     #[must_use]
     pub fn sessions(&self) -> Option<(u32, u32)> {
         self.max_connections.map(|most| (self.state.sessions.taken(), most.get()))
+    }
+
+    /// Returns whether a header says who the client is: then the rules on clients are asked once it is there.
+    #[must_use]
+    pub fn awaits_header(&self) -> bool {
+        self.trusted.is_some()
+    }
+
+    /// Returns whether a peer may connect: if clients are announced by headers, only one whose headers are believed.
+    #[must_use]
+    pub fn trusts(&self, peer: ClientAddress) -> bool {
+        self.trusted.as_ref().is_none_or(|trusted| trusted.admits(peer))
     }
 
     /// Asks all rules on the client, in their order. Returns the place of its source, to be given back at the end of the
@@ -146,6 +161,16 @@ impl SharedListener {
     }
 }
 
+/// Returns the lists as sets, those of the version before if they are the same.
+fn access(
+    before: Option<&Arc<Access>>,
+    allow: &config::AccessList,
+    deny: &config::AccessList,
+) -> Arc<Access> {
+    let same = before.filter(|before| before.is_of(allow, deny));
+    same.map_or_else(|| Arc::new(Access::new(allow, deny)), Arc::clone)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -183,6 +208,17 @@ mod tests {
         sources.give_back(two);
         // What one source has too much is nothing to the others.
         assert!(shared.admit(client("10.0.0.2"), &sources, Moment(1_000_000)).is_ok());
+    }
+
+    #[test]
+    fn header_is_believed_of_trusted_peers_mapped_or_not() {
+        let config = listener(", proxy_protocol: {accept: required, trusted: [10.0.0.0/8, 'unix:']}");
+        let shared = SharedListener::new(ListenerId(0), &config, None, None);
+        assert!(shared.awaits_header() && shared.trusts(ClientAddress::UNIX));
+        assert!(shared.trusts(client("10.1.2.3")) && shared.trusts(client("::ffff:10.1.2.3")));
+        assert!(!shared.trusts(client("11.1.2.3")) && !shared.trusts(client("::1")));
+        let plain = SharedListener::new(ListenerId(0), &listener(""), Some(&shared), None);
+        assert!(!plain.awaits_header() && plain.trusts(client("11.1.2.3")));
     }
 
     #[test]

@@ -22,6 +22,12 @@ impl ClientAddress {
         self.ip
     }
 
+    /// Returns address and port; `None` for a client of a Unix socket.
+    #[must_use]
+    pub fn socket_address(self) -> Option<SocketAddr> {
+        self.ip.map(|ip| SocketAddr::new(ip, self.port))
+    }
+
     /// Returns the port, 0 for a client of a Unix socket.
     #[must_use]
     pub fn port(self) -> u16 {

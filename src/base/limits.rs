@@ -93,6 +93,8 @@ pub const QUEUE_MAX: u32 = 65_535;
 pub const POOL_MAX: u32 = 4_096;
 /// Maximum number of local addresses of an upstream.
 pub const LOCAL_ADDRESSES_MAX: usize = 256;
+/// Shortest time for a client's header: the PROXY protocol wants one lost segment to be sent again within it.
+pub const HANDSHAKE_MIN: Duration = Duration::from_secs(3);
 /// Maximum number of entries of a list of clients, such as `allow`; files among them may have more prefixes.
 pub const ACCESS_ENTRIES_MAX: usize = 10_000;
 /// Largest file of prefixes, bytes: the whole routing table of the Internet fits twice.

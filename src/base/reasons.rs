@@ -60,6 +60,10 @@ reasons! {
     QueueFull = "queue_full", "PQ";
     /// Every backend stayed full for as long as a client may wait.
     QueueTimeout = "queue_timeout", "sQ";
+    /// The client did not begin with a valid PROXY header.
+    HandshakeFailed = "handshake_failed", "PR";
+    /// The client's PROXY header was not complete in time.
+    HandshakeTimeout = "handshake_timeout", "cR";
     /// No byte moved on the client's socket for `client_idle`.
     ClientIdle = "client_idle", "cD";
     /// No byte moved on the backend's socket for `backend_idle`.
@@ -128,6 +132,8 @@ named! {
         ListenerLimit = "listener_limit";
         /// `runtime.max_connections`, or as many as there are descriptors for.
         ProcessLimit = "process_limit";
+        /// The peer is none whose PROXY header is believed.
+        Untrusted = "untrusted";
         /// `deny` has the client, or `allow` does not have it.
         Acl = "acl";
         /// `per_source.rate`.
@@ -155,6 +161,8 @@ named! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum SessionPhase {
+    /// Its client has still to say who it is.
+    Handshake,
     /// It waits for a permit of a backend.
     Queued,
     /// It looks for a backend, or connects to one.
@@ -168,11 +176,12 @@ pub enum SessionPhase {
 impl CloseReason {
     /// Returns who ended the session and when, as the two letters of a tcplog line: C client, S backend, P limit or
     /// rule, R resource, K operator, D backend marked down, U primary up, I internal, c and s time-out of a side, -
-    /// normal; and Q queued, C connecting, D data, - after.
+    /// normal; and R handshake, Q queued, C connecting, D data, - after.
     #[must_use]
     pub fn letters(self, phase: SessionPhase) -> [u8; 2] {
         let [who, when] = *self.usual_letters().as_bytes() else { unreachable!("two letters each") };
         let when = match (when, phase) {
+            (b'*', SessionPhase::Handshake) => b'R',
             (b'*', SessionPhase::Queued) => b'Q',
             (b'*', SessionPhase::Connecting) => b'C',
             (b'*', SessionPhase::Relaying | SessionPhase::Ending) => b'D',
@@ -193,8 +202,13 @@ impl CloseReason {
     /// with `BackendReset` got none either, which the reason alone does not tell.
     #[must_use]
     pub const fn turns_away(self) -> bool {
-        use CloseReason::{ConnectFailed, ConnectTimeout, NoBackend, QueueFull, QueueTimeout, Resource};
-        matches!(self, ConnectFailed | ConnectTimeout | NoBackend | QueueFull | QueueTimeout | Resource)
+        use CloseReason::{
+            ConnectFailed, ConnectTimeout, HandshakeFailed, HandshakeTimeout, NoBackend, QueueFull,
+            QueueTimeout, Resource,
+        };
+        let got_no_backend =
+            matches!(self, ConnectFailed | ConnectTimeout | NoBackend | QueueFull | QueueTimeout | Resource);
+        got_no_backend || matches!(self, HandshakeFailed | HandshakeTimeout)
     }
 
     /// Returns the position of the reason in a table with one entry for each.

@@ -145,17 +145,17 @@ pub(super) fn switch(text: &str) -> Option<bool> {
 
 /// Keys of an entry of `upstreams`, which stand at the top of a short form.
 pub(super) const TOP_KEYS: &str = "backends healthcheck outlier panic_threshold slow_start on_down on_up \
-                                   retries retry_budget queue pool source resolve";
+                                   retries retry_budget queue pool send_proxy source resolve";
 
 /// How a message names where keys without a section stand.
 const TOP: &str = "the top of the file";
 
 /// Sections of the short form and of the long one, with keys that are found elsewhere by mistake.
-pub(super) const HOMES: [(&str, &str, &str); 19] = [
+pub(super) const HOMES: [(&str, &str, &str); 20] = [
     ("`loadbalancer`", "`listeners[]`, as `address`", "listen_address"),
-    ("`loadbalancer`", "`listeners[]`", "backlog over_limit rate_limit per_source allow deny"),
+    ("`loadbalancer`", "`listeners[]`", "backlog over_limit rate_limit per_source allow deny proxy_protocol"),
     ("`loadbalancer`", "`listeners[]` and `upstreams[]`", "timeouts tcp"),
-    ("`loadbalancer.timeouts`", "`listeners[].timeouts`", "client_idle half_close session"),
+    ("`loadbalancer.timeouts`", "`listeners[].timeouts`", "handshake client_idle half_close session"),
     ("`loadbalancer.timeouts`", "`upstreams[].timeouts`", "connect establish backend_idle"),
     ("`loadbalancer.tcp`", "`listeners[].tcp` and `upstreams[].tcp`", "nodelay keepalive user_timeout"),
     ("`loadbalancer.tcp`", "`listeners[].tcp`", "steer_by_cpu"),
@@ -173,6 +173,7 @@ pub(super) const HOMES: [(&str, &str, &str); 19] = [
         "interval fast_interval rise fall jitter path host expect_status steps",
     ),
     ("`outlier`", "`upstreams[].outlier`", "consecutive_failures empty_answers ejection_time max_ejected"),
+    ("`loadbalancer.proxy_protocol`", "`listeners[].proxy_protocol`", "accept trusted"),
     ("`pool`", "`upstreams[].pool`", "size max_idle reuse clients"),
     ("`runtime`", "`runtime`", "cores shutdown_delay shutdown_timeout drain_timeout relay"),
     ("`runtime.relay`", "`runtime.relay`", "buffer_size buffers_per_core splice pipe_size pipes_per_core"),
@@ -182,12 +183,11 @@ pub(super) const HOMES: [(&str, &str, &str); 19] = [
 ];
 
 /// Keys that are planned, and that no version has yet.
-pub(super) const NOT_YET: &str = "bandwidth client_first congestion_control defer_accept expand \
-                                  fast_open freebind handshake interface no_backend proxy_protocol \
-                                  quick_ack send_proxy sni tls";
+pub(super) const NOT_YET: &str = "bandwidth client_first congestion_control defer_accept expand fast_open freebind \
+                                  interface no_backend quick_ack sni tls";
 
 /// Our keys, and what other programs call them; the first row whose key is known there is meant.
-const FOREIGN: [(&str, &str); 17] = [
+const FOREIGN: [(&str, &str); 19] = [
     ("listen_address", "listen listener bind address addr"),
     ("address", "listen bind addr ip host server"),
     ("loadbalancer", "frontend"),
@@ -205,6 +205,8 @@ const FOREIGN: [(&str, &str); 17] = [
     ("nodelay", "tcp_nodelay"),
     ("keepalive", "so_keepalive"),
     ("timeouts", "timeout"),
+    ("proxy_protocol", "accept_proxy accept-proxy"),
+    ("send_proxy", "send-proxy send-proxy-v2 send_proxy_protocol proxy_protocol"),
 ];
 
 fn has_word(words: &str, word: &str) -> bool {

@@ -25,6 +25,7 @@ mod model;
 mod overlay;
 mod pool;
 mod print;
+mod proxy;
 mod reach;
 mod relations;
 mod report;

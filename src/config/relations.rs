@@ -311,9 +311,12 @@ pub(super) fn admission_of_use(s: &Section<'_>, listener: &Listener) {
     }
 }
 
-/// Warns about a hash of client addresses behind a Unix socket, whose clients have none.
-pub(super) fn clients_apart(s: &Section<'_>, address: &ListenAddress, upstream: &Upstream) {
-    let ListenAddress::Unix(path) = address else { return };
+/// Warns about a hash of client addresses behind a Unix socket, whose clients have none but that of a header.
+pub(super) fn clients_apart(s: &Section<'_>, listener: &Listener, upstream: &Upstream) {
+    let ListenAddress::Unix(path) = &listener.address else { return };
+    if listener.proxy_protocol.is_required() {
+        return;
+    }
     if upstream.algorithm.wants.key && !path.as_os_str().is_empty() && upstream.backends.len() > 1 {
         let name = upstream.algorithm.name;
         let message = format!(
@@ -371,6 +374,7 @@ pub(super) fn upstream_of_use(s: &Section<'_>, upstream: &Upstream) {
         s.warn_own("retry_budget", "`retry_budget` has no effect with `retries: 0`");
     }
     queue_of_use(s, upstream);
+    pool_without_announcement(s, upstream);
     sources_of_use(s, upstream);
 }
 
@@ -435,6 +439,16 @@ pub(super) fn pool_of_use(s: &Section<'_>, pool: &PoolRules, backends: &[Backend
     // The defaults have no backends, and stand behind several pools.
     if pool.clients == Clients::Trusted && pool.reuse != Reuse::Reset && !backends.is_empty() {
         s.warn_own("clients", "`clients: trusted` has no effect without `reuse: reset`");
+    }
+}
+
+/// Refuses ready connections whose backends want to know of the client first: a header announces one client, and a
+/// connection in the pool has none yet.
+fn pool_without_announcement(s: &Section<'_>, upstream: &Upstream) {
+    if upstream.send_proxy.is_some() && upstream.pool.size > 0 {
+        let message = "with `send_proxy` nothing is pooled: its header announces the one client of a connection; \
+                       remove `pool`, or write `send_proxy: off`";
+        s.error_at("send_proxy", message);
     }
 }
 

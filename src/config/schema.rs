@@ -21,6 +21,7 @@ use super::model::{
     UpstreamTimeouts,
 };
 use super::pool::pool;
+use super::proxy::{VERSIONS, proxy_protocol};
 use super::relations::{self, Entries, Names, UpstreamLocations, WrittenIdle, WrittenTimeouts};
 use super::report::{Location, Problems};
 use super::section::{Read, Section};
@@ -151,14 +152,12 @@ fn listeners<'a>(
             relations::overlap(&s, address, &entries.listeners);
         }
         let upstream = upstream.map(|name| upstreams.take(&s, &name));
-        if let (Some(address), Some(id)) = (&address, upstream)
-            && let Some(upstream) = entries.upstreams.get(id.index())
-        {
-            relations::clients_apart(&s, address, upstream);
-        }
         // A missing key was reported; the rest of the entry is read all the same.
         let address = address.unwrap_or_else(nowhere);
         let (mut listener, client) = listener(&mut s, called.unwrap_or_default(), address);
+        if let Some(upstream) = upstream.and_then(|id| entries.upstreams.get(id.index())) {
+            relations::clients_apart(&s, &listener, upstream);
+        }
         listener.upstream = upstream.unwrap_or(UpstreamId(0));
         entries.listeners.push(listener);
         entries.clients.push(client);
@@ -216,6 +215,7 @@ fn bare_listener(
         per_source: per_source(s),
         allow: clients(s, "allow"),
         deny: clients(s, "deny"),
+        proxy_protocol: proxy_protocol(s, &address),
         timeouts,
         tcp,
         address,
@@ -226,7 +226,9 @@ fn bare_listener(
 
 fn listener_timeouts(s: &mut Section<'_>) -> (ListenerTimeouts, WrittenTimeouts) {
     let idle = s.optional("client_idle", off_or(duration));
+    let handshake = duration_within(limits::HANDSHAKE_MIN..=limits::DURATION_MAX);
     let timeouts = ListenerTimeouts {
+        handshake: s.value("handshake", Duration::from_secs(10), handshake),
         client_idle: idle.unwrap_or(Some(ListenerTimeouts::IDLE)),
         equal_idle: EqualIdle::Client,
         half_close: s.value("half_close", Duration::from_secs(30), duration),
@@ -319,6 +321,7 @@ fn upstream(
             queue
         }),
         pool: pool(s, &backends),
+        send_proxy: s.value("send_proxy", None, off_or(one_of(VERSIONS))),
         source: s.value("source", Vec::new(), sources),
         resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
         timeouts,

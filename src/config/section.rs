@@ -254,6 +254,12 @@ impl<'a> Section<'a> {
         self.find(key).is_some_and(|(entry, _)| matches!(entry.node.value, Value::Map(_)))
     }
 
+    /// Returns true if the value of `key` is a list without entries, or `off`.
+    pub(super) fn is_empty_list(&mut self, key: &'static str) -> bool {
+        let is_empty = |node: &Node| matches!(&node.value, Value::List(items) if items.is_empty());
+        self.find(key).is_some_and(|(entry, _)| entry.node.is_off() || is_empty(&entry.node))
+    }
+
     /// Returns where the value of `key` stands, or this section where it is not written.
     pub(super) fn location(&self, key: &str) -> Location {
         self.entry(key).map_or_else(|| self.location.clone(), |(_, location)| location)

@@ -144,6 +144,8 @@ pub struct SessionStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SessionState {
+    /// Its client has still to say who it is.
+    Handshake,
     /// It waits for a permit of a backend.
     Queued,
     /// It connects to a backend.

@@ -13,6 +13,7 @@ use super::judge::{Judge, Slots};
 use super::probe::{Connect, Question};
 use crate::base::{BackendKey, limits};
 use crate::config::{AdminState, BackendAddress, HealthCheck, OpenSessions};
+use crate::protocol::proxy::Version;
 use crate::telemetry::counters::HealthCounters;
 use crate::upstream::Snapshot;
 
@@ -43,6 +44,7 @@ struct Rules {
     /// The question may name it.
     address: BackendAddress,
     watches_departed: bool,
+    announces: Option<Version>,
 }
 
 impl<C: Connect> Checkers<C> {
@@ -77,6 +79,7 @@ impl<C: Connect> Checkers<C> {
             which,
             check: rules.check.clone(),
             question: Question::new(&rules.check, &rules.address),
+            announces: rules.announces,
             board: Rc::clone(&self.board),
             checks: self.counters.backend(which),
             slots: Rc::clone(&self.slots),
@@ -94,7 +97,12 @@ fn wanted(snapshot: &Snapshot) -> BTreeMap<BackendKey, Rules> {
         let watches_departed = shared.config().on_down == OpenSessions::Close;
         for (backend, entry) in shared.numbers().iter().zip(&shared.config().backends) {
             if entry.admin_state != AdminState::Maint {
-                let rules = Rules { check: check.clone(), address: entry.address.clone(), watches_departed };
+                let rules = Rules {
+                    check: check.clone(),
+                    address: entry.address.clone(),
+                    watches_departed,
+                    announces: shared.config().send_proxy,
+                };
                 wanted.insert(BackendKey { upstream: shared.id(), backend: *backend }, rules);
             }
         }

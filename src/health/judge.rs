@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::base::{Address, BackendKey, limits};
 use crate::config::HealthCheck;
+use crate::protocol::proxy::Version;
 use crate::telemetry::counters::{Cells, Checks, LastCheck};
 use crate::upstream::Health;
 
@@ -53,6 +54,8 @@ pub(super) struct Judge<C> {
     pub(super) which: BackendKey,
     pub(super) check: HealthCheck,
     pub(super) question: Question,
+    /// The version of the PROXY header that comes before.
+    pub(super) announces: Option<Version>,
     pub(super) board: Rc<HealthStates>,
     pub(super) checks: Cells<Checks>,
     /// Bounds the checks of all backends that are under way.
@@ -70,7 +73,9 @@ impl<C: Connect> Judge<C> {
                 let is_down = self.board.state(self.which).health == Health::Down;
                 let _slot = self.slots.take(is_down).await;
                 let begun = Instant::now();
-                let outcome = probe(&*self.connect, &addresses, &self.question, self.check.timeout).await;
+                let outcome =
+                    probe(&*self.connect, &addresses, &self.question, self.announces, self.check.timeout)
+                        .await;
                 self.note(&outcome, begun);
                 outcome
             };

@@ -11,6 +11,7 @@ use tokio::time::{self, Instant};
 
 use crate::base::{Address, BackendId, BackendKey, UpstreamId, limits};
 use crate::config::{BackendAddress, Config, HealthCheck, OpenSessions, Outlier};
+use crate::protocol::proxy::Version;
 use crate::upstream::{Failures, Fault, Health, Resolved};
 
 use super::probe::Connection;
@@ -78,7 +79,7 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Connect for Scripted {
-    async fn connect(&self, address: &Address) -> io::Result<Connection> {
+    async fn connect(&self, address: &Address, _: Option<Version>) -> io::Result<Connection> {
         let Address::Tcp(address) = address else { unreachable!("TCP only") };
         let (world, port) = (&*self.0, address.port());
         world.attempts.borrow_mut().push((port, Instant::now()));

@@ -54,6 +54,12 @@ pub fn is_self_connected(socket: SockRef<'_>, peer: &Address) -> bool {
         && socket.local_addr().is_ok_and(|local| local.as_socket() == Some(*peer))
 }
 
+/// Returns the address of our end of a connection, if it has an IP address.
+#[must_use]
+pub fn local_address(socket: SockRef<'_>) -> Option<SocketAddr> {
+    socket.local_addr().ok()?.as_socket()
+}
+
 /// Returns the address that a connection leads to.
 #[must_use]
 pub fn peer_address(socket: SockRef<'_>) -> Option<Address> {

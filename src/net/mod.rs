@@ -16,7 +16,7 @@ mod zone;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use connect::{is_self_connected, peer_address, prepare, socket_for};
+pub use connect::{is_self_connected, local_address, peer_address, prepare, socket_for};
 pub use errors::{AcceptError, LocalFailure};
 pub use group::group_number;
 pub use inherited::{BoundTo, Given, Inherited, InheritedSocket, adopt, adopt_alone, bind_beside};

@@ -134,9 +134,18 @@ impl Peer {
         self.0.forward(&to.0)
     }
 
-    /// Takes back what [`Self::forward`] could not send on `to` because it failed before the first byte.
-    pub fn reclaim(&self, to: &Self) {
-        self.0.reclaim(&to.0);
+    /// Sends bytes of our own on `to`, and behind them in the same piece what this peer has received. Returns the
+    /// number of the latter.
+    ///
+    /// The last send on `to` must have been reported as done.
+    pub fn forward_behind(&self, own: Vec<u8>, to: &Self) -> u32 {
+        self.0.forward_behind(own, &to.0)
+    }
+
+    /// Takes back what [`Self::forward`] could not send on `to` because it failed before the first byte. After
+    /// [`Self::forward_behind`], the first `own` bytes that were not sent are our own.
+    pub fn reclaim(&self, to: &Self, own: usize) {
+        self.0.reclaim(&to.0, own);
     }
 
     /// Discards what a send has left that failed or waits for room.

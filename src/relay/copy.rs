@@ -17,8 +17,11 @@ const BULK_PIECE: u32 = 32 << 10;
 pub(super) struct Copying {
     /// Number of consecutive bytes so far.
     consecutive: u32,
+    /// Bytes of a header of our own that have to go out before the source's.
+    header_left: u16,
     /// Whether the source had nothing more when the last bytes were gone.
     dry: bool,
+    /// Whether bytes of the source are on their way.
     sending: bool,
     /// Whether the destination did not take the last bytes at once; until it takes them, the source gets one
     /// buffer at a time.
@@ -27,10 +30,33 @@ pub(super) struct Copying {
 
 impl Copying {
     pub(super) fn new() -> Self {
-        Self { consecutive: 0, dry: true, sending: false, blocked: false }
+        Self { consecutive: 0, header_left: 0, dry: true, sending: false, blocked: false }
     }
 
-    /// Returns whether bytes are on their way to the destination.
+    /// Begins with a header of our own, and in one piece with it what the source has sent so far. The header is no byte
+    /// of the direction.
+    pub(super) fn begin_with(&mut self, header: Vec<u8>, from: &Peer, to: &Peer) {
+        // A header is much shorter, and what is longer could not be told from the source's bytes.
+        self.header_left = u16::try_from(header.len()).unwrap_or(u16::MAX);
+        let bytes = from.forward_behind(header, to);
+        self.note_piece(bytes);
+        self.sending = bytes > 0;
+        self.receive(from);
+    }
+
+    /// Bytes of our own header that have not gone out.
+    pub(super) fn header_left(&self) -> usize {
+        self.header_left.into()
+    }
+
+    /// Returns how many of these bytes that went out were the source's.
+    fn without_header(&mut self, bytes: u32) -> u32 {
+        let own = u32::from(self.header_left).min(bytes);
+        self.header_left -= own as u16;
+        bytes - own
+    }
+
+    /// Returns whether bytes of the source are on their way to the destination.
     pub(super) fn is_sending(&self) -> bool {
         self.sending
     }
@@ -85,17 +111,16 @@ impl Copying {
 
     /// Accounts for what the last send has delivered. Returns what follows, unless the destination is ready
     /// for more.
-    /// more.
     fn finish_send(&mut self, from: &Peer, to: &Peer, bytes: &mut TurnBytes) -> Option<Turn> {
         match to.sent() {
             Sent::Nothing => None,
             Sent::Done { bytes: delivered, blocked } => {
                 (self.sending, self.blocked) = (false, blocked);
-                bytes.delivered = delivered;
+                bytes.delivered = self.without_header(delivered);
                 None
             }
             Sent::Busy { bytes: delivered, blocked } => {
-                bytes.delivered = delivered;
+                bytes.delivered = self.without_header(delivered);
                 if blocked {
                     // Back-pressure: what cannot be sent is not received either.
                     self.blocked = true;
@@ -111,7 +136,7 @@ impl Copying {
             }
             Sent::Failed { bytes: delivered, .. } => {
                 self.sending = false;
-                bytes.delivered = delivered;
+                bytes.delivered = self.without_header(delivered);
                 Some(Turn::DestinationFailed)
             }
         }

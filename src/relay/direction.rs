@@ -50,7 +50,14 @@ impl Direction {
         Self { bytes: 0, moved: false, flow: Flow::Open, to, end_due: false, way }
     }
 
-    /// Returns whether bytes are on their way out.
+    /// Begins with a header of our own, which is no byte of the direction.
+    pub(super) fn begin_with(&mut self, header: Vec<u8>, from: &Peer, to: &Peer) {
+        if let Way::Copy(copying) = &mut self.way {
+            copying.begin_with(header, from, to);
+        }
+    }
+
+    /// Returns whether bytes of the source are on their way out.
     pub(super) fn is_sending(&self) -> bool {
         match &self.way {
             Way::Copy(copying) => copying.is_sending(),
@@ -142,7 +149,11 @@ impl Direction {
     fn destination_failed(&mut self, from: &Peer, to: &Peer) {
         if self.bytes == 0 {
             // Nothing reached the destination, so another one may get it.
-            from.reclaim(to);
+            let own = match &self.way {
+                Way::Copy(copying) => copying.header_left(),
+                Way::Splice(_) => 0,
+            };
+            from.reclaim(to, own);
         }
         to.drop_unsent();
         self.break_off(from);
@@ -199,7 +210,9 @@ impl Direction {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::io::Write;
+    use std::io::{Read, Write};
+    use std::mem::MaybeUninit;
+    use std::net::TcpStream;
     use std::task::Poll;
     use std::time::Duration;
 
@@ -207,6 +220,7 @@ mod tests {
     use super::super::splicing::PATIENT_BYTES;
     use super::*;
     use crate::net::testing::pair;
+    use crate::uring::Ring;
     use crate::uring::testing::{on_ring, reset};
 
     /// Longer than anything here takes.
@@ -261,6 +275,95 @@ mod tests {
                 let all = if piped { 9 } else { 4 };
                 run(&mut direction, (&from, &to), &pipes, |direction| direction.bytes == all).await;
                 assert_eq!(direction.bytes, all, "piped: {piped}");
+            });
+        }
+    }
+
+    /// Takes what a socket holds now, at least one byte.
+    fn take(receiver: &mut TcpStream) -> Vec<u8> {
+        let mut bytes = vec![0; 256 << 10];
+        let count = receiver.read(&mut bytes).expect("connected");
+        bytes.truncate(count);
+        bytes
+    }
+
+    fn has_bytes(receiver: &TcpStream) -> bool {
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let mut byte = [MaybeUninit::uninit()];
+        socket2::SockRef::from(receiver).recv_with_flags(&mut byte, flags).is_ok_and(|count| count > 0)
+    }
+
+    /// Two peers, and their other ends. The first one has received `first`.
+    async fn pairs_with_first(ring: &Ring) -> ((Peer, TcpStream), (Peer, TcpStream)) {
+        let ((from, mut sender), to) = (pair(ring), pair(ring));
+        sender.write_all(b"first").expect("connected");
+        from.receive(Receive::One);
+        while from.received() < 5 {
+            ring.next_turn().await;
+        }
+        ((from, sender), to)
+    }
+
+    #[test]
+    fn header_goes_out_in_one_piece_with_what_has_come_and_is_no_byte_of_the_direction() {
+        on_ring(|ring| async move {
+            let ((from, mut sender), (to, mut receiver)) = pairs_with_first(&ring).await;
+            let pipes = Rc::new(pipes());
+            let mut direction = Direction::new(Side::Backend);
+            direction.begin_with(b"header".to_vec(), &from, &to);
+            assert!(direction.is_sending());
+            run(&mut direction, (&from, &to), &pipes, |direction| direction.bytes == 5).await;
+            assert_eq!((direction.bytes, &*take(&mut receiver)), (5, &b"headerfirst"[..]));
+            sender.write_all(b"more").expect("connected");
+            run(&mut direction, (&from, &to), &pipes, |direction| direction.bytes == 9).await;
+            assert_eq!((direction.bytes, &*take(&mut receiver)), (9, &b"more"[..]));
+        });
+    }
+
+    /// The source is silent: the destination may be the one who speaks first.
+    #[test]
+    fn header_goes_out_at_once_and_leaves_the_direction_untouched() {
+        on_ring(|ring| async move {
+            let ((from, _sender), (to, mut receiver)) = (pair(&ring), pair(&ring));
+            let mut direction = Direction::new(Side::Backend);
+            direction.begin_with(b"header".to_vec(), &from, &to);
+            assert!(!direction.is_sending());
+            run(&mut direction, (&from, &to), &Rc::new(pipes()), |_| has_bytes(&receiver)).await;
+            assert_eq!((direction.bytes, direction.moved, direction.flow), (0, false, Flow::Open));
+            assert_eq!(take(&mut receiver), b"header");
+        });
+    }
+
+    /// A real header is never that long; the kernel takes a part of it.
+    #[test]
+    fn header_that_goes_out_in_parts_is_told_from_the_bytes_behind_it() {
+        const HEADER: usize = 60_000;
+        for resets in [false, true] {
+            on_ring(move |ring| async move {
+                let ((from, _sender), (to, mut receiver)) = pairs_with_first(&ring).await;
+                socket2::SockRef::from(&receiver).set_recv_buffer_size(4 << 10).expect("an open socket");
+                to.with(|socket| socket.set_send_buffer_size(4 << 10)).expect("an open socket");
+                let pipes = Rc::new(pipes());
+                let mut direction = Direction::new(Side::Backend);
+                direction.begin_with(vec![b'h'; HEADER], &from, &to);
+                run(&mut direction, (&from, &to), &pipes, |_| to.is_waiting_writable()).await;
+                assert!(to.is_waiting_writable(), "the kernel took all of it");
+                assert_eq!((direction.bytes, direction.is_sending()), (0, true));
+                if resets {
+                    reset(receiver);
+                    let is_over = |direction: &Direction| direction.flow == Flow::Broken;
+                    run(&mut direction, (&from, &to), &pipes, is_over).await;
+                    // Another destination gets what is the source's, and nothing else.
+                    assert_eq!((direction.bytes, from.take_received()), (0, b"first".to_vec()));
+                    return;
+                }
+                let mut received = 0;
+                while received < HEADER + 5 {
+                    run(&mut direction, (&from, &to), &pipes, |_| has_bytes(&receiver)).await;
+                    received += take(&mut receiver).len();
+                }
+                run(&mut direction, (&from, &to), &pipes, |direction| direction.bytes == 5).await;
+                assert_eq!((direction.bytes, received), (5, HEADER + 5));
             });
         }
     }

@@ -164,6 +164,12 @@ impl Relay {
         relay
     }
 
+    /// Sends the backend a header of our own before the client's bytes, and in one piece with those that have come. It
+    /// counts as no byte of the session: the relay looks past it.
+    pub fn begin_with(&mut self, sides: Sides<'_>, header: Vec<u8>) {
+        self.to_backend.begin_with(header, sides.client, sides.backend);
+    }
+
     /// Returns the number of bytes delivered to the backend so far.
     #[must_use]
     pub fn bytes_to_backend(&self) -> u64 {

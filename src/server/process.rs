@@ -237,6 +237,7 @@ fn status(source: &Source, snapshot: &Snapshot, open: &OpenSession) -> SessionSt
         backend: backend.map(str::to_owned),
         core: source.cpus.get(ShardId::index(shard_of(open.id))).copied().unwrap_or_default(),
         state: match open.phase {
+            SessionPhase::Handshake => SessionState::Handshake,
             SessionPhase::Queued => SessionState::Queued,
             SessionPhase::Connecting => SessionState::Connecting,
             SessionPhase::Relaying => SessionState::Relaying,

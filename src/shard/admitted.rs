@@ -10,13 +10,15 @@ pub(super) struct Admitted {
     pub(super) admission: Admission,
 }
 
-/// What a session has taken of the limits, besides one of the sessions of the process: the place of its source, and whether
-/// it counts in the limit of its listener. One word, because each idle session keeps it.
+/// What a session has taken of the limits, besides one of the sessions of the process: the place of its source, whether it
+/// counts in the limit of its listener, and whether the rules on clients were asked. One word, because each idle session
+/// keeps it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Admission(u32);
 
 impl Admission {
-    const COUNTS: u32 = SourceSlot::SPARE;
+    const COUNTS: u32 = SourceSlot::SPARE[0];
+    const ASKED: u32 = SourceSlot::SPARE[1];
 
     pub(super) fn new(counts: bool) -> Self {
         Self(if counts { Self::COUNTS } else { 0 })
@@ -27,10 +29,16 @@ impl Admission {
     }
 
     pub(super) fn source(self) -> Option<SourceSlot> {
-        SourceSlot::of_number(self.0 & !Self::COUNTS)
+        SourceSlot::of_number(self.0 & !(Self::COUNTS | Self::ASKED))
     }
 
-    pub(super) fn with_source(self, slot: Option<SourceSlot>) -> Self {
-        Self(self.0 & Self::COUNTS | slot.map_or(0, SourceSlot::number))
+    /// Returns whether the rules on clients were asked, and have let the client in.
+    pub(super) fn is_asked(self) -> bool {
+        self.0 & Self::ASKED != 0
+    }
+
+    /// After the rules on clients have let the client in, and have taken this place of its source.
+    pub(super) fn asked(self, slot: Option<SourceSlot>) -> Self {
+        Self(self.0 & Self::COUNTS | Self::ASKED | slot.map_or(0, SourceSlot::number))
     }
 }

@@ -57,7 +57,7 @@ impl Residents {
     fn view(session: &Session, now: Moment) -> OpenSession {
         OpenSession {
             id: session.id,
-            client: session.client,
+            client: session.client(),
             listener: session.listener,
             upstream: session.upstream.get(),
             backend: session.backend.get(),

@@ -165,15 +165,24 @@ impl Listener {
         Err(DenyReason::ProcessLimit)
     }
 
-    /// Asks all rules on a client that has a place, which is given back if one denies it.
-    pub(super) fn admit(&self, admission: Admission, client: ClientAddress) -> Result<Admission, DenyReason> {
-        match self.shared.admit(client, &self.shard.gate.sources, Moment::read_clock()) {
-            Ok(source) => Ok(admission.with_source(source)),
-            Err(reason) => {
-                self.release(admission);
-                Err(reason)
-            }
-        }
+    /// Asks all rules on a peer that has a place, which is given back if one denies it. Where a header will say who the
+    /// client is, the rules on clients are asked later.
+    pub(super) fn admit(&self, admission: Admission, peer: ClientAddress) -> Result<Admission, DenyReason> {
+        let admitted = match self.shared.awaits_header() {
+            true => self.shared.trusts(peer).then_some(admission).ok_or(DenyReason::Untrusted),
+            false => self.admit_client(admission, peer),
+        };
+        admitted.inspect_err(|_| self.release(admission))
+    }
+
+    /// Asks all rules on a client.
+    pub(super) fn admit_client(
+        &self,
+        admission: Admission,
+        client: ClientAddress,
+    ) -> Result<Admission, DenyReason> {
+        let source = self.shared.admit(client, &self.shard.gate.sources, Moment::read_clock())?;
+        Ok(admission.asked(source))
     }
 
     /// Counts and logs a client that gets no session.

@@ -7,6 +7,7 @@ use std::task::Waker;
 use slab::Slab;
 
 use crate::base::{BackendId, ClientAddress, ListenerId, Moment, SessionPhase, ShardId, UpstreamId};
+use crate::protocol::proxy::Endpoints;
 
 /// Bits of the shard in the number of a session.
 pub const SHARD_BITS: u32 = 10;
@@ -18,7 +19,10 @@ pub(super) struct Session {
     /// had before.
     pub(super) id: u64,
     pub(super) begun: Moment,
-    pub(super) client: ClientAddress,
+    /// Whose socket it is.
+    pub(super) peer: ClientAddress,
+    /// What a proxy in front has said.
+    announced: OnceCell<Box<Announced>>,
     pub(super) listener: ListenerId,
     pub(super) upstream: Cell<UpstreamId>,
     /// The last backend that was tried.
@@ -34,14 +38,25 @@ pub(super) struct Session {
     pub(super) ahead: Cell<u16>,
     /// How long the client has waited for a permit, microseconds.
     pub(super) queue_micros: Cell<u32>,
-    /// How long it took from then, or from the accept, until a backend had accepted the connection, microseconds.
-    pub(super) connect_micros: Cell<Option<u32>>,
+    /// How long it took from then, or from the moment at which the client was known, until a backend had accepted the
+    /// connection, microseconds.
+    connect_micros: Cell<u32>,
     /// Bytes delivered.
     pub(super) to_backend: Cell<u64>,
     pub(super) to_client: Cell<u64>,
     /// Its position in the table.
-    key: usize,
+    key: u32,
 }
+
+/// What a PROXY header has said of a client.
+struct Announced {
+    endpoints: Option<Endpoints>,
+    /// How long it took until the header was there, microseconds.
+    micros: u32,
+}
+
+/// Stands for a time that is not known yet, microseconds.
+const NOT_YET: u32 = u32::MAX;
 
 /// The open sessions of a shard.
 #[derive(Default)]
@@ -63,14 +78,15 @@ impl Sessions {
         &self,
         shard: ShardId,
         (listener, upstream): (ListenerId, UpstreamId),
-        client: ClientAddress,
+        peer: ClientAddress,
     ) -> Rc<Session> {
         let mut open = self.open.borrow_mut();
         let entry = open.vacant_entry();
         let session = Rc::new(Session {
             id: self.next_id(shard),
             begun: Moment::read_clock(),
-            client,
+            peer,
+            announced: OnceCell::new(),
             listener,
             upstream: Cell::new(upstream),
             backend: Cell::new(None),
@@ -80,10 +96,10 @@ impl Sessions {
             retries: Cell::new(0),
             ahead: Cell::new(0),
             queue_micros: Cell::new(0),
-            connect_micros: Cell::new(None),
+            connect_micros: Cell::new(NOT_YET),
             to_backend: Cell::new(0),
             to_client: Cell::new(0),
-            key: entry.key(),
+            key: u32::try_from(entry.key()).expect("fewer sessions than descriptors"),
         });
         entry.insert(Rc::clone(&session));
         session
@@ -99,7 +115,7 @@ impl Sessions {
     /// Removes a session that ends. Memory that a crowd has left is given back with its last session.
     pub(super) fn end(&self, session: &Session) {
         let mut open = self.open.borrow_mut();
-        open.remove(session.key);
+        open.remove(session.position());
         if open.is_empty() && open.capacity() > KEPT {
             *open = Slab::new();
         }
@@ -129,7 +145,28 @@ const KEPT: usize = 1_024;
 impl Session {
     /// Returns the position of the session in the table.
     pub(super) fn position(&self) -> usize {
-        self.key
+        self.key as usize
+    }
+
+    /// Returns its client: the peer, unless a proxy has announced another one.
+    pub(super) fn client(&self) -> ClientAddress {
+        self.announced().map_or(self.peer, |endpoints| Some(endpoints.client).into())
+    }
+
+    /// Returns what a proxy has said of the client's connection.
+    pub(super) fn announced(&self) -> Option<Endpoints> {
+        self.announced.get()?.endpoints
+    }
+
+    /// Notes what a proxy has said of the client's connection: `None` if it is the proxy's own.
+    pub(super) fn announce(&self, endpoints: Option<Endpoints>, now: Moment) {
+        let micros = micros(self.begun, now);
+        let _ = self.announced.set(Box::new(Announced { endpoints, micros }));
+    }
+
+    /// Returns how long it took until a backend had accepted the connection, microseconds; `None` if none has.
+    pub(super) fn connect_micros(&self) -> Option<u32> {
+        Some(self.connect_micros.get()).filter(|micros| *micros != NOT_YET)
     }
 
     /// Notes what wakes its task, which is the same as long as the task lives.
@@ -146,16 +183,22 @@ impl Session {
 
     /// Adds to the time that the client has waited for a permit.
     pub(super) fn has_waited(&self, since: Moment, now: Moment) {
-        let micros = u32::try_from(now.since(since).as_micros()).unwrap_or(u32::MAX);
+        let micros = micros(since, now);
         self.queue_micros.set(self.queue_micros.get().saturating_add(micros));
     }
 
     /// Notes that a backend has accepted the connection.
     pub(super) fn has_connected(&self, now: Moment) {
-        let micros = u32::try_from(now.since(self.begun).as_micros()).unwrap_or(u32::MAX);
-        self.connect_micros.set(Some(micros.saturating_sub(self.queue_micros.get())));
+        let before = self.announced.get().map_or(0, |announced| announced.micros);
+        let waited = before.saturating_add(self.queue_micros.get());
+        let micros = micros(self.begun, now).saturating_sub(waited);
+        self.connect_micros.set(micros.min(NOT_YET - 1));
         self.phase.set(SessionPhase::Relaying);
     }
+}
+
+fn micros(since: Moment, now: Moment) -> u32 {
+    u32::try_from(now.since(since).as_micros()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

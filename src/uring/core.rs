@@ -140,14 +140,15 @@ impl Core {
         slot.take_spilled();
     }
 
-    /// Moves the bytes of a failed send that never left back to the socket that received them.
-    pub(super) fn reclaim(&mut self, from: Key, to: Key) {
+    /// Moves the bytes of a failed send that never left back to the socket that received them. The first `own` of
+    /// them were not received there, and are discarded.
+    pub(super) fn reclaim(&mut self, from: Key, to: Key, own: usize) {
         let slot = self.slots.of(to);
         let mut chain = slot.unsent.take();
         slot.error = None;
         let mut bytes = match slot.take_extra() {
-            Some(Extra::Bytes(bytes, sent)) => {
-                debug_assert_eq!(sent, 0, "bytes that left were taken back");
+            Some(Extra::Bytes(mut bytes, sent)) => {
+                bytes.drain(..bytes.len().min(sent + own));
                 bytes
             }
             _ => self.buffers.copy(&chain),

@@ -203,9 +203,18 @@ impl Socket {
         self.core().forward(self.key, to.key)
     }
 
-    /// Takes back what [`Self::forward`] could not send on `to` because it failed before the first byte.
-    pub fn reclaim(&self, to: &Self) {
-        self.core().reclaim(self.key, to.key);
+    /// Sends bytes of our own on `to`, and behind them in the same piece what this socket has received. Returns the
+    /// number of the latter.
+    ///
+    /// The last send on `to` must have been reported as done.
+    pub fn forward_behind(&self, own: Vec<u8>, to: &Self) -> u32 {
+        self.core().forward_behind(own, self.key, to.key)
+    }
+
+    /// Takes back what [`Self::forward`] could not send on `to` because it failed before the first byte. After
+    /// [`Self::forward_behind`], the first `own` bytes that were not sent are our own.
+    pub fn reclaim(&self, to: &Self, own: usize) {
+        self.core().reclaim(self.key, to.key, own);
     }
 
     /// Discards what a send has left that failed or waits for room; other sessions can use its buffers.

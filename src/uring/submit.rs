@@ -134,6 +134,19 @@ impl Core {
         bytes
     }
 
+    /// Sends bytes of our own, and behind them in the same piece all received bytes of `from`. Returns the number of
+    /// the latter.
+    pub(super) fn forward_behind(&mut self, mut own: Vec<u8>, from: Key, to: Key) -> u32 {
+        let source = self.slots.of(from);
+        let before = own.len();
+        own.extend_from_slice(source.spilled());
+        self.buffers.copy_first(&source.received, source.received.bytes as usize, &mut own);
+        self.discard_received(from);
+        let count = u32::try_from(own.len() - before).unwrap_or(u32::MAX);
+        self.send_bytes(to, own);
+        count
+    }
+
     /// Sends bytes of our own.
     pub(super) fn send_bytes(&mut self, to: Key, bytes: Vec<u8>) {
         self.new_send(to).put_extra(Extra::Bytes(bytes, 0));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{AccessList, OverLimit, PerSource, RateLimit, text};
+use super::{AccessList, OverLimit, PerSource, ProxyProtocol, RateLimit, text};
 use crate::base::UpstreamId;
 
 /// One entry of `listeners:`
@@ -48,6 +48,8 @@ pub struct Listener {
     /// Clients that are reset, whatever `allow` says.
     #[serde(skip_serializing_if = "AccessList::is_empty")]
     pub deny: AccessList,
+    /// What proxies in front say about their clients; off is `accept: off`.
+    pub proxy_protocol: ProxyProtocol,
     /// Limits on the time of sessions.
     pub timeouts: ListenerTimeouts,
     /// Options of client sockets, and of the listening ones.
@@ -85,6 +87,9 @@ pub struct ZonedAddress {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ListenerTimeouts {
+    /// Longest time from the accept until the PROXY header is complete.
+    #[serde(serialize_with = "text::duration")]
+    pub handshake: Duration,
     /// Longest time in which no byte moves on the client's socket; see "Idle limits".
     #[serde(serialize_with = "text::duration_or_off")]
     pub client_idle: Option<Duration>,

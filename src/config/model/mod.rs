@@ -7,12 +7,14 @@ mod admission;
 mod healthcheck;
 mod listener;
 mod process;
+mod proxy;
 mod upstream;
 
 pub use admission::*;
 pub use healthcheck::*;
 pub use listener::*;
 pub use process::*;
+pub use proxy::*;
 pub use upstream::*;
 
 use super::text;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::{HealthCheck, TcpOptions, ZonedAddress, text};
 use crate::balance::Registered;
+use crate::protocol::proxy::Version;
 
 /// One entry of `upstreams:`
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -53,6 +54,10 @@ pub struct Upstream {
     pub queue: QueueRules,
     /// Ready backend connections; off is `size: 0`.
     pub pool: PoolRules,
+    /// Version of the PROXY header that tells a backend who the client is; checks send one of their own. Not beside a
+    /// `pool`.
+    #[serde(serialize_with = "text::or_off")]
+    pub send_proxy: Option<Version>,
     /// Addresses of this machine that backend connections come from, used in turn, each listed once; off
     /// leaves the choice to the kernel.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -30,7 +30,7 @@ upstreams:
 ";
 
 /// Defaults that are no value, or follow other keys: `{}` stands for the value in force.
-const DEFAULTS: [(&str, &str); 23] = [
+const DEFAULTS: [(&str, &str); 24] = [
     ("listeners[].allow", "`off`"),
     ("listeners[].deny", "`off`"),
     ("listeners[].per_source.burst", "what `rate` gives in a second"),
@@ -38,6 +38,7 @@ const DEFAULTS: [(&str, &str); 23] = [
     ("listeners[].per_source.ipv6_prefix", "`64`"),
     ("listeners[].per_source.max_connections", "`0`"),
     ("listeners[].per_source.rate", "`off`"),
+    ("listeners[].proxy_protocol.trusted", "`off`"),
     ("listeners[].rate_limit.burst", "what `rate` gives in a second"),
     ("listeners[].rate_limit.rate", "required in a section"),
     ("listeners[].tcp.keepalive.interval", "the least of `{}`, `idle` and a third of `user_timeout`"),
@@ -60,11 +61,12 @@ const DEFAULTS: [(&str, &str); 23] = [
     ("upstreams[].timeouts.backend_idle", "that of `client_idle`, else `{}`"),
 ];
 
-const MODEL: [&str; 6] = [
+const MODEL: [&str; 7] = [
     include_str!("../model/mod.rs"),
     include_str!("../model/admission.rs"),
     include_str!("../model/process.rs"),
     include_str!("../model/listener.rs"),
+    include_str!("../model/proxy.rs"),
     include_str!("../model/upstream.rs"),
     include_str!("../model/healthcheck.rs"),
 ];
@@ -237,10 +239,11 @@ fn default_of(config: &Value, path: &str) -> Option<String> {
         Value::Bool(value) => value.to_string(),
         Value::Number(value) => value.to_string(),
         Value::String(value) => value,
-        // The time alone, which is the same; or a section, which is off if its first number is 0.
+        // The time alone, which is the same; or a section, which is off if its first value is 0 or off.
         Value::Mapping(section) => match section.get("idle") {
             Some(idle) => idle.as_str()?.to_owned(),
             None if section.values().next()?.as_u64() == Some(0) => "off".to_owned(),
+            None if section.values().next()?.as_str() == Some("off") => "off".to_owned(),
             None => "on".to_owned(),
         },
         _ => return None,

@@ -29,7 +29,7 @@ unknown: 1
             "10:12: `-5s` is negative; write a duration such as `250ms`, `30s`, `5m` or `1h`",
             "11:1: unknown key `unknown`; known here: runtime, logging, admin, loadbalancer, \
                  backends, healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, \
-                 queue, pool, source, resolve",
+                 queue, pool, send_proxy, source, resolve",
         ]
     );
 }
@@ -290,7 +290,7 @@ fn unknown_keys_are_named_with_where_they_belong() {
         (both("port: 80"), "the port of a listener stands in its address"),
         (both("healthcheck: off"), "`healthcheck`; it belongs at the top of the file"),
         (more("cores: 2"), "`cores`; it belongs in `runtime`"),
-        (both("proxy_protocol: v2"), "`proxy_protocol`; it is not supported yet"),
+        (both("proxy_protocol: v2"), "not a section; write keys with values below it"),
         (more("socket: /run/a.sock"), "`socket`; it belongs in `admin`"),
         (
             more("admin: {max_connections: 3}"),

@@ -241,7 +241,7 @@ mod tests {
             answer(listener.accept().await.unwrap().0, "HTTP/1.1 500 No\r\n\r\n").await;
         };
         let (address, question) = ([Address::Unix(path)], usual());
-        let asking = probe(&Sockets, &address, &question, std::time::Duration::from_secs(30));
+        let asking = probe(&Sockets, &address, &question, None, std::time::Duration::from_secs(30));
         let (outcome, ()) = tokio::join!(asking, serving);
         let cause = format!("{}: status 500, expected 200-399", address[0]);
         assert_eq!(outcome, ProbeOutcome::Failure(cause));

@@ -27,6 +27,7 @@ use crate::base::limits::LATE;
 use crate::base::{Address, Plain};
 use crate::config::{BackendAddress, CheckKind, HealthCheck, Step};
 use crate::net::LocalFailure;
+use crate::protocol::proxy::Version;
 
 use error::ExchangeError;
 use http::Get;
@@ -140,6 +141,7 @@ pub(super) async fn probe(
     connect: &impl Connect,
     addresses: &[Address],
     question: &Question,
+    announces: Option<Version>,
     timeout: Duration,
 ) -> ProbeOutcome {
     let deadline = Instant::now() + timeout;
@@ -149,7 +151,7 @@ pub(super) async fn probe(
         let now = Instant::now();
         let share = (deadline.saturating_duration_since(now)).div_f64((addresses.len() - index) as f64);
         let due = now + share;
-        let connection = match time::timeout_at(due, connect.connect(address)).await {
+        let connection = match time::timeout_at(due, connect.connect(address, announces)).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 is_local &= LocalFailure::of(&error, address).is_some();

@@ -40,7 +40,7 @@ impl Script {
 }
 
 impl Connect for Script {
-    async fn connect(&self, address: &Address) -> io::Result<Connection> {
+    async fn connect(&self, address: &Address, _: Option<Version>) -> io::Result<Connection> {
         let Address::Tcp(address) = address else { unreachable!("TCP only") };
         self.tried.borrow_mut().push(address.port());
         match &self.acts[usize::from(address.port())] {
@@ -68,7 +68,7 @@ async fn run_asking(acts: Vec<Acts>, question: &Question) -> (ProbeOutcome, Vec<
     let address = |port| Address::Tcp(([127, 0, 0, 1], port).into());
     let addresses: Vec<Address> = (0..acts.len() as u16).map(address).collect();
     let script = Script { acts, tried: RefCell::default(), held: RefCell::default() };
-    let outcome = probe(&script, &addresses, question, TIMEOUT).await;
+    let outcome = probe(&script, &addresses, question, None, TIMEOUT).await;
     (outcome, script.tried.into_inner())
 }
 
@@ -144,11 +144,11 @@ async fn an_answer_that_is_missing_after_the_process_was_stopped_says_nothing() 
 async fn a_listening_tcp_socket_succeeds_and_a_closed_one_fails() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = [Address::Tcp(listener.local_addr().unwrap())];
-    assert_eq!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, ProbeOutcome::Success(0));
+    assert_eq!(probe(&Sockets, &address, &Question::Tcp, None, TIMEOUT).await, ProbeOutcome::Success(0));
     let (mut accepted, _) = listener.accept().unwrap();
     assert_eq!(io::Read::read(&mut accepted, &mut [0]).unwrap(), 0, "a clean end, not a reset");
     drop((listener, accepted));
-    let ProbeOutcome::Failure(cause) = probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await else {
+    let ProbeOutcome::Failure(cause) = probe(&Sockets, &address, &Question::Tcp, None, TIMEOUT).await else {
         panic!("it is closed")
     };
     assert!(cause.contains("refused") && cause.contains(&address[0].to_string()), "{cause}");
@@ -159,9 +159,12 @@ async fn a_socket_file_succeeds_and_a_missing_or_full_one_fails() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let address = [Address::Unix(path.clone())];
-    assert!(matches!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, ProbeOutcome::Failure(_)));
+    assert!(matches!(
+        probe(&Sockets, &address, &Question::Tcp, None, TIMEOUT).await,
+        ProbeOutcome::Failure(_)
+    ));
     let _listener = UnixListener::bind(&path).unwrap();
-    assert_eq!(probe(&Sockets, &address, &Question::Tcp, TIMEOUT).await, ProbeOutcome::Success(0));
+    assert_eq!(probe(&Sockets, &address, &Question::Tcp, None, TIMEOUT).await, ProbeOutcome::Success(0));
     let full = io::Error::from_raw_os_error(libc::EAGAIN);
     assert!(LocalFailure::of(&full, &address[0]).is_none(), "a full backlog is the backend's overload");
 }

@@ -52,7 +52,12 @@ impl Leg {
     pub(super) fn new(record: &Record, socket: Peer, in_flight: InFlight, opening: Box<Opening>) -> Self {
         // The backend has to learn of the end before another session can have the permit.
         socket.end_at_drop(in_flight.is_limited());
-        let relay = Relay::new(sides(record, &socket, Reuse::Off), record.deadline());
+        let mut relay = Relay::new(sides(record, &socket, Reuse::Off), record.deadline());
+        if opening.origin == Origin::New
+            && let Some(header) = record.announcement()
+        {
+            relay.begin_with(sides(record, &socket, Reuse::Off), header);
+        }
         Self { relay, socket, in_flight, opening: Some(opening) }
     }
 

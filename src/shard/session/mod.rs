@@ -1,6 +1,7 @@
 //! One session, from accept to close.
 
 mod delivery;
+mod door;
 mod leg;
 mod open;
 mod record;
@@ -11,6 +12,7 @@ use std::task::Poll;
 
 use super::admitted::Admitted;
 use super::listener::Listener;
+use crate::base::DenyReason;
 use crate::net::Peer;
 use crate::relay::Outcome;
 use leg::{Ending, Leg, Next};
@@ -22,20 +24,33 @@ pub(super) fn start(listener: &Rc<Listener>, Admitted { accepted, admission }: A
     let ring = &listener.shard.ring;
     let client = Peer::plain(ring.socket(accepted.connection));
     let record = Record::begin(listener, client, (accepted.client, admission));
-    let opening = Box::new(Opening::new(&record));
-    ring.spawn(serve(record, opening));
+    ring.spawn(serve(record));
 }
 
 /// The course of a session, top to bottom. Its legs end before its record is dropped, so that there are never
 /// more sessions in flight than active ones.
 #[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice, in each idle session")]
-fn serve(mut record: Record, mut opening: Box<Opening>) -> impl Future<Output = ()> {
+fn serve(mut record: Record) -> impl Future<Output = ()> {
     async move {
         std::future::poll_fn(|context| {
             record.session.note_waker(context.waker());
             Poll::Ready(())
         })
         .await;
+        if record.listener.shared.awaits_header() {
+            // Again, because the peer may have been accepted before its listener was changed.
+            if !record.listener.shared.trusts(record.session.peer) {
+                return record.deny(DenyReason::Untrusted);
+            }
+            if let Err(reason) = Box::pin(door::take_header(&record)).await {
+                return record.turn_away(reason);
+            }
+        }
+        // The client is known here.
+        if let Err(reason) = record.admit() {
+            return record.deny(reason);
+        }
+        let mut opening = Box::new(Opening::new(&record));
         loop {
             // Boxed, so that an idle session does not carry the state of its beginning.
             let mut leg = match Box::pin(opening.open(&mut record)).await {
@@ -77,7 +92,7 @@ mod tests {
     use crate::telemetry::counters::ListenerTotals;
     use crate::uring::{BufferSettings, Ring};
 
-    fn future_bytes<F: Future>(_: impl FnOnce(Record, Box<Opening>) -> F) -> usize {
+    fn future_bytes<F: Future>(_: impl FnOnce(Record) -> F) -> usize {
         size_of::<F>()
     }
 

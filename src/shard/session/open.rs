@@ -77,7 +77,7 @@ impl Awaited {
 impl Opening {
     pub(super) fn new(record: &Record) -> Self {
         let upstream = record.upstream();
-        let key = upstream.key(record.session.client);
+        let key = upstream.key(record.session.client());
         Self {
             attempts: Attempts::new(upstream.config(), key, record.shard().now(), record.deadline()),
             origin: Origin::New,

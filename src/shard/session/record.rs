@@ -2,15 +2,16 @@
 
 use std::rc::Rc;
 
-use crate::base::{BackendId, ClientAddress, CloseReason, Moment, Tick};
+use crate::base::{BackendId, ClientAddress, CloseReason, DenyReason, Moment, Tick};
 use crate::net::{self, Peer, TcpInfo};
+use crate::protocol::proxy::{self, Endpoints};
 use crate::relay::Side;
 use crate::shard::admitted::Admission;
 use crate::shard::listener::Listener;
 use crate::shard::sessions::Session;
 use crate::shard::state::Shard;
 use crate::shard::upstream::Upstream;
-use crate::telemetry::access_log::{AccessRecord, End};
+use crate::telemetry::access_log::{AccessLogger, AccessRecord, End};
 
 /// A session: its client, what it belongs to, and why it ended. Dropping it counts the close and gives back
 /// its permit.
@@ -22,6 +23,8 @@ pub(super) struct Record {
     admission: Admission,
     /// [`CloseReason::Internal`] until the session sets another reason, so that a panic is counted as such.
     reason: CloseReason,
+    /// Why it was denied after it had begun.
+    denied: Option<DenyReason>,
 }
 
 impl Record {
@@ -37,7 +40,23 @@ impl Record {
         shard.cores.begin_session(shard.id());
         shard.enter();
         let session = shard.sessions.begin(shard.id(), (listener.id, listener.upstream.id), address);
-        Self { client, listener: Rc::clone(listener), session, admission, reason: CloseReason::Internal }
+        let (listener, reason) = (Rc::clone(listener), CloseReason::Internal);
+        Self { client, listener, session, admission, reason, denied: None }
+    }
+
+    /// Asks the rules on the client, which is known now, unless they were asked at the accept.
+    pub(super) fn admit(&mut self) -> Result<(), DenyReason> {
+        if !self.admission.is_asked() {
+            self.admission = self.listener.admit_client(self.admission, self.session.client())?;
+        }
+        Ok(())
+    }
+
+    /// Ends a session whose client may have none: it was accepted, and counts as denied.
+    pub(super) fn deny(&mut self, reason: DenyReason) {
+        self.client.reset_on_close();
+        self.denied = Some(reason);
+        self.log(None);
     }
 
     pub(super) fn shard(&self) -> &Shard {
@@ -79,6 +98,18 @@ impl Record {
         } else {
             self.session.killed.get().then_some(CloseReason::Killed)
         }
+    }
+
+    /// Returns the header that tells a backend who the client is, and which address it has connected to, if the upstream
+    /// wants one. Where either is not known, as with a Unix socket, the header says so.
+    pub(super) fn announcement(&self) -> Option<Vec<u8>> {
+        let version = self.upstream().config().send_proxy?;
+        let session = &self.session;
+        let own = || {
+            let destination = self.client.with(net::local_address)?;
+            Some(Endpoints::new(session.peer.socket_address()?, destination))
+        };
+        Some(proxy::write(version, session.announced().or_else(own), &[]))
     }
 
     /// Notes why the session ends.
@@ -128,8 +159,11 @@ impl Record {
     /// Writes the record of the session: to the access log, and to the log of the process at level debug.
     fn log(&self, backend_info: Option<TcpInfo>) {
         let (shard, session) = (self.shard(), &*self.session);
-        let is_access_logged =
-            shard.access_log.as_ref().is_some_and(|log| log.wants(self.reason, session.retries.get()));
+        let is_wanted = |log: &AccessLogger| match self.denied {
+            Some(_) => log.admits_denial(Moment::read_clock()),
+            None => log.wants(self.reason, session.retries.get()),
+        };
+        let is_access_logged = shard.access_log.as_ref().is_some_and(is_wanted);
         if !is_access_logged && !log::log_enabled!(log::Level::Debug) {
             return;
         }
@@ -138,14 +172,15 @@ impl Record {
             id: session.id,
             begun: session.begun,
             ended: Moment::read_clock(),
-            client: session.client,
+            client: session.client(),
+            peer: session.peer,
             listener: session.listener,
             upstream: self.upstream().id,
             backend: session.backend.get(),
             shard: shard.id(),
-            end: End::Closed(self.reason, session.phase.get()),
+            end: self.end_in_log(),
             queue_micros: session.queue_micros.get(),
-            connect_micros: session.connect_micros.get(),
+            connect_micros: session.connect_micros(),
             to_backend: session.to_backend.get(),
             to_client: session.to_client.get(),
             retries: session.retries.get(),
@@ -161,10 +196,14 @@ impl Record {
         }
     }
 
+    fn end_in_log(&self) -> End {
+        self.denied.map_or_else(|| End::Closed(self.reason, self.session.phase.get()), End::Denied)
+    }
+
     fn log_debug(&self, record: &AccessRecord) {
         let upstream = self.upstream();
         let backend = record.backend.map_or("-", |backend| upstream.backend_name(backend));
-        let (reason, letters) = (self.reason.name(), self.reason.letters(self.session.phase.get()));
+        let (reason, letters) = (record.end.name(), record.end.letters());
         let letters = str::from_utf8(&letters).unwrap_or("--");
         let (listener, upstream) = (&*self.listener.config().name, &*upstream.config().name);
         let client = record.client.to_string();
@@ -179,7 +218,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.reason == CloseReason::Internal {
+        if self.reason == CloseReason::Internal && self.denied.is_none() {
             self.log(None);
         }
         let shard = self.shard();
@@ -193,7 +232,10 @@ impl Drop for Record {
         {
             self.upstream().counters(backend).broken.add(1);
         }
-        counters.closed[self.reason.index()].add(1);
+        match self.denied {
+            Some(reason) => counters.denied[reason.index()].add(1),
+            None => counters.closed[self.reason.index()].add(1),
+        }
         self.listener.release(self.admission);
         shard.leave();
     }

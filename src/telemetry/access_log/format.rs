@@ -177,7 +177,7 @@ impl Scene {
         JsonRecord {
             time: format!("{:.6}", self.time(record.begun)),
             client: record.client.to_string(),
-            peer: record.client.to_string(),
+            peer: record.peer.to_string(),
             listener: self.listener_name(record.listener),
             upstream,
             backend,

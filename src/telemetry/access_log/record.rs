@@ -16,6 +16,8 @@ pub struct AccessRecord {
     pub ended: Moment,
     /// Its client.
     pub client: ClientAddress,
+    /// Whose socket it is: the client, or the proxy that has announced it.
+    pub peer: ClientAddress,
     /// Its listener.
     pub listener: ListenerId,
     /// Its upstream.
@@ -88,6 +90,7 @@ impl AccessRecord {
             begun: now,
             ended: now,
             client,
+            peer: client,
             listener,
             upstream,
             backend: None,

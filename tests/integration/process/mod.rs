@@ -13,6 +13,7 @@ mod limits;
 mod logging;
 mod memory;
 mod open_sessions;
+mod proxy_protocol;
 mod reload;
 mod service_manager;
 mod shortage;
