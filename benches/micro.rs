@@ -218,6 +218,7 @@ fn access_log(criterion: &mut Criterion) {
         to_client: 64,
         retries: 0,
         ahead: 0,
+        server_name: None,
         client_info: None,
         backend_info: None,
     };
@@ -228,7 +229,7 @@ fn access_log(criterion: &mut Criterion) {
             for batch in (0..times).step_by(EACH_BATCH as usize) {
                 let count = EACH_BATCH.min(times - batch);
                 let begin = Instant::now();
-                (0..count).for_each(|_| logger.write(black_box(record)));
+                (0..count).for_each(|_| logger.write(black_box(record.clone())));
                 taken += begin.elapsed();
                 std::thread::sleep(Duration::from_secs(1) * count as u32 / EACH_SECOND as u32);
             }

@@ -39,6 +39,8 @@ pub const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 pub const LISTENERS_MAX: usize = 256;
 /// Maximum number of upstreams.
 pub const UPSTREAMS_MAX: usize = 1_024;
+/// Maximum number of routes by name of a listener.
+pub const SNI_ROUTES_MAX: usize = 1_024;
 /// Maximum number of backends in one upstream.
 pub const BACKENDS_PER_UPSTREAM_MAX: usize = 4_096;
 /// Maximum number of shards: one for each core of the largest servers sold.

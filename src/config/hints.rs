@@ -191,8 +191,7 @@ pub(super) const HOMES: [(&str, &str, &str); 20] = [
 ];
 
 /// Keys that are planned, and that no version has yet.
-pub(super) const NOT_YET: &str = "bandwidth expand \
-                                  sni tls";
+pub(super) const NOT_YET: &str = "bandwidth expand tls";
 
 /// Our keys, and what other programs call them; the first row whose key is known there is meant.
 const FOREIGN: [(&str, &str); 19] = [

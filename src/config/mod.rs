@@ -31,6 +31,7 @@ mod relations;
 mod report;
 mod schema;
 mod section;
+mod sni;
 mod text;
 mod tree;
 mod values;

@@ -3,8 +3,9 @@
 use serde::Serialize;
 use serde_yaml::Value;
 
-use super::model::{Admin, Config, Listener, ListenerTimeouts, Logging, Runtime, Upstream};
-use super::text::limit_text;
+use super::model::{Admin, Config, Listener, ListenerTimeouts, Logging, Runtime, SniRoute, Target, Upstream};
+use super::sni::CLOSE;
+use super::text::{self, limit_text};
 
 impl Config {
     /// Returns the long form as YAML. [`super::parse`] reads it as the same configuration.
@@ -21,8 +22,16 @@ impl Config {
 
     fn written(&self) -> Written<'_> {
         let listeners = self.listeners.iter().map(|listener| {
-            let upstream = self.upstreams[listener.upstream.index()].name.as_str();
-            WrittenListener { listener, upstream }
+            let sni = &listener.sni;
+            let name = |target| match target {
+                Target::Upstream(id) => self.upstreams[id.index()].name.as_str(),
+                Target::Close => CLOSE,
+            };
+            let upstream = if sni.closes_others { CLOSE } else { name(Target::Upstream(listener.upstream)) };
+            let routes =
+                sni.routes.iter().map(|route| WrittenRoute { route, upstream: name(route.upstream) });
+            let sni = (!sni.routes.is_empty()).then(|| WrittenSni { routes: routes.collect() });
+            WrittenListener { listener, upstream, sni }
         });
         Written {
             runtime: &self.runtime,
@@ -63,5 +72,19 @@ struct Written<'c> {
 struct WrittenListener<'c> {
     #[serde(flatten)]
     listener: &'c Listener,
+    upstream: &'c str,
+    #[serde(serialize_with = "text::or_off")]
+    sni: Option<WrittenSni<'c>>,
+}
+
+#[derive(Serialize)]
+struct WrittenSni<'c> {
+    routes: Vec<WrittenRoute<'c>>,
+}
+
+#[derive(Serialize)]
+struct WrittenRoute<'c> {
+    #[serde(flatten)]
+    route: &'c SniRoute,
     upstream: &'c str,
 }

@@ -145,8 +145,10 @@ impl Circle {
         // A circle leads only through upstreams that a listener names, so those alone get a row.
         let mut rows = BTreeMap::new();
         for listener in listeners {
-            let next = rows.len();
-            rows.entry(listener.upstream.index()).or_insert(next);
+            for upstream in listener.upstreams() {
+                let next = rows.len();
+                rows.entry(upstream.index()).or_insert(next);
+            }
         }
         let mut edges = Vec::new();
         for (&upstream, _) in rows.iter().filter(|(upstream, _)| **upstream < backends.len()) {
@@ -158,12 +160,13 @@ impl Circle {
         if edges.is_empty() {
             return edges;
         }
-        let leads = |edge: &Self| (rows[&edge.upstream], rows[&listeners[edge.listener].upstream.index()]);
-        let reached = closure(rows.len(), edges.iter().map(leads));
-        edges.retain(|edge| {
-            let (from, to) = leads(edge);
-            reached[to][from]
-        });
+        let leads = |edge: &Self| {
+            let from = rows[&edge.upstream];
+            let to = listeners[edge.listener].upstreams().into_iter().map(|to| rows[&to.index()]);
+            to.map(move |to| (from, to)).collect::<Vec<_>>()
+        };
+        let reached = closure(rows.len(), edges.iter().flat_map(leads));
+        edges.retain(|edge| leads(edge).into_iter().any(|(from, to)| reached[to][from]));
         edges
     }
 }

@@ -78,6 +78,13 @@ impl Names {
     }
 }
 
+/// Refuses an upstream that goes by the word for none.
+pub(super) fn not_close(s: &Section<'_>, name: &str) {
+    if name == "close" {
+        s.error_at("name", "`close` stands for no upstream where one is named; choose another name");
+    }
+}
+
 /// Refuses listeners that overlap: the kernel would divide the connections between them as it likes
 /// (SO_REUSEPORT).
 pub(super) fn overlap(s: &Section<'_>, address: &ListenAddress, others: &[Listener]) {
@@ -135,17 +142,13 @@ impl UpstreamLocations {
 /// several listeners has the longest of theirs. Where both are written and differ, the shorter one ends a
 /// session, and a warning says so.
 pub(super) fn idle(s: &Section<'_>, entries: &mut Entries) {
+    listeners_follow(entries);
     for (position, (upstream, location)) in entries.upstreams.iter_mut().zip(&entries.locations).enumerate() {
-        let pairs = entries.listeners.iter_mut().zip(&entries.clients);
+        let pairs = entries.listeners.iter().zip(&entries.clients);
         let mut longest: Option<Option<Duration>> = None;
-        for (listener, client) in pairs.filter(|(listener, _)| listener.upstream.index() == position) {
-            match (&client.idle, &location.idle) {
-                (None, Some((backend, _))) => {
-                    listener.timeouts.client_idle = *backend;
-                    listener.timeouts.equal_idle = EqualIdle::Backend;
-                }
-                (Some(client), Some(backend)) => shorter_idle(s, client, backend),
-                (_, None) => {}
+        for (listener, client) in pairs.filter(|(listener, _)| listener.leads_to(position)) {
+            if let (Some(client), Some(backend)) = (&client.idle, &location.idle) {
+                shorter_idle(s, client, backend);
             }
             let idle = listener.timeouts.client_idle;
             longest = Some(longest.map_or(idle, |before| longer(before, idle)));
@@ -156,6 +159,18 @@ pub(super) fn idle(s: &Section<'_>, entries: &mut Entries) {
             upstream.timeouts.backend_idle = longest;
         }
         pool_within_idle(s, upstream, location);
+    }
+}
+
+/// Gives each listener without an idle limit the longest that is written of its upstreams.
+fn listeners_follow(entries: &mut Entries) {
+    let followers = entries.listeners.iter_mut().zip(&entries.clients);
+    for (listener, _) in followers.filter(|(_, client)| client.idle.is_none()) {
+        let written = |id: &UpstreamId| Some(entries.locations.get(id.index())?.idle.as_ref()?.0);
+        if let Some(longest) = listener.upstreams().iter().filter_map(written).reduce(longer) {
+            listener.timeouts.client_idle = longest;
+            listener.timeouts.equal_idle = EqualIdle::Backend;
+        }
     }
 }
 
@@ -235,7 +250,7 @@ pub(super) fn circles(s: &Section<'_>, entries: &Entries) {
         let location = locations[upstream].backends[backend].clone();
         let (backend, listener) = (&upstreams[upstream].backends[backend], &listeners[listener]);
         let (name, address) = (quote(&backend.name), quote(&listener.address.to_string()));
-        let rest = if listener.upstream.index() == upstream {
+        let rest = if listener.leads_to(upstream) {
             " itself; its sessions would go in a circle".to_owned()
         } else {
             let through = quote(&upstreams[listener.upstream.index()].name);
@@ -257,7 +272,7 @@ fn checks_in_a_circle(s: &Section<'_>, entries: &Entries) {
         })
     };
     for (position, (upstream, location)) in entries.upstreams.iter().zip(&entries.locations).enumerate() {
-        let own = entries.listeners.iter().filter(|listener| listener.upstream.index() == position);
+        let own = entries.listeners.iter().filter(|listener| listener.leads_to(position));
         let own: Vec<&Listener> = own.collect();
         let backends =
             upstream.backends.iter().filter_map(|backend| Some((backend, asked(upstream, backend)?)));
@@ -352,6 +367,9 @@ pub(super) fn may_unlisten(s: &Section<'_>, listener: &Listener) {
 pub(super) fn clients_apart(s: &Section<'_>, listener: &Listener, upstream: &Upstream) {
     let ListenAddress::Unix(path) = &listener.address else { return };
     if listener.proxy_protocol.is_required() {
+        return;
+    }
+    if upstream.hash_key == HashKey::Sni {
         return;
     }
     if upstream.algorithm.wants.key && !path.as_os_str().is_empty() && upstream.backends.len() > 1 {

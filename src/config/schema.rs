@@ -17,14 +17,15 @@ use super::hints;
 use super::model::{
     AccessFilter, AccessFormat, AdminState, Backend, BackendAddress, Config, CoreSelection, EqualIdle,
     HashKey, Keepalive, ListenAddress, Listener, ListenerTcp, ListenerTimeouts, LogFormat, LogTarget,
-    Logging, NoBackend, OpenSessions, Outlier, OverLimit, QueueRules, Relay, Runtime, TcpOptions, Upstream,
-    UpstreamTimeouts,
+    Logging, NoBackend, OpenSessions, Outlier, OverLimit, QueueRules, Relay, Runtime, Sni, TcpOptions,
+    Upstream, UpstreamTimeouts,
 };
 use super::pool::pool;
 use super::proxy::{VERSIONS, proxy_protocol};
 use super::relations::{self, Entries, Names, UpstreamLocations, WrittenIdle, WrittenTimeouts};
 use super::report::{Location, Problems};
 use super::section::{Read, Section};
+use super::sni;
 use super::tree::{Map, Node, Value};
 use super::values::{
     ACCESS_FILTERS, ACCESS_FORMATS, FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean,
@@ -88,7 +89,7 @@ fn short_form(root: &mut Section<'_>) -> Entries {
         root.error("`loadbalancer` is missing; add it, or `listeners` and `upstreams` of the long form");
     }
     let (listener, client, (settings, idle)) = root.section("loadbalancer", |s| {
-        for key in ["name", "upstream"] {
+        for key in ["name", "upstream", "sni"] {
             s.forbid(key, "the short form has one listener and one upstream, both called `default`");
         }
         let address = if written { s.required("listen_address", address::listen) } else { None };
@@ -119,6 +120,7 @@ fn long_form(root: &mut Section<'_>) -> Entries {
     for mut s in root.entries("upstreams", limits::UPSTREAMS_MAX, Some(&upstream_defaults)) {
         let called = s.required("name", name);
         if let Some(called) = &called {
+            relations::not_close(&s, called);
             names.claim(&s, called);
         }
         let (backends, addresses) = backends(&mut s);
@@ -144,21 +146,22 @@ fn listeners<'a>(
     for mut s in root.entries("listeners", limits::LISTENERS_MAX, Some(defaults)) {
         let called = s.required("name", name);
         let address = s.required("address", address::listen);
-        let upstream = s.required("upstream", name);
+        let (upstream, sni) = sni::routed(&mut s, upstreams);
         if let Some(called) = &called {
             names.claim(&s, called);
         }
         if let Some(address) = &address {
             relations::overlap(&s, address, &entries.listeners);
         }
-        let upstream = upstream.map(|name| upstreams.take(&s, &name));
         // A missing key was reported; the rest of the entry is read all the same.
         let address = address.unwrap_or_else(nowhere);
         let (mut listener, client) = listener(&mut s, called.unwrap_or_default(), address);
-        if let Some(upstream) = upstream.and_then(|id| entries.upstreams.get(id.index())) {
-            relations::clients_apart(&s, &listener, upstream);
+        (listener.upstream, listener.sni) = (upstream, sni);
+        for id in listener.upstreams() {
+            if let Some(upstream) = entries.upstreams.get(id.index()) {
+                relations::clients_apart(&s, &listener, upstream);
+            }
         }
-        listener.upstream = upstream.unwrap_or(UpstreamId(0));
         entries.listeners.push(listener);
         entries.clients.push(client);
         s.finish();
@@ -176,6 +179,7 @@ fn defaults<'a>(s: &mut Section<'a>) -> (Section<'a>, Section<'a>) {
     for key in ["name", "address"] {
         own.forbid(key, "each listener has its own");
     }
+    own.forbid("sni", "each listener has its own");
     own.optional("upstream", name);
     listener(&mut own, String::new(), nowhere());
     let listener_defaults = own.clone();
@@ -208,6 +212,7 @@ fn bare_listener(
     let listener = Listener {
         name,
         upstream: UpstreamId(0),
+        sni: Sni::default(),
         backlog: s.value("backlog", 4_096, number(1..=limits::BACKLOG_MAX)),
         max_connections: s.value("max_connections", None, limit),
         over_limit: s.value("over_limit", OverLimit::Refuse, one_of(OVER_LIMIT)),

@@ -269,7 +269,7 @@ pub(super) const LEVELS: &[(&str, log::LevelFilter)] = &[
 
 /// Words of `hash_key`.
 pub(super) const HASH_KEYS: &[(&str, HashKey)] =
-    &[("source", HashKey::Source), ("source_port", HashKey::SourcePort)];
+    &[("source", HashKey::Source), ("source_port", HashKey::SourcePort), ("sni", HashKey::Sni)];
 
 /// Words of `on_down` and `on_up`.
 pub(super) const OPEN_SESSIONS: &[(&str, OpenSessions)] =

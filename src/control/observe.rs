@@ -159,7 +159,7 @@ impl Source {
             .listeners()
             .iter()
             .zip(&snapshot.config().listeners)
-            .map(|(id, listener)| self.listener((*id, listener), snapshot.upstream_of(listener), &states))
+            .map(|(id, listener)| self.listener((*id, listener), &snapshot, &states))
             .collect();
         let mut upstreams: Vec<_> =
             snapshot.upstreams().iter().map(|shared| self.upstream(shared, &states)).collect();
@@ -275,11 +275,13 @@ impl Source {
     fn listener(
         &self,
         listener: (ListenerId, &config::Listener),
-        shared: &SharedUpstream,
+        snapshot: &Snapshot,
         states: &UpstreamStates,
     ) -> ListenerStatus {
-        let ready = self.phase.get() == Phase::Running && Self::has_eligible(shared, states);
-        self.listener_status(listener, &shared.config().name, ready)
+        let has_eligible = |shared: &Arc<SharedUpstream>| Self::has_eligible(shared, states);
+        let is_ready =
+            self.phase.get() == Phase::Running && snapshot.upstreams_of(listener.1).any(has_eligible);
+        self.listener_status(listener, &snapshot.upstream_of(listener.1).config().name, is_ready)
     }
 
     fn listener_status(

@@ -165,6 +165,9 @@ pub struct ExplainQuery {
     /// The name of the listener; may be missing where there is only one.
     #[serde(default)]
     pub listener: Option<String>,
+    /// The host that the client asks for in its ClientHello.
+    #[serde(default)]
+    pub sni: Option<String>,
 }
 
 /// Why a client would get a backend, or none.
@@ -199,6 +202,9 @@ pub enum ExplainError {
     /// The client is no address.
     #[error("`client` is {0}; write an IP address, or ADDRESS:PORT")]
     Client(String),
+    /// The name is no host name.
+    #[error("`sni` is {0}; write a host name, as in `a.example.com`")]
+    Name(String),
     /// There is no such listener, or none was named where there are several.
     #[error("{0}")]
     Listener(String),

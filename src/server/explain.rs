@@ -6,15 +6,18 @@ use std::sync::Arc;
 use crate::admission::{Decided, SharedListener};
 use crate::balance::Candidate;
 use crate::base::{BackendId, ClientAddress, DenyReason, ListenerId, Moment};
-use crate::config::{self, HashKey, OverLimit};
+use crate::config::{self, HashKey, OverLimit, SniRoute, Target};
 use crate::control::Source;
 use crate::control::process::{AskedRule, ExplainError, ExplainQuery, Explanation};
 use crate::control::status::{BackendStatus, Phase, Status, UpstreamStatus};
+use crate::protocol::client_hello::{ClientHello, host_name};
 use crate::upstream::{Preview, PreviewStep, SharedUpstream, Snapshot};
 
 /// Whom an explanation is about.
 pub(super) struct Wanted {
     pub(super) client: ClientAddress,
+    /// What it says first.
+    pub(super) hello: ClientHello,
     /// The position of the listener in the configuration of `snapshot`.
     position: usize,
     snapshot: Arc<Snapshot>,
@@ -46,7 +49,12 @@ impl Wanted {
                 )));
             }
         };
-        Ok(Self { client, position, snapshot })
+        let name = query.sni.as_deref().map(|name| {
+            let host = host_name(name.trim().as_bytes());
+            host.ok_or_else(|| ExplainError::Name(name.chars().take(80).collect()))
+        });
+        let hello = ClientHello::new(name.transpose()?, []);
+        Ok(Self { client, hello, position, snapshot })
     }
 
     fn listener(&self) -> &config::Listener {
@@ -72,7 +80,12 @@ impl Rules {
 /// Explains what a shard has answered.
 pub(super) fn explain(source: &Source, wanted: &Wanted, preview: &Preview) -> Explanation {
     let status = source.status();
-    let (listener, shared) = (wanted.listener(), wanted.snapshot.upstream_of(wanted.listener()));
+    let listener = wanted.listener();
+    let (target, route) = listener.target(Some(&wanted.hello));
+    let shared = match target {
+        Target::Upstream(id) => &wanted.snapshot.upstreams()[id.index()],
+        Target::Close => wanted.snapshot.upstream_of(listener),
+    };
     let Some(upstream) = status.upstreams.iter().find(|upstream| upstream.name == shared.config().name)
     else {
         // It was removed meanwhile.
@@ -87,10 +100,14 @@ pub(super) fn explain(source: &Source, wanted: &Wanted, preview: &Preview) -> Ex
     };
     let mut rules = Rules::default();
     let admitted = admission(source, wanted, &status, &mut rules);
-    states(upstream, &mut rules);
-    panic(shared, upstream, &mut rules);
-    hash(shared, wanted.client, &mut rules);
-    let backend = steps(shared, preview, &mut rules).filter(|_| admitted);
+    by_name(wanted, (target, route), &shared.config().name, &mut rules);
+    let mut backend = None;
+    if target != Target::Close {
+        states(upstream, &mut rules);
+        panic(shared, upstream, &mut rules);
+        hash(shared, wanted, &mut rules);
+        backend = steps(shared, preview, &mut rules).filter(|_| admitted);
+    }
     Explanation {
         client: match wanted.client.ip() {
             // Nobody named a port.
@@ -191,6 +208,24 @@ fn rates(
     admits
 }
 
+/// Says where a client goes by the name that it asks for.
+fn by_name(wanted: &Wanted, (target, route): (Target, Option<&SniRoute>), upstream: &str, rules: &mut Rules) {
+    if wanted.listener().sni.routes.is_empty() {
+        return;
+    }
+    let name =
+        wanted.hello.server_name().map_or("a client without a name".to_owned(), |name| format!("{name:.80}"));
+    let taken = match route {
+        Some(route) => format!("the route {} takes {name}", route.name),
+        None => format!("no route takes {name}"),
+    };
+    let verdict = match target {
+        Target::Close => format!("{taken}: the client is reset"),
+        Target::Upstream(_) => format!("{taken}: upstream {upstream}"),
+    };
+    rules.add("sni", verdict);
+}
+
 fn states(upstream: &UpstreamStatus, rules: &mut Rules) {
     for backend in &upstream.backends {
         let kind = if backend.backup { "backup" } else { "primary" };
@@ -230,12 +265,14 @@ fn panic(shared: &SharedUpstream, upstream: &UpstreamStatus, rules: &mut Rules) 
     rules.add("panic_threshold", verdict);
 }
 
-fn hash(shared: &SharedUpstream, client: ClientAddress, rules: &mut Rules) {
-    let upstream = shared.config();
+fn hash(shared: &SharedUpstream, wanted: &Wanted, rules: &mut Rules) {
+    let (upstream, client) = (shared.config(), wanted.client);
     if !upstream.algorithm.wants.key {
         return;
     }
+    let name = wanted.hello.server_name().filter(|_| upstream.hash_key == HashKey::Sni);
     let verdict = match (client.ip(), upstream.hash_key) {
+        _ if name.is_some() => format!("the hash of {} decides", name.unwrap_or_default()),
         (None, _) => "a client of a Unix socket has no address: all of them go together".to_owned(),
         (Some(ip), HashKey::SourcePort) => format!("the hash of {ip} and port {} decides", client.port()),
         (Some(ip), _) => format!("the hash of {ip} decides"),

@@ -41,7 +41,8 @@ impl Process for Running {
     fn readiness(&self, listener: Option<&str>) -> Option<Readiness> {
         let (snapshot, states) = (self.source.current.get(), Arc::clone(&self.source.states.borrow()));
         let mut listeners = snapshot.config().listeners.iter();
-        let has_eligible = |listener| Source::has_eligible(snapshot.upstream_of(listener), &states);
+        let has_eligible =
+            |listener| snapshot.upstreams_of(listener).any(|shared| Source::has_eligible(shared, &states));
         let finds_backend = match listener {
             None => listeners.any(has_eligible),
             Some(name) => has_eligible(listeners.find(|listener| listener.name == name)?),
@@ -114,7 +115,8 @@ impl Process for Running {
         let (source, handles) = (Arc::clone(&self.source), Arc::clone(&self.handles));
         Box::pin(async move {
             let wanted = explain::Wanted::parse(&query, source.current.get())?;
-            let question = |reply| Question::Preview(wanted.id(), wanted.client, reply);
+            let question =
+                |reply| Question::Preview(wanted.id(), (wanted.client, wanted.hello.clone()), reply);
             let preview = ask(&handles[0], question).await?.flatten().ok_or(NoAnswer)?;
             // A thousand backends take a while to read and to put into words.
             let explained = spawn_blocking(move || explain::explain(&source, &wanted, &preview)).await;

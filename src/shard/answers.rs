@@ -15,11 +15,12 @@ impl Residents {
         match question {
             Question::Sessions(wanted, reply) => reply(self.find(&wanted)),
             Question::Kill(id, from, reply) => reply(self.kill(id, from)),
-            Question::Preview(listener, client, reply) => {
+            Question::Preview(listener, (client, hello), reply) => {
                 let listener = self.listeners.iter().find(|known| known.id == listener);
-                reply(listener.map(|listener| match listener.is_open() {
-                    true => listener.upstream.preview(client),
-                    false => Preview { steps: vec![PreviewStep::AwaitsVerdicts] },
+                reply(listener.map(|listener| match listener.lead(Some(&hello)) {
+                    _ if !listener.is_open() => Preview { steps: vec![PreviewStep::AwaitsVerdicts] },
+                    Some(position) => listener.destination(position).upstream.preview(client, &hello),
+                    None => Preview { steps: Vec::new() },
                 }));
             }
         }
@@ -74,6 +75,7 @@ mod tests {
     use super::super::testing;
     use super::*;
     use crate::base::{ClientAddress, ListenerId};
+    use crate::protocol::client_hello::ClientHello;
     use crate::uring::{BufferSettings, Ring};
 
     #[test]
@@ -81,8 +83,9 @@ mod tests {
         let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
         let (residents, ..) = Residents::new(&ring, testing::parts(1, Vec::new()).0);
         let (sender, answer) = crossbeam_channel::bounded(1);
+        let client = (ClientAddress::UNIX, ClientHello::default());
         let reply = move |preview| sender.send(preview).expect("room");
-        residents.answer(Question::Preview(ListenerId(0), ClientAddress::UNIX, Box::new(reply)));
+        residents.answer(Question::Preview(ListenerId(0), client, Box::new(reply)));
         let preview = answer.recv().expect("an answer").expect("there is this listener");
         assert_eq!(preview.steps, [PreviewStep::AwaitsVerdicts]);
     }

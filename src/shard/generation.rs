@@ -115,13 +115,14 @@ impl Residents {
         let all = snapshot.shared_listeners().iter().zip(&config.listeners).enumerate();
         for (position, (shared, listener)) in all {
             let id = shared.id();
-            let upstream = &self.upstreams[listener.upstream.index()];
+            let upstreams =
+                listener.upstreams().iter().map(|id| Rc::clone(&self.upstreams[id.index()])).collect();
             let leaving = self.leaving_listeners.iter().position(|known| known.id == id);
             let back = leaving.map(|position| self.leaving_listeners.remove(position));
             let known = before.iter().find(|known| known.id == id).or(back.as_ref());
             let next = match known.filter(|known| !known.is_over()) {
-                Some(known) => known.next(shared, (config, position), upstream),
-                None => Listener::new(&self.shard, shared, (config, position), upstream, None),
+                Some(known) => known.next(shared, (config, position), upstreams),
+                None => Listener::new(&self.shard, shared, (config, position), upstreams, None),
             };
             next.set_removed(None);
             self.listeners.push(next);
@@ -134,10 +135,7 @@ impl Residents {
             }
         }
         for leaving in &mut self.leaving_listeners {
-            if let Some(upstream) = self.upstreams.iter().find(|upstream| upstream.id == leaving.upstream.id)
-            {
-                *leaving = leaving.with_upstream(upstream);
-            }
+            *leaving = leaving.with_upstreams(&self.upstreams);
         }
     }
 

@@ -9,28 +9,35 @@ use super::state::Shard;
 use super::upstream::Upstream;
 use crate::admission::SharedListener;
 use crate::base::{BackendId, ClientAddress, DenyReason, ListenerId, Moment, Tick};
-use crate::config::{self, Config, NoBackend};
+use crate::config::{self, Config, NoBackend, Target};
+use crate::protocol::client_hello::ClientHello;
 use crate::relay::RelayRules;
 use crate::telemetry::access_log::AccessRecord;
 use crate::telemetry::counters::{Cells, ListenerCounters};
 
-/// See the module documentation. A listener never changes: with another configuration of itself or of its upstream
-/// there is a new one. A session holds its listener, and so keeps the rules that it got its backend with; until then it
+/// See the module documentation. A listener never changes: with another configuration of itself or of one of its
+/// upstreams there is a new one. A session holds its listener, and so keeps the rules that it got its backend with; until then it
 /// goes by the [newest](Self::newest).
 pub(super) struct Listener {
     pub(super) id: ListenerId,
     pub(super) shard: Rc<Shard>,
-    pub(super) upstream: Rc<Upstream>,
+    /// Where its sessions may go, in the order of [`config::Listener::upstreams`]: at least one.
+    destinations: Box<[Destination]>,
     /// What all shards share of it.
     pub(super) shared: Arc<SharedListener>,
-    /// For the relays of the sessions.
-    pub(super) rules: RelayRules,
     counters: Cells<ListenerCounters>,
     config: Arc<Config>,
     position: usize,
-    /// Whether every primary of the upstream has once had its first verdict, or the time for it is over.
+    /// Whether every primary of its upstreams has once had its first verdict, or the time for it is over.
     has_verdicts: Cell<bool>,
     life: Rc<Life>,
+}
+
+/// An upstream of a listener.
+pub(super) struct Destination {
+    pub(super) upstream: Rc<Upstream>,
+    /// For the relays of the sessions.
+    pub(super) rules: RelayRules,
 }
 
 /// What all versions of a listener have in common, also after it was removed and has come back.
@@ -45,17 +52,9 @@ struct Life {
     is_over: Cell<bool>,
 }
 
-impl Listener {
-    /// Creates the listener at this position of a configuration; `previous` is the version before.
-    pub(super) fn new(
-        shard: &Rc<Shard>,
-        shared: &Arc<SharedListener>,
-        (config, position): (&Arc<Config>, usize),
-        upstream: &Rc<Upstream>,
-        previous: Option<&Self>,
-    ) -> Rc<Self> {
-        let id = shared.id();
-        let (listener, backend_side) = (&config.listeners[position], upstream.config());
+impl Destination {
+    fn new(shard: &Shard, listener: &config::Listener, upstream: Rc<Upstream>) -> Self {
+        let backend_side = upstream.config();
         let rules = RelayRules {
             client_idle: listener.timeouts.client_idle,
             equal_idle: listener.timeouts.equal_idle,
@@ -65,12 +64,28 @@ impl Listener {
             backend_keepalive: backend_side.tcp.keepalive,
             pipes: shard.pipes.clone(),
         };
+        Self { upstream, rules }
+    }
+}
+
+impl Listener {
+    /// Creates the listener at this position of a configuration; `previous` is the version before. `upstreams` are its
+    /// own, in the order of [`config::Listener::upstreams`].
+    pub(super) fn new(
+        shard: &Rc<Shard>,
+        shared: &Arc<SharedListener>,
+        (config, position): (&Arc<Config>, usize),
+        upstreams: Vec<Rc<Upstream>>,
+        previous: Option<&Self>,
+    ) -> Rc<Self> {
+        let id = shared.id();
+        let listener = &config.listeners[position];
+        let destination = |upstream| Destination::new(shard, listener, upstream);
         let listener = Rc::new(Self {
             id,
             shard: Rc::clone(shard),
-            upstream: Rc::clone(upstream),
+            destinations: upstreams.into_iter().map(destination).collect(),
             shared: Arc::clone(shared),
-            rules,
             counters: shard.counters.listener(id),
             config: Arc::clone(config),
             position,
@@ -86,17 +101,49 @@ impl Listener {
         self: &Rc<Self>,
         shared: &Arc<SharedListener>,
         (config, position): (&Arc<Config>, usize),
-        upstream: &Rc<Upstream>,
+        upstreams: Vec<Rc<Upstream>>,
     ) -> Rc<Self> {
-        if *self.config() == config.listeners[position] && Rc::ptr_eq(&self.upstream, upstream) {
+        let are_same = self.destinations.len() == upstreams.len()
+            && self.upstreams().zip(&upstreams).all(|(own, next)| Rc::ptr_eq(own, next));
+        if *self.config() == config.listeners[position] && are_same {
             return Rc::clone(self);
         }
-        Self::new(&self.shard, shared, (config, position), upstream, Some(self))
+        Self::new(&self.shard, shared, (config, position), upstreams, Some(self))
     }
 
-    /// Returns the same listener with another version of its upstream.
-    pub(super) fn with_upstream(self: &Rc<Self>, upstream: &Rc<Upstream>) -> Rc<Self> {
-        self.next(&self.shared, (&self.config, self.position), upstream)
+    /// Returns the same listener with the versions of its upstreams among these.
+    pub(super) fn with_upstreams(self: &Rc<Self>, newest: &[Rc<Upstream>]) -> Rc<Self> {
+        let version = |own: &Rc<Upstream>| newest.iter().find(|one| one.id == own.id).unwrap_or(own).clone();
+        let upstreams = self.upstreams().map(version).collect();
+        self.next(&self.shared, (&self.config, self.position), upstreams)
+    }
+
+    /// The upstreams of its sessions, each once.
+    fn upstreams(&self) -> impl Iterator<Item = &Rc<Upstream>> {
+        self.destinations.iter().map(|destination| &destination.upstream)
+    }
+
+    /// Returns a destination by its position among the upstreams.
+    pub(super) fn destination(&self, position: u16) -> &Destination {
+        &self.destinations[usize::from(position)]
+    }
+
+    /// Returns whether it reads what clients of TLS ask for.
+    pub(super) fn reads_hello(&self) -> bool {
+        !self.config().sni.routes.is_empty() || self.upstreams().any(|upstream| upstream.wants_name())
+    }
+
+    /// Returns the position of the upstream to which a client goes that says this; `None` refuses it.
+    pub(super) fn lead(&self, hello: Option<&ClientHello>) -> Option<u16> {
+        let config = self.config();
+        match config.target(hello).0 {
+            Target::Close => None,
+            Target::Upstream(id) if id == config.upstream => Some(0),
+            Target::Upstream(id) => {
+                let position = config.upstreams().iter().position(|known| *known == id);
+                position.and_then(|position| u16::try_from(position).ok())
+            }
+        }
     }
 
     /// Returns the version of the newest generation.
@@ -147,13 +194,14 @@ impl Listener {
 
     /// Returns whether its port has to be closed, because no backend is eligible.
     pub(super) fn is_unserved(&self) -> bool {
-        self.config().no_backend == NoBackend::Unlisten && !self.upstream.table.serves()
+        self.config().no_backend == NoBackend::Unlisten
+            && !self.upstreams().any(|upstream| upstream.table.serves())
     }
 
     /// Checks whether sessions may begin from now on.
     pub(super) fn look(&self) {
         if !self.has_verdicts.get() {
-            self.has_verdicts.set(self.upstream.table.is_decided());
+            self.has_verdicts.set(self.upstreams().all(|upstream| upstream.table.is_decided()));
         }
     }
 
@@ -199,7 +247,7 @@ impl Listener {
         let now = Moment::read_clock();
         if access_log.admits_denial(now) {
             let id = shard.sessions.next_id(shard.id());
-            let to = (self.id, self.upstream.id);
+            let to = (self.id, self.destination(0).upstream.id);
             access_log.write(AccessRecord::denied(id, now, client, to, (shard.id(), reason)));
         }
     }
@@ -215,9 +263,10 @@ impl Listener {
         gate.wake_waiting(|shard| self.shard.handles[shard.index()].notify());
     }
 
-    /// Counts bytes that a relay has delivered.
-    pub(super) fn account(&self, backend: BackendId, to_backend: u64, to_client: u64) {
-        let (listener, backend) = (self.counters(), self.upstream.counters(backend));
+    /// Counts bytes that a relay has delivered, to or from a backend of this destination.
+    pub(super) fn account(&self, position: u16, backend: BackendId, to_backend: u64, to_client: u64) {
+        let Destination { upstream, rules } = self.destination(position);
+        let (listener, backend) = (self.counters(), upstream.counters(backend));
         if to_backend > 0 {
             listener.bytes_to_backend.add(to_backend);
             backend.bytes_to_backend.add(to_backend);
@@ -226,7 +275,7 @@ impl Listener {
             listener.bytes_to_client.add(to_client);
             backend.bytes_to_client.add(to_client);
         }
-        if let Some(spliced) = self.rules.pipes.as_ref().and_then(|pipes| pipes.take_moved()) {
+        if let Some(spliced) = rules.pipes.as_ref().and_then(|pipes| pipes.take_moved()) {
             self.shard.counters.work.spliced_to_backend.add(spliced.to_backend);
             self.shard.counters.work.spliced_to_client.add(spliced.to_client);
         }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::base::{BackendId, ClientAddress, ListenerId, SessionPhase, UpstreamId};
+use crate::protocol::client_hello::ClientHello;
 use crate::upstream::Preview;
 
 /// A question, with what takes its answer. That is called on the shard, and must not block.
@@ -11,8 +12,8 @@ pub enum Question {
     Sessions(SessionsWanted, Box<dyn FnOnce(SessionsFound) + Send>),
     /// To end the session with this number, if it is at this position of the table or not far behind.
     Kill(u64, usize, Box<dyn FnOnce(Killed) + Send>),
-    /// Which backend a client of a listener would get now.
-    Preview(ListenerId, ClientAddress, Box<dyn FnOnce(Option<Preview>) + Send>),
+    /// Which backend a client of a listener would get now that says this; nothing follows where it is refused.
+    Preview(ListenerId, (ClientAddress, ClientHello), Box<dyn FnOnce(Option<Preview>) + Send>),
 }
 
 /// Which sessions are wanted.

@@ -172,7 +172,8 @@ impl Residents {
         let upstreams: Vec<_> = snapshot.upstreams().iter().map(upstream).collect();
         let listeners = snapshot.shared_listeners().iter().zip(&config.listeners).enumerate();
         let listeners = listeners.map(|(position, (shared, listener))| {
-            Listener::new(&shard, shared, (config, position), &upstreams[listener.upstream.index()], None)
+            let own = listener.upstreams().iter().map(|id| Rc::clone(&upstreams[id.index()])).collect();
+            Listener::new(&shard, shared, (config, position), own, None)
         });
         let residents = Self {
             generation: parts.snapshot.generation(),

@@ -15,6 +15,7 @@ use crate::base::{Address, BackendId, BackendKey, ClientAddress, UpstreamId};
 use crate::config::{self, AdminState, HashKey, OpenSessions, Reuse};
 use crate::net::{self, Peer};
 use crate::pool::{Connection, Lease, Pool};
+use crate::protocol::client_hello::ClientHello;
 use crate::telemetry::counters::{BackendCounters, Cells, UpstreamCounters};
 use crate::upstream::{LocalAddresses, Permit, Preview, SharedUpstream, UpstreamTable};
 
@@ -142,9 +143,18 @@ impl Upstream {
         self.shared.backend(backend).map_or("-", |backend| &backend.name)
     }
 
-    /// Returns a hash of the part of a client's address that decides where the client goes; 0 if the algorithm wants
-    /// none.
-    pub(super) fn key(&self, client: ClientAddress) -> u64 {
+    /// Returns whether the name that a client of TLS asks for decides where it goes.
+    pub(super) fn wants_name(&self) -> bool {
+        self.table.wants().key && self.config().hash_key == HashKey::Sni
+    }
+
+    /// Returns a hash of what decides where a client goes: a part of its address, or the name that it asks for; 0 if the
+    /// algorithm wants none.
+    pub(super) fn key(&self, client: ClientAddress, hello: Option<&ClientHello>) -> u64 {
+        let name = hello.and_then(ClientHello::server_name).filter(|_| self.wants_name());
+        if let Some(name) = name {
+            return balance::hash(name.as_bytes());
+        }
         let Some(ip) = client.ip().filter(|_| self.table.wants().key) else { return 0 };
         let mut bytes = match ip {
             IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -157,9 +167,9 @@ impl Upstream {
     }
 
     /// Returns which backend a client would get now.
-    pub(super) fn preview(&self, client: ClientAddress) -> Preview {
+    pub(super) fn preview(&self, client: ClientAddress, hello: &ClientHello) -> Preview {
         let has_pooled = |backend| self.pool.as_ref().is_some_and(|pool| pool.has_ready(backend));
-        self.table.preview(self.key(client), self.shard.now(), has_pooled)
+        self.table.preview(self.key(client, Some(hello)), self.shard.now(), has_pooled)
     }
 
     // Clients that wait.

@@ -144,10 +144,15 @@ impl Snapshot {
         &self.upstreams
     }
 
-    /// Returns the upstream that serves a listener of this configuration.
+    /// Returns the upstream that serves a listener of this configuration, but for clients whom a route takes.
     #[must_use]
     pub fn upstream_of(&self, listener: &config::Listener) -> &Arc<SharedUpstream> {
         &self.upstreams[listener.upstream.index()]
+    }
+
+    /// Returns all upstreams to which clients of a listener of this configuration may go.
+    pub fn upstreams_of(&self, listener: &config::Listener) -> impl Iterator<Item = &Arc<SharedUpstream>> {
+        listener.upstreams().into_iter().map(|id| &self.upstreams[id.index()])
     }
 
     /// Returns the upstream with this number, if this generation has it.

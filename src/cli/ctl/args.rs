@@ -58,6 +58,10 @@ pub enum CtlCommand {
         /// The listener it would connect to; needed where there are several
         #[arg(long)]
         listener: Option<String>,
+
+        /// The host that it asks for, for listeners with `sni`
+        #[arg(long, value_name = "NAME")]
+        sni: Option<String>,
     },
     /// End a session with a reset
     Kill {

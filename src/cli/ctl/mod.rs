@@ -73,7 +73,9 @@ impl Ctl {
             CtlCommand::Backends => self.backends()?,
             CtlCommand::Sessions(wanted) => self.sessions(wanted)?,
             CtlCommand::Ready { listener } => return self.ready(listener.as_deref()),
-            CtlCommand::Explain { client, listener } => self.explain(client, listener.as_deref())?,
+            CtlCommand::Explain { client, listener, sni } => {
+                self.explain(client, listener.as_deref(), sni.as_deref())?;
+            }
             CtlCommand::Kill { session } => {
                 let answer = self.api.delete(&format!("/v1/sessions/{session}"))?;
                 self.output.answer(&answer, &format!("session {session} is killed"))?;
@@ -194,10 +196,13 @@ impl Ctl {
         Ok(ExitCode::from(REFUSED))
     }
 
-    fn explain(&self, client: &str, listener: Option<&str>) -> Result<(), Failure> {
+    fn explain(&self, client: &str, listener: Option<&str>, sni: Option<&str>) -> Result<(), Failure> {
         let mut path = format!("/v1/explain?client={}", api::encoded(client));
         if let Some(listener) = listener {
             path.push_str(&format!("&listener={}", api::encoded(listener)));
+        }
+        if let Some(sni) = sni {
+            path.push_str(&format!("&sni={}", api::encoded(sni)));
         }
         let answer = self.api.get(&path)?;
         if self.output.json {

@@ -62,7 +62,8 @@ fn orders_reach_the_process() {
     ctl.run(&CtlCommand::Drain).unwrap();
     ctl.run(&CtlCommand::LogLevel { level: log::Level::Debug }).unwrap();
     ctl.run(&CtlCommand::Ready { listener: Some("a/b".into()) }).unwrap();
-    ctl.run(&CtlCommand::Explain { client: "::1".into(), listener: Some("web".into()) }).unwrap();
+    let (client, listener, sni) = ("::1".into(), Some("web".into()), Some("a.b".into()));
+    ctl.run(&CtlCommand::Explain { client, listener, sni }).unwrap();
     ctl.run(&CtlCommand::Config).unwrap();
     ctl.run(&CtlCommand::Diff).unwrap();
     ctl.run(&CtlCommand::Reload).unwrap();
@@ -83,7 +84,7 @@ fn orders_reach_the_process() {
             "POST /v1/drain {}",
             "POST /v1/log-level {\"level\":\"debug\"}",
             "GET /readyz/a%2Fb",
-            "GET /v1/explain?client=%3A%3A1&listener=web",
+            "GET /v1/explain?client=%3A%3A1&listener=web&sni=a.b",
             "GET /v1/config",
             "GET /v1/diff",
             "POST /v1/reload",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{AccessList, OverLimit, PerSource, ProxyProtocol, RateLimit, text};
+use super::{AccessList, OverLimit, PerSource, ProxyProtocol, RateLimit, Sni, text};
 use crate::base::UpstreamId;
 
 /// One entry of `listeners:`
@@ -24,9 +24,13 @@ pub struct Listener {
     /// its interface, as in `[fe80::1%eth0]:80`. No two listeners may overlap.
     #[serde(serialize_with = "text::text")]
     pub address: ListenAddress,
-    /// Name of the upstream that serves the sessions of the listener.
+    /// Name of the upstream that serves the sessions of the listener; beside `sni` those that no route takes, and `close`
+    /// resets them.
     #[serde(skip)]
     pub upstream: UpstreamId,
+    /// Where clients of TLS go by the name that they ask for, without decryption. See "Routes by name".
+    #[serde(skip)]
+    pub sni: Sni,
     /// Connections that wait for accept, for each core. More than `net.core.somaxconn` is a warning of
     /// `check` and at the start.
     pub backlog: u32,
@@ -104,7 +108,7 @@ pub struct ZonedAddress {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ListenerTimeouts {
-    /// Longest time from the accept until the PROXY header is complete.
+    /// Longest time from the accept until the PROXY header is complete, and the ClientHello where it is read.
     #[serde(serialize_with = "text::duration")]
     pub handshake: Duration,
     /// Longest time in which no byte moves on the client's socket; see "Idle limits".

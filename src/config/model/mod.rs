@@ -8,6 +8,7 @@ mod healthcheck;
 mod listener;
 mod process;
 mod proxy;
+mod sni;
 mod upstream;
 
 pub use admission::*;
@@ -15,6 +16,7 @@ pub use healthcheck::*;
 pub use listener::*;
 pub use process::*;
 pub use proxy::*;
+pub use sni::*;
 pub use upstream::*;
 
 use super::text;

@@ -23,7 +23,7 @@ pub struct Upstream {
     #[serde(serialize_with = "algorithm")]
     pub algorithm: &'static Registered,
     /// What of a client `source_hash` and `maglev` go by: `source` is its IP address, `source_port` its
-    /// address and port.
+    /// address and port, `sni` the name that a client of TLS asks for, or its address without one.
     pub hash_key: HashKey,
     /// The backends; at least one has a weight above 0.
     pub backends: Vec<Backend>,
@@ -180,6 +180,8 @@ pub enum HashKey {
     Source,
     /// Its IP address and port, so that each session goes its own way.
     SourcePort,
+    /// The name that it asks for (TLS); without one, its IP address.
+    Sni,
 }
 
 /// `timeouts:` of an upstream.

@@ -15,7 +15,8 @@ use super::*;
 const FILE: &str = "
 listeners:
   - {name: a, address: ':1', upstream: a}
-  - {name: b, address: ':2', upstream: a, tcp: {keepalive: {}}, rate_limit: {rate: 1/s}, per_source: {rate: 1/s}}
+  - {name: b, address: ':2', upstream: a, tcp: {keepalive: {}}, rate_limit: {rate: 1/s}, per_source: {rate: 1/s},
+     sni: {routes: [{match: x.y, upstream: b}]}}
 upstreams:
   - {name: a, backends: [{address: h, port: 1}]}
   - {name: b, backends: [{address: h, port: 1}], healthcheck: {type: http}, tcp: {keepalive: {}}}
@@ -61,12 +62,13 @@ const DEFAULTS: [(&str, &str); 24] = [
     ("upstreams[].timeouts.backend_idle", "that of `client_idle`, else `{}`"),
 ];
 
-const MODEL: [&str; 7] = [
+const MODEL: [&str; 8] = [
     include_str!("../model/mod.rs"),
     include_str!("../model/admission.rs"),
     include_str!("../model/process.rs"),
     include_str!("../model/listener.rs"),
     include_str!("../model/proxy.rs"),
+    include_str!("../model/sni.rs"),
     include_str!("../model/upstream.rs"),
     include_str!("../model/healthcheck.rs"),
 ];

@@ -189,7 +189,9 @@ impl Api {
             Ok(Ok(Err(error))) => {
                 let status = match &error {
                     ExplainError::Listener(_) if is_named => StatusCode::NOT_FOUND,
-                    ExplainError::Client(_) | ExplainError::Listener(_) => StatusCode::BAD_REQUEST,
+                    ExplainError::Client(_) | ExplainError::Name(_) | ExplainError::Listener(_) => {
+                        StatusCode::BAD_REQUEST
+                    }
                     ExplainError::Shard(_) => StatusCode::SERVICE_UNAVAILABLE,
                 };
                 answer::failure(status, &error.to_string())

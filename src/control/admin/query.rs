@@ -42,17 +42,18 @@ pub(super) fn sessions(query: &str) -> Result<SessionQuery, String> {
 
 /// Reads the query of `/v1/explain`. Fails with the answer to the operator.
 pub(super) fn explain(query: &str) -> Result<ExplainQuery, String> {
-    let (mut client, mut listener) = (None, None);
-    each(query, "`client` and `listener`", |key, value| {
+    let (mut client, mut listener, mut sni) = (None, None, None);
+    each(query, "`client`, `listener` and `sni`", |key, value| {
         match key {
             "client" => set(&mut client, value.to_owned()),
             "listener" => set(&mut listener, value.to_owned()),
+            "sni" => set(&mut sni, value.to_owned()),
             _ => return Ok(false),
         }?;
         Ok(true)
     })?;
     let client = client.ok_or("`client` is missing; write `?client=ADDRESS` or `?client=ADDRESS:PORT`")?;
-    Ok(ExplainQuery { client, listener })
+    Ok(ExplainQuery { client, listener, sni })
 }
 
 /// Reads the body of `/v1/log-level`. Fails with the answer to the operator.
@@ -231,6 +232,7 @@ mod tests {
         }
         assert!(explain("listener=a").unwrap_err().contains("`client` is missing; write `?client=ADDRESS`"));
         assert_eq!(explain("client=%5B::1%5D:5").unwrap().client, "[::1]:5");
+        assert_eq!(explain("client=::1&sni=a.b").unwrap().sni.as_deref(), Some("a.b"));
         let long = sessions(&format!("{}=1", "x\u{7}".repeat(100))).unwrap_err();
         assert!(long.contains('…') && !long.contains('\u{7}'), "{long}");
     }

@@ -1,10 +1,13 @@
-//! Before a backend is chosen: what a proxy in front says of the client, and the client's first byte.
+//! Before a backend is chosen: what a proxy in front says of the client, the client's first byte, and the name that a client
+//! of TLS asks for.
 
+use std::cell::RefCell;
 use std::task::Poll;
 use std::time::Duration;
 
 use super::record::Record;
 use crate::base::{Activity, CloseReason, Moment, SessionPhase, Tick};
+use crate::protocol::client_hello::{self, RECORDS_MAX};
 use crate::protocol::proxy::{self, Progress, V2_REST_MAX};
 use crate::uring::Receive;
 
@@ -49,6 +52,44 @@ pub(super) async fn await_first_byte(record: &Record, silence: Duration) -> Resu
     let client = &record.client;
     let deadline = record.shard().now().after(silence);
     receive_until(record, deadline, || (client.received() > 0).then_some(Ok(()))).await
+}
+
+/// Reads what a client of TLS asks for, which has to be complete in time, and goes by it. The bytes stay received: they are
+/// the backend's.
+pub(super) async fn take_hello(record: &mut Record) -> Result<(), CloseReason> {
+    let handshake = record.listener.config().timeouts.handshake;
+    let deadline = record.session.begun.tick().after(handshake);
+    let found = RefCell::new(None);
+    // Nothing is looked at again before so many bytes have come.
+    let mut least = 1;
+    receive_until(record, deadline, || {
+        let client = &record.client;
+        if client.received() < least {
+            return None;
+        }
+        match client_hello::read(&client.peek_received(RECORDS_MAX)) {
+            client_hello::Progress::Complete(hello) => {
+                found.replace(Some(Box::new(hello)));
+                Some(Ok(()))
+            }
+            client_hello::Progress::Incomplete { least: more } => {
+                least = more;
+                // A slow hello must not keep a whole buffer from open sessions.
+                client.spill_received();
+                None
+            }
+            client_hello::Progress::Invalid(why) => {
+                let (listener, client) = (&*record.listener.config().name, record.session.client());
+                log::debug!("listener {listener}: {client} sent no ClientHello, so no route takes it: {why}");
+                Some(Ok(()))
+            }
+        }
+    })
+    .await?;
+    if let Some(hello) = found.into_inner() {
+        record.set_hello(hello);
+    }
+    record.follow().map(|_| ())
 }
 
 /// Receives from the client until `look`, which is asked whenever something may have come, has what it wants.

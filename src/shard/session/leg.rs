@@ -97,7 +97,7 @@ impl Leg {
     fn account(&self, record: &Record, to_backend: u64, to_client: u64) {
         record.session.to_backend.set(self.relay.bytes_to_backend());
         record.session.to_client.set(self.relay.bytes_to_client());
-        record.listener.account(self.in_flight.backend(), to_backend, to_client);
+        record.account(self.in_flight.backend(), to_backend, to_client);
     }
 
     /// Returns whether a pooled connection is stale. Either it has ended, which on a new connection would be
@@ -264,7 +264,7 @@ impl Leg {
         both.into_iter().for_each(Peer::drop_unsent);
         both.into_iter().for_each(Peer::discard_received);
         let other = if reset == Side::Client { &self.socket } else { &record.client };
-        let silence = record.listener.rules.half_close;
+        let silence = record.rules().half_close;
         record.session.phase.set(SessionPhase::Ending);
         delivery::await_delivery(record, other, silence).await;
     }
@@ -338,5 +338,5 @@ impl Leg {
 }
 
 fn sides<'a>(record: &'a Record, backend: &'a Peer, reuse: Reuse) -> Sides<'a> {
-    Sides { client: &record.client, backend, rules: &record.listener.rules, reuse }
+    Sides { client: &record.client, backend, rules: record.rules(), reuse }
 }

@@ -55,6 +55,12 @@ fn serve(mut record: Record) -> impl Future<Output = ()> {
         {
             return record.turn_away(reason);
         }
+        if record.listener.reads_hello() {
+            let is_led = Box::pin(door::take_hello(&mut record)).await;
+            if let Err(reason) = is_led {
+                return record.turn_away(reason);
+            }
+        }
         let mut opening = Box::new(Opening::new(&record));
         loop {
             // Boxed, so that an idle session does not carry the state of its beginning.

@@ -77,7 +77,7 @@ impl Awaited {
 impl Opening {
     pub(super) fn new(record: &Record) -> Self {
         let upstream = record.upstream();
-        let key = upstream.key(record.session.client());
+        let key = upstream.key(record.session.client(), record.hello());
         Self {
             attempts: Attempts::new(upstream.config(), key, record.shard().now(), record.deadline()),
             origin: Origin::New,
@@ -91,7 +91,7 @@ impl Opening {
     /// Finds a backend that accepts a connection.
     pub(super) async fn open(&mut self, record: &mut Record) -> Result<(Peer, InFlight), CloseReason> {
         loop {
-            if record.follow() {
+            if record.follow()? {
                 *self = Self::new(record);
             }
             (self.origin, self.awaited, self.lease, self.lingering) = (Origin::New, None, None, None);
@@ -104,7 +104,7 @@ impl Opening {
                 },
             };
             // A wait may have taken long, and the backend be a new one.
-            record.follow();
+            record.follow()?;
             let (record, upstream) = (&*record, record.upstream());
             let backend = in_flight.backend();
             self.lease = upstream.lease(backend);

@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use crate::base::{BackendId, ClientAddress, CloseReason, DenyReason, Moment, Tick};
 use crate::net::{self, Peer, TcpInfo};
+use crate::protocol::client_hello::ClientHello;
 use crate::protocol::proxy::{self, Endpoints};
-use crate::relay::Side;
+use crate::relay::{RelayRules, Side};
 use crate::shard::admitted::Admission;
 use crate::shard::listener::Listener;
 use crate::shard::sessions::Session;
@@ -21,6 +22,10 @@ pub(super) struct Record {
     /// What others may know of it.
     pub(super) session: Rc<Session>,
     admission: Admission,
+    /// The position of its upstream among those of the listener.
+    position: u16,
+    /// What the client of TLS asks for; boxed, because most sessions have none.
+    hello: Option<Box<ClientHello>>,
     /// [`CloseReason::Internal`] until the session sets another reason, so that a panic is counted as such.
     reason: CloseReason,
     /// Why it was denied after it had begun.
@@ -39,9 +44,10 @@ impl Record {
         counters.active.add(1);
         shard.cores.begin_session(shard.id());
         shard.enter();
-        let session = shard.sessions.begin(shard.id(), (listener.id, listener.upstream.id), address);
+        let upstream = listener.destination(0).upstream.id;
+        let session = shard.sessions.begin(shard.id(), (listener.id, upstream), address);
         let (listener, reason) = (Rc::clone(listener), CloseReason::Internal);
-        Self { client, listener, session, admission, reason, denied: None }
+        Self { client, listener, session, admission, position: 0, hello: None, reason, denied: None }
     }
 
     /// Asks the rules on the client, which is known now, unless they were asked at the accept.
@@ -64,25 +70,52 @@ impl Record {
     }
 
     pub(super) fn upstream(&self) -> &Rc<Upstream> {
-        &self.listener.upstream
+        &self.listener.destination(self.position).upstream
     }
 
-    /// Goes by the newest generation from now on, which a session does until it has a backend. Returns whether that
-    /// leads it to another upstream.
-    pub(super) fn follow(&mut self) -> bool {
+    /// The rules of the relay.
+    pub(super) fn rules(&self) -> &RelayRules {
+        &self.listener.destination(self.position).rules
+    }
+
+    /// Counts bytes that the relay has delivered.
+    pub(super) fn account(&self, backend: BackendId, to_backend: u64, to_client: u64) {
+        self.listener.account(self.position, backend, to_backend, to_client);
+    }
+
+    /// What the client of TLS asks for, if that was read.
+    pub(super) fn hello(&self) -> Option<&ClientHello> {
+        self.hello.as_deref()
+    }
+
+    /// Goes by what the client asks for from now on.
+    pub(super) fn set_hello(&mut self, hello: Box<ClientHello>) {
+        self.hello = Some(hello);
+    }
+
+    /// Goes by the newest generation from now on, and by what the client asks for, which a session does until it has a
+    /// backend. Returns whether that leads it to another upstream.
+    pub(super) fn follow(&mut self) -> Result<bool, CloseReason> {
         let newest = self.listener.newest();
-        let before = std::mem::replace(&mut self.listener, newest);
-        let is_led_elsewhere = before.upstream.id != self.upstream().id;
+        let Some(position) = newest.lead(self.hello()) else {
+            log::debug!("listener {}: no route for {}", newest.config().name, self.session.client());
+            return Err(CloseReason::HandshakeFailed);
+        };
+        let before = self.upstream().id;
+        (self.listener, self.position) = (newest, position);
+        let is_led_elsewhere = before != self.upstream().id;
         if is_led_elsewhere {
             self.session.upstream.set(self.upstream().id);
             self.session.backend.set(None);
         }
-        is_led_elsewhere
+        Ok(is_led_elsewhere)
     }
 
-    /// Returns whether the newest generation leads to another upstream.
+    /// Returns whether the newest generation leads to another upstream, or nowhere.
     pub(super) fn is_led_elsewhere(&self) -> bool {
-        self.listener.newest().upstream.id != self.upstream().id
+        let newest = self.listener.newest();
+        let leads_to = |position| newest.destination(position).upstream.id;
+        newest.lead(self.hello()).map(leads_to) != Some(self.upstream().id)
     }
 
     /// Returns when the session has to end.
@@ -185,6 +218,7 @@ impl Record {
             to_client: session.to_client.get(),
             retries: session.retries.get(),
             ahead: session.ahead.get(),
+            server_name: self.hello().and_then(ClientHello::server_name).map(Into::into),
             client_info: if wants_info { self.client.with(net::tcp_info) } else { None },
             backend_info,
         };

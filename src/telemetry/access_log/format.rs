@@ -171,7 +171,7 @@ impl Scene {
         )
     }
 
-    fn json<'a>(&'a self, record: &AccessRecord) -> JsonRecord<'a> {
+    fn json<'a>(&'a self, record: &'a AccessRecord) -> JsonRecord<'a> {
         let (upstream, backend) = self.names(record);
         let seconds = |micros: u32| f64::from(micros) / 1e6;
         JsonRecord {
@@ -191,6 +191,7 @@ impl Scene {
             state: record.end.letters().map(char::from).iter().collect(),
             reason: record.end.name(),
             retries: record.retries,
+            sni: record.server_name.as_deref(),
             client_tcp: record.client_info.map(Into::into),
             backend_tcp: record.backend_info.map(Into::into),
         }
@@ -215,6 +216,8 @@ struct JsonRecord<'a> {
     state: String,
     reason: &'static str,
     retries: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sni: Option<&'a str>,
     client_tcp: Option<JsonTcp>,
     backend_tcp: Option<JsonTcp>,
 }

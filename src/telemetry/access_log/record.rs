@@ -1,4 +1,5 @@
-//! One record, as a shard leaves it: numbers only, so that leaving it costs no more than copying them.
+//! One record, as a shard leaves it: numbers, so that leaving it costs no more than copying them, and a name where the
+//! client has sent one.
 
 use crate::base::{
     BackendId, ClientAddress, CloseReason, DenyReason, ListenerId, Moment, SessionPhase, ShardId, UpstreamId,
@@ -6,7 +7,7 @@ use crate::base::{
 use crate::net::TcpInfo;
 
 /// A session that has ended, or a connection that was denied.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AccessRecord {
     /// Its number.
     pub id: u64,
@@ -40,6 +41,8 @@ pub struct AccessRecord {
     pub retries: u8,
     /// The number of clients that waited when this one began to wait.
     pub ahead: u16,
+    /// The host that a client of TLS has asked for, if that was read.
+    pub server_name: Option<Box<str>>,
     /// What the kernel knew of the client's connection.
     pub client_info: Option<TcpInfo>,
     /// What the kernel knew of the backend's connection.
@@ -102,6 +105,7 @@ impl AccessRecord {
             to_client: 0,
             retries: 0,
             ahead: 0,
+            server_name: None,
             client_info: None,
             backend_info: None,
         }

@@ -19,6 +19,7 @@ mod service_manager;
 mod shortage;
 mod signals;
 mod silent_clients;
+mod sni;
 mod start;
 mod steering;
 mod upgrade;
