@@ -312,7 +312,7 @@ fn name_decides_the_backend_where_it_is_hashed() {
 
 #[test]
 fn explanation_and_access_log_say_the_name() {
-    let (only, _said) = saying("only");
+    let only = backend().echo().name("only").start();
     let routes =
         "sni: {routes: [{match: a.example.com, upstream: u}, {match: '*.example.com', upstream: close}]}";
     let folder = tempfile::tempdir().unwrap();
@@ -339,9 +339,8 @@ fn explanation_and_access_log_say_the_name() {
     assert_eq!(explained(""), ("only".into(), "no route takes a client without a name: upstream u".into()));
     assert_eq!(asked.socket.get("/v1/explain?client=127.0.0.1&sni=a..b").status, 400);
     let client = asked.process.client();
-    client.send(&hello("A.example.com")).unwrap();
-    client.end().unwrap();
-    assert_eq!(client.receive_all().0, b"only");
+    client.echo(&hello("A.example.com")).unwrap();
+    client.finish().unwrap();
     send_and_expect_closed(&asked.process.client(), &hello("x.example.com"));
     let log = || std::fs::read_to_string(&target).unwrap_or_default();
     for (name, reason) in [("a.example.com", "normal"), ("x.example.com", "handshake_failed")] {
