@@ -21,5 +21,6 @@ mod signals;
 mod silent_clients;
 mod start;
 mod steering;
+mod tcp_options;
 mod upgrade;
 mod watchdog;
