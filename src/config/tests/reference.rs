@@ -30,7 +30,7 @@ upstreams:
 ";
 
 /// Defaults that are no value, or follow other keys: `{}` stands for the value in force.
-const DEFAULTS: [(&str, &str); 23] = [
+const DEFAULTS: [(&str, &str); 24] = [
     ("listeners[].allow", "`off`"),
     ("listeners[].deny", "`off`"),
     ("listeners[].per_source.burst", "what `rate` gives in a second"),

@@ -46,7 +46,7 @@ pub(super) async fn ask_to_the_end<T>(
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = [Address::Tcp(listener.local_addr().unwrap())];
         let serving = async { serve(listener.accept().await.unwrap().0).await };
-        let both = async { tokio::join!(probe(&Sockets, &address, question, AMPLE), serving) };
+        let both = async { tokio::join!(probe(&Sockets, &address, question, None, AMPLE), serving) };
         match tokio::time::timeout(AMPLE * 2, both).await.expect("both end") {
             (ProbeOutcome::Success(0), seen) => return (Ok(()), seen),
             (ProbeOutcome::Failure(cause), seen) => return (Err(without_address(&cause)), seen),
