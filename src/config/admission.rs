@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::files::Files;
-use super::model::{AccessEntry, AccessList, OverLimit, PerSource, Rate, RateLimit};
+use super::model::{AccessEntry, AccessList, NoBackend, OverLimit, PerSource, Rate, RateLimit};
 use super::report::quote;
 use super::section::{Read, Section};
 use super::tree::Node;
@@ -18,6 +18,10 @@ use crate::base::limits;
 /// Words of `over_limit`.
 pub(super) const OVER_LIMIT: &[(&str, OverLimit)] =
     &[("refuse", OverLimit::Refuse), ("wait", OverLimit::Wait)];
+
+/// Words of `no_backend`.
+pub(super) const NO_BACKEND: &[(&str, NoBackend)] =
+    &[("reset", NoBackend::Reset), ("unlisten", NoBackend::Unlisten)];
 
 /// What an entry of a list of clients may be.
 const ENTRIES: &str = "prefixes, addresses, `unix:`, `any` or `file:/PATH`";

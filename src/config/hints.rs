@@ -153,7 +153,11 @@ const TOP: &str = "the top of the file";
 /// Sections of the short form and of the long one, with keys that are found elsewhere by mistake.
 pub(super) const HOMES: [(&str, &str, &str); 20] = [
     ("`loadbalancer`", "`listeners[]`, as `address`", "listen_address"),
-    ("`loadbalancer`", "`listeners[]`", "backlog over_limit rate_limit per_source allow deny proxy_protocol"),
+    (
+        "`loadbalancer`",
+        "`listeners[]`",
+        "backlog over_limit rate_limit per_source allow deny client_first no_backend proxy_protocol",
+    ),
     ("`loadbalancer`", "`listeners[]` and `upstreams[]`", "timeouts tcp"),
     ("`loadbalancer.timeouts`", "`listeners[].timeouts`", "handshake client_idle half_close session"),
     ("`loadbalancer.timeouts`", "`upstreams[].timeouts`", "connect establish backend_idle"),
@@ -183,8 +187,8 @@ pub(super) const HOMES: [(&str, &str, &str); 20] = [
 ];
 
 /// Keys that are planned, and that no version has yet.
-pub(super) const NOT_YET: &str = "bandwidth client_first congestion_control defer_accept expand fast_open freebind \
-                                  interface no_backend quick_ack sni tls";
+pub(super) const NOT_YET: &str = "bandwidth congestion_control defer_accept expand fast_open freebind \
+                                  interface quick_ack sni tls";
 
 /// Our keys, and what other programs call them; the first row whose key is known there is meant.
 const FOREIGN: [(&str, &str); 19] = [

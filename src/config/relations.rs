@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::model::{
     AccessEntry, Backend, BackendAddress, Clients, EqualIdle, HashKey, HealthCheck, ListenAddress, Listener,
-    ListenerTimeouts, OpenSessions, Outlier, OverLimit, PoolRules, QueueRules, Reuse, Upstream,
+    ListenerTimeouts, NoBackend, OpenSessions, Outlier, OverLimit, PoolRules, QueueRules, Reuse, Upstream,
     UpstreamTimeouts,
 };
 use super::reach::Circle;
@@ -300,7 +300,7 @@ pub(super) fn admission_of_use(s: &Section<'_>, listener: &Listener) {
     }
     // An empty path stands for an address that is missing, or not known yet.
     let is_unix = matches!(&listener.address, ListenAddress::Unix(path) if !path.as_os_str().is_empty());
-    if listener.per_source.is_some() && is_unix {
+    if listener.per_source.is_some() && is_unix && !listener.proxy_protocol.is_required() {
         let message = "`per_source` has no effect on a `unix:` listener, whose clients have no addresses";
         s.warn_at("per_source", message);
     }
@@ -308,6 +308,27 @@ pub(super) fn admission_of_use(s: &Section<'_>, listener: &Listener) {
         // No client waits for a rate: the kernel's backlog would fill with clients that have long left.
         let message = "`over_limit: wait` holds for `max_connections`; clients beyond `rate_limit` are reset";
         s.warn_own("over_limit", message);
+    }
+}
+
+/// Refuses `no_backend: unlisten` where a socket that was closed for a while would not be as it was.
+pub(super) fn may_unlisten(s: &Section<'_>, listener: &Listener) {
+    if listener.no_backend != NoBackend::Unlisten {
+        return;
+    }
+    match &listener.address {
+        // An empty path stands for an address that is missing, or not known yet.
+        ListenAddress::Unix(path) if !path.as_os_str().is_empty() => {
+            let message =
+                "`unlisten` is not possible on a `unix:` socket; write `reset`, or listen on a port";
+            s.error_at("no_backend", message);
+        }
+        _ if listener.tcp.steer_by_cpu => {
+            let message = "`unlisten` does not go with `tcp.steer_by_cpu`, which needs the order of the sockets; \
+                           write `reset`, or switch steering off";
+            s.error_at("no_backend", message);
+        }
+        _ => {}
     }
 }
 

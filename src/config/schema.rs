@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use super::address;
 use super::admin::admin;
-use super::admission::{OVER_LIMIT, clients, per_source, rate_limit};
+use super::admission::{NO_BACKEND, OVER_LIMIT, clients, per_source, rate_limit};
 use super::files::Files;
 use super::healthcheck::healthcheck;
 use super::hints;
 use super::model::{
     AccessFilter, AccessFormat, AdminState, Backend, BackendAddress, Config, CoreSelection, EqualIdle,
     HashKey, Keepalive, ListenAddress, Listener, ListenerTcp, ListenerTimeouts, LogFormat, LogTarget,
-    Logging, OpenSessions, Outlier, OverLimit, QueueRules, Relay, Runtime, TcpOptions, Upstream,
+    Logging, NoBackend, OpenSessions, Outlier, OverLimit, QueueRules, Relay, Runtime, TcpOptions, Upstream,
     UpstreamTimeouts,
 };
 use super::pool::pool;
@@ -215,12 +215,15 @@ fn bare_listener(
         per_source: per_source(s),
         allow: clients(s, "allow"),
         deny: clients(s, "deny"),
+        client_first: s.value("client_first", None, off_or(duration)),
+        no_backend: s.value("no_backend", NoBackend::Reset, one_of(NO_BACKEND)),
         proxy_protocol: proxy_protocol(s, &address),
         timeouts,
         tcp,
         address,
     };
     relations::admission_of_use(s, &listener);
+    relations::may_unlisten(s, &listener);
     listener
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -185,6 +185,16 @@ pub fn end_handshakes(socket: SockRef<'_>) -> io::Result<bool> {
     }
     options::set_least_hops(socket, u8::MAX)?;
     Ok(true)
+}
+
+/// Closes the port of a listening socket, which stays bound: new clients are refused, and those in its backlog are reset.
+/// [`adjust`] opens it again. Descriptors of other processes are of the same socket.
+///
+/// The kernel takes shutdown(2) of a listening TCP socket as the end of listening; HAProxy pauses its listeners so. A Unix
+/// socket would not come back.
+pub fn unlisten(socket: SockRef<'_>) {
+    // It fails for a socket that does not listen.
+    let _ = socket.shutdown(Shutdown::Read);
 }
 
 /// Undoes [`end_handshakes`] for a listening socket, which other processes may have descriptors of, or for a connection that

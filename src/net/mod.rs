@@ -25,7 +25,7 @@ pub use limits::{
 };
 pub use listen::{
     FileAccess, ListenError, Listening, SocketFile, adjust, end_handshakes, listen, listen_alone,
-    listen_beside, take_all_hops,
+    listen_beside, take_all_hops, unlisten,
 };
 pub use options::{keep_alive, reset};
 pub use peer::Peer;

@@ -123,6 +123,14 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
         let (accepted, place) = match accepted {
             Next::Accepted(accepted, place) => (accepted, place),
             Next::Changed => continue,
+            Next::Unserved => {
+                unlisten(&entrance, acceptor).await;
+                if !entrance.is_open() {
+                    // Nobody waits in a socket that does not listen.
+                    return;
+                }
+                continue;
+            }
             Next::Closed if handshakes.is_none() && ends_handshakes(&entrance, acceptor) => {
                 handshakes = Some(shard.ring.timer(shard.now().after(HANDSHAKES)));
                 continue;
@@ -158,6 +166,10 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
                     let name = &listener.config().name;
                     log::warn!("listener {name}: accepting failed, going on: {}", Plain(&error));
                 }
+                if error.raw_os_error() == Some(libc::EINVAL) {
+                    // It does not listen: a process that has the same socket had no backend (`unlisten`).
+                    adjust(acceptor, listener.config());
+                }
                 if error.raw_os_error() != Some(libc::ECONNABORTED) {
                     shard.ring.sleep_until(now.after(PAUSE)).await;
                 }
@@ -192,6 +204,36 @@ fn adjust(acceptor: &Acceptor, listener: &config::Listener) {
     let adjusted = acceptor.with(|socket| net::adjust(socket, listener.backlog, &listener.tcp.options));
     if let Err(error) = adjusted {
         log::warn!("listener {}: its socket keeps its old options: {}", listener.name, Plain(&error));
+    }
+}
+
+/// Closes the port until there is a backend again, or nobody wants it closed any more.
+async fn unlisten(entrance: &Entrance, acceptor: &Acceptor) {
+    acceptor.disarm().await;
+    // A backend may have come meanwhile.
+    if !entrance.listener.borrow().is_unserved() || !entrance.is_open() {
+        return;
+    }
+    acceptor.with(net::unlisten);
+    say(entrance, "unlistened", "closes its port, because no backend is eligible");
+    std::future::poll_fn(|context| {
+        entrance.watch(context);
+        let stays = entrance.is_open() && entrance.listener.borrow().is_unserved();
+        if stays { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    if entrance.is_open() {
+        adjust(acceptor, entrance.listener.borrow().config());
+        say(entrance, "accepting", "accepts again");
+    }
+}
+
+/// Writes to the log what an entrance does, once for all shards.
+fn say(entrance: &Entrance, event: &str, does: &str) {
+    let listener = entrance.listener.borrow();
+    if listener.shard.id().0 == 0 {
+        let (name, address) = (&*listener.config().name, entrance.address.to_string());
+        log::info!(event = event, listener = name, address; "listener {name} {does}: {address}");
     }
 }
 
@@ -255,6 +297,8 @@ enum Next {
     Accepted(std::io::Result<Accepted>, Option<Admission>),
     /// The listener is another one.
     Changed,
+    /// There is no backend, and the listener wants its port closed then.
+    Unserved,
     /// The entrance is closed.
     Closed,
 }
@@ -274,6 +318,9 @@ async fn next(entrance: &Entrance, acceptor: &Acceptor, mut handshakes: Option<&
         }
         entrance.watch(context);
         let listener = entrance.listener.borrow();
+        if entrance.is_open() && listener.is_unserved() {
+            return Poll::Ready(Next::Unserved);
+        }
         if listener.shared.waits() {
             return poll_accept_with_place(&listener, acceptor, context);
         }

@@ -9,7 +9,7 @@ use super::state::Shard;
 use super::upstream::Upstream;
 use crate::admission::SharedListener;
 use crate::base::{BackendId, ClientAddress, DenyReason, ListenerId, Moment, Tick};
-use crate::config::{self, Config};
+use crate::config::{self, Config, NoBackend};
 use crate::relay::RelayRules;
 use crate::telemetry::access_log::AccessRecord;
 use crate::telemetry::counters::{Cells, ListenerCounters};
@@ -143,6 +143,11 @@ impl Listener {
     /// Returns whether the log has still to say that it accepts: once, by one shard, however many sockets it has.
     pub(super) fn is_to_announce(&self) -> bool {
         self.shard.id().0 == 0 && self.shard.is_running() && !self.life.is_announced.replace(true)
+    }
+
+    /// Returns whether its port has to be closed, because no backend is eligible.
+    pub(super) fn is_unserved(&self) -> bool {
+        self.config().no_backend == NoBackend::Unlisten && !self.upstream.table.serves()
     }
 
     /// Checks whether sessions may begin from now on.

@@ -275,6 +275,8 @@ impl Residents {
             self.shard.ring.wake_all();
         }
         self.open();
+        // There may be no backend any more, or one again.
+        self.entrances.iter().for_each(|entrance| entrance.wake());
         for upstream in self.upstreams.iter().chain(&self.leaving_upstreams) {
             // There may be no backend left to wait for, or a new one to connect to.
             upstream.waiters.wake_all();

@@ -232,6 +232,12 @@ impl UpstreamTable {
         Order::is_decided(&self.inner.borrow().states, &self.shares)
     }
 
+    /// Returns whether there is a backend for a session.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.inner.borrow().serving != Serving::Nobody
+    }
+
     /// Returns what the algorithm wants to know of a session.
     #[must_use]
     pub fn wants(&self) -> Wants {

@@ -48,12 +48,29 @@ pub struct Listener {
     /// Clients that are reset, whatever `allow` says.
     #[serde(skip_serializing_if = "AccessList::is_empty")]
     pub deny: AccessList,
+    /// Longest silence of a new client before its first byte, and until then no backend hears of it; off connects it at once.
+    /// Not for protocols in which the server speaks first, such as MySQL and SMTP.
+    #[serde(serialize_with = "text::duration_or_off")]
+    pub client_first: Option<Duration>,
+    /// What becomes of clients while no backend is eligible: `reset` accepts and resets them, `unlisten` closes the port,
+    /// so that they are refused. `unlisten` is not for `unix:`, nor beside `tcp.steer_by_cpu`.
+    pub no_backend: NoBackend,
     /// What proxies in front say about their clients; off is `accept: off`.
     pub proxy_protocol: ProxyProtocol,
     /// Limits on the time of sessions.
     pub timeouts: ListenerTimeouts,
     /// Options of client sockets, and of the listening ones.
     pub tcp: ListenerTcp,
+}
+
+/// What becomes of clients while no backend is eligible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoBackend {
+    /// They are accepted and reset.
+    Reset,
+    /// They are refused by the kernel.
+    Unlisten,
 }
 
 /// Where a listener listens.

@@ -1,9 +1,10 @@
-//! What a proxy in front says of the client, before a backend is chosen.
+//! Before a backend is chosen: what a proxy in front says of the client, and the client's first byte.
 
 use std::task::Poll;
+use std::time::Duration;
 
 use super::record::Record;
-use crate::base::{Activity, CloseReason, Moment, SessionPhase};
+use crate::base::{Activity, CloseReason, Moment, SessionPhase, Tick};
 use crate::protocol::proxy::{self, Progress, V2_REST_MAX};
 use crate::uring::Receive;
 
@@ -13,37 +14,60 @@ const HEADER_MAX: usize = 16 + V2_REST_MAX;
 /// Takes the PROXY header, which has to be complete in time, and notes who the client is. What follows the header is the
 /// client's and stays received.
 pub(super) async fn take_header(record: &Record) -> Result<(), CloseReason> {
-    let (shard, session, client) = (record.shard(), &record.session, &record.client);
-    session.phase.set(SessionPhase::Handshake);
+    let (session, client) = (&record.session, &record.client);
     let handshake = record.listener.config().timeouts.handshake;
-    let deadline = session.begun.tick().after(handshake).min(record.deadline());
-    let mut timer = shard.ring.timer(deadline);
     // Nothing is looked at again before so many bytes have come.
     let mut least = 1;
+    receive_until(record, session.begun.tick().after(handshake), || {
+        if client.received() < least {
+            return None;
+        }
+        match proxy::read(&client.peek_received(HEADER_MAX)) {
+            Progress::Complete { length, header } => {
+                client.consume(length);
+                session.announce(header.endpoints, Moment::read_clock());
+                Some(Ok(()))
+            }
+            Progress::Incomplete { least: more } => {
+                least = more;
+                // A few bytes of a slow header must not keep a whole buffer from open sessions.
+                client.spill_received();
+                None
+            }
+            Progress::Invalid(why) => {
+                let (listener, peer) = (&*record.listener.config().name, session.peer);
+                log::debug!("listener {listener}: {peer} sent no valid PROXY header: {why}");
+                Some(Err(CloseReason::HandshakeFailed))
+            }
+        }
+    })
+    .await
+}
+
+/// Waits for the first byte of the client, for at most `silence`.
+pub(super) async fn await_first_byte(record: &Record, silence: Duration) -> Result<(), CloseReason> {
+    let client = &record.client;
+    let deadline = record.shard().now().after(silence);
+    receive_until(record, deadline, || (client.received() > 0).then_some(Ok(()))).await
+}
+
+/// Receives from the client until `look`, which is asked whenever something may have come, has what it wants.
+async fn receive_until(
+    record: &Record,
+    deadline: Tick,
+    mut look: impl FnMut() -> Option<Result<(), CloseReason>>,
+) -> Result<(), CloseReason> {
+    let (shard, session, client) = (record.shard(), &record.session, &record.client);
+    session.phase.set(SessionPhase::Handshake);
+    let mut timer = shard.ring.timer(deadline.min(record.deadline()));
     std::future::poll_fn(|context| {
         shard.ring.set_activity(Activity::Open(session.id));
         client.register(context.waker());
         if let Some(reason) = record.must_end() {
             return Poll::Ready(Err(reason));
         }
-        if client.received() >= least {
-            match proxy::read(&client.peek_received(HEADER_MAX)) {
-                Progress::Complete { length, header } => {
-                    client.consume(length);
-                    session.announce(header.endpoints, Moment::read_clock());
-                    return Poll::Ready(Ok(()));
-                }
-                Progress::Incomplete { least: more } => {
-                    least = more;
-                    // A few bytes of a slow header must not keep a whole buffer from open sessions.
-                    client.spill_received();
-                }
-                Progress::Invalid(why) => {
-                    let (listener, peer) = (&*record.listener.config().name, session.peer);
-                    log::debug!("listener {listener}: {peer} sent no valid PROXY header: {why}");
-                    return Poll::Ready(Err(CloseReason::HandshakeFailed));
-                }
-            }
+        if let Some(found) = look() {
+            return Poll::Ready(found);
         }
         if client.ended().is_some() || client.is_dead() {
             return Poll::Ready(Err(CloseReason::ClientLeft));

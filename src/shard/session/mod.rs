@@ -50,6 +50,11 @@ fn serve(mut record: Record) -> impl Future<Output = ()> {
         if let Err(reason) = record.admit() {
             return record.deny(reason);
         }
+        if let Some(silence) = record.listener.config().client_first
+            && let Err(reason) = Box::pin(door::await_first_byte(&record, silence)).await
+        {
+            return record.turn_away(reason);
+        }
         let mut opening = Box::new(Opening::new(&record));
         loop {
             // Boxed, so that an idle session does not carry the state of its beginning.

@@ -18,6 +18,7 @@ mod reload;
 mod service_manager;
 mod shortage;
 mod signals;
+mod silent_clients;
 mod start;
 mod steering;
 mod upgrade;
