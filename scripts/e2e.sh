@@ -693,7 +693,8 @@ check_verdicts() {
         wait_for 10 "a session" session_sleeps
         kill -TERM "$(<"$WORK/postgres.pid")"
         refuses postgres "refused with \`57P03\` \`the database system is shutting down\`"
-        kill -TERM "$(<"$WORK/session.pid")"
+        # It waits no longer.
+        kill -INT "$(<"$WORK/postgres.pid")"
         found+=(PostgreSQL)
     fi
     detail "down by their own words: ${found[*]}"

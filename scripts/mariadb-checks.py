@@ -100,6 +100,13 @@ def login():
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout.strip()
 
 
+def resets():
+    """How many resets this network has sent."""
+    with open("/proc/net/snmp") as file:
+        names, values = [line.split() for line in file if line.startswith("Tcp:")]
+    return int(values[names.index("OutRsts")])
+
+
 def log_lines():
     with open(os.path.join(HERE, "log")) as log:
         return sum("[Warning]" in line for line in log)
@@ -109,7 +116,7 @@ def checked(name, check, is_enough):
     """Checks the server until that is enough. Returns the number of connections that it has seen, and what it says then."""
     # The hosts' errors are forgotten, the numbers begin at 0.
     sql("FLUSH HOSTS; FLUSH STATUS")
-    before, lines = status("Connections"), log_lines()
+    before, lines, reset = status("Connections"), log_lines(), resets()
     upstreams = "".join(
         f"  - {{name: u{at}, backends: [{{address: {FAR}, port: {PORT}}}], healthcheck: {{{check}, interval: 10ms, timeout: 2s}}}}\n"
         for at in range(UPSTREAMS))
@@ -129,6 +136,7 @@ def checked(name, check, is_enough):
         "Aborted_connects": status("Aborted_connects"),
         "Aborted_clients": status("Aborted_clients"),
         "warnings": log_lines() - lines,
+        "resets": resets() - reset,
     }
     if ringway.poll() is not None:
         sys.exit(f"Ringway has ended:\n{open(said.name).read()}")
@@ -157,7 +165,7 @@ def main():
         if bool(found["down"]) != (name == "switched"):
             faults.append(f"verdict of {name}")
         # The server writes down each login that it denies, and counts it here.
-        if not is_denied and (found["warnings"] or found["Aborted_connects"]) or found["Aborted_clients"]:
+        if not is_denied and (found["warnings"] or found["Aborted_connects"]) or found["Aborted_clients"] or found["resets"]:
             faults.append(f"traces of {name}")
     if "blocked" not in checked("tcp", "type: tcp", many(UPSTREAMS * ALLOWED))["login"]:
         faults.append("tcp")

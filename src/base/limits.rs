@@ -31,6 +31,8 @@ pub const EJECTION_GROWTH_MAX: u32 = 10;
 pub const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 /// Maximum number of keepalive probes: the kernel's `MAX_TCP_KEEPCNT`.
 pub const KEEPALIVE_PROBES_MAX: u32 = 127;
+/// Longest `TCP_DEFER_ACCEPT`: the kernel counts in repetitions of the SYN-ACK, at most 255.
+pub const DEFER_ACCEPT_MAX: Duration = Duration::from_secs(3_600);
 /// Longest `TCP_USER_TIMEOUT`: the kernel keeps milliseconds in an `int`.
 pub const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 /// Maximum number of listeners.

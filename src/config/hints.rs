@@ -161,8 +161,12 @@ pub(super) const HOMES: [(&str, &str, &str); 20] = [
     ("`loadbalancer`", "`listeners[]` and `upstreams[]`", "timeouts tcp"),
     ("`loadbalancer.timeouts`", "`listeners[].timeouts`", "handshake client_idle half_close session"),
     ("`loadbalancer.timeouts`", "`upstreams[].timeouts`", "connect establish backend_idle"),
-    ("`loadbalancer.tcp`", "`listeners[].tcp` and `upstreams[].tcp`", "nodelay keepalive user_timeout"),
-    ("`loadbalancer.tcp`", "`listeners[].tcp`", "steer_by_cpu"),
+    (
+        "`loadbalancer.tcp`",
+        "`listeners[].tcp` and `upstreams[].tcp`",
+        "nodelay keepalive user_timeout congestion_control quick_ack fast_open",
+    ),
+    ("`loadbalancer.tcp`", "`listeners[].tcp`", "steer_by_cpu defer_accept freebind interface"),
     ("`loadbalancer`", "`upstreams[]`", "algorithm hash_key"),
     (TOP, "`upstreams[]`", TOP_KEYS),
     (
@@ -187,8 +191,8 @@ pub(super) const HOMES: [(&str, &str, &str); 20] = [
 ];
 
 /// Keys that are planned, and that no version has yet.
-pub(super) const NOT_YET: &str = "bandwidth congestion_control defer_accept expand fast_open freebind \
-                                  interface quick_ack sni tls";
+pub(super) const NOT_YET: &str = "bandwidth expand \
+                                  sni tls";
 
 /// Our keys, and what other programs call them; the first row whose key is known there is meant.
 const FOREIGN: [(&str, &str); 19] = [

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::model::{
     AccessEntry, Backend, BackendAddress, Clients, EqualIdle, HashKey, HealthCheck, ListenAddress, Listener,
-    ListenerTimeouts, NoBackend, OpenSessions, Outlier, OverLimit, PoolRules, QueueRules, Reuse, Upstream,
-    UpstreamTimeouts,
+    ListenerTcp, ListenerTimeouts, NoBackend, OpenSessions, Outlier, OverLimit, PoolRules, QueueRules, Reuse,
+    Upstream, UpstreamTimeouts,
 };
 use super::reach::Circle;
 use super::report::{Location, quote};
@@ -285,6 +285,22 @@ pub(super) fn steerable(s: &Section<'_>, steer_by_cpu: bool, address: &ListenAdd
         let message =
             format!("`steer_by_cpu` has no effect on {shown}; write `off` here, or listen on a port");
         s.error_at("steer_by_cpu", message);
+    }
+}
+
+/// Warns about options of TCP on a Unix socket.
+pub(super) fn port_options_of_use(s: &Section<'_>, tcp: &ListenerTcp, address: &ListenAddress) {
+    // An empty path stands for an address that is missing, or not known yet.
+    let is_unix = matches!(address, ListenAddress::Unix(path) if !path.as_os_str().is_empty());
+    let written = [
+        ("defer_accept", tcp.defer_accept.is_some()),
+        ("freebind", tcp.freebind),
+        ("interface", tcp.interface.is_some()),
+        ("congestion_control", tcp.options.congestion_control.is_some()),
+        ("fast_open", tcp.options.fast_open),
+    ];
+    for (key, _) in written.into_iter().filter(|(_, is_set)| *is_set && is_unix) {
+        s.warn_own(key, format!("`{key}` has no effect on a `unix:` listener"));
     }
 }
 

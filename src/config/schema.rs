@@ -28,8 +28,8 @@ use super::section::{Read, Section};
 use super::tree::{Map, Node, Value};
 use super::values::{
     ACCESS_FILTERS, ACCESS_FORMATS, FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean,
-    buffers, cores, count, duration, duration_within, limit, log_target, name, number, off_or, one_of,
-    percent, port, size, sources, text, whole_seconds,
+    buffers, congestion_control, cores, count, duration, duration_within, interface, limit, log_target, name,
+    number, off_or, one_of, percent, port, size, sources, text, whole_seconds,
 };
 use crate::balance::{self, Registered};
 use crate::base::{UpstreamId, limits};
@@ -245,7 +245,16 @@ fn listener_tcp(s: &mut Section<'_>, address: &ListenAddress) -> ListenerTcp {
     let options = tcp(s);
     let steer_by_cpu = s.value("steer_by_cpu", false, boolean);
     relations::steerable(s, steer_by_cpu, address);
-    ListenerTcp { options, steer_by_cpu }
+    let seconds = duration_within(Duration::from_secs(1)..=limits::DEFER_ACCEPT_MAX);
+    let tcp = ListenerTcp {
+        options,
+        steer_by_cpu,
+        defer_accept: s.value("defer_accept", None, off_or(seconds)),
+        freebind: s.value("freebind", false, boolean),
+        interface: s.value("interface", None, off_or(interface)),
+    };
+    relations::port_options_of_use(s, &tcp, address);
+    tcp
 }
 
 fn tcp(s: &mut Section<'_>) -> TcpOptions {
@@ -255,6 +264,9 @@ fn tcp(s: &mut Section<'_>) -> TcpOptions {
         nodelay: s.value("nodelay", true, boolean),
         keepalive: keepalive(s, user_timeout),
         user_timeout,
+        congestion_control: s.value("congestion_control", None, off_or(congestion_control)),
+        quick_ack: s.value("quick_ack", true, boolean),
+        fast_open: s.value("fast_open", false, boolean),
     }
 }
 

@@ -353,6 +353,26 @@ pub(super) fn name(node: &Node) -> Read<String> {
     Ok(text.to_owned())
 }
 
+/// Reads the name of a congestion control, which the kernel knows or does not know.
+pub(super) fn congestion_control(node: &Node) -> Read<String> {
+    short_name(node, "the name of a congestion control, such as `cubic` or `bbr`")
+}
+
+/// Reads the name of an interface.
+pub(super) fn interface(node: &Node) -> Read<String> {
+    short_name(node, "the name of an interface, such as `eth0`")
+}
+
+/// Reads a name as the kernel has them, of at most 15 bytes (`TCP_CA_NAME_MAX`, `IFNAMSIZ`).
+fn short_name(node: &Node, what: &str) -> Read<String> {
+    let text = text(node)?;
+    let is_plain = |c: char| c.is_ascii_graphic() && c != '/';
+    if text.is_empty() || text.len() > 15 || !text.chars().all(is_plain) {
+        return Err(format!("{} is not {what}", quote(text)));
+    }
+    Ok(text.to_owned())
+}
+
 /// Reads `auto`, a number of cores, or a list of CPU numbers such as `0-3,8`.
 pub(super) fn cores(node: &Node) -> Read<CoreSelection> {
     let text = text(node)?;

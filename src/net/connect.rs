@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
@@ -42,6 +43,17 @@ pub fn socket_for(
             Ok((socket.into(), SockAddr::unix(path)?))
         }
     }
+}
+
+/// Has the connect of such a socket send the first bytes with its SYN, which are in hand; see
+/// [`TcpOptions::fast_open`](crate::config::TcpOptions). Such a connect ends at once, and the first send tells whether the
+/// backend is there; the kernel gives it up after `timeout` at the latest.
+///
+/// # Errors
+///
+/// setsockopt(2).
+pub fn connect_with_first_bytes(socket: &OwnedFd, timeout: Duration) -> io::Result<()> {
+    options::connect_with_first_bytes(SockRef::from(socket), timeout)
 }
 
 /// Returns whether a new connection leads back to itself. A connect to a local port of the ephemeral range on
@@ -90,7 +102,7 @@ mod tests {
     /// A port chosen by bind(2) would serve one connection, whatever its destination.
     #[test]
     fn port_of_a_source_is_chosen_by_the_connect() {
-        let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };
+        let tcp = TcpOptions::BARE;
         for ip in ["127.0.0.1", "::1"] {
             let ip: IpAddr = ip.parse().expect("an address");
             let listener = std::net::TcpListener::bind((ip, 0)).expect("loopback");

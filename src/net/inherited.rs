@@ -22,7 +22,7 @@ use super::listen::{
 };
 use super::options;
 use crate::base::Plain;
-use crate::config::{ListenAddress, TcpOptions};
+use crate::config::{ListenAddress, ListenerTcp};
 
 /// All of them; each is taken by the listener that has its address.
 #[derive(Debug, Default)]
@@ -253,7 +253,7 @@ pub fn adopt(
     taken: Vec<InheritedSocket>,
     address: &ListenAddress,
     backlog: u32,
-    tcp: &TcpOptions,
+    tcp: &ListenerTcp,
     count: usize,
 ) -> Result<Listening, ListenError> {
     let file = file_of(&taken);
@@ -295,7 +295,7 @@ pub fn adopt_alone(
     if let (ListenAddress::Unix(path), true) = (address, taken.iter().any(|taken| taken.owns_file)) {
         restrict(path, access).map_err(|error| ListenError::new(address, error))?;
     }
-    let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };
+    let tcp = ListenerTcp::BARE;
     adopt(taken, address, backlog, &tcp, 1)
 }
 
@@ -313,7 +313,7 @@ fn file_of(taken: &[InheritedSocket]) -> Option<SocketFile> {
 /// # Errors
 ///
 /// socket(2), bind(2), listen(2).
-pub fn bind_beside(address: &ListenAddress, backlog: u32, tcp: &TcpOptions) -> io::Result<Option<OwnedFd>> {
+pub fn bind_beside(address: &ListenAddress, backlog: u32, tcp: &ListenerTcp) -> io::Result<Option<OwnedFd>> {
     if matches!(address, ListenAddress::Unix(_)) {
         return Ok(None);
     }
@@ -371,8 +371,8 @@ mod tests {
 
     use super::*;
 
-    fn tcp() -> TcpOptions {
-        TcpOptions { nodelay: true, keepalive: None, user_timeout: None }
+    fn tcp() -> ListenerTcp {
+        ListenerTcp::BARE
     }
 
     #[test]

@@ -12,7 +12,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::options;
 use crate::base::Plain;
-use crate::config::{ListenAddress, TcpOptions};
+use crate::config::{ListenAddress, ListenerTcp};
 
 /// How long to wait before an address counts as taken: the ring of a killed process closes its sockets 5-10
 /// ms after the end of the process.
@@ -129,7 +129,7 @@ impl ListenError {
 pub fn listen(
     address: &ListenAddress,
     backlog: u32,
-    tcp: &TcpOptions,
+    tcp: &ListenerTcp,
     count: usize,
 ) -> Result<Listening, ListenError> {
     patiently(address, STALE_PATIENCE, || match address {
@@ -146,7 +146,7 @@ pub fn listen(
 pub fn listen_beside(
     address: &ListenAddress,
     backlog: u32,
-    tcp: &TcpOptions,
+    tcp: &ListenerTcp,
     count: usize,
 ) -> Result<Listening, ListenError> {
     patiently(address, Duration::ZERO, || match address {
@@ -160,10 +160,9 @@ pub fn listen_beside(
 /// # Errors
 ///
 /// listen(2), setsockopt(2).
-pub fn adjust(socket: SockRef<'_>, backlog: u32, tcp: &TcpOptions) -> io::Result<()> {
+pub fn adjust(socket: SockRef<'_>, backlog: u32, tcp: &ListenerTcp) -> io::Result<()> {
     if socket.domain()? != Domain::UNIX {
-        socket.set_tcp_nodelay(tcp.nodelay)?;
-        socket.set_tcp_user_timeout(tcp.user_timeout)?;
+        options::replace(SockRef::from(&*socket), tcp)?;
     }
     socket.listen(backlog_number(backlog))
 }
@@ -225,7 +224,7 @@ pub fn listen_alone(
     access: FileAccess,
     waits: bool,
 ) -> Result<Listening, ListenError> {
-    let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };
+    let tcp = ListenerTcp::BARE;
     patiently(address, if waits { STALE_PATIENCE } else { Duration::ZERO }, || match address {
         ListenAddress::Unix(path) => listen_on_file(path, backlog, Some(access), 1),
         _ => listen_on_port(address, backlog, &tcp, 1, false),
@@ -314,7 +313,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 fn listen_on_port(
     address: &ListenAddress,
     backlog: u32,
-    tcp: &TcpOptions,
+    tcp: &ListenerTcp,
     count: usize,
     joins: bool,
 ) -> io::Result<Listening> {
@@ -331,14 +330,14 @@ fn listen_on_port(
 pub(super) fn port_socket(
     address: &ListenAddress,
     backlog: u32,
-    tcp: &TcpOptions,
+    tcp: &ListenerTcp,
     joins: bool,
 ) -> io::Result<Socket> {
     let socket = new_tcp_socket(address)?;
     if joins {
         socket.set_reuse_port(true)?;
     }
-    options::apply(SockRef::from(&socket), tcp)?;
+    options::apply_listening(SockRef::from(&socket), tcp)?;
     socket.bind(&SockAddr::from(socket_address(address)))?;
     socket.listen(backlog_number(backlog))?;
     Ok(socket)
@@ -455,7 +454,7 @@ mod tests {
     /// connections.
     #[test]
     fn of_two_that_listen_at_once_not_both_are_let() {
-        let tcp = TcpOptions { nodelay: true, keepalive: None, user_timeout: None };
+        let tcp = ListenerTcp::BARE;
         // Occupies the port for this test, and does not listen.
         let reserved = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         reserved.set_reuse_address(true).unwrap();

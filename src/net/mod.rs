@@ -16,7 +16,9 @@ mod zone;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use connect::{is_self_connected, local_address, peer_address, prepare, socket_for};
+pub use connect::{
+    connect_with_first_bytes, is_self_connected, local_address, peer_address, prepare, socket_for,
+};
 pub use errors::{AcceptError, LocalFailure};
 pub use group::group_number;
 pub use inherited::{BoundTo, Given, Inherited, InheritedSocket, adopt, adopt_alone, bind_beside};
@@ -27,7 +29,7 @@ pub use listen::{
     FileAccess, ListenError, Listening, SocketFile, adjust, end_handshakes, listen, listen_alone,
     listen_beside, take_all_hops, unlisten,
 };
-pub use options::{keep_alive, reset};
+pub use options::{keep_alive, reset, try_options};
 pub use peer::Peer;
 pub use queue::{queued, unacknowledged};
 pub use steer::{steer_by_cpu, stop_steering};

@@ -1,17 +1,18 @@
 //! Options of TCP sockets.
 
-#![expect(
-    unsafe_code,
-    reason = "the crates we use have no setter for IP_BIND_ADDRESS_NO_PORT, IP_MINTTL and IPV6_MINHOPCOUNT"
-)]
+#![expect(unsafe_code, reason = "the crates we use have no setter for some options")]
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use socket2::{Domain, SockRef, TcpKeepalive};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::config::{Keepalive, TcpOptions};
+use crate::base::Plain;
+use crate::config::{Keepalive, ListenerTcp, TcpOptions};
+
+/// Clients that the kernel keeps of which the first bytes came with the SYN (`TCP_FASTOPEN`).
+const FAST_OPEN_QUEUE: libc::c_int = 1_024;
 
 /// Sets the options of one side. Sockets accepted from a listener inherit those of the listener, tcp(7),
 /// which saves the calls for each connection. Keepalive is another matter, see [`keep_alive`].
@@ -22,13 +23,117 @@ pub(super) fn apply(socket: SockRef<'_>, options: &TcpOptions) -> io::Result<()>
     if let Some(timeout) = options.user_timeout {
         socket.set_tcp_user_timeout(Some(timeout))?;
     }
+    if let Some(name) = &options.congestion_control {
+        set_congestion_control(&socket, name)?;
+    }
+    if !options.quick_ack {
+        socket.set_tcp_quickack(false)?;
+    }
     Ok(())
 }
 
-/// Like [`apply`], on a socket whose options somebody else has set.
-pub(super) fn replace(socket: SockRef<'_>, options: &TcpOptions) -> io::Result<()> {
+/// Sets the options of a socket that will listen, before it is bound.
+pub(super) fn apply_listening(socket: SockRef<'_>, tcp: &ListenerTcp) -> io::Result<()> {
+    if tcp.freebind {
+        match socket.domain()? {
+            Domain::IPV6 => socket.set_freebind_v6(true)?,
+            _ => socket.set_freebind_v4(true)?,
+        }
+    }
+    if let Some(name) = &tcp.interface {
+        socket.bind_device(Some(name.as_bytes())).map_err(|error| of_interface(&error, name))?;
+    }
+    if let Some(seconds) = tcp.defer_accept {
+        set(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, whole_seconds(seconds))?;
+    }
+    if tcp.options.fast_open {
+        set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, FAST_OPEN_QUEUE)?;
+    }
+    apply(socket, &tcp.options)
+}
+
+/// Like [`apply_listening`], on a socket that is bound already and whose options somebody else has set.
+pub(super) fn replace(socket: SockRef<'_>, tcp: &ListenerTcp) -> io::Result<()> {
+    let options = &tcp.options;
     socket.set_tcp_nodelay(options.nodelay)?;
-    socket.set_tcp_user_timeout(options.user_timeout)
+    socket.set_tcp_user_timeout(options.user_timeout)?;
+    socket.set_tcp_quickack(options.quick_ack)?;
+    set(&socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, tcp.defer_accept.map_or(0, whole_seconds))?;
+    // The kernel may be built without it.
+    let queue = if options.fast_open { FAST_OPEN_QUEUE } else { 0 };
+    let set_queue = set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue);
+    if options.fast_open {
+        set_queue?;
+    }
+    match &options.congestion_control {
+        Some(name) => set_congestion_control(&socket, name),
+        None => reset_congestion_control(&socket),
+    }
+}
+
+fn whole_seconds(duration: Duration) -> libc::c_int {
+    libc::c_int::try_from(duration.as_millis().div_ceil(1_000)).unwrap_or(libc::c_int::MAX)
+}
+
+/// Tries whether the kernel takes these options.
+///
+/// # Errors
+///
+/// What it refuses, with the cure.
+pub fn try_options(options: &TcpOptions) -> io::Result<()> {
+    if options.congestion_control.is_none() {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    apply(SockRef::from(&socket), options)
+}
+
+fn set_congestion_control(socket: &SockRef<'_>, name: &str) -> io::Result<()> {
+    socket.set_tcp_congestion(name.as_bytes()).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT) => io::Error::other(format!(
+            "congestion control {name} is not available here; `sysctl net.ipv4.tcp_available_congestion_control` lists \
+             those that are, and `modprobe tcp_{name}` may add it"
+        )),
+        Some(libc::EPERM) => io::Error::other(format!(
+            "this user may not choose congestion control {name}; add it to the sysctl \
+             net.ipv4.tcp_allowed_congestion_control"
+        )),
+        _ => error,
+    })
+}
+
+/// Gives a socket the congestion control of the system, if it has another one.
+fn reset_congestion_control(socket: &SockRef<'_>) -> io::Result<()> {
+    let usual = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+    let usual = usual.trim();
+    let has = socket.tcp_congestion()?;
+    let has = has.split(|byte| *byte == 0).next().unwrap_or_default();
+    if usual.is_empty() || has == usual.as_bytes() {
+        return Ok(());
+    }
+    set_congestion_control(socket, usual)
+}
+
+fn of_interface(error: &io::Error, name: &str) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENODEV) => {
+            io::Error::other(format!("there is no interface {name} here; `ip link` lists them"))
+        }
+        Some(libc::EPERM) => io::Error::other(format!(
+            "this user may not listen on interface {name}; give the binary CAP_NET_RAW, or remove `tcp.interface`"
+        )),
+        _ => io::Error::other(format!("interface {name}: {}", Plain(error))),
+    }
+}
+
+/// Has connect(2) send the first bytes of the client with its SYN, where the backend has allowed that before
+/// (`TCP_FASTOPEN_CONNECT`, tcp(7)). The kernel repeats that SYN only as often as fits into `timeout`, because nobody waits for
+/// the connect.
+pub(super) fn connect_with_first_bytes(socket: SockRef<'_>, timeout: Duration) -> io::Result<()> {
+    set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
+    // It is repeated after 1, 2, 4 seconds and so on.
+    let repeats = (timeout.as_secs() + 1).max(4).ilog2() - 1;
+    set(&socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, repeats.min(127) as libc::c_int)
 }
 
 /// Has bind(2) to port 0 leave the port to connect(2), ip(7). IPv6 sockets take the option of IPv4 too.

@@ -31,6 +31,14 @@ pub enum StartError {
         /// What is wrong with its address.
         error: ListenError,
     },
+    /// The kernel does not take an option of the backend sockets.
+    #[error("upstream {name}: {}", Plain(error))]
+    Options {
+        /// The upstream.
+        name: String,
+        /// What it refuses.
+        error: io::Error,
+    },
     /// An endpoint of the admin API that the file names does not work.
     #[error(transparent)]
     Admin(#[from] BindError),

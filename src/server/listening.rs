@@ -48,7 +48,7 @@ fn listen(
     cpus: &[usize],
     inherited: &mut Inherited,
 ) -> Result<Listening, ListenError> {
-    let (taken, tcp) = (inherited.take(&listener.address), &listener.tcp.options);
+    let (taken, tcp) = (inherited.take(&listener.address), &listener.tcp);
     if taken.is_empty() {
         let listen = match bind {
             Bind::Alone => net::listen,

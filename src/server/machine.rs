@@ -9,12 +9,13 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::base::counted;
+use crate::base::{Plain, counted};
 use crate::config::{BackendAddress, Config, ListenAddress, Listener, LogTarget};
 use crate::control::circles_here;
 use crate::net;
 use crate::uring;
 
+use super::error::StartError;
 use super::{budget, cores};
 
 /// What only a start can find out.
@@ -37,6 +38,7 @@ pub fn lacks(config: &Config) -> Vec<String> {
         Err(error) => lacks.push(error.to_string()),
     }
     lacks.extend(circles_here(config));
+    lacks.extend(takes_options(config).err().map(|error| error.to_string()));
     lacks.extend(config.listeners.iter().filter_map(cannot_listen));
     if let LogTarget::File(path) = &config.logging.target {
         lacks.extend(cannot_write(path).map(|why| format!("logging.target: {why}")));
@@ -59,10 +61,40 @@ pub fn lacks(config: &Config) -> Vec<String> {
     lacks
 }
 
+/// Tries the options of backend sockets that a kernel may refuse.
+///
+/// # Errors
+///
+/// What it refuses.
+pub(super) fn takes_options(config: &Config) -> Result<(), StartError> {
+    for upstream in &config.upstreams {
+        net::try_options(&upstream.tcp)
+            .map_err(|error| StartError::Options { name: upstream.name.clone(), error })?;
+    }
+    Ok(())
+}
+
+/// Returns warnings where the system has `fast_open` switched off. In the sysctl, bit 0 stands for connects and bit 1 for
+/// listeners (ip-sysctl).
+fn fast_open_doubts(config: &Config) -> Vec<String> {
+    let Some(sysctl) = number("/proc/sys/net/ipv4/tcp_fastopen") else { return Vec::new() };
+    let listeners =
+        config.listeners.iter().filter(|listener| listener.tcp.options.fast_open && sysctl & 2 == 0);
+    let upstreams = config.upstreams.iter().filter(|upstream| upstream.tcp.fast_open && sysctl & 1 == 0);
+    let doubt = |object: &str, name: &str, value: u64| {
+        format!(
+            "{object} {name}: `fast_open` has no effect while the sysctl net.ipv4.tcp_fastopen is {sysctl}; set it to {value}"
+        )
+    };
+    let of_listeners = listeners.map(|listener| doubt("listener", &listener.name, sysctl | 2));
+    of_listeners.chain(upstreams.map(|upstream| doubt("upstream", &upstream.name, sysctl | 1))).collect()
+}
+
 /// Returns what does not prevent the process from running, but is worth a warning at the start.
 pub(super) fn doubts(config: &Config, shards: usize) -> Vec<String> {
     let mut doubts: Vec<String> =
         cpu_quota().and_then(|quota| quota_doubt(quota, shards)).into_iter().collect();
+    doubts.extend(fast_open_doubts(config));
     // The kernel silently truncates a backlog, listen(2).
     let Some(most) = number("/proc/sys/net/core/somaxconn") else { return doubts };
     for listener in config.listeners.iter().filter(|listener| u64::from(listener.backlog) > most) {
@@ -97,12 +129,15 @@ fn cannot_listen(listener: &Listener) -> Option<String> {
     let why = match &listener.address {
         ListenAddress::Unix(path) => cannot_make_socket(path),
         ListenAddress::Zoned(address) => no_interface(&address.zone),
-        ListenAddress::Tcp(address) if !is_here(address.ip()) => {
+        ListenAddress::Tcp(address) if !listener.tcp.freebind && !is_here(address.ip()) => {
             Some(format!("{address} is not an address of this machine; `ip address` lists them"))
         }
         ListenAddress::Any { port } => needs_rights(*port),
         ListenAddress::Tcp(address) => needs_rights(address.port()),
     };
+    let interface = || listener.tcp.interface.as_ref().and_then(|name| no_interface(name));
+    let options = || net::try_options(&listener.tcp.options).err().map(|error| Plain(&error).to_string());
+    let why = why.or_else(interface).or_else(options);
     why.map(|why| format!("listener {}: {why}", listener.name))
 }
 

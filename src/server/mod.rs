@@ -141,6 +141,7 @@ impl Prepared {
         let config = Arc::new(numbered.unwrap_or(config));
         uring::probe(cpus.len(), config.runtime.relay.buffers_per_core)?;
         net::prepare();
+        machine::takes_options(&config)?;
         let pipes = budget::pipes(&config.runtime.relay, cpus.len(), net::pipe_quota());
         let descriptors = net::raise_descriptor_limit()?;
         let sessions = budget::sessions(&config, cpus.len(), pipes, descriptors)?;

@@ -11,7 +11,7 @@ use crossbeam_channel::bounded;
 use super::error::StartError;
 use super::listening::{Bind, ByShard, listen_all};
 use super::sockets::Sockets;
-use super::{Server, budget};
+use super::{Server, budget, machine};
 use crate::base::{BackendKey, Plain, limits};
 use crate::config::{self, Config, Edit, Listener};
 use crate::control::command::{Applied, Refused};
@@ -128,6 +128,7 @@ impl Server {
     }
 
     fn prepare(&self, config: Arc<Config>, current: &Snapshot) -> Result<Ready, StartError> {
+        machine::takes_options(&config)?;
         let cpus = &self.shards.cpus;
         let descriptors = net::raise_descriptor_limit()?;
         let sessions = budget::sessions(&config, cpus.len(), self.pipes, descriptors)?;
@@ -218,7 +219,7 @@ impl Server {
     }
 
     fn bind_for(&self, listener: &Listener, shard: usize) -> io::Result<Option<OwnedFd>> {
-        let bound = net::bind_beside(&listener.address, listener.backlog, &listener.tcp.options)?;
+        let bound = net::bind_beside(&listener.address, listener.backlog, &listener.tcp)?;
         if let Some(socket) = &bound {
             self.sockets.add(socket.as_fd(), Some(&listener.address), &listener.name, shard, false)?;
         }
@@ -251,12 +252,21 @@ fn refused(error: &StartError) -> Refused {
 fn cannot_change(before: &Config, after: &Config) -> Vec<String> {
     let mut errors = config::not_live(before, after);
     for listener in &after.listeners {
-        let same = before.listeners.iter().find(|known| known.address == listener.address);
-        if same.is_some_and(|known| known.tcp.steer_by_cpu != listener.tcp.steer_by_cpu) {
-            errors.push(format!(
-                "listeners.{}.tcp.steer_by_cpu cannot change while {} is listened on: restart, or `ringway ctl upgrade`",
-                listener.name, listener.address
-            ));
+        let Some(known) = before.listeners.iter().find(|known| known.address == listener.address) else {
+            continue;
+        };
+        let (old, new) = (&known.tcp, &listener.tcp);
+        for (key, changes, cure) in [
+            ("steer_by_cpu", old.steer_by_cpu != new.steer_by_cpu, "restart, or `ringway ctl upgrade`"),
+            // The upgrade hands the same sockets over.
+            ("interface", old.interface != new.interface, "restart"),
+        ] {
+            if changes {
+                errors.push(format!(
+                    "listeners.{}.tcp.{key} cannot change while {} is listened on: {cure}",
+                    listener.name, listener.address
+                ));
+            }
         }
     }
     errors

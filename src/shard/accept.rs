@@ -201,7 +201,7 @@ fn ends_handshakes(entrance: &Entrance, acceptor: &Acceptor) -> bool {
 
 /// Has a socket follow another configuration of its listener.
 fn adjust(acceptor: &Acceptor, listener: &config::Listener) {
-    let adjusted = acceptor.with(|socket| net::adjust(socket, listener.backlog, &listener.tcp.options));
+    let adjusted = acceptor.with(|socket| net::adjust(socket, listener.backlog, &listener.tcp));
     if let Err(error) = adjusted {
         log::warn!("listener {}: its socket keeps its old options: {}", listener.name, Plain(&error));
     }

@@ -205,6 +205,10 @@ impl<'a> Wait<'a> {
     ) -> Result<Peer, Failed> {
         let socket = net::socket_for(address, &upstream.config().tcp, source);
         let (fd, target) = socket.map_err(|error| self.failed(error, address))?;
+        if self.has_first_bytes(upstream) && matches!(address, Address::Tcp(_)) {
+            let set = net::connect_with_first_bytes(&fd, upstream.config().timeouts.connect);
+            set.map_err(|error| self.failed(error, address))?;
+        }
         let socket = Peer::plain(self.shard.ring.socket(fd));
         socket.end_at_drop(true);
         socket.start_connect(target);
@@ -214,6 +218,14 @@ impl<'a> Wait<'a> {
             return Err(Failed::refused(io::ErrorKind::ConnectionRefused.into()));
         }
         Ok(socket)
+    }
+
+    /// Returns whether bytes for the backend are in hand that may come with the first segment.
+    fn has_first_bytes(&self, upstream: &Upstream) -> bool {
+        let config = upstream.config();
+        let has_some =
+            |client: WaitingClient<'_>| config.send_proxy.is_some() || client.socket.received() > 0;
+        config.tcp.fast_open && self.client.is_some_and(has_some)
     }
 
     fn poll_connect(

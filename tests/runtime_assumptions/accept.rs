@@ -76,7 +76,7 @@ fn sockets_of_one_port_share_its_connections() {
     let address = reserved.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
 
     let listening =
-        net::listen(&ListenAddress::Tcp(address), 256, &config.listeners[0].tcp.options, 3).expect("free");
+        net::listen(&ListenAddress::Tcp(address), 256, &config.listeners[0].tcp, 3).expect("free");
     let _clients: Vec<_> = (0..200).map(|_| TcpStream::connect(address).expect("listening")).collect();
     let accepted = listening.sockets.into_iter().map(TcpListener::from).map(|listener| {
         listener.set_nonblocking(true).expect("a socket");

@@ -155,6 +155,28 @@ pub struct ListenerTcp {
     /// core is clearly less busy. Not for `unix:`.
     #[serde(serialize_with = "text::switch")]
     pub steer_by_cpu: bool,
+    /// How long the kernel waits for a client's first byte before it hands the connection over without it
+    /// (`TCP_DEFER_ACCEPT`, whole seconds, rounded up by the kernel); off hands it over at once. Not for protocols in which
+    /// the server speaks first. Not for `unix:`.
+    #[serde(serialize_with = "text::duration_or_off")]
+    pub defer_accept: Option<Duration>,
+    /// With `true`, an address may be listened on that this machine does not have yet (`IP_FREEBIND`).
+    #[serde(serialize_with = "text::switch")]
+    pub freebind: bool,
+    /// Name of the interface over which clients have to come (`SO_BINDTODEVICE`); off takes them from all. Not for `unix:`.
+    #[serde(serialize_with = "text::text_or_off")]
+    pub interface: Option<String>,
+}
+
+impl ListenerTcp {
+    /// The options of a socket of which nothing special is wanted.
+    pub const BARE: Self = Self {
+        options: TcpOptions::BARE,
+        steer_by_cpu: false,
+        defer_accept: None,
+        freebind: false,
+        interface: None,
+    };
 }
 
 /// `tcp:` options of the sockets of one side.
@@ -170,6 +192,28 @@ pub struct TcpOptions {
     /// Longest time that sent bytes wait for an acknowledgement (`TCP_USER_TIMEOUT`); see "Dead peers".
     #[serde(serialize_with = "text::duration_or_off")]
     pub user_timeout: Option<Duration>,
+    /// Name of the congestion control (`TCP_CONGESTION`), one of `net.ipv4.tcp_allowed_congestion_control` for a process
+    /// without rights; off leaves that of the system.
+    #[serde(serialize_with = "text::text_or_off")]
+    pub congestion_control: Option<String>,
+    /// Whether the first segments of the peer are acknowledged at once; with `off` the acknowledgement waits up to 40 ms for
+    /// bytes that go the same way (`TCP_QUICKACK`), which saves a segment for a short session. See "Fewer segments".
+    pub quick_ack: bool,
+    /// Whether bytes may come with the first segment (`TCP_FASTOPEN`, `TCP_FASTOPEN_CONNECT`); see "Fewer segments".
+    #[serde(serialize_with = "text::switch")]
+    pub fast_open: bool,
+}
+
+impl TcpOptions {
+    /// The options of a socket of which nothing special is wanted.
+    pub const BARE: Self = Self {
+        nodelay: true,
+        keepalive: None,
+        user_timeout: None,
+        congestion_control: None,
+        quick_ack: true,
+        fast_open: false,
+    };
 }
 
 /// When the kernel probes a silent peer, and takes it for dead: after `idle` + `count` x `interval`.

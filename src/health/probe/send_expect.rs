@@ -7,9 +7,8 @@ use crate::config::Step;
 
 use super::connection::Connection;
 use super::error::ExchangeError;
+use super::talk::shown;
 
-/// Bytes of what came that a cause shows.
-const SHOWN_BYTES: usize = 64;
 /// Room for one read.
 const READ_BYTES: usize = 2 << 10;
 
@@ -92,12 +91,6 @@ impl<'a> Dialogue<'a> {
     }
 }
 
-/// Bytes in a message: escaped and cut.
-fn shown(bytes: &[u8]) -> String {
-    let (begin, rest) = bytes.split_at(bytes.len().min(SHOWN_BYTES));
-    format!("`{}`{}", begin.escape_ascii(), if rest.is_empty() { "" } else { "…" })
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -106,6 +99,7 @@ mod tests {
     use tokio::io::{AsyncRead, AsyncWrite};
     use tokio::net::TcpStream;
 
+    use super::super::talk::SHOWN_BYTES;
     use super::super::testing::*;
     use super::super::{ProbeOutcome, Question};
     use super::*;

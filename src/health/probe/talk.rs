@@ -9,7 +9,7 @@ use super::connection::Connection;
 use super::error::ExchangeError;
 
 /// Bytes of what came that a cause shows.
-const SHOWN_BYTES: usize = 64;
+pub(super) const SHOWN_BYTES: usize = 64;
 /// Longest text of a backend in a cause, characters.
 const TEXT_CHARS: usize = 200;
 /// Room for one read.
@@ -95,7 +95,7 @@ impl Talk {
 }
 
 /// Bytes in a message: escaped and cut.
-fn shown(bytes: &[u8]) -> String {
+pub(super) fn shown(bytes: &[u8]) -> String {
     let (begin, rest) = bytes.split_at(bytes.len().min(SHOWN_BYTES));
     format!("`{}`{}", begin.escape_ascii(), if rest.is_empty() { "" } else { "…" })
 }

@@ -2,14 +2,17 @@
 //! Claim: a verdict reaches every shard within 100 ms; `rise` and `fall` hold; open sessions stay; a hanging
 //! check delays no client; an answer counts as the check says.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use ringway::base::CloseReason;
 use ringway::upstream::Health;
 
-use crate::support::{Backend, Client, backend, balancer, eventually, expect_reset, holds_within, timed};
+use crate::support::{
+    Backend, Client, Connection, backend, balancer, eventually, expect_reset, holds_within, timed,
+};
 
 /// From the verdict to the last shard.
 const SPREAD: Duration = Duration::from_millis(100);
@@ -190,4 +193,67 @@ fn http_check_takes_a_backend_out_while_it_answers_503() {
     let before = sessions(0);
     eventually("it serves again", || sessions(1) > before);
     assert_eq!(balancer.health(), [Health::Up, Health::Up]);
+}
+
+/// What a server says: at once or not, and then to each message that comes.
+struct Script {
+    greets: bool,
+    up: &'static [&'static [u8]],
+    down: &'static [&'static [u8]],
+}
+
+/// A server that follows its script, `down` while `refuses` is set.
+fn following(script: &'static Script, refuses: &Arc<AtomicBool>, path: PathBuf) -> Backend {
+    let refuses = Arc::clone(refuses);
+    let serve = move |connection: &mut Connection| {
+        let says = if refuses.load(Ordering::SeqCst) { script.down } else { script.up };
+        let mut says = says.iter();
+        let mut buffer = [0; 1024];
+        if script.greets {
+            says.next().map_or(Ok(()), |said| connection.send(said))?;
+        }
+        while connection.receive(&mut buffer)? > 0 {
+            says.next().map_or(Ok(()), |said| connection.send(said))?;
+        }
+        connection.end()
+    };
+    backend().name("server").on_unix(path).serve(serve).start()
+}
+
+#[test]
+fn checks_by_protocol_take_a_backend_out_while_it_refuses() {
+    const REDIS: Script =
+        Script { greets: false, up: &[b"+PONG\r\n", b"+OK\r\n"], down: &[b"-LOADING wait\r\n"] };
+    const POSTGRES: Script = Script {
+        greets: false,
+        up: &[b"R\0\0\0\x08\0\0\0\x03"],
+        down: &[b"E\0\0\0\x1aSFATAL\0C57P03\0Mstart\0\0"],
+    };
+    const MYSQL: Script = Script {
+        greets: true,
+        up: &[
+            b"\x38\0\0\0\x0a8.4\0\x01\0\0\0abcdefgh\0\xff\xff\xff\x02\0\xff\xff\x15\0\0\0\0\0\0\0\0\0\0abcdefghijkl\0native\0",
+            b"\x07\0\0\x02\0\0\0\x02\0\0\0",
+        ],
+        down: &[b"\x17\0\0\0\xff\x10\x04Too many connections"],
+    };
+    const SMTP: Script = Script {
+        greets: true,
+        up: &[b"220 mx\r\n", b"250 mx\r\n", b"221 bye\r\n"],
+        down: &[b"421 busy\r\n", b"221 bye\r\n"],
+    };
+    for (kind, script) in [("redis", &REDIS), ("postgres", &POSTGRES), ("mysql", &MYSQL), ("smtp", &SMTP)] {
+        let folder = tempfile::tempdir().unwrap();
+        let refuses = Arc::new(AtomicBool::new(false));
+        let server = following(script, &refuses, folder.path().join("socket"));
+        let check =
+            format!("type: {kind}, interval: 40ms, fast_interval: 20ms, timeout: 5s, rise: 2, fall: 2");
+        let balancer = balancer().backends([&server]).check(&check).start();
+        balancer.await_health(0, Health::Up);
+        refuses.store(true, Ordering::SeqCst);
+        balancer.await_health(0, Health::Down);
+        refuses.store(false, Ordering::SeqCst);
+        balancer.await_health(0, Health::Up);
+        assert_eq!(server.failed(), 0, "{kind}: each check ends in order");
+    }
 }
