@@ -79,6 +79,9 @@ fn bind(line: &Line, name: &str, served: &Served, shared: &Entry, plan: &mut Pla
         Some(None) => findings.add(&origin, "`tcp-ut` is not a time; write one such as `30s`"),
         None => {}
     }
+    if options.take_flag("accept-proxy") {
+        entry.accept_proxy(&origin);
+    }
     let flags = if options.has("v6only") { vec!["v6only"] } else { Vec::new() };
     for text in line.word(1).split(',').map(str::trim).filter(|text| !text.is_empty()) {
         match address::bind(text, &flags) {
@@ -106,10 +109,9 @@ fn impossible(options: &Options) -> Option<&'static str> {
              listener",
         );
     }
-    let proxied = options.has("accept-proxy") || options.has("accept-netscaler-cip");
-    proxied.then_some(
-        "`accept-proxy`: there is no PROXY protocol, so the header would reach the backend; switch it off on the \
-         other side, and write a listener",
+    options.has("accept-netscaler-cip").then_some(
+        "`accept-netscaler-cip`: its header would reach the backend; have the other side send the PROXY protocol, and \
+         write a listener",
     )
 }
 

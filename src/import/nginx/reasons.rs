@@ -50,10 +50,9 @@ pub(super) fn of_stream(directive: &Directive) -> String {
         | "variables_hash_bucket_size"
         | "map_hash_max_size"
         | "map_hash_bucket_size" => "an adjustment of nginx's own; leave it out",
-        "preread_timeout" | "preread_buffer_size" | "proxy_protocol_timeout" => {
-            "nothing is read ahead; leave it out"
-        }
-        "set_real_ip_from" => "there is no PROXY protocol; leave it out",
+        "preread_timeout" | "preread_buffer_size" => "nothing is read ahead; leave it out",
+        "proxy_protocol_timeout" => "see `timeouts.handshake`",
+        "set_real_ip_from" => "see `proxy_protocol.trusted`, which says whose header is believed",
         name if name.starts_with("ssl_") => "there is no TLS; let the backends end it",
         name if name.starts_with("proxy_ssl") => "there is no TLS towards backends; leave it out",
         name if name.starts_with("js_") => "there are no scripts; leave it out",

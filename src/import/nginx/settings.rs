@@ -58,16 +58,10 @@ impl<'a> Settings<'a> {
 
     /// Says why a server cannot be translated at all.
     pub(super) fn impossible(&self) -> Option<(Origin, &'static str)> {
-        for (name, why) in [
-            (
-                "proxy_ssl",
-                "there is no TLS towards backends; let clients speak it to them, and write a listener",
-            ),
-            (
-                "proxy_protocol",
-                "there is no PROXY protocol; switch it off on the backends, and write a listener",
-            ),
-        ] {
+        for (name, why) in [(
+            "proxy_ssl",
+            "there is no TLS towards backends; let clients speak it to them, and write a listener",
+        )] {
             if self.is(name, "on") {
                 return self.find(name).map(|directive| (directive.origin(), why));
             }
@@ -110,6 +104,11 @@ impl<'a> Settings<'a> {
             }
         }
         self.source(entry, findings);
+        if self.is("proxy_protocol", "on")
+            && let Some(directive) = self.find("proxy_protocol")
+        {
+            entry.set("send_proxy", "v1", &directive.origin());
+        }
         if self.is("proxy_socket_keepalive", "off")
             && let Some(directive) = self.find("proxy_socket_keepalive")
         {

@@ -15,12 +15,12 @@ fn addresses_and_their_options() {
          listen 85-87;\nlisten 88 proxy_protocol;\nlisten 127.0.0.1;\nlisten 89 rcvbuf=1k;\nproxy_pass 10.0.0.1:1;\n}",
     );
     let addresses: Vec<_> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
-    assert_eq!(addresses, ["0.0.0.0:80", "[::]:80", "127.0.0.1:81", "unix:/run/a", ":82", ":89"]);
+    assert_eq!(addresses, ["0.0.0.0:80", "[::]:80", "127.0.0.1:81", "unix:/run/a", ":82", ":88", ":89"]);
+    let announced = config.listeners.iter().filter(|listener| listener.proxy_protocol.is_required());
+    assert_eq!(announced.map(|listener| listener.address.to_string()).collect::<Vec<_>>(), [":88"]);
     let keepalive = config.listeners[2].tcp.options.keepalive.as_ref().expect("keepalive");
     assert_eq!((keepalive.idle.as_secs(), keepalive.count), (30, 7));
-    for (line, words) in
-        [(8, "UDP"), (9, "TLS"), (10, "range"), (11, "PROXY"), (12, "no port"), (13, "rcvbuf=1k")]
-    {
+    for (line, words) in [(8, "UDP"), (9, "TLS"), (10, "range"), (12, "no port"), (13, "rcvbuf=1k")] {
         reported(&import, line, words);
     }
 }
