@@ -203,12 +203,12 @@ impl CloseReason {
     #[must_use]
     pub const fn turns_away(self) -> bool {
         use CloseReason::{
-            ConnectFailed, ConnectTimeout, HandshakeFailed, HandshakeTimeout, NoBackend, QueueFull,
-            QueueTimeout, Resource,
+            ConnectFailed, ConnectTimeout, HandshakeFailed, NoBackend, QueueFull, QueueTimeout, Resource,
         };
         let got_no_backend =
             matches!(self, ConnectFailed | ConnectTimeout | NoBackend | QueueFull | QueueTimeout | Resource);
-        got_no_backend || matches!(self, HandshakeFailed | HandshakeTimeout)
+        // A trusted peer that sends no header is set up wrongly. One that is silent may have wanted nothing.
+        got_no_backend || matches!(self, HandshakeFailed)
     }
 
     /// Returns the position of the reason in a table with one entry for each.

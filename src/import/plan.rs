@@ -69,6 +69,13 @@ impl Entry {
         self.set(path, scalar(value), origin)
     }
 
+    /// Has a listener take PROXY headers: from whoever sends them, as the other program did.
+    pub(super) fn accept_proxy(&mut self, origin: &Origin) {
+        self.set("proxy_protocol.accept", "required", origin);
+        self.set("proxy_protocol.trusted", "[any]", origin)
+            .differs("whoever reaches the listener is believed; write the addresses of the proxies in front");
+    }
+
     pub(super) fn has(&self, path: &str) -> bool {
         self.keys.iter().any(|key| key.path == path)
     }

@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
@@ -45,15 +44,32 @@ pub fn socket_for(
     }
 }
 
-/// Has the connect of such a socket send the first bytes with its SYN, which are in hand; see
-/// [`TcpOptions::fast_open`](crate::config::TcpOptions). Such a connect ends at once, and the first send tells whether the
-/// backend is there; the kernel gives it up after `timeout` at the latest.
+/// Begins to connect, and has the first bytes go out with the SYN if the backend has allowed that before
+/// (`MSG_FASTOPEN`, tcp(7)). Returns how many of them are on their way; they are delivered once the connection is there.
+/// It is, or has failed, when the socket is writable: see [`is_connected`].
 ///
 /// # Errors
 ///
-/// setsockopt(2).
-pub fn connect_with_first_bytes(socket: &OwnedFd, timeout: Duration) -> io::Result<()> {
-    options::connect_with_first_bytes(SockRef::from(socket), timeout)
+/// connect(2).
+pub fn connect_with_first_bytes(socket: SockRef<'_>, target: &SockAddr, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_FASTOPEN | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    match socket.send_to_with_flags(bytes, target, flags) {
+        // The backend has not allowed it yet, and is asked to.
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(0),
+        sent => sent,
+    }
+}
+
+/// Returns whether a socket that was writable is connected; it may have been so for another reason.
+///
+/// # Errors
+///
+/// Why the connect has failed.
+pub fn is_connected(socket: SockRef<'_>) -> io::Result<bool> {
+    match socket.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(socket.peer_addr().is_ok()),
+    }
 }
 
 /// Returns whether a new connection leads back to itself. A connect to a local port of the ephemeral range on

@@ -17,7 +17,8 @@ mod zone;
 pub(crate) mod testing;
 
 pub use connect::{
-    connect_with_first_bytes, is_self_connected, local_address, peer_address, prepare, socket_for,
+    connect_with_first_bytes, is_connected, is_self_connected, local_address, peer_address, prepare,
+    socket_for,
 };
 pub use errors::{AcceptError, LocalFailure};
 pub use group::group_number;

@@ -126,16 +126,6 @@ fn of_interface(error: &io::Error, name: &str) -> io::Error {
     }
 }
 
-/// Has connect(2) send the first bytes of the client with its SYN, where the backend has allowed that before
-/// (`TCP_FASTOPEN_CONNECT`, tcp(7)). The kernel repeats that SYN only as often as fits into `timeout`, because nobody waits for
-/// the connect.
-pub(super) fn connect_with_first_bytes(socket: SockRef<'_>, timeout: Duration) -> io::Result<()> {
-    set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
-    // It is repeated after 1, 2, 4 seconds and so on.
-    let repeats = (timeout.as_secs() + 1).max(4).ilog2() - 1;
-    set(&socket, libc::IPPROTO_TCP, libc::TCP_SYNCNT, repeats.min(127) as libc::c_int)
-}
-
 /// Has bind(2) to port 0 leave the port to connect(2), ip(7). IPv6 sockets take the option of IPv4 too.
 pub(super) fn bind_without_port(socket: SockRef<'_>) -> io::Result<()> {
     set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
@@ -180,4 +170,67 @@ pub fn keep_alive(socket: SockRef<'_>, keepalive: Keepalive) {
 pub fn reset(connection: OwnedFd) {
     // It fails for no open socket (socket(7)).
     let _ = SockRef::from(&connection).set_linger(Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn congestion_control(socket: SockRef<'_>) -> String {
+        let name = socket.tcp_congestion().expect("a TCP socket");
+        String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
+    }
+
+    /// Connections inherit what they do not set themselves.
+    #[test]
+    fn connections_have_the_options_of_their_listener_until_others_replace_them() {
+        let usual = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let usual_control = congestion_control(SockRef::from(&usual));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let accept = || {
+            let client = TcpStream::connect(address).expect("it listens");
+            (client, listener.accept().expect("a client").0)
+        };
+        let timeout = Some(Duration::from_secs(7));
+        let special = TcpOptions {
+            // Every kernel has it, and every user may choose it.
+            congestion_control: Some("reno".to_owned()),
+            quick_ack: false,
+            user_timeout: timeout,
+            ..TcpOptions::BARE
+        };
+        let special = ListenerTcp {
+            options: special,
+            defer_accept: Some(Duration::from_millis(1)),
+            freebind: true,
+            ..ListenerTcp::BARE
+        };
+        let socket = SockRef::from(&listener);
+        apply_listening(SockRef::from(&listener), &special).expect("they are all allowed");
+        assert!(socket.freebind_v4().expect("it is IPv4"));
+        replace(SockRef::from(&listener), &ListenerTcp { defer_accept: None, ..special }).expect("they are");
+        let (_client, connection) = accept();
+        let connection = SockRef::from(&connection);
+        assert_eq!(congestion_control(SockRef::from(&*connection)), "reno");
+        assert!(connection.tcp_nodelay().expect("TCP") && !connection.tcp_quickack().expect("TCP"));
+        assert_eq!(connection.tcp_user_timeout().expect("TCP"), timeout);
+
+        replace(SockRef::from(&listener), &ListenerTcp::BARE).expect("they are all allowed");
+        let (_client, connection) = accept();
+        let connection = SockRef::from(&connection);
+        assert_eq!(congestion_control(SockRef::from(&*connection)), usual_control);
+        assert!(connection.tcp_quickack().expect("TCP"));
+        assert_eq!(connection.tcp_user_timeout().expect("TCP"), None);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_comes_with_its_cure() {
+        let options = TcpOptions { congestion_control: Some("nope".to_owned()), ..TcpOptions::BARE };
+        let error = try_options(&options).expect_err("there is none").to_string();
+        assert!(error.contains("modprobe tcp_nope"), "{error}");
+        try_options(&TcpOptions::BARE).expect("nothing is wanted");
+    }
 }

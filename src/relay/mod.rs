@@ -170,6 +170,11 @@ impl Relay {
         self.to_backend.begin_with(header, sides.client, sides.backend);
     }
 
+    /// Notes that the backend has got so many of the client's bytes with the connect.
+    pub fn has_sent(&mut self, bytes: usize) {
+        self.to_backend.bytes += bytes as u64;
+    }
+
     /// Returns the number of bytes delivered to the backend so far.
     #[must_use]
     pub fn bytes_to_backend(&self) -> u64 {

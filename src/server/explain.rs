@@ -148,6 +148,10 @@ fn admission(source: &Source, wanted: &Wanted, status: &Status, rules: &mut Rule
     has_room &= open < most;
     let verdict = room(open, most, DenyReason::ProcessLimit);
     rules.add("runtime.max_connections", format!("{open} of {most} sessions are open: {verdict}"));
+    if shared.awaits_header() {
+        let verdict = "the client has to be announced by the PROXY header of a proxy in `trusted`";
+        rules.add("proxy_protocol", verdict.to_owned());
+    }
     let is_listed = lists(shared, wanted, rules);
     is_open && has_room && is_listed && rates(source, (shared, wanted), now, rules)
 }

@@ -56,6 +56,30 @@ impl Failed {
     }
 }
 
+/// A new connection.
+pub(super) struct Connected {
+    pub(super) socket: Peer,
+    pub(super) address: Address,
+    /// How many of the client's bytes went out with it.
+    pub(super) sent: usize,
+}
+
+/// Polls for the end of a connect that has begun with the first bytes.
+fn poll_writable(socket: &Peer, context: &Context<'_>) -> Poll<io::Result<()>> {
+    socket.register(context.waker());
+    if socket.is_waiting_writable() {
+        return Poll::Pending;
+    }
+    match socket.with(net::is_connected) {
+        Ok(true) => Poll::Ready(Ok(())),
+        Ok(false) => {
+            socket.wait_writable();
+            Poll::Pending
+        }
+        Err(error) => Poll::Ready(Err(error)),
+    }
+}
+
 /// Connects to the first address of a backend that accepts, until `all` at the latest, for a client or for
 /// the pool. The connection ends when the socket is dropped, so that the backend learns of the end before its
 /// permit is given to another session.
@@ -68,7 +92,7 @@ pub(super) async fn connect_any(
     waiting: Option<WaitingClient<'_>>,
     backend: BackendId,
     all: Tick,
-) -> Result<(Peer, Address), Failed> {
+) -> Result<Connected, Failed> {
     let shard = &*upstream.shard;
     let addresses = upstream.unresponsive.order(backend, upstream.table.addresses(backend), shard.now());
     let mut failed = Failed::lacking(LocalFailure::Addresses, io::ErrorKind::AddrNotAvailable.into());
@@ -80,7 +104,7 @@ pub(super) async fn connect_any(
         for source in upstream.local_addresses.in_turn(address) {
             let wait = Wait::until(shard, waiting, deadline);
             let error = match wait.connect(address, upstream, source).await {
-                Ok(socket) => return Ok((socket, address.clone())),
+                Ok((socket, sent)) => return Ok(Connected { socket, address: address.clone(), sent }),
                 Err(error) => error,
             };
             match error.failure {
@@ -196,49 +220,68 @@ impl<'a> Wait<'a> {
         self.timer.poll_due(context).map(|()| end)
     }
 
-    /// Makes one connect.
+    /// Makes one connect. Returns how many of the client's bytes the backend has with it.
     async fn connect(
         mut self,
         address: &Address,
         upstream: &Upstream,
         source: Option<IpAddr>,
-    ) -> Result<Peer, Failed> {
+    ) -> Result<(Peer, usize), Failed> {
         let socket = net::socket_for(address, &upstream.config().tcp, source);
         let (fd, target) = socket.map_err(|error| self.failed(error, address))?;
-        if self.has_first_bytes(upstream) && matches!(address, Address::Tcp(_)) {
-            let set = net::connect_with_first_bytes(&fd, upstream.config().timeouts.connect);
-            set.map_err(|error| self.failed(error, address))?;
-        }
         let socket = Peer::plain(self.shard.ring.socket(fd));
         socket.end_at_drop(true);
-        socket.start_connect(target);
-        std::future::poll_fn(|context| self.poll_connect(&socket, address, context)).await?;
+        let sent = match self.first_bytes(upstream, address) {
+            None => {
+                socket.start_connect(target);
+                None
+            }
+            Some(bytes) => {
+                let begun = socket.with(|socket| net::connect_with_first_bytes(socket, &target, &bytes));
+                let sent = begun.map_err(|error| self.failed(error, address))?;
+                socket.wait_writable();
+                Some(sent)
+            }
+        };
+        std::future::poll_fn(|context| self.poll_connect(&socket, sent, address, context)).await?;
         if socket.with(|socket| net::is_self_connected(socket, address)) {
             socket.reset_on_close();
             return Err(Failed::refused(io::ErrorKind::ConnectionRefused.into()));
         }
-        Ok(socket)
+        let sent = sent.unwrap_or_default();
+        if let Some(client) = self.client.filter(|_| sent > 0) {
+            client.socket.consume(sent);
+        }
+        Ok((socket, sent))
     }
 
-    /// Returns whether bytes for the backend are in hand that may come with the first segment.
-    fn has_first_bytes(&self, upstream: &Upstream) -> bool {
+    /// Returns the client's first bytes, if they are in hand and may go out with the first segment. A PROXY header is
+    /// sent before them, in one piece, by the relay.
+    fn first_bytes(&self, upstream: &Upstream, address: &Address) -> Option<Vec<u8>> {
+        /// More does not fit into a segment.
+        const MOST: usize = 1_400;
         let config = upstream.config();
-        let has_some =
-            |client: WaitingClient<'_>| config.send_proxy.is_some() || client.socket.received() > 0;
-        config.tcp.fast_open && self.client.is_some_and(has_some)
+        let may = config.tcp.fast_open && config.send_proxy.is_none() && matches!(address, Address::Tcp(_));
+        let bytes = self.client.filter(|_| may)?.socket.peek_received(MOST);
+        Some(bytes).filter(|bytes| !bytes.is_empty())
     }
 
     fn poll_connect(
         &mut self,
         socket: &Peer,
+        sent: Option<usize>,
         address: &Address,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
         self.shard
             .ring
             .set_activity(self.client.map_or(Activity::Pool, |client| Activity::Open(client.session.id)));
+        let poll_connected = |context: &mut Context<'_>| match sent {
+            None => socket.poll_connected(context),
+            Some(_) => poll_writable(socket, context),
+        };
         if !self.shard.is_closing()
-            && let Poll::Ready(connected) = socket.poll_connected(context)
+            && let Poll::Ready(connected) = poll_connected(context)
         {
             return Poll::Ready(connected.map_err(|error| self.failed(error, address)));
         }

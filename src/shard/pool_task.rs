@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::connect::connect_any;
+use super::connect::{Connected, connect_any};
 use super::upstream::Upstream;
 use crate::base::{Activity, BackendId, Backoff, Tick};
 use crate::config::Reuse;
@@ -138,7 +138,7 @@ impl PoolTask {
         };
         self.pool.set_connecting(self.backend, false);
         match connected {
-            Some(Ok((socket, address))) => {
+            Some(Ok(Connected { socket, address, .. })) => {
                 self.pool.counters().made.add(1);
                 if let Some(keepalive) = upstream.config().tcp.keepalive {
                     // A host that has crashed does not report it.

@@ -45,12 +45,26 @@ pub(super) fn upstream(
     let checked = Checked { time: timeout(bag, "timeout check", findings), servers: &servers };
     check::healthcheck(bag, &checked, &mut entry, findings);
     shared_options(&servers, hashes, &mut entry, findings);
+    announce(&servers, &mut entry, findings);
     let several_backups = servers.iter().filter(|server| server.backup).count() > 1;
     if bag.take("option allbackups").is_none() && several_backups {
         entry.comment("HAProxy used the first backup alone; here all of them serve, as with `allbackups`");
     }
     let backends = servers.into_iter().map(|server| server.entry).collect();
     (Upstream { name: name.clone(), entry, backends }, Served { upstream: name, tunnel, server_fin })
+}
+
+/// Sets the PROXY header that backends are sent: the one of all servers, or none. A server that expects another one would
+/// take the header, or what comes without it, for what the client says.
+fn announce(servers: &[Server], entry: &mut Entry, findings: &mut Findings) {
+    let Some(first) = servers.first() else { return };
+    if let Some(other) = servers.iter().find(|server| server.announced != first.announced) {
+        let why = "one `send_proxy` for the upstream, and these servers differ in it; none is sent: write an upstream \
+                   for each kind";
+        findings.add(&other.entry.origin, why);
+    } else if let Some(version) = first.announced {
+        entry.set("send_proxy", version, &first.entry.origin);
+    }
 }
 
 fn not_zero(timed: Timed, findings: &mut Findings) -> Timed {

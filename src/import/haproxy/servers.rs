@@ -23,6 +23,8 @@ pub(super) struct Server {
     pub(super) closes_on_up: bool,
     /// How it is checked, if it is.
     pub(super) check: Option<Check>,
+    /// The version of the PROXY header that it is sent.
+    pub(super) announced: Option<&'static str>,
     /// `error-limit` with `observe layer4`.
     pub(super) error_limit: Option<String>,
 }
@@ -90,6 +92,7 @@ fn server(
         closes_on_down: options.take("on-marked-down").is_some_and(|what| what == "shutdown-sessions"),
         closes_on_up: options.take("on-marked-up").is_some_and(|what| what == "shutdown-backup-sessions"),
         check,
+        announced: announced(&mut options),
         error_limit: error_limit(&mut options, &origin, findings),
         entry,
     };
@@ -108,15 +111,18 @@ fn impossible(options: &Options) -> Option<&'static str> {
             "`ssl`: there is no TLS towards backends; let clients speak it to them, and write a backend",
         );
     }
-    if ["send-proxy", "send-proxy-v2", "send-proxy-v2-ssl", "send-proxy-v2-ssl-cn"]
-        .iter()
-        .any(|o| options.has(o))
-    {
-        return Some(
-            "`send-proxy`: there is no PROXY protocol; switch it off on the server, and write a backend",
-        );
-    }
     options.has("socks4").then_some("`socks4`: there is no SOCKS; write a backend that is reached directly")
+}
+
+/// Takes the version of the PROXY header that the server is sent.
+fn announced(options: &mut Options) -> Option<&'static str> {
+    // Checks send a header wherever sessions do.
+    options.take("check-send-proxy");
+    let is_v2 = options.take_flag("send-proxy-v2");
+    let is_v1 = options.take_flag("send-proxy");
+    // What these say of TLS beside it is reported.
+    let is_v2 = is_v2 || ["send-proxy-v2-ssl", "send-proxy-v2-ssl-cn"].iter().any(|name| options.has(name));
+    if is_v2 { Some("v2") } else { is_v1.then_some("v1") }
 }
 
 /// Sets address and port. A port that is not written is the one that clients come to.
@@ -194,7 +200,7 @@ fn check(options: &mut Options, origin: &Origin, findings: &mut Findings) -> Opt
     if options.take("downinter").is_some() {
         findings.add(origin, "downinter: a backend that is down is checked every `interval`; leave it out");
     }
-    for name in ["addr", "check-send-proxy", "check-via-socks4", "check-sni", "check-alpn", "check-proto"] {
+    for name in ["addr", "check-via-socks4", "check-sni", "check-alpn", "check-proto"] {
         if options.take(name).is_some() {
             findings.add(
                 origin,
@@ -229,7 +235,7 @@ fn error_limit(options: &mut Options, origin: &Origin, findings: &mut Findings) 
 fn reason(option: &str) -> Option<&'static str> {
     Some(match option {
         // Of a server that is not checked, and of what is always so.
-        "downinter" | "addr" | "check-send-proxy" | "check-via-socks4" | "check-sni" | "id" => return None,
+        "downinter" | "addr" | "check-via-socks4" | "check-sni" | "id" => return None,
         "resolvers" | "resolve-prefer" | "resolve-opts" | "resolve-net" => {
             "the system's resolver is asked; see `resolve`"
         }
@@ -248,6 +254,9 @@ fn reason(option: &str) -> Option<&'static str> {
         "namespace" => "start the process in the namespace (`ip netns exec`)",
         "pool-max-conn" | "pool-low-conn" | "pool-purge-delay" => "of HTTP; see `pool`",
         "hash-key" => "clients are hashed over the names of backends; leave it out",
+        "send-proxy-v2-ssl" | "send-proxy-v2-ssl-cn" | "proxy-v2-options" => {
+            "the header says nothing of TLS, and always has a checksum; see `send_proxy`"
+        }
         "verify" | "ca-file" | "crt" | "sni" | "alpn" | "ciphers" | "verifyhost" => {
             "there is no TLS towards backends; leave it out"
         }

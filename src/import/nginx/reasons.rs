@@ -30,11 +30,8 @@ pub(super) fn of_stream(directive: &Directive) -> String {
     let name = directive.name.as_str();
     let why = match name {
         "include" => INCLUDE,
-        "allow" | "deny" => {
-            "connections are not judged by rules; filter before Ringway, with nftables for instance"
-        }
         "limit_conn" | "limit_conn_zone" | "limit_conn_log_level" | "limit_conn_dry_run" => {
-            "clients are not limited each; see `max_connections`, or nftables"
+            "zones are not translated; see `per_source`"
         }
         "access_log" | "log_format" | "open_log_file_cache" => {
             "the access log has a format of its own, `tcplog` or `json`; see `logging.access_log`"
@@ -50,10 +47,9 @@ pub(super) fn of_stream(directive: &Directive) -> String {
         | "variables_hash_bucket_size"
         | "map_hash_max_size"
         | "map_hash_bucket_size" => "an adjustment of nginx's own; leave it out",
-        "preread_timeout" | "preread_buffer_size" | "proxy_protocol_timeout" => {
-            "nothing is read ahead; leave it out"
-        }
-        "set_real_ip_from" => "there is no PROXY protocol; leave it out",
+        "preread_timeout" | "preread_buffer_size" => "nothing is read ahead; leave it out",
+        "proxy_protocol_timeout" => "see `timeouts.handshake`",
+        "set_real_ip_from" => "see `proxy_protocol.trusted`, which says whose header is believed",
         name if name.starts_with("ssl_") => "there is no TLS; let the backends end it",
         name if name.starts_with("proxy_ssl") => "there is no TLS towards backends; leave it out",
         name if name.starts_with("js_") => "there are no scripts; leave it out",
@@ -64,5 +60,5 @@ pub(super) fn of_stream(directive: &Directive) -> String {
 
 /// Returns whether a directive keeps clients out, which the translation then does not.
 pub(super) fn keeps_out(name: &str) -> bool {
-    matches!(name, "allow" | "deny" | "limit_conn")
+    name == "limit_conn"
 }

@@ -17,11 +17,6 @@ pub(super) fn listen(directive: &Directive, entry: &mut Entry, findings: &mut Fi
             "ssl",
             "there is no TLS, so clients would not be understood; let the backends end it, and write a listener",
         ),
-        (
-            "proxy_protocol",
-            "there is no PROXY protocol, so the header would reach the backend; switch it off on the other side, \
-             and write a listener",
-        ),
     ] {
         if options.contains(&option) {
             findings.add(&origin, format!("{option}: {why}"));
@@ -68,6 +63,13 @@ fn apply(option: &str, entry: &mut Entry, origin: &Origin, findings: &mut Findin
             entry.set_text("backlog", value, origin);
         }
         "so_keepalive" => keepalive(value, entry, origin, findings),
+        "proxy_protocol" => entry.accept_proxy(origin),
+        "fastopen" => {
+            entry.set("tcp.fast_open", true, origin);
+        }
+        "deferred" => {
+            entry.set("tcp.defer_accept", "1s", origin);
+        }
         // Every core has a socket of its own, and the address says the rest.
         "reuseport" | "bind" | "ipv6only" => {}
         "default_server" | "default" => {

@@ -58,7 +58,13 @@ impl Leg {
         {
             relay.begin_with(sides(record, &socket, Reuse::Off), header);
         }
-        Self { relay, socket, in_flight, opening: Some(opening) }
+        let sent = opening.sent;
+        relay.has_sent(sent);
+        let leg = Self { relay, socket, in_flight, opening: Some(opening) };
+        if sent > 0 {
+            leg.account(record, sent as u64, 0);
+        }
+        leg
     }
 
     /// Returns why the session is ordered to end now, if it is.

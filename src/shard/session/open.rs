@@ -11,7 +11,7 @@ use crate::balance::Sample;
 use crate::base::{Activity, BackendId, CloseReason, Moment, Plain, SessionPhase, Tick};
 use crate::net::Peer;
 use crate::pool::{Connection, Lease, NotedLingering};
-use crate::shard::connect::{Wait, WaitingClient, connect_any};
+use crate::shard::connect::{Connected, Wait, WaitingClient, connect_any};
 use crate::shard::upstream::Upstream;
 use crate::shard::waiters::Granted;
 use crate::upstream::{Attempts, InFlight, Step, WaitEnd};
@@ -28,6 +28,8 @@ pub(super) struct Opening {
     pub(super) stale: Option<InFlight>,
     /// Present if the connection may go back to the pool.
     pub(super) lease: Option<Lease>,
+    /// How many of the client's bytes the backend has got with the connect.
+    pub(super) sent: usize,
     /// Present if the session would give its permit up to a waiting client.
     pub(super) lingering: Option<NotedLingering>,
 }
@@ -84,6 +86,7 @@ impl Opening {
             awaited: None,
             stale: None,
             lease: None,
+            sent: 0,
             lingering: None,
         }
     }
@@ -95,6 +98,7 @@ impl Opening {
                 *self = Self::new(record);
             }
             (self.origin, self.awaited, self.lease, self.lingering) = (Origin::New, None, None, None);
+            self.sent = 0;
             let is_replacement = self.stale.is_some();
             let (in_flight, pooled) = match self.stale.take() {
                 Some(in_flight) => (in_flight, None),
@@ -118,7 +122,8 @@ impl Opening {
             let begun = Moment::read_clock();
             let until = self.attempts.connect_until(record.shard().now());
             let failed = match connect_any(upstream, Some(self.client(record)), backend, until).await {
-                Ok((socket, _)) => {
+                Ok(Connected { socket, sent, .. }) => {
+                    self.sent = sent;
                     self.attempts.connected();
                     // A connection that replaces another was counted with the first one.
                     upstream.counters(backend).sessions.add(u64::from(!is_replacement));

@@ -22,5 +22,6 @@ mod silent_clients;
 mod sni;
 mod start;
 mod steering;
+mod tcp_options;
 mod upgrade;
 mod watchdog;

@@ -13,8 +13,8 @@ use ringway::protocol::proxy::{Endpoints, Progress, Tlv, Version, read, write};
 use serde_json::Value;
 
 use crate::support::{
-    Backend, Balancer, BalancerBuilder, Client, Connection, NO_ADMIN, Reserved, V4, V6, backend, balancer,
-    eventually, is_reset, process, timed,
+    Asked, Backend, Balancer, BalancerBuilder, Client, Connection, NO_ADMIN, Process, Reserved, V4, V6,
+    backend, balancer, eventually, is_reset, process, timed,
 };
 
 const REQUIRED: &str = "proxy_protocol: {accept: required, trusted: [127.0.0.0/8, '::1', 'unix:']}";
@@ -556,16 +556,52 @@ fn reload_from_a_pool_to_headers_leaves_no_connection_without_one() {
     }
 }
 
+/// Has the listener of a process take headers from now on. It has started without, so that the test sees that it serves.
+#[track_caller]
+fn require_headers(process: &Process) {
+    let listener = format!("    upstream: u\n    {REQUIRED}\n");
+    process.configure(&process.yaml().replace("    upstream: u\n", &listener));
+    process.signal(libc::SIGHUP);
+    eventually("it is reloaded", || process.log().contains("generation 2"));
+}
+
+#[test]
+fn operators_see_the_announced_client_and_whoever_says_nothing_yet() {
+    let only = backend().echo().name("only").start();
+    let asked = Asked::start(process().backends([&only]));
+    require_headers(&asked.process);
+    let client = asked.process.client();
+    client.send(&header(Version::V2)).unwrap();
+    client.echo(b"hello").unwrap();
+    let silent = asked.process.client();
+    let state = |client: &str| {
+        let page = asked.socket.get("/v1/sessions").json();
+        let sessions = page["sessions"].as_array().unwrap();
+        sessions
+            .iter()
+            .find(|session| session["client"] == *client)
+            .map(|session| (session["state"].as_str().unwrap().to_owned(), session["id"].clone()))
+    };
+    let peer = silent.address().to_string();
+    eventually("the silent one is listed", || state(&peer).is_some());
+    assert_eq!(state("192.0.2.7:40112").map(|(state, _)| state), Some("relaying".to_owned()));
+    let (waits, id) = state(&peer).unwrap();
+    assert_eq!(waits, "handshake");
+    assert_eq!(asked.socket.ask("DELETE", &format!("/v1/sessions/{id}"), &[], "").status, 200);
+    assert!(silent.receive_all().1.is_err_and(|error| is_reset(&error)));
+    let explanation = asked.socket.get("/v1/explain?client=192.0.2.7").json();
+    let rules = explanation["rules"].as_array().unwrap();
+    assert!(rules.iter().any(|rule| rule["rule"] == "proxy_protocol"), "{explanation:#}");
+    client.finish().unwrap();
+}
+
 #[test]
 fn records_name_the_client_and_the_peer() {
     let (folder, only) = (tempfile::tempdir().unwrap(), backend().echo().name("only").start());
     let target = folder.path().join("access.log");
     let logging = format!("logging: {{access_log: {}, access_format: json}}", target.display());
     let process = process().backends([&only]).section(&logging).start();
-    let yaml = process.yaml().replace("    upstream: u\n", &format!("    upstream: u\n    {REQUIRED}\n"));
-    process.configure(&yaml);
-    process.signal(libc::SIGHUP);
-    eventually("it is reloaded", || process.log().contains("generation 2"));
+    require_headers(&process);
     let client = process.client();
     client.send(&header(Version::V2)).unwrap();
     client.echo(b"hello").unwrap();
