@@ -86,7 +86,8 @@ fn pattern(node: &Node) -> Read<String> {
     match host_name(name.as_bytes()) {
         Some(name) => Ok(format!("{wildcard}{name}")),
         None if !text.is_ascii() => {
-            Err(format!("{} is not ASCII; write it as clients send it, as in `xn--...`", quote(text)))
+            let shown = quote(text);
+            Err(format!("{shown} is not a host name, or `*.` before one; write it in ASCII, as in `xn--...`"))
         }
         None => Err(format!("{} is not a host name, or `*.` before one", quote(text))),
     }

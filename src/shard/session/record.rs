@@ -5,7 +5,7 @@ use std::rc::Rc;
 use crate::base::{BackendId, ClientAddress, CloseReason, DenyReason, Moment, Tick};
 use crate::net::{self, Peer, TcpInfo};
 use crate::protocol::client_hello::ClientHello;
-use crate::protocol::proxy::{self, Endpoints};
+use crate::protocol::proxy::{self, Endpoints, Tlv};
 use crate::relay::{RelayRules, Side};
 use crate::shard::admitted::Admission;
 use crate::shard::listener::Listener;
@@ -134,7 +134,8 @@ impl Record {
     }
 
     /// Returns the header that tells a backend who the client is, and which address it has connected to, if the upstream
-    /// wants one. Where either is not known, as with a Unix socket, the header says so.
+    /// wants one, and the host that it asks for if that was read. Where an address is not known, as with a Unix socket, the
+    /// header says so.
     pub(super) fn announcement(&self) -> Option<Vec<u8>> {
         let version = self.upstream().config().send_proxy?;
         let session = &self.session;
@@ -142,7 +143,8 @@ impl Record {
             let destination = self.client.with(net::local_address)?;
             Some(Endpoints::new(session.peer.socket_address()?, destination))
         };
-        Some(proxy::write(version, session.announced().or_else(own), &[]))
+        let name = self.hello().and_then(ClientHello::server_name).map(Tlv::Authority);
+        Some(proxy::write(version, session.announced().or_else(own), name.as_slice()))
     }
 
     /// Notes why the session ends.

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use ringway::base::CloseReason;
+use ringway::protocol::proxy::{Progress, Tlv, read};
 
 use crate::support::{
     Asked, Backend, Balancer, Client, NO_ADMIN, Reserved, V4, backend, eventually, is_reset, process,
@@ -308,6 +309,44 @@ fn name_decides_the_backend_where_it_is_hashed() {
     let first = answer(b"not TLS").unwrap();
     assert_eq!(answer(b"not TLS").unwrap(), first, "by the source");
     balancer.await_closed(CloseReason::Normal, 42);
+}
+
+#[test]
+fn backend_that_wants_a_header_is_told_the_name() {
+    let routed = Routed::new();
+    let yaml = routed.yaml(&format!("upstream: a, sni: {ROUTES}"), "send_proxy: v2,");
+    let balancer = Balancer::of(&yaml, None, true);
+    let bytes = hello("B.example.com");
+    let (name, said) = routed.answer(&[&bytes]);
+    let Progress::Complete { length, header } = read(&said) else { panic!("{said:?}") };
+    assert_eq!((&*name, &said[length..]), ("b", &*bytes));
+    assert!(header.tlvs.known().any(|tlv| tlv == Tlv::Authority("b.example.com")), "{header:?}");
+    balancer.await_closed(CloseReason::Normal, 1);
+}
+
+/// A listener is ready, and its port open, as long as one of its upstreams has a backend.
+#[test]
+fn listener_serves_as_long_as_one_of_its_upstreams_does() {
+    let mut routed = Routed::new();
+    let check = "healthcheck: {interval: 40ms, fast_interval: 20ms, timeout: 5s, rise: 1, fall: 1},";
+    let yaml = routed.yaml(&format!("upstream: a, no_backend: unlisten, sni: {ROUTES}"), check);
+    let balancer = Balancer::of(&yaml, None, true);
+    let is_ready = || balancer.status().listeners[0].ready;
+    assert!(is_ready() && Client::connect(routed.port.address()).is_ok());
+    routed.backends[0].0.stop();
+    routed.backends[1].0.stop();
+    let states = || balancer.status().upstreams;
+    eventually("two are down", || {
+        states()[..2].iter().all(|upstream| upstream.backends[0].state() == "down")
+    });
+    assert!(is_ready());
+    assert_eq!(routed.answer(&[&hello("x.example.com")]).0, "c");
+    routed.backends[2].0.stop();
+    eventually("it is not ready", || !is_ready());
+    eventually("the port is closed", || Client::connect(routed.port.address()).is_err());
+    routed.backends[1].0.restart();
+    eventually("the port is open", || Client::connect(routed.port.address()).is_ok());
+    assert_eq!(routed.answer(&[&hello("b.example.com")]).0, "b");
 }
 
 #[test]
