@@ -40,14 +40,20 @@ pub(super) fn of_stream(directive: &Directive) -> String {
         "resolver" | "resolver_timeout" => "the system's resolver is asked; see `resolve`",
         "proxy_upload_rate" | "proxy_download_rate" => "there is no rate limit; leave it out, or use tc",
         "proxy_requests" | "proxy_responses" => "of UDP, which there is none of; leave it out",
-        "map" | "geo" | "geoip_country" | "geoip_city" | "split_clients" | "set" | "ssl_preread"
-        | "server_name" => "an upstream is fixed for each listener; what uses it is reported too",
+        "ssl_preread" => {
+            "with `map $ssl_preread_server_name` it is `sni.routes` of the listener; write them by hand"
+        }
+        "map" | "geo" | "geoip_country" | "geoip_city" | "split_clients" | "set" | "server_name" => {
+            "an upstream is fixed for each listener; what uses it is reported too"
+        }
         "return" | "pass" => "answers nothing itself; leave it out",
         "variables_hash_max_size"
         | "variables_hash_bucket_size"
         | "map_hash_max_size"
         | "map_hash_bucket_size" => "an adjustment of nginx's own; leave it out",
-        "preread_timeout" | "preread_buffer_size" => "nothing is read ahead; leave it out",
+        "preread_timeout" | "preread_buffer_size" => {
+            "see `timeouts.handshake`; 16 KiB are read ahead for `sni`"
+        }
         "proxy_protocol_timeout" => "see `timeouts.handshake`",
         "set_real_ip_from" => "see `proxy_protocol.trusted`, which says whose header is believed",
         name if name.starts_with("ssl_") => "there is no TLS; let the backends end it",

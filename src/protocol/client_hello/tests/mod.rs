@@ -6,8 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What clients have sent, and the name and the protocols in it.
-pub(super) const RECORDED: [(&str, &[u8], Option<&str>, &[&str]); 6] = [
+/// Who has sent which bytes, and the name and the protocols in them.
+type Recorded = (&'static str, &'static [u8], Option<&'static str>, &'static [&'static str]);
+
+const RECORDED: [Recorded; 6] = [
     ("openssl 1.2", include_bytes!("data/openssl-tls12.bin"), Some("web.example.com"), &[]),
     ("openssl 1.3", include_bytes!("data/openssl-tls13.bin"), Some("web.example.com"), &[]),
     ("openssl alpn", include_bytes!("data/openssl-alpn.bin"), Some("web.example.com"), &["h2", "http/1.1"]),
