@@ -207,14 +207,14 @@ fn client_that_leaves_or_stops_amid_its_hello_reaches_no_backend() {
     resetting.send(&bytes[..50]).unwrap();
     resetting.reset();
     balancer.await_closed(CloseReason::ClientLeft, 2);
-    let silent: Vec<_> = (0..300).map(|_| routed.client()).collect();
-    let halves: Vec<_> = (0..100).map(|_| routed.client()).collect();
+    let silent: Vec<_> = (0..150).map(|_| routed.client()).collect();
+    let halves: Vec<_> = (0..50).map(|_| routed.client()).collect();
     halves.iter().for_each(|client| client.send(&bytes[..60]).unwrap());
     // Others are served meanwhile.
     assert_eq!(routed.answer(&[&bytes]).0, "b");
     silent.iter().chain(&halves).for_each(|client| client.set_patience(Duration::from_secs(30)));
     silent.iter().chain(&halves).for_each(expect_closed);
-    balancer.await_closed(CloseReason::HandshakeTimeout, 400);
+    balancer.await_closed(CloseReason::HandshakeTimeout, 200);
     assert_eq!(routed.backends.iter().map(|(backend, _)| backend.connections()).sum::<u64>(), 1);
 }
 
