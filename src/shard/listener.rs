@@ -8,7 +8,7 @@ use super::admitted::Admission;
 use super::state::Shard;
 use super::upstream::Upstream;
 use crate::admission::SharedListener;
-use crate::base::{BackendId, ClientAddress, DenyReason, ListenerId, Moment, Tick};
+use crate::base::{BackendId, ClientAddress, DenyReason, ListenerId, Moment, Tick, UpstreamId};
 use crate::config::{self, Config, NoBackend, Target};
 use crate::protocol::client_hello::ClientHello;
 use crate::relay::RelayRules;
@@ -36,6 +36,8 @@ pub(super) struct Listener {
 /// An upstream of a listener.
 pub(super) struct Destination {
     pub(super) upstream: Rc<Upstream>,
+    /// Its position in the configuration of the listener.
+    configured: UpstreamId,
     /// For the relays of the sessions.
     pub(super) rules: RelayRules,
 }
@@ -53,7 +55,12 @@ struct Life {
 }
 
 impl Destination {
-    fn new(shard: &Shard, listener: &config::Listener, upstream: Rc<Upstream>) -> Self {
+    fn new(
+        shard: &Shard,
+        listener: &config::Listener,
+        configured: UpstreamId,
+        upstream: Rc<Upstream>,
+    ) -> Self {
         let backend_side = upstream.config();
         let rules = RelayRules {
             client_idle: listener.timeouts.client_idle,
@@ -64,7 +71,7 @@ impl Destination {
             backend_keepalive: backend_side.tcp.keepalive,
             pipes: shard.pipes.clone(),
         };
-        Self { upstream, rules }
+        Self { upstream, configured, rules }
     }
 }
 
@@ -80,11 +87,12 @@ impl Listener {
     ) -> Rc<Self> {
         let id = shared.id();
         let listener = &config.listeners[position];
-        let destination = |upstream| Destination::new(shard, listener, upstream);
+        let both = listener.upstreams().into_iter().zip(upstreams);
+        let destinations = both.map(|(id, upstream)| Destination::new(shard, listener, id, upstream));
         let listener = Rc::new(Self {
             id,
             shard: Rc::clone(shard),
-            destinations: upstreams.into_iter().map(destination).collect(),
+            destinations: destinations.collect(),
             shared: Arc::clone(shared),
             counters: shard.counters.listener(id),
             config: Arc::clone(config),
@@ -138,9 +146,8 @@ impl Listener {
         let config = self.config();
         match config.target(hello).0 {
             Target::Close => None,
-            Target::Upstream(id) if id == config.upstream => Some(0),
             Target::Upstream(id) => {
-                let position = config.upstreams().iter().position(|known| *known == id);
+                let position = self.destinations.iter().position(|known| known.configured == id);
                 position.and_then(|position| u16::try_from(position).ok())
             }
         }
@@ -265,7 +272,7 @@ impl Listener {
 
     /// Counts bytes that a relay has delivered, to or from a backend of this destination.
     pub(super) fn account(&self, position: u16, backend: BackendId, to_backend: u64, to_client: u64) {
-        let Destination { upstream, rules } = self.destination(position);
+        let Destination { upstream, rules, .. } = self.destination(position);
         let (listener, backend) = (self.counters(), upstream.counters(backend));
         if to_backend > 0 {
             listener.bytes_to_backend.add(to_backend);
