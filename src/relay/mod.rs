@@ -32,11 +32,13 @@
 //!
 //! Bytes received = bytes sent + bytes held, for each direction; the two `Peer`s hold them.
 
+mod budget;
 mod copy;
 mod direction;
 mod pipe;
 mod side;
 mod splicing;
+mod throttle;
 mod turn;
 
 use std::rc::Rc;
@@ -44,7 +46,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::base::Tick;
-use crate::config::{EqualIdle, Keepalive, Reuse};
+use crate::config::{Bandwidth, EqualIdle, Keepalive, Reuse};
 use crate::net::{self, Peer};
 use crate::uring::{Peeked, Timer};
 use direction::{Direction, Flow};
@@ -77,6 +79,8 @@ pub struct RelayRules {
     pub client_keepalive: Option<Keepalive>,
     /// When the kernel probes the backend.
     pub backend_keepalive: Option<Keepalive>,
+    /// How many bytes each direction may move.
+    pub bandwidth: Bandwidth,
     /// Pipes for splicing; none if splicing is off.
     pub pipes: Option<Rc<Pipes>>,
 }
@@ -148,10 +152,10 @@ impl Relay {
     /// Creates a relay that begins now and ends at `session_deadline` at the latest.
     #[must_use]
     pub fn new(sides: Sides<'_>, session_deadline: Tick) -> Self {
-        let now = sides.now();
+        let (now, bandwidth) = (sides.now(), sides.rules.bandwidth);
         let mut relay = Self {
-            to_backend: Direction::new(Side::Backend),
-            to_client: Direction::new(Side::Client),
+            to_backend: Direction::new(Side::Backend, bandwidth.to_backend),
+            to_client: Direction::new(Side::Client, bandwidth.to_client),
             moved: now,
             queued: 0,
             young: true,
@@ -172,7 +176,7 @@ impl Relay {
 
     /// Notes that the backend has got so many of the client's bytes with the connect.
     pub fn has_sent(&mut self, bytes: usize) {
-        self.to_backend.bytes += bytes as u64;
+        self.to_backend.has_sent(bytes);
     }
 
     /// Returns the number of bytes delivered to the backend so far.
@@ -312,8 +316,8 @@ impl Relay {
 
     /// Returns whether the client has everything that the backend has sent so far.
     fn has_delivered_all_to_client(&self, Sides { backend, .. }: Sides<'_>) -> bool {
-        // While the direction splices, only the kernel knows.
-        let kernel_holds = || self.to_client.is_splicing() && backend.peek() != Peeked::Nothing;
+        // While the direction splices, or waits for its budget, only the kernel knows.
+        let kernel_holds = || self.to_client.leaves_bytes_to_kernel() && backend.peek() != Peeked::Nothing;
         !self.to_client.is_sending() && backend.received() == 0 && !kernel_holds()
     }
 
@@ -483,6 +487,7 @@ mod tests {
             half_close: Duration::from_secs(5),
             client_keepalive: None,
             backend_keepalive: None,
+            bandwidth: Bandwidth::default(),
             pipes: None,
         }
     }

@@ -63,6 +63,7 @@ impl Listener {
             half_close: listener.timeouts.half_close,
             client_keepalive: listener.tcp.options.keepalive,
             backend_keepalive: backend_side.tcp.keepalive,
+            bandwidth: listener.bandwidth,
             pipes: shard.pipes.clone(),
         };
         let listener = Rc::new(Self {
