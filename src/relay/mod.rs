@@ -476,6 +476,7 @@ mod tests {
     use std::net::Shutdown;
 
     use super::*;
+    use crate::config::ByteRate;
     use crate::net::testing::pair;
     use crate::uring::testing::{on_ring, reset};
 
@@ -534,6 +535,58 @@ mod tests {
             reset(client_peer);
             let outcome = std::future::poll_fn(|context| relay.poll(sides, context)).await;
             assert_eq!(outcome, Outcome::Reset(Side::Client));
+        });
+    }
+
+    /// The direction has sent so much already that it has to wait for longer than the limit on silence.
+    #[test]
+    fn bytes_that_wait_for_their_budget_are_not_silence() {
+        on_ring(|ring| async move {
+            let ((client, mut client_peer), (backend, _backend_peer)) = (pair(&ring), pair(&ring));
+            let limit = Duration::from_millis(100);
+            let to_backend = ByteRate::new(10_000);
+            let bandwidth = Bandwidth { to_backend, to_client: None };
+            let rules = RelayRules { client_idle: Some(limit), bandwidth, ..rules() };
+            let sides = Sides { client: &client, backend: &backend, rules: &rules, reuse: Reuse::Off };
+            let begin = ring.now();
+            let mut relay = Relay::new(sides, Tick::NEVER);
+            relay.has_sent(6_000);
+            client_peer.write_all(&[b'x'; 1_000]).expect("connected");
+            let outcome = std::future::poll_fn(|context| relay.poll(sides, context)).await;
+            let took = ring.now().since(begin);
+            assert_eq!((outcome, relay.bytes_to_backend()), (Outcome::Idle(Side::Client), 7_000));
+            // 7,000 bytes at the rate, less the first burst of 400 and the bytes of the last piece.
+            assert!(took >= Duration::from_millis(600) + limit, "{took:?}");
+        });
+    }
+
+    /// The client reset the connection behind bytes that wait; the death is seen at once, the bytes are delivered.
+    #[test]
+    fn reset_is_seen_while_bytes_wait_for_their_budget() {
+        on_ring(|ring| async move {
+            let ((client, mut client_peer), (backend, mut backend_peer)) = (pair(&ring), pair(&ring));
+            let bandwidth = Bandwidth { to_backend: ByteRate::new(10_000), to_client: None };
+            let rules = RelayRules { bandwidth, ..rules() };
+            let sides = Sides { client: &client, backend: &backend, rules: &rules, reuse: Reuse::Off };
+            let begin = ring.now();
+            let mut relay = Relay::new(sides, Tick::NEVER);
+            relay.has_sent(6_000);
+            client_peer.write_all(&[b'x'; 1_000]).expect("connected");
+            let mut client_peer = Some(client_peer);
+            let mut seen = None;
+            let outcome = std::future::poll_fn(|context| {
+                let polled = relay.poll(sides, context);
+                client_peer.take().into_iter().for_each(reset);
+                if client.is_dead() {
+                    seen.get_or_insert_with(|| ring.now());
+                }
+                polled
+            })
+            .await;
+            assert_eq!((outcome, relay.bytes_to_backend()), (Outcome::Reset(Side::Client), 7_000));
+            let seen = seen.expect("it was").since(begin);
+            assert!(seen < Duration::from_millis(300) && ring.now().since(begin) >= 2 * seen, "{seen:?}");
+            std::io::Read::read_exact(&mut backend_peer, &mut [0; 1_000]).expect("it was delivered");
         });
     }
 }
