@@ -6,7 +6,7 @@
 //! picks of one candidate lie as far apart as they can, and over any window of as many picks as the weights
 //! sum up to, each candidate gets exactly its weight.
 //!
-//! Invariants: an unchanged set gives exact shares; a credit stays within one turn (the sum of the weights),
+//! Invariants: an unchanged set gives exact shares; a credit stays within two turns (twice the sum of the weights),
 //! also across updates; a backend keeps its credit while it is away, so that coming and going gains nothing.
 
 use super::rotation::Rotation;
@@ -36,8 +36,9 @@ const PHASE_STEPS: usize = 1_024;
 /// Weights are larger than the configured ones while someone ramps.
 const LARGEST_WEIGHT: u32 = limits::WEIGHT_MAX * limits::RAMP_STEPS;
 
-// The largest credit is one turn of the most backends with the largest weight; conversion squares it in i128.
-const _: () = assert!((limits::BACKENDS_PER_UPSTREAM_MAX as i64 * LARGEST_WEIGHT as i64) < (1 << 46) / PARTS);
+// The largest credit is two turns of the most backends with the largest weight; conversion squares it in i128.
+const _: () =
+    assert!((2 * limits::BACKENDS_PER_UPSTREAM_MAX as i64 * LARGEST_WEIGHT as i64) < (1 << 47) / PARTS);
 
 #[derive(Clone)]
 struct RoundRobin {
@@ -315,8 +316,11 @@ mod tests {
             prop_assert_eq!(shares, set);
         }
 
+        /// Smooth weighted round robin is not the smoothest there is: with few large and many small weights it runs ahead of
+        /// the fair share by more than one session, such as 1.07 with [2, 9, 3, 7, 17, 17, 17, 1, 17], and 1.22 was the most
+        /// in 20,000 random sets of these sizes.
         #[test]
-        fn every_prefix_is_within_one_turn_of_the_fair_share(
+        fn every_prefix_is_within_a_session_and_a_half_of_the_fair_share(
             set in prop::collection::vec(1u32..20, 1..12), length in 1usize..300,
         ) {
             let mut algorithm = round_robin(FIRST, &weights(&set));
@@ -325,7 +329,7 @@ mod tests {
             let sum = f64::from(set.iter().sum::<u32>());
             for (id, share) in shares.iter().enumerate() {
                 let fair = length as f64 * f64::from(set[id]) / sum;
-                prop_assert!((share - fair).abs() <= 1.0 + 1e-9, "{id} got {share}, fair {fair}");
+                prop_assert!((share - fair).abs() <= 1.5, "{id} got {share}, fair {fair}");
             }
         }
 

@@ -28,3 +28,13 @@ mod under_way;
 pub use bind::{BindError, Endpoints, bind, fallback_socket};
 pub use serve::serve;
 pub use under_way::UnderWay;
+
+/// For fuzzing: serves a connection that has come over the Unix socket to its end.
+#[doc(hidden)]
+pub async fn converse<S>(stream: S, process: std::sync::Arc<dyn super::process::Process>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let api = std::sync::Arc::new(api::Api::new(process, UnderWay::default()));
+    connection::serve(stream, access::Peer::Socket { uid: None }, api, false).await;
+}

@@ -48,6 +48,7 @@ pub(super) fn listeners(
     if let Some(given) = bag.take("backlog") {
         shared.set_text("backlog", given.line.word(1), &given.line.origin());
     }
+    limits(bag, &mut shared, findings);
     choices(bag, served, &mut shared, findings);
     let binds = bag.take_all(&["bind"]);
     if binds.is_empty() {
@@ -81,6 +82,18 @@ fn bind(line: &Line, name: &str, served: &Served, shared: &Entry, plan: &mut Pla
     }
     if options.take_flag("accept-proxy") {
         entry.accept_proxy(&origin);
+    }
+    if let Some(limit) = options.take("maxconn") {
+        limit_of(&limit, &mut entry, &origin);
+    }
+    if let Some(interface) = options.take("interface") {
+        entry.set_text("tcp.interface", &interface, &origin);
+    }
+    if options.take_flag("tfo") {
+        entry.set("tcp.fast_open", true, &origin);
+    }
+    if options.take_flag("defer-accept") {
+        entry.set("tcp.defer_accept", "1s", &origin);
     }
     let flags = if options.has("v6only") { vec!["v6only"] } else { Vec::new() };
     for text in line.word(1).split(',').map(str::trim).filter(|text| !text.is_empty()) {
@@ -118,22 +131,17 @@ fn impossible(options: &Options) -> Option<&'static str> {
 fn reason_of_option(option: &str) -> Option<&'static str> {
     Some(match option {
         // What these ask for follows from the address, or is always so.
-        "v4v6" | "v6only" | "shards" | "nice" | "defer-accept" | "tfo" | "id" => {
+        "v4v6" | "v6only" | "shards" | "nice" | "id" => {
             return match option {
-                "defer-accept" | "tfo" => Some("the socket option is not set; leave it out"),
                 "shards" | "nice" => Some("every core has a socket of its own; leave it out"),
                 _ => None,
             };
-        }
-        "maxconn" => "a listener has no limit; `runtime.max_connections` limits the process",
-        "interface" => {
-            "the listener is not bound to the interface; write the address of the interface, or filter"
         }
         "process" | "thread" => "every core listens; see `runtime.cores`",
         "user" | "group" | "uid" | "gid" | "mode" => {
             "the socket gets the rights of the process and its umask; set them in the service manager"
         }
-        "transparent" => "foreign addresses cannot be bound; set `net.ipv4.ip_nonlocal_bind`",
+        "transparent" => "see `tcp.freebind`, which binds an address that is not there yet",
         "mss" => "the socket option is not set; set it for the route (`advmss`)",
         "namespace" => "start the process in the namespace (`ip netns exec`)",
         _ => "no counterpart; leave it out",
@@ -206,6 +214,28 @@ pub(super) fn keepalive_key(
     }
 }
 
+/// Sets the limits on sessions. Clients beyond them wait in the backlog, as they do at HAProxy.
+fn limits(bag: &mut Bag<'_>, entry: &mut Entry, findings: &mut Findings) {
+    if let Some(given) = bag.take("maxconn") {
+        limit_of(given.line.word(1), entry, &given.line.origin());
+    }
+    let Some(given) = bag.take("rate-limit") else { return };
+    let (origin, text) = (given.line.origin(), given.line.word(2));
+    match text.parse::<u32>() {
+        Ok(rate) if given.line.word(1) == "sessions" && rate > 0 => {
+            entry
+                .set("rate_limit", format!("{rate}/s"), &origin)
+                .differs("clients beyond it are reset; HAProxy has them wait");
+        }
+        _ => findings.add(&origin, "not `rate-limit sessions` and a number; see `rate_limit`"),
+    }
+}
+
+fn limit_of(limit: &str, entry: &mut Entry, origin: &Origin) {
+    entry.set_text("max_connections", limit, origin).differs("of this listener alone");
+    entry.set("over_limit", "wait", origin);
+}
+
 /// Reports what chooses among backends or clients, and says so at the listener.
 fn choices(bag: &mut Bag<'_>, served: &Served, entry: &mut Entry, findings: &mut Findings) {
     for Given { line, .. } in bag.take_all(&["use_backend"]) {
@@ -217,7 +247,8 @@ fn choices(bag: &mut Bag<'_>, served: &Served, entry: &mut Entry, findings: &mut
         entry.comment(format!("HAProxy chose by `use_backend` in line {}; here all go to one", line.number));
     }
     for Given { line, .. } in bag.take_all(&["tcp-request"]) {
-        let why = "connections are not judged by rules; filter before Ringway, with nftables for instance";
+        let why =
+            "rules are not translated; see `allow`, `deny`, `rate_limit` and `per_source` of a listener";
         findings.add(&line.origin(), why);
         entry.comment(format!("the rule in line {} is not taken over: every client gets in", line.number));
     }

@@ -115,15 +115,13 @@ fn of_timeout(which: &str) -> &'static str {
 
 fn of_directive(name: &str, line: &Line) -> &'static str {
     match name {
-        "maxconn" => "a listener has no limit; `runtime.max_connections` limits the process",
+        "maxconn" => "of a `frontend` or `listen`; see `max_connections`",
         "fullconn" => "the limits of backends do not move; see `max_connections`",
-        "rate-limit" => {
-            "there is no rate limit; limit connections before Ringway, with nftables for instance"
-        }
+        "rate-limit" => "of a `frontend` or `listen`; see `rate_limit`",
         "log" | "log-format" | "log-format-sd" | "log-tag" | "error-log-format" | "log-steps" => {
             "sessions are logged to a file or standard error, as `tcplog` or `json`; see `logging.access_log`"
         }
-        "acl" => "connections are not judged by rules; what uses it is reported too",
+        "acl" => "see `allow` and `deny` of a listener; what uses it is reported too",
         "use-server" => "backends are chosen by the algorithm alone; write a listener for each choice",
         "tcp-response" => "answers are not judged by rules; leave it out",
         "stick-table" | "stick" => "affinity needs no table: see `algorithm: source_hash`",

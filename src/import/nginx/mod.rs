@@ -133,7 +133,7 @@ fn serve<'a>(
     plan: &mut Plan,
     findings: &mut Findings,
 ) {
-    let mut settings = common.clone();
+    let mut settings = common.inherited();
     let mut entry = Entry::new(directive.origin());
     let (mut listens, mut target) = (Vec::new(), None);
     for inner in directive.block.iter().flatten() {

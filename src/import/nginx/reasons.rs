@@ -30,11 +30,8 @@ pub(super) fn of_stream(directive: &Directive) -> String {
     let name = directive.name.as_str();
     let why = match name {
         "include" => INCLUDE,
-        "allow" | "deny" => {
-            "connections are not judged by rules; filter before Ringway, with nftables for instance"
-        }
         "limit_conn" | "limit_conn_zone" | "limit_conn_log_level" | "limit_conn_dry_run" => {
-            "clients are not limited each; see `max_connections`, or nftables"
+            "zones are not translated; see `per_source`"
         }
         "access_log" | "log_format" | "open_log_file_cache" => {
             "the access log has a format of its own, `tcplog` or `json`; see `logging.access_log`"
@@ -63,5 +60,5 @@ pub(super) fn of_stream(directive: &Directive) -> String {
 
 /// Returns whether a directive keeps clients out, which the translation then does not.
 pub(super) fn keeps_out(name: &str) -> bool {
-    matches!(name, "allow" | "deny" | "limit_conn")
+    name == "limit_conn"
 }

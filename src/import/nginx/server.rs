@@ -64,6 +64,12 @@ fn apply(option: &str, entry: &mut Entry, origin: &Origin, findings: &mut Findin
         }
         "so_keepalive" => keepalive(value, entry, origin, findings),
         "proxy_protocol" => entry.accept_proxy(origin),
+        "fastopen" => {
+            entry.set("tcp.fast_open", true, origin);
+        }
+        "deferred" => {
+            entry.set("tcp.defer_accept", "1s", origin);
+        }
         // Every core has a socket of its own, and the address says the rest.
         "reuseport" | "bind" | "ipv6only" => {}
         "default_server" | "default" => {

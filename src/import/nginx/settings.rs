@@ -12,6 +12,10 @@ pub(super) struct Settings<'a> {
     known: Vec<&'a Directive>,
     /// What keeps clients out, and is not taken over.
     rules: Vec<&'a Directive>,
+    /// `allow` and `deny`, in their order.
+    access: Vec<&'a Directive>,
+    /// Whether these are those of `stream`, which count only if the server has none.
+    inherits_access: bool,
 }
 
 /// Directives that a server inherits from `stream`, and that are taken over.
@@ -33,12 +37,24 @@ const INHERITED: [&str; 12] = [
 impl<'a> Settings<'a> {
     /// Adds a directive, if it is one of these.
     pub(super) fn add(&mut self, directive: &'a Directive) -> bool {
+        if matches!(directive.name.as_str(), "allow" | "deny") {
+            if std::mem::take(&mut self.inherits_access) {
+                self.access.clear();
+            }
+            self.access.push(directive);
+            return true;
+        }
         let known = INHERITED.contains(&directive.name.as_str());
         if known {
             self.known.retain(|other| other.name != directive.name);
             self.known.push(directive);
         }
         known
+    }
+
+    /// Returns these settings as those that a server inherits.
+    pub(super) fn inherited(&self) -> Self {
+        Self { inherits_access: true, ..self.clone() }
     }
 
     /// Notes a directive that is not taken over: one that keeps clients out is named at the listener.
@@ -75,8 +91,44 @@ impl<'a> Settings<'a> {
             entry.set("timeouts.client_idle", time.text_or_off(), &origin);
         }
         self.nodelay(entry);
+        self.access(entry, findings);
         for Directive { name, line, .. } in &self.rules {
             entry.comment(format!("`{name}` in line {line} is not taken over: every client gets in"));
+        }
+    }
+
+    /// Sets `allow` and `deny`. In nginx the first rule that has the client decides, and who has none is let in; here `deny`
+    /// decides first. Both are the same where all `deny` come first, but for a last `deny all`.
+    fn access(&self, entry: &mut Entry, findings: &mut Findings) {
+        let decisive = self.access.iter().position(|rule| rule.argument(0) == "all");
+        let rules = &self.access[..decisive.map_or(self.access.len(), |last| last + 1)];
+        let Some(last) = rules.last() else { return };
+        let origin = last.origin();
+        let denies_rest = last.name == "deny" && last.argument(0) == "all";
+        let listed = |name: &str| {
+            let rules = rules.iter().filter(|rule| rule.name == name && rule.argument(0) != "all");
+            rules.map(|rule| rule.argument(0)).collect::<Vec<_>>()
+        };
+        let (allowed, denied) = (listed("allow"), listed("deny"));
+        let is_in_order = rules[..denied.len()].iter().all(|rule| rule.name == "deny");
+        if !is_in_order {
+            let why =
+                "the first rule that has a client decides at nginx; here `deny` does, so put those first";
+            findings.add(&origin, why);
+            entry.comment(format!(
+                "`{}` in line {} is not taken over: every client gets in",
+                last.name, last.line
+            ));
+            return;
+        }
+        if !denied.is_empty() {
+            entry.set("deny", flow_list(denied), &origin);
+        }
+        if denies_rest {
+            // Nobody is allowed where no rule says so.
+            let nobody = if allowed.is_empty() { "deny" } else { "allow" };
+            let list = if allowed.is_empty() { vec!["any"] } else { allowed };
+            entry.set(nobody, flow_list(list), &origin);
         }
     }
 

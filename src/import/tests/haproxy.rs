@@ -1,6 +1,7 @@
 //! `haproxy.cfg`.
 
 use super::*;
+use crate::config::OverLimit;
 
 #[track_caller]
 fn haproxy(text: &str) -> (Config, Import) {
@@ -37,21 +38,24 @@ fn every_ipv4_address_stays_apart_from_ipv6() {
 #[test]
 fn bind_that_would_mean_something_else_is_left_out() {
     let binds = "listen a\nbind :1\nbind :443 ssl crt a.pem\nbind :2 accept-proxy\nbind :1000-1010\nbind abns@x\n\
-                 bind name.example:3\nbind \"$ADDRESS\":4\nbind :5 interface eth0 maxconn 9\nserver b 10.0.0.1:1\n";
+                 bind name.example:3\nbind \"$ADDRESS\":4\nbind :5 interface eth0 maxconn 9 tfo defer-accept mss 9\nserver b 10.0.0.1:1\n";
     let (config, import) = haproxy(binds);
     assert_eq!(config.listeners.len(), 3);
     assert_eq!(
         [0, 1, 2].map(|at: usize| config.listeners[at].proxy_protocol.is_required()),
         [false, true, false]
     );
+    let last = &config.listeners[2];
+    assert_eq!((last.max_connections.map(u32::from), last.over_limit), (Some(9), OverLimit::Wait));
+    assert_eq!(last.tcp.interface.as_deref(), Some("eth0"));
+    assert!(last.tcp.options.fast_open && last.tcp.defer_accept.is_some());
     for (line, words) in [
         (3, "there is no TLS"),
         (5, "range of ports"),
         (6, "abns@"),
         (7, "host names are not looked up"),
         (8, "environment variable"),
-        (9, "interface eth0"),
-        (9, "maxconn 9"),
+        (9, "mss 9"),
     ] {
         reported(&import, line, words);
     }
@@ -165,9 +169,17 @@ fn backends_are_announced_to_as_all_servers_want_it() {
 }
 
 #[test]
+fn limits_of_a_frontend_are_those_of_its_listeners() {
+    let (config, _) = haproxy("listen a\nbind :1\nmaxconn 9\nrate-limit sessions 50\nserver b 10.0.0.1:1\n");
+    let listener = &config.listeners[0];
+    assert_eq!((listener.max_connections.map(u32::from), listener.over_limit), (Some(9), OverLimit::Wait));
+    assert_eq!(listener.rate_limit.map(|limit| limit.rate.to_string()), Some("50/s".to_owned()));
+}
+
+#[test]
 fn what_nobody_asked_for_is_reported() {
     let lines = "acl x src 10.0.0.0/8\ntcp-request connection reject if x\nuse_backend c if x\nstick-table type ip\n\
-                 fullconn 9\nmaxconn 9\noption httplog\ntimeout tarpit 1s\nsomething new\nlog global\nstats enable";
+                 fullconn 9\nrate-limit x\noption httplog\ntimeout tarpit 1s\nsomething new\nlog global\nstats enable";
     let (_, import) = haproxy(&listen(lines));
     for line in 4..=14 {
         reported(&import, line, ": ");

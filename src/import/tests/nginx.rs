@@ -92,7 +92,7 @@ fn servers_that_need_more_than_tcp_are_left_out() {
     let (config, import) = nginx(
         "server { listen 1; proxy_pass 10.0.0.1:1; }\nserver { listen 2; proxy_pass $name; }\n\
          server { listen 3; proxy_ssl on; proxy_pass a:1; }\nserver { listen 4; return x; }\n\
-         server { listen 5; proxy_pass nowhere; }\nserver { listen 6; proxy_pass a:1;\nallow 10.0.0.0/8; deny all; }\n\
+         server { listen 5; proxy_pass nowhere; }\nserver { listen 6; proxy_pass a:1;\nlimit_conn z 1; }\n\
          include other;\nmap $x $y { a b; }\nupstream unused { server a:1; }",
     );
     assert_eq!(config.listeners.len(), 2);
@@ -101,7 +101,7 @@ fn servers_that_need_more_than_tcp_are_left_out() {
         (4, "no TLS"),
         (5, "no `proxy_pass`"),
         (6, "no port"),
-        (8, "not judged"),
+        (8, "see `per_source`"),
         (9, "nginx -T"),
         (10, "fixed for each listener"),
         (11, "no `server`"),
@@ -109,9 +109,41 @@ fn servers_that_need_more_than_tcp_are_left_out() {
         reported(&import, line, words);
     }
     let yaml = import.yaml.expect("a configuration");
-    assert!(yaml.contains("`deny` in line 8 is not taken over: every client gets in"), "{yaml}");
-    let (_, import) = nginx("deny all;\nserver { listen 6; proxy_pass a:1; }");
-    assert!(import.yaml.is_some_and(|yaml| yaml.contains("`deny` in line 2 is not taken over")));
+    assert!(yaml.contains("`limit_conn` in line 8 is not taken over: every client gets in"), "{yaml}");
+}
+
+#[test]
+fn rules_on_clients_are_taken_over_where_their_order_allows_it() {
+    let lists = |rules: &str| {
+        let (config, import) =
+            nginx(&format!("deny 192.0.2.9;\nserver {{ listen 6; proxy_pass a:1; {rules} }}"));
+        let listener = &config.listeners[0];
+        let words = |list: &crate::config::AccessList| {
+            list.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        (words(&listener.allow), words(&listener.deny), import)
+    };
+    let of = |rules: &str| {
+        let (allow, deny, _) = lists(rules);
+        format!("{allow}|{deny}")
+    };
+    assert_eq!(of(""), "|192.0.2.9/32", "those of `stream`");
+    assert_eq!(of("allow 10.0.0.0/8; deny all;"), "10.0.0.0/8|");
+    assert_eq!(
+        of("deny 10.6.0.0/16; allow 10.0.0.0/8; allow unix:; deny all;"),
+        "10.0.0.0/8 unix:|10.6.0.0/16"
+    );
+    assert_eq!(of("deny 10.6.0.0/16; allow all; deny all;"), "|10.6.0.0/16");
+    assert_eq!(of("allow 10.0.0.0/8;"), "|");
+    assert_eq!(of("deny all;"), "|any");
+    let (allow, deny, import) = lists("allow 10.6.6.6; deny 10.6.0.0/16;");
+    assert_eq!((allow.as_str(), deny.as_str()), ("", ""));
+    reported(&import, 3, "put those first");
+    assert!(
+        import
+            .yaml
+            .is_some_and(|yaml| yaml.contains("`deny` in line 3 is not taken over: every client gets in"))
+    );
 }
 
 #[test]
