@@ -120,6 +120,8 @@ pub const BUFFERS_PER_CORE: std::ops::RangeInclusive<u32> = 64..=32_768;
 /// Smallest and largest pipe for splicing, bytes. A smaller one would move too few bytes to be worth its
 /// system calls.
 pub const PIPE_BYTES: std::ops::RangeInclusive<u32> = (64 << 10)..=(16 << 20);
+/// Rates of one direction of a session, bytes a second: from a slow modem to beyond any network card.
+pub const BYTE_RATE: std::ops::RangeInclusive<u64> = (1 << 10)..=(64 << 30);
 /// Maximum number of pipes of a core.
 pub const PIPES_PER_CORE_MAX: u32 = 4_096;
 /// Maximum number of log records waiting for the writer thread; further ones are dropped and counted.

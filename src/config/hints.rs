@@ -151,12 +151,13 @@ pub(super) const TOP_KEYS: &str = "backends healthcheck outlier panic_threshold 
 const TOP: &str = "the top of the file";
 
 /// Sections of the short form and of the long one, with keys that are found elsewhere by mistake.
-pub(super) const HOMES: [(&str, &str, &str); 20] = [
+pub(super) const HOMES: [(&str, &str, &str); 21] = [
     ("`loadbalancer`", "`listeners[]`, as `address`", "listen_address"),
     (
         "`loadbalancer`",
         "`listeners[]`",
-        "backlog over_limit rate_limit per_source allow deny client_first no_backend proxy_protocol",
+        "backlog over_limit rate_limit per_source allow deny client_first no_backend proxy_protocol \
+         bandwidth",
     ),
     ("`loadbalancer`", "`listeners[]` and `upstreams[]`", "timeouts tcp"),
     ("`loadbalancer.timeouts`", "`listeners[].timeouts`", "handshake client_idle half_close session"),
@@ -181,6 +182,7 @@ pub(super) const HOMES: [(&str, &str, &str); 20] = [
         "interval fast_interval rise fall jitter path host expect_status steps",
     ),
     ("`outlier`", "`upstreams[].outlier`", "consecutive_failures empty_answers ejection_time max_ejected"),
+    ("`loadbalancer.bandwidth`", "`listeners[].bandwidth`", "to_backend to_client"),
     ("`loadbalancer.proxy_protocol`", "`listeners[].proxy_protocol`", "accept trusted"),
     ("`pool`", "`upstreams[].pool`", "size max_idle reuse clients"),
     ("`runtime`", "`runtime`", "cores shutdown_delay shutdown_timeout drain_timeout relay"),
@@ -191,7 +193,7 @@ pub(super) const HOMES: [(&str, &str, &str); 20] = [
 ];
 
 /// Keys that are planned, and that no version has yet.
-pub(super) const NOT_YET: &str = "bandwidth expand tls";
+pub(super) const NOT_YET: &str = "expand tls";
 
 /// Our keys, and what other programs call them; the first row whose key is known there is meant.
 const FOREIGN: [(&str, &str); 19] = [

@@ -15,10 +15,10 @@ use super::files::Files;
 use super::healthcheck::healthcheck;
 use super::hints;
 use super::model::{
-    AccessFilter, AccessFormat, AdminState, Backend, BackendAddress, Config, CoreSelection, EqualIdle,
-    HashKey, Keepalive, ListenAddress, Listener, ListenerTcp, ListenerTimeouts, LogFormat, LogTarget,
-    Logging, NoBackend, OpenSessions, Outlier, OverLimit, QueueRules, Relay, Runtime, Sni, TcpOptions,
-    Upstream, UpstreamTimeouts,
+    AccessFilter, AccessFormat, AdminState, Backend, BackendAddress, Bandwidth, Config, CoreSelection,
+    EqualIdle, HashKey, Keepalive, ListenAddress, Listener, ListenerTcp, ListenerTimeouts, LogFormat,
+    LogTarget, Logging, NoBackend, OpenSessions, Outlier, OverLimit, QueueRules, Relay, Runtime, Sni,
+    TcpOptions, Upstream, UpstreamTimeouts,
 };
 use super::pool::pool;
 use super::proxy::{VERSIONS, proxy_protocol};
@@ -29,8 +29,8 @@ use super::sni;
 use super::tree::{Map, Node, Value};
 use super::values::{
     ACCESS_FILTERS, ACCESS_FORMATS, FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean,
-    buffers, congestion_control, cores, count, duration, duration_within, interface, limit, log_target, name,
-    number, off_or, one_of, percent, port, size, sources, text, whole_seconds,
+    buffers, byte_rate, congestion_control, cores, count, duration, duration_within, interface, limit,
+    log_target, name, number, off_or, one_of, percent, port, size, sources, text, whole_seconds,
 };
 use crate::balance::{self, Registered};
 use crate::base::{UpstreamId, limits};
@@ -223,6 +223,7 @@ fn bare_listener(
         client_first: s.value("client_first", None, off_or(duration)),
         no_backend: s.value("no_backend", NoBackend::Reset, one_of(NO_BACKEND)),
         proxy_protocol: proxy_protocol(s, &address),
+        bandwidth: s.section("bandwidth", bandwidth),
         timeouts,
         tcp,
         address,
@@ -230,6 +231,13 @@ fn bare_listener(
     relations::admission_of_use(s, &listener);
     relations::may_unlisten(s, &listener);
     listener
+}
+
+fn bandwidth(s: &mut Section<'_>) -> Bandwidth {
+    Bandwidth {
+        to_backend: s.value("to_backend", None, off_or(byte_rate)),
+        to_client: s.value("to_client", None, off_or(byte_rate)),
+    }
 }
 
 fn listener_timeouts(s: &mut Section<'_>) -> (ListenerTimeouts, WrittenTimeouts) {

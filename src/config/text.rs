@@ -32,8 +32,8 @@ pub(super) fn limit_text(limit: Option<Duration>) -> String {
 }
 
 /// Writes a size in the largest unit that holds it as a whole number.
-pub(super) fn size_text(bytes: u32) -> String {
-    let bytes = u64::from(bytes);
+pub(super) fn size_text(bytes: impl Into<u64>) -> String {
+    let bytes = bytes.into();
     let fits = BYTES.iter().find(|(_, factor)| bytes.is_multiple_of(*factor));
     let (unit, factor) = fits.copied().unwrap_or(("B", 1));
     format!("{}{unit}", bytes / factor)

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::hints;
-use super::model::{AccessFilter, AccessFormat, CoreSelection, HashKey, LogFormat, LogTarget, OpenSessions};
+use super::model::{
+    AccessFilter, AccessFormat, ByteRate, CoreSelection, HashKey, LogFormat, LogTarget, OpenSessions,
+};
 use super::report::quote;
 use super::section::{Read, nearest};
 use super::text::{AUTO, BYTES, MILLIS, OFF, duration_text, size_text};
@@ -233,6 +235,21 @@ pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Node) -> Read<u32> {
         let bytes = u32::try_from(u64::from(count).saturating_mul(*factor)).unwrap_or(u32::MAX);
         if range.contains(&bytes) { Ok(bytes) } else { Err(rule) }
     }
+}
+
+/// Reads a rate of bytes, such as `10MiB/s`.
+pub(super) fn byte_rate(node: &Node) -> Read<ByteRate> {
+    let (text, range) = (text(node)?, limits::BYTE_RATE);
+    let (least, most) = (size_text(*range.start()), size_text(*range.end()));
+    let rule = format!("{} is not a rate of bytes from {least}/s to {most}/s", quote(text));
+    let size = text.strip_suffix("/s").unwrap_or_default();
+    let number = size.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = BYTES.iter().find(|(name, _)| *name == &size[number.len()..]);
+    let (Some((_, factor)), Some(count)) = (unit, decimal(number)) else {
+        return Err(format!("{rule}; write a number and B/s, KiB/s, MiB/s or GiB/s, such as `10MiB/s`"));
+    };
+    let bytes = u64::from(count).saturating_mul(*factor);
+    ByteRate::new(bytes).filter(|_| range.contains(&bytes)).ok_or(rule)
 }
 
 /// Reads a whole percentage from 1 to 100 as a fraction; `off` is 0.

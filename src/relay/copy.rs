@@ -3,7 +3,11 @@
 //! While a send is on its way, more is received. A direction counts bytes as consecutive if they came before
 //! the preceding ones were gone, or at least [`BULK_PIECE`] at once. After [`BULK_BYTES`] consecutive bytes
 //! no further receive is armed, what the one in flight still brings is delivered, and then splicing follows.
+//!
+//! A direction with a limited rate receives no more at a time than it may send, so that it holds no buffer while it
+//! waits. What it holds nevertheless, because it was received before the relay began, goes out in parts.
 
+use super::throttle::Throttle;
 use super::turn::{Turn, TurnBytes};
 use crate::net::Peer;
 use crate::uring::{Receive, Sent};
@@ -12,6 +16,8 @@ use crate::uring::{Receive, Sent};
 const BULK_BYTES: u32 = 256 << 10;
 /// Bytes at once that count as bulk even if the source had run dry before them.
 const BULK_PIECE: u32 = 32 << 10;
+/// A direction that may send this many bytes receives many buffers at a time, which is bounded by about as many.
+const MANY_BYTES: u32 = 64 << 10;
 
 /// A direction that copies.
 pub(super) struct Copying {
@@ -35,13 +41,23 @@ impl Copying {
 
     /// Begins with a header of our own, and in one piece with it what the source has sent so far. The header is no byte
     /// of the direction.
-    pub(super) fn begin_with(&mut self, header: Vec<u8>, from: &Peer, to: &Peer) {
+    pub(super) fn begin_with(
+        &mut self,
+        header: Vec<u8>,
+        from: &Peer,
+        to: &Peer,
+        throttle: Option<&mut Throttle>,
+    ) {
         // A header is much shorter, and what is longer could not be told from the source's bytes.
         self.header_left = u16::try_from(header.len()).unwrap_or(u16::MAX);
+        if throttle.is_some() {
+            // The source's bytes have to ask first, in their turn.
+            return to.send(header);
+        }
         let bytes = from.forward_behind(header, to);
         self.note_piece(bytes);
         self.sending = bytes > 0;
-        self.receive(from);
+        self.receive(from, None);
     }
 
     /// Bytes of our own header that have not gone out.
@@ -61,14 +77,50 @@ impl Copying {
         self.sending
     }
 
-    /// Receives more from the source, unless it has ended.
-    pub(super) fn receive(&self, from: &Peer) {
-        from.receive(if self.blocked { Receive::One } else { Receive::Many });
+    /// Receives more from the source, unless it has ended, or has to wait for its budget.
+    pub(super) fn receive(&self, from: &Peer, throttle: Option<&mut Throttle>) {
+        let unlimited = if self.blocked { Receive::One } else { Receive::Many };
+        let most = match throttle {
+            Some(throttle) if !from.is_receiving() => throttle.allowance(from),
+            _ => MANY_BYTES,
+        };
+        match most {
+            0 => {}
+            1..MANY_BYTES => from.receive(Receive::AtMost(most)),
+            MANY_BYTES.. => from.receive(unlimited),
+        }
+    }
+
+    /// Sends what the source has brought, as much as the budget allows. Returns the number of bytes; `None` if all of
+    /// them have to wait for the budget.
+    fn forward(from: &Peer, to: &Peer, throttle: Option<&mut Throttle>) -> Option<u32> {
+        let Some(throttle) = throttle.filter(|_| from.received() > 0) else { return Some(from.forward(to)) };
+        let most = throttle.allowance(from);
+        if most == 0 {
+            return None;
+        }
+        let bytes = if from.received() <= most as usize {
+            from.forward(to)
+        } else {
+            let part = from.peek_received(most as usize);
+            from.consume(part.len());
+            to.send(part);
+            most
+        };
+        throttle.spend(bytes);
+        Some(bytes)
     }
 
     /// Moves what can be moved now, adds it to `bytes`, and returns what follows; splicing follows only if
     /// `may_splice`.
-    pub(super) fn turn(&mut self, from: &Peer, to: &Peer, may_splice: bool, bytes: &mut TurnBytes) -> Turn {
+    pub(super) fn turn(
+        &mut self,
+        from: &Peer,
+        to: &Peer,
+        may_splice: bool,
+        mut throttle: Option<&mut Throttle>,
+        bytes: &mut TurnBytes,
+    ) -> Turn {
         if let Some(turn) = self.finish_send(from, to, bytes) {
             return turn;
         }
@@ -76,13 +128,19 @@ impl Copying {
             // Checked before anything is taken from the source, because nothing more can be delivered.
             return Turn::DestinationReset;
         }
-        bytes.received = from.forward(to);
+        let Some(forwarded) = Self::forward(from, to, throttle.as_deref_mut()) else {
+            if to.ring().buffers_scarce() {
+                from.spill_received();
+            }
+            return Turn::Waits;
+        };
+        bytes.received = forwarded;
         let is_bulk = self.note_piece(bytes.received) && may_splice;
         if bytes.received > 0 {
             self.sending = true;
             if from.received() == 0 && !is_bulk {
                 // More may come while this is being sent; only one buffer of it if the destination is slow.
-                self.receive(from);
+                self.receive(from, throttle);
             }
             return Turn::Waits;
         }
@@ -91,7 +149,7 @@ impl Copying {
             None if is_bulk && !from.is_receiving() => Turn::Splices,
             None => {
                 // Also for bulk: a receive in flight goes on, and this call does nothing then.
-                self.receive(from);
+                self.receive(from, throttle);
                 Turn::Waits
             }
             Some(end) => Turn::SourceEnded(end),

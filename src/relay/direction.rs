@@ -12,7 +12,9 @@ use super::copy::Copying;
 use super::pipe::Pipes;
 use super::side::Side;
 use super::splicing::Splicing;
+use super::throttle::Throttle;
 use super::turn::{Turn, TurnBytes};
+use crate::config::ByteRate;
 use crate::net::Peer;
 use crate::uring::{End, Receive};
 
@@ -31,6 +33,31 @@ enum Way {
     Splice(Splicing),
 }
 
+/// A way, and what limits its rate. Boxed, so that sessions without a limit stay small.
+enum Pacing {
+    Free(Way),
+    Throttled(Box<(Throttle, Way)>),
+}
+
+impl Pacing {
+    fn way(&self) -> &Way {
+        match self {
+            Self::Free(way) => way,
+            Self::Throttled(throttled) => &throttled.1,
+        }
+    }
+
+    fn parts(&mut self) -> (&mut Way, Option<&mut Throttle>) {
+        match self {
+            Self::Free(way) => (way, None),
+            Self::Throttled(throttled) => {
+                let (throttle, way) = &mut **throttled;
+                (way, Some(throttle))
+            }
+        }
+    }
+}
+
 /// Bytes from one socket to the other.
 pub(super) struct Direction {
     /// Number of bytes delivered.
@@ -41,32 +68,49 @@ pub(super) struct Direction {
     to: Side,
     /// Whether a FIN has to be passed on.
     end_due: bool,
-    way: Way,
+    pacing: Pacing,
 }
 
 impl Direction {
-    pub(super) fn new(to: Side) -> Self {
+    pub(super) fn new(to: Side, rate: Option<ByteRate>) -> Self {
         let way = Way::Copy(Copying::new());
-        Self { bytes: 0, moved: false, flow: Flow::Open, to, end_due: false, way }
+        let pacing = match rate {
+            None => Pacing::Free(way),
+            Some(rate) => Pacing::Throttled(Box::new((Throttle::new(rate), way))),
+        };
+        Self { bytes: 0, moved: false, flow: Flow::Open, to, end_due: false, pacing }
     }
 
     /// Begins with a header of our own, which is no byte of the direction.
     pub(super) fn begin_with(&mut self, header: Vec<u8>, from: &Peer, to: &Peer) {
-        if let Way::Copy(copying) = &mut self.way {
-            copying.begin_with(header, from, to);
+        if let (Way::Copy(copying), throttle) = self.pacing.parts() {
+            copying.begin_with(header, from, to, throttle);
+        }
+    }
+
+    /// Notes that the destination has got so many of the source's bytes already.
+    pub(super) fn has_sent(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        if let (_, Some(throttle)) = self.pacing.parts() {
+            throttle.spend(u32::try_from(bytes).unwrap_or(u32::MAX));
         }
     }
 
     /// Returns whether bytes of the source are on their way out.
     pub(super) fn is_sending(&self) -> bool {
-        match &self.way {
+        match self.pacing.way() {
             Way::Copy(copying) => copying.is_sending(),
             Way::Splice(splicing) => splicing.holds_bytes(),
         }
     }
 
-    pub(super) fn is_splicing(&self) -> bool {
-        matches!(self.way, Way::Splice(_))
+    fn is_splicing(&self) -> bool {
+        matches!(self.pacing.way(), Way::Splice(_))
+    }
+
+    /// Returns whether the kernel may hold bytes of the source that the direction has not been told of.
+    pub(super) fn leaves_bytes_to_kernel(&self) -> bool {
+        self.is_splicing() || matches!(self.pacing, Pacing::Throttled(_))
     }
 
     /// Returns whether the source has ended and the destination does not know it yet.
@@ -87,9 +131,13 @@ impl Direction {
 
     fn take_turn(&mut self, from: &Peer, to: &Peer, pipes: Option<&Rc<Pipes>>) {
         let mut bytes = TurnBytes::default();
-        let turn = match &mut self.way {
-            Way::Copy(copying) => copying.turn(from, to, pipes.is_some(), &mut bytes),
-            Way::Splice(splicing) => splicing.turn(from, to, pipes, &mut bytes),
+        let turn = match self.pacing.parts() {
+            (Way::Copy(copying), throttle) => {
+                let may_splice =
+                    pipes.is_some() && throttle.as_ref().is_none_or(|throttle| throttle.may_splice());
+                copying.turn(from, to, may_splice, throttle, &mut bytes)
+            }
+            (Way::Splice(splicing), throttle) => splicing.turn(from, to, pipes, throttle, &mut bytes),
         };
         // First of all, because what follows depends on whether a byte was ever delivered.
         self.account(&bytes, pipes);
@@ -97,10 +145,13 @@ impl Direction {
             Turn::Waits => {}
             Turn::Copies => {
                 self.leave_splicing(from);
-                from.receive(Receive::Many);
+                if let (Way::Copy(copying), throttle) = self.pacing.parts() {
+                    copying.receive(from, throttle);
+                }
             }
             Turn::Splices => {
-                self.way = Way::Splice(Splicing::new());
+                let (way, throttle) = self.pacing.parts();
+                *way = Way::Splice(Splicing::new(throttle.is_some()));
                 // At once, because nothing is armed that would wake the task.
                 self.take_turn(from, to, pipes);
             }
@@ -113,16 +164,21 @@ impl Direction {
     fn account(&mut self, bytes: &TurnBytes, pipes: Option<&Rc<Pipes>>) {
         self.bytes += u64::from(bytes.delivered);
         self.moved |= bytes.received > 0 || bytes.delivered > 0;
-        if let (Way::Splice(_), Some(pipes)) = (&self.way, pipes) {
+        if let (Way::Splice(_), Some(pipes)) = (self.pacing.way(), pipes) {
             pipes.note_moved(self.to, bytes.delivered);
+        }
+        if let (_, Some(throttle)) = self.pacing.parts() {
+            // Bytes that only wait for their budget are not silence.
+            self.moved |= throttle.take_rested();
         }
     }
 
     /// Ends splicing, if the direction splices, and leaves the source as it was. A pipe is dropped with its
     /// content.
     pub(super) fn leave_splicing(&mut self, from: &Peer) {
-        if self.is_splicing()
-            && let Way::Splice(splicing) = std::mem::replace(&mut self.way, Way::Copy(Copying::new()))
+        let (way, _) = self.pacing.parts();
+        if matches!(way, Way::Splice(_))
+            && let Way::Splice(splicing) = std::mem::replace(way, Way::Copy(Copying::new()))
         {
             splicing.end(from);
         }
@@ -149,7 +205,7 @@ impl Direction {
     fn destination_failed(&mut self, from: &Peer, to: &Peer) {
         if self.bytes == 0 {
             // Nothing reached the destination, so another one may get it.
-            let own = match &self.way {
+            let own = match self.pacing.way() {
                 Way::Copy(copying) => copying.header_left(),
                 Way::Splice(_) => 0,
             };
@@ -231,7 +287,7 @@ mod tests {
     }
 
     fn splicing(splicing: Splicing) -> Direction {
-        Direction { way: Way::Splice(splicing), ..Direction::new(Side::Backend) }
+        Direction { pacing: Pacing::Free(Way::Splice(splicing)), ..Direction::new(Side::Backend, None) }
     }
 
     /// Runs a direction until `done`, or for [`TOO_LONG`].
@@ -261,7 +317,7 @@ mod tests {
                 let pipe = piped.then(|| {
                     sender.write_all(b"piped").expect("connected");
                     let mut pipe = pipes.take(ring.now()).expect("a pipe");
-                    pipe.fill(&from);
+                    pipe.fill(&from, u32::MAX);
                     pipe
                 });
                 pipe::set_least(&from, PATIENT_BYTES);
@@ -309,7 +365,7 @@ mod tests {
         on_ring(|ring| async move {
             let ((from, mut sender), (to, mut receiver)) = pairs_with_first(&ring).await;
             let pipes = Rc::new(pipes());
-            let mut direction = Direction::new(Side::Backend);
+            let mut direction = Direction::new(Side::Backend, None);
             direction.begin_with(b"header".to_vec(), &from, &to);
             assert!(direction.is_sending());
             run(&mut direction, (&from, &to), &pipes, |direction| direction.bytes == 5).await;
@@ -325,7 +381,7 @@ mod tests {
     fn header_goes_out_at_once_and_leaves_the_direction_untouched() {
         on_ring(|ring| async move {
             let ((from, _sender), (to, mut receiver)) = (pair(&ring), pair(&ring));
-            let mut direction = Direction::new(Side::Backend);
+            let mut direction = Direction::new(Side::Backend, None);
             direction.begin_with(b"header".to_vec(), &from, &to);
             assert!(!direction.is_sending());
             run(&mut direction, (&from, &to), &Rc::new(pipes()), |_| has_bytes(&receiver)).await;
@@ -344,7 +400,7 @@ mod tests {
                 socket2::SockRef::from(&receiver).set_recv_buffer_size(4 << 10).expect("an open socket");
                 to.with(|socket| socket.set_send_buffer_size(4 << 10)).expect("an open socket");
                 let pipes = Rc::new(pipes());
-                let mut direction = Direction::new(Side::Backend);
+                let mut direction = Direction::new(Side::Backend, None);
                 direction.begin_with(vec![b'h'; HEADER], &from, &to);
                 run(&mut direction, (&from, &to), &pipes, |_| to.is_waiting_writable()).await;
                 assert!(to.is_waiting_writable(), "the kernel took all of it");
@@ -377,7 +433,7 @@ mod tests {
             sender.write_all(b"piped").expect("connected");
             let pipes = Rc::new(pipes());
             let mut pipe = pipes.take(ring.now()).expect("a pipe");
-            pipe.fill(&from);
+            pipe.fill(&from, u32::MAX);
             to.with(|socket| {
                 socket.set_nonblocking(true).expect("an open socket");
                 while socket.send(&[0; 64 << 10]).is_ok() {}
@@ -412,7 +468,7 @@ mod tests {
                 ring.spawn(async move {
                     let _peers = (sender, receiver);
                     let total = || all.iter().map(Cell::get).sum::<u64>();
-                    let mut direction = splicing(Splicing::new());
+                    let mut direction = splicing(Splicing::new(false));
                     let note = |direction: &Direction| {
                         all[index].set(direction.bytes);
                         total() >= (STREAMS * LENGTH / 2) as u64

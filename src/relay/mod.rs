@@ -32,11 +32,13 @@
 //!
 //! Bytes received = bytes sent + bytes held, for each direction; the two `Peer`s hold them.
 
+mod budget;
 mod copy;
 mod direction;
 mod pipe;
 mod side;
 mod splicing;
+mod throttle;
 mod turn;
 
 use std::rc::Rc;
@@ -44,7 +46,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::base::Tick;
-use crate::config::{EqualIdle, Keepalive, Reuse};
+use crate::config::{Bandwidth, EqualIdle, Keepalive, Reuse};
 use crate::net::{self, Peer};
 use crate::uring::{Peeked, Timer};
 use direction::{Direction, Flow};
@@ -77,6 +79,8 @@ pub struct RelayRules {
     pub client_keepalive: Option<Keepalive>,
     /// When the kernel probes the backend.
     pub backend_keepalive: Option<Keepalive>,
+    /// How many bytes each direction may move.
+    pub bandwidth: Bandwidth,
     /// Pipes for splicing; none if splicing is off.
     pub pipes: Option<Rc<Pipes>>,
 }
@@ -148,10 +152,10 @@ impl Relay {
     /// Creates a relay that begins now and ends at `session_deadline` at the latest.
     #[must_use]
     pub fn new(sides: Sides<'_>, session_deadline: Tick) -> Self {
-        let now = sides.now();
+        let (now, bandwidth) = (sides.now(), sides.rules.bandwidth);
         let mut relay = Self {
-            to_backend: Direction::new(Side::Backend),
-            to_client: Direction::new(Side::Client),
+            to_backend: Direction::new(Side::Backend, bandwidth.to_backend),
+            to_client: Direction::new(Side::Client, bandwidth.to_client),
             moved: now,
             queued: 0,
             young: true,
@@ -172,7 +176,7 @@ impl Relay {
 
     /// Notes that the backend has got so many of the client's bytes with the connect.
     pub fn has_sent(&mut self, bytes: usize) {
-        self.to_backend.bytes += bytes as u64;
+        self.to_backend.has_sent(bytes);
     }
 
     /// Returns the number of bytes delivered to the backend so far.
@@ -312,8 +316,8 @@ impl Relay {
 
     /// Returns whether the client has everything that the backend has sent so far.
     fn has_delivered_all_to_client(&self, Sides { backend, .. }: Sides<'_>) -> bool {
-        // While the direction splices, only the kernel knows.
-        let kernel_holds = || self.to_client.is_splicing() && backend.peek() != Peeked::Nothing;
+        // While the direction splices, or waits for its budget, only the kernel knows.
+        let kernel_holds = || self.to_client.leaves_bytes_to_kernel() && backend.peek() != Peeked::Nothing;
         !self.to_client.is_sending() && backend.received() == 0 && !kernel_holds()
     }
 
@@ -472,6 +476,7 @@ mod tests {
     use std::net::Shutdown;
 
     use super::*;
+    use crate::config::ByteRate;
     use crate::net::testing::pair;
     use crate::uring::testing::{on_ring, reset};
 
@@ -483,6 +488,7 @@ mod tests {
             half_close: Duration::from_secs(5),
             client_keepalive: None,
             backend_keepalive: None,
+            bandwidth: Bandwidth::default(),
             pipes: None,
         }
     }
@@ -529,6 +535,58 @@ mod tests {
             reset(client_peer);
             let outcome = std::future::poll_fn(|context| relay.poll(sides, context)).await;
             assert_eq!(outcome, Outcome::Reset(Side::Client));
+        });
+    }
+
+    /// The direction has sent so much already that it has to wait for longer than the limit on silence.
+    #[test]
+    fn bytes_that_wait_for_their_budget_are_not_silence() {
+        on_ring(|ring| async move {
+            let ((client, mut client_peer), (backend, _backend_peer)) = (pair(&ring), pair(&ring));
+            let limit = Duration::from_millis(100);
+            let to_backend = ByteRate::new(10_000);
+            let bandwidth = Bandwidth { to_backend, to_client: None };
+            let rules = RelayRules { client_idle: Some(limit), bandwidth, ..rules() };
+            let sides = Sides { client: &client, backend: &backend, rules: &rules, reuse: Reuse::Off };
+            let begin = ring.now();
+            let mut relay = Relay::new(sides, Tick::NEVER);
+            relay.has_sent(6_000);
+            client_peer.write_all(&[b'x'; 1_000]).expect("connected");
+            let outcome = std::future::poll_fn(|context| relay.poll(sides, context)).await;
+            let took = ring.now().since(begin);
+            assert_eq!((outcome, relay.bytes_to_backend()), (Outcome::Idle(Side::Client), 7_000));
+            // 7,000 bytes at the rate, less the first burst of 400 and the bytes of the last piece.
+            assert!(took >= Duration::from_millis(600) + limit, "{took:?}");
+        });
+    }
+
+    /// The client reset the connection behind bytes that wait; the death is seen at once, the bytes are delivered.
+    #[test]
+    fn reset_is_seen_while_bytes_wait_for_their_budget() {
+        on_ring(|ring| async move {
+            let ((client, mut client_peer), (backend, mut backend_peer)) = (pair(&ring), pair(&ring));
+            let bandwidth = Bandwidth { to_backend: ByteRate::new(10_000), to_client: None };
+            let rules = RelayRules { bandwidth, ..rules() };
+            let sides = Sides { client: &client, backend: &backend, rules: &rules, reuse: Reuse::Off };
+            let begin = ring.now();
+            let mut relay = Relay::new(sides, Tick::NEVER);
+            relay.has_sent(6_000);
+            client_peer.write_all(&[b'x'; 1_000]).expect("connected");
+            let mut client_peer = Some(client_peer);
+            let mut seen = None;
+            let outcome = std::future::poll_fn(|context| {
+                let polled = relay.poll(sides, context);
+                client_peer.take().into_iter().for_each(reset);
+                if client.is_dead() {
+                    seen.get_or_insert_with(|| ring.now());
+                }
+                polled
+            })
+            .await;
+            assert_eq!((outcome, relay.bytes_to_backend()), (Outcome::Reset(Side::Client), 7_000));
+            let seen = seen.expect("it was").since(begin);
+            assert!(seen < Duration::from_millis(300) && ring.now().since(begin) >= 2 * seen, "{seen:?}");
+            std::io::Read::read_exact(&mut backend_peer, &mut [0; 1_000]).expect("it was delivered");
         });
     }
 }

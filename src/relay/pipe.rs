@@ -188,14 +188,15 @@ impl Ends {
 }
 
 impl Pipe {
-    /// Moves what `from` has received into the pipe, as much as fits, and at most twice the size of the pipe.
-    pub(super) fn fill(&mut self, from: &Peer) -> Filled {
+    /// Moves what `from` has received into the pipe, at most `most` bytes, as much as fits, and at most twice the size
+    /// of the pipe.
+    pub(super) fn fill(&mut self, from: &Peer, most: u32) -> Filled {
         let before = self.held;
         let (mut ended, mut failed) = (false, None);
         from.with(|socket| {
             let source = NonBlocking::new(socket.as_raw_fd());
             // One buffer of the pipe may hold more than a page, so more than the nominal size may fit.
-            let most = self.pipes.size.saturating_mul(2);
+            let most = self.pipes.size.saturating_mul(2).min(before.saturating_add(most));
             while self.held < most && !ended {
                 match splice(source.0, self.ends().write.as_raw_fd(), most - self.held) {
                     Ok(0) => ended = true,

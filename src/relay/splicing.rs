@@ -7,13 +7,14 @@
 //!
 //! After [`LONG_TURNS`] large turns the direction is patient: it is woken for [`PATIENT_BYTES`]
 //! (`SO_RCVLOWAT`), or looks after [`PATIENCE`] at what has come, because fewer and larger pieces cost less
-//! on both sides. Finding less ends its patience.
+//! on both sides. Finding less ends its patience. A direction with a limited rate moves what its budget allows.
 
 use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::pipe::{self, Left, Pipe, Pipes};
+use super::throttle::Throttle;
 use super::turn::{Turn, TurnBytes};
 use crate::base::Tick;
 use crate::net::Peer;
@@ -56,11 +57,14 @@ enum Pace {
     },
     /// For [`PATIENT_BYTES`], or after [`PATIENCE`].
     Patient,
+    /// For any byte: its rests make the pieces large.
+    Steady,
 }
 
 impl Splicing {
-    pub(super) fn new() -> Self {
-        Self { pipe: None, look_at: None, small_turns: 0, pace: Pace::Eager { large_turns: 0 } }
+    pub(super) fn new(is_throttled: bool) -> Self {
+        let pace = if is_throttled { Pace::Steady } else { Pace::Eager { large_turns: 0 } };
+        Self { pipe: None, look_at: None, small_turns: 0, pace }
     }
 
     /// Returns whether bytes are on their way to the destination.
@@ -85,6 +89,7 @@ impl Splicing {
         from: &Peer,
         to: &Peer,
         pipes: Option<&Rc<Pipes>>,
+        mut throttle: Option<&mut Throttle>,
         bytes: &mut TurnBytes,
     ) -> Turn {
         let now = from.ring().now();
@@ -126,24 +131,32 @@ impl Splicing {
             from.put_off();
             return Turn::Waits;
         }
+        let most = throttle.as_deref_mut().map_or(u32::MAX, |throttle| throttle.allowance(from));
+        if most == 0 {
+            return Turn::Waits;
+        }
         let Some(pipe) = pipes.take(now) else {
             // All pipes hold bytes of other directions, or the kernel makes no more; copying needs none.
             return Turn::Copies;
         };
-        self.move_piece(pipe, looks, from, to, bytes)
+        let turn = self.move_piece((pipe, most), looks, from, to, bytes);
+        if let Some(throttle) = throttle {
+            throttle.spend(bytes.received);
+        }
+        turn
     }
 
-    /// Moves what the source has, about one pipe full, through an empty pipe. In this turn the direction
-    /// either `looks`, or the source has reported something to read.
+    /// Moves what the source has, about one pipe full and at most `most` bytes, through an empty pipe. In this turn the
+    /// direction either `looks`, or the source has reported something to read.
     fn move_piece(
         &mut self,
-        mut pipe: Pipe,
+        (mut pipe, most): (Pipe, u32),
         looks: bool,
         from: &Peer,
         to: &Peer,
         bytes: &mut TurnBytes,
     ) -> Turn {
-        let filled = pipe.fill(from);
+        let filled = pipe.fill(from, most);
         bytes.received = filled.bytes;
         self.note_piece(filled.bytes, looks, from);
         if let Some(error) = filled.failed {
@@ -186,7 +199,7 @@ impl Splicing {
                     pipe::set_least(from, PATIENT_BYTES);
                 }
             }
-            Pace::Patient | Pace::Eager { .. } => {}
+            Pace::Patient | Pace::Eager { .. } | Pace::Steady => {}
         }
     }
 

@@ -69,6 +69,7 @@ impl Destination {
             half_close: listener.timeouts.half_close,
             client_keepalive: listener.tcp.options.keepalive,
             backend_keepalive: backend_side.tcp.keepalive,
+            bandwidth: listener.bandwidth,
             pipes: shard.pipes.clone(),
         };
         Self { upstream, configured, rules }

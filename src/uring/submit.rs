@@ -86,7 +86,9 @@ impl Core {
             let most = MULTISHOT_BYTES.min(self.buffers.size().saturating_mul(MULTISHOT_PIECES.into()));
             with_total(opcode::RecvMulti::new(fd, GROUP).build(), most)
         } else {
-            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+            // The kernel takes 0 for the size of the buffer.
+            let most = if let Receive::AtMost(bytes) = receive { bytes } else { 0 };
+            opcode::Recv::new(fd, std::ptr::null_mut(), most)
                 .buf_group(GROUP)
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)

@@ -281,6 +281,7 @@ fn blocked_send_keeps_its_bytes_until_the_peer_takes_them() {
             half_close: std::time::Duration::from_secs(60),
             client_keepalive: None,
             backend_keepalive: None,
+            bandwidth: ringway::config::Bandwidth::default(),
             pipes: None,
         };
         let reuse = ringway::config::Reuse::Off;

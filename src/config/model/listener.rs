@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,10 +61,47 @@ pub struct Listener {
     pub no_backend: NoBackend,
     /// What proxies in front say about their clients; off is `accept: off`.
     pub proxy_protocol: ProxyProtocol,
+    /// Limits on the bytes that a session moves; see "Bandwidth".
+    pub bandwidth: Bandwidth,
     /// Limits on the time of sessions.
     pub timeouts: ListenerTimeouts,
     /// Options of client sockets, and of the listening ones.
     pub tcp: ListenerTcp,
+}
+
+/// `bandwidth:` of a listener: limits on the bytes of each of its sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Bandwidth {
+    /// Bytes that a session moves to its backend.
+    #[serde(serialize_with = "text::text_or_off")]
+    pub to_backend: Option<ByteRate>,
+    /// Bytes that a session moves to its client.
+    #[serde(serialize_with = "text::text_or_off")]
+    pub to_client: Option<ByteRate>,
+}
+
+/// Bytes in a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRate(NonZeroU64);
+
+impl ByteRate {
+    /// Returns the rate of so many bytes in a second; `None` if there are none.
+    #[must_use]
+    pub fn new(bytes: u64) -> Option<Self> {
+        NonZeroU64::new(bytes).map(Self)
+    }
+
+    /// Returns the number of bytes in a second.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", text::size_text(self.bytes()))
+    }
 }
 
 /// What becomes of clients while no backend is eligible.

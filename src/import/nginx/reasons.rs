@@ -38,7 +38,7 @@ pub(super) fn of_stream(directive: &Directive) -> String {
         }
         "error_log" => "records go to standard error, or to a file; see `logging.target` and `logging.level`",
         "resolver" | "resolver_timeout" => "the system's resolver is asked; see `resolve`",
-        "proxy_upload_rate" | "proxy_download_rate" => "there is no rate limit; leave it out, or use tc",
+        "proxy_upload_rate" | "proxy_download_rate" => "not taken over; write `bandwidth` of the listener",
         "proxy_requests" | "proxy_responses" => "of UDP, which there is none of; leave it out",
         "ssl_preread" => {
             "with `map $ssl_preread_server_name` it is `sni.routes` of the listener; write them by hand"

@@ -1,5 +1,6 @@
 //! What becomes of the two streams of a session.
 
+mod bandwidth;
 mod fairness;
 mod options;
 mod resets;
