@@ -28,6 +28,11 @@ impl Limit {
         self.taken.fetch_update(SeqCst, SeqCst, |taken| (taken < self.maximum()).then_some(taken + 1)).is_ok()
     }
 
+    /// Takes a permit, also if all are taken. The caller has to give it back.
+    pub fn take_anyhow(&self) {
+        self.taken.fetch_add(1, SeqCst);
+    }
+
     /// Gives back a permit that was taken.
     pub fn give_back(&self) {
         let before = self.taken.fetch_sub(1, SeqCst);

@@ -87,6 +87,16 @@ impl SharedListener {
         }
     }
 
+    /// Takes one of the sessions of the listener, also if it has no more. Returns whether there is something to give back.
+    #[must_use]
+    pub fn take_anyhow(&self) -> bool {
+        let counts = self.max_connections.is_some();
+        if counts {
+            self.state.sessions.take_anyhow();
+        }
+        counts
+    }
+
     /// Gives back what [`SharedListener::take`] has taken, of this or another version.
     pub fn give_back(&self) {
         self.state.sessions.give_back();
@@ -132,7 +142,9 @@ impl SharedListener {
         if self.pace.is_none_or(|pace| self.state.pace.take(pace, now)) {
             return Ok(slot);
         }
-        slot.into_iter().for_each(|slot| sources.give_back(slot));
+        if let (Some(ip), Some(rules)) = (client.ip(), &self.sources) {
+            sources.undo(self.id, ip, rules, slot);
+        }
         Err(DenyReason::Rate)
     }
 
@@ -204,7 +216,9 @@ mod tests {
         assert_eq!(admit("10.0.0.1"), Err(DenyReason::SourceRate));
         assert_eq!(admit("10.0.0.2"), Err(DenyReason::Rate));
         let source = shared.look_at_source(client("10.0.0.2"), &sources, Moment(0));
-        assert_eq!(source.map(|(open, _)| open), Some(0), "the place was given back");
+        assert_eq!(source, Some((0, true)), "the place was given back");
+        // However often it is refused, its own rate is not used up.
+        assert!((0..10).all(|_| admit("10.0.0.2") == Err(DenyReason::Rate)));
         sources.give_back(two);
         // What one source has too much is nothing to the others.
         assert!(shared.admit(client("10.0.0.2"), &sources, Moment(1_000_000)).is_ok());

@@ -22,7 +22,10 @@ impl Pace {
     /// Returns the state after an event at `now`, given the state before it; `None` if it is one too many.
     fn after(self, state: u64, now: Moment) -> Option<u64> {
         let now = nanos(now);
-        let due = state.max(now);
+        let full = now.saturating_add(self.tolerance);
+        // No state of this pace is later than that of an event just now. One that is comes from a slower pace, before a reload,
+        // and would shut clients out for long: it counts as a burst that is used up.
+        let due = if state > full.saturating_add(self.interval) { full } else { state.max(now) };
         (due - now <= self.tolerance).then(|| due.saturating_add(self.interval))
     }
 }
@@ -43,6 +46,11 @@ impl Paced {
     /// Counts an event at `now`; `None` if it is one too many. The state is the caller's to keep.
     pub(super) fn after(self, pace: Pace, now: Moment) -> Option<Self> {
         pace.after(self.0, now).map(Self)
+    }
+
+    /// Takes an event back that was counted.
+    pub(super) fn before(self, pace: Pace) -> Self {
+        Self(self.0.saturating_sub(pace.interval))
     }
 
     /// Returns whether it says nothing more at `now` than a new one.
@@ -132,6 +140,16 @@ mod tests {
         let fastest = limit(1_000_000, 1, 1);
         let state = SharedPace::default();
         assert_eq!((0..1_000).filter(|micros| state.take(fastest, Moment(*micros))).count(), 1_000);
+    }
+
+    /// A reload may loosen a limit that many clients have used up.
+    #[test]
+    fn faster_pace_is_in_force_at_once() {
+        let (slow, fast) = (limit(5, 3_600, 5), limit(1_000, 1, 10));
+        let state = SharedPace::default();
+        assert!((0..5).all(|_| state.take(slow, Moment(0))) && !state.take(slow, Moment(0)));
+        assert!(state.take(fast, Moment(1_000)));
+        assert!((0..50).all(|number| state.take(fast, Moment(2_000 + number * 1_000))));
     }
 
     /// Exact over all threads to within the burst.

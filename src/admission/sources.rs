@@ -93,6 +93,12 @@ impl From<&PerSource> for SourceRules {
 }
 
 impl SourceRules {
+    fn key(&self, listener: ListenerId, ip: IpAddr) -> Key {
+        let prefix = self.prefix(ip);
+        let length = if prefix.is_ipv4() { self.ipv4_prefix } else { self.ipv6_prefix };
+        Key { listener, length, prefix: Some(prefix) }
+    }
+
     /// Returns what all addresses of one source have in common.
     fn prefix(&self, ip: IpAddr) -> IpAddr {
         let kept = |bits: u8, length: u8| u32::from(bits.saturating_sub(length));
@@ -113,6 +119,8 @@ impl SourceRules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     listener: ListenerId,
+    /// That of the prefix: after a reload with another length, sources are others.
+    length: u8,
     prefix: Option<IpAddr>,
 }
 
@@ -161,12 +169,12 @@ impl Sources {
         rules: &SourceRules,
         now: Moment,
     ) -> Result<Option<SourceSlot>, DenyReason> {
-        let key = Key { listener, prefix: Some(rules.prefix(ip)) };
+        let key = rules.key(listener, ip);
         if let Some(taken) = self.take_for(key, rules, now) {
             return taken;
         }
         self.overflowed.fetch_add(1, Relaxed);
-        self.take_for(Key { prefix: None, ..key }, rules, now).unwrap_or(Ok(None))
+        self.take_for(Key { prefix: None, length: 0, ..key }, rules, now).unwrap_or(Ok(None))
     }
 
     /// As [`Sources::take`]; `None` if there is no place for the source.
@@ -204,10 +212,27 @@ impl Sources {
         slot.open = slot.open.saturating_sub(1);
     }
 
+    /// Takes back what [`Sources::take`] has done for a client that another rule denies: its session, and its part of the
+    /// rate.
+    pub fn undo(&self, listener: ListenerId, ip: IpAddr, rules: &SourceRules, slot: Option<SourceSlot>) {
+        slot.into_iter().for_each(|slot| self.give_back(slot));
+        let Some(pace) = rules.pace else { return };
+        let own = rules.key(listener, ip);
+        for key in [own, Key { prefix: None, length: 0, ..own }] {
+            let hash = self.hasher.hash_one(key);
+            let mut part = self.part((hash % PARTS as u64) as usize);
+            if let Some(at) = part.find(hash, key) {
+                let slot = &mut part.slots[at as usize];
+                slot.pace = slot.pace.before(pace);
+                return;
+            }
+        }
+    }
+
     /// Returns the open sessions of a source that are limited, and whether another one is within its rate.
     #[must_use]
     pub fn look(&self, listener: ListenerId, ip: IpAddr, rules: &SourceRules, now: Moment) -> (u32, bool) {
-        let key = Key { listener, prefix: Some(rules.prefix(ip)) };
+        let key = rules.key(listener, ip);
         let hash = self.hasher.hash_one(key);
         let part = self.part((hash % PARTS as u64) as usize);
         let Some(at) = part.find(hash, key) else { return (0, true) };

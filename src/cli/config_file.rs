@@ -55,7 +55,8 @@ pub fn load(path: &Path) -> Result<Parsed, LoadError> {
         }
         for named in wanted {
             // A path without a beginning is one beside the configuration, wherever the process was started.
-            let content = read_named(&folder.map_or_else(|| named.clone(), |folder| folder.join(&named)));
+            let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let content = read_named(&folder.join(&named));
             files.insert(named, content);
         }
     }

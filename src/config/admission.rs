@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -26,9 +26,16 @@ pub(super) const NO_BACKEND: &[(&str, NoBackend)] =
 /// What an entry of a list of clients may be.
 const ENTRIES: &str = "prefixes, addresses, `unix:`, `any` or `file:/PATH`";
 
+const ENTRY: &str =
+    "a prefix such as `10.0.0.0/8` or `2001:db8::/32`, an address, `unix:`, `any` or `file:/PATH`";
+
 /// Reads a list of clients.
 pub(super) fn clients(s: &mut Section<'_>, key: &'static str) -> AccessList {
-    AccessList(s.list(key, (ENTRIES, limits::ACCESS_ENTRIES_MAX), entry))
+    let list = AccessList(s.list(key, (ENTRIES, limits::ACCESS_ENTRIES_MAX), entry));
+    if key == "allow" && s.is_bare_list(key) {
+        s.warn_at(key, "an empty list lets every client in; write `off` if that is meant");
+    }
+    list
 }
 
 fn entry(node: &Node, files: &Files) -> Read<AccessEntry> {
@@ -37,7 +44,7 @@ fn entry(node: &Node, files: &Files) -> Read<AccessEntry> {
         "unix:" => Ok(AccessEntry::Unix),
         text => match text.strip_prefix("file:") {
             Some(path) => file(path, files),
-            None => prefix(text).map(AccessEntry::Prefix),
+            None => prefix(text, ENTRY).map(AccessEntry::Prefix),
         },
     }
 }
@@ -47,45 +54,50 @@ fn file(path: &str, files: &Files) -> Read<AccessEntry> {
         return Err("`file:` names no file; write `file:/PATH`".to_owned());
     }
     let path = PathBuf::from(path);
-    let content = files.get(&path).map_err(str::to_owned)?.unwrap_or_default();
-    let shown = path.display().to_string();
+    let prefixes = files.prefixes(&path, || prefixes(&path, files))?;
+    Ok(AccessEntry::File { path, prefixes })
+}
+
+/// Reads a file that has a prefix a line.
+fn prefixes(path: &Path, files: &Files) -> Read<Vec<IpNet>> {
+    let content = files.get(path).map_err(str::to_owned)?.unwrap_or_default();
+    let shown = quote(&path.display().to_string());
     let Ok(content) = str::from_utf8(content) else {
-        return Err(format!("{} is not text; it has a prefix a line", quote(&shown)));
+        return Err(format!("{shown} is not text; it has a prefix a line"));
     };
     let mut prefixes = Vec::new();
-    let mut wrong = Vec::new();
-    for (number, line) in content.lines().enumerate() {
+    // The first line that is wrong, and how many there are: a file of something else has millions.
+    let (mut first, mut wrong) = (None, 0_usize);
+    for (number, line) in content.trim_start_matches('\u{feff}').lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default().trim();
         if line.is_empty() {
             continue;
         }
-        match prefix(line) {
+        match prefix(line, "a prefix such as `10.0.0.0/8` or `2001:db8::/32`, or an address") {
             Ok(prefix) => prefixes.push(prefix),
-            Err(rule) => wrong.push((number + 1, rule)),
+            Err(rule) => {
+                wrong += 1;
+                first.get_or_insert((number + 1, rule));
+            }
+        }
+        if wrong > 1_000 {
+            break;
         }
     }
-    match &wrong[..] {
-        [] => Ok(AccessEntry::File { path, prefixes: prefixes.into() }),
-        [(number, rule), rest @ ..] => {
-            let rest = match rest.len() {
-                0 => String::new(),
-                1 => "; one more line is wrong".to_owned(),
-                more => format!("; {more} more lines are wrong"),
-            };
-            Err(format!("line {number} of {}: {rule}{rest}", quote(&shown)))
-        }
-    }
+    let Some((number, rule)) = first else { return Ok(prefixes) };
+    let rest = match wrong {
+        1 => String::new(),
+        2 => "; one more line is wrong".to_owned(),
+        3..=1_000 => format!("; {} more lines are wrong", wrong - 1),
+        _ => "; more than 1000 lines are wrong".to_owned(),
+    };
+    Err(format!("line {number} of {shown}: {rule}{rest}"))
 }
 
 /// Reads a prefix, or an address, which is the longest prefix. What IPv6 says of IPv4 addresses is IPv4.
-fn prefix(text: &str) -> Read<IpNet> {
+fn prefix(text: &str, expected: &str) -> Read<IpNet> {
     let shown = quote(text);
-    let unknown = || {
-        format!(
-            "{shown} is not a prefix such as `10.0.0.0/8` or `2001:db8::/32`, an address, `unix:`, `any` or \
-             `file:/PATH`"
-        )
-    };
+    let unknown = || format!("{shown} is not {expected}");
     let (ip, length) = text.split_once('/').map_or((text, None), |(ip, length)| (ip, Some(length)));
     let ip: IpAddr = ip.parse().map_err(|_| unknown())?;
     let longest = if ip.is_ipv4() { 32 } else { 128 };
@@ -164,8 +176,10 @@ pub(super) fn per_source(s: &mut Section<'_>) -> Option<PerSource> {
         return None;
     }
     s.section("per_source", |s| {
-        let max_connections = s.value("max_connections", None, limit);
-        let rate = s.value("rate", None, off_or(rate));
+        let (most, written) = (s.optional("max_connections", limit), s.optional("rate", off_or(rate)));
+        // Reported, and perhaps meant to limit something.
+        let is_unfit = s.has("max_connections") && most.is_none() || s.has("rate") && written.is_none();
+        let (max_connections, rate) = (most.flatten(), written.flatten());
         let burst = burst(s);
         let prefix = |most: u32| move |node: &Node| number(1..=most)(node).map(|length| length as u8);
         let rules = PerSource {
@@ -178,7 +192,7 @@ pub(super) fn per_source(s: &mut Section<'_>) -> Option<PerSource> {
         if rate.is_none() && s.has("burst") {
             s.error_at("burst", "`burst` belongs to a rate; add `rate`, such as `50/s`, or remove it");
         }
-        if rate.is_none() && max_connections.is_none() && !s.has("rate") && !s.has("max_connections") {
+        if rate.is_none() && max_connections.is_none() && !is_unfit {
             s.error("it limits nothing; add `max_connections`, or `rate` such as `50/s`");
         }
         Some(rules)

@@ -4,6 +4,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::IpNet;
 
 /// The content of the files that a configuration names, as far as they were read.
 #[derive(Default)]
@@ -11,6 +14,8 @@ pub struct Files {
     /// The content of each, or why there is none.
     read: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
     wanted: RefCell<BTreeSet<PathBuf>>,
+    /// The prefixes in those that have some, which several lists may share.
+    prefixes: RefCell<BTreeMap<PathBuf, Arc<[IpNet]>>>,
 }
 
 impl Files {
@@ -39,5 +44,25 @@ impl Files {
                 Ok(None)
             }
         }
+    }
+
+    /// Returns the prefixes in a file, which are read once.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`.
+    pub(super) fn prefixes(
+        &self,
+        path: &Path,
+        read: impl FnOnce() -> Result<Vec<IpNet>, String>,
+    ) -> Result<Arc<[IpNet]>, String> {
+        if let Some(known) = self.prefixes.borrow().get(path) {
+            return Ok(Arc::clone(known));
+        }
+        let prefixes: Arc<[IpNet]> = read()?.into();
+        if self.read.contains_key(path) {
+            self.prefixes.borrow_mut().insert(path.to_owned(), Arc::clone(&prefixes));
+        }
+        Ok(prefixes)
     }
 }

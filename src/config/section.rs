@@ -260,6 +260,12 @@ impl<'a> Section<'a> {
         self.find(key).is_some_and(|(entry, _)| entry.node.is_off() || is_empty(&entry.node))
     }
 
+    /// Returns true if the value of `key` is a list without entries.
+    pub(super) fn is_bare_list(&mut self, key: &'static str) -> bool {
+        let is_bare = |node: &Node| matches!(&node.value, Value::List(items) if items.is_empty());
+        self.find(key).is_some_and(|(entry, _)| is_bare(&entry.node))
+    }
+
     /// Returns where the value of `key` stands, or this section where it is not written.
     pub(super) fn location(&self, key: &str) -> Location {
         self.entry(key).map_or_else(|| self.location.clone(), |(_, location)| location)

@@ -183,10 +183,14 @@ impl BoundTo {
     pub fn of(socket: &impl AsFd) -> Result<Self, String> {
         let socket = SockRef::from(socket);
         let no_socket = |error: io::Error| format!("is not a socket: {}", Plain(&error));
-        if socket.r#type().map_err(no_socket)? != Type::STREAM || !socket.is_listener().map_err(no_socket)? {
+        let is_stream = socket.r#type().map_err(no_socket)? == Type::STREAM;
+        let address = socket.local_addr().map_err(no_socket)?;
+        // A process that had no backend has closed the port (`unlisten`), which is still bound.
+        let is_bound = address.as_socket().is_some_and(|address| address.port() > 0);
+        let may_listen = is_bound && socket.peer_addr().is_err();
+        if !is_stream || !(socket.is_listener().map_err(no_socket)? || may_listen) {
             return Err("is not a stream socket that listens".to_owned());
         }
-        let address = socket.local_addr().map_err(no_socket)?;
         if let Some(path) = address.as_pathname() {
             return Ok(Self::Unix(path.to_owned()));
         }
@@ -260,6 +264,10 @@ pub fn adopt(
     let listen = || {
         for InheritedSocket { socket, address, .. } in &taken {
             if matches!(address, BoundTo::Ip { .. }) {
+                options::same_interface(&SockRef::from(socket), tcp.interface.as_deref())?;
+                if !socket.is_listener()? {
+                    socket.set_reuse_address(true)?;
+                }
                 options::replace(SockRef::from(socket), tcp)?;
                 // A process that was killed may have left it closed to clients.
                 take_all_hops(SockRef::from(socket));

@@ -73,7 +73,7 @@ pub enum ListenError {
     /// Not an address of this machine.
     #[error(
         "{address} is not an address of this machine; `ip address` lists them; an address that is added \
-         later needs the sysctl net.ipv4.ip_nonlocal_bind (net.ipv6.ip_nonlocal_bind)"
+         later needs `tcp.freebind: true`"
     )]
     NotLocal {
         /// The address.
@@ -163,6 +163,7 @@ pub fn listen_beside(
 pub fn adjust(socket: SockRef<'_>, backlog: u32, tcp: &ListenerTcp) -> io::Result<()> {
     if socket.domain()? != Domain::UNIX {
         options::replace(SockRef::from(&*socket), tcp)?;
+        socket.set_reuse_address(true)?;
     }
     socket.listen(backlog_number(backlog))
 }
@@ -192,6 +193,8 @@ pub fn end_handshakes(socket: SockRef<'_>) -> io::Result<bool> {
 /// The kernel takes shutdown(2) of a listening TCP socket as the end of listening; HAProxy pauses its listeners so. A Unix
 /// socket would not come back.
 pub fn unlisten(socket: SockRef<'_>) {
+    // Beside a socket with SO_REUSEADDR that does not listen, another user's may listen (socket(7)).
+    let _ = socket.set_reuse_address(false);
     // It fails for a socket that does not listen.
     let _ = socket.shutdown(Shutdown::Read);
 }

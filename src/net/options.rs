@@ -114,6 +114,22 @@ fn reset_congestion_control(socket: &SockRef<'_>) -> io::Result<()> {
     set_congestion_control(socket, usual)
 }
 
+/// Refuses a socket that was handed over and takes clients from another interface than is wanted, which cannot change.
+pub(super) fn same_interface(socket: &SockRef<'_>, wanted: Option<&str>) -> io::Result<()> {
+    let name = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned();
+    let has = socket.device()?.map(name);
+    if has.as_deref() == wanted {
+        return Ok(());
+    }
+    let words = |name: Option<&str>| name.map_or_else(|| "all interfaces".to_owned(), str::to_owned);
+    Err(io::Error::other(format!(
+        "the socket that was handed over takes clients from {}, and tcp.interface is {}: stop the old process and start \
+         anew, or write BindToDevice= into the socket unit",
+        words(has.as_deref()),
+        wanted.unwrap_or("off")
+    )))
+}
+
 fn of_interface(error: &io::Error, name: &str) -> io::Error {
     match error.raw_os_error() {
         Some(libc::ENODEV) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::admission::{Decided, SharedListener};
 use crate::balance::Candidate;
 use crate::base::{BackendId, ClientAddress, DenyReason, ListenerId, Moment};
-use crate::config::{self, HashKey, OverLimit, SniRoute, Target};
+use crate::config::{self, HashKey, NoBackend, OverLimit, SniRoute, Target};
 use crate::control::Source;
 use crate::control::process::{AskedRule, ExplainError, ExplainQuery, Explanation};
 use crate::control::status::{BackendStatus, Phase, Status, UpstreamStatus};
@@ -108,6 +108,14 @@ pub(super) fn explain(source: &Source, wanted: &Wanted, preview: &Preview) -> Ex
         hash(shared, wanted, &mut rules);
         backend = steps(shared, preview, &mut rules).filter(|_| admitted);
     }
+    if listener.no_backend == NoBackend::Unlisten
+        && !status.listeners.iter().any(|known| known.name == listener.name && known.ready)
+    {
+        rules.add(
+            "no_backend",
+            "no backend is eligible: the port is closed, so the client is refused".to_owned(),
+        );
+    }
     Explanation {
         client: match wanted.client.ip() {
             // Nobody named a port.
@@ -152,8 +160,9 @@ fn admission(source: &Source, wanted: &Wanted, status: &Status, rules: &mut Rule
         let verdict = "the client has to be announced by the PROXY header of a proxy in `trusted`";
         rules.add("proxy_protocol", verdict.to_owned());
     }
-    let is_listed = lists(shared, wanted, rules);
-    is_open && has_room && is_listed && rates(source, (shared, wanted), now, rules)
+    // All are asked, whatever the first ones say.
+    let (is_listed, is_within) = (lists(shared, wanted, rules), rates(source, (shared, wanted), now, rules));
+    is_open && has_room && is_listed && is_within
 }
 
 /// Returns whether `allow` and `deny` let a client in.

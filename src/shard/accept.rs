@@ -17,13 +17,16 @@ use super::listener::Listener;
 use super::session;
 use super::state::Shard;
 use crate::base::{Activity, Plain, limits};
-use crate::config::{self, ListenAddress};
+use crate::config::ListenAddress;
 use crate::net::{self, AcceptError};
 use crate::uring::{Accepted, Acceptor, Timer};
 
 /// Pause after a failed accept: while descriptors or memory are short, trying again at once would fail at
 /// once. A connection that its client has already given up is no reason for a pause.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Pause after a socket could not listen again, because another one has its address meanwhile.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long the handshakes may take that have begun when an entrance closes: more than the round trip of nearly every
 /// client.
@@ -117,7 +120,7 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
         shard.ring.set_activity(Activity::Accept);
         let listener = entrance.listener();
         if !Rc::ptr_eq(&listener, &rules) {
-            adjust(acceptor, listener.config());
+            adjust(acceptor, &listener);
             (left, rules) = (listener.config().backlog.max(left), Rc::clone(&listener));
         }
         let (accepted, place) = match accepted {
@@ -144,7 +147,9 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
                 }
                 let Some(accepted) = (left > 0).then(|| acceptor.accept_now()).flatten() else { return };
                 left -= 1;
-                (accepted, None)
+                // It was let in as far as its place goes: nobody else would be told of it.
+                let place = entrance.is_left().then(|| entrance.listener().reserve_anyhow());
+                (accepted, place)
             }
         };
         match accepted {
@@ -168,7 +173,7 @@ pub(super) async fn run(entrance: Rc<Entrance>, acceptor: Acceptor) {
                 }
                 if error.raw_os_error() == Some(libc::EINVAL) {
                     // It does not listen: a process that has the same socket had no backend (`unlisten`).
-                    adjust(acceptor, listener.config());
+                    adjust(acceptor, &listener);
                 }
                 if error.raw_os_error() != Some(libc::ECONNABORTED) {
                     shard.ring.sleep_until(now.after(PAUSE)).await;
@@ -199,12 +204,16 @@ fn ends_handshakes(entrance: &Entrance, acceptor: &Acceptor) -> bool {
     !ends && acceptor.with(net::end_handshakes).unwrap_or(false)
 }
 
-/// Has a socket follow another configuration of its listener.
-fn adjust(acceptor: &Acceptor, listener: &config::Listener) {
-    let adjusted = acceptor.with(|socket| net::adjust(socket, listener.backlog, &listener.tcp));
-    if let Err(error) = adjusted {
-        log::warn!("listener {}: its socket keeps its old options: {}", listener.name, Plain(&error));
+/// Has a socket follow another configuration of its listener. Returns whether it listens.
+fn adjust(acceptor: &Acceptor, listener: &Listener) -> bool {
+    let config = listener.config();
+    let adjusted = acceptor.with(|socket| net::adjust(socket, config.backlog, &config.tcp));
+    let Err(error) = adjusted else { return true };
+    let shard = &listener.shard;
+    if shard.accept_warnings.is_due(shard.ring.now()) {
+        log::warn!("listener {}: its socket does not take its options: {}", config.name, Plain(&error));
     }
+    acceptor.with(|socket| socket.is_listener().unwrap_or(false))
 }
 
 /// Closes the port until there is a backend again, or nobody wants it closed any more.
@@ -222,8 +231,12 @@ async fn unlisten(entrance: &Entrance, acceptor: &Acceptor) {
         if stays { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
+    // Also at the end: a service manager that has the same socket takes it for broken otherwise.
+    while !adjust(acceptor, &entrance.listener()) && entrance.is_open() {
+        let shard = Rc::clone(&entrance.listener().shard);
+        shard.ring.sleep_until(shard.now().after(LISTEN_AGAIN)).await;
+    }
     if entrance.is_open() {
-        adjust(acceptor, entrance.listener.borrow().config());
         say(entrance, "accepting", "accepts again");
     }
 }

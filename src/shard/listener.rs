@@ -226,6 +226,12 @@ impl Listener {
         Err(DenyReason::ProcessLimit)
     }
 
+    /// Takes a place, also beyond the limits.
+    pub(super) fn reserve_anyhow(&self) -> Admission {
+        self.shard.gate.sessions.take_anyhow();
+        Admission::new(self.shared.take_anyhow())
+    }
+
     /// Asks all rules on a peer that has a place, which is given back if one denies it. Where a header will say who the
     /// client is, the rules on clients are asked later.
     pub(super) fn admit(&self, admission: Admission, peer: ClientAddress) -> Result<Admission, DenyReason> {

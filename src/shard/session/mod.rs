@@ -37,6 +37,8 @@ fn serve(mut record: Record) -> impl Future<Output = ()> {
             Poll::Ready(())
         })
         .await;
+        // Its listener may have been changed since the accept, and while a header was awaited.
+        record.follow_listener();
         if record.listener.shared.awaits_header() {
             // Again, because the peer may have been accepted before its listener was changed.
             if !record.listener.shared.trusts(record.session.peer) {
@@ -45,6 +47,7 @@ fn serve(mut record: Record) -> impl Future<Output = ()> {
             if let Err(reason) = Box::pin(door::take_header(&record)).await {
                 return record.turn_away(reason);
             }
+            record.follow_listener();
         }
         // The client is known here.
         if let Err(reason) = record.admit() {

@@ -52,7 +52,10 @@ impl Record {
 
     /// Asks the rules on the client, which is known now, unless they were asked at the accept.
     pub(super) fn admit(&mut self) -> Result<(), DenyReason> {
-        if !self.admission.is_asked() {
+        if !self.admission.is_asked() || self.session.announced().is_some() {
+            // What the peer has taken, if its listener did not await a header yet.
+            self.admission.source().into_iter().for_each(|slot| self.shard().gate.sources.give_back(slot));
+            self.admission = Admission::new(self.admission.counts());
             self.admission = self.listener.admit_client(self.admission, self.session.client())?;
         }
         Ok(())
@@ -109,6 +112,13 @@ impl Record {
             self.session.backend.set(None);
         }
         Ok(is_led_elsewhere)
+    }
+
+    /// Goes by the newest listener, before anything of the client is known.
+    pub(super) fn follow_listener(&mut self) {
+        self.listener = self.listener.newest();
+        self.position = 0;
+        self.session.upstream.set(self.upstream().id);
     }
 
     /// Returns whether the newest generation leads to another upstream, or nowhere.
