@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use ringway::base::CloseReason;
 use ringway::upstream::Health;
+use socket2::{Domain, Socket, Type};
 
-use crate::support::{Client, backend, balancer, eventually, is_reset, timed};
+use crate::support::{Client, backend, balancer, eventually, is_reset, process, timed};
 
 #[test]
 fn backend_hears_of_a_client_at_its_first_byte() {
@@ -67,6 +68,10 @@ fn port_is_closed_while_no_backend_is_eligible() {
         // Every shard has a socket of its own.
         eventually("the port is closed", || (0..20).all(|_| is_refused(balancer.address())));
         open.echo(b"unharmed").unwrap();
+        let thief = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        thief.set_reuse_address(true).unwrap();
+        let taken = thief.bind(&balancer.address().into()).and_then(|()| thief.listen(8));
+        assert_eq!(taken.unwrap_err().raw_os_error(), Some(libc::EADDRINUSE), "the port is still ours");
         only.restart();
         balancer.await_health(0, Health::Up);
         eventually("the port is open", || !is_refused(balancer.address()));
@@ -77,6 +82,26 @@ fn port_is_closed_while_no_backend_is_eligible() {
     open.finish().unwrap();
     let totals = balancer.finish();
     assert_eq!(totals.accept_errors.iter().sum::<u64>(), 0, "{totals:?}");
+}
+
+/// The successor gets a socket that does not listen, and opens the port once there is a backend.
+#[test]
+fn upgrade_hands_a_closed_port_over() {
+    let mut only = backend().echo().start();
+    let process = process()
+        .listener("no_backend: unlisten")
+        .check("interval: 50ms, fast_interval: 50ms, timeout: 2s, rise: 1, fall: 1")
+        .backends([&only])
+        .upgradable()
+        .start();
+    process.echoing_client().finish().unwrap();
+    only.refuse();
+    eventually("the port is closed", || is_refused(process.address()));
+    process.upgrade();
+    assert!(is_refused(process.address()));
+    only.restart();
+    let served = || Client::connect(process.address()).and_then(|client| client.echo(b"x")).is_ok();
+    eventually("the successor serves", served);
 }
 
 /// A process that stops while its port is closed stops at once.
