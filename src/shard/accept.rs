@@ -231,6 +231,10 @@ async fn unlisten(entrance: &Entrance, acceptor: &Acceptor) {
         if stays { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
+    if entrance.is_left() {
+        // It is another process that opens the port now.
+        return;
+    }
     // Also at the end: a service manager that has the same socket takes it for broken otherwise.
     while !adjust(acceptor, &entrance.listener()) && entrance.is_open() {
         let shard = Rc::clone(&entrance.listener().shard);
