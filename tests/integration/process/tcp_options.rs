@@ -11,7 +11,8 @@ use ringway::control::command::Refused;
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{
-    Balancer, Client, NO_ADMIN, V4, add_address, backend, balancer, in_own_network, run_to_end, set_network,
+    Balancer, Client, NO_ADMIN, Reserved, V4, add_address, backend, balancer, in_own_network, run_to_end,
+    set_network,
 };
 
 /// A counter of `TcpExt` in this network.
@@ -138,10 +139,11 @@ fn what_the_kernel_does_not_take_is_refused_by_name() {
         ("interface: nope", "there is no interface nope here"),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ringway.yaml");
+        let (path, port) = (folder.path().join("ringway.yaml"), Reserved::at(V4));
         let text = format!(
-            "{NO_ADMIN}loadbalancer: {{listen_address: '127.0.0.1:2', tcp: {{{tcp}}}}}\n\
-             backends: [{{address: 127.0.0.1, port: 1}}]\n"
+            "{NO_ADMIN}loadbalancer: {{listen_address: '{}', tcp: {{{tcp}}}}}\n\
+             backends: [{{address: 127.0.0.1, port: 1}}]\n",
+            port.address()
         );
         fs::write(&path, text).unwrap();
         for arguments in [&["check", "-f"][..], &["-f"]] {
