@@ -203,7 +203,7 @@ pub enum ExplainError {
     #[error("`client` is {0}; write an IP address, or ADDRESS:PORT")]
     Client(String),
     /// The name is no host name.
-    #[error("`sni` is {0}; write a host name, as in `a.example.com`")]
+    #[error("`{0}` is not a host name; write `sni` as in `a.example.com`")]
     Name(String),
     /// There is no such listener, or none was named where there are several.
     #[error("{0}")]
