@@ -184,7 +184,7 @@ fn what_there_is_not_and_what_does_not_fit_is_refused_with_a_remedy() {
                 "no listener is called `none`; `ringway ctl status` and `/v1/status` list them",
             ),
             ("GET", "/v1/explain", 400, "`client` is missing; write `?client=ADDRESS`"),
-            ("GET", "/v1/explain?client=1.2.3.4&sni=a..b", 400, "`sni` is a..b; write a host name"),
+            ("GET", "/v1/explain?client=1.2.3.4&sni=a..b", 400, "`a..b` is not a host name; write `sni` as"),
             ("GET", "/v1/explain?client=1.2.3.4&name=a", 400, "there is no parameter `name` here"),
             ("POST", "/v1/status", 405, "this takes GET, HEAD only"),
             ("DELETE", "/metrics", 405, "this takes GET, HEAD only"),
