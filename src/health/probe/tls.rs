@@ -7,13 +7,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, Resumption};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::client::{ClientConfig, Resumption};
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
 use crate::config::BackendAddress;
 
@@ -46,7 +46,7 @@ impl Handshake {
 }
 
 static CLIENT: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("the provider has ciphers for both versions")
         .dangerous()
@@ -91,7 +91,7 @@ impl ServerCertVerifier for AnyCertificate {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider().signature_verification_algorithms.supported_schemes()
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -100,12 +100,12 @@ mod tests {
     use std::cell::RefCell;
 
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ServerConfig, SupportedProtocolVersion};
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpStream;
     use tokio_rustls::TlsAcceptor;
-    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-    use tokio_rustls::rustls::version::{TLS12, TLS13};
-    use tokio_rustls::rustls::{ServerConfig, SupportedProtocolVersion};
 
     use super::super::testing::*;
     use super::super::{ProbeOutcome, Question};
@@ -126,7 +126,7 @@ mod tests {
         certificate.not_before = date_time_ymd(2000, 1, 1);
         certificate.not_after = date_time_ymd(2000, 1, 2);
         let certificate = certificate.self_signed(&key).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()

@@ -12,11 +12,11 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
+use rustls::server::Acceptor;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake, parse_tls_extensions, parse_tls_plaintext};
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::server::Acceptor;
-use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::*;
 
@@ -65,7 +65,7 @@ fn said_by_tls_parser(bytes: &[u8]) -> Said {
 
 /// Returns what a client of rustls says first.
 fn hello_of_rustls(name: &str, protocols: &[&str]) -> Vec<u8> {
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions");
     let mut config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
