@@ -84,5 +84,6 @@ pub mod server;
 pub mod shard;
 pub mod steering;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;
 pub mod uring;
