@@ -16,12 +16,14 @@ pub(crate) fn configs(version: &'static SupportedProtocolVersion) -> (Arc<Server
     roots.add(certificate.clone()).expect("a root");
     let provider = || Arc::new(aws_lc_rs::default_provider());
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-    let server = ServerConfig::builder_with_provider(provider())
+    let mut server = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[version])
         .expect("ciphers")
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
         .expect("a pair");
+    // A client that closes before it has read them resets the connection.
+    server.send_tls13_tickets = 0;
     let client = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[version])
         .expect("ciphers")

@@ -28,11 +28,13 @@ pub(super) enum Role {
 }
 
 /// Why a handshake came to nothing.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// TLS says why: the peer's alert, or what is wrong with what it sent.
+    #[error("{0}")]
     Tls(Error),
     /// The connection ended.
+    #[error("the connection ended")]
     Ended,
 }
 
@@ -52,6 +54,8 @@ struct State {
     discards: bool,
     /// Whether the end of our stream was told, or may not be told any more.
     is_over: bool,
+    /// Whether the peer's stream has ended in TCP and not in TLS.
+    is_truncated: bool,
 }
 
 /// Plaintext that is on its way out in records.
@@ -82,7 +86,14 @@ fn failure() -> Errno {
 
 impl Encrypted {
     pub(super) fn new(role: Role, stream: Stream, pace: Rc<Pace>) -> Self {
-        let state = State { stream, sending: None, has_sent: false, discards: false, is_over: false };
+        let state = State {
+            stream,
+            sending: None,
+            has_sent: false,
+            discards: false,
+            is_over: false,
+            is_truncated: false,
+        };
         Self { role, pace, state: RefCell::new(state) }
     }
 
@@ -139,7 +150,7 @@ impl Encrypted {
     }
 
     pub(super) fn ended(&self, socket: &Socket) -> Option<End> {
-        let state = self.pump(socket);
+        let mut state = self.pump(socket);
         if state.discards {
             return socket.ended();
         }
@@ -152,20 +163,17 @@ impl Encrypted {
         match socket.ended() {
             // What has come before the end is not decrypted yet.
             Some(End::Clean) if socket.received() > 0 || state.stream.waits() => None,
-            Some(End::Clean) if self.role == Role::Backend => {
-                Some(End::Failed(errno_of(&io::Error::from_raw_os_error(libc::ECONNRESET))))
+            Some(End::Clean) => {
+                state.is_truncated = true;
+                let reset = || errno_of(&io::Error::from_raw_os_error(libc::ECONNRESET));
+                Some(if self.role == Role::Backend { End::Failed(reset()) } else { End::Clean })
             }
             end => end,
         }
     }
 
-    /// Returns whether the peer's stream has ended in TCP and not in TLS.
-    pub(super) fn is_truncated(&self, socket: &Socket) -> bool {
-        let state = self.state.borrow();
-        socket.ended() == Some(End::Clean)
-            && !state.discards
-            && !state.stream.is_closed()
-            && state.stream.error().is_none()
+    pub(super) fn is_truncated(&self) -> bool {
+        self.state.borrow().is_truncated
     }
 
     pub(super) fn may_move(&self, socket: &Socket) -> bool {
@@ -319,4 +327,223 @@ fn flush(stream: &mut Stream, socket: &Socket) -> io::Result<bool> {
     }
     stream.put_outgoing_back(records);
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::thread::JoinHandle;
+    use std::time::Duration;
+
+    use rustls::pki_types::ServerName;
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConnection, ServerConnection, StreamOwned};
+
+    use super::super::Peer;
+    use super::*;
+    use crate::net::testing::pair;
+    use crate::tls::testing::configs;
+    use crate::uring::Ring;
+    use crate::uring::testing::{on_ring, reset};
+
+    type Client = StreamOwned<ClientConnection, TcpStream>;
+    type Server = StreamOwned<ServerConnection, TcpStream>;
+
+    /// A client of TLS whose other end is on the ring, after its handshake; the client runs on a thread.
+    async fn client<T: Send + 'static>(
+        ring: &Ring,
+        talk: impl FnOnce(Client) -> T + Send + 'static,
+    ) -> (Peer, JoinHandle<T>) {
+        let (mut peer, other) = pair(ring);
+        let (server, client) = configs(&TLS13);
+        let talk = std::thread::spawn(move || {
+            let name = ServerName::try_from("a.example").expect("a name");
+            let client = ClientConnection::new(client, name).expect("settings");
+            talk(StreamOwned::new(client, other))
+        });
+        peer.encrypt_client(Stream::server(&server).expect("settings"), Rc::default());
+        std::future::poll_fn(|context| peer.poll_handshake(context)).await.expect("it is a client");
+        (peer, talk)
+    }
+
+    /// A backend with TLS, like [`client`].
+    async fn backend<T: Send + 'static>(
+        ring: &Ring,
+        talk: impl FnOnce(Server) -> T + Send + 'static,
+    ) -> (Peer, JoinHandle<T>) {
+        let (mut peer, other) = pair(ring);
+        let (server, client) = configs(&TLS12);
+        let talk = std::thread::spawn(move || {
+            talk(StreamOwned::new(ServerConnection::new(server).expect("settings"), other))
+        });
+        let name = ServerName::try_from("a.example").expect("a name");
+        peer.encrypt_backend(Stream::client(&client, name, Vec::new()).expect("settings"), Rc::default());
+        std::future::poll_fn(|context| peer.poll_handshake(context)).await.expect("it is a server");
+        (peer, talk)
+    }
+
+    /// Receives until the end, which it returns with all bytes.
+    async fn receive_all(peer: &Peer) -> (Vec<u8>, End) {
+        let mut bytes = Vec::new();
+        let end = std::future::poll_fn(|context| {
+            peer.register(context.waker());
+            bytes.extend(peer.take_received());
+            if peer.received() > 0 {
+                peer.put_off();
+                return Poll::Pending;
+            }
+            match peer.ended() {
+                Some(end) => Poll::Ready(end),
+                None => {
+                    peer.receive(Receive::Many);
+                    Poll::Pending
+                }
+            }
+        })
+        .await;
+        (bytes, end)
+    }
+
+    /// Sends, and returns how many bytes went out, by all reports.
+    async fn send(peer: &Peer, bytes: Vec<u8>) -> Result<u32, u32> {
+        peer.send(bytes);
+        let mut all = 0;
+        std::future::poll_fn(|context| {
+            peer.register(context.waker());
+            match peer.sent() {
+                Sent::Busy { bytes, .. } => {
+                    all += bytes;
+                    Poll::Pending
+                }
+                Sent::Done { bytes, .. } => Poll::Ready(Ok(all + bytes)),
+                Sent::Failed { bytes, .. } => Poll::Ready(Err(all + bytes)),
+                Sent::Nothing => panic!("a send was started"),
+            }
+        })
+        .await
+    }
+
+    fn bytes(length: usize) -> Vec<u8> {
+        (0..length).map(|index| (index * 31 + index / 255) as u8).collect()
+    }
+
+    #[test]
+    fn plaintext_goes_both_ways_and_ends_are_told() {
+        on_ring(|ring| async move {
+            let (peer, talk) = client(&ring, |mut client| {
+                client.write_all(&bytes(300_000)).expect("connected");
+                client.conn.send_close_notify();
+                client.flush().expect("connected");
+                let mut answer = Vec::new();
+                client.read_to_end(&mut answer).expect("it ends in TLS, too");
+                answer
+            })
+            .await;
+            assert_eq!(receive_all(&peer).await, (bytes(300_000), End::Clean));
+            assert!(!peer.is_truncated());
+            assert_eq!(send(&peer, bytes(200_000)).await, Ok(200_000));
+            assert!(peer.shutdown_write().expect("connected"));
+            assert!(talk.join().expect("it has no error") == bytes(200_000));
+        });
+    }
+
+    /// The peer is told of the end, too, if it is dropped.
+    #[test]
+    fn drop_is_an_end_in_tls() {
+        on_ring(|ring| async move {
+            let (peer, talk) = backend(&ring, |mut server| {
+                let mut question = Vec::new();
+                server.read_to_end(&mut question).expect("it ends in TLS, too");
+                question
+            })
+            .await;
+            assert_eq!(send(&peer, b"question".to_vec()).await, Ok(8));
+            drop(peer);
+            // The ring has to go on for the close.
+            ring.next_turn().await;
+            assert_eq!(talk.join().expect("it has no error"), b"question");
+        });
+    }
+
+    #[test]
+    fn end_without_the_end_of_tls_is_one_of_a_client_and_a_reset_of_a_backend() {
+        on_ring(|ring| async move {
+            let (peer, talk) = client(&ring, |mut client| {
+                client.write_all(b"all").expect("connected");
+            })
+            .await;
+            assert_eq!(receive_all(&peer).await, (b"all".to_vec(), End::Clean));
+            assert!(peer.is_truncated());
+            talk.join().expect("it has no error");
+            let (peer, talk) = backend(&ring, |mut server| {
+                server.write_all(b"some").expect("connected");
+            })
+            .await;
+            let (bytes, end) = receive_all(&peer).await;
+            assert!(bytes == b"some" && matches!(end, End::Failed(_)), "{end:?}");
+            assert!(peer.is_truncated());
+            talk.join().expect("it has no error");
+        });
+    }
+
+    /// The first bytes go to another backend then.
+    #[test]
+    fn bytes_that_never_left_come_back() {
+        on_ring(|ring| async move {
+            let (from, mut sender) = pair(&ring);
+            let (to, talk) = backend(&ring, |mut server| {
+                server.conn.complete_io(&mut server.sock).expect("a handshake");
+                reset(server.sock);
+            })
+            .await;
+            talk.join().expect("it has no error");
+            while to.peek() != crate::uring::Peeked::End {
+                ring.next_turn().await;
+            }
+            sender.write_all(b"first").expect("connected");
+            from.receive(Receive::One);
+            while from.received() == 0 {
+                ring.next_turn().await;
+            }
+            assert_eq!(from.forward(&to), 5);
+            let sent = std::future::poll_fn(|context| {
+                to.register(context.waker());
+                match to.sent() {
+                    Sent::Failed { bytes, .. } => Poll::Ready(bytes),
+                    other => {
+                        assert!(matches!(other, Sent::Busy { .. }), "{other:?}");
+                        Poll::Pending
+                    }
+                }
+            });
+            assert_eq!((sent.await, from.received()), (0, 0));
+            from.reclaim(&to, 0);
+            assert_eq!(from.take_received(), b"first");
+        });
+    }
+
+    #[test]
+    fn handshake_waits_for_a_turn_with_time_and_what_is_no_tls_is_told_so() {
+        on_ring(|ring| async move {
+            let (mut peer, mut other) = pair(&ring);
+            other.set_read_timeout(Some(Duration::from_secs(5))).expect("an open socket");
+            other.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("connected");
+            peer.receive(Receive::One);
+            while peer.received() == 0 {
+                ring.next_turn().await;
+            }
+            let (server, _) = configs(&TLS13);
+            let pace = Rc::new(Pace::default());
+            peer.encrypt_client(Stream::server(&server).expect("settings"), Rc::clone(&pace));
+            let spent_in = ring.turn();
+            pace.note_handshake(spent_in, Duration::from_secs(1));
+            let error = std::future::poll_fn(|context| peer.poll_handshake(context)).await;
+            assert!(ring.turn() > spent_in);
+            assert!(matches!(error, Err(HandshakeError::Tls(Error::InvalidMessage(_)))), "{error:?}");
+            let mut alert = [0; 7];
+            other.read_exact(&mut alert).expect("the alert");
+            assert_eq!(alert[0], 21, "the type of alerts, RFC 8446 section 5.1");
+        });
+    }
 }

@@ -65,7 +65,7 @@ impl Peer {
     /// Returns whether the stream of the peer has ended in TCP and not in TLS: something may be missing.
     #[must_use]
     pub fn is_truncated(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.is_truncated(&self.socket))
+        self.tls.as_ref().is_some_and(|tls| tls.is_truncated())
     }
 
     /// Returns whether bytes may move between the two in this turn: those of a connection with TLS have a budget for each
