@@ -44,6 +44,7 @@
 //!
 //! * [`base`]: identifiers, limits, time, addresses, the reasons for which a session ends.
 //! * Pure, bytes, numbers and time in, values out: [`balance`], [`protocol`], [`config`], [`import`].
+//! * What handshakes of TLS need: [`tls`].
 //! * State that threads share: [`admission`], [`upstream`], [`steering`].
 //! * Mechanisms: [`uring`], [`net`], [`telemetry`], [`relay`], [`pool`].
 //! * Planes: [`shard`], [`health`], [`control`].

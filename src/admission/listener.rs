@@ -9,6 +9,7 @@ use super::rate::{Pace, SharedPace};
 use super::sources::{SourceRules, SourceSlot, Sources};
 use crate::base::{ClientAddress, DenyReason, ListenerId, Moment};
 use crate::config;
+use crate::tls::ServerSettings;
 
 /// The rules of one version of a listener, and the state that goes on through all versions.
 pub struct SharedListener {
@@ -20,6 +21,8 @@ pub struct SharedListener {
     pace: Option<Pace>,
     sources: Option<SourceRules>,
     over_limit: config::OverLimit,
+    /// What handshakes need; `None` if clients come without TLS, or with one that is not ended here.
+    tls: Option<Arc<ServerSettings>>,
     state: Arc<ListenerState>,
 }
 
@@ -70,8 +73,23 @@ impl SharedListener {
             pace: listener.rate_limit.map(Pace::from),
             sources: listener.per_source.as_ref().map(SourceRules::from),
             over_limit: listener.over_limit,
+            tls: None,
             state,
         }
+    }
+
+    /// Returns the listener with these settings of TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Arc<ServerSettings>>) -> Self {
+        let most = tls.as_ref().map_or(u32::MAX, |tls| tls.handshakes_max());
+        self.state.handshakes.set_maximum(most);
+        Self { tls, ..self }
+    }
+
+    /// Returns what handshakes need; `None` if TLS is not ended here.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<ServerSettings>> {
+        self.tls.as_ref()
     }
 
     /// Returns the number of the listener.

@@ -99,6 +99,14 @@ pub const POOL_MAX: u32 = 4_096;
 pub const LOCAL_ADDRESSES_MAX: usize = 256;
 /// Shortest time for a client's header: the PROXY protocol wants one lost segment to be sent again within it.
 pub const HANDSHAKE_MIN: Duration = Duration::from_secs(3);
+/// Maximum number of certificates of a listener.
+pub const CERTIFICATES_MAX: usize = 1_024;
+/// Maximum number of files with revoked certificates of a listener.
+pub const CRL_FILES_MAX: usize = 64;
+/// Maximum number of protocols that a listener or an upstream offers (ALPN).
+pub const ALPN_MAX: usize = 16;
+/// Maximum of the handshakes of TLS at a time of a listener.
+pub const TLS_HANDSHAKES_MAX: u32 = 1 << 20;
 /// Maximum number of entries of a list of clients, such as `allow`; files among them may have more prefixes.
 pub const ACCESS_ENTRIES_MAX: usize = 10_000;
 /// Largest file of prefixes, bytes: the whole routing table of the Internet fits twice.

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::{Plain, limits};
 use crate::config::{Files, Parsed, Report, parse_with};
@@ -46,7 +47,10 @@ pub enum LoadError {
 pub fn load(path: &Path) -> Result<Parsed, LoadError> {
     let (name, text) = read(path)?;
     let folder = if path.as_os_str() == "-" || is_inherited(path) { None } else { path.parent() };
-    let mut files = Files::default();
+    // A clock from before 1970 says nothing of dates.
+    let now =
+        SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|now| i64::try_from(now.as_secs()).ok());
+    let mut files = now.map_or_else(Files::default, Files::read_at);
     loop {
         let parsed = parse_with(&name, &text, &files);
         let wanted = files.take_wanted();

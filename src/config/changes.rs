@@ -6,11 +6,12 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
-use super::model::{AccessEntry, Config, Upstream};
+use super::model::{AccessEntry, Certificate, Config, ListenerTls, Upstream, UpstreamTls};
 use crate::base::counted;
 
 /// One difference between two configurations. Objects go by their names, so their order in the file is none.
@@ -94,6 +95,9 @@ fn tree(config: &Config) -> Value {
     let mut tree = config.to_tree();
     let listeners = tree.get_mut("listeners").and_then(Value::as_sequence_mut);
     for (written, listener) in listeners.into_iter().flatten().zip(&config.listeners) {
+        if let (Some(tls), Some(written)) = (&listener.tls, written.get_mut("tls")) {
+            contents_of_listener(tls, written);
+        }
         for (key, list) in [("allow", &listener.allow), ("deny", &listener.deny)] {
             if let (Value::Mapping(written), false) = (&mut *written, list.is_empty()) {
                 let entry = |entry: &AccessEntry| (entry.to_string().into(), content(entry).into());
@@ -103,6 +107,9 @@ fn tree(config: &Config) -> Value {
     }
     let upstreams = tree.get_mut("upstreams").and_then(Value::as_sequence_mut);
     for (written, upstream) in upstreams.into_iter().flatten().zip(&config.upstreams) {
+        if let (Some(tls), Some(written)) = (&upstream.tls, written.get_mut("tls")) {
+            contents_of_upstream(tls, written);
+        }
         let backends = written.get_mut("backends").and_then(Value::as_sequence_mut);
         for (entry, backend) in backends.into_iter().flatten().zip(&upstream.backends) {
             if let (Value::Mapping(entry), Ok(state)) = (entry, serde_yaml::to_value(backend.admin_state)) {
@@ -111,6 +118,44 @@ fn tree(config: &Config) -> Value {
         }
     }
     by_name(tree)
+}
+
+/// Puts what the files hold beside their names, so that a renewed certificate is a change.
+fn contents_of_listener(tls: &ListenerTls, written: &mut Value) {
+    let Value::Mapping(written) = written else { return };
+    let certificates = tls.certificates.iter().map(|one| (path(&one.certificate), contents(one)));
+    written.insert("certificates".into(), Value::Mapping(certificates.collect()));
+    if let Some(ca) = &tls.client_ca {
+        written.insert("client_ca".into(), format!("{ca}, {}", ca.summary()).into());
+    }
+    if !tls.client_crl.is_empty() {
+        let lists = tls.client_crl.iter().map(|file| (path(&file.path), file.summary().into()));
+        written.insert("client_crl".into(), Value::Mapping(lists.collect()));
+    }
+}
+
+/// As [`contents_of_listener`], for the files of an upstream.
+fn contents_of_upstream(tls: &UpstreamTls, written: &mut Value) {
+    let Value::Mapping(written) = written else { return };
+    written.insert("ca".into(), format!("{}, {}", tls.ca, tls.ca.summary()).into());
+    if let Some(one) = &tls.identity {
+        written.insert(
+            "certificate".into(),
+            Value::Mapping([(path(&one.certificate), contents(one))].into_iter().collect()),
+        );
+    }
+}
+
+fn path(path: &Path) -> Value {
+    path.display().to_string().into()
+}
+
+fn contents(certificate: &Certificate) -> Value {
+    let key = certificate.key.display();
+    match &certificate.identity {
+        Some(identity) => format!("{}, key {key}", identity.summary()).into(),
+        None => format!("key {key}").into(),
+    }
 }
 
 /// Returns what an entry of a list of clients stands for, where that is not the entry itself.

@@ -14,11 +14,24 @@ pub struct Files {
     /// The content of each, or why there is none.
     read: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
     wanted: RefCell<BTreeSet<PathBuf>>,
+    /// Seconds since 1970 when they were read; `None` judges no dates.
+    now: Option<i64>,
     /// The prefixes in those that have some, which several lists may share.
     prefixes: RefCell<BTreeMap<PathBuf, Arc<[IpNet]>>>,
 }
 
 impl Files {
+    /// Returns no files, which are read at this time, in seconds since 1970: what they hold may have expired.
+    #[must_use]
+    pub fn read_at(now: i64) -> Self {
+        Self { now: Some(now), ..Self::default() }
+    }
+
+    /// Returns when the files are read, in seconds since 1970, if dates are judged.
+    pub(super) fn now(&self) -> Option<i64> {
+        self.now
+    }
+
     /// Adds a file: its content, or the reason why there is none.
     pub fn insert(&mut self, path: PathBuf, content: Result<Vec<u8>, String>) {
         self.read.insert(path, content);

@@ -23,6 +23,7 @@ mod healthcheck;
 mod hints;
 mod model;
 mod overlay;
+mod pem;
 mod pool;
 mod print;
 mod proxy;
@@ -33,6 +34,7 @@ mod schema;
 mod section;
 mod sni;
 mod text;
+mod tls;
 mod tree;
 mod values;
 

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::model::{
-    AccessEntry, Backend, BackendAddress, Clients, EqualIdle, HashKey, HealthCheck, ListenAddress, Listener,
-    ListenerTcp, ListenerTimeouts, NoBackend, OpenSessions, Outlier, OverLimit, PoolRules, QueueRules, Reuse,
-    Upstream, UpstreamTimeouts,
+    AccessEntry, Backend, BackendAddress, BackendAlpn, Clients, EqualIdle, HashKey, HealthCheck,
+    ListenAddress, Listener, ListenerTcp, ListenerTimeouts, NoBackend, OpenSessions, Outlier, OverLimit,
+    PoolRules, QueueRules, Reuse, Upstream, UpstreamTimeouts,
 };
 use super::reach::Circle;
 use super::report::{Location, quote};
@@ -430,6 +430,7 @@ pub(super) fn upstream_of_use(s: &Section<'_>, upstream: &Upstream) {
     }
     queue_of_use(s, upstream);
     pool_without_announcement(s, upstream);
+    pool_without_protocol(s, upstream);
     sources_of_use(s, upstream);
 }
 
@@ -504,6 +505,16 @@ fn pool_without_announcement(s: &Section<'_>, upstream: &Upstream) {
         let message = "with `send_proxy` nothing is pooled: its header announces the one client of a connection; \
                        remove `pool`, or write `send_proxy: off`";
         s.error_at("send_proxy", message);
+    }
+}
+
+/// Refuses ready connections that should offer what their client has agreed on: they have no client yet.
+fn pool_without_protocol(s: &Section<'_>, upstream: &Upstream) {
+    let is_same = upstream.tls.as_ref().is_some_and(|tls| tls.alpn == BackendAlpn::Same);
+    if is_same && upstream.pool.size > 0 {
+        let message = "with `alpn: same` nothing is pooled: a connection offers what its one client has agreed on; remove \
+                       `pool`, or list the protocols, as in `alpn: [http/1.1]`";
+        s.error_at("tls", message);
     }
 }
 

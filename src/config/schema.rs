@@ -6,6 +6,7 @@
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::address;
@@ -18,7 +19,7 @@ use super::model::{
     AccessFilter, AccessFormat, AdminState, Backend, BackendAddress, Bandwidth, Config, CoreSelection,
     EqualIdle, HashKey, Keepalive, ListenAddress, Listener, ListenerTcp, ListenerTimeouts, LogFormat,
     LogTarget, Logging, NoBackend, OpenSessions, Outlier, OverLimit, QueueRules, Relay, Runtime, Sni,
-    TcpOptions, Upstream, UpstreamTimeouts,
+    TcpOptions, Upstream, UpstreamTimeouts, UpstreamTls,
 };
 use super::pool::pool;
 use super::proxy::{VERSIONS, proxy_protocol};
@@ -26,6 +27,7 @@ use super::relations::{self, Entries, Names, UpstreamLocations, WrittenIdle, Wri
 use super::report::{Location, Problems};
 use super::section::{Read, Section};
 use super::sni;
+use super::tls;
 use super::tree::{Map, Node, Value};
 use super::values::{
     ACCESS_FILTERS, ACCESS_FORMATS, FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean,
@@ -100,8 +102,11 @@ fn short_form(root: &mut Section<'_>) -> Entries {
             s.section("timeouts", |s| (listener_timeouts(s), upstream_timeouts(s)));
         let (listener_tcp, tcp) = s.section("tcp", |s| (listener_tcp(s, &address), tcp(s)));
         let listener = bare_listener(s, DEFAULT_NAME.to_owned(), address, listener_timeouts, listener_tcp);
-        (listener, client, (UpstreamSettings { algorithm, hash_key, timeouts, tcp }, idle))
+        let tls = None;
+        (listener, client, (UpstreamSettings { algorithm, hash_key, timeouts, tcp, tls }, idle))
     });
+    let why = "TLS with clients stands in `loadbalancer`; TLS with backends needs the long form, `listeners` and `upstreams`";
+    root.forbid("tls", why);
     let (backends, addresses) = backends(root);
     let upstream = upstream(root, DEFAULT_NAME.to_owned(), settings, backends);
     let locations = vec![UpstreamLocations::of(root, addresses, idle)];
@@ -223,6 +228,7 @@ fn bare_listener(
         client_first: s.value("client_first", None, off_or(duration)),
         no_backend: s.value("no_backend", NoBackend::Reset, one_of(NO_BACKEND)),
         proxy_protocol: proxy_protocol(s, &address),
+        tls: tls::of_listener(s),
         bandwidth: s.section("bandwidth", bandwidth),
         timeouts,
         tcp,
@@ -310,6 +316,7 @@ struct UpstreamSettings {
     hash_key: HashKey,
     timeouts: UpstreamTimeouts,
     tcp: TcpOptions,
+    tls: Option<Arc<UpstreamTls>>,
 }
 
 fn long_upstream(
@@ -319,7 +326,8 @@ fn long_upstream(
 ) -> (Upstream, Option<WrittenIdle>) {
     let (algorithm, hash_key) = balancing(s);
     let ((timeouts, idle), tcp) = (s.section("timeouts", upstream_timeouts), s.section("tcp", tcp));
-    (upstream(s, name, UpstreamSettings { algorithm, hash_key, timeouts, tcp }, backends), idle)
+    let tls = tls::of_upstream(s, &backends);
+    (upstream(s, name, UpstreamSettings { algorithm, hash_key, timeouts, tcp, tls }, backends), idle)
 }
 
 /// Reads the keys that stand in an entry of `upstreams`, or at the top of a short form.
@@ -329,7 +337,7 @@ fn upstream(
     settings: UpstreamSettings,
     backends: Vec<Backend>,
 ) -> Upstream {
-    let UpstreamSettings { algorithm, hash_key, timeouts, tcp } = settings;
+    let UpstreamSettings { algorithm, hash_key, timeouts, tcp, tls } = settings;
     let upstream = Upstream {
         name,
         algorithm,
@@ -350,6 +358,7 @@ fn upstream(
         }),
         pool: pool(s, &backends),
         send_proxy: s.value("send_proxy", None, off_or(one_of(VERSIONS))),
+        tls,
         source: s.value("source", Vec::new(), sources),
         resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
         timeouts,

@@ -50,6 +50,11 @@ impl<'a> Section<'a> {
         Self { problems, files, location, own: None, layers: Vec::new(), known: Vec::new() }
     }
 
+    /// Returns the files that the configuration names.
+    pub(super) fn files(&self) -> &'a Files {
+        self.files
+    }
+
     /// Returns the value of `key`, or `default` where it is not written.
     pub(super) fn value<T>(&mut self, key: &'static str, default: T, read: impl Fn(&Node) -> Read<T>) -> T {
         self.optional(key, read).unwrap_or(default)

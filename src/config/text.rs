@@ -5,12 +5,15 @@
 
 use std::fmt::Display;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 pub(super) const OFF: &str = "off";
 pub(super) const AUTO: &str = "auto";
+pub(super) const SAME: &str = "same";
+pub(super) const SYSTEM: &str = "system";
 
 /// Units of durations with their milliseconds, largest first.
 pub(super) const MILLIS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -37,6 +40,13 @@ pub(super) fn size_text(bytes: impl Into<u64>) -> String {
     let fits = BYTES.iter().find(|(_, factor)| bytes.is_multiple_of(*factor));
     let (unit, factor) = fits.copied().unwrap_or(("B", 1));
     format!("{}{unit}", bytes / factor)
+}
+
+/// Writes the day of a moment, in seconds since 1970, as everybody reads it (UTC).
+pub(super) fn date_text(seconds: i64) -> String {
+    let day = jiff::Timestamp::from_second(seconds).map(|moment| moment.strftime("%Y-%m-%d").to_string());
+    // Beyond the year 9999.
+    day.unwrap_or_else(|_| "the end of days".to_owned())
 }
 
 pub(super) type Done<S> = Result<<S as Serializer>::Ok, <S as Serializer>::Error>;
@@ -76,6 +86,11 @@ pub(super) fn or_off<T: Serialize, S: Serializer>(value: &Option<T>, serializer:
         Some(value) => value.serialize(serializer),
         None => serializer.serialize_str(OFF),
     }
+}
+
+/// Writes a shared value that writes itself, which serde cannot without its feature `rc`; `None` is `off`.
+pub(super) fn shared_or_off<T: Serialize, S: Serializer>(value: &Option<Arc<T>>, serializer: S) -> Done<S> {
+    or_off(&value.as_deref(), serializer)
 }
 
 pub(super) fn number_or_auto<S: Serializer>(value: &Option<NonZeroU32>, serializer: S) -> Done<S> {

@@ -342,6 +342,15 @@ pub(super) fn sources(node: &Node) -> Read<Vec<IpAddr>> {
     }
 }
 
+/// Reads the path of a file.
+pub(super) fn file_path(node: &Node) -> Read<PathBuf> {
+    let text = text(node)?;
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err(format!("{} is not the path of a file", quote(text)));
+    }
+    Ok(PathBuf::from(text))
+}
+
 /// Reads the name of an algorithm.
 pub(super) fn algorithm(node: &Node) -> Read<&'static Registered> {
     let text = text(node)?;

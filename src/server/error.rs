@@ -8,7 +8,7 @@ use crate::base::Plain;
 use crate::control::admin::BindError;
 use crate::net::ListenError;
 use crate::telemetry::log::LogError;
-use crate::upstream::NumbersSpent;
+use crate::upstream::BuildError;
 use crate::uring::Missing;
 
 /// Why a server does not start.
@@ -51,9 +51,9 @@ pub enum StartError {
     /// The access log cannot be written.
     #[error("logging.access_log: {0}")]
     AccessLog(#[from] LogError),
-    /// The configuration has more objects than there are numbers.
+    /// The configuration has more objects than there are numbers, or TLS cannot be set up.
     #[error(transparent)]
-    Numbers(#[from] NumbersSpent),
+    Snapshot(#[from] BuildError),
     /// A thread or a doorbell cannot be made.
     #[error("cannot start: {}", Plain(.0))]
     System(#[from] io::Error),

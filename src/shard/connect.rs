@@ -274,8 +274,8 @@ impl<'a> Wait<'a> {
         if let Some(client) = self.client.filter(|_| sent > 0) {
             client.socket.consume(sent);
         }
-        if let Some(settings) = upstream.tls() {
-            let stream = settings.begin(upstream.backend_name(backend), prelude.protocol.as_deref());
+        if let Some(settings) = upstream.tls(backend) {
+            let stream = settings.begin(prelude.protocol.as_deref());
             let stream = stream.map_err(|error| Failed::tls(HandshakeError::Tls(error)))?;
             prelude.header.iter().for_each(|header| socket.send(header.clone()));
             socket.encrypt_backend(stream, Rc::clone(&self.shard.tls_pace));
@@ -292,7 +292,7 @@ impl<'a> Wait<'a> {
         /// More does not fit into a segment.
         const MOST: usize = 1_400;
         let config = upstream.config();
-        let is_first = config.send_proxy.is_none() && upstream.tls().is_none();
+        let is_first = config.send_proxy.is_none() && config.tls.is_none();
         let may = config.tcp.fast_open && is_first && matches!(address, Address::Tcp(_));
         let bytes = self.client.filter(|_| may)?.socket.peek_received(MOST);
         Some(bytes).filter(|bytes| !bytes.is_empty())

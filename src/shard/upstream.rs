@@ -17,7 +17,7 @@ use crate::net::{self, Peer};
 use crate::pool::{Connection, Lease, Pool};
 use crate::protocol::client_hello::ClientHello;
 use crate::telemetry::counters::{BackendCounters, Cells, UpstreamCounters};
-use crate::tls::ClientSettings;
+use crate::tls::BackendTls;
 use crate::upstream::{LocalAddresses, Permit, Preview, SharedUpstream, UpstreamTable};
 
 /// See the module documentation. An upstream never changes: with another configuration there is a new one, which takes
@@ -131,9 +131,9 @@ impl Upstream {
         self.shared.config()
     }
 
-    /// The settings of TLS with its backends, if they speak it.
-    pub(super) fn tls(&self) -> Option<&Arc<ClientSettings>> {
-        self.shared.tls()
+    /// Returns what handshakes with a backend need, if it speaks TLS.
+    pub(super) fn tls(&self, backend: BackendId) -> Option<&BackendTls> {
+        self.shared.tls_of(backend)
     }
 
     /// The numbers of its backends.

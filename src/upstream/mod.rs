@@ -24,6 +24,6 @@ pub use names::{Names, NumbersSpent};
 pub use permit::{InFlight, Permit};
 pub use serving::{Order, Serving, Share, TIERS};
 pub use shared::SharedUpstream;
-pub use snapshot::{Current, Snapshot};
+pub use snapshot::{BuildError, Current, Snapshot};
 pub use state::{Addresses, BackendState, Health, Resolved, UpstreamStates};
 pub use table::{Pick, Preview, PreviewStep, Request, UpstreamTable};

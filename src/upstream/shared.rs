@@ -9,6 +9,7 @@ use super::failures::{Failures, OnReport, Thresholds};
 use crate::admission::{Limit, Queue, RetryBudget};
 use crate::base::{BackendId, UpstreamId};
 use crate::config::{Backend, Config, Upstream};
+use crate::tls::{BackendTls, ClientSettings, Unusable};
 
 /// An upstream in one generation of the configuration. It takes over the live state of the generation before.
 pub struct SharedUpstream {
@@ -30,6 +31,8 @@ pub struct SharedUpstream {
     pub(super) retry_budget: Option<Arc<RetryBudget>>,
     /// `None` if failures of sessions eject no backend.
     failures: Option<Arc<Failures>>,
+    /// What handshakes with the backends need; `None` if they get what clients send.
+    tls: Option<Arc<ClientSettings>>,
 }
 
 /// What all shards share of one backend.
@@ -53,8 +56,9 @@ impl SharedUpstream {
         shards: usize,
         on_report: Option<&OnReport>,
         (previous, goes_on): (Option<&Self>, bool),
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, Unusable> {
         let upstream = &config.upstreams[position];
+        let tls = tls(upstream, previous.and_then(Self::tls))?;
         // A removed backend keeps what its sessions hold, for the case that it comes back.
         let mut backends = previous.map_or_else(Vec::new, |previous| previous.backends.clone());
         backends.resize(given, None);
@@ -92,7 +96,7 @@ impl SharedUpstream {
         });
         let mut positions = vec![None; given];
         numbers.iter().enumerate().for_each(|(at, number)| positions[number.index()] = Some(at));
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             id,
             config: Arc::clone(config),
             position,
@@ -104,7 +108,8 @@ impl SharedUpstream {
             queue,
             retry_budget: kept.and_then(|previous| previous.retry_budget.clone()).or_else(budget),
             failures,
-        })
+            tls,
+        }))
     }
 
     /// Returns the number of the upstream, which stays the same for the life of the process.
@@ -165,6 +170,18 @@ impl SharedUpstream {
     #[must_use]
     pub fn failures(&self) -> Option<&Arc<Failures>> {
         self.failures.as_ref()
+    }
+
+    /// Returns what handshakes with the backends need; `None` if they get what clients send.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<ClientSettings>> {
+        self.tls.as_ref()
+    }
+
+    /// Returns what handshakes with a backend need; `None` if it gets what clients send, or is none of this generation.
+    #[must_use]
+    pub fn tls_of(&self, backend: BackendId) -> Option<&BackendTls> {
+        self.tls.as_ref()?.backend(&self.backend(backend)?.name)
     }
 
     /// Returns the sessions in flight of the whole process, by number.
@@ -234,4 +251,14 @@ impl SharedUpstream {
     pub fn queue_length(&self) -> usize {
         self.queue.len()
     }
+}
+
+/// Returns the settings of TLS of an upstream, of which those of the version before may go on.
+fn tls(
+    upstream: &Upstream,
+    before: Option<&Arc<ClientSettings>>,
+) -> Result<Option<Arc<ClientSettings>>, Unusable> {
+    let new =
+        |tls| ClientSettings::new(&upstream.name, tls, &upstream.backends, before.map(|before| &**before));
+    upstream.tls.as_ref().map(new).transpose().map(|settings| settings.map(Arc::new))
 }

@@ -9,6 +9,7 @@ use super::shared::SharedUpstream;
 use crate::admission::{ListenerState, SharedListener};
 use crate::base::{BackendId, BackendKey, ListenerId, UpstreamId};
 use crate::config::{self, Config};
+use crate::tls::{ServerSettings, Tickets, Unusable};
 
 /// See the module documentation. A snapshot never changes: the next generation is another snapshot, and a
 /// session keeps the one it began with.
@@ -27,6 +28,19 @@ pub struct Snapshot {
     removed: Vec<Weak<SharedUpstream>>,
     names: Names,
     reused: Vec<BackendKey>,
+    /// With which clients of TLS resume sessions.
+    tickets: Arc<Tickets>,
+}
+
+/// Why a generation cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// No number is left for a new object.
+    #[error(transparent)]
+    Numbers(#[from] NumbersSpent),
+    /// What handshakes of TLS need cannot be made.
+    #[error(transparent)]
+    Tls(#[from] Unusable),
 }
 
 impl Snapshot {
@@ -37,13 +51,29 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// No number is left for a new object. Nothing has changed in that case.
+    /// See [`BuildError`]. Nothing has changed in that case.
     pub fn build(
         config: Arc<Config>,
         shards: usize,
         on_report: Option<&OnReport>,
         previous: Option<&Self>,
-    ) -> Result<Self, NumbersSpent> {
+    ) -> Result<Self, BuildError> {
+        let tickets = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.tickets));
+        Self::build_with(config, shards, on_report, previous, tickets)
+    }
+
+    /// As [`Snapshot::build`], with these tickets.
+    ///
+    /// # Errors
+    ///
+    /// As [`Snapshot::build`].
+    pub fn build_with(
+        config: Arc<Config>,
+        shards: usize,
+        on_report: Option<&OnReport>,
+        previous: Option<&Self>,
+        tickets: Arc<Tickets>,
+    ) -> Result<Self, BuildError> {
         let mut names = previous.map_or_else(Names::default, |previous| previous.names.clone());
         let listeners = config.listeners.iter().map(|listener| names.listener(&listener.name));
         let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
@@ -64,18 +94,12 @@ impl Snapshot {
             reused.extend(own.into_iter().map(|backend| BackendKey { upstream: id, backend }));
             let numbers = (numbers, names.given(id));
             let kept = (kept.as_deref(), goes_on);
-            upstreams.push(SharedUpstream::build(id, numbers, (&config, position), shards, on_report, kept));
+            upstreams.push(SharedUpstream::build(id, numbers, (&config, position), shards, on_report, kept)?);
         }
-        let shared_listeners: Vec<_> = listeners
-            .iter()
-            .zip(&config.listeners)
-            .map(|(id, listener)| {
-                let before =
-                    previous.and_then(|previous| previous.shared_listener(*id)).map(|before| &**before);
-                let state = previous.and_then(|previous| previous.listener_states.get(id)?.upgrade());
-                Arc::new(SharedListener::new(*id, listener, before, state))
-            })
-            .collect();
+        let shared_listeners = listeners.iter().zip(&config.listeners);
+        let shared_listeners = shared_listeners
+            .map(|(id, listener)| shared_listener(*id, listener, previous, &tickets).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut listener_states =
             previous.map_or_else(BTreeMap::new, |previous| previous.listener_states.clone());
         listener_states.retain(|_, state| state.strong_count() > 0);
@@ -93,6 +117,7 @@ impl Snapshot {
             removed,
             names,
             reused,
+            tickets,
         })
     }
 
@@ -106,6 +131,12 @@ impl Snapshot {
         let all = self.upstreams.iter().cloned().chain(earlier);
         let is_there = |one: &Arc<SharedUpstream>| upstreams.iter().any(|other| other.id() == one.id());
         all.filter(|one| !is_there(one)).map(|one| Arc::downgrade(&one)).collect()
+    }
+
+    /// Returns the tickets with which clients of TLS resume sessions.
+    #[must_use]
+    pub fn tickets(&self) -> &Arc<Tickets> {
+        &self.tickets
     }
 
     /// Returns the number of the generation, which counts from 1.
@@ -180,6 +211,24 @@ impl Snapshot {
     pub fn names(&self) -> &Names {
         &self.names
     }
+}
+
+/// Builds what is shared of a listener, which goes on with what it has of the generation before.
+fn shared_listener(
+    id: ListenerId,
+    listener: &config::Listener,
+    previous: Option<&Snapshot>,
+    tickets: &Arc<Tickets>,
+) -> Result<SharedListener, Unusable> {
+    let before = previous.and_then(|previous| previous.shared_listener(id)).map(|before| &**before);
+    let state = previous.and_then(|previous| previous.listener_states.get(&id)?.upgrade());
+    let same = |tls: &&Arc<ServerSettings>| listener.tls.as_ref() == Some(tls.of());
+    let kept = before.and_then(SharedListener::tls).filter(same).cloned();
+    let tls = match (&listener.tls, kept) {
+        (Some(tls), None) => Some(Arc::new(ServerSettings::new(&listener.name, tls, tickets)?)),
+        (_, kept) => kept,
+    };
+    Ok(SharedListener::new(id, listener, before, state).with_tls(tls))
 }
 
 /// The snapshot of the generation that runs, for threads that only look now and then.

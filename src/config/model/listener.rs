@@ -4,11 +4,12 @@ use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{AccessList, OverLimit, PerSource, ProxyProtocol, RateLimit, Sni, text};
+use super::{AccessList, ListenerTls, OverLimit, PerSource, ProxyProtocol, RateLimit, Sni, text};
 use crate::base::UpstreamId;
 
 /// One entry of `listeners:`
@@ -61,6 +62,9 @@ pub struct Listener {
     pub no_backend: NoBackend,
     /// What proxies in front say about their clients; off is `accept: off`.
     pub proxy_protocol: ProxyProtocol,
+    /// TLS with clients, which Ringway ends; off leaves TLS to clients and backends. See TLS.md.
+    #[serde(serialize_with = "text::shared_or_off")]
+    pub tls: Option<Arc<ListenerTls>>,
     /// Limits on the bytes that a session moves; see "Bandwidth".
     pub bandwidth: Bandwidth,
     /// Limits on the time of sessions.

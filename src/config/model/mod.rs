@@ -9,6 +9,7 @@ mod listener;
 mod process;
 mod proxy;
 mod sni;
+mod tls;
 mod upstream;
 
 pub use admission::*;
@@ -17,6 +18,7 @@ pub use listener::*;
 pub use process::*;
 pub use proxy::*;
 pub use sni::*;
+pub use tls::*;
 pub use upstream::*;
 
 use super::text;

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{HealthCheck, TcpOptions, ZonedAddress, text};
+use super::{HealthCheck, TcpOptions, UpstreamTls, ZonedAddress, text};
 use crate::balance::Registered;
 use crate::protocol::proxy::Version;
 
@@ -58,6 +59,9 @@ pub struct Upstream {
     /// `pool`.
     #[serde(serialize_with = "text::or_off")]
     pub send_proxy: Option<Version>,
+    /// TLS with backends, and with their checks of `type: http`; off sends what clients send. See TLS.md.
+    #[serde(serialize_with = "text::shared_or_off")]
+    pub tls: Option<Arc<UpstreamTls>>,
     /// Addresses of this machine that backend connections come from, used in turn, each listed once; off
     /// leaves the choice to the kernel.
     #[serde(skip_serializing_if = "Vec::is_empty")]

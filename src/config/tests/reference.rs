@@ -16,7 +16,7 @@ const FILE: &str = "
 listeners:
   - {name: a, address: ':1', upstream: a}
   - {name: b, address: ':2', upstream: a, tcp: {keepalive: {}}, rate_limit: {rate: 1/s}, per_source: {rate: 1/s},
-     sni: {routes: [{match: x.y, upstream: b}]}}
+     sni: {routes: [{match: x.y, upstream: b}]}, tls: {certificates: [{certificate: c, key: k}]}}
 upstreams:
   - {name: a, backends: [{address: h, port: 1}]}
   - {name: b, backends: [{address: h, port: 1}], healthcheck: {type: http}, tcp: {keepalive: {}}}
@@ -27,11 +27,11 @@ upstreams:
     pool: {size: 1, reuse: reset, clients: trusted, reset: {send: a, expect: b}}
   - {name: e, backends: [{address: h, port: 1}], healthcheck: {type: postgres}}
   - {name: f, backends: [{address: h, port: 1}], healthcheck: {type: mysql}}
-  - {name: g, backends: [{address: h, port: 1}], healthcheck: {type: smtp}}
+  - {name: g, backends: [{address: h, port: 1}], healthcheck: {type: smtp}, tls: {}}
 ";
 
 /// Defaults that are no value, or follow other keys: `{}` stands for the value in force.
-const DEFAULTS: [(&str, &str); 24] = [
+const DEFAULTS: [(&str, &str); 29] = [
     ("listeners[].allow", "`off`"),
     ("listeners[].deny", "`off`"),
     ("listeners[].per_source.burst", "what `rate` gives in a second"),
@@ -43,6 +43,8 @@ const DEFAULTS: [(&str, &str); 24] = [
     ("listeners[].rate_limit.burst", "what `rate` gives in a second"),
     ("listeners[].rate_limit.rate", "required in a section"),
     ("listeners[].tcp.keepalive.interval", "the least of `{}`, `idle` and a third of `user_timeout`"),
+    ("listeners[].tls.alpn", "`off`"),
+    ("listeners[].tls.client_crl", "`off`"),
     ("listeners[].timeouts.client_idle", "that of `backend_idle`, else `{}`"),
     ("upstreams[].backends[].name", "`ADDRESS:PORT`"),
     ("upstreams[].backends[].port", "required, unless in `address`"),
@@ -59,16 +61,20 @@ const DEFAULTS: [(&str, &str); 24] = [
     ("upstreams[].healthcheck.user", "none"),
     ("upstreams[].source", "`off`"),
     ("upstreams[].tcp.keepalive.interval", "the least of `{}`, `idle` and a third of `user_timeout`"),
+    ("upstreams[].tls.certificate", "none"),
+    ("upstreams[].tls.key", "none"),
+    ("upstreams[].tls.server_name", "`off`"),
     ("upstreams[].timeouts.backend_idle", "that of `client_idle`, else `{}`"),
 ];
 
-const MODEL: [&str; 8] = [
+const MODEL: [&str; 9] = [
     include_str!("../model/mod.rs"),
     include_str!("../model/admission.rs"),
     include_str!("../model/process.rs"),
     include_str!("../model/listener.rs"),
     include_str!("../model/proxy.rs"),
     include_str!("../model/sni.rs"),
+    include_str!("../model/tls.rs"),
     include_str!("../model/upstream.rs"),
     include_str!("../model/healthcheck.rs"),
 ];

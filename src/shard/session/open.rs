@@ -272,7 +272,7 @@ impl Opening {
 }
 
 fn prelude(record: &Record) -> Prelude {
-    if record.upstream().tls().is_none() {
+    if record.upstream().config().tls.is_none() {
         // The relay sends the header.
         return Prelude::default();
     }

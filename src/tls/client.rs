@@ -1,0 +1,187 @@
+//! The side of an upstream: the CAs of its backends, the names that their certificates are for, and the certificate that they
+//! get.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, Resumption};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use super::provider::provider;
+use super::stream::Stream;
+use super::unusable::Unusable;
+use crate::config::{Backend, BackendAddress, BackendAlpn, UpstreamTls};
+
+/// How many sessions with a backend are kept to be resumed.
+const RESUMED_MAX: usize = 256;
+
+/// What handshakes with the backends of one version of an upstream need.
+pub struct ClientSettings {
+    of: Arc<UpstreamTls>,
+    /// By name.
+    backends: BTreeMap<String, BackendTls>,
+}
+
+/// What handshakes with one backend need.
+#[derive(Clone)]
+pub struct BackendTls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    /// Whether the backend is offered what the client and its listener have agreed on.
+    same_protocol: bool,
+}
+
+impl ClientSettings {
+    /// Makes the settings of an upstream. Backends go on resuming sessions with those of the version before, if nothing has
+    /// changed for them.
+    ///
+    /// # Errors
+    ///
+    /// See [`Unusable`].
+    pub fn new(
+        upstream: &str,
+        tls: &Arc<UpstreamTls>,
+        backends: &[Backend],
+        before: Option<&Self>,
+    ) -> Result<Self, Unusable> {
+        let before = before.filter(|before| before.of == *tls);
+        let config = config(tls).map_err(|error| Unusable::new(format!("upstream {upstream}"), error))?;
+        let of = |backend: &Backend| {
+            let object = || format!("upstream {upstream}, backend {}", backend.name);
+            let name = name_of(tls, backend).ok_or_else(|| Unusable::new(object(), "it has no name"))?;
+            let kept = before.and_then(|before| before.backends.get(&backend.name));
+            let new = || {
+                let mut config = config.clone();
+                // Tickets of one backend are of no use to another one, even under the same name.
+                config.resumption = Resumption::in_memory_sessions(RESUMED_MAX);
+                let same_protocol = tls.alpn == BackendAlpn::Same;
+                BackendTls { config: Arc::new(config), name: name.clone(), same_protocol }
+            };
+            let one = kept.filter(|kept| kept.name == name).cloned().unwrap_or_else(new);
+            Ok((backend.name.clone(), one))
+        };
+        let backends = backends.iter().map(of).collect::<Result<_, _>>()?;
+        Ok(Self { of: Arc::clone(tls), backends })
+    }
+
+    /// Returns what handshakes with a backend need, which goes by its name.
+    #[must_use]
+    pub fn backend(&self, name: &str) -> Option<&BackendTls> {
+        self.backends.get(name)
+    }
+
+    /// Returns the configuration of the upstream's TLS.
+    #[must_use]
+    pub fn of(&self) -> &Arc<UpstreamTls> {
+        &self.of
+    }
+}
+
+impl BackendTls {
+    /// Begins a connection. `protocol` is what the client and its listener have agreed on, which the backend is offered if
+    /// the configuration says so.
+    ///
+    /// # Errors
+    ///
+    /// There is no randomness.
+    pub fn begin(&self, protocol: Option<&[u8]>) -> Result<Stream, rustls::Error> {
+        let protocols = match self.same_protocol {
+            true => protocol.map(<[u8]>::to_vec).into_iter().collect(),
+            false => self.config.alpn_protocols.clone(),
+        };
+        Stream::client(&self.config, self.name.clone(), protocols)
+    }
+
+    /// Returns what a connection is made with.
+    #[must_use]
+    pub fn config(&self) -> &Arc<ClientConfig> {
+        &self.config
+    }
+
+    /// Returns the name that the certificate of the backend has to be for.
+    #[must_use]
+    pub fn name(&self) -> &ServerName<'static> {
+        &self.name
+    }
+}
+
+/// Returns the name that the certificate of a backend has to be for.
+fn name_of(tls: &UpstreamTls, backend: &Backend) -> Option<ServerName<'static>> {
+    let host = |name: &str| ServerName::try_from(name.strip_suffix('.').unwrap_or(name).to_owned()).ok();
+    match (&tls.server_name, &backend.address) {
+        (Some(name), _) => host(name),
+        (None, BackendAddress::Host { name, .. }) => host(name),
+        (None, BackendAddress::Ip(address)) => Some(address.ip().into()),
+        (None, BackendAddress::Zoned(address)) => Some(IpAddr::from(address.ip).into()),
+        (None, BackendAddress::Unix(_)) => None,
+    }
+}
+
+/// Returns what the handshakes with all backends have in common.
+fn config(tls: &UpstreamTls) -> Result<ClientConfig, rustls::Error> {
+    let provider = provider();
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = if tls.verify {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(tls.ca.certificates.iter().cloned());
+        if roots.is_empty() {
+            return Err(rustls::Error::General("the CAs of the backends are missing".to_owned()));
+        }
+        builder.with_root_certificates(roots)
+    } else {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+    };
+    let identity = tls.identity.as_ref().and_then(|identity| identity.identity.as_ref());
+    let mut config = match identity {
+        Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?,
+        None => builder.with_no_client_auth(),
+    };
+    if let BackendAlpn::List(protocols) = &tls.alpn {
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    }
+    Ok(config)
+}
+
+/// Takes any certificate, of a backend that has its key.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
