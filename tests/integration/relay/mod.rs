@@ -8,3 +8,4 @@ mod sessions;
 mod splicing;
 mod streams;
 mod timeouts;
+mod tls;

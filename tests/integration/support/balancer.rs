@@ -15,7 +15,7 @@ use ringway::server::Server;
 use ringway::telemetry::counters::{ListenerTotals, UpstreamCounters, WorkCounters};
 use ringway::upstream::Health;
 
-use super::config::Config;
+use super::config::{Config, parse};
 use super::{Backend, Client, PATIENCE, Reserved, holds_within};
 
 /// What a balancer will be: one listener, one upstream.
@@ -133,9 +133,7 @@ impl Balancer {
     /// From a whole file; `port` is the one it listens on.
     #[track_caller]
     pub fn of(yaml: &str, port: Option<Reserved>, wait: bool) -> Self {
-        let parsed =
-            config::parse("test.yaml", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}\n{yaml}"));
-        let server = Server::start(Arc::new(parsed.config)).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+        let server = Server::start(Arc::new(parse(yaml))).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
         if wait {
             assert!(server.wait_checked(PATIENCE), "every backend gets a first verdict");
         }
@@ -148,9 +146,7 @@ impl Balancer {
 
     /// Loads another file.
     pub fn reload(&mut self, yaml: &str) -> Outcome {
-        let parsed =
-            config::parse("test.yaml", yaml.as_bytes()).unwrap_or_else(|report| panic!("{report}\n{yaml}"));
-        self.server.as_mut().unwrap().reload(parsed.config)
+        self.server.as_mut().unwrap().reload(parse(yaml))
     }
 
     /// Loads another file, which is not refused.

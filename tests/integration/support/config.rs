@@ -3,12 +3,30 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ringway::config::{self, Files, parse_with};
 use tempfile::TempDir;
 
 use super::{Backend, Reserved, V4};
 
 /// Switches the admin API off: tests run in crowds, on one machine with one default address.
 pub const NO_ADMIN: &str = "admin: {listen_address: off, socket: off}\n";
+
+/// Parses a file, and the files that it names.
+#[track_caller]
+pub fn parse(yaml: &str) -> config::Config {
+    let mut files = Files::default();
+    loop {
+        let parsed = parse_with("test.yaml", yaml.as_bytes(), &files);
+        let wanted = files.take_wanted();
+        if wanted.is_empty() {
+            return parsed.unwrap_or_else(|report| panic!("{report}\n{yaml}")).config;
+        }
+        for path in wanted {
+            let content = std::fs::read(&path).map_err(|error| error.to_string());
+            files.insert(path, content);
+        }
+    }
+}
 
 /// What will be written. Both builders, of a balancer and of a process, hold one.
 pub struct Config {

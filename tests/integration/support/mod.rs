@@ -13,6 +13,7 @@ mod process;
 mod seccomp;
 mod service_manager;
 mod stopped_thread;
+mod tls;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -30,6 +31,7 @@ pub use process::{Builder as ProcessBuilder, Process, process, run_to_end};
 pub use seccomp::forbid;
 pub use service_manager::ServiceManager;
 pub use stopped_thread::StoppedThread;
+pub use tls::{AUTHORITY, Authority, Talk, TlsClient, echo_tls, talk_tls};
 
 /// Longer than anything here takes on a loaded machine; what has not happened by then does not happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
