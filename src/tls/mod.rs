@@ -19,3 +19,6 @@ pub use provider::provider;
 pub use server::ServerSettings;
 pub use tickets::{HandedTickets, Tickets};
 pub use unusable::Unusable;
+
+#[cfg(test)]
+mod tests;
