@@ -31,6 +31,17 @@ pub struct ListenerState {
     /// Sessions that began while there was a limit.
     sessions: Limit,
     pace: SharedPace,
+    /// TLS handshakes that go on.
+    handshakes: Limit,
+}
+
+/// The place of a TLS handshake within `handshakes_max`; dropping it gives it back.
+pub struct HandshakePlace(Arc<ListenerState>);
+
+impl Drop for HandshakePlace {
+    fn drop(&mut self) {
+        self.0.handshakes.give_back();
+    }
 }
 
 impl SharedListener {
@@ -47,7 +58,11 @@ impl SharedListener {
             let before = before.and_then(|before| before.trusted.as_ref());
             self::access(before, &listener.proxy_protocol.trusted, &config::AccessList::default())
         });
-        let new = || ListenerState { sessions: Limit::new(u32::MAX), pace: SharedPace::default() };
+        let new = || ListenerState {
+            sessions: Limit::new(u32::MAX),
+            pace: SharedPace::default(),
+            handshakes: Limit::new(u32::MAX),
+        };
         let state = state.unwrap_or_else(|| Arc::new(new()));
         state.sessions.set_maximum(listener.max_connections.map_or(u32::MAX, NonZeroU32::get));
         Self {
@@ -66,6 +81,8 @@ impl SharedListener {
     /// Returns the listener with these settings of TLS.
     #[must_use]
     pub fn with_tls(self, tls: Option<Arc<ServerSettings>>) -> Self {
+        let most = tls.as_ref().map_or(u32::MAX, |tls| tls.handshakes_max());
+        self.state.handshakes.set_maximum(most);
         Self { tls, ..self }
     }
 
@@ -116,6 +133,12 @@ impl SharedListener {
     /// Gives back what [`SharedListener::take`] has taken, of this or another version.
     pub fn give_back(&self) {
         self.state.sessions.give_back();
+    }
+
+    /// Takes one of the TLS handshakes that may go on at a time; `None` if there is none left.
+    #[must_use]
+    pub fn begin_handshake(&self) -> Option<HandshakePlace> {
+        self.state.handshakes.take().then(|| HandshakePlace(Arc::clone(&self.state)))
     }
 
     /// Returns the sessions that count, and their maximum, if there is one.

@@ -20,5 +20,5 @@ pub use escaped::Escaped;
 pub use growing::Growing;
 pub use ids::{BackendId, BackendKey, ListenerId, ShardId, ShardPlace, UpstreamId};
 pub use plain::{Plain, counted};
-pub use reasons::{CloseReason, ConnectFailure, DenyReason, SessionPhase};
+pub use reasons::{CloseReason, ConnectFailure, DenyReason, SessionPhase, TlsFailure, TlsHandshake};
 pub use tick::{Moment, Tick};

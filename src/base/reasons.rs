@@ -46,6 +46,8 @@ reasons! {
     ClientReset = "client_reset", "CD";
     /// The backend reset its connection while data could still flow.
     BackendReset = "backend_reset", "SD";
+    /// The backend's stream ended in TCP and not in TLS: the end of its answer may have been cut off.
+    Truncated = "truncated", "SD";
     /// The client stopped answering: its connection ended in a kernel time-out.
     ClientDead = "client_dead", "cD";
     /// The backend stopped answering: its connection ended in a kernel time-out.
@@ -60,9 +62,9 @@ reasons! {
     QueueFull = "queue_full", "PQ";
     /// Every backend stayed full for as long as a client may wait.
     QueueTimeout = "queue_timeout", "sQ";
-    /// The client did not begin with a valid PROXY header.
+    /// The client did not begin with a valid PROXY header, its TLS handshake failed, or no route takes it.
     HandshakeFailed = "handshake_failed", "PR";
-    /// The client's PROXY header was not complete in time.
+    /// The client's PROXY header, its ClientHello or its TLS handshake was not complete in time.
     HandshakeTimeout = "handshake_timeout", "cR";
     /// No byte moved on the client's socket for `client_idle`.
     ClientIdle = "client_idle", "cD";
@@ -154,6 +156,38 @@ named! {
         Unreachable = "unreachable";
         /// No answer in time.
         Timeout = "timeout";
+        /// The TLS handshake failed: its certificate is not good, or the two have nothing in common.
+        Tls = "tls";
+    }
+}
+
+named! {
+    /// Why the TLS handshake of a client came to nothing.
+    TlsFailure {
+        /// As many handshakes as may go on at a time were going on.
+        Limit = "limit";
+        /// It was not complete in time.
+        Timeout = "timeout";
+        /// The client ended the connection.
+        Closed = "closed";
+        /// The client's certificate is missing, or not good.
+        Certificate = "certificate";
+        /// The two have no version, cipher, or protocol (ALPN) in common.
+        Incompatible = "incompatible";
+        /// The client said that it fails, in an alert: it may not believe the certificate.
+        Alert = "alert";
+        /// What the client sent is not TLS.
+        Invalid = "invalid";
+    }
+}
+
+named! {
+    /// How a TLS handshake began.
+    TlsHandshake {
+        /// With certificate and key exchange.
+        Full = "full";
+        /// With a ticket of an earlier one.
+        Resumed = "resumed";
     }
 }
 
@@ -194,8 +228,8 @@ impl CloseReason {
     /// vanished or was silent until a timeout. The letters are `SD` and `sD`.
     #[must_use]
     pub const fn blames_backend(self) -> bool {
-        use CloseReason::{BackendDead, BackendIdle, BackendReset, HalfCloseBackend};
-        matches!(self, BackendReset | BackendDead | BackendIdle | HalfCloseBackend)
+        use CloseReason::{BackendDead, BackendIdle, BackendReset, HalfCloseBackend, Truncated};
+        matches!(self, BackendReset | Truncated | BackendDead | BackendIdle | HalfCloseBackend)
     }
 
     /// Returns whether sessions with this reason got no backend although the client wanted one. Some sessions

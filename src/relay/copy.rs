@@ -128,6 +128,9 @@ impl Copying {
             // Checked before anything is taken from the source, because nothing more can be delivered.
             return Turn::DestinationReset;
         }
+        if !from.may_move(to) {
+            return Turn::Waits;
+        }
         let Some(forwarded) = Self::forward(from, to, throttle.as_deref_mut()) else {
             if to.ring().buffers_scarce() {
                 from.spill_received();

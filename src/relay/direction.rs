@@ -130,6 +130,7 @@ impl Direction {
     }
 
     fn take_turn(&mut self, from: &Peer, to: &Peer, pipes: Option<&Rc<Pipes>>) {
+        let pipes = pipes.filter(|_| !from.is_encrypted() && !to.is_encrypted());
         let mut bytes = TurnBytes::default();
         let turn = match self.pacing.parts() {
             (Way::Copy(copying), throttle) => {
@@ -253,9 +254,12 @@ impl Direction {
         if self.flow != Flow::Finished {
             return;
         }
-        if std::mem::take(&mut self.end_due) && to.shutdown_write().is_err() {
-            // ENOTCONN: the destination was reset, which its own direction will report.
-            self.flow = Flow::Broken;
+        if self.end_due {
+            match to.shutdown_write() {
+                Ok(is_out) => self.end_due = !is_out,
+                // ENOTCONN: the destination was reset, which its own direction will report.
+                Err(_) => (self.end_due, self.flow) = (false, Flow::Broken),
+            }
         }
         // The receive that would notice a reset of this side has ended with its stream. The watch is renewed
         // each time, because a full queue of completions ends a watch.

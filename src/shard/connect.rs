@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::sessions::Session;
@@ -9,7 +10,7 @@ use super::state::Shard;
 use super::upstream::Upstream;
 use crate::base::limits::LATE;
 use crate::base::{Activity, Address, BackendId, CloseReason, ConnectFailure, Plain, Tick};
-use crate::net::{self, LocalFailure, Peer};
+use crate::net::{self, HandshakeError, LocalFailure, Peer};
 use crate::upstream::{ClientEnd, ClientState, Failure, WaitEnd};
 use crate::uring::{End, Receive, Timer};
 
@@ -22,6 +23,8 @@ pub(super) struct Failed {
     pub(super) error: io::Error,
     /// The resource that this process lacks.
     lacking: Option<LocalFailure>,
+    /// The backend has accepted the connection, and the handshake failed.
+    is_tls: bool,
 }
 
 impl Failed {
@@ -31,8 +34,16 @@ impl Failed {
         if is_answer && matches!(later.failure, Failure::NoLocalAddress) { self } else { later }
     }
 
+    fn tls(error: HandshakeError) -> Self {
+        let error = io::Error::other(error);
+        Self { failure: Failure::Refused { at_once: false }, error, lacking: None, is_tls: true }
+    }
+
     /// Returns why the backend was not reached; `None` if that says nothing about the backend.
     pub(super) fn reason(&self) -> Option<ConnectFailure> {
+        if self.is_tls {
+            return Some(ConnectFailure::Tls);
+        }
         match self.failure {
             Failure::Refused { at_once: true } => Some(ConnectFailure::Refused),
             Failure::Refused { at_once: false } => Some(ConnectFailure::Unreachable),
@@ -44,7 +55,7 @@ impl Failed {
     fn refused(error: io::Error) -> Self {
         // The backend's host reported at once that nothing listens there.
         let at_once = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
-        Self { failure: Failure::Refused { at_once }, error, lacking: None }
+        Self { failure: Failure::Refused { at_once }, error, lacking: None, is_tls: false }
     }
 
     fn lacking(kind: LocalFailure, error: io::Error) -> Self {
@@ -52,8 +63,17 @@ impl Failed {
             LocalFailure::Addresses => Failure::NoLocalAddress,
             LocalFailure::Descriptors | LocalFailure::Memory => Failure::Shortage,
         };
-        Self { failure, error, lacking: Some(kind) }
+        Self { failure, error, lacking: Some(kind), is_tls: false }
     }
+}
+
+/// What goes before the client's bytes to a backend that speaks TLS, and into its handshake.
+#[derive(Default)]
+pub(super) struct Prelude {
+    /// A PROXY header, sent before TLS begins.
+    pub(super) header: Option<Vec<u8>>,
+    /// What the client has agreed on with us (ALPN).
+    pub(super) protocol: Option<Vec<u8>>,
 }
 
 /// A new connection.
@@ -90,6 +110,7 @@ fn poll_writable(socket: &Peer, context: &Context<'_>) -> Poll<io::Result<()>> {
 pub(super) async fn connect_any(
     upstream: &Upstream,
     waiting: Option<WaitingClient<'_>>,
+    prelude: &Prelude,
     backend: BackendId,
     all: Tick,
 ) -> Result<Connected, Failed> {
@@ -103,7 +124,7 @@ pub(super) async fn connect_any(
         let deadline = now.after(all.since(now) / left);
         for source in upstream.local_addresses.in_turn(address) {
             let wait = Wait::until(shard, waiting, deadline);
-            let error = match wait.connect(address, upstream, source).await {
+            let error = match wait.connect(address, upstream, (source, backend), prelude).await {
                 Ok((socket, sent)) => return Ok(Connected { socket, address: address.clone(), sent }),
                 Err(error) => error,
             };
@@ -225,11 +246,12 @@ impl<'a> Wait<'a> {
         mut self,
         address: &Address,
         upstream: &Upstream,
-        source: Option<IpAddr>,
+        (source, backend): (Option<IpAddr>, BackendId),
+        prelude: &Prelude,
     ) -> Result<(Peer, usize), Failed> {
         let socket = net::socket_for(address, &upstream.config().tcp, source);
         let (fd, target) = socket.map_err(|error| self.failed(error, address))?;
-        let socket = Peer::plain(self.shard.ring.socket(fd));
+        let mut socket = Peer::plain(self.shard.ring.socket(fd));
         socket.end_at_drop(true);
         let sent = match self.first_bytes(upstream, address) {
             None => {
@@ -252,16 +274,26 @@ impl<'a> Wait<'a> {
         if let Some(client) = self.client.filter(|_| sent > 0) {
             client.socket.consume(sent);
         }
+        if let Some(settings) = upstream.tls(backend) {
+            let stream = settings.begin(prelude.protocol.as_deref());
+            let stream = stream.map_err(|error| Failed::tls(HandshakeError::Tls(error)))?;
+            prelude.header.iter().for_each(|header| socket.send(header.clone()));
+            socket.encrypt_backend(stream, Rc::clone(&self.shard.tls_pace));
+            let shake_hands =
+                |context: &mut Context<'_>| self.poll_step(context, |context| socket.poll_handshake(context));
+            std::future::poll_fn(shake_hands).await?.map_err(Failed::tls)?;
+        }
         Ok((socket, sent))
     }
 
-    /// Returns the client's first bytes, if they are in hand and may go out with the first segment. A PROXY header is
-    /// sent before them, in one piece, by the relay.
+    /// Returns the client's first bytes, if they are in hand and may go out with the first segment. A PROXY header, or TLS,
+    /// goes before them.
     fn first_bytes(&self, upstream: &Upstream, address: &Address) -> Option<Vec<u8>> {
         /// More does not fit into a segment.
         const MOST: usize = 1_400;
         let config = upstream.config();
-        let may = config.tcp.fast_open && config.send_proxy.is_none() && matches!(address, Address::Tcp(_));
+        let is_first = config.send_proxy.is_none() && config.tls.is_none();
+        let may = config.tcp.fast_open && is_first && matches!(address, Address::Tcp(_));
         let bytes = self.client.filter(|_| may)?.socket.peek_received(MOST);
         Some(bytes).filter(|bytes| !bytes.is_empty())
     }
@@ -273,17 +305,30 @@ impl<'a> Wait<'a> {
         address: &Address,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Failed>> {
-        self.shard
-            .ring
-            .set_activity(self.client.map_or(Activity::Pool, |client| Activity::Open(client.session.id)));
-        let poll_connected = |context: &mut Context<'_>| match sent {
+        let connected = |context: &mut Context<'_>| match sent {
             None => socket.poll_connected(context),
             Some(_) => poll_writable(socket, context),
         };
+        self.poll_step(context, connected).map(|ended| match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.failed(error, address)),
+            Err(failed) => Err(failed),
+        })
+    }
+
+    /// Polls one step on the way to the backend. Ready also when the wait is over.
+    fn poll_step<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        step: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Result<T, Failed>> {
+        self.shard
+            .ring
+            .set_activity(self.client.map_or(Activity::Pool, |client| Activity::Open(client.session.id)));
         if !self.shard.is_closing()
-            && let Poll::Ready(connected) = poll_connected(context)
+            && let Poll::Ready(done) = step(context)
         {
-            return Poll::Ready(connected.map_err(|error| self.failed(error, address)));
+            return Poll::Ready(Ok(done));
         }
         self.poll(context).map(|end| {
             let failure = match end {
@@ -293,7 +338,7 @@ impl<'a> Wait<'a> {
                     Failure::TimedOut { is_late: self.shard.now() > self.deadline.after(LATE) }
                 }
             };
-            Err(Failed { failure, error: io::ErrorKind::TimedOut.into(), lacking: None })
+            Err(Failed { failure, error: io::ErrorKind::TimedOut.into(), lacking: None, is_tls: false })
         })
     }
 
@@ -305,7 +350,12 @@ impl<'a> Wait<'a> {
         }
         if self.client.is_some_and(|client| client.end.has_begun()) {
             log::debug!("connection failed and the client has left: {}", Plain(&error));
-            return Failed { failure: Failure::Session(CloseReason::ClientLeft), error, lacking: None };
+            return Failed {
+                failure: Failure::Session(CloseReason::ClientLeft),
+                error,
+                lacking: None,
+                is_tls: false,
+            };
         }
         Failed::refused(error)
     }

@@ -139,7 +139,9 @@ impl Listener {
 
     /// Returns whether it reads what clients of TLS ask for.
     pub(super) fn reads_hello(&self) -> bool {
-        !self.config().sni.routes.is_empty() || self.upstreams().any(|upstream| upstream.wants_name())
+        self.shared.tls().is_some()
+            || !self.config().sni.routes.is_empty()
+            || self.upstreams().any(|upstream| upstream.wants_name())
     }
 
     /// Returns the position of the upstream to which a client goes that says this; `None` refuses it.

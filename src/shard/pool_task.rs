@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::connect::{Connected, connect_any};
+use super::connect::{Connected, Prelude, connect_any};
 use super::upstream::Upstream;
 use crate::base::{Activity, BackendId, Backoff, Tick};
 use crate::config::Reuse;
@@ -121,9 +121,10 @@ impl PoolTask {
         let (upstream, table, shard) = (&self.upstream, &self.upstream.table, &self.upstream.shard);
         let deadline = shard.now().after(upstream.config().timeouts.connect);
         self.pool.set_connecting(self.backend, true);
+        let prelude = Prelude::default();
         let connected = {
             // The connect, and with it the socket, ends before its permit is given back.
-            let mut connecting = pin!(connect_any(upstream, None, self.backend, deadline));
+            let mut connecting = pin!(connect_any(upstream, None, &prelude, self.backend, deadline));
             std::future::poll_fn(|context| {
                 if !self.goes_on() {
                     return Poll::Ready(None);

@@ -162,6 +162,7 @@ impl Residents {
             handoff: RefCell::new(Some(parts.handoff)),
             pipes,
             sessions: Sessions::default(),
+            tls_pace: Rc::default(),
             access_log: parts.access_log,
             openings: RefCell::default(),
             random: RefCell::new(fastrand::Rng::with_seed(seed)),

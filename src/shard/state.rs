@@ -17,6 +17,7 @@ use crate::relay::Pipes;
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLogger;
 use crate::telemetry::counters::ShardCounters;
+use crate::tls::Pace;
 use crate::uring::Ring;
 
 /// A running shard.
@@ -41,6 +42,8 @@ pub(super) struct Shard {
     /// `None` if splicing is off.
     pub(super) pipes: Option<Rc<Pipes>>,
     pub(super) sessions: Sessions,
+    /// What all connections with TLS do in one turn.
+    pub(super) tls_pace: Rc<Pace>,
     /// `None` if sessions are not logged.
     pub(super) access_log: Option<AccessLogger>,
     /// Accept loops that wait for the first verdicts.

@@ -17,6 +17,7 @@ use crate::net::{self, Peer};
 use crate::pool::{Connection, Lease, Pool};
 use crate::protocol::client_hello::ClientHello;
 use crate::telemetry::counters::{BackendCounters, Cells, UpstreamCounters};
+use crate::tls::BackendTls;
 use crate::upstream::{LocalAddresses, Permit, Preview, SharedUpstream, UpstreamTable};
 
 /// See the module documentation. An upstream never changes: with another configuration there is a new one, which takes
@@ -128,6 +129,11 @@ impl Upstream {
 
     pub(super) fn config(&self) -> &config::Upstream {
         self.shared.config()
+    }
+
+    /// Returns what handshakes with a backend need, if it speaks TLS.
+    pub(super) fn tls(&self, backend: BackendId) -> Option<&BackendTls> {
+        self.shared.tls_of(backend)
     }
 
     /// The numbers of its backends.

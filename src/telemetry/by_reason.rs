@@ -68,5 +68,7 @@ by_reason! {
     denied: crate::base::DenyReason;
     accept_errors: crate::net::AcceptError;
     connect_failures: crate::base::ConnectFailure;
+    tls_failures: crate::base::TlsFailure;
+    tls_handshakes: crate::base::TlsHandshake;
     local_failures: crate::net::LocalFailure;
 }

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::by_reason;
 use super::cell::AddCounters;
 use super::histogram::Histogram;
-use crate::base::{BackendKey, CloseReason, ConnectFailure, DenyReason, ListenerId, UpstreamId};
+use crate::base::{
+    BackendKey, CloseReason, ConnectFailure, DenyReason, ListenerId, TlsFailure, TlsHandshake, UpstreamId,
+};
 use crate::net::{AcceptError, LocalFailure};
 
 pub use super::cell::Counter;
@@ -57,6 +59,14 @@ counters! {
         /// Failed accepts by kind.
         #[serde(with = "by_reason::accept_errors")]
         accept_errors: [N; AcceptError::COUNT],
+        /// TLS handshakes of clients, as they began.
+        #[serde(with = "by_reason::tls_handshakes")]
+        tls_handshakes: [N; TlsHandshake::COUNT],
+        /// TLS handshakes that came to nothing.
+        #[serde(with = "by_reason::tls_failures")]
+        tls_failures: [N; TlsFailure::COUNT],
+        /// Clients whose stream ended in TCP and not in TLS.
+        tls_unended: N,
         /// Bytes delivered to backends.
         bytes_to_backend: N,
         /// Bytes delivered to clients.

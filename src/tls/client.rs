@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, ClientConnection, Resumption};
+use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::provider::provider;
+use super::stream::Stream;
 use super::unusable::Unusable;
 use crate::config::{Backend, BackendAddress, BackendAlpn, UpstreamTls};
 
@@ -81,21 +82,18 @@ impl ClientSettings {
 }
 
 impl BackendTls {
-    /// Returns a new connection. `protocol` is what the client and its listener have agreed on, which the backend is offered
-    /// if the configuration says so.
+    /// Begins a connection. `protocol` is what the client and its listener have agreed on, which the backend is offered if
+    /// the configuration says so.
     ///
     /// # Errors
     ///
     /// There is no randomness.
-    pub fn connection(&self, protocol: Option<&[u8]>) -> Result<ClientConnection, rustls::Error> {
-        let (config, name) = (Arc::clone(&self.config), self.name.clone());
-        match self.same_protocol {
-            true => {
-                let protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();
-                ClientConnection::new_with_alpn(config, name, protocols)
-            }
-            false => ClientConnection::new(config, name),
-        }
+    pub fn begin(&self, protocol: Option<&[u8]>) -> Result<Stream, rustls::Error> {
+        let protocols = match self.same_protocol {
+            true => protocol.map(<[u8]>::to_vec).into_iter().collect(),
+            false => self.config.alpn_protocols.clone(),
+        };
+        Stream::client(&self.config, self.name.clone(), protocols)
     }
 
     /// Returns what a connection is made with.

@@ -1,22 +1,33 @@
-//! What handshakes of TLS need, made of the configuration: with clients [`ServerSettings`], with backends
-//! [`ClientSettings`]; and the [`Tickets`] with which clients resume sessions on any core.
+//! TLS: what its handshakes need, made of the configuration, and connections without I/O.
+//!
+//! * Handshakes with clients need [`ServerSettings`], those with backends [`ClientSettings`]; with [`Tickets`], clients
+//!   resume sessions on any core.
+//! * A [`Stream`] is one connection, as bytes in and bytes out. `net::Peer` ties it to a socket.
+//! * A [`Pace`] bounds what all connections of a shard do in one turn.
 //!
 //! One provider of cryptography, aws-lc-rs, stands behind all of it.
 //!
 //! Invariants: no key is ever part of a text; a ticket of one listener opens at no other one, nor once the listener asks
 //! for other client certificates; no secret of a ticket older than two epochs exists.
 //!
-//! Left out: files, which `config` has checked; bytes and sockets.
+//! Left out: files, which `config` has checked; sockets.
 
 mod client;
+mod pace;
 mod provider;
 mod server;
+mod stream;
 mod tickets;
 mod unusable;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 pub use client::{BackendTls, ClientSettings};
+pub use pace::Pace;
 pub use provider::provider;
 pub use server::ServerSettings;
+pub use stream::Stream;
 pub use tickets::{HandedTickets, Tickets};
 pub use unusable::Unusable;
 

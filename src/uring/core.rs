@@ -140,13 +140,12 @@ impl Core {
         slot.take_spilled();
     }
 
-    /// Moves the bytes of a failed send that never left back to the socket that received them. The first `own` of
-    /// them were not received there, and are discarded.
-    pub(super) fn reclaim(&mut self, from: Key, to: Key, own: usize) {
-        let slot = self.slots.of(to);
+    /// Takes back the bytes of a failed send that never left, without the first `own` of them.
+    pub(super) fn take_unsent(&mut self, key: Key, own: usize) -> Vec<u8> {
+        let slot = self.slots.of(key);
         let mut chain = slot.unsent.take();
         slot.error = None;
-        let mut bytes = match slot.take_extra() {
+        let bytes = match slot.take_extra() {
             Some(Extra::Bytes(mut bytes, sent)) => {
                 bytes.drain(..bytes.len().min(sent + own));
                 bytes
@@ -154,8 +153,13 @@ impl Core {
             _ => self.buffers.copy(&chain),
         };
         self.buffers.release(&mut chain);
+        bytes
+    }
+
+    /// Puts bytes back before those that were received since then.
+    pub(super) fn put_back(&mut self, key: Key, mut bytes: Vec<u8>) {
         // Spilled bytes come before the queue, and bytes received since then may have been spilled.
-        let source = self.slots.of(from);
+        let source = self.slots.of(key);
         bytes.extend(source.take_spilled());
         source.spill(&bytes);
     }

@@ -211,10 +211,14 @@ impl Socket {
         self.core().forward_behind(own, self.key, to.key)
     }
 
-    /// Takes back what [`Self::forward`] could not send on `to` because it failed before the first byte. After
-    /// [`Self::forward_behind`], the first `own` bytes that were not sent are our own.
-    pub fn reclaim(&self, to: &Self, own: usize) {
-        self.core().reclaim(self.key, to.key, own);
+    /// Takes back the bytes of a send that failed before the first byte, without the first `own` of them.
+    pub fn take_unsent(&self, own: usize) -> Vec<u8> {
+        self.core().take_unsent(self.key, own)
+    }
+
+    /// Puts bytes back before those that are received and not taken.
+    pub fn put_back(&self, bytes: Vec<u8>) {
+        self.core().put_back(self.key, bytes);
     }
 
     /// Discards what a send has left that failed or waits for room; other sessions can use its buffers.

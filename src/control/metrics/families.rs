@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::encoder::{Families, Series};
-use crate::base::{CloseReason, ConnectFailure, DenyReason};
+use crate::base::{CloseReason, ConnectFailure, DenyReason, TlsFailure, TlsHandshake};
 use crate::control::status::{BackendStatus, ListenerStatus, Status, UpstreamStatus};
 use crate::net::{AcceptError, LocalFailure};
 use crate::telemetry::counters::CheckCounters;
@@ -76,6 +76,40 @@ fn results(series: &mut Series<'_>, success: u64, failure: u64) -> fmt::Result {
     series.count(&[("result", "failure")], failure)
 }
 
+/// What is counted of TLS, for the listeners that terminate it.
+fn tls(status: &Status, out: &mut Families<'_>) -> fmt::Result {
+    let listeners = || status.listeners.iter();
+    out.counter(
+        "ringway_tls_handshakes",
+        "TLS handshakes of clients that succeeded: full or resumed",
+        |series| {
+            listeners().try_for_each(|listener| {
+                TlsHandshake::ALL.into_iter().try_for_each(|kind| {
+                    let labels = [("listener", &*listener.name), ("kind", kind.name())];
+                    series.count(&labels, listener.totals.tls_handshakes[kind.index()])
+                })
+            })
+        },
+    )?;
+    out.counter(
+        "ringway_tls_handshake_failures",
+        "TLS handshakes of clients that failed, by reason",
+        |series| {
+            listeners().try_for_each(|listener| {
+                TlsFailure::ALL.into_iter().try_for_each(|reason| {
+                    let labels = [("listener", &*listener.name), ("reason", reason.name())];
+                    series.count(&labels, listener.totals.tls_failures[reason.index()])
+                })
+            })
+        },
+    )?;
+    out.counter("ringway_tls_unended_streams", "Clients that ended TCP without the end of TLS", |series| {
+        listeners().try_for_each(|listener| {
+            series.count(&[("listener", &*listener.name)], listener.totals.tls_unended)
+        })
+    })
+}
+
 pub(super) fn listeners(status: &Status, out: &mut Families<'_>) -> fmt::Result {
     fn each(status: &Status, mut write: impl FnMut(&str, &ListenerStatus) -> fmt::Result) -> fmt::Result {
         status.listeners.iter().try_for_each(|listener| write(&listener.name, listener))
@@ -136,6 +170,7 @@ pub(super) fn listeners(status: &Status, out: &mut Families<'_>) -> fmt::Result 
             series.count(&[("reason", reason.name())], all.sum())
         })
     })?;
+    tls(status, out)?;
     out.counter("ringway_bytes", "Bytes delivered", |series| {
         each(status, |name, listener| {
             let to_backend = [("listener", name), ("direction", "to_backend")];

@@ -23,7 +23,7 @@ mod write;
 pub use header::{Endpoints, Header, Progress, Version};
 pub use invalid::{Invalid, V2_REST_MAX};
 pub use read::read;
-pub use tlv::{Ssl, Tlv, Tlvs};
+pub use tlv::{Ssl, SslDetails, Tlv, Tlvs};
 pub use write::write;
 
 #[cfg(test)]

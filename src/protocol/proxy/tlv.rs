@@ -8,6 +8,8 @@ const AUTHORITY: u8 = 0x02;
 const CRC32C: u8 = 0x03;
 const UNIQUE_ID: u8 = 0x05;
 const SSL: u8 = 0x20;
+const SSL_VERSION: u8 = 0x21;
+const SSL_CIPHER: u8 = 0x23;
 const NETNS: u8 = 0x30;
 
 /// Type and length.
@@ -48,6 +50,28 @@ pub struct Ssl<'a> {
     pub verify: u32,
     /// Version, cipher, names and so on.
     pub details: Tlvs<'a>,
+}
+
+/// What a header says of the client's TLS in detail.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SslDetails(Vec<u8>);
+
+impl SslDetails {
+    /// Takes the version, as in `TLSv1.3`, and the name that OpenSSL has for the cipher.
+    #[must_use]
+    pub fn new(version: &str, cipher: &str) -> Self {
+        let mut bytes = Vec::with_capacity(2 * PREFIX + version.len() + cipher.len());
+        for (kind, value) in [(SSL_VERSION, version), (SSL_CIPHER, cipher)] {
+            Tlv::Other { kind, value: value.as_bytes() }.write(&mut bytes);
+        }
+        Self(bytes)
+    }
+
+    /// Returns them as TLVs.
+    #[must_use]
+    pub fn tlvs(&self) -> Tlvs<'_> {
+        Tlvs(&self.0)
+    }
 }
 
 /// TLVs one after the other, none of which is cut.

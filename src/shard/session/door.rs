@@ -2,7 +2,7 @@
 //! of TLS asks for.
 
 use std::cell::RefCell;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::record::Record;
@@ -98,15 +98,8 @@ async fn receive_until(
     deadline: Tick,
     mut look: impl FnMut() -> Option<Result<(), CloseReason>>,
 ) -> Result<(), CloseReason> {
-    let (shard, session, client) = (record.shard(), &record.session, &record.client);
-    session.phase.set(SessionPhase::Handshake);
-    let mut timer = shard.ring.timer(deadline.min(record.deadline()));
-    std::future::poll_fn(|context| {
-        shard.ring.set_activity(Activity::Open(session.id));
-        client.register(context.waker());
-        if let Some(reason) = record.must_end() {
-            return Poll::Ready(Err(reason));
-        }
+    let client = &record.client;
+    until(record, deadline, |_| {
         if let Some(found) = look() {
             return Poll::Ready(found);
         }
@@ -114,6 +107,29 @@ async fn receive_until(
             return Poll::Ready(Err(CloseReason::ClientLeft));
         }
         client.receive(Receive::One);
+        Poll::Pending
+    })
+    .await
+}
+
+/// Waits until `step`, which is asked whenever something may have come, is ready, at most until the deadline.
+pub(super) async fn until<T>(
+    record: &Record,
+    deadline: Tick,
+    mut step: impl FnMut(&mut Context<'_>) -> Poll<Result<T, CloseReason>>,
+) -> Result<T, CloseReason> {
+    let (shard, session) = (record.shard(), &record.session);
+    session.phase.set(SessionPhase::Handshake);
+    let mut timer = shard.ring.timer(deadline.min(record.deadline()));
+    std::future::poll_fn(|context| {
+        shard.ring.set_activity(Activity::Open(session.id));
+        record.client.register(context.waker());
+        if let Some(reason) = record.must_end() {
+            return Poll::Ready(Err(reason));
+        }
+        if let Poll::Ready(found) = step(context) {
+            return Poll::Ready(found);
+        }
         timer.poll_due(context).map(|()| {
             let is_over = shard.now() >= record.deadline();
             Err(if is_over { CloseReason::SessionTimeout } else { CloseReason::HandshakeTimeout })

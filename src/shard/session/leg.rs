@@ -53,7 +53,9 @@ impl Leg {
         // The backend has to learn of the end before another session can have the permit.
         socket.end_at_drop(in_flight.is_limited());
         let mut relay = Relay::new(sides(record, &socket, Reuse::Off), record.deadline());
+        // With TLS, the header went before the handshake.
         if opening.origin == Origin::New
+            && !socket.is_encrypted()
             && let Some(header) = record.announcement()
         {
             relay.begin_with(sides(record, &socket, Reuse::Off), header);

@@ -1,7 +1,9 @@
 //! One session, from accept to close.
 
+mod announcement;
 mod delivery;
 mod door;
+mod handshake;
 mod leg;
 mod open;
 mod record;
@@ -63,6 +65,11 @@ fn serve(mut record: Record) -> impl Future<Output = ()> {
             if let Err(reason) = is_led {
                 return record.turn_away(reason);
             }
+        }
+        if record.listener.shared.tls().is_some()
+            && let Err(reason) = Box::pin(handshake::shake_hands(&mut record)).await
+        {
+            return record.end_handshake(reason);
         }
         let mut opening = Box::new(Opening::new(&record));
         loop {
@@ -141,6 +148,6 @@ mod tests {
     #[test]
     fn idle_session_is_small() {
         let bytes = future_bytes(serve);
-        assert!(bytes <= 232, "the future of a session takes {bytes} bytes");
+        assert!(bytes <= 248, "the future of a session takes {bytes} bytes");
     }
 }

@@ -11,7 +11,7 @@ use crate::balance::Sample;
 use crate::base::{Activity, BackendId, CloseReason, Moment, Plain, SessionPhase, Tick};
 use crate::net::Peer;
 use crate::pool::{Connection, Lease, NotedLingering};
-use crate::shard::connect::{Connected, Wait, WaitingClient, connect_any};
+use crate::shard::connect::{Connected, Prelude, Wait, WaitingClient, connect_any};
 use crate::shard::upstream::Upstream;
 use crate::shard::waiters::Granted;
 use crate::upstream::{Attempts, InFlight, Step, WaitEnd};
@@ -121,7 +121,9 @@ impl Opening {
             }
             let begun = Moment::read_clock();
             let until = self.attempts.connect_until(record.shard().now());
-            let failed = match connect_any(upstream, Some(self.client(record)), backend, until).await {
+            let prelude = prelude(record);
+            let connecting = connect_any(upstream, Some(self.client(record)), &prelude, backend, until);
+            let failed = match connecting.await {
                 Ok(Connected { socket, sent, .. }) => {
                     self.sent = sent;
                     self.attempts.connected();
@@ -267,6 +269,15 @@ impl Opening {
         upstream.totals.queue.observe(now.since(begun));
         waited
     }
+}
+
+fn prelude(record: &Record) -> Prelude {
+    if record.upstream().config().tls.is_none() {
+        // The relay sends the header.
+        return Prelude::default();
+    }
+    let protocol = record.client.with_agreed(|agreed| agreed.alpn_protocol().map(<[u8]>::to_vec));
+    Prelude { header: record.announcement(), protocol: protocol.flatten() }
 }
 
 /// A position in the queue until it is dropped.

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use crate::base::{BackendId, ClientAddress, CloseReason, DenyReason, Moment, Tick};
 use crate::net::{self, Peer, TcpInfo};
 use crate::protocol::client_hello::ClientHello;
-use crate::protocol::proxy::{self, Endpoints, Tlv};
 use crate::relay::{RelayRules, Side};
 use crate::shard::admitted::Admission;
 use crate::shard::listener::Listener;
@@ -143,20 +142,6 @@ impl Record {
         }
     }
 
-    /// Returns the header that tells a backend who the client is, and which address it has connected to, if the upstream
-    /// wants one, and the host that it asks for if that was read. Where an address is not known, as with a Unix socket, the
-    /// header says so.
-    pub(super) fn announcement(&self) -> Option<Vec<u8>> {
-        let version = self.upstream().config().send_proxy?;
-        let session = &self.session;
-        let own = || {
-            let destination = self.client.with(net::local_address)?;
-            Some(Endpoints::new(session.peer.socket_address()?, destination))
-        };
-        let name = self.hello().and_then(ClientHello::server_name).map(Tlv::Authority);
-        Some(proxy::write(version, session.announced().or_else(own), name.as_slice()))
-    }
-
     /// Notes why the session ends.
     pub(super) fn end(&mut self, reason: CloseReason) {
         self.reason = reason;
@@ -168,6 +153,15 @@ impl Record {
             self.note_unserved();
         }
         self.client.reset_on_close();
+        self.end(reason);
+        self.log(None);
+    }
+
+    /// Ends a session whose TLS handshake came to nothing, with FIN if its client was told why.
+    pub(super) fn end_handshake(&mut self, reason: CloseReason) {
+        if reason != CloseReason::HandshakeFailed {
+            return self.turn_away(reason);
+        }
         self.end(reason);
         self.log(None);
     }
@@ -196,6 +190,7 @@ impl Record {
         match side {
             Side::Client if self.client.died_silent() => CloseReason::ClientDead,
             Side::Client => CloseReason::ClientReset,
+            Side::Backend if backend.is_truncated() => CloseReason::Truncated,
             Side::Backend if backend.died_silent() => CloseReason::BackendDead,
             Side::Backend => CloseReason::BackendReset,
         }
@@ -278,6 +273,8 @@ impl Drop for Record {
         {
             self.upstream().counters(backend).broken.add(1);
         }
+        let is_unended = self.reason == CloseReason::Normal && self.client.is_truncated();
+        counters.tls_unended.add(is_unended.into());
         match self.denied {
             Some(reason) => counters.denied[reason.index()].add(1),
             None => counters.closed[self.reason.index()].add(1),

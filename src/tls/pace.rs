@@ -1,0 +1,71 @@
+//! How much work on TLS the connections of a shard do in one turn, all together, so that others wait little.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+/// Time for handshakes in a turn. One that has begun is finished: a signature with RSA takes up to a few milliseconds.
+const HANDSHAKES: Duration = Duration::from_millis(1);
+/// Plaintext that is encrypted or decrypted in a turn, bytes: less than a millisecond with AES-GCM.
+const BYTES: u32 = 1 << 20;
+
+/// See the module documentation.
+#[derive(Default)]
+pub struct Pace {
+    /// The turn that the other numbers are of.
+    turn: Cell<u64>,
+    handshakes: Cell<Duration>,
+    bytes: Cell<u32>,
+}
+
+impl Pace {
+    fn begin(&self, turn: u64) {
+        if self.turn.replace(turn) != turn {
+            self.handshakes.set(Duration::ZERO);
+            self.bytes.set(0);
+        }
+    }
+
+    /// Returns whether a handshake may go on in this turn.
+    #[must_use]
+    pub fn may_shake_hands(&self, turn: u64) -> bool {
+        self.begin(turn);
+        self.handshakes.get() < HANDSHAKES
+    }
+
+    /// Notes how long a step of a handshake took.
+    pub fn note_handshake(&self, turn: u64, took: Duration) {
+        self.begin(turn);
+        self.handshakes.set(self.handshakes.get().saturating_add(took));
+    }
+
+    /// Returns whether bytes may be encrypted and decrypted in this turn.
+    #[must_use]
+    pub fn may_move(&self, turn: u64) -> bool {
+        self.begin(turn);
+        self.bytes.get() < BYTES
+    }
+
+    /// Notes bytes that were encrypted or decrypted.
+    pub fn note_bytes(&self, turn: u64, bytes: usize) {
+        self.begin(turn);
+        self.bytes.set(self.bytes.get().saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_turn_has_its_own_budget() {
+        let pace = Pace::default();
+        pace.note_handshake(1, Duration::from_micros(999));
+        assert!(pace.may_shake_hands(1));
+        pace.note_handshake(1, Duration::from_micros(1));
+        assert!(!pace.may_shake_hands(1) && pace.may_move(1));
+        assert!(pace.may_shake_hands(2));
+        pace.note_bytes(2, 1 << 20);
+        assert!(pace.may_shake_hands(2) && !pace.may_move(2));
+        assert!(pace.may_move(3));
+    }
+}

@@ -1,0 +1,471 @@
+//! One TLS connection without I/O: bytes of the network in, plaintext out, and the other way round.
+//!
+//! The caller hands over what it has received, takes the plaintext, and sends what [`Stream::take_outgoing`] and
+//! [`Stream::encrypt`] give it, in this order. Records are decrypted in place. A connection that rests holds no buffer.
+
+use std::sync::Arc;
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
+};
+use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+
+/// What a record has at most besides its plaintext: header, type, and the tag of the cipher; TLS 1.2 adds a nonce.
+const RECORD_OVERHEAD: usize = 5 + 1 + 16 + 8;
+/// The longest plaintext of a record.
+const FRAGMENT: usize = 16 << 10;
+/// Bytes of a record with an alert, and some.
+const ALERT: usize = 64;
+
+/// See the module documentation.
+pub struct Stream {
+    connection: Connection,
+    /// What was received and not decrypted.
+    incoming: Vec<u8>,
+    /// Records of the handshake, and alerts, that have to be sent.
+    outgoing: Vec<u8>,
+    plaintext: Vec<u8>,
+    /// Whether `incoming` holds records that wait until the plaintext is taken.
+    waits: bool,
+    /// Whether the peer has said that its stream ends here.
+    closed: bool,
+    error: Option<Error>,
+}
+
+enum Connection {
+    Server(UnbufferedServerConnection),
+    Client(UnbufferedClientConnection),
+}
+
+/// What is wanted of a connection besides taking in what has come.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    Nothing,
+    Encrypt(&'a [u8]),
+    Close,
+}
+
+/// What follows a step.
+enum Step {
+    /// There is more to do.
+    Again,
+    /// What was wanted is done.
+    Done,
+    /// The peer has ended its stream.
+    Closed,
+    /// Nothing can be done before more has come.
+    Waits,
+}
+
+impl Stream {
+    /// Begins the server's side of a connection.
+    ///
+    /// # Errors
+    ///
+    /// The settings do not fit together.
+    pub fn server(config: &Arc<ServerConfig>) -> Result<Self, Error> {
+        UnbufferedServerConnection::new(Arc::clone(config)).map(|it| Self::new(Connection::Server(it)))
+    }
+
+    /// Begins the client's side of a connection, with the server that has this name, offering these protocols (ALPN).
+    ///
+    /// # Errors
+    ///
+    /// The settings do not fit together.
+    pub fn client(
+        config: &Arc<ClientConfig>,
+        name: ServerName<'static>,
+        protocols: Vec<Vec<u8>>,
+    ) -> Result<Self, Error> {
+        let connection = UnbufferedClientConnection::new_with_alpn(Arc::clone(config), name, protocols)?;
+        let mut stream = Self::new(Connection::Client(connection));
+        // The hello.
+        stream.process(1);
+        Ok(stream)
+    }
+
+    fn new(connection: Connection) -> Self {
+        let (incoming, outgoing, plaintext) = (Vec::new(), Vec::new(), Vec::new());
+        Self { connection, incoming, outgoing, plaintext, waits: false, closed: false, error: None }
+    }
+
+    /// Takes bytes that were received.
+    pub fn feed(&mut self, mut bytes: Vec<u8>) {
+        match self.incoming.is_empty() {
+            true => self.incoming = bytes,
+            false => self.incoming.append(&mut bytes),
+        }
+    }
+
+    /// Decrypts what has come, until the plaintext has at least `most` bytes; with the handshake, goes on with that.
+    pub fn process(&mut self, most: usize) {
+        let mut start = 0;
+        while self.error.is_none() && self.plaintext.len() < most {
+            match self.step(&mut start, Wanted::Nothing) {
+                Step::Again | Step::Closed => {}
+                Step::Done | Step::Waits => break,
+            }
+        }
+        self.drop_processed(start);
+        self.waits = self.plaintext.len() >= most && !self.incoming.is_empty();
+    }
+
+    /// Encrypts bytes, and returns what has to be sent: records that wait already, and those of the bytes.
+    ///
+    /// # Errors
+    ///
+    /// The handshake is not over, or the connection has failed.
+    pub fn encrypt(&mut self, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
+        self.write(Wanted::Encrypt(plaintext))?;
+        Ok(self.take_outgoing())
+    }
+
+    /// Says that our stream ends here; the bytes to send are [outgoing](Self::take_outgoing).
+    pub fn close(&mut self) {
+        // A connection that has failed, or whose handshake has not ended, has no end to tell.
+        let _ = self.write(Wanted::Close);
+    }
+
+    fn write(&mut self, wanted: Wanted<'_>) -> Result<(), Error> {
+        let mut start = 0;
+        let written = loop {
+            if let Some(error) = &self.error {
+                break Err(error.clone());
+            }
+            match self.step(&mut start, wanted) {
+                Step::Again | Step::Closed => {}
+                Step::Done => break Ok(()),
+                Step::Waits => break Err(Error::HandshakeNotComplete),
+            }
+        };
+        self.drop_processed(start);
+        written
+    }
+
+    /// Makes one step with what was received from `start` on, which moves behind what is no longer needed.
+    fn step(&mut self, start: &mut usize, wanted: Wanted<'_>) -> Step {
+        let Self { connection, incoming, outgoing, plaintext, .. } = self;
+        let bytes = incoming.get_mut(*start..).unwrap_or_default();
+        let (discard, step) = match connection {
+            Connection::Server(server) => {
+                take(server.process_tls_records(bytes), wanted, outgoing, plaintext)
+            }
+            Connection::Client(client) => {
+                take(client.process_tls_records(bytes), wanted, outgoing, plaintext)
+            }
+        };
+        *start += discard;
+        match step {
+            Ok(Step::Closed) => {
+                self.closed = true;
+                Step::Closed
+            }
+            Ok(step) => step,
+            Err(error) if self.error.is_none() => {
+                let is_told_by_peer = matches!(error, Error::AlertReceived(_));
+                self.error = Some(error);
+                // Takes the alert that tells the peer, and nothing else: what follows the error must not be looked at.
+                let before = self.outgoing.len();
+                while !is_told_by_peer && self.outgoing.len() == before {
+                    let Step::Again = self.step(start, Wanted::Nothing) else { break };
+                }
+                Step::Waits
+            }
+            Err(_) => Step::Waits,
+        }
+    }
+
+    fn drop_processed(&mut self, bytes: usize) {
+        if bytes >= self.incoming.len() || self.closed || self.error.is_some() {
+            self.incoming = Vec::new();
+        } else {
+            self.incoming.drain(..bytes);
+        }
+    }
+
+    /// Returns records that have to be sent before anything that is encrypted later.
+    pub fn take_outgoing(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.outgoing)
+    }
+
+    /// Puts bytes before the records that have to be sent.
+    pub fn put_outgoing_back(&mut self, mut bytes: Vec<u8>) {
+        bytes.append(&mut self.outgoing);
+        self.outgoing = bytes;
+    }
+
+    /// Returns whether records have to be sent.
+    #[must_use]
+    pub fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Plaintext that was not taken.
+    #[must_use]
+    pub fn plaintext(&self) -> &[u8] {
+        &self.plaintext
+    }
+
+    /// Takes all plaintext.
+    pub fn take_plaintext(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.plaintext)
+    }
+
+    /// Drops the first `bytes` of the plaintext.
+    pub fn consume_plaintext(&mut self, bytes: usize) {
+        if bytes >= self.plaintext.len() {
+            self.plaintext = Vec::new();
+        } else {
+            self.plaintext.drain(..bytes);
+        }
+    }
+
+    /// Puts bytes back before the plaintext.
+    pub fn put_plaintext_back(&mut self, mut bytes: Vec<u8>) {
+        bytes.append(&mut self.plaintext);
+        self.plaintext = bytes;
+    }
+
+    /// Returns whether records wait until the plaintext is taken.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// Returns whether the peer has said that its stream ends here; there may be plaintext before it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Returns whether the handshake goes on.
+    #[must_use]
+    pub fn is_handshaking(&self) -> bool {
+        self.common().is_handshaking()
+    }
+
+    /// Why the connection failed.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+
+    /// What the two sides have agreed on.
+    #[must_use]
+    pub fn common(&self) -> &CommonState {
+        match &self.connection {
+            Connection::Server(server) => server,
+            Connection::Client(client) => client,
+        }
+    }
+}
+
+/// Handles the state that a connection is in. Returns the number of received bytes that are no longer needed, and what
+/// follows.
+fn take<D>(
+    status: UnbufferedStatus<'_, '_, D>,
+    wanted: Wanted<'_>,
+    outgoing: &mut Vec<u8>,
+    plaintext: &mut Vec<u8>,
+) -> (usize, Result<Step, Error>) {
+    let UnbufferedStatus { mut discard, state } = status;
+    let step = match state {
+        Err(error) => Err(error),
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
+            match traffic.next_record() {
+                None => break Ok(Step::Again),
+                Some(Err(error)) => break Err(error),
+                Some(Ok(record)) => {
+                    discard += record.discard;
+                    plaintext.extend_from_slice(record.payload);
+                }
+            }
+        },
+        Ok(ConnectionState::EncodeTlsData(mut data)) => {
+            let encoded = append(outgoing, 0, |room| {
+                data.encode(room).map_err(|error| match error {
+                    EncodeError::InsufficientSize(size) => Some(size),
+                    EncodeError::AlreadyEncoded => None,
+                })
+            });
+            encoded.map(|()| Step::Again)
+        }
+        Ok(ConnectionState::TransmitTlsData(data)) => {
+            // It goes out before everything else, so it counts as sent.
+            data.done();
+            Ok(Step::Again)
+        }
+        Ok(ConnectionState::WriteTraffic(traffic)) => write(traffic, wanted, outgoing),
+        Ok(ConnectionState::PeerClosed) => Ok(Step::Closed),
+        Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => Ok(Step::Waits),
+        // Early data is never accepted.
+        Ok(state) => Err(Error::General(format!("unexpected state {state:?}"))),
+    };
+    (discard, step)
+}
+
+fn write<D>(
+    mut traffic: WriteTraffic<'_, D>,
+    wanted: Wanted<'_>,
+    outgoing: &mut Vec<u8>,
+) -> Result<Step, Error> {
+    let needed = |error| match error {
+        EncryptError::InsufficientSize(size) => Some(size),
+        EncryptError::EncryptExhausted => None,
+    };
+    match wanted {
+        Wanted::Nothing => return Ok(Step::Waits),
+        Wanted::Encrypt(bytes) => {
+            let guess = bytes.len() + (bytes.len() / FRAGMENT + 1) * RECORD_OVERHEAD;
+            append(outgoing, guess, |room| traffic.encrypt(bytes, room).map_err(needed))?;
+        }
+        Wanted::Close => append(outgoing, ALERT, |room| traffic.queue_close_notify(room).map_err(needed))?,
+    }
+    Ok(Step::Done)
+}
+
+/// Appends what `call` writes into the room that it gets: `guess` bytes, or as many as it says that it needs.
+fn append(
+    bytes: &mut Vec<u8>,
+    guess: usize,
+    mut call: impl FnMut(&mut [u8]) -> Result<usize, Option<InsufficientSizeError>>,
+) -> Result<(), Error> {
+    let before = bytes.len();
+    let mut room = guess;
+    loop {
+        bytes.resize(before + room, 0);
+        match call(&mut bytes[before..]) {
+            Ok(written) => {
+                bytes.truncate(before + written);
+                return Ok(());
+            }
+            Err(Some(needed)) if needed.required_size > room => room = needed.required_size,
+            Err(_) => {
+                bytes.truncate(before);
+                return Err(Error::EncryptError);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rustls::SupportedProtocolVersion;
+    use rustls::version::{TLS12, TLS13};
+
+    use super::super::testing;
+    use super::*;
+
+    const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+    fn both(version: &'static SupportedProtocolVersion) -> (Stream, Stream) {
+        let (server, client) = testing::configs(version);
+        let name = ServerName::try_from("a.example").expect("a name");
+        let server = Stream::server(&server).expect("settings");
+        (server, Stream::client(&client, name, Vec::new()).expect("settings"))
+    }
+
+    /// Brings what one side has to send to the other one, in pieces of at most `piece` bytes.
+    fn carry(from: &mut Stream, to: &mut Stream, piece: usize) -> bool {
+        let records = from.take_outgoing();
+        for part in records.chunks(piece) {
+            to.feed(part.to_vec());
+            to.process(usize::MAX);
+        }
+        !records.is_empty()
+    }
+
+    fn shake_hands(server: &mut Stream, client: &mut Stream, piece: usize) {
+        while carry(client, server, piece) | carry(server, client, piece) {}
+        assert!(!server.is_handshaking() && !client.is_handshaking());
+        assert!(server.error().is_none() && client.error().is_none());
+    }
+
+    fn bytes(length: usize) -> Vec<u8> {
+        (0..length).map(|index| (index * 7 + index / 251) as u8).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn bytes_arrive_however_the_records_are_cut(
+            tls13: bool, piece in 1..5_000_usize, lengths in prop::collection::vec(0..50_000_usize, 1..5), most in 1..70_000_usize,
+        ) {
+            let (mut server, mut client) = both(VERSIONS[usize::from(tls13)]);
+            shake_hands(&mut server, &mut client, piece);
+            for (turn, length) in lengths.into_iter().enumerate() {
+                let (from, to) = if turn % 2 == 0 { (&mut server, &mut client) } else { (&mut client, &mut server) };
+                let sent = bytes(length);
+                let records = from.encrypt(&sent).expect("open");
+                let mut got = Vec::new();
+                for part in records.chunks(piece) {
+                    to.feed(part.to_vec());
+                    loop {
+                        to.process(most);
+                        let plaintext = to.take_plaintext();
+                        prop_assert!(plaintext.len() < most + FRAGMENT);
+                        got.extend(plaintext);
+                        if !to.waits() {
+                            break;
+                        }
+                    }
+                }
+                prop_assert!(got == sent);
+            }
+            prop_assert!(server.incoming.capacity() + server.outgoing.capacity() + server.plaintext.capacity() == 0);
+        }
+
+        #[test]
+        fn garbage_ends_in_an_alert(garbage in prop::collection::vec(any::<u8>(), 5..2_000)) {
+            let (mut server, _) = both(&TLS13);
+            server.feed(garbage);
+            server.process(usize::MAX);
+            // Some garbage is the begin of a record.
+            prop_assert_eq!(server.error().is_some(), server.has_outgoing());
+        }
+    }
+
+    #[test]
+    fn end_is_told_and_the_other_direction_goes_on() {
+        for version in VERSIONS {
+            let (mut server, mut client) = both(version);
+            shake_hands(&mut server, &mut client, usize::MAX);
+            client.close();
+            carry(&mut client, &mut server, usize::MAX);
+            assert!(server.is_closed() && server.error().is_none());
+            client.feed(server.encrypt(b"late").expect("our own direction is open"));
+            client.process(usize::MAX);
+            assert_eq!(client.take_plaintext(), b"late");
+            assert!(!client.is_closed());
+        }
+    }
+
+    #[test]
+    fn record_that_was_changed_ends_in_an_alert() {
+        for version in VERSIONS {
+            let (mut server, mut client) = both(version);
+            shake_hands(&mut server, &mut client, usize::MAX);
+            let mut records = client.encrypt(b"money").expect("open");
+            *records.last_mut().expect("a record") ^= 1;
+            server.feed(records);
+            server.process(usize::MAX);
+            assert_eq!(server.error(), Some(&Error::DecryptError));
+            assert!(server.plaintext().is_empty() && server.encrypt(b"x").is_err());
+            carry(&mut server, &mut client, usize::MAX);
+            assert!(matches!(client.error(), Some(Error::AlertReceived(_))), "{:?}", client.error());
+        }
+    }
+
+    #[test]
+    fn nothing_is_encrypted_before_the_handshake_is_over() {
+        let (mut server, mut client) = both(&TLS13);
+        assert!(client.encrypt(b"early").is_err() && server.encrypt(b"early").is_err());
+        client.close();
+        shake_hands(&mut server, &mut client, 7);
+    }
+}
