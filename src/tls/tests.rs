@@ -280,7 +280,9 @@ fn with_backend(
     let own =
         ClientSettings::new("u", tls, &upstream.backends, None).unwrap_or_else(|error| panic!("{error}"));
     let backend = own.backend(&upstream.backends[0].name).expect("it is there");
-    let mut client = backend.connection(asked).expect("a connection");
+    let (config, name) = (Arc::clone(backend.config()), backend.name().clone());
+    let mut client =
+        ClientConnection::new_with_alpn(config, name, backend.offers(asked)).expect("a connection");
     let server = settings(folder, server);
     shake(&mut client, &mut ServerConnection::new(Arc::clone(server.config())).expect("a server"))
 }

@@ -30,7 +30,7 @@ fn a_certificate_is_one_series_with_its_end() {
     let text = expose(source(1, 1).status(), Exposition::Text);
     let name = "ringway_certificate_not_after_timestamp_seconds";
     let series: Vec<_> = text.lines().filter(|line| line.starts_with(name)).collect();
-    assert_eq!(series, [format!("{name}{{listener=\"default\",name=\"web.example.com\"}} 1861920000")]);
+    assert_eq!(series, [format!("{name}{{listener=\"default\",name=\"web.example.com\"}} 1861920000.0")]);
 }
 
 fn source(backends: usize, shards: usize) -> Source {
