@@ -1,6 +1,6 @@
 //! The sections `tls`: what is wrong with files, dates and keys, and what of their content is a change.
 
-use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, date_time_ymd};
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize, date_time_ymd};
 
 use super::*;
 use crate::config::testing::{Ca, Folder, Pem};
@@ -227,6 +227,19 @@ fn keys_of_an_upstream_have_to_make_sense() {
     }
     let short = short("tls: {ca: ca.pem}\n");
     assert!(problems(&short).iter().any(|line| line.contains("TLS with backends needs the long form")));
+}
+
+#[test]
+fn a_large_rsa_key_is_noted() {
+    let Fixture { ca, folder, .. } = fixture();
+    let noted = |bits| {
+        let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, bits).expect("a key");
+        let folder = folder.clone().with_pem("web", &ca.leaf_with(&["web"], key, |_| {}));
+        folder.listener(&format!("{{{WEB}}}")).expect("valid").config.notes()
+    };
+    assert_eq!(noted(RsaKeySize::_2048), Vec::<String>::new());
+    let large = noted(RsaKeySize::_3072);
+    assert!(large.len() == 1 && large[0].contains("the key of `web.pem` is RSA with 3072 bits"), "{large:?}");
 }
 
 #[test]
