@@ -71,6 +71,7 @@ fn listener(times: u64) -> ListenerStatus {
         ready: true,
         active_max: 99,
         max_sessions: 65_000,
+        certificates: Vec::new(),
         totals,
     }
 }

@@ -138,4 +138,6 @@ fn read(document: &Node, problems: &Problems, files: &Files) -> Option<Config> {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

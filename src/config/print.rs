@@ -3,7 +3,9 @@
 use serde::Serialize;
 use serde_yaml::Value;
 
-use super::model::{Admin, Config, Listener, ListenerTimeouts, Logging, Runtime, SniRoute, Target, Upstream};
+use super::model::{
+    Admin, Config, KeyKind, Listener, ListenerTimeouts, Logging, Runtime, SniRoute, Target, Upstream,
+};
 use super::sni::CLOSE;
 use super::text::{self, limit_text};
 
@@ -42,8 +44,8 @@ impl Config {
         }
     }
 
-    /// Returns a line for each listener whose two idle limits are equal and not the default: the file may
-    /// name only one of them.
+    /// Returns a line for each listener whose two idle limits are equal and not the default, because the file may
+    /// name only one of them, and for each key that makes handshakes slow.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let notes = self.listeners.iter().filter_map(|listener| {
@@ -54,7 +56,25 @@ impl Config {
                 format!("listener {name}: `client_idle` and `backend_idle` are {idle}")
             })
         });
-        notes.collect()
+        notes.chain(self.slow_keys()).collect()
+    }
+
+    /// Returns a line for each RSA key that is larger than anybody needs.
+    fn slow_keys(&self) -> impl Iterator<Item = String> {
+        /// What CAs ask for at least.
+        const RSA_BITS: usize = 2_048;
+        let all = self.listeners.iter().flat_map(|listener| {
+            let certificates = listener.tls.iter().flat_map(|tls| &tls.certificates);
+            certificates.map(|certificate| (&listener.name, certificate))
+        });
+        all.filter_map(|(name, certificate)| match certificate.identity.as_ref()?.key_kind {
+            KeyKind::Rsa(bits) if bits > RSA_BITS => Some(format!(
+                "listener {name}: the key of `{}` is RSA with {bits} bits, which makes handshakes several times as dear; \
+                 ECDSA P-256 is as safe and far faster",
+                certificate.certificate.display()
+            )),
+            _ => None,
+        })
     }
 }
 

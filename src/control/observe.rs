@@ -9,12 +9,12 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::status::{
-    BackendStatus, CheckStatus, LastCheckStatus, ListenerStatus, LogDropped, Phase, ReloadStatus,
-    ShardStatus, SourcesStatus, Status, UpgradeStatus, UpstreamStatus,
+    BackendStatus, CertificateStatus, CheckStatus, LastCheckStatus, ListenerStatus, LogDropped, Phase,
+    ReloadStatus, ShardStatus, SourcesStatus, Status, UpgradeStatus, UpstreamStatus,
 };
 use crate::admission::Gate;
 use crate::base::{BackendId, BackendKey, ListenerId, ShardId};
-use crate::config::{self, AdminState, Config, Overlay};
+use crate::config::{self, AdminState, Config, ListenerTls, Overlay};
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::counters::{
@@ -304,6 +304,7 @@ impl Source {
                 .max_connections
                 .map_or(u32::MAX, |most| most.get())
                 .min(self.gate.sessions.maximum()),
+            certificates: listener.tls.as_ref().map_or_else(Vec::new, |tls| certificates(tls)),
             totals,
         }
     }
@@ -395,4 +396,18 @@ impl Source {
             listeners: snapshot.listeners().iter().map(of).collect(),
         }
     }
+}
+
+/// Returns the certificates of a listener by their names.
+fn certificates(tls: &ListenerTls) -> Vec<CertificateStatus> {
+    let mut first: BTreeMap<&str, i64> = BTreeMap::new();
+    for identity in tls.certificates.iter().filter_map(|certificate| certificate.identity.as_deref()) {
+        let known = first.entry(identity.name()).or_insert(identity.not_after);
+        *known = identity.not_after.min(*known);
+    }
+    let status = |(name, not_after_unix_seconds): (&str, i64)| CertificateStatus {
+        name: name.to_owned(),
+        not_after_unix_seconds,
+    };
+    first.into_iter().map(status).collect()
 }

@@ -148,9 +148,21 @@ pub struct ListenerStatus {
     /// Maximum number of sessions at a time: its own, or that of the process if that is lower.
     #[serde(default)]
     pub max_sessions: u32,
+    /// The certificates of its TLS, one for each name; none without.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
     /// What all shards have counted.
     #[serde(flatten)]
     pub totals: ListenerTotals,
+}
+
+/// A certificate of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// The first name that it is for.
+    pub name: String,
+    /// When it expires, in seconds since 1970; of several for the name the first one.
+    pub not_after_unix_seconds: i64,
 }
 
 /// An upstream.

@@ -87,8 +87,10 @@ fn position(owner: Owner) -> (u8, usize, usize, &'static str) {
     }
 }
 
+/// Returns whether an entry is left out if the configuration does not take this key of it. Without one of TLS, the others
+/// would mean something else: bytes might go out plainly.
 fn is_required(path: &str) -> bool {
-    matches!(path, "name" | "address" | "upstream" | "backends")
+    matches!(path, "name" | "address" | "upstream" | "backends") || path.starts_with("tls.")
 }
 
 /// Takes out what the configuration complains of.

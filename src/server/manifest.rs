@@ -6,11 +6,13 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Overlay;
+use crate::tls::{HandedTickets, Tickets};
 
 /// The environment variable with the number of the descriptor.
 pub(super) const VARIABLE: &str = "RINGWAY_UPGRADE";
@@ -44,6 +46,8 @@ pub(super) struct Manifest {
     pub(super) upgrades: u64,
     /// What the old process knows of its backends.
     pub(super) health: Vec<KnownBackend>,
+    /// With which clients of TLS resume their sessions; secret.
+    pub(super) tickets: HandedTickets,
 }
 
 /// What a process has that goes on in its successor, sockets aside.
@@ -53,9 +57,16 @@ pub struct Left {
     pub(super) overlay: serde_json::Value,
     /// How many upgrades have led to the new process.
     pub(super) upgrades: u64,
+    /// With which clients of TLS resume their sessions.
+    pub(super) tickets: HandedTickets,
 }
 
 impl Left {
+    /// Returns the tickets that this process goes on with; new ones without a predecessor, or if that has none.
+    pub(super) fn tickets(&self) -> Arc<Tickets> {
+        Tickets::inherit(&self.tickets).map_or_else(Arc::default, Arc::new)
+    }
+
     /// Returns the changes at run time. A process of another version may have some that this one cannot read: they are
     /// lost, with a warning.
     pub(super) fn overlay(&self) -> Overlay {
@@ -141,8 +152,15 @@ mod tests {
     #[test]
     fn manifest_is_read_as_it_was_written() {
         let socket = HandedSocket { descriptor: 7, listener: "web".to_owned(), ..HandedSocket::default() };
-        let manifest = Manifest { version: 1, generation: 4, sockets: vec![socket], ..Manifest::default() };
-        assert_eq!(Manifest::read(manifest.seal().unwrap()).unwrap(), manifest);
+        let tickets = Tickets::default().hand_on();
+        let manifest =
+            Manifest { version: 1, generation: 4, sockets: vec![socket], tickets, ..Manifest::default() };
+        let read = Manifest::read(manifest.seal().unwrap()).unwrap();
+        assert_eq!(read, manifest);
+        let left = Left { tickets: read.tickets, ..Left::default() };
+        assert!(left.tickets().hand_on() == manifest.tickets, "the same secret");
+        let without = Left::default();
+        assert!(without.tickets().hand_on() != without.tickets().hand_on(), "secrets of their own");
     }
 
     #[test]

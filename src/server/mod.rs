@@ -207,7 +207,8 @@ impl Server {
         listening().map_err(StartError::Listening)?;
         let (on_report, reports) = crate::health::reports();
         let config = Arc::clone(&prepared.config);
-        let snapshot = Arc::new(Snapshot::build(config, cpus.len(), Some(&on_report), None)?);
+        let tickets = attached.left.tickets();
+        let snapshot = Arc::new(Snapshot::build_with(config, cpus.len(), Some(&on_report), None, tickets)?);
         let current = Current::new(Arc::clone(&snapshot));
         let (shards, ends) = Shards::new(cpus)?;
         let access_log = AccessLog::start(

@@ -49,7 +49,7 @@ pub fn inherited() -> Result<(Inherited, Option<Predecessor>), String> {
         link: take(&mut given, manifest.link)?.into(),
         stderr: take(&mut given, manifest.stderr)?,
         pid: manifest.pid,
-        left: Left { overlay: manifest.overlay, upgrades: manifest.upgrades + 1 },
+        left: Left { overlay: manifest.overlay, upgrades: manifest.upgrades + 1, tickets: manifest.tickets },
     };
     for handed in &manifest.sockets {
         let added = take(&mut given, handed.descriptor).and_then(|fd| add(&mut inherited, fd, handed));

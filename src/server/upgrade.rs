@@ -233,6 +233,7 @@ fn manifest(
         overlay: serde_json::to_value(&lock(&server.source.written).overlay)?,
         upgrades: status.upgrades.success,
         health: backends.collect(),
+        tickets: server.source.current.get().tickets().hand_on(),
     };
     manifest.seal()
 }

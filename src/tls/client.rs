@@ -89,11 +89,15 @@ impl BackendTls {
     ///
     /// There is no randomness.
     pub fn begin(&self, protocol: Option<&[u8]>) -> Result<Stream, rustls::Error> {
-        let protocols = match self.same_protocol {
+        Stream::client(&self.config, self.name.clone(), self.offers(protocol))
+    }
+
+    /// Returns the protocols that the backend is offered.
+    pub(super) fn offers(&self, protocol: Option<&[u8]>) -> Vec<Vec<u8>> {
+        match self.same_protocol {
             true => protocol.map(<[u8]>::to_vec).into_iter().collect(),
             false => self.config.alpn_protocols.clone(),
-        };
-        Stream::client(&self.config, self.name.clone(), protocols)
+        }
     }
 
     /// Returns what a connection is made with.

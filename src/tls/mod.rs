@@ -30,3 +30,6 @@ pub use server::ServerSettings;
 pub use stream::Stream;
 pub use tickets::{HandedTickets, Tickets};
 pub use unusable::Unusable;
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
 use super::provider::provider;
-use super::tickets::{Identity, Tickets};
+use super::tickets::{Owner, Tickets};
 use super::unusable::Unusable;
 use crate::config::{CaFile, ListenerTls, TlsVersion};
 
@@ -51,7 +51,7 @@ impl ServerSettings {
         config.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         // Nothing is kept for a session that ends: everything is in its tickets, which open on every core.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = tickets.of(&identity(listener, tls));
+        config.ticketer = tickets.of(&owner(listener, tls));
         config.send_tls13_tickets = 2;
         // Bytes before the end of the handshake can be played again by anybody.
         config.max_early_data_size = 0;
@@ -78,15 +78,15 @@ impl ServerSettings {
 }
 
 /// Returns whose tickets open at a listener: its own, as long as it asks for the same certificates of clients.
-fn identity(listener: &str, tls: &ListenerTls) -> Identity {
-    let mut identity = Identity::new(listener);
+fn owner(listener: &str, tls: &ListenerTls) -> Owner {
+    let mut owner = Owner::new(listener);
     for ca in tls.client_ca.iter().flat_map(|ca| ca.certificates.iter()) {
-        identity.add(b"ca", ca);
+        owner.add(b"ca", ca);
     }
     for list in tls.client_crl.iter().flat_map(|file| file.lists.iter()) {
-        identity.add(b"crl", list);
+        owner.add(b"crl", list);
     }
-    identity
+    owner
 }
 
 /// Returns what checks the certificates of clients. Where there are lists of revoked certificates, one has to speak of the CA

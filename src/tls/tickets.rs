@@ -2,7 +2,7 @@
 //!
 //! All of them come from one secret of the process. Each epoch of 6 h hashes it into the next one, so nobody can open what was
 //! sealed before the last two epochs, whatever is stolen later. What seals the tickets of a listener is derived from the
-//! secret and the [`Identity`] of the listener.
+//! secret and the [`Owner`].
 //!
 //! A ticket is the epoch (8 bytes), a random nonce, and the sealed state of the session, which the epoch is a part of.
 
@@ -107,8 +107,8 @@ impl Tickets {
 
     /// Returns the tickets of a listener.
     #[must_use]
-    pub fn of(self: &Arc<Self>, identity: &Identity) -> Arc<dyn ProducesTickets> {
-        Arc::new(OfListener { tickets: Arc::clone(self), identity: identity.digest() })
+    pub fn of(self: &Arc<Self>, owner: &Owner) -> Arc<dyn ProducesTickets> {
+        Arc::new(OfListener { tickets: Arc::clone(self), owner: owner.digest() })
     }
 
     /// Looks at the state of a time.
@@ -153,24 +153,24 @@ impl Secret {
     }
 
     /// Returns what seals the tickets of a listener.
-    fn key(&self, identity: &[u8; 32]) -> Option<LessSafeKey> {
+    fn key(&self, owner: &[u8; 32]) -> Option<LessSafeKey> {
         let secret = Salt::new(HKDF_SHA256, b"ringway tickets").extract(&*self.0);
-        let info = [&identity[..]];
+        let info = [&owner[..]];
         let key = secret.expand(&info, &AES_256_GCM).ok()?;
         Some(LessSafeKey::new(UnboundKey::from(key)))
     }
 }
 
 /// Whose tickets they are. Each part has its length in front, so that no two lists of parts are the same bytes.
-pub struct Identity(Context);
+pub struct Owner(Context);
 
-impl Identity {
+impl Owner {
     /// Begins with the name of a listener.
     #[must_use]
     pub fn new(listener: &str) -> Self {
-        let mut identity = Self(Context::new(&SHA256));
-        identity.add(b"listener", listener.as_bytes());
-        identity
+        let mut owner = Self(Context::new(&SHA256));
+        owner.add(b"listener", listener.as_bytes());
+        owner
     }
 
     /// Adds what else has to be the same.
@@ -190,12 +190,12 @@ impl Identity {
 
 struct OfListener {
     tickets: Arc<Tickets>,
-    identity: [u8; 32],
+    owner: [u8; 32],
 }
 
 impl OfListener {
     fn seal(&self, plain: &[u8], now: Instant) -> Option<Vec<u8>> {
-        let (epoch, key) = self.tickets.at(now, |state| (state.epoch, state.current.key(&self.identity)));
+        let (epoch, key) = self.tickets.at(now, |state| (state.epoch, state.current.key(&self.owner)));
         let (key, epoch) = (key?, epoch.to_be_bytes());
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).ok()?;
@@ -212,7 +212,7 @@ impl OfListener {
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
         let number = u64::from_be_bytes(*epoch);
         let key =
-            self.tickets.at(now, |state| state.secret(number).and_then(|secret| secret.key(&self.identity)));
+            self.tickets.at(now, |state| state.secret(number).and_then(|secret| secret.key(&self.owner)));
         let mut sealed = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let length = key?.open_in_place(nonce, Aad::from(*epoch), &mut sealed).ok()?.len();
@@ -243,5 +243,124 @@ impl ProducesTickets for OfListener {
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
         self.open(cipher, Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATE: &[u8] = b"the state of a session";
+
+    fn listener(tickets: &Arc<Tickets>, owner: &Owner) -> OfListener {
+        OfListener { tickets: Arc::clone(tickets), owner: owner.digest() }
+    }
+
+    fn web(tickets: &Arc<Tickets>) -> OfListener {
+        listener(tickets, &Owner::new("web"))
+    }
+
+    #[test]
+    fn a_ticket_opens_where_it_was_made_and_nowhere_else() {
+        let now = Instant::now();
+        let tickets = Arc::new(Tickets::new(now));
+        let own = web(&tickets);
+        let ticket = own.seal(STATE, now).expect("a ticket");
+        assert!(!ticket.windows(STATE.len()).any(|window| window == STATE), "it is sealed");
+        assert_ne!(own.seal(STATE, now).expect("a ticket"), ticket);
+        assert_eq!(own.open(&ticket, now).as_deref(), Some(STATE));
+        assert_eq!(web(&tickets).open(&ticket, now).as_deref(), Some(STATE), "on any core, after a reload");
+
+        let with = |parts: &[(&[u8], &[u8])]| {
+            let mut owner = Owner::new("web");
+            parts.iter().for_each(|(kind, content)| owner.add(kind, content));
+            owner
+        };
+        let others = [
+            Owner::new("web2"),
+            with(&[(b"ca", b"one")]),
+            with(&[(b"ca", b"onetwo")]),
+            with(&[(b"ca", b"one"), (b"ca", b"two")]),
+            with(&[(b"crl", b"one")]),
+        ];
+        for (position, one) in others.iter().enumerate() {
+            assert_eq!(listener(&tickets, one).open(&ticket, now), None, "{position}");
+            let theirs = listener(&tickets, one).seal(STATE, now).expect("a ticket");
+            for (at, other) in others.iter().enumerate() {
+                assert_eq!(listener(&tickets, other).open(&theirs, now).is_some(), at == position);
+            }
+        }
+        assert_eq!(web(&Arc::new(Tickets::new(now))).open(&ticket, now), None, "another process");
+    }
+
+    #[test]
+    fn a_ticket_opens_in_its_epoch_and_the_next_one() {
+        let start = Instant::now();
+        let tickets = Arc::new(Tickets::new(start));
+        let own = web(&tickets);
+        let first = own.seal(STATE, start).expect("a ticket");
+        let late = start + EPOCH - Duration::from_secs(1);
+        let last = own.seal(STATE, late).expect("a ticket");
+        let next = start + 2 * EPOCH - Duration::from_secs(1);
+        assert!(own.open(&first, next).is_some() && own.open(&last, next).is_some());
+        let newer = own.seal(STATE, next).expect("a ticket");
+        let after = start + 2 * EPOCH;
+        assert!(own.open(&first, after).is_none() && own.open(&last, after).is_none());
+        assert!(own.open(&newer, after).is_some());
+        // An idle process comes to the same secrets, and what was is gone.
+        let much_later = start + 100 * EPOCH;
+        assert!(own.open(&newer, much_later).is_none());
+        let ticket = own.seal(STATE, much_later).expect("a ticket");
+        assert!(own.open(&ticket, much_later + EPOCH).is_some());
+    }
+
+    #[test]
+    fn a_successor_opens_the_tickets_of_its_predecessor() {
+        let start = Instant::now();
+        let old = Arc::new(Tickets::new(start));
+        let before = web(&old).seal(STATE, start).expect("a ticket");
+        let handed_at = start + EPOCH + Duration::from_secs(60);
+        let current = web(&old).seal(STATE, handed_at).expect("a ticket");
+        let handed = old.hand_on_at(handed_at);
+        let text = serde_json::to_string(&handed).expect("JSON");
+        let read: HandedTickets = serde_json::from_str(&text).expect("the same");
+        assert!(read == handed && read != HandedTickets::default());
+        let new = Arc::new(Tickets::inherit_at(&read, handed_at).expect("it makes sense"));
+        assert!(
+            web(&new).open(&before, handed_at).is_some() && web(&new).open(&current, handed_at).is_some()
+        );
+        // And the other way round, while the old process still serves.
+        let theirs = web(&new).seal(STATE, handed_at + EPOCH).expect("a ticket");
+        assert!(web(&old).open(&theirs, handed_at + EPOCH).is_some(), "both go on in step");
+        for strange in ["{}", r#"{"current": [1]}"#] {
+            let strange: HandedTickets = serde_json::from_str(strange).expect("JSON");
+            assert!(Tickets::inherit_at(&strange, start).is_none());
+        }
+    }
+
+    #[test]
+    fn nothing_tells_the_secret() {
+        let tickets = Arc::new(Tickets::default());
+        let handed = tickets.hand_on();
+        let texts = [format!("{tickets:?}"), format!("{handed:?}"), format!("{:?}", web(&tickets))];
+        let secret = format!("{:?}", handed.current);
+        let first = &secret[1..secret.len() - 1];
+        assert!(texts.iter().all(|text| !text.contains(first) && text.len() < 80), "{texts:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn garbage_never_opens(garbage: Vec<u8>, epoch in 0_u64..3, at in 0_usize..80, flip in 1_u8..) {
+            let now = Instant::now();
+            let own = web(&Arc::new(Tickets::new(now)));
+            proptest::prop_assert_eq!(own.open(&garbage, now), None);
+            let known = [&epoch.to_be_bytes()[..], &garbage].concat();
+            proptest::prop_assert_eq!(own.open(&known, now), None);
+            let mut ticket = own.seal(STATE, now).expect("a ticket");
+            proptest::prop_assert_eq!(own.open(&ticket[..at.min(ticket.len() - 1)], now), None);
+            let at = at % ticket.len();
+            ticket[at] ^= flip;
+            proptest::prop_assert_eq!(own.open(&ticket, now), None);
+        }
     }
 }

@@ -69,4 +69,5 @@ mod overlaid;
 mod properties;
 mod reference;
 mod refused;
+mod tls;
 mod warned;

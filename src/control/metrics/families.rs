@@ -152,6 +152,18 @@ pub(super) fn listeners(status: &Status, out: &mut Families<'_>) -> fmt::Result 
             })
         },
     )?;
+    out.gauge(
+        "ringway_certificate_not_after_timestamp_seconds",
+        "When the certificate of a listener expires; of several for one name the first one",
+        |series| {
+            each(status, |listener, status| {
+                status.certificates.iter().try_for_each(|certificate| {
+                    let labels = [("listener", listener), ("name", &*certificate.name)];
+                    series.level(&labels, certificate.not_after_unix_seconds as f64)
+                })
+            })
+        },
+    )?;
     out.counter("ringway_accept_errors", "Failed accepts by reason", |series| {
         AcceptError::ALL.into_iter().try_for_each(|reason| {
             let all = status.listeners.iter().map(|listener| listener.totals.accept_errors[reason as usize]);

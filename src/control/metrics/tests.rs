@@ -4,20 +4,43 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, date_time_ymd};
 use tokio::sync::watch;
 
 use super::*;
 use crate::admission::Gate;
-use crate::config::{self, Overlay};
+use crate::config::Overlay;
+use crate::config::testing::{Ca, Folder};
 use crate::control::{Departed, Peaks, PhaseCell, Source, Written};
 use crate::steering::CoreLoads;
 use crate::upstream::{Current, Snapshot, UpstreamStates};
 
+/// Files with two certificates for one name, which end in 2030 and in 2029.
+fn folder() -> Folder {
+    let ca = Ca::new("CA");
+    let until = |year| move |params: &mut CertificateParams| params.not_after = date_time_ymd(year, 1, 1);
+    let rsa = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    Folder::default()
+        .with_pem("web", &ca.leaf_with(&["web.example.com", "b"], KeyPair::generate().unwrap(), until(2030)))
+        .with_pem("rsa", &ca.leaf_with(&["web.example.com"], rsa, until(2029)))
+}
+
+#[test]
+fn a_certificate_is_one_series_with_its_end() {
+    let text = expose(source(1, 1).status(), Exposition::Text);
+    let name = "ringway_certificate_not_after_timestamp_seconds";
+    let series: Vec<_> = text.lines().filter(|line| line.starts_with(name)).collect();
+    assert_eq!(series, [format!("{name}{{listener=\"default\",name=\"web.example.com\"}} 1861920000.0")]);
+}
+
 fn source(backends: usize, shards: usize) -> Source {
     let entries: Vec<_> =
         (2..backends + 2).map(|port| format!("{{address: 127.0.0.1, port: {port}}}")).collect();
-    let yaml = format!("loadbalancer: {{listen_address: ':1'}}\nbackends: [{}]", entries.join(", "));
-    let config = config::parse("test.yaml", yaml.as_bytes()).unwrap().config;
+    let tls =
+        "certificates: [{certificate: web.pem, key: web-key.pem}, {certificate: rsa.pem, key: rsa-key.pem}]";
+    let yaml =
+        format!("loadbalancer: {{listen_address: ':1', tls: {{{tls}}}}}\nbackends: [{}]", entries.join(", "));
+    let config = folder().parse(&yaml).unwrap().config;
     let snapshot = Snapshot::build(Arc::new(config), shards, None, None).unwrap();
     let states = UpstreamStates { generation: 1, version: 0, upstreams: Vec::new() };
     Source {

@@ -4,6 +4,7 @@ use super::check::{self, Checked};
 use super::front::{Served, Timed, keepalive_key, timeout};
 use super::sections::Bag;
 use super::servers::{Server, servers};
+use super::tls;
 use crate::import::plan::{Entry, Upstream, flow_list};
 use crate::import::report::{Findings, Origin};
 use crate::import::units::{Millis, establish};
@@ -46,6 +47,7 @@ pub(super) fn upstream(
     check::healthcheck(bag, &checked, &mut entry, findings);
     shared_options(&servers, hashes, &mut entry, findings);
     announce(&servers, &mut entry, findings);
+    let servers = of_one_kind(servers, &mut entry, findings);
     let several_backups = servers.iter().filter(|server| server.backup).count() > 1;
     if bag.take("option allbackups").is_none() && several_backups {
         entry.comment("HAProxy used the first backup alone; here all of them serve, as with `allbackups`");
@@ -65,6 +67,24 @@ fn announce(servers: &[Server], entry: &mut Entry, findings: &mut Findings) {
     } else if let Some(version) = first.announced {
         entry.set("send_proxy", version, &first.entry.origin);
     }
+}
+
+/// Sets TLS as the first server wants it, and returns the servers that want the same: what has to be encrypted must not go out
+/// plainly.
+fn of_one_kind(mut servers: Vec<Server>, entry: &mut Entry, findings: &mut Findings) -> Vec<Server> {
+    let Some(wanted) = servers.first().map(|first| first.tls.clone()) else { return servers };
+    if let (Some(keys), Some(first)) = (&wanted, servers.first()) {
+        tls::set(keys, entry, &first.entry.origin);
+    }
+    servers.retain(|server| {
+        let is_same = server.tls == wanted;
+        if !is_same {
+            let why = "one `tls` for the upstream, and this server differs from the first one; write an upstream for it";
+            findings.add(&server.entry.origin, why);
+        }
+        is_same
+    });
+    servers
 }
 
 fn not_zero(timed: Timed, findings: &mut Findings) -> Timed {

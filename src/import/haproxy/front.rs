@@ -3,6 +3,7 @@
 use super::address;
 use super::options::Options;
 use super::sections::{Bag, Given};
+use super::tls;
 use super::words::Line;
 use crate::import::plan::{Entry, Listener, Plan};
 use crate::import::report::{Findings, Origin};
@@ -64,12 +65,13 @@ fn bind(line: &Line, name: &str, served: &Served, shared: &Entry, plan: &mut Pla
     let origin = line.origin();
     let mut options = Options::default();
     options.add(line, 2);
-    if let Some(why) = impossible(&options) {
+    let mut entry = Entry { origin: origin.clone(), ..shared.clone() };
+    let tls = tls::of_bind(&mut options, &mut entry, &origin, findings);
+    if let Some(why) = tls.err().or_else(|| impossible(&options)) {
         findings.add(&origin, why);
         return;
     }
     let own_name = options.take("name").map(|own| format!("{name}-{own}"));
-    let mut entry = Entry { origin: origin.clone(), ..shared.clone() };
     if let Some(backlog) = options.take("backlog") {
         entry.set_text("backlog", &backlog, &origin);
     }
@@ -116,12 +118,6 @@ fn bind(line: &Line, name: &str, served: &Served, shared: &Entry, plan: &mut Pla
 
 /// Says why a `bind` cannot be a listener at all.
 fn impossible(options: &Options) -> Option<&'static str> {
-    if options.has("ssl") {
-        return Some(
-            "`ssl`: there is no TLS, so clients would not be understood; let the backends end it, and write a \
-             listener",
-        );
-    }
     options.has("accept-netscaler-cip").then_some(
         "`accept-netscaler-cip`: its header would reach the backend; have the other side send the PROXY protocol, and \
          write a listener",
@@ -141,6 +137,15 @@ fn reason_of_option(option: &str) -> Option<&'static str> {
         "user" | "group" | "uid" | "gid" | "mode" => {
             "the socket gets the rights of the process and its umask; set them in the service manager"
         }
+        "ciphers"
+        | "ciphersuites"
+        | "curves"
+        | "ecdhe"
+        | "sigalgs"
+        | "ssl-max-ver"
+        | "prefer-client-ciphers" => "always what is safe today, with TLS 1.2 and 1.3; leave it out",
+        "crt-list" => "list its certificates in `tls.certificates`",
+        "strict-sni" => "a client whose name has no certificate gets the first one; leave it out",
         "transparent" => "see `tcp.freebind`, which binds an address that is not there yet",
         "mss" => "the socket option is not set; set it for the route (`advmss`)",
         "namespace" => "start the process in the namespace (`ip netns exec`)",

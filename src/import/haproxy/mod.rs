@@ -9,6 +9,7 @@ mod process;
 mod reasons;
 mod sections;
 mod servers;
+mod tls;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -55,7 +55,17 @@ impl Options {
             } else if FLAGS.contains(&word) || word.starts_with("no-") {
                 self.0.insert(word.to_owned(), String::new());
             } else {
-                self.0.insert(word.to_owned(), words.next().unwrap_or_default().to_owned());
+                let value = words.next().unwrap_or_default();
+                match self.0.get_mut(word) {
+                    // Of a `bind`, each is one more.
+                    Some(before) if word == "crt" && line.word(0) == "bind" => {
+                        before.push('\n');
+                        before.push_str(value);
+                    }
+                    _ => {
+                        self.0.insert(word.to_owned(), value.to_owned());
+                    }
+                }
             }
         }
     }

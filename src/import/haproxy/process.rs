@@ -66,7 +66,7 @@ fn reason(name: &str) -> String {
         }
         name if name.starts_with("tune.") => "an adjustment of HAProxy's own; leave it out",
         name if name.starts_with("ssl-") || name.starts_with("ca-") || name.starts_with("crt-") => {
-            "there is no TLS; the backends have to end it"
+            "write whole paths into `tls` of listeners and upstreams; the rest is always what is safe today"
         }
         name if name.starts_with("lua-") => "there is no Lua; leave it out",
         _ => "no counterpart in `runtime`, `logging` or `admin`; leave it out",

@@ -3,6 +3,7 @@
 use super::address::{self, Server as Address};
 use super::options::Options;
 use super::sections::Bag;
+use super::tls;
 use super::words::Line;
 use crate::import::plan::{Entry, Names};
 use crate::import::report::{Findings, Origin};
@@ -25,6 +26,8 @@ pub(super) struct Server {
     pub(super) check: Option<Check>,
     /// The version of the PROXY header that it is sent.
     pub(super) announced: Option<&'static str>,
+    /// Keys of the upstream, if TLS is spoken to the server.
+    pub(super) tls: Option<tls::Keys>,
     /// `error-limit` with `observe layer4`.
     pub(super) error_limit: Option<String>,
 }
@@ -93,6 +96,7 @@ fn server(
         closes_on_up: options.take("on-marked-up").is_some_and(|what| what == "shutdown-backup-sessions"),
         check,
         announced: announced(&mut options),
+        tls: tls::of_server(&mut options, &origin, findings),
         error_limit: error_limit(&mut options, &origin, findings),
         entry,
     };
@@ -106,11 +110,6 @@ fn server(
 
 /// Says why a server cannot be a backend at all.
 fn impossible(options: &Options) -> Option<&'static str> {
-    if options.has("ssl") {
-        return Some(
-            "`ssl`: there is no TLS towards backends; let clients speak it to them, and write a backend",
-        );
-    }
     options.has("socks4").then_some("`socks4`: there is no SOCKS; write a backend that is reached directly")
 }
 
@@ -257,8 +256,11 @@ fn reason(option: &str) -> Option<&'static str> {
         "send-proxy-v2-ssl" | "send-proxy-v2-ssl-cn" | "proxy-v2-options" => {
             "the header says nothing of TLS, and always has a checksum; see `send_proxy`"
         }
-        "verify" | "ca-file" | "crt" | "sni" | "alpn" | "ciphers" | "verifyhost" => {
-            "there is no TLS towards backends; leave it out"
+        "verify" | "ca-file" | "crt" | "sni" | "alpn" | "verifyhost" => {
+            "has no effect without `ssl`; leave it out"
+        }
+        "ciphers" | "ciphersuites" | "ssl-min-ver" | "ssl-max-ver" | "force-tlsv12" | "force-tlsv13" => {
+            "always what is safe today, with TLS 1.2 and 1.3; leave it out"
         }
         _ => "no counterpart; leave it out",
     })

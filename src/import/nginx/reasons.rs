@@ -56,8 +56,8 @@ pub(super) fn of_stream(directive: &Directive) -> String {
         }
         "proxy_protocol_timeout" => "see `timeouts.handshake`",
         "set_real_ip_from" => "see `proxy_protocol.trusted`, which says whose header is believed",
-        name if name.starts_with("ssl_") => "there is no TLS; let the backends end it",
-        name if name.starts_with("proxy_ssl") => "there is no TLS towards backends; leave it out",
+        name if name.starts_with("ssl_") => "see `tls` of a listener, in docs/TLS.md",
+        name if name.starts_with("proxy_ssl") => "see `tls` of an upstream, in docs/TLS.md",
         name if name.starts_with("js_") => "there are no scripts; leave it out",
         _ => "no counterpart; leave it out, or look for it in docs/CONFIGURATION.md",
     };

@@ -13,10 +13,7 @@ pub(super) fn listen(directive: &Directive, entry: &mut Entry, findings: &mut Fi
     for (option, why) in [
         ("udp", "there is no UDP; keep it in nginx"),
         ("quic", "there is no QUIC; keep it in nginx"),
-        (
-            "ssl",
-            "there is no TLS, so clients would not be understood; let the backends end it, and write a listener",
-        ),
+        ("ssl", "TLS is not translated; write a listener with `tls.certificates`"),
     ] {
         if options.contains(&option) {
             findings.add(&origin, format!("{option}: {why}"));

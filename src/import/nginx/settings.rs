@@ -74,10 +74,9 @@ impl<'a> Settings<'a> {
 
     /// Says why a server cannot be translated at all.
     pub(super) fn impossible(&self) -> Option<(Origin, &'static str)> {
-        for (name, why) in [(
-            "proxy_ssl",
-            "there is no TLS towards backends; let clients speak it to them, and write a listener",
-        )] {
+        for (name, why) in
+            [("proxy_ssl", "TLS is not translated; write a listener, and an upstream with `tls`")]
+        {
             if self.is(name, "on") {
                 return self.find(name).map(|directive| (directive.origin(), why));
             }

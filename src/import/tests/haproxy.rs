@@ -1,7 +1,7 @@
 //! `haproxy.cfg`.
 
 use super::*;
-use crate::config::OverLimit;
+use crate::config::{BackendAlpn, OverLimit, TlsVersion};
 
 #[track_caller]
 fn haproxy(text: &str) -> (Config, Import) {
@@ -37,7 +37,7 @@ fn every_ipv4_address_stays_apart_from_ipv6() {
 
 #[test]
 fn bind_that_would_mean_something_else_is_left_out() {
-    let binds = "listen a\nbind :1\nbind :443 ssl crt a.pem\nbind :2 accept-proxy\nbind :1000-1010\nbind abns@x\n\
+    let binds = "listen a\nbind :1\nbind :443 ssl\nbind :2 accept-proxy\nbind :1000-1010\nbind abns@x\n\
                  bind name.example:3\nbind \"$ADDRESS\":4\nbind :5 interface eth0 maxconn 9 tfo defer-accept mss 9\nserver b 10.0.0.1:1\n";
     let (config, import) = haproxy(binds);
     assert_eq!(config.listeners.len(), 3);
@@ -50,7 +50,7 @@ fn bind_that_would_mean_something_else_is_left_out() {
     assert_eq!(last.tcp.interface.as_deref(), Some("eth0"));
     assert!(last.tcp.options.fast_open && last.tcp.defer_accept.is_some());
     for (line, words) in [
-        (3, "there is no TLS"),
+        (3, "`ssl` without `crt`"),
         (5, "range of ports"),
         (6, "abns@"),
         (7, "host names are not looked up"),
@@ -133,7 +133,7 @@ fn algorithms_have_counterparts_or_are_reported() {
 
 #[test]
 fn servers_that_need_more_than_tcp_are_left_out() {
-    let text = "listen a\nbind :1\nserver a 10.0.0.1:1 ssl verify none\nserver b 10.0.0.2:2 socks4 10.0.0.9:1\n\
+    let text = "listen a\nbind :1\nserver a 10.0.0.1:1 socks4 10.0.0.8:1\nserver b 10.0.0.2:2 socks4 10.0.0.9:1\n\
                 server c 10.0.0.3\nserver d 10.0.0.4:+1 weight 0 backup\nserver e 10.0.0.5:5 disabled maxconn 3\n\
                 server f \"${HOST}\":1\nserver g unix@/run/g\n";
     let (config, import) = haproxy(text);
@@ -143,9 +143,79 @@ fn servers_that_need_more_than_tcp_are_left_out() {
         [shown(0), shown(1), shown(2), shown(3)],
         ["10.0.0.3:1", "10.0.0.4:2", "10.0.0.5:5", "unix:/run/g"]
     );
-    reported(&import, 3, "no TLS");
+    reported(&import, 3, "no SOCKS");
     reported(&import, 4, "no SOCKS");
     reported(&import, 8, "environment variable");
+}
+
+#[test]
+fn tls_of_clients_is_that_of_the_listener() {
+    let keys = |bind: &str| {
+        let (config, import) = haproxy(&format!("listen a\nbind :1 {bind}\nbind :2\nserver b 10.0.0.1:1\n"));
+        let tls = config.listeners[0].tls.as_ref().map(|tls| (**tls).clone());
+        (tls, import)
+    };
+    let (tls, import) = keys(
+        "ssl crt /etc/a.pem crt b.pem ca-file ca.pem verify required crl-file crl.pem alpn h2,http/1.1 ssl-min-ver TLSv1.3",
+    );
+    let tls = tls.expect("it is taken over");
+    let files = tls.certificates.iter().map(|one| (one.certificate.display().to_string(), one.key.clone()));
+    assert_eq!(
+        files.collect::<Vec<_>>(),
+        [("/etc/a.pem".to_owned(), "/etc/a.pem".into()), ("b.pem".to_owned(), "b.pem".into())]
+    );
+    assert_eq!(tls.client_ca.as_ref().map(ToString::to_string).as_deref(), Some("ca.pem"));
+    assert_eq!(
+        (tls.client_crl.len(), &*tls.alpn, tls.min_version),
+        (1, &["h2", "http/1.1"].map(String::from)[..], TlsVersion::V13)
+    );
+    assert!(import.left_out.is_empty(), "{:?}", import.left_out);
+    let (tls, import) = keys("ssl crt a.pem verify optional ca-file ca.pem ciphers AES crt-list x");
+    assert!(tls.is_some_and(|tls| tls.client_ca.is_none()));
+    for words in ["see `tls.client_ca`", "always what is safe today", "crt-list x: list its certificates"] {
+        reported(&import, 2, words);
+    }
+    for (bind, words) in
+        [("ssl", "`ssl` without `crt`"), ("ssl crt a.pem verify required", "without `ca-file`")]
+    {
+        let (tls, import) = keys(bind);
+        assert!(tls.is_none());
+        reported(&import, 2, words);
+    }
+    // What cannot be taken over leaves no listener without TLS behind.
+    let (config, import) = haproxy("listen a\nbind :1 ssl crt a.pem alpn ''\nbind :2\nserver b 10.0.0.1:1\n");
+    assert_eq!(config.listeners.len(), 1);
+    reported(&import, 2, "is not the name of a protocol");
+}
+
+#[test]
+fn tls_of_servers_is_that_of_the_upstream() {
+    let keys = |servers: &str| {
+        let (config, import) = haproxy(&format!("listen a\nbind :1\n{servers}"));
+        let tls = config.upstreams[0].tls.as_ref().map(|tls| (**tls).clone());
+        (tls, config.upstreams[0].backends.len(), import)
+    };
+    let (tls, ..) =
+        keys("server a 10.0.0.1:1 ssl verify required ca-file ca.pem sni str(a.b) crt own.pem alpn h2\n");
+    let tls = tls.expect("it is taken over");
+    assert_eq!(
+        (tls.ca.to_string().as_str(), tls.server_name.as_deref(), tls.verify),
+        ("ca.pem", Some("a.b"), true)
+    );
+    assert_eq!(
+        tls.identity.map(|own| (own.certificate, own.key)),
+        Some(("own.pem".into(), "own.pem".into()))
+    );
+    assert_eq!(tls.alpn, BackendAlpn::List(vec!["h2".to_owned()]));
+    let (tls, ..) = keys("default-server ssl verifyhost c.d\nserver a 10.0.0.1:1\nserver b 10.0.0.2:1\n");
+    assert!(
+        tls.is_some_and(|tls| tls.ca.to_string() == "system" && tls.server_name.as_deref() == Some("c.d"))
+    );
+    let (tls, backends, import) =
+        keys("server a 10.0.0.1:1 ssl verify none sni req.hdr(host)\nserver b 10.0.0.2:1\n");
+    assert!(tls.is_some_and(|tls| !tls.verify) && backends == 1);
+    reported(&import, 3, "the name is the same for every client");
+    reported(&import, 4, "this server differs from the first one");
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn servers_that_need_more_than_tcp_are_left_out() {
     assert_eq!(config.listeners.len(), 2);
     for (line, words) in [
         (3, "depends on a variable"),
-        (4, "no TLS"),
+        (4, "TLS is not translated"),
         (5, "no `proxy_pass`"),
         (6, "no port"),
         (8, "see `per_source`"),
