@@ -14,7 +14,7 @@ use crate::histogram::Histogram;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::options::Options;
-use crate::peers::{Subject, free_ports, start_all};
+use crate::peers::{Subject, WithTls, free_ports, start_all, start_all_with_tls};
 use crate::plots;
 use crate::process::{Process, settle};
 use crate::progress::Progress;
@@ -88,6 +88,8 @@ struct Bench {
     cores: String,
     backend: Process,
     subjects: Vec<Subject>,
+    /// Those that end TLS, where a workload needs them.
+    with_tls: Option<WithTls>,
     /// Takes configurations and logs, and goes last.
     _directory: Directory,
 }
@@ -128,12 +130,12 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
 fn measure_all(plan: &Plan) -> Result<Report, String> {
     // Before any socket is made.
     let kernel = Kernel::set();
-    let bench = Bench::start(&plan.others)?;
+    let bench = Bench::start(plan)?;
     let mut report = Report::new(Machine::describe(&bench.subjects), plan.quick, plan.rounds, plan.seconds);
     println!("{}; balancer on core {BALANCER_CORE}, the rest on {}", report.head(), bench.cores);
     report.calibration = bench.calibrate(plan.seconds)?;
-    let runs: usize = plan.workloads.iter().map(|workload| plan.rounds_of(workload)).sum();
-    let progress = Progress::new(runs * bench.subjects.len());
+    let runs_of = |workload: &&Workload| plan.rounds_of(workload) * bench.subjects(workload).len();
+    let progress = Progress::new(plan.workloads.iter().map(runs_of).sum());
     for workload in &plan.workloads {
         progress.begin(workload.name);
         let outcome = bench.measure(workload, plan, &progress)?;
@@ -146,7 +148,7 @@ fn measure_all(plan: &Plan) -> Result<Report, String> {
 }
 
 impl Bench {
-    fn start(others: &[(String, PathBuf)]) -> Result<Bench, String> {
+    fn start(plan: &Plan) -> Result<Bench, String> {
         let directory = Directory::new()?;
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let cores = match std::thread::available_parallelism().map_or(1, usize::from) {
@@ -154,8 +156,18 @@ impl Bench {
             count => format!("{}-{}", BALANCER_CORE + 1, count - 1),
         };
         let (backend, ports) = start_backend(&directory.0, &program, &cores)?;
-        let subjects = start_all(&directory.0, ports, others)?;
-        Ok(Bench { program, cores, backend, subjects, _directory: directory })
+        let subjects = start_all(&directory.0, ports, &plan.others)?;
+        let needed = plan.workloads.iter().any(|workload| workload.tls);
+        let with_tls = needed.then(|| start_all_with_tls(&directory.0, ports, &plan.others)).transpose()?;
+        Ok(Bench { program, cores, backend, subjects, with_tls, _directory: directory })
+    }
+
+    /// Who does this workload.
+    fn subjects(&self, workload: &Workload) -> &[Subject] {
+        match &self.with_tls {
+            Some(with_tls) if workload.tls => &with_tls.subjects,
+            _ => &self.subjects,
+        }
     }
 
     /// The generator against the backend alone: does it work, what can it do, does it keep its pace?
@@ -198,7 +210,8 @@ impl Bench {
 
     fn measure(&self, workload: &Workload, plan: &Plan, progress: &Progress) -> Result<Outcome, String> {
         let mut rows: Vec<(Row, Histogram)> = Vec::new();
-        for subject in &self.subjects {
+        let subjects = self.subjects(workload);
+        for subject in subjects {
             let row =
                 Row { subject: subject.name.clone(), rounds: vec![], distribution: vec![], summary: None };
             rows.push((row, Histogram::new()));
@@ -207,9 +220,9 @@ impl Bench {
         for round in 0..plan.rounds_of(workload) {
             progress.round();
             // Each round begins with another subject, so that none always follows the same one.
-            for turn in 0..self.subjects.len() {
-                let index = (round + turn) % self.subjects.len();
-                let subject = &self.subjects[index];
+            for turn in 0..subjects.len() {
+                let index = (round + turn) % subjects.len();
+                let subject = &subjects[index];
                 progress.run(workload.name, &subject.name);
                 let in_context = |error| format!("{} over {}: {error}", workload.name, subject.name);
                 let (row, distribution) = &mut rows[index];
@@ -248,7 +261,7 @@ impl Bench {
         };
         // Longer than the run, and ended with it.
         let mut child = self
-            .generator(other.arguments, subject, other.service)
+            .generator(workload, other.arguments, subject, other.service)
             .args(["--seconds", &(seconds + 60.0).to_string(), "--until-stdin-ends"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -279,7 +292,7 @@ impl Bench {
         beside: Option<u32>,
     ) -> Result<Measurement, String> {
         let output = self
-            .generator(workload.arguments, subject, workload.service)
+            .generator(workload, workload.arguments, subject, workload.service)
             .args(["--seconds", &seconds.to_string(), "--backend", &self.backend.pid().to_string()])
             .args(["--balancer", &subject.pid().unwrap_or(0).to_string()])
             .args(["--beside", &beside.unwrap_or(0).to_string()])
@@ -295,7 +308,7 @@ impl Bench {
     fn idle(&self, workload: &Workload, subject: &Subject) -> Result<Figure, String> {
         let before = subject.resident_bytes();
         let mut child = self
-            .generator(workload.arguments, subject, workload.service)
+            .generator(workload, workload.arguments, subject, workload.service)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -320,9 +333,18 @@ impl Bench {
         })
     }
 
-    fn generator(&self, arguments: &[&str], subject: &Subject, service: usize) -> Command {
+    fn generator(
+        &self,
+        workload: &Workload,
+        arguments: &[&str],
+        subject: &Subject,
+        service: usize,
+    ) -> Command {
         let mut command = Command::new("taskset");
         command.args(["-c", &self.cores]).arg(&self.program).args(arguments);
+        if let Some(with_tls) = self.with_tls.as_ref().filter(|_| workload.tls) {
+            command.arg("--tls").arg(&with_tls.certificate);
+        }
         command.arg(format!("127.0.0.1:{}", subject.ports[service]));
         command
     }
@@ -378,6 +400,6 @@ fn start_backend(directory: &Path, program: &Path, cores: &str) -> Result<(Proce
         arguments.extend([(*name).to_owned(), port.to_string()]);
     }
     let process = Process::start(cores, program, &arguments, &directory.join("backend.log"))?;
-    Subject::direct(ports).wait_until_it_serves()?;
+    Subject::direct(ports).wait_until_it_serves(None)?;
     Ok((process, ports))
 }

@@ -14,6 +14,9 @@
 //! load idle    --sessions N ADDRESS                       until its stdin ends
 //! ```
 //!
+//! `--tls CERTIFICATE.pem` has any of them speak TLS to a server with that certificate, and `--resume` has it resume
+//! sessions: a full handshake is an error then.
+//!
 //! Each generator prints one line of JSON, and watches the CPU of `--balancer PID` and `--backend PID`. One
 //! thread with epoll does all of it: the balancer is what is measured, so its peers must be cheap, and every
 //! echoed byte is compared with the byte sent.
@@ -35,8 +38,10 @@ mod process;
 mod progress;
 mod report;
 mod table;
+mod tls;
 mod topology;
 mod verdict;
+mod wire;
 mod workloads;
 
 use std::process::ExitCode;

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use crate::figures::{Measure, OWN, Outcome, Spread};
 use crate::table::ratio_cell;
 use crate::workloads::{
-    CONNECT, ECHO_16K, ECHO_64, ECHO_1000, IDLE, MIXED, PACED_64, STORM, TO_BACKEND_1, TO_BACKEND_16,
-    TO_CLIENT_1, TO_CLIENT_16, WORKLOADS,
+    CONNECT, ECHO_16K, ECHO_64, ECHO_1000, IDLE, MIXED, PACED_64, STORM, TLS_FULL, TLS_PACED_16K,
+    TLS_RESUMED, TLS_TO_BACKEND, TLS_TO_CLIENT, TO_BACKEND_1, TO_BACKEND_16, TO_CLIENT_1, TO_CLIENT_16,
+    WORKLOADS,
 };
 
 use Bound::{Above, AtLeast, AtMost};
@@ -84,6 +85,17 @@ const TARGETS: &[Target] = &[
     target(TO_CLIENT_1, Against::BetterTuned, Cpu, AtMost(1.0)),
     target(IDLE, Against::Nobody, Rate, AtMost(512.0)),
     target(MIXED, HAPROXY, P99, AtMost(1.0)),
+    Target {
+        if_generator_is_the_limit: Some((Cpu, AtMost(1.0))),
+        ..target(TLS_FULL, BOTH, Rate, AtLeast(1.0))
+    },
+    Target {
+        if_generator_is_the_limit: Some((Cpu, AtMost(1.0))),
+        ..target(TLS_RESUMED, BOTH, Rate, AtLeast(1.0))
+    },
+    target(TLS_TO_BACKEND, BOTH, Cpu, AtMost(1.0)),
+    target(TLS_TO_CLIENT, BOTH, Cpu, AtMost(1.0)),
+    target(TLS_PACED_16K, BOTH, Cpu, AtMost(1.0)),
 ];
 
 /// A target against one subject, judged.

@@ -6,6 +6,8 @@ pub(crate) struct Workload {
     /// Index into the ports of a subject.
     pub(crate) service: usize,
     pub(crate) arguments: &'static [&'static str],
+    /// Clients speak TLS to the balancer, which speaks plainly to the backend.
+    pub(crate) tls: bool,
     /// Another generator that works beside.
     pub(crate) beside: Option<Beside>,
 }
@@ -38,6 +40,11 @@ pub(crate) const TO_CLIENT_1: &str = "bulk to client, 1 session";
 pub(crate) const TO_CLIENT_16: &str = "bulk to client, 16 sessions";
 pub(crate) const STORM: &str = "64 open sessions while 4000 clients connect";
 pub(crate) const MIXED: &str = "echo 64 B, 1000 sessions, beside 1 bulk session";
+pub(crate) const TLS_FULL: &str = "TLS: connect, full handshake, 64 B, close";
+pub(crate) const TLS_RESUMED: &str = "TLS: connect, resumed handshake, 64 B, close";
+pub(crate) const TLS_TO_BACKEND: &str = "TLS: bulk to backend, 16 sessions";
+pub(crate) const TLS_TO_CLIENT: &str = "TLS: bulk to client, 16 sessions";
+pub(crate) const TLS_PACED_16K: &str = "TLS: 5000/s of 16 KiB, 64 sessions";
 
 /// The calibration: the generator against the backend alone.
 pub(crate) const CALIBRATION: [Workload; 2] = [
@@ -74,10 +81,30 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         }),
         ..of(MIXED, ECHO, &["echo", "--bytes", "64", "--sessions", "1000"])
     },
+    with_tls("TLS: 4000 idle sessions", ECHO, &["idle", "--sessions", "4000"]),
+    with_tls(TLS_FULL, ECHO, &["connect", "--bytes", "64", "--sessions", "64"]),
+    with_tls(TLS_RESUMED, ECHO, &["connect", "--bytes", "64", "--sessions", "64", "--resume"]),
+    with_tls(
+        "TLS: bulk to backend, 1 session",
+        SINK,
+        &["bulk", "--direction", "to-backend", "--sessions", "1"],
+    ),
+    with_tls(TLS_TO_BACKEND, SINK, &["bulk", "--direction", "to-backend", "--sessions", "16"]),
+    with_tls(
+        "TLS: bulk to client, 1 session",
+        SOURCE,
+        &["bulk", "--direction", "to-client", "--sessions", "1"],
+    ),
+    with_tls(TLS_TO_CLIENT, SOURCE, &["bulk", "--direction", "to-client", "--sessions", "16"]),
+    with_tls(TLS_PACED_16K, ECHO, &["echo", "--bytes", "16384", "--sessions", "64", "--rate", "5000"]),
 ];
 
 const fn of(name: &'static str, service: usize, arguments: &'static [&'static str]) -> Workload {
-    Workload { name, service, arguments, beside: None }
+    Workload { name, service, arguments, tls: false, beside: None }
+}
+
+const fn with_tls(name: &'static str, service: usize, arguments: &'static [&'static str]) -> Workload {
+    Workload { tls: true, ..of(name, service, arguments) }
 }
 
 impl Workload {

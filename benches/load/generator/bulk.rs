@@ -3,22 +3,22 @@
 //! Measured is all of it, from the first byte to the backend's receipt for the last: the bytes that are still
 //! on their way belong to the work, and so do their time and CPU. There is no warm-up.
 
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::measurement::{Measurement, Unit};
 use super::tally::{GRACE, TURN, Tally};
 use super::work::Work;
-use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE, write_some};
+use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE};
 use crate::options::Options;
 use crate::pattern::Pattern;
+use crate::wire::Wire;
 
 /// The token of stdin; those of the sessions count from 0.
 const STDIN: usize = usize::MAX;
 
 struct Bulk {
-    stream: TcpStream,
+    stream: Wire,
     sent: u64,
     received: u64,
 }
@@ -45,7 +45,7 @@ fn transfer(work: &Work, interest: Interest, stop_with_stdin: bool) -> io::Resul
     let mut tally = Tally::new(work.watched);
     tally.begin();
     for token in 0..work.sessions {
-        let stream = work.connect()?;
+        let stream = work.open()?;
         epoll.add(&stream, token, interest)?;
         sessions.push(Bulk { stream, sent: 0, received: 0 });
     }
@@ -64,7 +64,7 @@ fn transfer(work: &Work, interest: Interest, stop_with_stdin: bool) -> io::Resul
                 tally.errors += 1;
                 // Not heard of again; its bytes still count.
                 epoll.change(&sessions[token].stream, token, Interest { read: false, write: false })?;
-                sessions[token].stream.shutdown(Shutdown::Both).ok();
+                sessions[token].stream.abandon();
                 if tally.errors > work.sessions as u64 {
                     return Err(io::Error::other("every session failed"));
                 }
@@ -72,7 +72,7 @@ fn transfer(work: &Work, interest: Interest, stop_with_stdin: bool) -> io::Resul
         }
     }
     if interest == WRITE {
-        tally.errors += sessions.iter().filter(|session| session.confirmed().is_err()).count() as u64;
+        tally.errors += sessions.iter_mut().filter_map(|session| session.confirmed().err()).count() as u64;
     }
     tally.end();
     let gigabytes = sessions.iter().map(|session| session.sent + session.received).sum::<u64>() as f64 / 1e9;
@@ -93,10 +93,10 @@ impl Bulk {
         buffer: &mut [u8],
     ) -> io::Result<()> {
         if ready.write && interest.write {
-            self.sent += write_some(&self.stream, pattern.at(self.sent))? as u64;
+            self.sent += self.stream.write_some(pattern.at(self.sent))? as u64;
         }
         if ready.read && interest.read {
-            match (&self.stream).read(buffer) {
+            match self.stream.read(buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) if !pattern.agrees(self.received, &buffer[..count]) => {
                     return Err(io::Error::other("not the pattern"));
@@ -110,12 +110,11 @@ impl Bulk {
     }
 
     /// Ends the stream and compares the backend's count with what was sent.
-    fn confirmed(&self) -> io::Result<()> {
-        self.stream.shutdown(Shutdown::Write)?;
-        self.stream.set_nonblocking(false)?;
-        self.stream.set_read_timeout(Some(GRACE))?;
+    fn confirmed(&mut self) -> io::Result<()> {
         let mut count = [0; 8];
-        (&self.stream).read_exact(&mut count)?;
+        self.stream.block(GRACE)?;
+        self.stream.end()?;
+        self.stream.read_exact(&mut count, GRACE)?;
         if u64::from_le_bytes(count) == self.sent { Ok(()) } else { Err(io::Error::other("bytes were lost")) }
     }
 }

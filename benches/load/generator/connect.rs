@@ -1,4 +1,4 @@
-//! Connect, one echo, close; so many at a time.
+//! Connect, one echo, close; so many at a time. With TLS, each has a handshake of its own.
 
 use std::io;
 use std::time::Instant;
@@ -10,6 +10,7 @@ use super::work::Work;
 use crate::epoll::{Epoll, READ};
 use crate::options::Options;
 use crate::pattern::Pattern;
+use crate::wire::{READ_MAX, Wire};
 
 /// A balancer that refuses everything must not keep the generator for ever.
 const ERRORS_MAX: u64 = 10_000;
@@ -23,7 +24,7 @@ fn connect(work: &Work) -> io::Result<Measurement> {
     let mut epoll = Epoll::new()?;
     let mut tally = Tally::new(work.watched);
     let schedule = Schedule::new(work.seconds);
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; READ_MAX];
     let template = Pattern::new().at(0)[..work.bytes].to_vec();
     let open = |epoll: &Epoll, token: usize| -> io::Result<Echo> {
         let began = Instant::now();
@@ -32,6 +33,9 @@ fn connect(work: &Work) -> io::Result<Measurement> {
         echo.begin(epoll, token, began)?;
         Ok(echo)
     };
+    if work.resume {
+        collect_tickets(work, &template)?;
+    }
     let mut sessions: Vec<Option<Echo>> = Vec::new();
     for token in 0..work.sessions {
         sessions.push(Some(open(&epoll, token)?));
@@ -47,6 +51,10 @@ fn connect(work: &Work) -> io::Result<Measurement> {
             let Some(session) = &mut sessions[token] else { continue };
             match session.turn(&epoll, token, ready, &mut buffer) {
                 Ok(None) => continue,
+                // A full handshake in place of a resumed one, or the other way round, is other work.
+                Ok(Some(_)) if session.stream.resumed().is_some_and(|resumed| resumed != work.resume) => {
+                    tally.errors += 1;
+                }
                 Ok(Some(began)) => tally.answered(began, Instant::now()),
                 Err(_) => tally.errors += 1,
             }
@@ -66,4 +74,16 @@ fn connect(work: &Work) -> io::Result<Measurement> {
     }
     tally.errors += under_way as u64;
     Ok(tally.into_measurement(Unit::Session))
+}
+
+/// Two tickets for each session under way: all clients are made before the first ticket comes, so none of them resumes.
+fn collect_tickets(work: &Work, message: &[u8]) -> io::Result<()> {
+    let wires: io::Result<Vec<Wire>> = (0..work.sessions).map(|_| work.connect()).collect();
+    for mut wire in wires? {
+        wire.handshake(GRACE)?;
+        wire.write_some(message)?;
+        // Tickets come before the answer.
+        wire.read_exact(&mut vec![0; message.len()], GRACE)?;
+    }
+    Ok(())
 }

@@ -5,20 +5,20 @@
 //! corrects for coordinated omission. A closed loop sends less when it is answered late, and so hides stalls.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
-use std::net::TcpStream;
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::measurement::{Measurement, Unit};
 use super::tally::{GRACE, Schedule, TURN, Tally};
 use super::work::Work;
-use crate::epoll::{BOTH, Epoll, Interest, READ, without_timer_slack, write_some};
+use crate::epoll::{BOTH, Epoll, Interest, READ, without_timer_slack};
 use crate::options::Options;
 use crate::pattern::Pattern;
+use crate::wire::{READ_MAX, Wire};
 
 /// One echo session: the message under way, and those that wait for their turn (open loop only).
 pub(super) struct Echo {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Wire,
     message: Vec<u8>,
     number: u64,
     sent: usize,
@@ -29,7 +29,7 @@ pub(super) struct Echo {
 }
 
 impl Echo {
-    pub(super) fn new(stream: TcpStream, message: Vec<u8>) -> Echo {
+    pub(super) fn new(stream: Wire, message: Vec<u8>) -> Echo {
         Echo { stream, message, number: 0, sent: 0, received: 0, due: None, waiting: VecDeque::new() }
     }
 
@@ -40,8 +40,8 @@ impl Echo {
         self.message[..head].copy_from_slice(&self.number.to_le_bytes()[..head]);
         self.due = Some(due);
         self.received = 0;
-        self.sent = write_some(&self.stream, &self.message)?;
-        if self.sent < self.message.len() { epoll.change(&self.stream, token, BOTH) } else { Ok(()) }
+        self.sent = self.stream.write_some(&self.message)?;
+        if self.has_more_to_send() { epoll.change(&self.stream, token, BOTH) } else { Ok(()) }
     }
 
     /// Starts a message, or lets it wait for the one under way.
@@ -61,16 +61,16 @@ impl Echo {
         ready: Interest,
         buffer: &mut [u8],
     ) -> io::Result<Option<Instant>> {
-        if ready.write && self.sent < self.message.len() {
-            self.sent += write_some(&self.stream, &self.message[self.sent..])?;
-            if self.sent == self.message.len() {
+        if ready.write && self.has_more_to_send() {
+            self.sent += self.stream.write_some(&self.message[self.sent..])?;
+            if !self.has_more_to_send() {
                 epoll.change(&self.stream, token, READ)?;
             }
         }
         if !ready.read {
             return Ok(None);
         }
-        let count = match (&self.stream).read(buffer) {
+        let count = match self.stream.read(buffer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -81,6 +81,10 @@ impl Echo {
         }
         self.received += count;
         Ok(if self.received == self.message.len() { self.due.take() } else { None })
+    }
+
+    fn has_more_to_send(&self) -> bool {
+        self.sent < self.message.len() || self.stream.is_behind()
     }
 
     /// Whether a message was ever sent.
@@ -120,7 +124,7 @@ impl PingPong {
         let pattern = Pattern::new();
         let mut sessions = Vec::new();
         for token in 0..work.sessions {
-            let echo = Echo::new(work.connect()?, pattern.at(token as u64 * 97)[..work.bytes].to_vec());
+            let echo = Echo::new(work.open()?, pattern.at(token as u64 * 97)[..work.bytes].to_vec());
             epoll.add(&echo.stream, token, READ)?;
             sessions.push(Some(echo));
         }
@@ -214,7 +218,7 @@ fn play(work: &Work, rate: f64) -> io::Result<Measurement> {
     let mut sessions = PingPong::open(work, &epoll, rate)?;
     let mut tally = Tally::new(work.watched);
     let schedule = Schedule::new(work.seconds);
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; READ_MAX];
     sessions.begin(&epoll)?;
     loop {
         let now = Instant::now();

@@ -1,12 +1,12 @@
 //! Opens sessions, sends one message over each, says so in a line, and keeps them until stdin ends.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, Read};
 
 use super::measurement::{Measurement, Unit};
 use super::tally::GRACE;
 use super::work::Work;
 use crate::options::Options;
+use crate::wire::Wire;
 
 pub(super) fn run(mut options: Options) -> Result<(), String> {
     let work = Work::take(&mut options, Some(64), Some(0.0))?.with_address(options)?;
@@ -17,15 +17,14 @@ pub(super) fn run(mut options: Options) -> Result<(), String> {
     io::stdin().read_to_end(&mut Vec::new()).map(|_| ()).map_err(|error| error.to_string())
 }
 
-fn open(work: &Work) -> io::Result<Vec<TcpStream>> {
+fn open(work: &Work) -> io::Result<Vec<Wire>> {
     let message = vec![7; work.bytes];
     let mut answer = vec![0; work.bytes];
     let mut sessions = Vec::new();
     for _ in 0..work.sessions {
-        let mut stream = TcpStream::connect(work.address)?;
-        stream.set_read_timeout(Some(GRACE))?;
-        stream.write_all(&message)?;
-        stream.read_exact(&mut answer)?;
+        let mut stream = work.open()?;
+        stream.write_some(&message)?;
+        stream.read_exact(&mut answer, GRACE)?;
         sessions.push(stream);
     }
     Ok(sessions)

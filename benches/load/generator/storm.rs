@@ -21,6 +21,7 @@ use super::work::Work;
 use crate::epoll::{Epoll, Interest, READ, WRITE, without_timer_slack};
 use crate::options::Options;
 use crate::pattern::Pattern;
+use crate::wire::Wire;
 
 /// Messages a second over all open sessions: far below what any subject can do.
 const PINGS_PER_SECOND: f64 = 10_000.0;
@@ -69,7 +70,7 @@ impl Clients {
             let stream = TcpStream::from(socket);
             // Writable when it is connected, or when it cannot be.
             epoll.add(&stream, self.first_token + index, WRITE)?;
-            self.opened.push(Some(Echo::new(stream, self.message.clone())));
+            self.opened.push(Some(Echo::new(Wire::plain(stream), self.message.clone())));
         }
         Ok(self.opened.len() < self.wanted)
     }

@@ -3,14 +3,18 @@
 use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 
 use socket2::{Domain, Socket, Type};
 
+use super::tally::GRACE;
 use crate::clock::Watched;
 use crate::epoll::choose_port_at_connect;
 use crate::options::Options;
 use crate::pattern::Pattern;
+use crate::tls::Client;
 use crate::topology::ADDRESSES;
+use crate::wire::Wire;
 
 pub(super) struct Work {
     pub(super) address: SocketAddr,
@@ -20,6 +24,9 @@ pub(super) struct Work {
     pub(super) bytes: usize,
     pub(super) seconds: f64,
     pub(super) watched: Watched,
+    tls: Option<Client>,
+    /// Every TLS session is one that was resumed, or none is.
+    pub(super) resume: bool,
 }
 
 impl Work {
@@ -29,6 +36,9 @@ impl Work {
         bytes: Option<usize>,
         seconds: Option<f64>,
     ) -> Result<Work, String> {
+        let resume = options.flag("--resume");
+        let certificate = options.take_all("--tls")?.pop();
+        let tls = certificate.map(|file| Client::new(Path::new(&file), resume)).transpose()?;
         let work = Work {
             sessions: options.take("--sessions", None)?,
             bytes: options.take("--bytes", bytes)?,
@@ -38,6 +48,8 @@ impl Work {
                 backend: options.take("--backend", Some(0))?,
                 beside: options.take("--beside", Some(0))?,
             },
+            tls,
+            resume,
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
             connects: Cell::new(0),
         };
@@ -55,7 +67,7 @@ impl Work {
 
     /// Loopback completes a handshake within the call, so connecting may block. There, connections come from
     /// several addresses in turn: see [`ADDRESSES`].
-    pub(super) fn connect(&self) -> io::Result<TcpStream> {
+    pub(super) fn connect(&self) -> io::Result<Wire> {
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
         if self.address.ip() == IpAddr::from(Ipv4Addr::LOCALHOST) {
             choose_port_at_connect(&socket)?;
@@ -67,6 +79,16 @@ impl Work {
         let stream = TcpStream::from(socket);
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        match &self.tls {
+            Some(client) => Wire::tls(stream, client),
+            None => Ok(Wire::plain(stream)),
+        }
+    }
+
+    /// As [`Work::connect`], with the handshake of TLS done.
+    pub(super) fn open(&self) -> io::Result<Wire> {
+        let mut wire = self.connect()?;
+        wire.handshake(GRACE)?;
+        Ok(wire)
     }
 }
