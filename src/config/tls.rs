@@ -1,5 +1,6 @@
 //! The sections `tls` of a listener and of an upstream.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,8 +10,8 @@ use rustls::{RootCertStore, crypto};
 
 use super::files::Files;
 use super::model::{
-    Backend, BackendAddress, BackendAlpn, CaFile, Certificate, CrlFile, Identity, ListenerTls, TlsVersion,
-    UpstreamTls,
+    Backend, BackendAddress, BackendAlpn, CaFile, Certificate, CrlFile, Identity, KeyKind, ListenerTls,
+    TlsVersion, UpstreamTls,
 };
 use super::pem::{self, Dated, Unfit};
 use super::report::quote;
@@ -79,15 +80,11 @@ pub(super) fn of_upstream(s: &mut Section<'_>, backends: &[Backend]) -> Option<A
 }
 
 fn certificates(s: &mut Section<'_>) -> Vec<Certificate> {
-    let mut certificates: Vec<Certificate> = Vec::new();
+    let (mut certificates, mut taken) = (Vec::new(), BTreeSet::new());
     for mut s in s.entries("certificates", limits::CERTIFICATES_MAX, None) {
         if let Some(certificate) = certificate(&mut s) {
-            if let Some(name) = certificates.iter().find_map(|other| same_name(other, &certificate)) {
-                let shown = quote(&name);
-                let message = format!(
-                    "an earlier certificate is for {shown} too, and clients get that one; remove one of them"
-                );
-                s.warn_at("certificate", message);
+            if let Some(identity) = &certificate.identity {
+                names_apart(&s, identity, &mut taken);
             }
             certificates.push(certificate);
         }
@@ -96,12 +93,19 @@ fn certificates(s: &mut Section<'_>) -> Vec<Certificate> {
     certificates
 }
 
-/// Returns a name for which both would do. Of an ECDSA and an RSA certificate, each client gets the one it can check.
-fn same_name(one: &Certificate, other: &Certificate) -> Option<String> {
-    let (one, other) = (one.identity.as_ref()?, other.identity.as_ref()?);
-    let kind = |identity: &Identity| std::mem::discriminant(&identity.key_kind);
-    let same_kind = kind(one) == kind(other);
-    one.names.iter().find(|name| same_kind && other.names.contains(name)).cloned()
+/// Warns about a name that an earlier certificate is for. Of an ECDSA and an RSA certificate, each client gets the one that it
+/// can check.
+fn names_apart(s: &Section<'_>, identity: &Identity, taken: &mut BTreeSet<(bool, String)>) {
+    let is_rsa = matches!(identity.key_kind, KeyKind::Rsa(_));
+    let names = || identity.names.iter().map(|name| (is_rsa, name.clone()));
+    if let Some((_, name)) = names().find(|name| taken.contains(name)) {
+        let shown = quote(&name);
+        let message = format!(
+            "an earlier certificate is for {shown} too, and clients get that one; remove one of them"
+        );
+        s.warn_at("certificate", message);
+    }
+    taken.extend(names());
 }
 
 fn own_certificate(s: &mut Section<'_>, is_written: bool) -> Option<Certificate> {

@@ -326,6 +326,25 @@ fn backends_are_who_they_should_be() {
 }
 
 #[test]
+fn a_certificate_that_signs_itself_is_good_unless_it_is_also_a_ca() {
+    let own = |is_ca: rcgen::IsCa| {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(vec!["db".to_owned()]).expect("names");
+        params.is_ca = is_ca;
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        Pem { certificate, key: key.serialize_pem() }
+    };
+    let web = "{certificates: [{certificate: web.pem, key: web-key.pem}]}";
+    let shake = |pem: &Pem| {
+        let folder = Folder::default().with_pem("web", pem);
+        with_backend(&folder, "{ca: web.pem}", "{address: db, port: 1}", web, None).map(|done| done.kind)
+    };
+    assert_eq!(shake(&own(rcgen::IsCa::ExplicitNoCa)), Ok(HandshakeKind::Full));
+    let ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    assert!(shake(&own(ca)).is_err_and(|error| error.contains("CaUsedAsEndEntity")));
+}
+
+#[test]
 fn backends_are_offered_what_the_file_says() {
     let ca = Ca::new("CA");
     let folder = Folder::default().with_pem("web", &ca.leaf(&["db"])).with("ca.pem", &ca.pem);
