@@ -10,6 +10,7 @@ mod ids;
 pub mod limits;
 mod plain;
 mod reasons;
+mod spares;
 mod tick;
 
 pub use activity::Activity;
@@ -21,4 +22,5 @@ pub use growing::Growing;
 pub use ids::{BackendId, BackendKey, ListenerId, ShardId, ShardPlace, UpstreamId};
 pub use plain::{Plain, counted};
 pub use reasons::{CloseReason, ConnectFailure, DenyReason, SessionPhase, TlsFailure, TlsHandshake};
+pub use spares::Spares;
 pub use tick::{Moment, Tick};

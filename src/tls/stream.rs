@@ -13,6 +13,8 @@ use rustls::unbuffered::{
 };
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 
+use crate::base::Spares;
+
 /// What a record has at most besides its plaintext: header, type, and the tag of the cipher; TLS 1.2 adds a nonce.
 const RECORD_OVERHEAD: usize = 5 + 1 + 16 + 8;
 /// The longest plaintext of a record.
@@ -25,14 +27,21 @@ pub struct Stream {
     connection: Connection,
     /// What was received and not decrypted.
     incoming: Vec<u8>,
-    /// Records of the handshake, and alerts, that have to be sent.
-    outgoing: Vec<u8>,
+    outgoing: Outgoing,
     plaintext: Vec<u8>,
     /// Whether `incoming` holds records that wait until the plaintext is taken.
     waits: bool,
     /// Whether the peer has said that its stream ends here.
     closed: bool,
     error: Option<Error>,
+}
+
+/// Records that have to be sent.
+#[derive(Default)]
+struct Outgoing {
+    /// Behind `end`, anything.
+    bytes: Vec<u8>,
+    end: usize,
 }
 
 enum Connection {
@@ -83,25 +92,28 @@ impl Stream {
         let connection = UnbufferedClientConnection::new_with_alpn(Arc::clone(config), name, protocols)?;
         let mut stream = Self::new(Connection::Client(connection));
         // The hello.
-        stream.process(1);
+        stream.process(1, &Spares::default());
         Ok(stream)
     }
 
     fn new(connection: Connection) -> Self {
-        let (incoming, outgoing, plaintext) = (Vec::new(), Vec::new(), Vec::new());
+        let (incoming, outgoing, plaintext) = (Vec::new(), Outgoing::default(), Vec::new());
         Self { connection, incoming, outgoing, plaintext, waits: false, closed: false, error: None }
     }
 
-    /// Takes bytes that were received.
-    pub fn feed(&mut self, mut bytes: Vec<u8>) {
-        match self.incoming.is_empty() {
-            true => self.incoming = bytes,
-            false => self.incoming.append(&mut bytes),
+    /// Takes bytes that were received, which `take` appends to a buffer.
+    pub fn feed(&mut self, spares: &Spares, take: impl FnOnce(&mut Vec<u8>)) {
+        if self.incoming.capacity() == 0 {
+            self.incoming = spares.take_empty();
         }
+        take(&mut self.incoming);
     }
 
     /// Decrypts what has come, until the plaintext has at least `most` bytes; with the handshake, goes on with that.
-    pub fn process(&mut self, most: usize) {
+    pub fn process(&mut self, most: usize, spares: &Spares) {
+        if self.plaintext.capacity() == 0 {
+            self.plaintext = spares.take_empty();
+        }
         let mut start = 0;
         while self.error.is_none() && self.plaintext.len() < most {
             match self.step(&mut start, Wanted::Nothing) {
@@ -109,27 +121,32 @@ impl Stream {
                 Step::Done | Step::Waits => break,
             }
         }
-        self.drop_processed(start);
+        self.drop_processed(start, spares);
+        if self.plaintext.is_empty() {
+            spares.give(std::mem::take(&mut self.plaintext));
+        }
         self.waits = self.plaintext.len() >= most && !self.incoming.is_empty();
     }
 
-    /// Encrypts bytes, and returns what has to be sent: records that wait already, and those of the bytes.
+    /// Encrypts bytes; the records are [outgoing](Self::take_outgoing).
     ///
     /// # Errors
     ///
     /// The handshake is not over, or the connection has failed.
-    pub fn encrypt(&mut self, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
-        self.write(Wanted::Encrypt(plaintext))?;
-        Ok(self.take_outgoing())
+    pub fn encrypt(&mut self, plaintext: &[u8], spares: &Spares) -> Result<(), Error> {
+        if self.outgoing.bytes.capacity() == 0 {
+            self.outgoing.bytes = spares.take();
+        }
+        self.write(Wanted::Encrypt(plaintext), spares)
     }
 
     /// Says that our stream ends here; the bytes to send are [outgoing](Self::take_outgoing).
     pub fn close(&mut self) {
         // A connection that has failed, or whose handshake has not ended, has no end to tell.
-        let _ = self.write(Wanted::Close);
+        let _ = self.write(Wanted::Close, &Spares::default());
     }
 
-    fn write(&mut self, wanted: Wanted<'_>) -> Result<(), Error> {
+    fn write(&mut self, wanted: Wanted<'_>, spares: &Spares) -> Result<(), Error> {
         let mut start = 0;
         let written = loop {
             if let Some(error) = &self.error {
@@ -141,7 +158,7 @@ impl Stream {
                 Step::Waits => break Err(Error::HandshakeNotComplete),
             }
         };
-        self.drop_processed(start);
+        self.drop_processed(start, spares);
         written
     }
 
@@ -168,8 +185,8 @@ impl Stream {
                 let is_told_by_peer = matches!(error, Error::AlertReceived(_));
                 self.error = Some(error);
                 // Takes the alert that tells the peer, and nothing else: what follows the error must not be looked at.
-                let before = self.outgoing.len();
-                while !is_told_by_peer && self.outgoing.len() == before {
+                let before = self.outgoing.end;
+                while !is_told_by_peer && self.outgoing.end == before {
                     let Step::Again = self.step(start, Wanted::Nothing) else { break };
                 }
                 Step::Waits
@@ -178,29 +195,31 @@ impl Stream {
         }
     }
 
-    fn drop_processed(&mut self, bytes: usize) {
+    fn drop_processed(&mut self, bytes: usize, spares: &Spares) {
         if bytes >= self.incoming.len() || self.closed || self.error.is_some() {
-            self.incoming = Vec::new();
+            spares.give(std::mem::take(&mut self.incoming));
         } else {
             self.incoming.drain(..bytes);
         }
     }
 
-    /// Returns records that have to be sent before anything that is encrypted later.
+    /// Takes the records that have to be sent: those of the handshake, alerts, and what was encrypted, in their order.
     pub fn take_outgoing(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.outgoing)
+        let Outgoing { mut bytes, end } = std::mem::take(&mut self.outgoing);
+        bytes.truncate(end);
+        bytes
     }
 
     /// Puts bytes before the records that have to be sent.
     pub fn put_outgoing_back(&mut self, mut bytes: Vec<u8>) {
-        bytes.append(&mut self.outgoing);
-        self.outgoing = bytes;
+        bytes.append(&mut self.take_outgoing());
+        self.outgoing = Outgoing { end: bytes.len(), bytes };
     }
 
     /// Returns whether records have to be sent.
     #[must_use]
     pub fn has_outgoing(&self) -> bool {
-        !self.outgoing.is_empty()
+        self.outgoing.end > 0
     }
 
     /// Plaintext that was not taken.
@@ -268,7 +287,7 @@ impl Stream {
 fn take<D>(
     status: UnbufferedStatus<'_, '_, D>,
     wanted: Wanted<'_>,
-    outgoing: &mut Vec<u8>,
+    outgoing: &mut Outgoing,
     plaintext: &mut Vec<u8>,
 ) -> (usize, Result<Step, Error>) {
     let UnbufferedStatus { mut discard, state } = status;
@@ -285,7 +304,7 @@ fn take<D>(
             }
         },
         Ok(ConnectionState::EncodeTlsData(mut data)) => {
-            let encoded = append(outgoing, 0, |room| {
+            let encoded = outgoing.append(0, |room| {
                 data.encode(room).map_err(|error| match error {
                     EncodeError::InsufficientSize(size) => Some(size),
                     EncodeError::AlreadyEncoded => None,
@@ -310,7 +329,7 @@ fn take<D>(
 fn write<D>(
     mut traffic: WriteTraffic<'_, D>,
     wanted: Wanted<'_>,
-    outgoing: &mut Vec<u8>,
+    outgoing: &mut Outgoing,
 ) -> Result<Step, Error> {
     let needed = |error| match error {
         EncryptError::InsufficientSize(size) => Some(size),
@@ -320,32 +339,33 @@ fn write<D>(
         Wanted::Nothing => return Ok(Step::Waits),
         Wanted::Encrypt(bytes) => {
             let guess = bytes.len() + (bytes.len() / FRAGMENT + 1) * RECORD_OVERHEAD;
-            append(outgoing, guess, |room| traffic.encrypt(bytes, room).map_err(needed))?;
+            outgoing.append(guess, |room| traffic.encrypt(bytes, room).map_err(needed))?;
         }
-        Wanted::Close => append(outgoing, ALERT, |room| traffic.queue_close_notify(room).map_err(needed))?,
+        Wanted::Close => outgoing.append(ALERT, |room| traffic.queue_close_notify(room).map_err(needed))?,
     }
     Ok(Step::Done)
 }
 
-/// Appends what `call` writes into the room that it gets: `guess` bytes, or as many as it says that it needs.
-fn append(
-    bytes: &mut Vec<u8>,
-    guess: usize,
-    mut call: impl FnMut(&mut [u8]) -> Result<usize, Option<InsufficientSizeError>>,
-) -> Result<(), Error> {
-    let before = bytes.len();
-    let mut room = guess;
-    loop {
-        bytes.resize(before + room, 0);
-        match call(&mut bytes[before..]) {
-            Ok(written) => {
-                bytes.truncate(before + written);
-                return Ok(());
+impl Outgoing {
+    /// Appends what `call` writes into the room that it gets: `guess` bytes, or as many as it says that it needs.
+    fn append(
+        &mut self,
+        guess: usize,
+        mut call: impl FnMut(&mut [u8]) -> Result<usize, Option<InsufficientSizeError>>,
+    ) -> Result<(), Error> {
+        let mut room = guess;
+        loop {
+            let until = self.end + room;
+            if self.bytes.len() < until {
+                self.bytes.resize(until, 0);
             }
-            Err(Some(needed)) if needed.required_size > room => room = needed.required_size,
-            Err(_) => {
-                bytes.truncate(before);
-                return Err(Error::EncryptError);
+            match call(&mut self.bytes[self.end..until]) {
+                Ok(written) => {
+                    self.end += written;
+                    return Ok(());
+                }
+                Err(Some(needed)) if needed.required_size > room => room = needed.required_size,
+                Err(_) => return Err(Error::EncryptError),
             }
         }
     }
@@ -373,8 +393,8 @@ mod tests {
     fn carry(from: &mut Stream, to: &mut Stream, piece: usize) -> bool {
         let records = from.take_outgoing();
         for part in records.chunks(piece) {
-            to.feed(part.to_vec());
-            to.process(usize::MAX);
+            to.feed(&Spares::default(), |bytes| bytes.extend(part));
+            to.process(usize::MAX, &Spares::default());
         }
         !records.is_empty()
     }
@@ -401,12 +421,13 @@ mod tests {
             for (turn, length) in lengths.into_iter().enumerate() {
                 let (from, to) = if turn % 2 == 0 { (&mut server, &mut client) } else { (&mut client, &mut server) };
                 let sent = bytes(length);
-                let records = from.encrypt(&sent).expect("open");
+                from.encrypt(&sent, &Spares::default()).expect("open");
+                let records = from.take_outgoing();
                 let mut got = Vec::new();
                 for part in records.chunks(piece) {
-                    to.feed(part.to_vec());
+                    to.feed(&Spares::default(), |bytes| bytes.extend(part));
                     loop {
-                        to.process(most);
+                        to.process(most, &Spares::default());
                         let plaintext = to.take_plaintext();
                         prop_assert!(plaintext.len() < most + FRAGMENT);
                         got.extend(plaintext);
@@ -417,14 +438,14 @@ mod tests {
                 }
                 prop_assert!(got == sent);
             }
-            prop_assert!(server.incoming.capacity() + server.outgoing.capacity() + server.plaintext.capacity() == 0);
+            prop_assert!(server.incoming.capacity() + server.outgoing.bytes.capacity() + server.plaintext.capacity() == 0);
         }
 
         #[test]
         fn garbage_ends_in_an_alert(garbage in prop::collection::vec(any::<u8>(), 5..2_000)) {
             let (mut server, _) = both(&TLS13);
-            server.feed(garbage);
-            server.process(usize::MAX);
+            server.feed(&Spares::default(), |bytes| bytes.extend(garbage));
+            server.process(usize::MAX, &Spares::default());
             // Some garbage is the begin of a record.
             prop_assert_eq!(server.error().is_some(), server.has_outgoing());
         }
@@ -438,8 +459,8 @@ mod tests {
             client.close();
             carry(&mut client, &mut server, usize::MAX);
             assert!(server.is_closed() && server.error().is_none());
-            client.feed(server.encrypt(b"late").expect("our own direction is open"));
-            client.process(usize::MAX);
+            server.encrypt(b"late", &Spares::default()).expect("our own direction is open");
+            carry(&mut server, &mut client, usize::MAX);
             assert_eq!(client.take_plaintext(), b"late");
             assert!(!client.is_closed());
         }
@@ -450,12 +471,13 @@ mod tests {
         for version in VERSIONS {
             let (mut server, mut client) = both(version);
             shake_hands(&mut server, &mut client, usize::MAX);
-            let mut records = client.encrypt(b"money").expect("open");
+            client.encrypt(b"money", &Spares::default()).expect("open");
+            let mut records = client.take_outgoing();
             *records.last_mut().expect("a record") ^= 1;
-            server.feed(records);
-            server.process(usize::MAX);
+            server.feed(&Spares::default(), |bytes| bytes.extend(records));
+            server.process(usize::MAX, &Spares::default());
             assert_eq!(server.error(), Some(&Error::DecryptError));
-            assert!(server.plaintext().is_empty() && server.encrypt(b"x").is_err());
+            assert!(server.plaintext().is_empty() && server.encrypt(b"x", &Spares::default()).is_err());
             carry(&mut server, &mut client, usize::MAX);
             assert!(matches!(client.error(), Some(Error::AlertReceived(_))), "{:?}", client.error());
         }
@@ -464,7 +486,11 @@ mod tests {
     #[test]
     fn nothing_is_encrypted_before_the_handshake_is_over() {
         let (mut server, mut client) = both(&TLS13);
-        assert!(client.encrypt(b"early").is_err() && server.encrypt(b"early").is_err());
+        assert!(
+            [&mut client, &mut server]
+                .into_iter()
+                .all(|it| it.encrypt(b"early", &Spares::default()).is_err())
+        );
         client.close();
         shake_hands(&mut server, &mut client, 7);
     }

@@ -299,15 +299,20 @@ impl Buffers {
     }
 
     /// Appends a copy of the first bytes of a chain, at most `most` of them.
-    pub(super) fn copy_first(&self, chain: &Chain, mut most: usize, bytes: &mut Vec<u8>) {
+    pub(super) fn copy_first(&self, chain: &Chain, most: usize, bytes: &mut Vec<u8>) {
+        self.each(chain, most, |piece| bytes.extend_from_slice(piece));
+    }
+
+    /// Calls `see` with the first bytes of a chain, at most `most` of them, piece by piece.
+    pub(super) fn each(&self, chain: &Chain, mut most: usize, mut see: impl FnMut(&[u8])) {
         for (address, length) in self.pieces(chain) {
             let length = most.min(length as usize);
-            // SAFETY: the piece is filled memory of a buffer this chain holds; the kernel at most reads it.
-            bytes.extend_from_slice(unsafe { std::slice::from_raw_parts(address, length) });
-            most -= length;
-            if most == 0 {
+            if length == 0 {
                 return;
             }
+            // SAFETY: the piece is filled memory of a buffer this chain holds; the kernel at most reads it.
+            see(unsafe { std::slice::from_raw_parts(address, length) });
+            most -= length;
         }
     }
 

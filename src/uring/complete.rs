@@ -98,8 +98,8 @@ impl Core {
                 Some(Extra::Bytes(owned, sent)) => {
                     *sent += bytes as usize;
                     let left = *sent < owned.len();
-                    if !left {
-                        slot.take_extra();
+                    if !left && let Some(Extra::Bytes(owned, _)) = slot.take_extra() {
+                        self.spares.give(owned);
                     }
                     left
                 }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue};
@@ -15,6 +16,10 @@ use super::heap::Heap;
 use super::queues::Queues;
 use super::setup::Features;
 use super::slot::{Extra, Key, Mark, NOBODY, Op, Slots};
+use crate::base::Spares;
+
+/// Shorter pieces are joined before they are encrypted.
+const LONG_PIECE: usize = 4 << 10;
 
 /// A ring with all the memory that the kernel may touch on its behalf.
 pub(super) struct Core {
@@ -26,6 +31,7 @@ pub(super) struct Core {
     pub(super) features: Features,
     /// Receives that found no buffer, in order of arrival.
     pub(super) starved: VecDeque<Key>,
+    pub(super) spares: Rc<Spares>,
 }
 
 impl Core {
@@ -38,6 +44,7 @@ impl Core {
             heap: Heap::default(),
             features,
             starved: VecDeque::new(),
+            spares: Rc::default(),
         })
     }
 
@@ -115,6 +122,39 @@ impl Core {
         }
     }
 
+    /// Takes what was received, behind what `bytes` has.
+    pub(super) fn take_received_into(&mut self, key: Key, bytes: &mut Vec<u8>) {
+        let slot = self.slots.of(key);
+        bytes.append(&mut slot.take_spilled());
+        let chain = &mut slot.received;
+        self.buffers.copy_first(chain, chain.bytes as usize, bytes);
+        self.buffers.release(chain);
+    }
+
+    /// Calls `see` with the received bytes, piece by piece and at most `most` of them, and drops these. Returns how many
+    /// they are.
+    pub(super) fn take_pieces(&mut self, key: Key, most: usize, mut see: impl FnMut(&[u8])) -> usize {
+        let slot = self.slots.of(key);
+        let spilled = slot.spilled();
+        let mut taken = most.min(spilled.len());
+        if taken > 0 {
+            see(&spilled[..taken]);
+        }
+        self.buffers.each(&slot.received, most - taken, |piece| {
+            taken += piece.len();
+            see(piece);
+        });
+        self.consume_received(key, taken);
+        taken
+    }
+
+    /// Returns whether what was received came in pieces so long that each is worth a record of TLS.
+    pub(super) fn has_long_pieces(&mut self, key: Key) -> bool {
+        let slot = self.slots.of(key);
+        let pieces = self.buffers.pieces(&slot.received).count() + usize::from(!slot.spilled().is_empty());
+        pieces <= 1 || slot.received.bytes as usize >= pieces * LONG_PIECE
+    }
+
     /// Returns a copy of the first received bytes, at most `most` of them.
     pub(super) fn peek_received(&mut self, key: Key, most: usize) -> Vec<u8> {
         let slot = self.slots.of(key);
@@ -184,7 +224,7 @@ impl Core {
 impl Core {
     /// Returns whether [`Self::shrink`] could give memory back at some point.
     pub(super) fn can_shrink(&self) -> bool {
-        self.buffers.can_shrink() || self.heap.can_shrink(self.slots.len())
+        !self.spares.is_empty() || self.buffers.can_shrink() || self.heap.can_shrink(self.slots.len())
     }
 
     /// Gives back memory that was not used since the last call; meant to be called every few seconds, and
@@ -196,6 +236,7 @@ impl Core {
         if !is_reaped {
             return;
         }
+        self.spares.clear();
         self.buffers.shrink();
         self.heap.shrink(self.slots.len());
     }

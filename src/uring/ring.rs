@@ -12,7 +12,7 @@ use super::missing::Missing;
 use super::setup::{self, Features};
 use super::slot::Slot;
 use super::wheel::Wheel;
-use crate::base::{Activity, Tick};
+use crate::base::{Activity, Spares, Tick};
 
 /// The ring of the current shard; clones are handles of the same ring.
 #[derive(Clone)]
@@ -36,6 +36,7 @@ pub(super) struct Inner {
     pub(super) next_turn: RefCell<Vec<Waker>>,
     /// Tasks that are deferred to the next turn, in which they run first, in this order.
     pub(super) put_off: RefCell<Vec<Waker>>,
+    pub(super) spares: Rc<Spares>,
 }
 
 /// Size and number of the provided buffers of a ring.
@@ -68,6 +69,7 @@ impl Ring {
             Ok((Core::new(ring, features, buffers.bytes, buffers.count)?, features))
         });
         let ((core, features), now) = (core?, Tick::read_clock());
+        let spares = Rc::clone(&core.spares);
         Ok(Self(Rc::new(Inner {
             core: RefCell::new(core),
             wheel: RefCell::new(Wheel::new(now)),
@@ -80,6 +82,7 @@ impl Ring {
             heartbeat,
             next_turn: RefCell::new(Vec::new()),
             put_off: RefCell::new(Vec::new()),
+            spares,
         })))
     }
 
@@ -126,6 +129,12 @@ impl Ring {
     #[must_use]
     pub fn buffers_held(&self) -> u32 {
         self.0.core.borrow().buffers.held()
+    }
+
+    /// Returns buffers of the heap that are used again. What was sent with [`Socket::send`](super::Socket::send) comes to them.
+    #[must_use]
+    pub fn spares(&self) -> &Spares {
+        &self.0.spares
     }
 
     /// Returns whether buffers are so few that a session which cannot send must not hold any.

@@ -174,6 +174,23 @@ impl Socket {
         core.slots.of(self.key).take_spilled()
     }
 
+    /// Takes what was received, behind what `bytes` has.
+    pub fn take_received_into(&self, bytes: &mut Vec<u8>) {
+        self.core().take_received_into(self.key, bytes);
+    }
+
+    /// Calls `see` with the received bytes, piece by piece and at most `most` of them, and drops these. Returns how many they
+    /// are. `see` must not use the ring.
+    pub fn take_pieces(&self, most: usize, see: impl FnMut(&[u8])) -> usize {
+        self.core().take_pieces(self.key, most, see)
+    }
+
+    /// Returns whether what was received came in pieces so long that each is worth a record of TLS.
+    #[must_use]
+    pub fn has_long_pieces(&self) -> bool {
+        self.core().has_long_pieces(self.key)
+    }
+
     /// Returns a copy of the first received bytes, at most `most` of them; they stay received.
     #[must_use]
     pub fn peek_received(&self, most: usize) -> Vec<u8> {

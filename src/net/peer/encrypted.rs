@@ -16,6 +16,8 @@ use crate::uring::{End, Errno, Receive, Sent, Socket, errno_of};
 
 /// Plaintext up to which records are decrypted ahead.
 const PLAINTEXT_MOST: usize = 64 << 10;
+/// Bytes of a plain peer that are encrypted at once.
+pub(super) const ENCRYPT_MOST: usize = 64 << 10;
 
 /// Whose TLS it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,9 +114,9 @@ impl Encrypted {
             if socket.received() == 0 {
                 return state;
             }
-            state.stream.feed(socket.take_received());
+            state.stream.feed(socket.ring().spares(), |bytes| socket.take_received_into(bytes));
         }
-        state.stream.process(PLAINTEXT_MOST);
+        state.stream.process(PLAINTEXT_MOST, socket.ring().spares());
         self.pace.note_bytes(socket.ring().turn(), state.stream.plaintext().len());
         state
     }
@@ -181,20 +183,58 @@ impl Encrypted {
     }
 
     pub(super) fn send(&self, socket: &Socket, bytes: Vec<u8>) {
+        let spares = socket.ring().spares();
         let mut state = self.state.borrow_mut();
-        let plain = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.pace.note_bytes(socket.ring().turn(), bytes.len());
-        let sealed = state.stream.encrypt(&bytes);
-        let kept = if state.has_sent { Vec::new() } else { bytes };
-        let (sealed_sent, reported) = (0, 0);
-        match sealed {
-            Ok(records) => {
-                let sealed = u32::try_from(records.len()).unwrap_or(u32::MAX);
-                state.sending = Some(Sending { plain, sealed, sealed_sent, reported, kept });
-                socket.send(records);
+        let sealed = state.stream.encrypt(&bytes, spares);
+        let plain = bytes.len();
+        let kept = if state.has_sent {
+            spares.give(bytes);
+            Vec::new()
+        } else {
+            bytes
+        };
+        self.send_records(socket, &mut state, (plain, kept), sealed.is_ok());
+    }
+
+    /// Sends what `from` has received, or a part of it, without a copy of the plaintext. Returns the number of bytes; `None`
+    /// if it has to be copied after all, because it came in many small pieces, or may have to be taken back.
+    pub(super) fn send_pieces(&self, socket: &Socket, from: &Socket) -> Option<u32> {
+        let mut state = self.state.borrow_mut();
+        if !state.has_sent || !from.has_long_pieces() {
+            return None;
+        }
+        let (stream, spares) = (&mut state.stream, socket.ring().spares());
+        let mut sealed = Ok(());
+        let plain = from.take_pieces(ENCRYPT_MOST, |piece| {
+            if sealed.is_ok() {
+                sealed = stream.encrypt(piece, spares);
             }
-            // `sent` finds that the socket does not send, and reports the failure.
-            Err(_) => state.sending = Some(Sending { plain, sealed: 0, sealed_sent, reported, kept }),
+        });
+        if plain > 0 {
+            self.send_records(socket, &mut state, (plain, Vec::new()), sealed.is_ok());
+        }
+        Some(u32::try_from(plain).unwrap_or(u32::MAX))
+    }
+
+    /// Sends the records of so many bytes, some of which are kept. If they could not be made, [`Self::sent`] reports a failure.
+    fn send_records(
+        &self,
+        socket: &Socket,
+        state: &mut State,
+        (plain, kept): (usize, Vec<u8>),
+        are_made: bool,
+    ) {
+        self.pace.note_bytes(socket.ring().turn(), plain);
+        let records = if are_made { state.stream.take_outgoing() } else { Vec::new() };
+        state.sending = Some(Sending {
+            plain: u32::try_from(plain).unwrap_or(u32::MAX),
+            sealed: u32::try_from(records.len()).unwrap_or(u32::MAX),
+            sealed_sent: 0,
+            reported: 0,
+            kept,
+        });
+        if are_made {
+            socket.send(records);
         }
     }
 
@@ -288,8 +328,9 @@ impl Encrypted {
                 return Poll::Pending;
             }
             let begun = Instant::now();
-            state.stream.feed(socket.take_received());
-            state.stream.process(1);
+            let spares = socket.ring().spares();
+            state.stream.feed(spares, |bytes| socket.take_received_into(bytes));
+            state.stream.process(1, spares);
             self.pace.note_handshake(turn, begun.elapsed());
             if let Some(error) = state.stream.error().cloned() {
                 let _ = flush(&mut state.stream, socket);

@@ -14,10 +14,7 @@ use crate::base::Tick;
 use crate::tls::{Pace, Stream};
 use crate::uring::{End, Errno, Peeked, Receive, Ring, Sent, Socket};
 pub use encrypted::HandshakeError;
-use encrypted::{Encrypted, Role};
-
-/// Bytes of a plain peer that are encrypted at once.
-const ENCRYPT_MOST: usize = 64 << 10;
+use encrypted::{ENCRYPT_MOST, Encrypted, Role};
 
 /// A client or a backend, as the bytes that come from it and go to it.
 pub struct Peer {
@@ -210,6 +207,11 @@ impl Peer {
     pub fn forward(&self, to: &Self) -> u32 {
         if self.tls.is_none() && to.tls.is_none() {
             return self.socket.forward(&to.socket);
+        }
+        if let (None, Some(tls)) = (&self.tls, &to.tls)
+            && let Some(count) = tls.send_pieces(&to.socket, &self.socket)
+        {
+            return count;
         }
         let bytes = self.take_some();
         let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
