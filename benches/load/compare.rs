@@ -21,7 +21,7 @@ use crate::progress::Progress;
 use crate::report::{Calibration, Report};
 use crate::table::table;
 use crate::topology::BALANCER_CORE;
-use crate::workloads::{CALIBRATION, IDLE_SESSIONS, WORKLOADS, Workload};
+use crate::workloads::{CALIBRATION, WORKLOADS, Workload};
 
 /// Where reports and plots go.
 const DIRECTORY: &str = "target/bench";
@@ -323,7 +323,7 @@ impl Bench {
             return Err("the sessions did not open".to_owned());
         }
         Ok(Figure {
-            rate: after.zip(before).map(|(after, before)| (after - before) / IDLE_SESSIONS),
+            rate: after.zip(before).map(|(after, before)| (after - before) / workload.sessions()),
             cpu_ms: None,
             latencies_us: None,
             errors: 0,

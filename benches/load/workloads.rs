@@ -23,9 +23,6 @@ const SINK: usize = 1;
 const SOURCE: usize = 2;
 const BOTH: usize = 3;
 
-/// Sessions of the idle workload.
-pub(crate) const IDLE_SESSIONS: f64 = 4000.0;
-
 // The names that the verdicts and the figures speak of.
 pub(crate) const IDLE: &str = "4000 idle sessions";
 pub(crate) const ECHO_64: &str = "echo 64 B, 64 sessions";
@@ -81,7 +78,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         }),
         ..of(MIXED, ECHO, &["echo", "--bytes", "64", "--sessions", "1000"])
     },
-    with_tls("TLS: 4000 idle sessions", ECHO, &["idle", "--sessions", "4000"]),
+    with_tls("TLS: 1000 idle sessions", ECHO, &["idle", "--sessions", "1000"]),
     with_tls(TLS_FULL, ECHO, &["connect", "--bytes", "64", "--sessions", "64"]),
     with_tls(TLS_RESUMED, ECHO, &["connect", "--bytes", "64", "--sessions", "64", "--resume"]),
     with_tls(
@@ -111,5 +108,11 @@ impl Workload {
     /// Memory is measured instead of speed.
     pub(crate) fn is_idle(&self) -> bool {
         self.arguments[0] == "idle"
+    }
+
+    /// How many sessions it opens.
+    pub(crate) fn sessions(&self) -> f64 {
+        let value = self.arguments.iter().skip_while(|word| **word != "--sessions").nth(1);
+        value.and_then(|count| count.parse().ok()).expect("every workload says how many sessions")
     }
 }

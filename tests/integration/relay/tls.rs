@@ -129,14 +129,22 @@ fn one_stream_goes_on_after_the_end_of_the_other() {
 #[test]
 fn backend_that_ends_without_the_end_of_tls_resets_its_client() {
     let backend = secure(|talk| {
+        talk.read_exact(&mut [0; 1])?;
         talk.write_all(b"some of it")?;
         talk.flush()
     });
     for has_tls in [false, true] {
         let builder = balancer().backends([&backend]).upstream(&AUTHORITY.upstream(""));
         let balancer = if has_tls { builder.listener(&AUTHORITY.listener("")) } else { builder }.start();
-        let (got, end) =
-            if has_tls { client(&balancer).receive_all() } else { balancer.client().receive_all() };
+        let (got, end) = if has_tls {
+            let mut client = client(&balancer);
+            client.send(b"?").unwrap();
+            client.receive_all()
+        } else {
+            let client = balancer.client();
+            client.send(b"?").unwrap();
+            client.receive_all()
+        };
         assert_eq!(got, b"some of it");
         assert!(end.is_err(), "a reset, or an end without that of TLS");
         balancer.await_closed(CloseReason::Truncated, 1);

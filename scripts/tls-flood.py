@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""Handshakes in a crowd, and slow ones, beside plain sessions that are open: their p99 must not notice.
+
+Usage: tls-flood.py CA NAME TLS_PORT PLAIN_PORT
+
+Both ports are listeners of one process with an echo behind them. First 1,000 clients send their ClientHello in one burst, round
+after round; then 1,000 clients send theirs a byte at a time. Meanwhile 20 open plain sessions play ping-pong at 1,000 messages a
+second in all; a latency counts from when its message was due. Prints a line for each of the two. The crowd is a process of the
+lowest priority: what the pings wait for is then the balancer, and not the crowd's own arithmetic on the same cores.
+
+Needs: Python 3.11 alone, 2,100 descriptors. Exit status: 0 p99 stayed below 5 ms and every client was served, 1 not.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import select
+import socket
+import ssl
+import sys
+import time
+
+CROWD = 1000
+BURSTS = 3
+SLOW_SECONDS = 5
+SESSIONS = 20
+PINGS_A_SECOND = 1000
+P99_MAX_MS = 5
+PATIENCE = 30
+
+
+class Client:
+    """A TLS client without I/O of its own; its ClientHello is ready before it connects."""
+
+    def __init__(self, context, name):
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.do_handshake()
+        self.hello = self.outgoing.read()
+        self.socket = None
+        self.is_open, self.served = False, False
+
+    def connect(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def go_on(self):
+        """Takes what has come; sends `?` when the handshake is done, and is served when that is back."""
+        data = self.socket.recv(65536)
+        if not data:
+            raise OSError("closed in the handshake")
+        self.incoming.write(data)
+        try:
+            if not self.is_open:
+                self.tls.do_handshake()
+                self.is_open = True
+                self.tls.write(b"?")
+            self.served = self.tls.read(1) == b"?"
+        except ssl.SSLWantReadError:
+            pass
+        finally:
+            if self.outgoing.pending:
+                self.socket.sendall(self.outgoing.read())
+
+
+def finish(clients):
+    """Serves all clients whose hello is sent; returns how many were."""
+    epoll, by_fd = select.epoll(), {}
+    for client in clients:
+        by_fd[client.socket.fileno()] = client
+        epoll.register(client.socket, select.EPOLLIN)
+    deadline = time.monotonic() + PATIENCE
+    while by_fd and time.monotonic() < deadline:
+        for fd, _ in epoll.poll(1):
+            client = by_fd[fd]
+            try:
+                client.go_on()
+                over = client.served
+            except OSError as error:
+                print(f"a client of the crowd: {error}", file=sys.stderr)
+                over = True
+            if over:
+                epoll.unregister(fd)
+                del by_fd[fd]
+    epoll.close()
+    for client in clients:
+        client.socket.close()
+    return sum(client.served for client in clients)
+
+
+def crowd(context, name, port):
+    clients = [Client(context, name) for _ in range(CROWD)]
+    for client in clients:
+        client.connect(port)
+    return clients
+
+
+def bursts(context, name, port):
+    served = 0
+    for _ in range(BURSTS):
+        clients = crowd(context, name, port)
+        for client in clients:
+            client.socket.sendall(client.hello)
+        served += finish(clients)
+    return served, BURSTS * CROWD
+
+
+def slow_ones(context, name, port):
+    clients, sent = crowd(context, name, port), 0
+    until = time.monotonic() + SLOW_SECONDS
+    while time.monotonic() < until:
+        for client in clients:
+            client.socket.sendall(client.hello[sent : sent + 1])
+        sent += 1
+    for client in clients:
+        client.socket.sendall(client.hello[sent:])
+    return finish(clients), CROWD
+
+
+def run_crowd(work, ca, name, port, pipe):
+    # From whatever its parent has to the lowest.
+    os.nice(40)
+    context = ssl.create_default_context(cafile=ca)
+    pipe.send(work(context, name, port))
+
+
+def open_sessions(port):
+    sessions = []
+    for _ in range(SESSIONS):
+        session = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        session.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sessions.append(session)
+    return sessions
+
+
+def ping(sessions, is_over):
+    """Plays ping-pong until it is over; returns the latencies in ms, each from when its message was due."""
+    latencies, number, start = [], 0, time.monotonic()
+    while not is_over():
+        due = start + number / PINGS_A_SECOND
+        if (wait := due - time.monotonic()) > 0:
+            time.sleep(wait)
+        session = sessions[number % SESSIONS]
+        message = b"%064d" % number
+        session.sendall(message)
+        answer = b""
+        while len(answer) < len(message):
+            data = session.recv(65536)
+            if not data:
+                raise OSError("a plain session was closed")
+            answer += data
+        if answer != message:
+            raise OSError("a plain session echoes other bytes")
+        latencies.append((time.monotonic() - due) * 1000)
+        number += 1
+    return latencies
+
+
+def p99(latencies):
+    return sorted(latencies)[len(latencies) * 99 // 100]
+
+
+def claim(what, work, ca, name, tls_port, plain_port):
+    sessions = open_sessions(plain_port)
+    calm_until = time.monotonic() + 1
+    calm = p99(ping(sessions, lambda: time.monotonic() > calm_until))
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=run_crowd, args=(work, ca, name, tls_port, theirs))
+    process.start()
+    latencies = ping(sessions, lambda: ours.poll() or not process.is_alive())
+    process.join()
+    served, wanted = ours.recv() if ours.poll() else (0, CROWD)
+    found = p99(latencies)
+    print(
+        f"{what}: {served} of {wanted} served; plain echo beside them: p99 {found:.2f} ms of {len(latencies)}, "
+        f"{calm:.2f} ms without them, at most {max(latencies):.1f} ms"
+    )
+    return served == wanted and found < P99_MAX_MS
+
+
+def main():
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
+    ca, name, tls_port, plain_port = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+    fast = claim(f"{CROWD} handshakes at once", bursts, ca, name, tls_port, plain_port)
+    slow = claim(f"{CROWD} slow handshakes", slow_ones, ca, name, tls_port, plain_port)
+    sys.exit(0 if fast and slow else f"not all were served, or p99 is not below {P99_MAX_MS} ms")
+
+
+main()
