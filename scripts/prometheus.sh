@@ -44,6 +44,9 @@ check_files() {
 
 # One backend does not run, so that there are failures and retries; one has so few places that clients wait for them.
 configure_ringway() {
+    # It ends within the time that the alert is about.
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 7 -subj /CN=web.example.com \
+        -keyout "$WORK/web-key.pem" -out "$WORK/web.pem" 2>/dev/null
     cat >"$WORK/ringway.yaml" <<YAML
 runtime: {shutdown_timeout: 1s}
 logging: {level: error}
@@ -51,6 +54,7 @@ admin: {listen_address: "127.0.0.1:$ADMIN", socket: off}
 listeners:
 - {name: web, address: "127.0.0.1:$WEB", upstream: web}
 - {name: broken, address: "127.0.0.1:$BROKEN", upstream: broken}
+- {name: tls, address: "unix:$WORK/tls.sock", upstream: broken, tls: {certificates: [{certificate: web.pem, key: web-key.pem}]}}
 - {name: full, address: "127.0.0.1:$FULL", upstream: full, timeouts: {session: 100ms}}
 upstreams:
 - name: web
@@ -206,7 +210,7 @@ sys.exit(bool(problems) or not (rules and panels and answers))
 PYTHON
 }
 
-need_packages prometheus curl python3
+need_packages prometheus curl python3 openssl
 if [[ -n ${1:-} ]]; then RINGWAY=$1; fi
 need_ringway
 WORK=$(mktemp -d)

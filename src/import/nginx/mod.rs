@@ -6,6 +6,7 @@
 mod reasons;
 mod server;
 mod settings;
+mod tls;
 mod tokens;
 mod upstream;
 
@@ -147,7 +148,7 @@ fn serve<'a>(
             }
         }
     }
-    let pass = match fixed_target(target, &settings, findings) {
+    let pass = match fixed_target(target, findings) {
         Ok(pass) => pass,
         Err(why) => {
             findings.add(&directive.origin(), format!("{why}{}", directive.extent()));
@@ -159,7 +160,7 @@ fn serve<'a>(
     let mut accepts = Vec::new();
     for listen in listens {
         let mut entry = Entry { origin: listen.origin(), ..entry.clone() };
-        if let Some(accept) = server::listen(listen, &mut entry, findings) {
+        if let Some(accept) = server::listen(listen, &settings, &mut entry, findings) {
             accepts.push((accept, entry));
         }
     }
@@ -182,13 +183,8 @@ fn serve<'a>(
 /// Returns the `proxy_pass` of a server, or why it cannot have an upstream.
 fn fixed_target<'a>(
     target: Option<&'a Directive>,
-    settings: &Settings<'_>,
     findings: &mut Findings,
 ) -> Result<&'a Directive, &'static str> {
-    if let Some((origin, why)) = settings.impossible() {
-        findings.add(&origin, why);
-        return Err("cannot be served");
-    }
     let pass = target.ok_or("has no `proxy_pass`, so it has no upstream")?;
     if pass.argument(0).contains('$') {
         let why = "depends on a variable; an upstream is fixed: write one, and import again";
@@ -219,6 +215,7 @@ fn upstream_for(
     let block = blocks.iter().find(|block| block.argument(0) == target);
     let mut entry = Entry::new(block.map_or_else(|| pass.origin(), |block| block.origin()));
     settings.upstream(&mut entry, findings);
+    tls::of_upstream(settings, &mut entry);
     let keys: Vec<String> = entry.keys.iter().map(|key| format!("{}: {}", key.path, key.value)).collect();
     let keys = keys.join("\n");
     if let Some((_, _, name)) = made.iter().find(|(one, other, _)| *one == target && *other == keys) {

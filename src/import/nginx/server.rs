@@ -1,5 +1,7 @@
 //! `server` of `stream`: its listeners.
 
+use super::settings::Settings;
+use super::tls;
 use super::tokens::Directive;
 use crate::import::listen::Accept;
 use crate::import::plan::Entry;
@@ -7,18 +9,27 @@ use crate::import::report::{Findings, Origin};
 use crate::import::units::nginx_time;
 
 /// Returns where a `listen` accepts, and sets its options. Reports one that cannot be taken over.
-pub(super) fn listen(directive: &Directive, entry: &mut Entry, findings: &mut Findings) -> Option<Accept> {
+pub(super) fn listen(
+    directive: &Directive,
+    settings: &Settings<'_>,
+    entry: &mut Entry,
+    findings: &mut Findings,
+) -> Option<Accept> {
     let origin = directive.origin();
     let options: Vec<&str> = directive.arguments.iter().skip(1).map(String::as_str).collect();
-    for (option, why) in [
-        ("udp", "there is no UDP; keep it in nginx"),
-        ("quic", "there is no QUIC; keep it in nginx"),
-        ("ssl", "TLS is not translated; write a listener with `tls.certificates`"),
-    ] {
+    for (option, why) in
+        [("udp", "there is no UDP; keep it in nginx"), ("quic", "there is no QUIC; keep it in nginx")]
+    {
         if options.contains(&option) {
             findings.add(&origin, format!("{option}: {why}"));
             return None;
         }
+    }
+    if options.contains(&"ssl")
+        && let Err(why) = tls::of_listen(settings, entry, &origin, findings)
+    {
+        findings.add(&origin, why);
+        return None;
     }
     let accept = match accept(directive.argument(0), &options) {
         Ok(accept) => accept,
@@ -69,6 +80,8 @@ fn apply(option: &str, entry: &mut Entry, origin: &Origin, findings: &mut Findin
         }
         // Every core has a socket of its own, and the address says the rest.
         "reuseport" | "bind" | "ipv6only" => {}
+        // Keys of its own say it.
+        "ssl" => {}
         "default_server" | "default" => {
             findings.add(origin, format!("{option}: no names are read; leave it out"))
         }

@@ -16,10 +16,14 @@ pub(super) struct Settings<'a> {
     access: Vec<&'a Directive>,
     /// Whether these are those of `stream`, which count only if the server has none.
     inherits_access: bool,
+    /// `ssl_certificate` and `ssl_certificate_key`, in their order.
+    certificates: Vec<&'a Directive>,
+    /// Whether these are those of `stream`, which count only if the server has none.
+    inherits_certificates: bool,
 }
 
 /// Directives that a server inherits from `stream`, and that are taken over.
-const INHERITED: [&str; 12] = [
+const INHERITED: [&str; 23] = [
     "proxy_timeout",
     "proxy_connect_timeout",
     "proxy_next_upstream",
@@ -31,6 +35,17 @@ const INHERITED: [&str; 12] = [
     "proxy_buffer_size",
     "tcp_nodelay",
     "proxy_ssl",
+    "proxy_ssl_verify",
+    "proxy_ssl_trusted_certificate",
+    "proxy_ssl_name",
+    "proxy_ssl_certificate",
+    "proxy_ssl_certificate_key",
+    "ssl_client_certificate",
+    "ssl_trusted_certificate",
+    "ssl_verify_client",
+    "ssl_crl",
+    "ssl_alpn",
+    "ssl_protocols",
     "proxy_protocol",
 ];
 
@@ -44,6 +59,13 @@ impl<'a> Settings<'a> {
             self.access.push(directive);
             return true;
         }
+        if matches!(directive.name.as_str(), "ssl_certificate" | "ssl_certificate_key") {
+            if std::mem::take(&mut self.inherits_certificates) {
+                self.certificates.clear();
+            }
+            self.certificates.push(directive);
+            return true;
+        }
         let known = INHERITED.contains(&directive.name.as_str());
         if known {
             self.known.retain(|other| other.name != directive.name);
@@ -54,7 +76,7 @@ impl<'a> Settings<'a> {
 
     /// Returns these settings as those that a server inherits.
     pub(super) fn inherited(&self) -> Self {
-        Self { inherits_access: true, ..self.clone() }
+        Self { inherits_access: true, inherits_certificates: true, ..self.clone() }
     }
 
     /// Notes a directive that is not taken over: one that keeps clients out is named at the listener.
@@ -72,16 +94,9 @@ impl<'a> Settings<'a> {
         self.find(name).is_some_and(|directive| directive.argument(0) == word)
     }
 
-    /// Says why a server cannot be translated at all.
-    pub(super) fn impossible(&self) -> Option<(Origin, &'static str)> {
-        for (name, why) in
-            [("proxy_ssl", "TLS is not translated; write a listener, and an upstream with `tls`")]
-        {
-            if self.is(name, "on") {
-                return self.find(name).map(|directive| (directive.origin(), why));
-            }
-        }
-        None
+    /// Returns the directives with this name of those that name certificates and keys.
+    pub(super) fn certificates(&self, name: &str) -> Vec<&'a Directive> {
+        self.certificates.iter().copied().filter(|directive| directive.name == name).collect()
     }
 
     /// Sets the keys of a listener.

@@ -1,6 +1,7 @@
 //! `nginx.conf`.
 
 use super::*;
+use crate::config::TlsVersion;
 
 #[track_caller]
 fn nginx(stream: &str) -> (Config, Import) {
@@ -20,7 +21,13 @@ fn addresses_and_their_options() {
     assert_eq!(announced.map(|listener| listener.address.to_string()).collect::<Vec<_>>(), [":88"]);
     let keepalive = config.listeners[2].tcp.options.keepalive.as_ref().expect("keepalive");
     assert_eq!((keepalive.idle.as_secs(), keepalive.count), (30, 7));
-    for (line, words) in [(8, "UDP"), (9, "TLS"), (10, "range"), (12, "no port"), (13, "rcvbuf=1k")] {
+    for (line, words) in [
+        (8, "UDP"),
+        (9, "needs its `ssl_certificate_key`"),
+        (10, "range"),
+        (12, "no port"),
+        (13, "rcvbuf=1k"),
+    ] {
         reported(&import, line, words);
     }
 }
@@ -91,14 +98,14 @@ fn servers_of_other_settings_have_an_upstream_of_their_own() {
 fn servers_that_need_more_than_tcp_are_left_out() {
     let (config, import) = nginx(
         "server { listen 1; proxy_pass 10.0.0.1:1; }\nserver { listen 2; proxy_pass $name; }\n\
-         server { listen 3; proxy_ssl on; proxy_pass a:1; }\nserver { listen 4; return x; }\n\
+         server { listen 3 udp; proxy_pass a:1; }\nserver { listen 4; return x; }\n\
          server { listen 5; proxy_pass nowhere; }\nserver { listen 6; proxy_pass a:1;\nlimit_conn z 1; }\n\
          include other;\nmap $x $y { a b; }\nupstream unused { server a:1; }",
     );
     assert_eq!(config.listeners.len(), 2);
     for (line, words) in [
         (3, "depends on a variable"),
-        (4, "TLS is not translated"),
+        (4, "no UDP"),
         (5, "no `proxy_pass`"),
         (6, "no port"),
         (8, "see `per_source`"),
@@ -154,4 +161,45 @@ fn quotes_comments_and_faults_of_syntax() {
     assert_eq!(config.runtime.max_connections.map(u32::from), Some(64));
     reported(&import, 4, "closes no block");
     reported(&import, 5, "not ended");
+}
+
+#[test]
+fn tls_is_that_of_listeners_and_upstreams() {
+    let (config, import) = nginx(
+        "ssl_certificate old.pem;\nssl_certificate_key old-key.pem;\nssl_protocols TLSv1.3;\n\
+         server { listen 1 ssl; proxy_pass a:1; }\n\
+         server { listen 2 ssl; listen 3; proxy_pass a:1;\nssl_certificate a.pem; ssl_certificate_key a-key.pem;\n\
+         ssl_certificate b.pem; ssl_certificate_key b-key.pem; ssl_alpn h2 http/1.1; ssl_protocols TLSv1.2 TLSv1.3;\n\
+         ssl_client_certificate ca.pem; ssl_verify_client on; ssl_crl crl.pem; }",
+    );
+    assert!(import.left_out.is_empty(), "{:?}", import.left_out);
+    let tls = |at: usize| config.listeners[at].tls.as_deref();
+    let files = |at: usize| {
+        let all = tls(at).expect("it is taken over").certificates.iter();
+        all.map(|one| format!("{} {}", one.certificate.display(), one.key.display())).collect::<Vec<_>>()
+    };
+    assert_eq!(files(0), ["old.pem old-key.pem"]);
+    assert_eq!(files(1), ["a.pem a-key.pem", "b.pem b-key.pem"]);
+    let (one, two) = (tls(0).expect("it is there"), tls(1).expect("it is there"));
+    assert_eq!([one.min_version, two.min_version], [TlsVersion::V13, TlsVersion::V12]);
+    assert_eq!((two.alpn.len(), two.client_crl.len(), two.client_ca.is_some()), (2, 1, true));
+    assert!(tls(2).is_none());
+
+    let upstream = |lines: &str| {
+        let (config, _) = nginx(&format!("server {{ listen 1; proxy_pass a:1; proxy_ssl on; {lines} }}"));
+        config.upstreams[0].tls.as_deref().expect("it is taken over").clone()
+    };
+    assert!(!upstream("").verify);
+    let checked = upstream(
+        "proxy_ssl_verify on; proxy_ssl_trusted_certificate ca.pem; proxy_ssl_name a.b; proxy_ssl_certificate c.pem; \
+         proxy_ssl_certificate_key k.pem;",
+    );
+    assert_eq!((checked.ca.to_string().as_str(), checked.server_name.as_deref()), ("ca.pem", Some("a.b")));
+    assert!(checked.verify && checked.identity.is_some());
+    let (_, import) = nginx(
+        "server { listen 1; listen 2 ssl; proxy_pass a:1;\nssl_certificate $name.pem; ssl_certificate_key k.pem; }\n\
+         server { listen 3 ssl; proxy_pass a:1; ssl_certificate c; ssl_certificate_key k;\nssl_verify_client optional; }",
+    );
+    reported(&import, 2, "has to be a file");
+    reported(&import, 5, "see `tls.client_ca`");
 }
