@@ -109,7 +109,8 @@ start_nginx() {
 
 start_peers() {
     start_nginx
-    start echo python3 scripts/traffic.py echo "${PORT[p_echo]}"
+    # The pings of tls-flood.py wait for it, so nobody may hold it up.
+    start echo nice -n -10 python3 scripts/traffic.py echo "${PORT[p_echo]}"
     start cut python3 scripts/tls.py cut "$WORK/backend.pem" "$WORK/backend.key" "${PORT[p_cut]}"
     start count python3 scripts/tls.py count "${PORT[p_count]}"
     local name
@@ -430,7 +431,9 @@ claim_testssl() {
     grep -q "RC4" "$WORK/testssl.log" || die "testssl.sh did not get far: $(tail -n 5 "$WORK/testssl.log")"
     python3 - "$findings" <<'PYTHON' || die "testssl.sh: see above"
 import json, sys
-bad = [f for f in json.load(open(sys.argv[1])) if f["severity"] in ("MEDIUM", "HIGH", "CRITICAL", "WARN", "FATAL")]
+# Of the warnings, one is about this machine's openssl and not about the server.
+wanted = ("MEDIUM", "HIGH", "CRITICAL", "WARN", "FATAL")
+bad = [f for f in json.load(open(sys.argv[1])) if f["severity"] in wanted and f["id"] != "engine_problem"]
 for finding in bad:
     print(finding["severity"], finding["id"], finding["finding"], file=sys.stderr)
 sys.exit(bool(bad))
@@ -439,8 +442,8 @@ PYTHON
 }
 
 claim_flood() {
-    python3 scripts/tls-flood.py "$WORK/authority.pem" "$SHOP" "${PORT[echo]}" "${PORT[plain]}" >"$WORK/flood.log" 2>&1 ||
-        die "$(tail -n 20 "$WORK/flood.log")"
+    python3 scripts/tls-flood.py "$WORK/authority.pem" "$SHOP" "${PORT[echo]}" "${PORT[plain]}" "${PORT[p_echo]}" >"$WORK/flood.log" 2>"$WORK/flood.err" ||
+        die "$(tail -n 20 "$WORK/flood.log" "$WORK/flood.err")"
     local line
     while read -r line; do ok "$line"; done <"$WORK/flood.log"
 }
