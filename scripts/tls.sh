@@ -42,9 +42,27 @@ assign_ports() {
 ca() {
     mkdir -p "$WORK/$1/new"
     : >"$WORK/$1/index.txt"
-    printf '[ca]\ndefault_ca = own\n[own]\ndatabase = %s/index.txt\nnew_certs_dir = %s/new\nrand_serial = yes\ndefault_md = sha256\n%s\n%s\n' \
-        "$WORK/$1" "$WORK/$1" $'policy = any\ncopy_extensions = copy\nunique_subject = no\ndefault_crl_days = 5' \
-        $'[any]\ncommonName = supplied' >"$WORK/$1/ca.cnf"
+    # With a number a revocation list is of version 2; one of version 1 is nothing that TLS libraries read.
+    echo 01 >"$WORK/$1/crlnumber"
+    cat >"$WORK/$1/ca.cnf" <<CNF
+[ca]
+default_ca = own
+[own]
+database = $WORK/$1/index.txt
+new_certs_dir = $WORK/$1/new
+crlnumber = $WORK/$1/crlnumber
+crl_extensions = list
+rand_serial = yes
+default_md = sha256
+default_crl_days = 5
+policy = any
+copy_extensions = copy
+unique_subject = no
+[any]
+commonName = supplied
+[list]
+authorityKeyIdentifier = keyid
+CNF
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=$1" -keyout "$WORK/$1/ca.key" \
         -out "$WORK/$1.pem" -addext "keyUsage=critical,keyCertSign,cRLSign" 2>>"$WORK/openssl.log"
 }
