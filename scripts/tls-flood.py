@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Handshakes in a crowd, and slow ones, beside plain sessions that are open: their p99 must not notice.
 
-Usage: tls-flood.py CA NAME TLS_PORT PLAIN_PORT
+Usage: tls-flood.py CA NAME TLS_PORT PLAIN_PORT ECHO_PORT
 
-Both ports are listeners of one process with an echo behind them. First 1,000 clients send their ClientHello in one burst, round
+The first two ports are listeners of one process, the third is the echo behind both. First 1,000 clients send their ClientHello in one burst, round
 after round; then 1,000 clients send theirs a byte at a time. Meanwhile 20 open plain sessions play ping-pong at 1,000 messages a
 second in all; a latency counts from when its message was due. Prints a line for each of the two. The crowd is a process of the
-lowest priority: what the pings wait for is then the balancer, and not the crowd's own arithmetic on the same cores.
+lowest priority: what the pings wait for is then the balancer, and not the crowd's own arithmetic on the same cores. A machine
+that is busy with other things holds up everybody: the same pings go to the echo itself meanwhile, and where their p99 is not below
+5 ms either, nothing is judged and all is done again, three times at most.
 
-Needs: Python 3.11 alone, 2,100 descriptors. Exit status: 0 p99 stayed below 5 ms and every client was served, 1 not.
+Needs: Python 3.11 alone, 2,100 descriptors. Exit status: 0 p99 stayed below 5 ms and every
+client was served, 1 not, or the machine was never quiet enough to tell.
 """
 
 import contextlib
@@ -28,6 +31,7 @@ SESSIONS = 20
 PINGS_A_SECOND = 1000
 P99_MAX_MS = 5
 PATIENCE = 30
+ATTEMPTS = 3
 
 
 class Client:
@@ -158,38 +162,60 @@ def ping(sessions, is_over):
     return latencies
 
 
+def ping_directly(port, is_over, pipe):
+    pipe.send(p99(ping(open_sessions(port), is_over.is_set)))
+
+
 def p99(latencies):
     return sorted(latencies)[len(latencies) * 99 // 100]
 
 
-def claim(what, work, ca, name, tls_port, plain_port):
+def claim(what, work, ca, name, tls_port, plain_port, echo_port):
     sessions = open_sessions(plain_port)
     calm_until = time.monotonic() + 1
     calm = p99(ping(sessions, lambda: time.monotonic() > calm_until))
     ours, theirs = multiprocessing.Pipe()
+    is_over, (direct, sent) = multiprocessing.Event(), multiprocessing.Pipe()
+    control = multiprocessing.Process(target=ping_directly, args=(echo_port, is_over, sent))
     process = multiprocessing.Process(target=run_crowd, args=(work, ca, name, tls_port, theirs))
+    control.start()
     process.start()
     latencies = ping(sessions, lambda: ours.poll() or not process.is_alive())
+    is_over.set()
     process.join()
+    floor = direct.recv() if direct.poll(PATIENCE) else float("inf")
+    control.join()
     served, wanted = ours.recv() if ours.poll() else (0, CROWD)
     found = p99(latencies)
     print(
         f"{what}: {served} of {wanted} served; plain echo beside them: p99 {found:.2f} ms of {len(latencies)}, "
-        f"{calm:.2f} ms without them, at most {max(latencies):.1f} ms"
+        f"at most {max(latencies):.1f} ms; {calm:.2f} ms without them, {floor:.2f} ms at the echo itself",
+        file=sys.stdout if floor < P99_MAX_MS else sys.stderr,
     )
-    return served == wanted and found < P99_MAX_MS
+    if served < wanted:
+        return False
+    return found < P99_MAX_MS if floor < P99_MAX_MS else None
+
+
+def holds(*arguments):
+    for _ in range(ATTEMPTS):
+        verdict = claim(*arguments)
+        if verdict is not None:
+            return verdict
+    print("the machine was never quiet enough to tell", file=sys.stderr)
+    return False
 
 
 def main():
-    if len(sys.argv) != 5:
+    if len(sys.argv) != 6:
         sys.exit(__doc__)
-    ca, name, tls_port, plain_port = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    where = *sys.argv[1:3], *map(int, sys.argv[3:])
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -10)
-    fast = claim(f"{CROWD} handshakes at once", bursts, ca, name, tls_port, plain_port)
-    slow = claim(f"{CROWD} slow handshakes", slow_ones, ca, name, tls_port, plain_port)
+    fast = holds(f"{CROWD} handshakes at once", bursts, *where)
+    slow = holds(f"{CROWD} slow handshakes", slow_ones, *where)
     sys.exit(0 if fast and slow else f"not all were served, or p99 is not below {P99_MAX_MS} ms")
 
 

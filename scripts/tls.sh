@@ -42,9 +42,27 @@ assign_ports() {
 ca() {
     mkdir -p "$WORK/$1/new"
     : >"$WORK/$1/index.txt"
-    printf '[ca]\ndefault_ca = own\n[own]\ndatabase = %s/index.txt\nnew_certs_dir = %s/new\nrand_serial = yes\ndefault_md = sha256\n%s\n%s\n' \
-        "$WORK/$1" "$WORK/$1" $'policy = any\ncopy_extensions = copy\nunique_subject = no\ndefault_crl_days = 5' \
-        $'[any]\ncommonName = supplied' >"$WORK/$1/ca.cnf"
+    # With a number a revocation list is of version 2; one of version 1 is nothing that TLS libraries read.
+    echo 01 >"$WORK/$1/crlnumber"
+    cat >"$WORK/$1/ca.cnf" <<CNF
+[ca]
+default_ca = own
+[own]
+database = $WORK/$1/index.txt
+new_certs_dir = $WORK/$1/new
+crlnumber = $WORK/$1/crlnumber
+crl_extensions = list
+rand_serial = yes
+default_md = sha256
+default_crl_days = 5
+policy = any
+copy_extensions = copy
+unique_subject = no
+[any]
+commonName = supplied
+[list]
+authorityKeyIdentifier = keyid
+CNF
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=$1" -keyout "$WORK/$1/ca.key" \
         -out "$WORK/$1.pem" -addext "keyUsage=critical,keyCertSign,cRLSign" 2>>"$WORK/openssl.log"
 }
@@ -109,7 +127,8 @@ start_nginx() {
 
 start_peers() {
     start_nginx
-    start echo python3 scripts/traffic.py echo "${PORT[p_echo]}"
+    # The pings of tls-flood.py wait for it, so nobody may hold it up.
+    start echo nice -n -10 python3 scripts/traffic.py echo "${PORT[p_echo]}"
     start cut python3 scripts/tls.py cut "$WORK/backend.pem" "$WORK/backend.key" "${PORT[p_cut]}"
     start count python3 scripts/tls.py count "${PORT[p_count]}"
     local name
@@ -430,7 +449,9 @@ claim_testssl() {
     grep -q "RC4" "$WORK/testssl.log" || die "testssl.sh did not get far: $(tail -n 5 "$WORK/testssl.log")"
     python3 - "$findings" <<'PYTHON' || die "testssl.sh: see above"
 import json, sys
-bad = [f for f in json.load(open(sys.argv[1])) if f["severity"] in ("MEDIUM", "HIGH", "CRITICAL", "WARN", "FATAL")]
+# Of the warnings, one is about this machine's openssl and not about the server.
+wanted = ("MEDIUM", "HIGH", "CRITICAL", "WARN", "FATAL")
+bad = [f for f in json.load(open(sys.argv[1])) if f["severity"] in wanted and f["id"] != "engine_problem"]
 for finding in bad:
     print(finding["severity"], finding["id"], finding["finding"], file=sys.stderr)
 sys.exit(bool(bad))
@@ -439,8 +460,8 @@ PYTHON
 }
 
 claim_flood() {
-    python3 scripts/tls-flood.py "$WORK/authority.pem" "$SHOP" "${PORT[echo]}" "${PORT[plain]}" >"$WORK/flood.log" 2>&1 ||
-        die "$(tail -n 20 "$WORK/flood.log")"
+    python3 scripts/tls-flood.py "$WORK/authority.pem" "$SHOP" "${PORT[echo]}" "${PORT[plain]}" "${PORT[p_echo]}" >"$WORK/flood.log" 2>"$WORK/flood.err" ||
+        die "$(tail -n 20 "$WORK/flood.log" "$WORK/flood.err")"
     local line
     while read -r line; do ok "$line"; done <"$WORK/flood.log"
 }
