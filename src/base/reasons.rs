@@ -225,11 +225,12 @@ impl CloseReason {
     }
 
     /// Returns whether the backend broke the session after it had taken the connection: by a reset, or because it
-    /// vanished or was silent until a timeout. The letters are `SD` and `sD`.
+    /// vanished or was silent until a timeout. The letters are `SD` and `sD`. Many a good backend forgets the end of TLS
+    /// (`Truncated`), so that is not held against it.
     #[must_use]
     pub const fn blames_backend(self) -> bool {
-        use CloseReason::{BackendDead, BackendIdle, BackendReset, HalfCloseBackend, Truncated};
-        matches!(self, BackendReset | Truncated | BackendDead | BackendIdle | HalfCloseBackend)
+        use CloseReason::{BackendDead, BackendIdle, BackendReset, HalfCloseBackend};
+        matches!(self, BackendReset | BackendDead | BackendIdle | HalfCloseBackend)
     }
 
     /// Returns whether sessions with this reason got no backend although the client wanted one. Some sessions

@@ -267,6 +267,22 @@ impl Direction {
     }
 }
 
+/// The end of a destination with TLS, once both streams have ended.
+impl Direction {
+    /// Tells the destination, once, that its stream ends in TLS, as closing its socket does not.
+    pub(super) fn tell_end(&mut self, to: &Peer) {
+        if self.owes_end(to) {
+            // If it takes nothing any more, there is nobody to tell.
+            self.end_due = to.shutdown_write().is_ok_and(|is_out| !is_out);
+        }
+    }
+
+    /// Returns whether the destination was not told of the end in TLS.
+    pub(super) fn owes_end(&self, to: &Peer) -> bool {
+        self.end_due && to.is_encrypted()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;

@@ -15,7 +15,7 @@
 //! | open       | open      | goes on |
 //! | finished   | open      | goes on, `half_close` is measured on the backend |
 //! | open       | finished  | goes on, `half_close` is measured on the client |
-//! | finished   | finished  | normal |
+//! | finished   | finished  | normal, once both sides with TLS were told; `half_close` limits that |
 //! | aborted    | any       | client reset: the backend is reset |
 //! | any        | aborted   | backend reset: the client is reset |
 //! | broken     | open      | goes on: the backend's last bytes come first, unless the client is dead |
@@ -271,8 +271,11 @@ impl Relay {
         let pipes = rules.pipes.as_ref();
         self.to_backend.advance(client, backend, pipes);
         self.to_client.advance(backend, client, pipes);
-        if !(self.to_backend.flow == Flow::Finished && self.to_client.flow == Flow::Finished) {
-            // If both streams have ended, closing both sockets passes the ends on.
+        if self.to_backend.flow == Flow::Finished && self.to_client.flow == Flow::Finished {
+            // Closing both sockets passes the ends on, but for those of TLS.
+            self.to_backend.tell_end(backend);
+            self.to_client.tell_end(client);
+        } else {
             if !self.keeps_end(sides) {
                 self.to_backend.pass_on_end(client, backend);
             }
@@ -325,6 +328,7 @@ impl Relay {
     fn outcome(&self, Sides { client, backend, .. }: Sides<'_>) -> Option<Outcome> {
         use Flow::{Aborted, Broken, Finished, Open};
         match (self.to_backend.flow, self.to_client.flow) {
+            (Finished, Finished) if self.owes_end(client, backend).is_some() => None,
             (Finished, Finished) => Some(Outcome::Normal),
             (Aborted, _) => Some(Outcome::Reset(Side::Client)),
             (_, Aborted) | (Broken, Finished) => Some(Outcome::Reset(Side::Backend)),
@@ -341,13 +345,22 @@ impl Relay {
         }
     }
 
+    /// Returns the side that has to be told of the end in TLS, and has no room for it.
+    fn owes_end(&self, client: &Peer, backend: &Peer) -> Option<Side> {
+        if self.to_client.owes_end(client) {
+            return Some(Side::Client);
+        }
+        self.to_backend.owes_end(backend).then_some(Side::Backend)
+    }
+
     fn is_half_closed(&self) -> bool {
         (self.to_backend.flow == Flow::Finished) != (self.to_client.flow == Flow::Finished)
     }
 
     /// Returns what decides which silence counts.
-    fn stage(&self) -> (bool, Option<Side>) {
-        (self.is_half_closed(), self.reset)
+    fn stage(&self) -> ([bool; 2], Option<Side>) {
+        let ended = [&self.to_backend, &self.to_client].map(|direction| direction.flow == Flow::Finished);
+        (ended, self.reset)
     }
 
     /// Returns the silence that is limited now.
@@ -364,6 +377,12 @@ impl Relay {
             // A client that only reads ends its stream first, too: the backend may be about to speak.
             let limit = READER_GRACE.min(rules.half_close);
             return Some(Silence { limit, outcome: Outcome::ClientDone });
+        }
+        if self.to_backend.flow == Flow::Finished
+            && self.to_client.flow == Flow::Finished
+            && let Some(side) = self.owes_end(sides.client, sides.backend)
+        {
+            return Some(Silence { limit: rules.half_close, outcome: Outcome::HalfClose(side) });
         }
         if self.is_half_closed() {
             let silent = if self.to_backend.flow == Flow::Finished { Side::Backend } else { Side::Client };

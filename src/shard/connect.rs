@@ -155,9 +155,8 @@ pub(super) async fn connect_any(
             }
         }
     }
-    if failed.is_tls && upstream.tls_warnings.is_due(shard.now()) {
-        let (upstream, backend) = (&*upstream.config().name, upstream.backend_name(backend));
-        log::warn!("no TLS with {upstream}/{backend}: {}", failed.error);
+    if failed.is_tls {
+        upstream.warn_of_tls(backend, &failed.error);
     }
     if let Some(kind) = failed.lacking
         && shard.connect_warnings[kind as usize].is_due(shard.now())
@@ -279,7 +278,11 @@ impl<'a> Wait<'a> {
             client.socket.consume(sent);
         }
         if let Some(settings) = upstream.tls(backend) {
-            let stream = settings.begin(prelude.protocol.as_deref());
+            let pace = &self.shard.tls_pace;
+            // It makes the keys of the handshake.
+            let begin = || settings.begin(prelude.protocol.as_deref());
+            let begin = |context: &mut Context<'_>| socket.poll_paced(pace, context, begin);
+            let stream = std::future::poll_fn(|context| self.poll_step(context, begin)).await?;
             let stream = stream.map_err(|error| Failed::tls(HandshakeError::Tls(error)))?;
             prelude.header.iter().for_each(|header| socket.send(header.clone()));
             socket.encrypt_backend(stream, Rc::clone(&self.shard.tls_pace));

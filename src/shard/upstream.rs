@@ -2,6 +2,7 @@
 //! shard.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -39,7 +40,7 @@ pub(super) struct Upstream {
     counters: Rc<[Cells<BackendCounters>]>,
     newest: Rc<RefCell<Weak<Self>>>,
     /// Warnings of backends with which there is no TLS: mostly a wrong configuration, which checks of other kinds do not find.
-    pub(super) tls_warnings: WarningLimit,
+    tls_warnings: WarningLimit,
     /// Whether there is a newer version, or none in the configuration.
     is_retired: Cell<bool>,
 }
@@ -137,6 +138,14 @@ impl Upstream {
     /// Returns what handshakes with a backend need, if it speaks TLS.
     pub(super) fn tls(&self, backend: BackendId) -> Option<&BackendTls> {
         self.shared.tls_of(backend)
+    }
+
+    /// Warns, now and then, that there is no TLS with a backend.
+    pub(super) fn warn_of_tls(&self, backend: BackendId, cause: &dyn Display) {
+        if self.tls_warnings.is_due(self.shard.now()) {
+            let (upstream, backend) = (&*self.config().name, self.backend_name(backend));
+            log::warn!("no TLS with {upstream}/{backend}: {cause}");
+        }
     }
 
     /// The numbers of its backends.

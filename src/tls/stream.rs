@@ -1,7 +1,8 @@
 //! One TLS connection without I/O: bytes of the network in, plaintext out, and the other way round.
 //!
 //! The caller hands over what it has received, takes the plaintext, and sends what [`Stream::take_outgoing`] and
-//! [`Stream::encrypt`] give it, in this order. Records are decrypted in place. A connection that rests holds no buffer.
+//! [`Stream::encrypt`] give it, in this order. A connection that rests
+//! holds no buffer.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ pub struct Stream {
     incoming: Vec<u8>,
     outgoing: Outgoing,
     plaintext: Vec<u8>,
-    /// Whether `incoming` holds records that wait until the plaintext is taken.
+    /// Whether `incoming` may hold records that wait until plaintext was taken.
     waits: bool,
     /// Whether the peer has said that its stream ends here.
     closed: bool,
@@ -101,10 +102,13 @@ impl Stream {
         Self { connection, incoming, outgoing, plaintext, waits: false, closed: false, error: None }
     }
 
-    /// Takes bytes that were received, which `take` appends to a buffer.
-    pub fn feed(&mut self, spares: &Spares, take: impl FnOnce(&mut Vec<u8>)) {
-        if self.incoming.capacity() == 0 {
-            self.incoming = spares.take_empty();
+    /// Takes so many bytes that were received, which `take` appends to a buffer.
+    pub fn feed(&mut self, bytes: usize, spares: &Spares, take: impl FnOnce(&mut Vec<u8>)) {
+        let needed = self.incoming.len() + bytes;
+        if self.incoming.capacity() < needed {
+            let mut buffer = spares.take_empty(needed);
+            buffer.extend_from_slice(&self.incoming);
+            spares.give(std::mem::replace(&mut self.incoming, buffer));
         }
         take(&mut self.incoming);
     }
@@ -112,7 +116,7 @@ impl Stream {
     /// Decrypts what has come, until the plaintext has at least `most` bytes; with the handshake, goes on with that.
     pub fn process(&mut self, most: usize, spares: &Spares) {
         if self.plaintext.capacity() == 0 {
-            self.plaintext = spares.take_empty();
+            self.plaintext = spares.take_empty(self.incoming.len());
         }
         let mut start = 0;
         while self.error.is_none() && self.plaintext.len() < most {
@@ -135,7 +139,7 @@ impl Stream {
     /// The handshake is not over, or the connection has failed.
     pub fn encrypt(&mut self, plaintext: &[u8], spares: &Spares) -> Result<(), Error> {
         if self.outgoing.bytes.capacity() == 0 {
-            self.outgoing.bytes = spares.take();
+            self.outgoing.bytes = spares.take(plaintext.len());
         }
         self.write(Wanted::Encrypt(plaintext), spares)
     }
@@ -159,6 +163,8 @@ impl Stream {
             }
         };
         self.drop_processed(start, spares);
+        // Everything that was complete had to be decrypted first.
+        self.waits = false;
         written
     }
 
@@ -198,6 +204,8 @@ impl Stream {
             spares.give(std::mem::take(&mut self.incoming));
         } else {
             self.incoming.drain(..bytes);
+            // The rest of the record may take its time.
+            spares.trim(&mut self.incoming);
         }
     }
 
@@ -246,7 +254,7 @@ impl Stream {
         self.plaintext = bytes;
     }
 
-    /// Returns whether records wait until the plaintext is taken.
+    /// Returns whether records may wait until plaintext was taken.
     #[must_use]
     pub fn waits(&self) -> bool {
         self.waits
@@ -391,7 +399,7 @@ mod tests {
     fn carry(from: &mut Stream, to: &mut Stream, piece: usize) -> bool {
         let records = from.take_outgoing();
         for part in records.chunks(piece) {
-            to.feed(&Spares::default(), |bytes| bytes.extend(part));
+            to.feed(part.len(), &Spares::default(), |bytes| bytes.extend(part));
             to.process(usize::MAX, &Spares::default());
         }
         !records.is_empty()
@@ -423,7 +431,7 @@ mod tests {
                 let records = from.take_outgoing();
                 let mut got = Vec::new();
                 for part in records.chunks(piece) {
-                    to.feed(&Spares::default(), |bytes| bytes.extend(part));
+                    to.feed(part.len(), &Spares::default(), |bytes| bytes.extend(part));
                     loop {
                         to.process(most, &Spares::default());
                         let plaintext = to.take_plaintext();
@@ -442,7 +450,7 @@ mod tests {
         #[test]
         fn garbage_ends_in_an_alert(garbage in prop::collection::vec(any::<u8>(), 5..2_000)) {
             let (mut server, _) = both(&TLS13);
-            server.feed(&Spares::default(), |bytes| bytes.extend(garbage));
+            server.feed(garbage.len(), &Spares::default(), |bytes| bytes.extend(garbage));
             server.process(usize::MAX, &Spares::default());
             // Some garbage is the begin of a record.
             prop_assert_eq!(server.error().is_some(), server.has_outgoing());
@@ -472,7 +480,7 @@ mod tests {
             client.encrypt(b"money", &Spares::default()).expect("open");
             let mut records = client.take_outgoing();
             *records.last_mut().expect("a record") ^= 1;
-            server.feed(&Spares::default(), |bytes| bytes.extend(records));
+            server.feed(records.len(), &Spares::default(), |bytes| bytes.extend(records));
             server.process(usize::MAX, &Spares::default());
             assert_eq!(server.error(), Some(&Error::DecryptError));
             assert!(server.plaintext().is_empty() && server.encrypt(b"x", &Spares::default()).is_err());

@@ -1,7 +1,7 @@
 //! The TLS of a peer: what lies between its plaintext and its socket.
 //!
-//! Nothing is decrypted before the plaintext of what came earlier was taken, so a peer whose other side is slow holds no
-//! more than one without TLS, and [`PLAINTEXT_MOST`].
+//! Nothing is decrypted beyond [`PLAINTEXT_MOST`] bytes that were not taken, so a peer whose other side is slow holds no more
+//! than one without TLS, and these.
 
 use std::cell::{RefCell, RefMut};
 use std::io;
@@ -50,14 +50,14 @@ pub(super) struct Encrypted {
 struct State {
     stream: Stream,
     sending: Option<Sending>,
-    /// Whether the peer has got a byte of plaintext.
+    /// Whether the peer has got a byte of plaintext in this session.
     has_sent: bool,
     /// Whether what comes from the peer is discarded, undecrypted.
     discards: bool,
     /// Whether the end of our stream was told, or may not be told any more.
     is_over: bool,
     /// Whether the peer's stream has ended in TCP and not in TLS.
-    is_truncated: bool,
+    is_unended: bool,
 }
 
 /// Plaintext that is on its way out in records.
@@ -94,31 +94,34 @@ impl Encrypted {
             has_sent: false,
             discards: false,
             is_over: false,
-            is_truncated: false,
+            is_unended: false,
         };
         Self { role, pace, state: RefCell::new(state) }
     }
 
-    /// Decrypts what has come, once the plaintext before it was taken.
+    /// Decrypts what has come, as far as it may be held.
     fn pump(&self, socket: &Socket) -> RefMut<'_, State> {
         let mut state = self.state.borrow_mut();
-        if state.discards || state.stream.is_closed() || state.stream.error().is_some() {
-            // What comes after the end of TLS is no part of the stream.
-            socket.discard_received();
-            return state;
-        }
-        if !state.stream.plaintext().is_empty() {
-            return state;
-        }
-        if !state.stream.waits() {
-            if socket.received() == 0 {
+        loop {
+            let discards = state.discards;
+            let stream = &mut state.stream;
+            if discards || stream.is_closed() || stream.error().is_some() {
+                // What comes after the end of TLS is no part of the stream.
+                socket.discard_received();
                 return state;
             }
-            state.stream.feed(socket.ring().spares(), |bytes| socket.take_received_into(bytes));
+            let before = stream.plaintext().len();
+            let comes = socket.received();
+            if before >= PLAINTEXT_MOST || (comes == 0 && !stream.waits()) {
+                return state;
+            }
+            let spares = socket.ring().spares();
+            if !stream.waits() {
+                stream.feed(comes, spares, |bytes| socket.take_received_into(bytes));
+            }
+            stream.process(PLAINTEXT_MOST, spares);
+            self.pace.note_bytes(socket.ring().turn(), stream.plaintext().len() - before);
         }
-        state.stream.process(PLAINTEXT_MOST, socket.ring().spares());
-        self.pace.note_bytes(socket.ring().turn(), state.stream.plaintext().len());
-        state
     }
 
     pub(super) fn received(&self, socket: &Socket) -> usize {
@@ -166,7 +169,7 @@ impl Encrypted {
             // What has come before the end is not decrypted yet.
             Some(End::Clean) if socket.received() > 0 || state.stream.waits() => None,
             Some(End::Clean) => {
-                state.is_truncated = true;
+                state.is_unended = true;
                 let reset = || errno_of(&io::Error::from_raw_os_error(libc::ECONNRESET));
                 Some(if self.role == Role::Backend { End::Failed(reset()) } else { End::Clean })
             }
@@ -174,8 +177,27 @@ impl Encrypted {
         }
     }
 
-    pub(super) fn is_truncated(&self) -> bool {
-        self.state.borrow().is_truncated
+    /// Returns whether nothing more can be sent, without a look at what has come.
+    pub(super) fn has_failed(&self, socket: &Socket) -> bool {
+        let state = self.state.borrow();
+        state.stream.error().is_some()
+            || state.is_unended && self.role == Role::Backend
+            || socket.has_failed()
+    }
+
+    /// Returns why TLS failed, if it did.
+    pub(super) fn error(&self) -> Option<Error> {
+        self.state.borrow().stream.error().cloned()
+    }
+
+    /// The next bytes are the first ones of a session: they may have to be taken back.
+    pub(super) fn begin_session(&self) {
+        self.state.borrow_mut().has_sent = false;
+    }
+
+    /// Returns whether the peer's stream has ended in TCP and not in TLS.
+    pub(super) fn is_unended(&self) -> bool {
+        self.state.borrow().is_unended
     }
 
     pub(super) fn may_move(&self, socket: &Socket) -> bool {
@@ -329,7 +351,7 @@ impl Encrypted {
             }
             let begun = Instant::now();
             let spares = socket.ring().spares();
-            state.stream.feed(spares, |bytes| socket.take_received_into(bytes));
+            state.stream.feed(socket.received(), spares, |bytes| socket.take_received_into(bytes));
             state.stream.process(1, spares);
             self.pace.note_handshake(turn, begun.elapsed());
             if let Some(error) = state.stream.error().cloned() {
@@ -482,7 +504,7 @@ mod tests {
             })
             .await;
             assert_eq!(receive_all(&peer).await, (bytes(300_000), End::Clean));
-            assert!(!peer.is_truncated());
+            assert!(!peer.is_unended());
             assert_eq!(send(&peer, bytes(200_000)).await, Ok(200_000));
             assert!(peer.shutdown_write().expect("connected"));
             assert!(talk.join().expect("it has no error") == bytes(200_000));
@@ -515,7 +537,7 @@ mod tests {
             })
             .await;
             assert_eq!(receive_all(&peer).await, (b"all".to_vec(), End::Clean));
-            assert!(peer.is_truncated());
+            assert!(peer.is_unended());
             talk.join().expect("it has no error");
             let (peer, talk) = backend(&ring, |mut server| {
                 server.write_all(b"some").expect("connected");
@@ -523,7 +545,7 @@ mod tests {
             .await;
             let (bytes, end) = receive_all(&peer).await;
             assert!(bytes == b"some" && matches!(end, End::Failed(_)), "{end:?}");
-            assert!(peer.is_truncated());
+            assert!(peer.is_unended());
             talk.join().expect("it has no error");
         });
     }

@@ -9,6 +9,7 @@ mod encrypted;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use crate::base::Tick;
 use crate::tls::{Pace, Stream};
@@ -39,6 +40,20 @@ impl Peer {
         self.tls = Some(Box::new(Encrypted::new(Role::Backend, stream, pace)));
     }
 
+    /// Makes a step of a handshake once the turn has time for it.
+    pub fn poll_paced<T>(&self, pace: &Pace, context: &mut Context<'_>, step: impl FnOnce() -> T) -> Poll<T> {
+        self.register(context.waker());
+        let turn = self.ring().turn();
+        if !pace.may_shake_hands(turn) {
+            self.put_off();
+            return Poll::Pending;
+        }
+        let begun = Instant::now();
+        let done = step();
+        pace.note_handshake(turn, begun.elapsed());
+        Poll::Ready(done)
+    }
+
     /// Goes on with the handshake of TLS. Ready at its end; after a failure, the peer was told why.
     ///
     /// # Errors
@@ -61,8 +76,19 @@ impl Peer {
 
     /// Returns whether the stream of the peer has ended in TCP and not in TLS: something may be missing.
     #[must_use]
-    pub fn is_truncated(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.is_truncated())
+    pub fn is_unended(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_unended())
+    }
+
+    /// Returns why TLS failed, if it did.
+    #[must_use]
+    pub fn tls_error(&self) -> Option<rustls::Error> {
+        self.tls.as_ref().and_then(|tls| tls.error())
+    }
+
+    /// Notes that the next bytes to the peer are the first ones of a session: [`Self::reclaim`] may want them back.
+    pub fn begin_session(&self) {
+        self.tls.iter().for_each(|tls| tls.begin_session());
     }
 
     /// Returns whether bytes may move between the two in this turn: those of a connection with TLS have a budget for each
@@ -195,7 +221,10 @@ impl Peer {
     /// Returns whether a receive found the connection failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        matches!(self.ended(), Some(End::Failed(_)))
+        match &self.tls {
+            None => self.socket.has_failed(),
+            Some(tls) => tls.has_failed(&self.socket),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustls::{Error, HandshakeKind};
 
@@ -9,7 +10,7 @@ use super::door;
 use super::record::Record;
 use crate::base::{CloseReason, TlsFailure, TlsHandshake};
 use crate::net::HandshakeError;
-use crate::tls::Stream;
+use crate::tls::{ServerSettings, Stream};
 
 /// How a handshake ended that has begun.
 enum Failure {
@@ -20,8 +21,11 @@ enum Failure {
 }
 
 /// Shakes hands with a client, which has to be done in time. From then on the client's bytes are plaintext.
-pub(super) async fn shake_hands(record: &mut Record) -> Result<(), CloseReason> {
-    let ended = run(record).await;
+pub(super) async fn shake_hands(
+    record: &mut Record,
+    settings: Arc<ServerSettings>,
+) -> Result<(), CloseReason> {
+    let ended = run(record, &settings).await;
     let counters = record.listener.counters();
     let failure = match ended {
         Ok(Ok(kind)) => {
@@ -52,12 +56,14 @@ pub(super) fn note_early_end(record: &Record, reason: CloseReason) {
     record.listener.counters().tls_failures[failure.index()].add(has_tls.into());
 }
 
-async fn run(record: &mut Record) -> Result<Result<TlsHandshake, Failure>, CloseReason> {
+async fn run(
+    record: &mut Record,
+    settings: &ServerSettings,
+) -> Result<Result<TlsHandshake, Failure>, CloseReason> {
     let Some(_place) = record.listener.shared.begin_handshake() else { return Ok(Err(Failure::Limit)) };
-    let stream = match record.listener.shared.tls().map(|settings| Stream::server(settings.config())) {
-        None => return Ok(Ok(TlsHandshake::Full)),
-        Some(Ok(stream)) => stream,
-        Some(Err(error)) => return Ok(Err(Failure::Peer(HandshakeError::Tls(error)))),
+    let stream = match Stream::server(settings.config()) {
+        Ok(stream) => stream,
+        Err(error) => return Ok(Err(Failure::Peer(HandshakeError::Tls(error)))),
     };
     let pace = Rc::clone(&record.shard().tls_pace);
     record.client.encrypt_client(stream, pace);

@@ -7,7 +7,7 @@ use super::open::{Opening, Origin};
 use super::record::Record;
 use super::reset::{self, ResetAnswer};
 use crate::balance::Sample;
-use crate::base::{Activity, CloseReason, SessionPhase};
+use crate::base::{Activity, CloseReason, ConnectFailure, SessionPhase};
 use crate::config::Reuse;
 use crate::net::{self, Peer};
 use crate::relay::{Outcome, Relay, Side, Sides};
@@ -50,6 +50,7 @@ pub(super) enum Next {
 
 impl Leg {
     pub(super) fn new(record: &Record, socket: Peer, in_flight: InFlight, opening: Box<Opening>) -> Self {
+        socket.begin_session();
         // The backend has to learn of the end before another session can have the permit.
         socket.end_at_drop(in_flight.is_limited());
         let mut relay = Relay::new(sides(record, &socket, Reuse::Off), record.deadline());
@@ -180,6 +181,7 @@ impl Leg {
         let is_reset = ending == Ending::Relay(Outcome::Reset(Side::Backend));
         self.blame(record, is_reset);
         if is_reset {
+            self.note_tls_failure(record);
             if let Some(opening) = &self.opening {
                 if opening.origin != Origin::New && self.relay.has_sent_nothing() {
                     return Next::Replace;
@@ -205,6 +207,15 @@ impl Leg {
             _ => false,
         };
         if may_return { Next::GiveBack } else { Next::Close }
+    }
+
+    /// Tells of a backend whose TLS has failed after the handshake, as when it refuses our certificate.
+    fn note_tls_failure(&self, record: &Record) {
+        if let Some(error) = self.socket.tls_error() {
+            let (upstream, backend) = (record.upstream(), self.in_flight.backend());
+            upstream.counters(backend).connect_failures[ConnectFailure::Tls.index()].add(1);
+            upstream.warn_of_tls(backend, &error);
+        }
     }
 
     /// Feeds the outcome to outlier detection; the first byte from the backend has already proved that it

@@ -10,6 +10,7 @@ mod record;
 mod reset;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use super::admitted::Admitted;
@@ -67,10 +68,12 @@ fn serve(mut record: Record) -> impl Future<Output = ()> {
                 return record.turn_away(reason);
             }
         }
-        if record.listener.shared.tls().is_some()
-            && let Err(reason) = Box::pin(handshake::shake_hands(&mut record)).await
-        {
-            return record.end_handshake(reason);
+        if let Some(settings) = record.listener.shared.tls() {
+            let settings = Arc::clone(settings);
+            let shaken = Box::pin(handshake::shake_hands(&mut record, settings));
+            if let Err(reason) = shaken.await {
+                return record.end_handshake(reason);
+            }
         }
         let mut opening = Box::new(Opening::new(&record));
         loop {

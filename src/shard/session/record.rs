@@ -190,7 +190,7 @@ impl Record {
         match side {
             Side::Client if self.client.died_silent() => CloseReason::ClientDead,
             Side::Client => CloseReason::ClientReset,
-            Side::Backend if backend.is_truncated() => CloseReason::Truncated,
+            Side::Backend if backend.is_unended() => CloseReason::Truncated,
             Side::Backend if backend.died_silent() => CloseReason::BackendDead,
             Side::Backend => CloseReason::BackendReset,
         }
@@ -273,7 +273,7 @@ impl Drop for Record {
         {
             self.upstream().counters(backend).broken.add(1);
         }
-        let is_unended = self.reason == CloseReason::Normal && self.client.is_truncated();
+        let is_unended = self.reason == CloseReason::Normal && self.client.is_unended();
         counters.tls_unended.add(is_unended.into());
         match self.denied {
             Some(reason) => counters.denied[reason.index()].add(1),

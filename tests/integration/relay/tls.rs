@@ -234,7 +234,7 @@ fn handshakes_beyond_their_limit_are_refused_and_open_sessions_do_not_count() {
     eventually("its handshake goes on", || balancer.totals().active == 2);
     slow.receive_some();
     let refused = TlsClient::connect(&settings(&TLS13), balancer.address(), "a.example");
-    assert!(refused.is_err());
+    assert!(refused.is_err_and(|error| is_reset(&error)));
     balancer.await_closed(CloseReason::HandshakeFailed, 1);
     assert_eq!(failures(&balancer, TlsFailure::Limit), 1);
     drop(slow);
@@ -432,20 +432,115 @@ fn bandwidth_counts_plaintext() {
     assert!(took >= Duration::from_millis(600), "{took:?}");
 }
 
-/// The connection says nothing for long, and then everything at once.
+/// What the client does not take stays with the backend, but for what buffers on the way hold.
 #[test]
 fn slow_reader_holds_back_its_backend() {
-    let backend = backend().source(bytes(8 << 20)).start();
+    const ALL: usize = 64 << 20;
+    let (sender, sent) = std::sync::mpsc::channel();
+    let sender = std::sync::Mutex::new(sender);
+    let backend = backend().serve(move |connection| {
+        sender.lock().unwrap().send(connection.send_until_full()).unwrap();
+        Ok(())
+    });
+    let backend = backend.start();
     let balancer = terminating(&backend).start();
     let mut client = client(&balancer);
     client.receive_exact(1).unwrap();
-    let mut last = 0;
-    eventually("nothing moves any more", || {
-        let sent = balancer.totals().bytes_to_client;
-        std::mem::replace(&mut last, sent) == sent
-    });
-    assert!(last < 8 << 20, "{last} bytes are not on their way");
+    let sent = sent.recv().unwrap();
+    assert!(sent < ALL, "{sent} bytes are on their way");
     let (rest, end) = client.receive_all();
-    assert!(rest == bytes(8 << 20)[1..] && end.is_ok(), "{end:?}");
-    balancer.await_closed(CloseReason::Normal, 0);
+    assert!(rest.len() == sent - 1 && end.is_ok(), "{} of {sent}, {end:?}", rest.len());
+}
+
+/// A client that waits in the queue may say a little, which is kept for its backend, and no more.
+#[test]
+fn waiting_client_is_held_back_after_a_short_record() {
+    let backend = backend().echo().start();
+    let entry = format!("{}, max_connections: 1", backend.entry());
+    let balancer = balancer()
+        .entry(&entry)
+        .listener(&AUTHORITY.listener(""))
+        .upstream("queue: {max: 5, timeout: 10s}")
+        .start();
+    let mut first = client(&balancer);
+    first.echo(b"it has the backend").unwrap();
+    let mut waiting = client(&balancer);
+    waiting.send(b"!").unwrap();
+    waiting.0.sock.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let piece = bytes(64 << 10);
+    let taken = (0..512).take_while(|_| waiting.send(&piece).is_ok()).count();
+    assert!(taken < 512, "32 MiB were taken from a client that waits");
+    first.end().unwrap();
+    waiting.0.sock.set_write_timeout(Some(crate::support::PATIENCE)).unwrap();
+    assert_eq!(waiting.receive_exact(1).unwrap(), b"!");
+}
+
+/// The bytes of the second session, which the backend never got, go over another connection.
+#[test]
+fn first_bytes_on_a_used_connection_are_not_lost() {
+    let connections = std::sync::atomic::AtomicU64::new(0);
+    let config = Arc::new(AUTHORITY.server("a.example", false));
+    let backend = backend().serve(move |connection| {
+        let is_first = connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        talk_tls(&config, connection, |talk| {
+            if !is_first {
+                return echo_tls(talk);
+            }
+            talk.read_exact(&mut [0; 5])?;
+            talk.write_all(b"hello")?;
+            talk.flush()?;
+            talk.read_exact(&mut [0; 5])?;
+            talk.write_all(b"clean")?;
+            talk.flush()
+        })?;
+        if is_first {
+            connection.reset();
+        }
+        Ok(())
+    });
+    let backend = backend.start();
+    let balancer = terminating(&backend)
+        .one_shard()
+        .upstream(&AUTHORITY.upstream(""))
+        .upstream("pool: {size: 1, reuse: reset, reset: {send: RESET, expect: clean}, clients: trusted}")
+        .start();
+    for _ in 0..3 {
+        let mut client = client(&balancer);
+        client.echo(b"hello").unwrap();
+        client.end().unwrap();
+        client.receive_all();
+    }
+}
+
+/// The backend's answer fills every buffer on the way before the client, which has ended already, takes a byte; and then
+/// both streams have ended.
+#[test]
+fn end_in_tls_is_told_however_slowly_the_client_takes_the_rest() {
+    let backend = backend().serve(|connection| {
+        connection.receive_exact(1)?;
+        connection.send(&bytes(MUCH))
+    });
+    let backend = backend.start();
+    let balancer = terminating(&backend).start();
+    for _ in 0..10 {
+        let mut client = client(&balancer);
+        client.send(b"?").unwrap();
+        client.end().unwrap();
+        let (all, end) = client.receive_all();
+        assert!(all == bytes(MUCH) && end.is_ok(), "{end:?}");
+    }
+}
+
+/// Our handshake is over when the backend looks at our certificate, and finds none.
+#[test]
+fn backend_that_refuses_us_after_the_handshake_is_counted() {
+    let config = Arc::new(AUTHORITY.server("a.example", true));
+    let backend = backend().serve(move |connection| talk_tls(&config, connection, echo_tls)).start();
+    let balancer =
+        balancer().backends([&backend]).upstream(&AUTHORITY.upstream("")).upstream("retries: 0").start();
+    let client = balancer.client();
+    client.send(b"hello").unwrap();
+    assert!(client.receive_all().1.is_err());
+    let failures = || balancer.status().upstreams[0].backends[0].totals.connect_failures;
+    eventually("it is counted", || failures()[ConnectFailure::Tls.index()] == 1);
 }
