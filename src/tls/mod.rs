@@ -3,6 +3,7 @@
 //! * Handshakes with clients need [`ServerSettings`], those with backends [`ClientSettings`]; with [`Tickets`], clients
 //!   resume sessions on any core.
 //! * A [`Stream`] is one connection, as bytes in and bytes out. `net::Peer` ties it to a socket.
+//! * [`words`] say why a handshake with a backend failed.
 //! * A [`Pace`] bounds what all connections of a shard do in one turn.
 //!
 //! One provider of cryptography, aws-lc-rs, stands behind all of it.
@@ -19,6 +20,8 @@ mod server;
 mod stream;
 mod tickets;
 mod unusable;
+mod verifier;
+mod words;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,6 +33,7 @@ pub use server::ServerSettings;
 pub use stream::Stream;
 pub use tickets::{HandedTickets, Tickets};
 pub use unusable::Unusable;
+pub use words::words;
 
 #[cfg(test)]
 mod tests;
