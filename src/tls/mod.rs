@@ -3,7 +3,7 @@
 //! * Handshakes with clients need [`ServerSettings`], those with backends [`ClientSettings`]; with [`Tickets`], clients
 //!   resume sessions on any core.
 //! * A [`Stream`] is one connection, as bytes in and bytes out. `net::Peer` ties it to a socket.
-//! * [`words`] say why a handshake with a backend failed.
+//! * [`Agreed`] is what two sides have agreed on, and [`words`] say why a handshake with a backend failed.
 //! * A [`Pace`] bounds what all connections of a shard do in one turn.
 //!
 //! One provider of cryptography, aws-lc-rs, stands behind all of it.
@@ -13,6 +13,7 @@
 //!
 //! Left out: files, which `config` has checked; sockets.
 
+mod agreed;
 mod client;
 mod pace;
 mod provider;
@@ -26,6 +27,7 @@ mod words;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use agreed::Agreed;
 pub use client::{BackendTls, ClientSettings};
 pub use pace::Pace;
 pub use provider::provider;
