@@ -285,7 +285,7 @@ claim_versions_and_names() {
     shows "openssl, the name in other case" "subject=CN = $DOCS" handshake web DOCS.Example.com
     shows "openssl 1.3 where 1.3 is the least" "TLSv1.3" handshake strict "$SHOP" -tls1_3
     refused "openssl 1.2 where 1.3 is the least" "alert protocol version" handshake strict "$SHOP" -tls1_2
-    refused "openssl 1.1" "alert protocol version|no protocols available" handshake web "$SHOP" -tls1_1 -cipher "ALL:@SECLEVEL=0"
+    refused "openssl 1.1" "alert protocol version|alert handshake failure|no protocols available" handshake web "$SHOP" -tls1_1 -cipher "ALL:@SECLEVEL=0"
 }
 
 claim_alpn() {

@@ -155,6 +155,10 @@ pub(super) async fn connect_any(
             }
         }
     }
+    if failed.is_tls && shard.tls_warnings.is_due(shard.now()) {
+        let (upstream, backend) = (&*upstream.config().name, upstream.backend_name(backend));
+        log::warn!("no TLS with {upstream}/{backend}: {}", failed.error);
+    }
     if let Some(kind) = failed.lacking
         && shard.connect_warnings[kind as usize].is_due(shard.now())
     {

@@ -184,11 +184,9 @@ impl Stream {
             Err(error) if self.error.is_none() => {
                 let is_told_by_peer = matches!(error, Error::AlertReceived(_));
                 self.error = Some(error);
-                // Takes the alert that tells the peer, and nothing else: what follows the error must not be looked at.
-                let before = self.outgoing.end;
-                while !is_told_by_peer && self.outgoing.end == before {
-                    let Step::Again = self.step(start, Wanted::Nothing) else { break };
-                }
+                // Takes what goes out before its end, the alert included, which tells the peer. The connection has failed, so
+                // what has come behind the error is not taken in.
+                while !is_told_by_peer && let Step::Again = self.step(start, Wanted::Nothing) {}
                 Step::Waits
             }
             Err(_) => Step::Waits,
@@ -481,6 +479,22 @@ mod tests {
             carry(&mut server, &mut client, usize::MAX);
             assert!(matches!(client.error(), Some(Error::AlertReceived(_))), "{:?}", client.error());
         }
+    }
+
+    /// The alert goes out behind the hello that both have agreed in.
+    #[test]
+    fn client_without_a_common_protocol_is_told_so() {
+        let (server, client) = testing::configs(&TLS13);
+        let mut server = ServerConfig::clone(&server);
+        server.alpn_protocols = vec![b"one".to_vec()];
+        let mut server = Stream::server(&Arc::new(server)).expect("settings");
+        let name = ServerName::try_from("a.example").expect("a name");
+        let mut client = Stream::client(&client, name, vec![b"two".to_vec()]).expect("settings");
+        carry(&mut client, &mut server, usize::MAX);
+        assert_eq!(server.error(), Some(&Error::NoApplicationProtocol));
+        carry(&mut server, &mut client, usize::MAX);
+        let told = Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
+        assert_eq!(client.error(), Some(&told));
     }
 
     #[test]
