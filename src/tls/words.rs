@@ -48,6 +48,9 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "the certificate comes from no CA in `ca` of the upstream".to_owned()
         }
+        CertificateError::BadSignature => {
+            "a signature is wrong: the certificate was changed, or comes from another CA of the same name as in `ca`".to_owned()
+        }
         CertificateError::Other(error) if is_ca(error) => {
             "the certificate is that of a CA, and is not in `ca` of the upstream".to_owned()
         }

@@ -140,7 +140,7 @@ fn record_has_what_the_client_has_agreed_on_in_tls() {
         let (target, only) = (Target::new(), backend().echo().start());
         let process = process()
             .backends([&only])
-            .listener(&AUTHORITY.listener(""))
+            .tls(&AUTHORITY.listener(""))
             .section(&target.section(&format!("access_format: {format}")))
             .start();
         let settings = Arc::new(AUTHORITY.client(version, None));

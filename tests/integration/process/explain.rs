@@ -258,7 +258,7 @@ fn certificate_that_a_client_gets_is_named_and_whether_it_needs_one() {
             format!("the client needs a certificate that comes from a CA in {ca}"),
         ),
     ] {
-        let asked = Asked::start(process().backends([&only]).listener(&both(&keys)));
+        let asked = Asked::start(process().backends([&only]).tls(&both(&keys)));
         for (query, begin, file) in [
             ("", "a client without a name gets ", "a.example"),
             ("&sni=b.example", "a client that asks for b.example gets ", "b.example"),
