@@ -14,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
 RUNS=${RUNS:-1000000}
-declare -A LONGEST=([proxy]=600 [client_hello]=1024 [configuration]=2048 [admin]=4096)
+declare -A LONGEST=([proxy]=600 [client_hello]=1024 [configuration]=2048 [admin]=4096 [tls]=1024)
 
 target=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 mkdir -p "$target"
@@ -29,7 +29,7 @@ RUSTFLAGS="$coverage" CARGO_TARGET_DIR="$target" \
     cargo build --release --locked --manifest-path tests/fuzz/Cargo.toml --target "$triple"
 
 targets=("$@")
-((${#targets[@]})) || targets=(proxy client_hello configuration admin)
+((${#targets[@]})) || targets=(proxy client_hello configuration tls admin)
 for name in "${targets[@]}"; do
     [[ -n ${LONGEST[$name]:-} ]] || die "there is no target $name; there are: ${!LONGEST[*]}"
     mkdir -p "$target/corpus/$name"
