@@ -399,7 +399,7 @@ logged() {
 
 # unverified WHAT LISTENER REASON: the client gets nothing, and the log says why.
 unverified() {
-    refused "$1" "reset by peer|Empty reply" fetch "$2"
+    refused "$1" "reset by peer|Empty reply|Couldn't connect" fetch "$2"
     wait_for 5 "the log" logged "$2.*($3)" || die "$1: the log has no '$3': $(tail -n 5 "$WORK/ringway.log")"
     ok "$1: the log says why"
 }

@@ -25,7 +25,7 @@
 //!    takes them.
 //! 2. [Steering](steering) may hand the connection off to a less busy core (`shard/handoff.rs`).
 //! 3. The session is counted and gets one of the process's permits (`shard/session/record.rs`,
-//!    [`admission::Limit`]).
+//!    [`admission::Limit`]). Where the listener has TLS, the handshake follows (`shard/session/handshake.rs`).
 //! 4. [`upstream::Attempts`] decides which backend is next, whether to wait, and when to give up; the shard
 //!    does what it says (`shard/session/open.rs`).
 //! 5. [`upstream::UpstreamTable::pick`] goes through the order of resort ([`upstream::Order`]); in each tier
@@ -63,6 +63,7 @@
 //! | add a counter | [`telemetry::counters`]; [`control::Status`] shows it, and `control/metrics/families.rs` names it |
 //! | add an endpoint | `control/admin/`, and [`control::process::Process`] for what it asks |
 //! | read a header before a backend is picked | `shard/session/mod.rs`, before `Opening` is made |
+//! | change what is said in TLS | [`tls`] for settings and records; `net/peer/` ties them to sockets, `shard/session/handshake.rs` and `shard/connect.rs` begin them |
 //! | add a command for a running process | `control/command.rs` |
 //! | change how the process starts or ends | [`server`] |
 //!

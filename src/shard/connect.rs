@@ -160,7 +160,7 @@ pub(super) async fn connect_any(
             }
         }
     }
-    if failed.is_tls && shard.tls_warnings.is_due(shard.now()) {
+    if failed.is_tls && upstream.tls_warnings.is_due(shard.now()) {
         let (upstream, backend) = (&*upstream.config().name, upstream.backend_name(backend));
         log::warn!("no TLS with {upstream}/{backend}: {}", failed.error);
     }

@@ -167,7 +167,6 @@ impl Residents {
             openings: RefCell::default(),
             random: RefCell::new(fastrand::Rng::with_seed(seed)),
             accept_warnings: WarningLimit::default(),
-            tls_warnings: WarningLimit::default(),
             connect_warnings: Default::default(),
         });
         let upstream = |shared| Upstream::new(&shard, shared, None);

@@ -51,8 +51,6 @@ pub(super) struct Shard {
     /// The source of all random numbers of the shard.
     pub(super) random: RefCell<fastrand::Rng>,
     pub(super) accept_warnings: WarningLimit,
-    /// Warnings of backends with which there is no TLS: mostly a wrong configuration, which no check of another kind finds.
-    pub(super) tls_warnings: WarningLimit,
     /// Warnings of connects that failed because this process lacks a resource, by kind.
     pub(super) connect_warnings: [WarningLimit; LocalFailure::COUNT],
 }

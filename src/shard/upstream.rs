@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::inbox::Grant;
-use super::state::Shard;
+use super::state::{Shard, WarningLimit};
 use super::unresponsive::Unresponsive;
 use super::waiters::{Granted, Waiters};
 use crate::balance::{self, Tried};
@@ -38,6 +38,8 @@ pub(super) struct Upstream {
     /// By number.
     counters: Rc<[Cells<BackendCounters>]>,
     newest: Rc<RefCell<Weak<Self>>>,
+    /// Warnings of backends with which there is no TLS: mostly a wrong configuration, which checks of other kinds do not find.
+    pub(super) tls_warnings: WarningLimit,
     /// Whether there is a newer version, or none in the configuration.
     is_retired: Cell<bool>,
 }
@@ -73,6 +75,7 @@ impl Upstream {
             shared: Arc::clone(shared),
             totals: shard.counters.upstream(id),
             newest: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.newest)),
+            tls_warnings: WarningLimit::default(),
             is_retired: Cell::new(false),
             counters,
         });

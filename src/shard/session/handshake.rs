@@ -30,8 +30,7 @@ pub(super) async fn shake_hands(record: &mut Record) -> Result<(), CloseReason> 
         }
         Ok(Err(failure)) => failure,
         Err(reason) => {
-            let is_late = reason == CloseReason::HandshakeTimeout;
-            counters.tls_failures[TlsFailure::Timeout.index()].add(is_late.into());
+            note_early_end(record, reason);
             return Err(reason);
         }
     };
@@ -40,6 +39,17 @@ pub(super) async fn shake_hands(record: &mut Record) -> Result<(), CloseReason> 
     let (listener, client) = (&*record.listener.config().name, record.session.client());
     log::debug!("listener {listener}: no TLS with {client}: {failure}");
     Err(if kind == TlsFailure::Closed { CloseReason::ClientLeft } else { CloseReason::HandshakeFailed })
+}
+
+/// Counts a client that has come for TLS, and ended before its hello was there.
+pub(super) fn note_early_end(record: &Record, reason: CloseReason) {
+    let failure = match reason {
+        CloseReason::ClientLeft => TlsFailure::Closed,
+        CloseReason::HandshakeTimeout => TlsFailure::Timeout,
+        _ => return,
+    };
+    let has_tls = record.listener.shared.tls().is_some();
+    record.listener.counters().tls_failures[failure.index()].add(has_tls.into());
 }
 
 async fn run(record: &mut Record) -> Result<Result<TlsHandshake, Failure>, CloseReason> {

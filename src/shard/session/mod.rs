@@ -63,6 +63,7 @@ fn serve(mut record: Record) -> impl Future<Output = ()> {
         if record.listener.reads_hello() {
             let is_led = Box::pin(door::take_hello(&mut record)).await;
             if let Err(reason) = is_led {
+                handshake::note_early_end(&record, reason);
                 return record.turn_away(reason);
             }
         }

@@ -160,7 +160,7 @@ impl Record {
 
     /// Ends a session whose TLS handshake came to nothing, with FIN if its client was told why.
     pub(super) fn end_handshake(&mut self, reason: CloseReason) {
-        if reason != CloseReason::HandshakeFailed {
+        if reason != CloseReason::HandshakeFailed || !self.client.is_encrypted() {
             return self.turn_away(reason);
         }
         self.end(reason);

@@ -205,6 +205,7 @@ fn handshakes_that_fail_are_told_and_counted() {
     let closed = balancer.client();
     closed.finish().unwrap_or_default();
     balancer.await_closed(CloseReason::ClientLeft, 1);
+    assert_eq!(failures(&balancer, TlsFailure::Closed), 1);
 
     let distrusts =
         ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
@@ -218,6 +219,7 @@ fn handshakes_that_fail_are_told_and_counted() {
     silent.send(&[22, 3, 1]).unwrap();
     assert!(silent.receive_all().1.is_err_and(|error| is_reset(&error)));
     balancer.await_closed(CloseReason::HandshakeTimeout, 1);
+    assert_eq!(failures(&balancer, TlsFailure::Timeout), 1);
     assert_eq!(backend.connections(), 0);
 }
 
