@@ -128,7 +128,7 @@ impl Question {
                 asked.map_err(|_| "no HTTP response".to_owned())
             }
             Self::Tls(handshake) => {
-                let asked = time::timeout_at(due, handshake.run(connection)).await;
+                let asked = time::timeout_at(due, handshake.run(connection, due)).await;
                 asked.map_err(|_| UNENDED.to_owned())
             }
             Self::SendExpect(steps) => {

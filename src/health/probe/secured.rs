@@ -278,6 +278,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_backend_whose_certificate_is_refused_is_told_why() {
+        let scene = Scene::new();
+        let acceptor = scene.usual();
+        for check in ["type: http", "type: tls"] {
+            let told = async |stream: TcpStream| {
+                let error = acceptor.0.accept(stream).await.expect_err("it is refused");
+                error.to_string()
+            };
+            let (outcome, told) = ask_to_the_end(&scene.question("{ca: others.pem}", check), told).await;
+            assert!(outcome.is_err());
+            assert_eq!(told, "received fatal alert: UnknownCA", "{check}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_backend_that_wants_a_certificate_gets_that_of_the_upstream() {
         let scene = Scene::new();
         let acceptor = scene.strict();
@@ -388,8 +403,10 @@ mod tests {
         };
         let cause = ask_too_long(&scene.question("{ca: ca.pem}", "type: http"), silent).await;
         assert_eq!(cause, "no HTTP response in 200ms");
-        // After the handshake a backend need not say anything.
-        assert_eq!(ask(&scene.question("{ca: ca.pem}", "type: tls"), silent).await, ProbeOutcome::Success(0));
+        // After the handshake a backend need not say anything, however short the check.
+        let question = scene.question("{ca: ca.pem}", "type: tls");
+        let outcome = ask_for(&question, Duration::from_millis(900), silent).await;
+        assert_eq!(outcome, ProbeOutcome::Success(0));
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use crate::config::BackendAddress;
 use crate::tls::BackendTls;
@@ -24,7 +24,7 @@ use super::connection::Connection;
 use super::error::ExchangeError;
 use super::secured::{Secured, SecuredStream};
 
-/// How long a backend may take to end the connection after the handshake.
+/// How long a backend may take to end the connection after the handshake, half of what is left of the check at most.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How one backend is asked.
@@ -56,12 +56,14 @@ impl Handshake {
         Self { secured: Secured::with(Arc::new(tls.for_checks(None)), name), awaits_consent: true }
     }
 
-    pub(super) async fn run(&self, connection: Connection) -> Result<(), ExchangeError> {
+    /// Shakes hands; `due` is when the check is over.
+    pub(super) async fn run(&self, connection: Connection, due: Instant) -> Result<(), ExchangeError> {
         let mut stream = self.secured.shake_hands(connection).await?;
         // Tells the backend that the end is meant. That it cannot be told changes nothing.
         let _ = stream.shutdown().await;
         if self.awaits_consent {
-            consent(&mut stream).await?;
+            let left = due.saturating_duration_since(Instant::now());
+            consent(&mut stream, PATIENCE.min(left / 2)).await?;
         }
         Ok(())
     }
@@ -69,8 +71,8 @@ impl Handshake {
 
 /// Waits until the backend has said something, or ended the connection: in TLS 1.3, our side of the handshake is over before
 /// the backend has looked at our certificate. Whoever says nothing has no objection.
-async fn consent(stream: &mut SecuredStream) -> Result<(), ExchangeError> {
-    match time::timeout(PATIENCE, stream.read(&mut [0])).await {
+async fn consent(stream: &mut SecuredStream, patience: Duration) -> Result<(), ExchangeError> {
+    match time::timeout(patience, stream.read(&mut [0])).await {
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
             Err(ExchangeError::of_socket("TLS handshake", &error))
         }
