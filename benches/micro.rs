@@ -219,6 +219,7 @@ fn access_log(criterion: &mut Criterion) {
         retries: 0,
         ahead: 0,
         server_name: None,
+        tls: None,
         client_info: None,
         backend_info: None,
     };

@@ -46,6 +46,7 @@ pub use model::*;
 pub use overlay::{Edit, Overlay};
 pub use reach::Circle;
 pub use report::{Problem, Report, Severity};
+pub use text::date_text;
 
 use crate::base::limits;
 use report::{Location, Problems, Span};

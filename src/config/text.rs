@@ -43,7 +43,8 @@ pub(super) fn size_text(bytes: impl Into<u64>) -> String {
 }
 
 /// Writes the day of a moment, in seconds since 1970, as everybody reads it (UTC).
-pub(super) fn date_text(seconds: i64) -> String {
+#[must_use]
+pub fn date_text(seconds: i64) -> String {
     let day = jiff::Timestamp::from_second(seconds).map(|moment| moment.strftime("%Y-%m-%d").to_string());
     // Beyond the year 9999.
     day.unwrap_or_else(|_| "the end of days".to_owned())

@@ -15,6 +15,7 @@ use crate::base::{BackendKey, limits};
 use crate::config::{AdminState, BackendAddress, HealthCheck, OpenSessions};
 use crate::protocol::proxy::Version;
 use crate::telemetry::counters::HealthCounters;
+use crate::tls::BackendTls;
 use crate::upstream::Snapshot;
 
 /// The first checks start spread over this much for each backend, so that a thousand of them are no burst;
@@ -45,6 +46,7 @@ struct Rules {
     address: BackendAddress,
     watches_departed: bool,
     announces: Option<Version>,
+    tls: Option<BackendTls>,
 }
 
 impl<C: Connect> Checkers<C> {
@@ -78,7 +80,7 @@ impl<C: Connect> Checkers<C> {
         let judge = Rc::new(Judge {
             which,
             check: rules.check.clone(),
-            question: Question::new(&rules.check, &rules.address),
+            question: Question::new(&rules.check, &rules.address, rules.tls.as_ref()),
             announces: rules.announces,
             board: Rc::clone(&self.board),
             checks: self.counters.backend(which),
@@ -102,6 +104,7 @@ fn wanted(snapshot: &Snapshot) -> BTreeMap<BackendKey, Rules> {
                     address: entry.address.clone(),
                     watches_departed,
                     announces: shared.config().send_proxy,
+                    tls: shared.tls_of(*backend).cloned(),
                 };
                 wanted.insert(BackendKey { upstream: shared.id(), backend: *backend }, rules);
             }

@@ -103,6 +103,7 @@ pub(super) fn explain(source: &Source, wanted: &Wanted, preview: &Preview) -> Ex
     by_name(wanted, (target, route), &shared.config().name, &mut rules);
     let mut backend = None;
     if target != Target::Close {
+        tls(wanted, &mut rules);
         states(upstream, &mut rules);
         panic(shared, upstream, &mut rules);
         hash(shared, wanted, &mut rules);
@@ -237,6 +238,29 @@ fn by_name(wanted: &Wanted, (target, route): (Target, Option<&SniRoute>), upstre
         Target::Upstream(_) => format!("{taken}: upstream {upstream}"),
     };
     rules.add("sni", verdict);
+}
+
+/// Says which certificate a client gets, and whether it needs one itself.
+fn tls(wanted: &Wanted, rules: &mut Rules) {
+    let Some(settings) = wanted.snapshot.shared_listeners()[wanted.position].tls() else { return };
+    let name = wanted.hello.server_name();
+    let (certificates, is_for_name) = settings.certificates_for(name);
+    let shown = certificates.iter().map(|one| {
+        let (file, identity) = (one.certificate.display(), one.identity.as_ref());
+        identity.map_or_else(|| file.to_string(), |identity| format!("{file} ({})", identity.summary()))
+    });
+    let shown = shown.collect::<Vec<_>>().join(", or if it cannot check that one ");
+    let verdict = match name {
+        Some(name) if is_for_name => format!("a client that asks for {name:.80} gets {shown}"),
+        Some(name) => format!("no certificate is for {name:.80}, so the client gets the first one: {shown}"),
+        None => format!("a client without a name gets {shown}"),
+    };
+    rules.add("tls.certificates", verdict);
+    let verdict = match &settings.of().client_ca {
+        Some(ca) => format!("the client needs a certificate that comes from a CA in {ca}"),
+        None => "the client needs no certificate".to_owned(),
+    };
+    rules.add("tls.client_ca", verdict);
 }
 
 fn states(upstream: &UpstreamStatus, rules: &mut Rules) {

@@ -11,6 +11,7 @@ use super::upstream::Upstream;
 use crate::base::limits::LATE;
 use crate::base::{Activity, Address, BackendId, CloseReason, ConnectFailure, Plain, Tick};
 use crate::net::{self, HandshakeError, LocalFailure, Peer};
+use crate::tls;
 use crate::upstream::{ClientEnd, ClientState, Failure, WaitEnd};
 use crate::uring::{End, Receive, Timer};
 
@@ -35,7 +36,11 @@ impl Failed {
     }
 
     fn tls(error: HandshakeError) -> Self {
-        let error = io::Error::other(error);
+        let words = match &error {
+            HandshakeError::Tls(error) => tls::words(error),
+            HandshakeError::Ended => error.to_string(),
+        };
+        let error = io::Error::other(words);
         Self { failure: Failure::Refused { at_once: false }, error, lacking: None, is_tls: true }
     }
 

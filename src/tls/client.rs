@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ClientConfig, Resumption};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
 
 use super::provider::provider;
 use super::stream::Stream;
 use super::unusable::Unusable;
+use super::verifier::{AnyCertificate, Trusted};
 use crate::config::{Backend, BackendAddress, BackendAlpn, UpstreamTls};
 
 /// How many sessions with a backend are kept to be resumed.
@@ -81,6 +80,13 @@ impl ClientSettings {
     }
 }
 
+impl PartialEq for BackendTls {
+    /// Whether the one is the other: what is made anew may have changed.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config) && self.name == other.name
+    }
+}
+
 impl BackendTls {
     /// Begins a connection. `protocol` is what the client and its listener have agreed on, which the backend is offered if
     /// the configuration says so.
@@ -98,6 +104,18 @@ impl BackendTls {
             true => protocol.map(<[u8]>::to_vec).into_iter().collect(),
             false => self.config.alpn_protocols.clone(),
         }
+    }
+
+    /// Returns what connections of checks are made with: each has a full handshake, so that a certificate whose time is over
+    /// is seen. They offer these protocols; without them, those that do not depend on a client.
+    #[must_use]
+    pub fn for_checks(&self, protocols: Option<&[&str]>) -> ClientConfig {
+        let mut config = (*self.config).clone();
+        config.resumption = Resumption::disabled();
+        if let Some(protocols) = protocols {
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        }
+        config
     }
 
     /// Returns what a connection is made with.
@@ -130,16 +148,11 @@ fn config(tls: &UpstreamTls) -> Result<ClientConfig, rustls::Error> {
     let provider = provider();
     let builder =
         ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    let builder = if tls.verify {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(tls.ca.certificates.iter().cloned());
-        if roots.is_empty() {
-            return Err(rustls::Error::General("the CAs of the backends are missing".to_owned()));
-        }
-        builder.with_root_certificates(roots)
-    } else {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+    let verifier: Arc<dyn ServerCertVerifier> = match tls.verify {
+        true => Arc::new(Trusted::new(&tls.ca.certificates, provider)?),
+        false => Arc::new(AnyCertificate(provider)),
     };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let identity = tls.identity.as_ref().and_then(|identity| identity.identity.as_ref());
     let mut config = match identity {
         Some(identity) => builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?,
@@ -149,43 +162,4 @@ fn config(tls: &UpstreamTls) -> Result<ClientConfig, rustls::Error> {
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     }
     Ok(config)
-}
-
-/// Takes any certificate, of a backend that has its key.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

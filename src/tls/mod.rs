@@ -3,6 +3,7 @@
 //! * Handshakes with clients need [`ServerSettings`], those with backends [`ClientSettings`]; with [`Tickets`], clients
 //!   resume sessions on any core.
 //! * A [`Stream`] is one connection, as bytes in and bytes out. `net::Peer` ties it to a socket.
+//! * [`Agreed`] is what two sides have agreed on, and [`words`] say why a handshake with a backend failed.
 //! * A [`Pace`] bounds what all connections of a shard do in one turn.
 //!
 //! One provider of cryptography, aws-lc-rs, stands behind all of it.
@@ -12,6 +13,7 @@
 //!
 //! Left out: files, which `config` has checked; sockets.
 
+mod agreed;
 mod client;
 mod pace;
 mod provider;
@@ -19,10 +21,13 @@ mod server;
 mod stream;
 mod tickets;
 mod unusable;
+mod verifier;
+mod words;
 
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use agreed::Agreed;
 pub use client::{BackendTls, ClientSettings};
 pub use pace::Pace;
 pub use provider::provider;
@@ -30,6 +35,7 @@ pub use server::ServerSettings;
 pub use stream::Stream;
 pub use tickets::{HandedTickets, Tickets};
 pub use unusable::Unusable;
+pub use words::words;
 
 #[cfg(test)]
 mod tests;

@@ -16,11 +16,12 @@ use rustls::version::{TLS12, TLS13};
 use super::provider::provider;
 use super::tickets::{Owner, Tickets};
 use super::unusable::Unusable;
-use crate::config::{CaFile, ListenerTls, TlsVersion};
+use crate::config::{CaFile, Certificate, ListenerTls, TlsVersion};
 
 /// What handshakes of one version of a listener need.
 pub struct ServerSettings {
     config: Arc<ServerConfig>,
+    certificates: Arc<ByName>,
     of: Arc<ListenerTls>,
 }
 
@@ -33,7 +34,7 @@ impl ServerSettings {
     pub fn new(listener: &str, tls: &Arc<ListenerTls>, tickets: &Arc<Tickets>) -> Result<Self, Unusable> {
         let unusable = |error: rustls::Error| Unusable::new(format!("listener {listener}"), error);
         let provider = provider();
-        let certificates = ByName::new(tls, &provider).map_err(unusable)?;
+        let certificates = Arc::new(ByName::new(tls, &provider).map_err(unusable)?);
         let versions = match tls.min_version {
             TlsVersion::V12 => &[&TLS13, &TLS12][..],
             TlsVersion::V13 => &[&TLS13],
@@ -47,7 +48,7 @@ impl ServerSettings {
             ),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(certificates));
+        let mut config = builder.with_cert_resolver(Arc::<ByName>::clone(&certificates));
         config.alpn_protocols = tls.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         // Nothing is kept for a session that ends: everything is in its tickets, which open on every core.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -57,7 +58,7 @@ impl ServerSettings {
         config.ignore_client_order = true;
         // Bytes before the end of the handshake can be played again by anybody.
         config.max_early_data_size = 0;
-        Ok(Self { config: Arc::new(config), of: Arc::clone(tls) })
+        Ok(Self { config: Arc::new(config), certificates, of: Arc::clone(tls) })
     }
 
     /// Returns what a connection is made with.
@@ -70,6 +71,19 @@ impl ServerSettings {
     #[must_use]
     pub fn of(&self) -> &Arc<ListenerTls> {
         &self.of
+    }
+
+    /// Returns the certificates for clients that ask for a name, or for none, of which each client gets the first one that it
+    /// can check; and whether they are for that name.
+    #[must_use]
+    pub fn certificates_for(&self, name: Option<&str>) -> (Vec<&Certificate>, bool) {
+        let named = name.and_then(|name| self.certificates.named(name));
+        let keys = named.map_or(&*self.certificates.default, Vec::as_slice);
+        let has = |key: &CertifiedKey, certificate: &&Certificate| {
+            certificate.identity.as_ref().is_some_and(|identity| identity.chain == key.cert)
+        };
+        let of = |key: &Arc<CertifiedKey>| self.of.certificates.iter().find(|one| has(key, one));
+        (keys.iter().filter_map(of).collect(), named.is_some())
     }
 
     /// Returns the maximum of handshakes at a time.
@@ -132,16 +146,19 @@ impl ByName {
         Ok(Self { names, default: same.unwrap_or_else(|| vec![first]) })
     }
 
-    /// Returns the certificates for a name, of which there is one at least: those for the name itself, for all names beside
-    /// it, or the default.
-    fn of(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
-        let name = name.map(|name| name.trim_end_matches('.').to_ascii_lowercase());
+    /// Returns the certificates for a name: those for the name itself, or for all names beside it.
+    fn named(&self, name: &str) -> Option<&Vec<Arc<CertifiedKey>>> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
         let wildcard = || {
-            let (_, parent) = name.as_deref()?.split_once('.')?;
+            let (_, parent) = name.split_once('.')?;
             self.names.get(&format!("*.{parent}"))
         };
-        let own = name.as_deref().and_then(|name| self.names.get(name));
-        own.or_else(wildcard).unwrap_or(&self.default)
+        self.names.get(&name).or_else(wildcard)
+    }
+
+    /// Returns the certificates for a name, of which there is one at least: the default if there are no others.
+    fn of(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
+        name.and_then(|name| self.named(name)).unwrap_or(&self.default)
     }
 }
 

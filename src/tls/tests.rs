@@ -1,15 +1,18 @@
 //! Handshakes in memory, with certificates that the configuration has read.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{KeyPair, PKCS_RSA_SHA256};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection, SupportedProtocolVersion,
 };
 
+use super::verifier::Trusted;
 use super::*;
 use crate::config::testing::{Ca, Folder, Pem};
 
@@ -325,23 +328,65 @@ fn backends_are_who_they_should_be() {
     assert!(shake("{ca: ca.pem, certificate: own.pem, key: own-key.pem}", named, strict).is_ok());
 }
 
+/// A certificate that signs itself.
+fn own(names: &[&str], change: impl FnOnce(&mut rcgen::CertificateParams)) -> Pem {
+    let key = KeyPair::generate().expect("a key");
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = rcgen::CertificateParams::new(names).expect("names");
+    change(&mut params);
+    let certificate = params.self_signed(&key).expect("a certificate").pem();
+    Pem { certificate, key: key.serialize_pem() }
+}
+
 #[test]
-fn a_certificate_that_signs_itself_is_good_unless_it_is_also_a_ca() {
-    let own = |is_ca: rcgen::IsCa| {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = rcgen::CertificateParams::new(vec!["db".to_owned()]).expect("names");
-        params.is_ca = is_ca;
-        let certificate = params.self_signed(&key).expect("a certificate").pem();
-        Pem { certificate, key: key.serialize_pem() }
-    };
+fn a_certificate_that_is_in_the_file_itself_is_good() {
+    let ca = Ca::new("CA");
+    let is_ca = || rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let web = "{certificates: [{certificate: web.pem, key: web-key.pem}]}";
-    let shake = |pem: &Pem| {
-        let folder = Folder::default().with_pem("web", pem);
-        with_backend(&folder, "{ca: web.pem}", "{address: db, port: 1}", web, None).map(|done| done.kind)
+    let shake = |pem: &Pem, in_ca: &[&str], name: &str| {
+        let folder = Folder::default().with_pem("web", pem).with("ca.pem", in_ca.concat());
+        let backend = format!("{{address: {name}, port: 1}}");
+        with_backend(&folder, "{ca: ca.pem}", &backend, web, None).map(|done| done.kind)
     };
-    assert_eq!(shake(&own(rcgen::IsCa::ExplicitNoCa)), Ok(HandshakeKind::Full));
-    let ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    assert!(shake(&own(ca)).is_err_and(|error| error.contains("CaUsedAsEndEntity")));
+    let leaf = own(&["db"], |params| params.is_ca = rcgen::IsCa::ExplicitNoCa);
+    assert_eq!(shake(&leaf, &[&leaf.certificate], "db"), Ok(HandshakeKind::Full));
+    // As `openssl req -x509` makes it.
+    let both = own(&["db", "192.0.2.1"], |params| params.is_ca = is_ca());
+    for (in_ca, name) in [
+        (&[&*both.certificate][..], "db"),
+        (&[&both.certificate], "192.0.2.1"),
+        (&[&ca.pem, &both.certificate], "db"),
+        (&[&both.certificate, &ca.pem], "db"),
+    ] {
+        assert_eq!(shake(&both, in_ca, name), Ok(HandshakeKind::Full), "{name}");
+    }
+    let error = shake(&both, &[&both.certificate], "other").expect_err("another name");
+    assert!(error.contains("not valid for name \"other\""), "{error}");
+    let twin = own(&["db", "192.0.2.1"], |params| params.is_ca = is_ca());
+    let error = shake(&both, &[&twin.certificate, &ca.pem], "db").expect_err("another certificate");
+    assert!(error.contains("CaUsedAsEndEntity"), "{error}");
+}
+
+#[test]
+fn a_certificate_that_is_in_the_file_itself_has_its_time() {
+    let verify = |from: i32, until: i32, now: u64| {
+        let pem = own(&["db"], |params| {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        });
+        let certificates = Arc::from([der(&pem)]);
+        let verifier = Trusted::new(&certificates, provider()).expect("a CA");
+        let name = ServerName::try_from("db").expect("a name");
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        let verified = verifier.verify_server_cert(&certificates[0], &[], &name, &[], now);
+        verified.map(|_| ()).map_err(|error| words(&error))
+    };
+    // 2026-06-01.
+    let now = 1_780_272_000;
+    assert_eq!(verify(2026, 2027, now), Ok(()));
+    assert_eq!(verify(2020, 2026, now), Err("the certificate has expired on 2026-01-01".to_owned()));
+    assert_eq!(verify(2027, 2028, now), Err("the certificate is not valid before 2027-01-01".to_owned()));
 }
 
 #[test]

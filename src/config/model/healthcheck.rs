@@ -47,9 +47,9 @@ pub struct HealthCheck {
 pub enum CheckKind {
     /// Nothing more.
     Tcp,
-    /// A GET of HTTP/1.1 has to be answered.
+    /// A GET of HTTP/1.1 has to be answered, inside of TLS where the upstream has `tls`.
     Http(HttpCheck),
-    /// A TLS handshake has to succeed, whatever the certificate says.
+    /// A TLS handshake has to succeed; what the certificate says counts where the upstream has `tls`.
     Tls {
         /// Server name of `tls`; an IP address sends none.
         #[serde(skip_serializing_if = "Option::is_none")]

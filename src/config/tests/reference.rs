@@ -51,8 +51,8 @@ const DEFAULTS: [(&str, &str); 29] = [
     ("upstreams[].healthcheck.fast_interval", "`{}`, or `interval` if that is shorter"),
     (
         "upstreams[].healthcheck.host",
-        "the backend's host name or address; for `http` with its port unless that is 80, and `localhost` for \
-         `unix:`; `localhost` for `smtp`",
+        "the backend's host name or address; for `http` with its port unless that is the usual one, and `localhost` for \
+         `unix:`; the name of the backend's certificate where the upstream has `tls`; `localhost` for `smtp`",
     ),
     ("upstreams[].healthcheck.port", "the backend's"),
     ("upstreams[].healthcheck.steps", "required for `send_expect`"),

@@ -3,7 +3,7 @@
 //! A close with unread bytes is a reset, tcp(7). So a connection that is dropped goes on for a moment in a
 //! task of its own, which the verdict does not wait for.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::pin::Pin;
@@ -107,6 +107,19 @@ impl<S: Tail> AsyncWrite for Ending<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.stream().poll_write(context, bytes)
+    }
+
+    /// TLS writes its last words once: all of them or the first piece, and an alert is not the first.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

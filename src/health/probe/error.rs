@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::base::Plain;
+use crate::tls;
 
 /// Why an exchange failed.
 #[derive(Debug)]
@@ -18,7 +19,9 @@ impl ExchangeError {
     }
 
     pub(super) fn of_socket(what: &str, error: &io::Error) -> Self {
-        Self { cause: format!("{what}: {}", Plain(error)), is_own: lacks_memory(error) }
+        let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let why = of_tls.map_or_else(|| Plain(error).to_string(), tls::words);
+        Self { cause: format!("{what}: {why}"), is_own: lacks_memory(error) }
     }
 }
 

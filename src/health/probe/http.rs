@@ -1,17 +1,18 @@
 //! The exchange of `type: http`: a GET whose response has one of the expected statuses.
 //!
-//! HTTP/1.1 without TLS, one request a connection. The response is read to the end of its head; redirects are
+//! HTTP/1.1, one request a connection, in TLS where the upstream has `tls`. The response is read to the end of its head; redirects are
 //! not followed, their status is what counts.
 
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::pin;
 
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 
 use crate::base::limits;
 use crate::config::{BackendAddress, HttpCheck, Statuses};
@@ -22,8 +23,9 @@ use super::error::ExchangeError;
 const AGENT: &str = concat!("ringway/", env!("CARGO_PKG_VERSION"));
 /// A header of one byte without a value, and the end of its line.
 const SHORTEST_HEADER: usize = 4;
-/// The port that a `Host` leaves out.
+/// The ports that a `Host` leaves out.
 const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
 
 /// What one backend is asked.
 #[derive(Debug)]
@@ -34,11 +36,16 @@ pub(crate) struct Get {
 }
 
 impl Get {
-    /// `port` is the one that is checked, where it is not the backend's.
-    pub(super) fn new(check: &HttpCheck, backend: &BackendAddress, port: Option<u16>) -> Self {
+    /// `port` is the one that is checked, where it is not the backend's; `name` is that of the backend in TLS.
+    pub(super) fn new(
+        check: &HttpCheck,
+        backend: &BackendAddress,
+        port: Option<u16>,
+        name: Option<&ServerName<'_>>,
+    ) -> Self {
         Self {
             path: check.path.clone(),
-            host: check.host.clone().unwrap_or_else(|| host_of(backend, port)),
+            host: check.host.clone().unwrap_or_else(|| host_of(backend, port, name)),
             expected: check.expect_status.clone(),
         }
     }
@@ -75,21 +82,31 @@ impl Get {
     }
 }
 
-/// The backend's name or address, with the port as a URI would have it.
-fn host_of(backend: &BackendAddress, port: Option<u16>) -> String {
+/// The backend's name or address, with the port as a URI would have it. In TLS it is the name that the backend is asked for:
+/// servers refuse a request for another one.
+fn host_of(backend: &BackendAddress, port: Option<u16>, name: Option<&ServerName<'_>>) -> String {
     let (host, own) = match backend {
         // Without the zone of an IPv6 address, which means nothing to others.
-        BackendAddress::Ip(address) => {
-            let text = SocketAddr::new(address.ip(), 0).to_string();
-            (text.trim_end_matches(":0").to_owned(), address.port())
-        }
-        BackendAddress::Host { name, port } => (name.clone(), *port),
-        BackendAddress::Zoned(address) => (format!("[{}]", address.ip), address.port),
-        BackendAddress::Unix(_) => return "localhost".to_owned(),
+        BackendAddress::Ip(address) => (bracketed(address.ip()), Some(address.port())),
+        BackendAddress::Host { name, port } => (name.clone(), Some(*port)),
+        BackendAddress::Zoned(address) => (format!("[{}]", address.ip), Some(address.port)),
+        BackendAddress::Unix(_) => ("localhost".to_owned(), None),
     };
-    match port.unwrap_or(own) {
-        HTTP_PORT => host,
-        port => format!("{host}:{port}"),
+    let (host, usual) = match name {
+        None => (host, HTTP_PORT),
+        Some(ServerName::IpAddress(ip)) => (bracketed((*ip).into()), HTTPS_PORT),
+        Some(name) => (name.to_str().into_owned(), HTTPS_PORT),
+    };
+    match own.map(|own| port.unwrap_or(own)).filter(|port| *port != usual) {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    }
+}
+
+fn bracketed(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
     }
 }
 
@@ -261,7 +278,18 @@ mod tests {
             (ip("[fe80::1%3]:81"), None, "[fe80::1]:81"),
             (BackendAddress::Unix("/run/x".into()), None, "localhost"),
         ] {
-            assert_eq!(host_of(&backend, port), expected);
+            assert_eq!(host_of(&backend, port, None), expected);
+        }
+        for (name, backend, port, expected) in [
+            ("a.example", host("b.example", 443), None, "a.example"),
+            ("a.example", ip("10.0.0.1:80"), None, "a.example:80"),
+            ("a.example", ip("10.0.0.1:8443"), Some(443), "a.example"),
+            ("a.example", BackendAddress::Unix("/run/x".into()), None, "a.example"),
+            ("10.0.0.1", ip("10.0.0.1:443"), None, "10.0.0.1"),
+            ("::1", ip("[::1]:8443"), None, "[::1]:8443"),
+        ] {
+            let name = ServerName::try_from(name).unwrap();
+            assert_eq!(host_of(&backend, port, Some(&name)), expected);
         }
     }
 

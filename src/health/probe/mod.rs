@@ -10,6 +10,7 @@ mod http;
 mod mysql;
 mod postgres;
 mod redis;
+mod secured;
 mod send_expect;
 mod smtp;
 mod talk;
@@ -28,17 +29,22 @@ use crate::base::{Address, Plain};
 use crate::config::{BackendAddress, CheckKind, HealthCheck, Step};
 use crate::net::LocalFailure;
 use crate::protocol::proxy::Version;
+use crate::tls::BackendTls;
 
 use error::ExchangeError;
 use http::Get;
 use mysql::Login;
 use postgres::Startup;
+use secured::Secured;
 use send_expect::Dialogue;
 use smtp::Greeting;
 use talk::Talk;
 use tls::Handshake;
 
 pub(super) use connection::{Connect, Connection, Sockets};
+
+/// What is missing where time runs out in a handshake.
+const UNENDED: &str = "no end of the TLS handshake";
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,15 +80,33 @@ pub(super) enum Question {
     Mysql(Login),
     /// A greeting of SMTP.
     Smtp(Greeting),
+    /// Any of the others, inside of TLS.
+    Secured(Secured, Box<Question>),
 }
 
 impl Question {
-    /// What `check` asks a backend of this address.
-    pub(super) fn new(check: &HealthCheck, backend: &BackendAddress) -> Self {
+    /// What `check` asks a backend of this address, in TLS if it has that.
+    pub(super) fn new(check: &HealthCheck, backend: &BackendAddress, tls: Option<&BackendTls>) -> Self {
+        let question = Self::plain(check, backend, tls);
+        match (&question, tls) {
+            (_, None) | (Self::Tcp | Self::Tls(_), _) => question,
+            (Self::Http(_), Some(tls)) => {
+                Self::Secured(Secured::new(tls, Some(&["http/1.1"])), Box::new(question))
+            }
+            (_, Some(tls)) => Self::Secured(Secured::new(tls, None), Box::new(question)),
+        }
+    }
+
+    fn plain(check: &HealthCheck, backend: &BackendAddress, tls: Option<&BackendTls>) -> Self {
         match &check.kind {
             CheckKind::Tcp => Self::Tcp,
-            CheckKind::Http(http) => Self::Http(Get::new(http, backend, check.port)),
-            CheckKind::Tls { host } => Self::Tls(Handshake::new(host.as_deref(), backend)),
+            CheckKind::Http(http) => {
+                Self::Http(Get::new(http, backend, check.port, tls.map(BackendTls::name)))
+            }
+            CheckKind::Tls { host } => Self::Tls(match tls {
+                Some(tls) => Handshake::checked(host.as_deref(), tls),
+                None => Handshake::new(host.as_deref(), backend),
+            }),
             CheckKind::SendExpect { steps } => Self::SendExpect(Arc::clone(steps)),
             CheckKind::Redis => Self::Redis,
             CheckKind::Postgres(postgres) => Self::Postgres(Startup::new(postgres)),
@@ -104,8 +128,8 @@ impl Question {
                 asked.map_err(|_| "no HTTP response".to_owned())
             }
             Self::Tls(handshake) => {
-                let asked = time::timeout_at(due, handshake.run(connection)).await;
-                asked.map_err(|_| "no end of the TLS handshake".to_owned())
+                let asked = time::timeout_at(due, handshake.run(connection, due)).await;
+                asked.map_err(|_| UNENDED.to_owned())
             }
             Self::SendExpect(steps) => {
                 let mut dialogue = Dialogue::new(steps);
@@ -116,6 +140,13 @@ impl Question {
             Self::Postgres(startup) => converse(connection, due, async |talk| startup.run(talk).await).await,
             Self::Mysql(login) => converse(connection, due, async |talk| login.run(talk).await).await,
             Self::Smtp(greeting) => converse(connection, due, async |talk| greeting.run(talk).await).await,
+            Self::Secured(secured, question) => {
+                match time::timeout_at(due, secured.shake_hands(connection)).await {
+                    Ok(Ok(stream)) => Box::pin(question.ask(Box::new(stream), due)).await,
+                    Ok(Err(error)) => Ok(Err(error)),
+                    Err(_) => Err(UNENDED.to_owned()),
+                }
+            }
         }
     }
 }

@@ -61,8 +61,12 @@ fn without_address(cause: &str) -> String {
     begin.split_once(": ").expect("then the cause").1.to_owned()
 }
 
-/// Repeats what says nothing because the machine is busy, as the checker does.
-async fn ask_for(question: &Question, timeout: Duration, serve: impl AsyncFn(TcpStream)) -> ProbeOutcome {
+/// Asks for so long. Repeats what says nothing because the machine is busy, as the checker does.
+pub(super) async fn ask_for(
+    question: &Question,
+    timeout: Duration,
+    serve: impl AsyncFn(TcpStream),
+) -> ProbeOutcome {
     loop {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = [Address::Tcp(listener.local_addr().unwrap())];

@@ -1,47 +1,82 @@
 //! The exchange of `type: tls`: a handshake of TLS 1.2 or 1.3.
 //!
-//! It asks whether the backend completes handshakes, not who it is: the certificate and what is signed with
-//! it are taken as they are, so that an expired one, or one of an authority that is not known here, takes no
-//! backend out.
+//! Where TLS passes through, it asks whether the backend completes handshakes, not who it is: the certificate and what is
+//! signed with it are taken as they are, so that an expired one, or one of an authority that is not known here, takes no
+//! backend out. Where the upstream has `tls`, sessions would fail with such a backend, so a check does.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-use tokio::io::AsyncWriteExt;
-use tokio_rustls::TlsConnector;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{self, Instant};
 
 use crate::config::BackendAddress;
+use crate::tls::BackendTls;
 
 use super::connection::Connection;
 use super::error::ExchangeError;
+use super::secured::{Secured, SecuredStream};
 
-/// The name that one backend is asked for; an IP address stands for none.
+/// How long a backend may take to end the connection after the handshake, half of what is left of the check at most.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How one backend is asked.
 #[derive(Debug)]
-pub(crate) struct Handshake(ServerName<'static>);
+pub(crate) struct Handshake {
+    secured: Secured,
+    /// Whether it counts what the backend makes of our side of the handshake.
+    awaits_consent: bool,
+}
 
 impl Handshake {
+    /// Asks for `host`, or for the name of the backend, and takes any certificate.
     pub(super) fn new(host: Option<&str>, backend: &BackendAddress) -> Self {
         let name = match (host, backend) {
             (Some(host), _) => host,
             (None, BackendAddress::Host { name, .. }) => name,
             (None, BackendAddress::Ip(_) | BackendAddress::Zoned(_) | BackendAddress::Unix(_)) => "",
         };
+        // An IP address stands for no name.
         let none = || ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
-        Self(ServerName::try_from(name.to_owned()).unwrap_or_else(|_| none()))
+        let name = ServerName::try_from(name.to_owned()).unwrap_or_else(|_| none());
+        Self { secured: Secured::with(Arc::clone(&CLIENT), name), awaits_consent: false }
     }
 
-    pub(super) async fn run(&self, connection: Connection) -> Result<(), ExchangeError> {
-        let connector = TlsConnector::from(Arc::clone(&CLIENT));
-        let connected = connector.connect(self.0.clone(), connection).await;
-        let mut stream = connected.map_err(|error| ExchangeError::of_socket("TLS handshake", &error))?;
+    /// Asks as sessions do, for `host` instead of the name of the backend where that is given.
+    pub(super) fn checked(host: Option<&str>, tls: &BackendTls) -> Self {
+        let name = host.and_then(|host| ServerName::try_from(host.to_owned()).ok());
+        let name = name.unwrap_or_else(|| tls.name().clone());
+        Self { secured: Secured::with(Arc::new(tls.for_checks(None)), name), awaits_consent: true }
+    }
+
+    /// Shakes hands; `due` is when the check is over.
+    pub(super) async fn run(&self, connection: Connection, due: Instant) -> Result<(), ExchangeError> {
+        let mut stream = self.secured.shake_hands(connection).await?;
         // Tells the backend that the end is meant. That it cannot be told changes nothing.
         let _ = stream.shutdown().await;
+        if self.awaits_consent {
+            let left = due.saturating_duration_since(Instant::now());
+            consent(&mut stream, PATIENCE.min(left / 2)).await?;
+        }
         Ok(())
+    }
+}
+
+/// Waits until the backend has said something, or ended the connection: in TLS 1.3, our side of the handshake is over before
+/// the backend has looked at our certificate. Whoever says nothing has no objection.
+async fn consent(stream: &mut SecuredStream, patience: Duration) -> Result<(), ExchangeError> {
+    match time::timeout(patience, stream.read(&mut [0])).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(ExchangeError::of_socket("TLS handshake", &error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -103,7 +138,6 @@ mod tests {
     use rustls::pki_types::PrivateKeyDer;
     use rustls::version::{TLS12, TLS13};
     use rustls::{ServerConfig, SupportedProtocolVersion};
-    use tokio::io::AsyncReadExt;
     use tokio::net::TcpStream;
     use tokio_rustls::TlsAcceptor;
 

@@ -54,7 +54,13 @@ pub(super) fn healthcheck(
     if let Some(port) = &check.port {
         entry.set_text("healthcheck.port", port, origin);
     }
-    question(kind, check.tls.then_some(origin), &rules, entry, findings);
+    let speaks_tls = checked.servers.first().is_some_and(|server| server.tls.is_some());
+    if speaks_tls && !check.tls && check.port.is_some() {
+        let why = "port: checks speak TLS where sessions do, and those of HAProxy at another port do not";
+        findings.add(origin, why);
+    }
+    let secure = (check.tls || speaks_tls).then_some(origin);
+    question(kind, (secure, speaks_tls), &rules, entry, findings);
 }
 
 fn times(check: &Check, origin: &Origin, time: &Timed, entry: &mut Entry, findings: &mut Findings) {
@@ -94,10 +100,10 @@ fn outlier(servers: &[Server], entry: &mut Entry, findings: &mut Findings) {
     }
 }
 
-/// Sets what a check asks.
+/// Sets what a check asks: in TLS where there is an origin of that, which it does where the upstream speaks TLS itself.
 fn question(
     kind: Option<Given<'_>>,
-    tls: Option<&Origin>,
+    (tls, speaks_tls): (Option<&Origin>, bool),
     rules: &[Given<'_>],
     entry: &mut Entry,
     findings: &mut Findings,
@@ -109,12 +115,14 @@ fn question(
     }
     let rules: Vec<&Line> = rules.iter().filter(of).map(|rule| rule.line).collect();
     match (kind, word) {
-        (Some(_), "httpchk" | "redis-check" | "pgsql-check" | "mysql-check" | "smtpchk") if tls.is_some() => {
+        (Some(_), "httpchk" | "redis-check" | "pgsql-check" | "mysql-check" | "smtpchk")
+            if tls.is_some() && !speaks_tls =>
+        {
             let (what, secure) =
                 if word == "httpchk" { ("HTTPS", "HTTPS") } else { ("TLS", "TLS by this protocol") };
             if let Some(origin) = tls {
                 let why = format!(
-                    "check-ssl: there is no {secure} in checks; see `healthcheck.port` for a plain port"
+                    "check-ssl: there is no {secure} in checks of an upstream without `tls`; see `healthcheck.port` for a plain port"
                 );
                 findings.add(origin, why);
                 entry.set("healthcheck.type", "tls", origin).differs(format!("HAProxy asked over {what}"));

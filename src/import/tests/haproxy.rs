@@ -1,7 +1,7 @@
 //! `haproxy.cfg`.
 
 use super::*;
-use crate::config::{BackendAlpn, OverLimit, TlsVersion};
+use crate::config::{BackendAlpn, CheckKind, OverLimit, TlsVersion};
 
 #[track_caller]
 fn haproxy(text: &str) -> (Config, Import) {
@@ -104,6 +104,32 @@ tcp-check expect rstring ^x"#;
     {
         assert!(yaml.contains(words), "{words} is not in\n{yaml}");
     }
+}
+
+#[test]
+fn checks_go_through_tls_where_sessions_do() {
+    let import = |rules: &str, server: &str| {
+        haproxy(&format!("listen a\nbind :1\n{rules}server b 10.0.0.1:1 check {server}\n"))
+    };
+    let kind = |rules: &str, server: &str| {
+        let (config, import) = import(rules, server);
+        assert!(import.left_out.is_empty(), "{:?}", import.left_out);
+        config.upstreams[0].healthcheck.as_ref().expect("it is on").kind.clone()
+    };
+    let ssl = "ssl verify none";
+    assert!(matches!(kind("option httpchk\n", ssl), CheckKind::Http(_)));
+    assert!(matches!(kind("option httpchk\n", &format!("{ssl} check-ssl")), CheckKind::Http(_)));
+    assert!(matches!(kind("option redis-check\n", ssl), CheckKind::Redis));
+    assert!(matches!(kind("", ssl), CheckKind::Tls { .. }));
+    assert!(matches!(kind("", ""), CheckKind::Tcp));
+    let (config, without) = import("option httpchk\n", "check-ssl");
+    assert!(matches!(
+        config.upstreams[0].healthcheck.as_ref().expect("it is on").kind,
+        CheckKind::Tls { .. }
+    ));
+    reported(&without, 4, "there is no HTTPS in checks of an upstream without `tls`");
+    let (_, other_port) = import("option httpchk\n", &format!("{ssl} port 8080"));
+    reported(&other_port, 4, "those of HAProxy at another port do not");
 }
 
 #[test]

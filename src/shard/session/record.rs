@@ -12,6 +12,7 @@ use crate::shard::sessions::Session;
 use crate::shard::state::Shard;
 use crate::shard::upstream::Upstream;
 use crate::telemetry::access_log::{AccessLogger, AccessRecord, End};
+use crate::tls::Agreed;
 
 /// A session: its client, what it belongs to, and why it ended. Dropping it counts the close and gives back
 /// its permit.
@@ -226,6 +227,7 @@ impl Record {
             retries: session.retries.get(),
             ahead: session.ahead.get(),
             server_name: self.hello().and_then(ClientHello::server_name).map(Into::into),
+            tls: self.client.with_agreed(Agreed::of).flatten(),
             client_info: if wants_info { self.client.with(net::tcp_info) } else { None },
             backend_info,
         };

@@ -13,6 +13,7 @@ use crate::base::{BackendId, ListenerId, Moment, UpstreamId};
 use crate::config::AccessFormat;
 use crate::net::TcpInfo;
 use crate::telemetry::counters::ShardCounters;
+use crate::tls::Agreed;
 use crate::upstream::{Current, SharedUpstream, Snapshot};
 
 /// What the numbers of a record stand for, and how many sessions there are now.
@@ -159,7 +160,7 @@ impl Scene {
             (None, None) => write!(line, "-1/-1/{total}")?,
         }
         let [who, when] = record.end.letters().map(char::from);
-        writeln!(
+        write!(
             line,
             " {} {who}{when} {process}/{active}/{upstream_now}/{backend_now}/{} 0/{} up={} core={} id={}",
             record.to_client,
@@ -168,7 +169,12 @@ impl Scene {
             record.to_backend,
             self.cpu(record),
             record.id,
-        )
+        )?;
+        if let Some(tls) = record.tls {
+            write!(line, " tls={}", tls.version())?;
+        }
+        line.push('\n');
+        Ok(())
     }
 
     fn json<'a>(&'a self, record: &'a AccessRecord) -> JsonRecord<'a> {
@@ -192,6 +198,7 @@ impl Scene {
             reason: record.end.name(),
             retries: record.retries,
             sni: record.server_name.as_deref(),
+            tls: record.tls.map(Into::into),
             client_tcp: record.client_info.map(Into::into),
             backend_tcp: record.backend_info.map(Into::into),
         }
@@ -218,8 +225,23 @@ struct JsonRecord<'a> {
     retries: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     sni: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<JsonTls>,
     client_tcp: Option<JsonTcp>,
     backend_tcp: Option<JsonTcp>,
+}
+
+#[derive(Serialize)]
+struct JsonTls {
+    version: &'static str,
+    cipher: String,
+    resumed: bool,
+}
+
+impl From<Agreed> for JsonTls {
+    fn from(agreed: Agreed) -> Self {
+        Self { version: agreed.version(), cipher: agreed.cipher(), resumed: agreed.resumed }
+    }
 }
 
 #[derive(Serialize)]

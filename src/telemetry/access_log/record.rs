@@ -5,6 +5,7 @@ use crate::base::{
     BackendId, ClientAddress, CloseReason, DenyReason, ListenerId, Moment, SessionPhase, ShardId, UpstreamId,
 };
 use crate::net::TcpInfo;
+use crate::tls::Agreed;
 
 /// A session that has ended, or a connection that was denied.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +44,8 @@ pub struct AccessRecord {
     pub ahead: u16,
     /// The host that a client of TLS has asked for, if that was read.
     pub server_name: Option<Box<str>>,
+    /// What the client has agreed on with us in TLS.
+    pub tls: Option<Agreed>,
     /// What the kernel knew of the client's connection.
     pub client_info: Option<TcpInfo>,
     /// What the kernel knew of the backend's connection.
@@ -106,6 +109,7 @@ impl AccessRecord {
             retries: 0,
             ahead: 0,
             server_name: None,
+            tls: None,
             client_info: None,
             backend_info: None,
         }

@@ -1,13 +1,17 @@
 //! Set-up: the binary with an access log, and sessions that end in all kinds of ways. Claim: each has its record, which
 //! says what happened to it, and sessions go on whatever becomes of the log.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rustls::version::{TLS12, TLS13};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, Process, ProcessBuilder, Reserved, V4, backend, eventually, expect_reset, process,
+    AUTHORITY, Client, Process, ProcessBuilder, Reserved, TlsClient, V4, backend, eventually, expect_reset,
+    process,
 };
 
 /// A file for an access log.
@@ -51,7 +55,11 @@ fn lines(path: &Path) -> Vec<String> {
 }
 
 fn of(client: &Client) -> impl Fn(&str) -> bool + use<> {
-    let address = client.address().to_string();
+    of_address(client.address())
+}
+
+fn of_address(address: SocketAddr) -> impl Fn(&str) -> bool + use<> {
+    let address = address.to_string();
     move |line| line.contains(&address)
 }
 
@@ -124,6 +132,47 @@ fn record_of_json_has_what_tcp_knows_of_both_sides() {
         ["connect_seconds", "duration_seconds"].map(|key| record[key].as_f64().unwrap());
     assert!(connect > 0.0 && connect <= duration, "{record:#}");
     assert!(record["time"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{record:#}");
+}
+
+#[test]
+fn record_has_what_the_client_has_agreed_on_in_tls() {
+    for (format, version) in [("json", &TLS13), ("json", &TLS12), ("tcplog", &TLS13)] {
+        let (target, only) = (Target::new(), backend().echo().start());
+        let process = process()
+            .backends([&only])
+            .tls(&AUTHORITY.listener(""))
+            .section(&target.section(&format!("access_format: {format}")))
+            .start();
+        let settings = Arc::new(AUTHORITY.client(version, None));
+        for resumed in [false, true] {
+            let mut client = TlsClient::connect(&settings, process.address(), "a.example").unwrap();
+            let is_ours = of_address(client.0.sock.local_addr().unwrap());
+            // Tickets come with the echo.
+            client.echo(b"hello").unwrap();
+            client.end().unwrap();
+            client.receive_all().1.unwrap();
+            let line = target.records(1, is_ours).remove(0);
+            let expected = if version == &TLS13 { "TLSv1.3" } else { "TLSv1.2" };
+            if format == "tcplog" {
+                assert!(line.ends_with(&format!(" tls={expected}")), "{line}");
+                continue;
+            }
+            let record: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(
+                (&record["tls"]["version"], &record["tls"]["resumed"]),
+                (&expected.into(), &resumed.into()),
+                "{record:#}"
+            );
+            let cipher = record["tls"]["cipher"].as_str().unwrap();
+            let begin = if version == &TLS13 { "TLS_AES_" } else { "TLS_ECDHE_" };
+            assert!(cipher.starts_with(begin), "{record:#}");
+        }
+        // Nothing was agreed on.
+        let plain = process.client();
+        plain.send(b"no hello of TLS, as long as a record").unwrap();
+        let line = target.records(1, of(&plain)).remove(0);
+        assert!(!line.contains("tls") && line.contains("PR"), "{line}");
+    }
 }
 
 #[test]

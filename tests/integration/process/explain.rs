@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::Value;
 
-use crate::support::{Asked, Backend, Client, ProcessBuilder, backend, eventually, expect_reset, process};
+use crate::support::{
+    AUTHORITY, Asked, Backend, Client, ProcessBuilder, backend, eventually, expect_reset, process,
+};
 
 fn explained(asked: &Asked, client: &str) -> Value {
     let reply = asked.socket.get(&format!("/v1/explain?client={client}"));
@@ -239,4 +241,42 @@ fn question_that_is_none_is_refused_with_a_remedy() {
     for client in ["127.0.0.1", "127.0.0.1:80", "%5B::1%5D:80", "::1", "unix:"] {
         assert!(explained(&asked, client)["backend"].is_string(), "{client}");
     }
+}
+
+#[test]
+fn certificate_that_a_client_gets_is_named_and_whether_it_needs_one() {
+    let only = backend().echo().name("a").start();
+    let both = |keys: &str| {
+        let entries = [AUTHORITY.entry("a.example"), AUTHORITY.entry("b.example")].join(", ");
+        format!("tls: {{certificates: [{entries}]{keys}}}")
+    };
+    let ca = AUTHORITY.path("ca.pem").display().to_string();
+    for (keys, needed) in [
+        (String::new(), "the client needs no certificate".to_owned()),
+        (
+            format!(", client_ca: {ca}"),
+            format!("the client needs a certificate that comes from a CA in {ca}"),
+        ),
+    ] {
+        let asked = Asked::start(process().backends([&only]).tls(&both(&keys)));
+        for (query, begin, file) in [
+            ("", "a client without a name gets ", "a.example"),
+            ("&sni=b.example", "a client that asks for b.example gets ", "b.example"),
+            ("&sni=B.Example", "a client that asks for b.example gets ", "b.example"),
+            (
+                "&sni=c.example",
+                "no certificate is for c.example, so the client gets the first one: ",
+                "a.example",
+            ),
+        ] {
+            let explanation = explained(&asked, &format!("127.0.0.1{query}"));
+            let verdict = verdicts(&explanation, "tls.certificates");
+            let path = AUTHORITY.path(&format!("{file}.pem")).display().to_string();
+            assert!(verdict.starts_with(&format!("{begin}{path} ({file} until ")), "{verdict}");
+            assert_eq!(verdicts(&explanation, "tls.client_ca"), needed);
+            assert_eq!(explanation["backend"], "a", "{explanation}");
+        }
+    }
+    let asked = Asked::start(process().backends([&only]));
+    assert_eq!(verdicts(&explained(&asked, "127.0.0.1&sni=b.example"), "tls.certificates"), "");
 }

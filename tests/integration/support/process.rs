@@ -2,18 +2,24 @@
 
 #![expect(unsafe_code, reason = "kill(2) and prlimit(2) have no safe wrapper in the crates we use")]
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::version::TLS13;
 use socket2::Socket;
 use tempfile::TempDir;
 
 use super::config::Config;
-use super::{Backend, Client, PATIENCE, Reserved, StoppedThread, eventually, forbid, holds_within};
+use super::{
+    AUTHORITY, Backend, Client, PATIENCE, Reserved, StoppedThread, TlsClient, eventually, forbid,
+    holds_within,
+};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ringway");
 /// Its configuration, in the folder of the process.
@@ -32,6 +38,7 @@ pub struct Builder {
     also_on_unix: bool,
     has_own_binary: bool,
     is_pid_1: bool,
+    speaks_tls: bool,
 }
 
 /// Listening sockets that a service manager has made on the address of the listener, and keeps.
@@ -56,6 +63,7 @@ pub fn process() -> Builder {
         also_on_unix: false,
         has_own_binary: false,
         is_pid_1: false,
+        speaks_tls: false,
     }
 }
 
@@ -93,6 +101,12 @@ impl Builder {
     pub fn listener(mut self, line: &str) -> Self {
         self.config.listener(line);
         self
+    }
+
+    /// A line of the listener, by which its clients speak TLS with `a.example`.
+    pub fn tls(mut self, line: &str) -> Self {
+        self.speaks_tls = true;
+        self.listener(line)
     }
 
     /// A line of the upstream.
@@ -197,6 +211,7 @@ impl Builder {
             folder,
             handed,
             is_pid_1: self.is_pid_1,
+            speaks_tls: self.speaks_tls,
             port,
             arguments: self.arguments,
             environment: self.environment,
@@ -223,6 +238,7 @@ pub struct Process {
     handed: Vec<Socket>,
     /// Whether the child is unshare(1), and it the child of that.
     is_pid_1: bool,
+    speaks_tls: bool,
     stderr_file: PathBuf,
     yaml: String,
 }
@@ -266,12 +282,23 @@ impl Process {
     fn await_service(&mut self) {
         let served = holds_within(PATIENCE, || {
             assert!(self.child().try_wait().unwrap().is_none(), "it ended: {}\n{}", self.log(), self.yaml);
-            // To its end, so that no session is left of it: the one shard has ended it before it serves the
-            // next one.
-            Client::connect(self.address())
-                .is_ok_and(|client| client.echo(b"ready?").is_ok() && client.finish().is_ok())
+            self.serves().is_ok()
         });
         assert!(served, "it serves: {}\n{}", self.log(), self.yaml);
+    }
+
+    /// One session to its end, so that nothing is left of it: the one shard has ended it before it serves the next one.
+    fn serves(&self) -> io::Result<()> {
+        if self.speaks_tls {
+            let settings = Arc::new(AUTHORITY.client(&TLS13, Some("client")));
+            let mut client = TlsClient::connect(&settings, self.address(), "a.example")?;
+            client.echo(b"ready?")?;
+            client.end()?;
+            return client.receive_all().1;
+        }
+        let client = Client::connect(self.address())?;
+        client.echo(b"ready?")?;
+        client.finish()
     }
 
     fn child(&mut self) -> &mut Child {

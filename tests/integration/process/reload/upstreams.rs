@@ -1,5 +1,8 @@
 //! Upstreams and backends that come, go and change.
 
+use std::slice;
+use std::sync::Arc;
+
 use ringway::base::CloseReason;
 use ringway::upstream::Health;
 
@@ -7,7 +10,10 @@ use super::{
     CALM, One, await_waiting, backend_status, count, entries, file, listener, listener_status, named, names,
     next, start, under_connects, upstream, visit,
 };
-use crate::support::{Backend, Balancer, Client, Reserved, V4, backend, eventually, is_reset};
+use crate::support::{
+    AUTHORITY, Authority, Backend, Balancer, Client, Reserved, Talk, V4, backend, eventually, is_reset,
+    talk_tls,
+};
 
 #[test]
 fn added_backend_takes_sessions_and_removed_one_keeps_its_open_one() {
@@ -288,6 +294,48 @@ fn changed_address_is_judged_afresh_and_old_sessions_stay() {
     let status = balancer.status();
     assert_eq!(status.upstreams[0].backends[0].addresses, [dead.address().to_string()]);
     open.finish().unwrap();
+}
+
+#[test]
+fn checks_go_by_the_tls_of_the_newest_file() {
+    let config = Arc::new(AUTHORITY.server("a.example", false));
+    let answer = |talk: &mut dyn Talk| {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.resize(request.len() + 1, 0);
+            talk.read_exact(request.last_mut().map(slice::from_mut).unwrap())?;
+        }
+        talk.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+        talk.flush()
+    };
+    let backend = backend().name("x").serve(move |connection| talk_tls(&config, connection, answer)).start();
+    let (port, stranger) = (Reserved::at(V4), Authority::new());
+    let written = |tls: &str| {
+        let check = "{type: http, path: /, interval: 20ms, fast_interval: 20ms, fall: 1, rise: 1}";
+        let keys = format!("outlier: off, healthcheck: {check}, {tls}");
+        file("cores: 1", &[listener("l", port.address(), "u")], &[upstream("u", &keys, &[backend.entry()])])
+    };
+    let of = |authority: &Authority, name: &str| {
+        format!("tls: {{ca: {}, server_name: {name}}}", authority.path("ca.pem").display())
+    };
+    let mut balancer = start(&written(&of(&AUTHORITY, "a.example")));
+    assert_eq!(balancer.health(), [Health::Up]);
+    for (tls, words) in [
+        (of(&AUTHORITY, "b.example"), "the certificate is for a.example, not for b.example"),
+        (
+            of(&stranger, "a.example"),
+            "the certificate was changed, or comes from another CA of the same name as in `ca`",
+        ),
+        ("tls: off".to_owned(), "no HTTP response"),
+    ] {
+        balancer.reloads(&written(&tls));
+        balancer.await_health(0, Health::Down);
+        let status = backend_status(&balancer, "u", "x").unwrap();
+        let message = status.checks.unwrap().last.unwrap().message;
+        assert!(message.contains(words), "{message}");
+        balancer.reloads(&written(&of(&AUTHORITY, "a.example")));
+        balancer.await_health(0, Health::Up);
+    }
 }
 
 #[test]
