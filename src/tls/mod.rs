@@ -9,7 +9,8 @@
 //! One provider of cryptography, aws-lc-rs, stands behind all of it.
 //!
 //! Invariants: no key is ever part of a text; a ticket of one listener opens at no other one, nor once the listener asks
-//! for other client certificates; no secret of a ticket older than two epochs exists.
+//! for other client certificates; a handshake leaves no secret of tickets that
+//! is older than two epochs.
 //!
 //! Left out: files, which `config` has checked; sockets.
 

@@ -9,7 +9,7 @@ use super::failures::{Failures, OnReport, Thresholds};
 use crate::admission::{Limit, Queue, RetryBudget};
 use crate::base::{BackendId, UpstreamId};
 use crate::config::{Backend, Config, Upstream};
-use crate::tls::{BackendTls, ClientSettings, Unusable};
+use crate::tls::{BackendTls, ClientSettings};
 
 /// An upstream in one generation of the configuration. It takes over the live state of the generation before.
 pub struct SharedUpstream {
@@ -56,9 +56,8 @@ impl SharedUpstream {
         shards: usize,
         on_report: Option<&OnReport>,
         (previous, goes_on): (Option<&Self>, bool),
-    ) -> Result<Arc<Self>, Unusable> {
+    ) -> Self {
         let upstream = &config.upstreams[position];
-        let tls = tls(upstream, previous.and_then(Self::tls))?;
         // A removed backend keeps what its sessions hold, for the case that it comes back.
         let mut backends = previous.map_or_else(Vec::new, |previous| previous.backends.clone());
         backends.resize(given, None);
@@ -96,7 +95,7 @@ impl SharedUpstream {
         });
         let mut positions = vec![None; given];
         numbers.iter().enumerate().for_each(|(at, number)| positions[number.index()] = Some(at));
-        Ok(Arc::new(Self {
+        Self {
             id,
             config: Arc::clone(config),
             position,
@@ -108,8 +107,13 @@ impl SharedUpstream {
             queue,
             retry_budget: kept.and_then(|previous| previous.retry_budget.clone()).or_else(budget),
             failures,
-            tls,
-        }))
+            tls: None,
+        }
+    }
+
+    /// Returns it with what handshakes with its backends need.
+    pub(super) fn with_tls(self, tls: Option<Arc<ClientSettings>>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Returns the number of the upstream, which stays the same for the life of the process.
@@ -251,14 +255,4 @@ impl SharedUpstream {
     pub fn queue_length(&self) -> usize {
         self.queue.len()
     }
-}
-
-/// Returns the settings of TLS of an upstream, of which those of the version before may go on.
-fn tls(
-    upstream: &Upstream,
-    before: Option<&Arc<ClientSettings>>,
-) -> Result<Option<Arc<ClientSettings>>, Unusable> {
-    let new =
-        |tls| ClientSettings::new(&upstream.name, tls, &upstream.backends, before.map(|before| &**before));
-    upstream.tls.as_ref().map(new).transpose().map(|settings| settings.map(Arc::new))
 }

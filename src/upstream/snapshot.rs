@@ -9,7 +9,7 @@ use super::shared::SharedUpstream;
 use crate::admission::{ListenerState, SharedListener};
 use crate::base::{BackendId, BackendKey, ListenerId, UpstreamId};
 use crate::config::{self, Config};
-use crate::tls::{ServerSettings, Tickets, Unusable};
+use crate::tls::{ClientSettings, ServerSettings, Tickets, Unusable};
 
 /// See the module documentation. A snapshot never changes: the next generation is another snapshot, and a
 /// session keeps the one it began with.
@@ -77,9 +77,19 @@ impl Snapshot {
         let mut names = previous.map_or_else(Names::default, |previous| previous.names.clone());
         let listeners = config.listeners.iter().map(|listener| names.listener(&listener.name));
         let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
+        let ids = config.upstreams.iter().map(|upstream| names.upstream(&upstream.name));
+        let ids = ids.collect::<Result<Vec<_>, _>>()?;
+        // First of all, because it may fail, and from then on there are effects on what runs.
+        let server_tls = listeners.iter().zip(&config.listeners);
+        let server_tls = server_tls.map(|(id, listener)| server_tls_of(*id, listener, previous, &tickets));
+        let server_tls = server_tls.collect::<Result<Vec<_>, _>>()?;
+        let client_tls = ids.iter().zip(&config.upstreams);
+        let client_tls = client_tls.map(|(id, upstream)| client_tls_of(*id, upstream, previous));
+        let client_tls = client_tls.collect::<Result<Vec<_>, _>>()?;
         let (mut upstreams, mut reused) = (Vec::new(), Vec::new());
-        for (position, upstream) in config.upstreams.iter().enumerate() {
-            let id = names.upstream(&upstream.name)?;
+        for ((position, upstream), (id, tls)) in
+            config.upstreams.iter().enumerate().zip(ids.into_iter().zip(client_tls))
+        {
             let kept = previous.and_then(|previous| previous.upstream(id));
             if let Some(kept) = kept.filter(|kept| kept.config() == upstream) {
                 upstreams.push(Arc::clone(kept));
@@ -94,12 +104,14 @@ impl Snapshot {
             reused.extend(own.into_iter().map(|backend| BackendKey { upstream: id, backend }));
             let numbers = (numbers, names.given(id));
             let kept = (kept.as_deref(), goes_on);
-            upstreams.push(SharedUpstream::build(id, numbers, (&config, position), shards, on_report, kept)?);
+            let built = SharedUpstream::build(id, numbers, (&config, position), shards, on_report, kept);
+            upstreams.push(Arc::new(built.with_tls(tls)));
         }
         let shared_listeners = listeners.iter().zip(&config.listeners);
-        let shared_listeners = shared_listeners
-            .map(|(id, listener)| shared_listener(*id, listener, previous, &tickets).map(Arc::new))
-            .collect::<Result<Vec<_>, _>>()?;
+        let shared_listeners: Vec<_> = shared_listeners
+            .zip(server_tls)
+            .map(|((id, listener), tls)| Arc::new(shared_listener(*id, listener, previous).with_tls(tls)))
+            .collect();
         let mut listener_states =
             previous.map_or_else(BTreeMap::new, |previous| previous.listener_states.clone());
         listener_states.retain(|_, state| state.strong_count() > 0);
@@ -218,17 +230,36 @@ fn shared_listener(
     id: ListenerId,
     listener: &config::Listener,
     previous: Option<&Snapshot>,
-    tickets: &Arc<Tickets>,
-) -> Result<SharedListener, Unusable> {
+) -> SharedListener {
     let before = previous.and_then(|previous| previous.shared_listener(id)).map(|before| &**before);
     let state = previous.and_then(|previous| previous.listener_states.get(&id)?.upgrade());
-    let same = |tls: &&Arc<ServerSettings>| listener.tls.as_ref() == Some(tls.of());
-    let kept = before.and_then(SharedListener::tls).filter(same).cloned();
-    let tls = match (&listener.tls, kept) {
-        (Some(tls), None) => Some(Arc::new(ServerSettings::new(&listener.name, tls, tickets)?)),
-        (_, kept) => kept,
-    };
-    Ok(SharedListener::new(id, listener, before, state).with_tls(tls))
+    SharedListener::new(id, listener, before, state)
+}
+
+/// Returns what handshakes with the clients of a listener need: what they needed before, if nothing has changed.
+fn server_tls_of(
+    id: ListenerId,
+    listener: &config::Listener,
+    previous: Option<&Snapshot>,
+    tickets: &Arc<Tickets>,
+) -> Result<Option<Arc<ServerSettings>>, Unusable> {
+    let Some(tls) = &listener.tls else { return Ok(None) };
+    let before = previous.and_then(|previous| previous.shared_listener(id)?.tls());
+    match before.filter(|before| before.of() == tls) {
+        Some(before) => Ok(Some(Arc::clone(before))),
+        None => ServerSettings::new(&listener.name, tls, tickets).map(Arc::new).map(Some),
+    }
+}
+
+/// Returns what handshakes with the backends of an upstream need; what they needed before may go on.
+fn client_tls_of(
+    id: UpstreamId,
+    upstream: &config::Upstream,
+    previous: Option<&Snapshot>,
+) -> Result<Option<Arc<ClientSettings>>, Unusable> {
+    let Some(tls) = &upstream.tls else { return Ok(None) };
+    let before = previous.and_then(|previous| previous.upstream(id)?.tls()).map(|before| &**before);
+    ClientSettings::new(&upstream.name, tls, &upstream.backends, before).map(Arc::new).map(Some)
 }
 
 /// The snapshot of the generation that runs, for threads that only look now and then.
