@@ -149,7 +149,7 @@ pub struct ZonedAddress {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ListenerTimeouts {
-    /// Longest time from the accept until the PROXY header is complete, and the ClientHello where it is read.
+    /// Longest time from the accept until PROXY header, ClientHello and TLS handshake are complete, where there are such.
     #[serde(serialize_with = "text::duration")]
     pub handshake: Duration,
     /// Longest time in which no byte moves on the client's socket; see "Idle limits".
