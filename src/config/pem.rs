@@ -155,6 +155,8 @@ pub(super) fn stale(shown: &str, lists: &[CertificateRevocationListDer<'_>], now
 
 /// Returns the key in a file.
 fn key(shown: &str, content: &[u8]) -> Read<PrivateKeyDer<'static>> {
+    // Editors of other systems put it there.
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     let has = |word: &str| content.windows(word.len()).any(|window| window == word.as_bytes());
     if has("ENCRYPTED") {
         return Err(format!(
@@ -188,6 +190,7 @@ fn sections<T: PemObject>(shown: &str, content: &[u8], what: &str) -> Read<Vec<T
     }
     let others = [
         ("CERTIFICATE REQUEST", "a request; have a CA sign it, and name the certificate that comes back"),
+        ("TRUSTED CERTIFICATE", "one in OpenSSL's own format; convert it: `openssl x509 -in OLD -out NEW`"),
         ("PRIVATE KEY", "a private key"),
         ("X509 CRL", "a list of revoked certificates"),
         ("CERTIFICATE", "a certificate"),

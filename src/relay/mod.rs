@@ -232,8 +232,8 @@ impl Relay {
     /// Returns whether bytes were received that were not delivered.
     #[must_use]
     pub fn holds_bytes(&self, sides: Sides<'_>) -> bool {
-        sides.client.received() > 0
-            || sides.backend.received() > 0
+        sides.client.holds_bytes()
+            || sides.backend.holds_bytes()
             || self.to_backend.is_sending()
             || self.to_client.is_sending()
     }
@@ -281,7 +281,8 @@ impl Relay {
             }
             self.to_client.pass_on_end(backend, client);
         }
-        if std::mem::take(&mut self.to_backend.moved) | std::mem::take(&mut self.to_client.moved) {
+        let in_part = client.take_moved() | backend.take_moved();
+        if std::mem::take(&mut self.to_backend.moved) | std::mem::take(&mut self.to_client.moved) | in_part {
             self.moved = sides.now();
             self.queued = 0;
         }

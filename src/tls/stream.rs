@@ -165,6 +165,12 @@ impl Stream {
         self.drop_processed(start, spares);
         // Everything that was complete had to be decrypted first.
         self.waits = false;
+        if matches!(written, Err(Error::EncryptError)) {
+            // The keys are used up, which TLS 1.2 cannot change. The end that waits to be told would make what is cut off here
+            // look complete.
+            self.error = Some(Error::EncryptError);
+            self.outgoing = Outgoing::default();
+        }
         written
     }
 
@@ -258,6 +264,12 @@ impl Stream {
     #[must_use]
     pub fn waits(&self) -> bool {
         self.waits
+    }
+
+    /// Returns whether a part of a record has come, as far as was fed.
+    #[must_use]
+    pub fn has_part(&self) -> bool {
+        !self.incoming.is_empty() && !self.waits
     }
 
     /// Returns whether the peer has said that its stream ends here; there may be plaintext before it.

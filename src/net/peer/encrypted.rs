@@ -58,6 +58,18 @@ struct State {
     is_over: bool,
     /// Whether the peer's stream has ended in TCP and not in TLS.
     is_unended: bool,
+    /// Whether bytes have come, decrypted or not, since this flag was last read.
+    has_moved: bool,
+}
+
+impl State {
+    /// Sends what TLS answers by itself, as far as there is room at once; the rest goes with the next bytes.
+    fn flush_answers(&mut self, socket: &Socket) {
+        if self.sending.is_none() && !self.is_over && self.stream.has_outgoing() {
+            // A failure shows in the next receive.
+            let _ = flush(&mut self.stream, socket);
+        }
+    }
 }
 
 /// Plaintext that is on its way out in records.
@@ -95,6 +107,7 @@ impl Encrypted {
             discards: false,
             is_over: false,
             is_unended: false,
+            has_moved: false,
         };
         Self { role, pace, state: RefCell::new(state) }
     }
@@ -102,19 +115,27 @@ impl Encrypted {
     /// Decrypts what has come, as far as it may be held.
     fn pump(&self, socket: &Socket) -> RefMut<'_, State> {
         let mut state = self.state.borrow_mut();
+        self.decrypt(&mut state, socket);
+        // What TLS answers by itself, as to a renegotiation, may not wait for the next bytes.
+        state.flush_answers(socket);
+        state
+    }
+
+    fn decrypt(&self, state: &mut State, socket: &Socket) {
         loop {
             let discards = state.discards;
             let stream = &mut state.stream;
             if discards || stream.is_closed() || stream.error().is_some() {
                 // What comes after the end of TLS is no part of the stream.
-                socket.discard_received();
-                return state;
+                return socket.discard_received();
             }
             let before = stream.plaintext().len();
             let comes = socket.received();
             if before >= PLAINTEXT_MOST || (comes == 0 && !stream.waits()) {
-                return state;
+                return;
             }
+            state.has_moved |= comes > 0;
+            let stream = &mut state.stream;
             let spares = socket.ring().spares();
             if !stream.waits() {
                 stream.feed(comes, spares, |bytes| socket.take_received_into(bytes));
@@ -170,8 +191,10 @@ impl Encrypted {
             Some(End::Clean) if socket.received() > 0 || state.stream.waits() => None,
             Some(End::Clean) => {
                 state.is_unended = true;
+                // Not even a client ends within a record.
+                let is_cut = self.role == Role::Backend || state.stream.has_part();
                 let reset = || errno_of(&io::Error::from_raw_os_error(libc::ECONNRESET));
-                Some(if self.role == Role::Backend { End::Failed(reset()) } else { End::Clean })
+                Some(if is_cut { End::Failed(reset()) } else { End::Clean })
             }
             end => end,
         }
@@ -183,6 +206,16 @@ impl Encrypted {
         state.stream.error().is_some()
             || state.is_unended && self.role == Role::Backend
             || socket.has_failed()
+    }
+
+    /// Returns whether bytes have come since the last call, which may be a part of a record.
+    pub(super) fn take_moved(&self) -> bool {
+        std::mem::take(&mut self.state.borrow_mut().has_moved)
+    }
+
+    /// Returns whether a part of a record has come.
+    pub(super) fn holds_part(&self) -> bool {
+        self.state.borrow().stream.has_part()
     }
 
     /// Returns why TLS failed, if it did.
@@ -272,10 +305,11 @@ impl Encrypted {
             Sent::Failed { bytes, error } => (Sent::Failed { bytes: sending.report(bytes), error }, false),
         };
         let has_sent = sending.reported > 0;
+        state.has_sent |= has_sent;
         if is_done {
             state.sending = None;
+            state.flush_answers(socket);
         }
-        state.has_sent |= has_sent;
         sent
     }
 

@@ -80,6 +80,18 @@ impl Peer {
         self.tls.as_ref().is_some_and(|tls| tls.is_unended())
     }
 
+    /// Returns whether a part of a record of TLS has come since the last call: bytes that moved, and are not received yet.
+    #[must_use]
+    pub fn take_moved(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.take_moved())
+    }
+
+    /// Returns whether there are bytes that were not taken, be it a part of a record.
+    #[must_use]
+    pub fn holds_bytes(&self) -> bool {
+        self.received() > 0 || self.tls.as_ref().is_some_and(|tls| tls.holds_part())
+    }
+
     /// Returns why TLS failed, if it did.
     #[must_use]
     pub fn tls_error(&self) -> Option<rustls::Error> {

@@ -56,7 +56,8 @@ fn serve(mut record: Record) -> impl Future<Output = ()> {
         if let Err(reason) = record.admit() {
             return record.deny(reason);
         }
-        if let Some(silence) = record.listener.config().client_first
+        let has_tls = record.listener.shared.tls().is_some();
+        if let Some(silence) = record.listener.config().client_first.filter(|_| !has_tls)
             && let Err(reason) = Box::pin(door::await_first_byte(&record, silence)).await
         {
             return record.turn_away(reason);
@@ -73,6 +74,12 @@ fn serve(mut record: Record) -> impl Future<Output = ()> {
             let shaken = Box::pin(handshake::shake_hands(&mut record, settings));
             if let Err(reason) = shaken.await {
                 return record.end_handshake(reason);
+            }
+            // The client's first byte is one of plaintext.
+            if let Some(silence) = record.listener.config().client_first
+                && let Err(reason) = Box::pin(door::await_first_byte(&record, silence)).await
+            {
+                return record.turn_away(reason);
             }
         }
         let mut opening = Box::new(Opening::new(&record));

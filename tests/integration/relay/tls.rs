@@ -1,7 +1,7 @@
 //! Set-up: TLS with clients, with backends, or with both. Claim: the streams are those without TLS, ends and resets
 //! included; whoever does not get through the handshake is told, and counted by its reason.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -543,4 +543,51 @@ fn backend_that_refuses_us_after_the_handshake_is_counted() {
     assert!(client.receive_all().1.is_err());
     let failures = || balancer.status().upstreams[0].backends[0].totals.connect_failures;
     eventually("it is counted", || failures()[ConnectFailure::Tls.index()] == 1);
+}
+
+/// The records of these bytes, which the caller sends.
+fn records(client: &mut TlsClient, bytes: &[u8]) -> Vec<u8> {
+    let mut records = Vec::new();
+    client.0.conn.writer().write_all(bytes).unwrap();
+    client.0.conn.write_tls(&mut records).unwrap();
+    records
+}
+
+/// An upload that was cut off must not look complete, and half a record is certainly cut off.
+#[test]
+fn client_that_ends_within_a_record_resets_its_backend() {
+    let backend = backend().serve(|connection| connection.receive_exact(6).map(drop)).start();
+    let balancer = terminating(&backend).start();
+    let mut client = client(&balancer);
+    client.send(b"whole").unwrap();
+    let part = records(&mut client, b"half");
+    client.0.sock.write_all(&part[..part.len() - 1]).unwrap();
+    client.0.sock.shutdown(std::net::Shutdown::Write).unwrap();
+    balancer.await_closed(CloseReason::ClientReset, 1);
+    eventually("the backend is reset", || backend.failed() == 1);
+}
+
+#[test]
+fn parts_of_a_record_are_no_silence() {
+    let backend = backend().echo().start();
+    let balancer = terminating(&backend).listener("timeouts: {client_idle: 1s}").start();
+    let mut client = client(&balancer);
+    client.echo(b"hello").unwrap();
+    let all = records(&mut client, &bytes(10_000));
+    for part in all.chunks(1_300) {
+        client.0.sock.write_all(part).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(client.receive_exact(10_000).unwrap(), bytes(10_000));
+}
+
+#[test]
+fn backend_hears_of_no_client_that_says_nothing_behind_its_handshake() {
+    let backend = backend().echo().start();
+    let balancer = terminating(&backend).listener("client_first: 1s").start();
+    let mut silent = client(&balancer);
+    assert!(silent.receive_all().1.is_err());
+    balancer.await_closed(CloseReason::HandshakeTimeout, 1);
+    assert_eq!(backend.connections(), 0);
+    client(&balancer).echo(b"hello").unwrap();
 }
