@@ -128,7 +128,7 @@ start_nginx() {
 start_peers() {
     start_nginx
     # The pings of tls-flood.py wait for it, so nobody may hold it up.
-    start echo nice -n -10 python3 scripts/traffic.py echo "${PORT[p_echo]}"
+    start echo chrt --rr 1 python3 scripts/traffic.py echo "${PORT[p_echo]}"
     start cut python3 scripts/tls.py cut "$WORK/backend.pem" "$WORK/backend.key" "${PORT[p_cut]}"
     start count python3 scripts/tls.py count "${PORT[p_count]}"
     local name

@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-/// Time for handshakes in a turn. A plain session waits for two turns each way. A step that has begun is finished: a signature with RSA
-/// takes up to a few milliseconds.
-const HANDSHAKES: Duration = Duration::from_micros(500);
+/// Time for handshakes in a turn, for which a plain session may wait twice on the way there, and twice on the way back. A step
+/// that has begun is finished: a signature with RSA takes up to a few milliseconds.
+const HANDSHAKES: Duration = Duration::from_micros(250);
 /// Plaintext that is encrypted or decrypted in a turn, bytes: less than a millisecond with AES-GCM.
 const BYTES: u32 = 1 << 20;
 
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn each_turn_has_its_own_budget() {
         let pace = Pace::default();
-        pace.note_handshake(1, Duration::from_micros(499));
+        pace.note_handshake(1, Duration::from_micros(249));
         assert!(pace.may_shake_hands(1));
         pace.note_handshake(1, Duration::from_micros(1));
         assert!(!pace.may_shake_hands(1) && pace.may_move(1));
