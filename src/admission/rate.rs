@@ -18,14 +18,19 @@ pub struct Pace {
     tolerance: u64,
 }
 
+/// How long a thread may rest between its look at the clock and its event, in nanoseconds.
+const LATE: u64 = 1_000_000_000;
+
 impl Pace {
     /// Returns the state after an event at `now`, given the state before it; `None` if it is one too many.
     fn after(self, state: u64, now: Moment) -> Option<u64> {
         let now = nanos(now);
         let full = now.saturating_add(self.tolerance);
-        // No state of this pace is later than that of an event just now. One that is comes from a slower pace, before a reload,
-        // and would shut clients out for long: it counts as a burst that is used up.
-        let due = if state > full.saturating_add(self.interval) { full } else { state.max(now) };
+        // No state of this pace is later than that of an event just now. One that is much later comes from a slower pace, before
+        // a reload, and would shut clients out for long: it counts as a burst that is used up. One that is a little later
+        // comes from a thread whose clock was read after ours.
+        let latest = full.saturating_add(self.interval).saturating_add(LATE);
+        let due = if state > latest { full } else { state.max(now) };
         (due - now <= self.tolerance).then(|| due.saturating_add(self.interval))
     }
 }
@@ -161,7 +166,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     while clock.load(Relaxed) < 2_000_000 {
-                        let now = Moment(clock.fetch_add(20, Relaxed));
+                        let now = Moment(clock.fetch_add(1, Relaxed));
                         taken.fetch_add(u32::from(state.take(pace, now)), Relaxed);
                     }
                 });
