@@ -110,7 +110,7 @@ impl Wire<'_> {
     }
 
     fn deliver(&mut self, bytes: &[u8], most: usize) {
-        self.server.feed(self.spares, |incoming| incoming.extend(bytes));
+        self.server.feed(bytes.len(), self.spares, |incoming| incoming.extend(bytes));
         loop {
             let had_failed = self.server.error().is_some();
             self.server.process(most, self.spares);
@@ -262,7 +262,7 @@ fn feed(mut stream: Stream, input: &[u8], spares: &Spares) {
     let (piece, bytes) =
         input.split_first().map_or((1, input), |(first, rest)| (1 + usize::from(*first), rest));
     for part in bytes.chunks(piece) {
-        stream.feed(spares, |incoming| incoming.extend(part));
+        stream.feed(part.len(), spares, |incoming| incoming.extend(part));
         stream.process(usize::MAX, spares);
         assert!(stream.plaintext().is_empty(), "without a handshake there is none");
         spares.give(stream.take_outgoing());
