@@ -93,7 +93,8 @@ fn pattern(node: &Node) -> Read<String> {
     }
 }
 
-fn protocol(node: &Node) -> Read<String> {
+/// Reads the name of a protocol (ALPN).
+pub(super) fn protocol(node: &Node) -> Read<String> {
     let text = text(node)?;
     let is_one = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     match is_one {

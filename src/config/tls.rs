@@ -16,6 +16,7 @@ use super::model::{
 use super::pem::{self, Dated, Unfit};
 use super::report::quote;
 use super::section::{Read, Section};
+use super::sni::protocol;
 use super::text::{SAME, SYSTEM};
 use super::tree::{Node, Value};
 use super::values::{boolean, file_path, number, off_or, one_of, text};
@@ -236,15 +237,6 @@ fn crl_file(node: &Node, files: &Files) -> Read<CrlFile> {
         None => Vec::new(),
     };
     Ok(CrlFile { path, lists: lists.into() })
-}
-
-fn protocol(node: &Node) -> Read<String> {
-    let text = text(node)?;
-    let is_one = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    match is_one {
-        true => Ok(text.to_owned()),
-        false => Err(format!("{} is not the name of a protocol, as in `h2`", quote(text))),
-    }
 }
 
 fn backend_alpn(node: &Node) -> Read<BackendAlpn> {

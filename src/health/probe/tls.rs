@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{self, Instant};
 
 use crate::config::BackendAddress;
-use crate::tls::BackendTls;
+use crate::tls::{self, BackendTls};
 
 use super::connection::Connection;
 use super::error::ExchangeError;
@@ -81,7 +80,7 @@ async fn consent(stream: &mut SecuredStream, patience: Duration) -> Result<(), E
 }
 
 static CLIENT: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has ciphers for both versions")
         .dangerous()
@@ -126,7 +125,7 @@ impl ServerCertVerifier for AnyCertificate {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        tls::provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -160,7 +159,7 @@ mod tests {
         certificate.not_before = date_time_ymd(2000, 1, 1);
         certificate.not_after = date_time_ymd(2000, 1, 2);
         let certificate = certificate.self_signed(&key).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let config = ServerConfig::builder_with_provider(tls::provider())
             .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()

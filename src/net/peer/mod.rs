@@ -128,6 +128,7 @@ impl Peer {
     }
 }
 
+/// Connecting.
 impl Peer {
     /// Starts a connect; [`Self::poll_connected`] tells its end.
     pub fn start_connect(&self, address: socket2::SockAddr) {
