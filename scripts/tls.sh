@@ -25,7 +25,7 @@ RESUMPTIONS=100
 
 declare -A PORT
 assign_ports() {
-    local names=(web h2 alpn mutual strict other door echo plain counted
+    local names=(web h2 alpn mutual strict other door echo counted flood calm
         b_good b_name b_unknown b_expired b_client b_proxy b_cut
         n_http n_h2 n_tls n_expired n_client n_proxy p_echo p_cut p_count) ports name
     read -r -a ports < <(free_ports "${#names[@]}")
@@ -127,8 +127,7 @@ start_nginx() {
 
 start_peers() {
     start_nginx
-    # The pings of tls-flood.py wait for it, so nobody may hold it up.
-    start echo chrt --rr 1 python3 scripts/traffic.py echo "${PORT[p_echo]}"
+    start echo python3 scripts/traffic.py echo "${PORT[p_echo]}"
     start cut python3 scripts/tls.py cut "$WORK/backend.pem" "$WORK/backend.key" "${PORT[p_cut]}"
     start count python3 scripts/tls.py count "${PORT[p_count]}"
     local name
@@ -170,7 +169,6 @@ write_configuration() {
         listener other http "$both"
         listener door http "$both" ', timeouts: {handshake: 3s}'
         listener echo echo "$both"
-        listener plain echo
         listener counted counted "$both"
         for name in good name unknown expired client proxy cut; do listener "b_$name" "b_$name"; done
         printf 'upstreams:\n'
@@ -459,11 +457,25 @@ PYTHON
     ok "testssl.sh finds nothing of medium severity or above"
 }
 
+# A Ringway of one shard, with a core to itself: what the pings wait for is then the shard.
 claim_flood() {
-    python3 scripts/tls-flood.py "$WORK/authority.pem" "$SHOP" "${PORT[echo]}" "${PORT[plain]}" "${PORT[p_echo]}" >"$WORK/flood.log" 2>"$WORK/flood.err" ||
-        die "$(tail -n 20 "$WORK/flood.log" "$WORK/flood.err")"
-    local line
-    while read -r line; do ok "$line"; done <"$WORK/flood.log"
+    local cores line
+    read -r -a cores < <(python3 -c 'import os; print(*os.sched_getaffinity(0))')
+    {
+        printf 'runtime: {cores: 1}\nadmin: {listen_address: off, socket: off}\nlisteners:\n'
+        listener flood echo "certificates: [$(pair served)]"
+        listener calm echo
+        printf 'upstreams:\n'
+        upstream echo p_echo
+    } >"$WORK/flood.yaml"
+    start flood taskset -c "${cores[0]}" "$WORK/ringway" run -f "$WORK/flood.yaml"
+    wait_for 20 "Ringway" port_open "${PORT[calm]}" || die "$(tail -n 20 "$WORK/flood.log")"
+    # The pings wait for the echo, too, so nobody may hold it up.
+    taskset -cap "${cores[1]}" "$(<"$WORK/echo.pid")" >/dev/null
+    chrt --all-tasks --rr --pid 1 "$(<"$WORK/echo.pid")"
+    taskset -c "${cores[1]}" python3 scripts/tls-flood.py "$WORK/authority.pem" "$SHOP" "${PORT[flood]}" "${PORT[calm]}" "${PORT[p_echo]}" >"$WORK/pings.log" 2>"$WORK/pings.err" ||
+        die "$(tail -n 20 "$WORK/pings.log" "$WORK/pings.err")"
+    while read -r line; do ok "$line"; done <"$WORK/pings.log"
 }
 
 clean_up() {

@@ -8,7 +8,7 @@
 //! load compare ...                                        the same
 //! load backend --echo PORT --sink PORT --source PORT --both PORT
 //! load echo    --sessions N --bytes N --seconds S [--rate PER_SECOND] ADDRESS
-//! load connect --sessions N --bytes N --seconds S ADDRESS
+//! load connect --sessions N --bytes N | --message FILE --seconds S ADDRESS
 //! load storm   --sessions N --bytes N --seconds S --clients N ADDRESS
 //! load bulk    --sessions N --seconds S --direction to-backend|to-client|both [--until-stdin-ends] ADDRESS
 //! load idle    --sessions N ADDRESS                       until its stdin ends

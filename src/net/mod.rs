@@ -31,7 +31,7 @@ pub use listen::{
     listen_beside, take_all_hops, unlisten,
 };
 pub use options::{keep_alive, reset, try_options};
-pub use peer::{HandshakeError, Peer};
+pub use peer::{HandshakeError, Peer, poll_paced};
 pub use queue::{queued, unacknowledged};
 pub use steer::{steer_by_cpu, stop_steering};
 pub use tcp_info::{TcpInfo, tcp_info};

@@ -13,7 +13,7 @@ use crate::base::{Activity, Address, BackendId, CloseReason, ConnectFailure, Pla
 use crate::net::{self, HandshakeError, LocalFailure, Peer};
 use crate::tls;
 use crate::upstream::{ClientEnd, ClientState, Failure, WaitEnd};
-use crate::uring::{End, Receive, Timer};
+use crate::uring::{End, Place, Receive, Timer};
 
 /// Once a client that has no backend yet has sent this many bytes, nothing more is received from it.
 const SAID_BEFORE: usize = 16 << 10;
@@ -283,10 +283,10 @@ impl<'a> Wait<'a> {
             client.socket.consume(sent);
         }
         if let Some(settings) = upstream.tls(backend) {
-            let pace = &self.shard.tls_pace;
+            let (ring, pace) = (&self.shard.ring, (&*self.shard.tls_pace, &Place::default()));
             // It makes the keys of the handshake.
             let begin = || settings.begin(prelude.protocol.as_deref());
-            let begin = |context: &mut Context<'_>| socket.poll_paced(pace, context, begin);
+            let begin = |context: &mut Context<'_>| net::poll_paced(ring, pace, context, begin);
             let stream = std::future::poll_fn(|context| self.poll_step(context, begin)).await?;
             let stream = stream.map_err(|error| Failed::tls(HandshakeError::Tls(error)))?;
             prelude.header.iter().for_each(|header| socket.send(header.clone()));

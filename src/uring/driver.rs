@@ -116,7 +116,9 @@ impl Driver<'_> {
         if quiet && inner.tasks.get() == 0 && inner.core.borrow().slots.len() == 0 {
             return Poll::Ready(());
         }
-        let no_task_waits = inner.next_turn.borrow().is_empty() && inner.put_off.borrow().is_empty();
+        let no_task_waits = inner.next_turn.borrow().is_empty()
+            && inner.put_off.borrow().is_empty()
+            && inner.line.borrow().is_empty();
         let wait = if quiet && no_task_waits {
             inner.heartbeat.end(Tick::read_clock());
             self.sleep()
@@ -133,6 +135,7 @@ impl Driver<'_> {
         // Deferred tasks run before the tasks of completions, or tasks with a completion in every turn would
         // starve them.
         inner.put_off.borrow_mut().drain(..).for_each(std::task::Waker::wake);
+        inner.line.borrow_mut().call(std::task::Waker::wake);
         let mut core = inner.core.borrow_mut();
         core.enter(wait).expect("the kernel takes the entries of a sound ring");
         let now = Tick::read_clock();

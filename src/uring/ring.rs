@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use super::core::Core;
 use super::heartbeat::Heartbeat;
+use super::line::{Line, Place};
 use super::locked;
 use super::missing::Missing;
 use super::setup::{self, Features};
@@ -36,6 +37,7 @@ pub(super) struct Inner {
     pub(super) next_turn: RefCell<Vec<Waker>>,
     /// Tasks that are deferred to the next turn, in which they run first, in this order.
     pub(super) put_off: RefCell<Vec<Waker>>,
+    pub(super) line: RefCell<Line>,
     pub(super) spares: Rc<Spares>,
 }
 
@@ -82,6 +84,7 @@ impl Ring {
             heartbeat,
             next_turn: RefCell::new(Vec::new()),
             put_off: RefCell::new(Vec::new()),
+            line: RefCell::default(),
             spares,
         })))
     }
@@ -129,6 +132,11 @@ impl Ring {
     #[must_use]
     pub fn buffers_held(&self) -> u32 {
         self.0.core.borrow().buffers.held()
+    }
+
+    /// Wakes a task in a later turn: in each, those that came first.
+    pub fn wait_in_line(&self, place: &Place, waker: &Waker) {
+        self.0.line.borrow_mut().wait(place, waker);
     }
 
     /// Returns buffers of the heap that are used again. What was sent with [`Socket::send`](super::Socket::send) comes to them.

@@ -16,25 +16,28 @@ use crate::wire::{READ_MAX, Wire};
 const ERRORS_MAX: u64 = 10_000;
 
 pub(super) fn run(mut options: Options) -> Result<Measurement, String> {
-    let work = Work::take(&mut options, None, None)?.with_address(options)?;
-    connect(&work).map_err(|error| error.to_string())
+    let file = options.take_all("--message")?.pop();
+    let read = |file: String| std::fs::read(&file).map_err(|error| format!("{file}: {error}"));
+    let message = file.map(read).transpose()?;
+    let work = Work::take(&mut options, message.as_ref().map(Vec::len), None)?.with_address(options)?;
+    let message = message.unwrap_or_else(|| Pattern::new().at(0)[..work.bytes].to_vec());
+    connect(&work, &message).map_err(|error| error.to_string())
 }
 
-fn connect(work: &Work) -> io::Result<Measurement> {
+fn connect(work: &Work, message: &[u8]) -> io::Result<Measurement> {
     let mut epoll = Epoll::new()?;
     let mut tally = Tally::new(work.watched);
     let schedule = Schedule::new(work.seconds);
     let mut buffer = vec![0; READ_MAX];
-    let template = Pattern::new().at(0)[..work.bytes].to_vec();
     let open = |epoll: &Epoll, token: usize| -> io::Result<Echo> {
         let began = Instant::now();
-        let mut echo = Echo::new(work.connect()?, template.clone());
+        let mut echo = Echo::new(work.connect()?, message.to_vec());
         epoll.add(&echo.stream, token, READ)?;
         echo.begin(epoll, token, began)?;
         Ok(echo)
     };
     if work.resume {
-        collect_tickets(work, &template)?;
+        collect_tickets(work, message)?;
     }
     let mut sessions: Vec<Option<Echo>> = Vec::new();
     for token in 0..work.sessions {

@@ -6,18 +6,20 @@
 use std::cell::{RefCell, RefMut};
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
 
 use rustls::Error;
 
+use super::poll_paced;
 use crate::tls::{Pace, Stream};
-use crate::uring::{End, Errno, Receive, Sent, Socket, errno_of};
+use crate::uring::{End, Errno, Place, Receive, Sent, Socket, errno_of};
 
 /// Plaintext up to which records are decrypted ahead.
 const PLAINTEXT_MOST: usize = 64 << 10;
 /// Bytes of a plain peer that are encrypted at once.
 pub(super) const ENCRYPT_MOST: usize = 64 << 10;
+/// For the last records of a stream, whose end in TCP follows at once and takes them along.
+const WITH_FIN: libc::c_int = libc::MSG_MORE;
 
 /// Whose TLS it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub enum HandshakeError {
 pub(super) struct Encrypted {
     role: Role,
     pace: Rc<Pace>,
+    /// Where the handshake waits for time.
+    place: Place,
     state: RefCell<State>,
 }
 
@@ -67,7 +71,7 @@ impl State {
     fn flush_answers(&mut self, socket: &Socket) {
         if self.sending.is_none() && !self.is_over && self.stream.has_outgoing() {
             // A failure shows in the next receive.
-            let _ = flush(&mut self.stream, socket);
+            let _ = flush(&mut self.stream, socket, 0);
         }
     }
 }
@@ -109,7 +113,7 @@ impl Encrypted {
             is_unended: false,
             has_moved: false,
         };
-        Self { role, pace, state: RefCell::new(state) }
+        Self { role, pace, place: Place::default(), state: RefCell::new(state) }
     }
 
     /// Decrypts what has come, as far as it may be held.
@@ -332,7 +336,7 @@ impl Encrypted {
         if !std::mem::replace(&mut state.is_over, true) {
             state.stream.close();
         }
-        if !flush(&mut state.stream, socket)? {
+        if !flush(&mut state.stream, socket, WITH_FIN)? {
             socket.wait_writable();
             return Ok(false);
         }
@@ -349,7 +353,7 @@ impl Encrypted {
             state.stream.close();
         }
         // The peer may be gone.
-        let _ = flush(&mut state.stream, socket);
+        let _ = flush(&mut state.stream, socket, WITH_FIN);
     }
 
     /// From now on the peer is told of no end: it is going to be reset.
@@ -378,18 +382,13 @@ impl Encrypted {
             return Poll::Ready(Ok(()));
         }
         if socket.received() > 0 {
-            let turn = socket.ring().turn();
-            if !self.pace.may_shake_hands(turn) {
-                socket.put_off();
-                return Poll::Pending;
-            }
-            let begun = Instant::now();
-            let spares = socket.ring().spares();
-            state.stream.feed(socket.received(), spares, |bytes| socket.take_received_into(bytes));
-            state.stream.process(1, spares);
-            self.pace.note_handshake(turn, begun.elapsed());
+            let (ring, stream) = (socket.ring(), &mut state.stream);
+            ready!(poll_paced(ring, (&self.pace, &self.place), context, || {
+                stream.feed(socket.received(), ring.spares(), |bytes| socket.take_received_into(bytes));
+                stream.process(1, ring.spares());
+            }));
             if let Some(error) = state.stream.error().cloned() {
-                let _ = flush(&mut state.stream, socket);
+                let _ = flush(&mut state.stream, socket, 0);
                 state.is_over = true;
                 return Poll::Ready(Err(HandshakeError::Tls(error)));
             }
@@ -410,12 +409,12 @@ impl Encrypted {
 }
 
 /// Sends records that wait, as far as there is room at once. Returns whether all went out.
-fn flush(stream: &mut Stream, socket: &Socket) -> io::Result<bool> {
+fn flush(stream: &mut Stream, socket: &Socket, flags: libc::c_int) -> io::Result<bool> {
     let mut records = stream.take_outgoing();
     if records.is_empty() {
         return Ok(true);
     }
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | flags;
     match socket.with(|socket| socket.send_with_flags(&records, flags)) {
         Ok(sent) if sent == records.len() => return Ok(true),
         Ok(sent) => drop(records.drain(..sent)),

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::base::Tick;
 use crate::tls::{Pace, Stream};
-use crate::uring::{End, Errno, Peeked, Receive, Ring, Sent, Socket};
+use crate::uring::{End, Errno, Peeked, Place, Receive, Ring, Sent, Socket};
 pub use encrypted::HandshakeError;
 use encrypted::{ENCRYPT_MOST, Encrypted, Role};
 
@@ -38,20 +38,6 @@ impl Peer {
     /// Speaks TLS from now on, as the client of a backend.
     pub fn encrypt_backend(&mut self, stream: Stream, pace: Rc<Pace>) {
         self.tls = Some(Box::new(Encrypted::new(Role::Backend, stream, pace)));
-    }
-
-    /// Makes a step of a handshake once the turn has time for it.
-    pub fn poll_paced<T>(&self, pace: &Pace, context: &mut Context<'_>, step: impl FnOnce() -> T) -> Poll<T> {
-        self.register(context.waker());
-        let turn = self.ring().turn();
-        if !pace.may_shake_hands(turn) {
-            self.put_off();
-            return Poll::Pending;
-        }
-        let begun = Instant::now();
-        let done = step();
-        pace.note_handshake(turn, begun.elapsed());
-        Poll::Ready(done)
     }
 
     /// Goes on with the handshake of TLS. Ready at its end; after a failure, the peer was told why.
@@ -126,6 +112,24 @@ impl Peer {
     pub fn with<T>(&self, call: impl FnOnce(socket2::SockRef<'_>) -> T) -> T {
         self.socket.with(call)
     }
+}
+
+/// Makes a step of a handshake once the turn has time for it.
+pub fn poll_paced<T>(
+    ring: &Ring,
+    (pace, place): (&Pace, &Place),
+    context: &mut Context<'_>,
+    step: impl FnOnce() -> T,
+) -> Poll<T> {
+    let turn = ring.turn();
+    if !pace.may_shake_hands(turn) {
+        ring.wait_in_line(place, context.waker());
+        return Poll::Pending;
+    }
+    let begun = Instant::now();
+    let done = step();
+    pace.note_handshake(turn, begun.elapsed());
+    Poll::Ready(done)
 }
 
 /// Connecting.
