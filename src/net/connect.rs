@@ -16,7 +16,7 @@ use crate::config::TcpOptions;
 /// connection comes from that local address, and connect(2) chooses the port: if bind(2) chose it, each port
 /// of the address would serve one connection, whatever its destination (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
 ///
-/// The socket is in blocking mode, as the ring needs it.
+/// The socket is in non-blocking mode.
 ///
 /// # Errors
 ///
@@ -29,7 +29,7 @@ pub fn socket_for(
 ) -> io::Result<(OwnedFd, SockAddr)> {
     match address {
         Address::Tcp(address) => {
-            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+            let socket = Socket::new(Domain::for_address(*address), Type::STREAM.nonblocking(), None)?;
             options::apply(SockRef::from(&socket), tcp)?;
             if let Some(source) = source {
                 options::bind_without_port(SockRef::from(&socket))?;
@@ -38,7 +38,7 @@ pub fn socket_for(
             Ok((socket.into(), SockAddr::from(*address)))
         }
         Address::Unix(path) => {
-            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
             Ok((socket.into(), SockAddr::unix(path)?))
         }
     }

@@ -121,7 +121,7 @@ impl ListenError {
 
 /// Creates listening sockets for one address, one for each of `count` shards.
 ///
-/// The sockets are in blocking mode, as the ring needs it. A process that has just ended is waited for.
+/// A process that has just ended is waited for.
 ///
 /// # Errors
 ///

@@ -11,5 +11,6 @@ pub(crate) fn pair(ring: &Ring) -> (Peer, TcpStream) {
     let other = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
     other.set_nodelay(true).expect("a TCP socket");
     let (ours, _) = listener.accept().expect("connected above");
+    ours.set_nonblocking(true).expect("an open socket");
     (Peer::plain(ring.socket(ours.into())), other)
 }

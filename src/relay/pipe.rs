@@ -5,9 +5,7 @@
 //! bytes when its session ends is closed, never given to another session.
 //!
 //! `IORING_OP_SPLICE` always goes to a kernel thread; the plain call does not, and moves what is there
-//! without waiting. The ring needs sockets in blocking mode, and splice(2) has no flag like `MSG_DONTWAIT`,
-//! so the socket is put into non-blocking mode for the duration of the call. The ring does not notice: its
-//! operations are issued and resumed only in `io_uring_enter`, by this same thread.
+//! without waiting, because the sockets are in non-blocking mode: splice(2) has no flag like `MSG_DONTWAIT`.
 
 #![expect(unsafe_code, reason = "splice(2), pipe2(2) and fcntl(2) have no safe wrapper in the crates we use")]
 
@@ -194,11 +192,11 @@ impl Pipe {
         let before = self.held;
         let (mut ended, mut failed) = (false, None);
         from.with(|socket| {
-            let source = NonBlocking::new(socket.as_raw_fd());
+            let source = socket.as_raw_fd();
             // One buffer of the pipe may hold more than a page, so more than the nominal size may fit.
             let most = self.pipes.size.saturating_mul(2).min(before.saturating_add(most));
             while self.held < most && !ended {
-                match splice(source.0, self.ends().write.as_raw_fd(), most - self.held) {
+                match splice(source, self.ends().write.as_raw_fd(), most - self.held) {
                     Ok(0) => ended = true,
                     Ok(bytes) => self.held += bytes,
                     // Nothing more is there, or the pipe is full of so many small pieces that it has no
@@ -221,9 +219,9 @@ impl Pipe {
             return (0, None);
         }
         let left = to.with(|socket| {
-            let destination = NonBlocking::new(socket.as_raw_fd());
+            let destination = socket.as_raw_fd();
             while self.held > 0 {
-                match splice(self.ends().read.as_raw_fd(), destination.0, self.held) {
+                match splice(self.ends().read.as_raw_fd(), destination, self.held) {
                     // Nothing moved although there are bytes: the socket takes no more.
                     Ok(0) => return Some(Left::Full),
                     Ok(bytes) => self.held -= bytes,
@@ -293,27 +291,4 @@ pub(super) fn set_least(socket: &Peer, bytes: u32) {
             libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length)
         }
     });
-}
-
-/// A socket in non-blocking mode until it is dropped.
-struct NonBlocking(RawFd);
-
-impl NonBlocking {
-    fn new(fd: RawFd) -> Self {
-        set_flags(fd, libc::O_NONBLOCK);
-        Self(fd)
-    }
-}
-
-impl Drop for NonBlocking {
-    fn drop(&mut self) {
-        set_flags(self.0, 0);
-    }
-}
-
-/// Of the flags that `F_SETFL` changes, the sockets of a session have only this one.
-fn set_flags(fd: RawFd, flags: i32) {
-    // SAFETY: the call takes numbers only; on an open descriptor it cannot fail, fcntl(2).
-    let result = unsafe { libc::fcntl(fd, libc::F_SETFL, flags) };
-    debug_assert_eq!(result, 0, "F_SETFL on a socket");
 }

@@ -4,11 +4,13 @@
 //! at once in 130 ms, while open sessions wait (`docs/maintainers/PERFORMANCE.md`). A poll and accept4(2),
 //! one call for each connection, take as many as the caller wants and leave the rest in the backlog.
 
+#![expect(unsafe_code, reason = "socket2 has no accept4(2) with flags")]
+
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::task::{Context, Poll};
 
-use socket2::SockRef;
+use socket2::{SockAddr, SockRef};
 
 use super::{Ring, Socket};
 use crate::base::ClientAddress;
@@ -19,7 +21,7 @@ pub struct Acceptor(Socket);
 /// A connection of a client.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The connection, in blocking mode.
+    /// The connection, in non-blocking mode.
     pub connection: OwnedFd,
     /// Who has connected.
     pub client: ClientAddress,
@@ -86,9 +88,21 @@ impl Acceptor {
         std::future::poll_fn(|context| self.poll_readable(context)).await;
     }
 
-    /// Accepts a connection from the backlog; it is in blocking mode, whatever the mode of the listener.
+    /// Accepts a connection from the backlog.
     fn accept(&self) -> io::Result<Accepted> {
-        let (connection, peer) = self.0.with(|listener| listener.accept())?;
-        Ok(Accepted { connection: connection.into(), client: peer.as_socket().into() })
+        self.0.with(|listener| {
+            let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+            // SAFETY: the kernel writes an address of at most `length` bytes, and its length. It returns a descriptor that is
+            // nobody's yet, or a negative number.
+            let (connection, client) = unsafe {
+                SockAddr::try_init(|storage, length| {
+                    match libc::accept4(listener.as_raw_fd(), storage.cast(), length, flags) {
+                        fd if fd >= 0 => Ok(OwnedFd::from_raw_fd(fd)),
+                        _ => Err(io::Error::last_os_error()),
+                    }
+                })?
+            };
+            Ok(Accepted { connection, client: client.as_socket().into() })
+        })
     }
 }

@@ -45,7 +45,7 @@ impl Knock {
         if now < self.backoff.until() {
             return Knocked::Waiting;
         }
-        let error = match connect(socket, &self.address) {
+        let error = match socket.connect(&self.address) {
             Ok(()) => return Knocked::Ended(None),
             Err(error) => error,
         };
@@ -55,12 +55,4 @@ impl Knock {
         self.backoff.failed(now, now, 1.0);
         Knocked::Again(self.backoff.until())
     }
-}
-
-/// Connects without waiting; afterwards the socket is in blocking mode, as the ring needs it.
-fn connect(socket: SockRef<'_>, address: &SockAddr) -> io::Result<()> {
-    socket.set_nonblocking(true)?;
-    let connected = socket.connect(address);
-    socket.set_nonblocking(false)?;
-    connected
 }

@@ -18,8 +18,8 @@ use crate::base::Tick;
 /// A stream socket. Dropping it cancels what is in flight, and closes the descriptor after the last
 /// completion.
 ///
-/// To receive or connect, it must be in blocking mode: on a non-blocking socket the ring completes operations
-/// with EAGAIN instead of waiting.
+/// It is in non-blocking mode, for the calls that are made beside the ring. The ring's own operations wait in either mode: of a
+/// receive, a send and a connect it asks the socket without waiting in any case, and then polls.
 pub struct Socket {
     ring: Ring,
     key: Key,
@@ -65,7 +65,7 @@ pub enum Peeked {
 }
 
 impl Ring {
-    /// Takes over a connected or new stream socket in blocking mode.
+    /// Takes over a connected or new stream socket in non-blocking mode.
     #[must_use]
     pub fn socket(&self, fd: OwnedFd) -> Socket {
         let key = self.0.core.borrow_mut().insert(fd);

@@ -6,6 +6,7 @@
 
 mod accept;
 mod buffers;
+mod connects;
 mod descriptors;
 mod driver;
 mod glommio_assumptions;

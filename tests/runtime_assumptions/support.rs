@@ -59,13 +59,14 @@ where
     value
 }
 
-/// Two ends of one TCP connection over loopback: ours for a ring, the peer's for plain blocking calls.
+/// Two ends of one TCP connection over loopback: ours for a ring, in non-blocking mode; the peer's for plain blocking calls.
 pub(crate) fn tcp_pair() -> (OwnedFd, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
     peer.set_read_timeout(Some(PATIENCE)).expect("a positive time");
     peer.set_write_timeout(Some(PATIENCE)).expect("a positive time");
     let (ours, _) = listener.accept().expect("connected above");
+    ours.set_nonblocking(true).expect("an open socket");
     (ours.into(), peer)
 }
 

@@ -36,8 +36,11 @@ impl Echo {
     /// Starts a message that was due at `due`.
     pub(super) fn begin(&mut self, epoll: &Epoll, token: usize, due: Instant) -> io::Result<()> {
         self.number += 1;
-        let head = self.message.len().min(8);
-        self.message[..head].copy_from_slice(&self.number.to_le_bytes()[..head]);
+        // At the end, so that what a message begins with, which a balancer may read, stays as it is.
+        let start = self.message.len().saturating_sub(8);
+        let number = self.number.to_le_bytes();
+        let tail = &mut self.message[start..];
+        tail.copy_from_slice(&number[..tail.len()]);
         self.due = Some(due);
         self.received = 0;
         self.sent = self.stream.write_some(&self.message)?;

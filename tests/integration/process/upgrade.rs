@@ -348,13 +348,14 @@ fn upgrade_after_reloads_hands_over_what_listens_then() {
     crowd.leave(&process);
 }
 
-/// From one address to all, and back: the old process listens there still.
+/// From all addresses to one, and back: the old process listens there still. The port is reserved at all of them from the start.
 #[test]
 fn address_may_become_one_that_overlaps() {
     let only = backend().echo().start();
-    let process = upgradable(&only, 2).start();
-    let any = format!(":{}", process.address().port());
-    for yaml in [process.yaml().replace(&process.address().to_string(), &any), process.yaml().to_owned()] {
+    let process = upgradable(&only, 2).on_any().start();
+    let (any, one) = (format!("\":{}\"", process.address().port()), process.address().to_string());
+    for yaml in [process.yaml().replace(&any, &one), process.yaml().to_owned()] {
+        assert!(yaml.contains(&any) != yaml.contains(&one), "{yaml}");
         process.configure(&yaml);
         process.upgrade();
         process.echoing_client().finish().unwrap();
