@@ -186,29 +186,26 @@ impl Ends {
 }
 
 impl Pipe {
-    /// Moves what `from` has received into the pipe, at most `most` bytes, as much as fits, and at most twice the size
-    /// of the pipe.
+    /// Moves what `from` has received into the empty pipe, at most `most` bytes, as much as fits, and at most twice the size
+    /// of the pipe. One call takes all that is there.
     pub(super) fn fill(&mut self, from: &Peer, most: u32) -> Filled {
-        let before = self.held;
-        let (mut ended, mut failed) = (false, None);
-        from.with(|socket| {
-            let source = socket.as_raw_fd();
-            // One buffer of the pipe may hold more than a page, so more than the nominal size may fit.
-            let most = self.pipes.size.saturating_mul(2).min(before.saturating_add(most));
-            while self.held < most && !ended {
-                match splice(source, self.ends().write.as_raw_fd(), most - self.held) {
-                    Ok(0) => ended = true,
-                    Ok(bytes) => self.held += bytes,
-                    // Nothing more is there, or the pipe is full of so many small pieces that it has no
-                    // buffer left.
-                    Err(error) if is_again(error) => return,
-                    Err(error) => (ended, failed) = (true, Some(error).filter(|&error| !is_shortage(error))),
-                }
+        debug_assert_eq!(self.held, 0, "a pipe is filled once");
+        // One buffer of the pipe may hold more than a page, so more than the nominal size may fit.
+        let most = self.pipes.size.saturating_mul(2).min(most);
+        let spliced = from.with(|socket| splice(socket.as_raw_fd(), self.ends().write.as_raw_fd(), most));
+        match spliced {
+            Ok(bytes) => self.held = bytes,
+            Err(error) if is_again(error) => return Filled { bytes: 0, ended: false, failed: None },
+            Err(error) => {
+                return Filled {
+                    bytes: 0,
+                    ended: true,
+                    failed: Some(error).filter(|&error| !is_shortage(error)),
+                };
             }
-        });
-        let bytes = self.held - before;
-        self.pipes.spend(from.ring().turn(), bytes);
-        Filled { bytes, ended, failed }
+        }
+        self.pipes.spend(from.ring().turn(), self.held);
+        Filled { bytes: self.held, ended: self.held == 0, failed: None }
     }
 
     /// Moves what is in the pipe to `to`, as much as it takes. Returns the number of bytes, and why some are

@@ -20,7 +20,7 @@ use crate::base::Tick;
 use crate::net::Peer;
 
 /// Fewer bytes in a turn than this are not worth the two calls of splicing.
-const SMALL_PIECE: u32 = 16 << 10;
+const SMALL_PIECE: u32 = 8 << 10;
 /// Consecutive turns with a small piece after which a direction copies again.
 const SMALL_TURNS: u8 = 8;
 /// A turn with this many bytes counts as a large one.

@@ -149,7 +149,8 @@ fn waiting_for_a_backlog_takes_no_thread() {
             [(Domain::UNIX, SockAddr::unix(&path).expect("short")), (Domain::IPV4, SockAddr::from(address))];
         let mut sockets = Vec::new();
         for (domain, target) in targets.iter().cycle().take(2 * MANY) {
-            let socket = socket2::Socket::new(*domain, Type::STREAM.nonblocking(), None).expect("descriptors");
+            let socket =
+                socket2::Socket::new(*domain, Type::STREAM.nonblocking(), None).expect("descriptors");
             let socket = ring.socket(socket.into());
             socket.start_connect(target.clone());
             std::future::poll_fn(|context| {
