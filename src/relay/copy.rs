@@ -21,15 +21,24 @@ const BULK_PIECE: u32 = 16 << 10;
 const MANY_BYTES: u32 = 64 << 10;
 
 /// A direction that copies.
+///
+/// Once the destination has got a byte, sends are quiet where nobody has to be told of their end: their bytes count as delivered
+/// when they are handed to the ring, and the next turn, whatever it is for, finds out if they were not.
 pub(super) struct Copying {
     /// Number of consecutive bytes so far.
     consecutive: u32,
+    /// Bytes of the send under way that have been counted as delivered.
+    ahead: u32,
     /// Bytes of a header of our own that have to go out before the source's.
     header_left: u16,
     /// Whether the source had nothing more when the last bytes were gone.
     dry: bool,
     /// Whether bytes of the source are on their way.
     sending: bool,
+    /// Whether the destination has got bytes, so that no other one may get them.
+    has_delivered: bool,
+    /// Whether the destination has not taken all of the bytes that are [`Self::ahead`].
+    is_short: bool,
     /// Whether the destination did not take the last bytes at once; until it takes them, the source gets one
     /// buffer at a time.
     blocked: bool,
@@ -37,7 +46,16 @@ pub(super) struct Copying {
 
 impl Copying {
     pub(super) fn new() -> Self {
-        Self { consecutive: 0, header_left: 0, dry: true, sending: false, blocked: false }
+        Self {
+            consecutive: 0,
+            ahead: 0,
+            header_left: 0,
+            dry: true,
+            sending: false,
+            has_delivered: false,
+            is_short: false,
+            blocked: false,
+        }
     }
 
     /// Begins with a header of our own, and in one piece with it what the source has sent so far. The header is no byte
@@ -66,11 +84,19 @@ impl Copying {
         self.header_left.into()
     }
 
-    /// Returns how many of these bytes that went out were the source's.
-    fn without_header(&mut self, bytes: u32) -> u32 {
+    /// Returns how many of these bytes that went out were the source's, and were not counted.
+    fn uncounted(&mut self, bytes: u32) -> u32 {
         let own = u32::from(self.header_left).min(bytes);
         self.header_left -= own as u16;
-        bytes - own
+        let counted = self.ahead.min(bytes - own);
+        self.ahead -= counted;
+        self.has_delivered |= bytes > own;
+        bytes - own - counted
+    }
+
+    /// Bytes that were counted as delivered, and are known not to be.
+    pub(super) fn undelivered(&self) -> u32 {
+        if self.is_short { self.ahead } else { 0 }
     }
 
     /// Returns whether bytes of the source are on their way to the destination.
@@ -94,14 +120,16 @@ impl Copying {
 
     /// Sends what the source has brought, as much as the budget allows. Returns the number of bytes; `None` if all of
     /// them have to wait for the budget.
-    fn forward(from: &Peer, to: &Peer, throttle: Option<&mut Throttle>) -> Option<u32> {
-        let Some(throttle) = throttle.filter(|_| from.received() > 0) else { return Some(from.forward(to)) };
+    fn forward(&self, from: &Peer, to: &Peer, throttle: Option<&mut Throttle>) -> Option<u32> {
+        let Some(throttle) = throttle.filter(|_| from.received() > 0) else {
+            return Some(from.forward(to, self.has_delivered));
+        };
         let most = throttle.allowance(from);
         if most == 0 {
             return None;
         }
         let bytes = if from.received() <= most as usize {
-            from.forward(to)
+            from.forward(to, false)
         } else {
             let part = from.peek_received(most as usize);
             from.consume(part.len());
@@ -132,7 +160,7 @@ impl Copying {
         if !from.may_move(to) {
             return Turn::Waits;
         }
-        let Some(forwarded) = Self::forward(from, to, throttle.as_deref_mut()) else {
+        let Some(forwarded) = self.forward(from, to, throttle.as_deref_mut()) else {
             if to.ring().buffers_scarce() {
                 from.spill_received();
             }
@@ -142,6 +170,10 @@ impl Copying {
         let is_bulk = self.note_piece(bytes.received) && may_splice;
         if bytes.received > 0 {
             self.sending = true;
+            if to.is_quiet() {
+                self.ahead = forwarded;
+                bytes.delivered += forwarded;
+            }
             if from.received() == 0 && !is_bulk {
                 // More may come while this is being sent; only one buffer of it if the destination is slow.
                 self.receive(from, throttle);
@@ -177,13 +209,16 @@ impl Copying {
         match to.sent() {
             Sent::Nothing => None,
             Sent::Done { bytes: delivered, blocked } => {
-                (self.sending, self.blocked) = (false, blocked);
-                bytes.delivered = self.without_header(delivered);
+                (self.sending, self.blocked, self.is_short) = (false, blocked, false);
+                bytes.late |= blocked;
+                bytes.delivered = self.uncounted(delivered);
                 None
             }
             Sent::Busy { bytes: delivered, blocked } => {
-                bytes.delivered = self.without_header(delivered);
+                bytes.delivered = self.uncounted(delivered);
+                bytes.late |= delivered > 0;
                 if blocked {
+                    self.is_short = true;
                     // Back-pressure: what cannot be sent is not received either.
                     self.blocked = true;
                     from.pause_receive();
@@ -197,8 +232,8 @@ impl Copying {
                 Some(Turn::Waits)
             }
             Sent::Failed { bytes: delivered, .. } => {
-                self.sending = false;
-                bytes.delivered = self.without_header(delivered);
+                (self.sending, self.is_short) = (false, true);
+                bytes.delivered = self.uncounted(delivered);
                 Some(Turn::DestinationFailed)
             }
         }

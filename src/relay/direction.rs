@@ -60,7 +60,7 @@ impl Pacing {
 
 /// Bytes from one socket to the other.
 pub(super) struct Direction {
-    /// Number of bytes delivered.
+    /// Number of bytes delivered, or handed to the kernel to be delivered.
     pub(super) bytes: u64,
     /// Whether a byte has moved since this flag was last read.
     pub(super) moved: bool,
@@ -102,6 +102,15 @@ impl Direction {
             Way::Copy(copying) => copying.is_sending(),
             Way::Splice(splicing) => splicing.holds_bytes(),
         }
+    }
+
+    /// Returns the number of bytes that the destination has taken, as far as is known.
+    pub(super) fn delivered(&self) -> u64 {
+        let undelivered = match self.pacing.way() {
+            Way::Copy(copying) => copying.undelivered(),
+            Way::Splice(_) => 0,
+        };
+        self.bytes - u64::from(undelivered)
     }
 
     fn is_splicing(&self) -> bool {
@@ -164,7 +173,7 @@ impl Direction {
 
     fn account(&mut self, bytes: &TurnBytes, pipes: Option<&Rc<Pipes>>) {
         self.bytes += u64::from(bytes.delivered);
-        self.moved |= bytes.received > 0 || bytes.delivered > 0;
+        self.moved |= bytes.received > 0 || bytes.delivered > 0 || bytes.late;
         if let (Way::Splice(_), Some(pipes)) = (self.pacing.way(), pipes) {
             pipes.note_moved(self.to, bytes.delivered);
         }

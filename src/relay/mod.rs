@@ -179,16 +179,22 @@ impl Relay {
         self.to_backend.has_sent(bytes);
     }
 
-    /// Returns the number of bytes delivered to the backend so far.
+    /// Returns the number of bytes that were handed to the kernel for the backend so far; it never falls.
     #[must_use]
     pub fn bytes_to_backend(&self) -> u64 {
         self.to_backend.bytes
     }
 
-    /// Returns the number of bytes delivered to the client so far.
+    /// Returns the number of bytes that were handed to the kernel for the client so far; it never falls.
     #[must_use]
     pub fn bytes_to_client(&self) -> u64 {
         self.to_client.bytes
+    }
+
+    /// Returns the numbers of bytes that backend and client have taken, as far as is known.
+    #[must_use]
+    pub fn delivered(&self) -> (u64, u64) {
+        (self.to_backend.delivered(), self.to_client.delivered())
     }
 
     /// Returns whether another backend could still replace this one: no byte was written to the backend, and

@@ -7,8 +7,10 @@ use crate::uring::End;
 pub(super) struct TurnBytes {
     /// Taken from the source.
     pub(super) received: u32,
-    /// Taken by the destination.
+    /// Taken by the destination, and not counted before.
     pub(super) delivered: u32,
+    /// Whether the destination has taken bytes that it had not taken at once.
+    pub(super) late: bool,
 }
 
 /// What follows a turn.

@@ -16,7 +16,32 @@ impl Core {
             count += 1;
             self.complete(&entry);
         }
+        if self.quiet_taken > 0 && self.queues.is_reaped() {
+            self.end_quiet_sends();
+        }
         count
+    }
+
+    /// Ends the quiet sends that the kernel has taken and of which it has not told anything: everything went out.
+    fn end_quiet_sends(&mut self) {
+        let taken = std::mem::take(&mut self.quiet_taken);
+        for index in 0..taken {
+            let key = self.quiet[index];
+            let Some(slot) = self.slots.find(key) else { continue };
+            if !slot.unset(Mark::Quiet) {
+                continue;
+            }
+            slot.in_flight &= !Op::Send.bit();
+            let bytes = slot.unsent.bytes;
+            self.on_sent(key, i32::try_from(bytes).unwrap_or(i32::MAX));
+            let slot = self.slots.of(key);
+            if slot.unset(Mark::Awaited) && !slot.is(Mark::Orphan) {
+                slot.wake();
+            } else if slot.is(Mark::Orphan) && slot.in_flight == 0 {
+                self.close(key);
+            }
+        }
+        self.quiet.drain(..taken);
     }
 
     fn complete(&mut self, entry: &cqueue::Entry) {
@@ -32,7 +57,10 @@ impl Core {
         let mut wakes = true;
         match op {
             Op::Recv => self.on_received(key, entry, last),
-            Op::Send => self.on_sent(key, result),
+            Op::Send => {
+                slot.set(Mark::Quiet, false);
+                self.on_sent(key, result);
+            }
             Op::Connect => self.on_connected(key, result),
             Op::Watch => self.on_watched(key, result),
             // The task looks for itself: the memory of the slot holds the count, and the socket holds what

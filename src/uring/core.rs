@@ -32,6 +32,9 @@ pub(super) struct Core {
     /// Receives that found no buffer, in order of arrival.
     pub(super) starved: VecDeque<Key>,
     pub(super) spares: Rc<Spares>,
+    /// Quiet sends that have not ended, and how many of them the kernel has taken; the first ones.
+    pub(super) quiet: Vec<Key>,
+    pub(super) quiet_taken: usize,
 }
 
 impl Core {
@@ -45,6 +48,8 @@ impl Core {
             features,
             starved: VecDeque::new(),
             spares: Rc::default(),
+            quiet: Vec::new(),
+            quiet_taken: 0,
         })
     }
 

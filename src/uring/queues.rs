@@ -113,10 +113,15 @@ impl Queues {
             Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
             Err((_, error)) => return Err(error),
         }
-        if self.overflow.is_empty() && self.ring.submission().is_empty() {
+        if self.is_submitted() {
             self.gathers_used = 0;
         }
         Ok(())
+    }
+
+    /// Returns whether the kernel has taken every entry.
+    pub(super) fn is_submitted(&mut self) -> bool {
+        self.overflow.is_empty() && self.ring.submission().is_empty()
     }
 
     /// Takes the next completion.

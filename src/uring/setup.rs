@@ -1,6 +1,6 @@
 //! Makes the ring, or says in one sentence what the kernel lacks and how to get it.
 
-#![expect(unsafe_code, reason = "one receive is tried on a pair of sockets")]
+#![expect(unsafe_code, reason = "operations are tried on a pair of sockets")]
 
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -10,12 +10,15 @@ use std::sync::OnceLock;
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, Probe, opcode, squeue};
+use socket2::SockRef;
 
 use super::locked::{self, COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
 use super::missing::Missing;
 
 /// `IORING_ENTER_GETEVENTS`, io_uring_enter(2): run deferred completions also when not waiting.
 pub(super) const GETEVENTS: u32 = 1;
+/// Flags of every send: it takes what there is room for, and does not wait.
+pub(super) const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 /// Position of `optlen` in an entry, linux/io_uring.h: the total a multishot receive may bring (Linux 6.18).
 const OPTLEN: usize = 44;
 
@@ -26,6 +29,9 @@ pub struct Features {
     /// together with bytes (the first kernels with the bound do not). Otherwise a receive is armed for each
     /// piece: on Linux 6.1 an unbounded multishot takes the whole buffer ring.
     pub bounded_multishot: bool,
+    /// Whether a send can be told to post no completion, and posts one nevertheless if not everything went out (Linux 6.1; it is
+    /// tried, because bytes would be lost without a trace on a kernel that does not).
+    pub quiet_sends: bool,
 }
 
 /// Tries everything that this number of shards needs, without keeping it.
@@ -63,15 +69,39 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
         return Err(Missing::TooOld { what });
     }
     // The kernel stays the same, and each ring costs locked memory for some milliseconds beyond its end.
-    static BOUNDED: OnceLock<bool> = OnceLock::new();
-    let bounded_multishot = match BOUNDED.get() {
-        Some(known) => *known,
-        None => *BOUNDED.get_or_init({
-            let found = try_bounded_multishot()?;
+    static FOUND: OnceLock<Features> = OnceLock::new();
+    let features = match FOUND.get() {
+        Some(found) => *found,
+        None => *FOUND.get_or_init({
+            let found =
+                Features { bounded_multishot: try_bounded_multishot()?, quiet_sends: try_quiet_sends()? };
             move || found
         }),
     };
-    Ok((ring, Features { bounded_multishot }))
+    Ok((ring, features))
+}
+
+/// Makes a send of one byte, and then one of more bytes than there is room for, both quiet, on a ring of its own. Returns whether
+/// there is one completion, which tells how many bytes of the second have gone out.
+fn try_quiet_sends() -> Result<bool, Missing> {
+    let mut ring = ring(4, 8)?;
+    let (sender, _receiver) = UnixStream::pair()?;
+    SockRef::from(&sender).set_send_buffer_size(4 << 10)?;
+    let bytes = vec![0; 1 << 20];
+    for (number, length) in [(1, 1), (2, bytes.len())] {
+        let entry = opcode::Send::new(Fd(sender.as_raw_fd()), bytes.as_ptr(), length as u32);
+        let entry = quiet(entry.flags(SEND_FLAGS | libc::MSG_WAITALL).build());
+        // SAFETY: the bytes live until the ring is closed, and the send does not wait.
+        unsafe { ring.submission().push(&entry.user_data(number)) }
+            .map_err(|_| io::Error::other("a new ring is full"))?;
+    }
+    ring.submit()?;
+    // SAFETY: no argument is passed, and nothing is queued.
+    unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, GETEVENTS, None) }?;
+    let told: Vec<_> =
+        ring.completion().map(|completion| (completion.user_data(), completion.result())).collect();
+    drop(ring);
+    Ok(matches!(*told, [(2, sent)] if 0 < sent && (sent as usize) < bytes.len()))
 }
 
 /// Receives a byte and the end of a stream, which come at once, by a multishot with a bound, on a ring of its
@@ -118,6 +148,11 @@ fn ring(entries: u32, completions: u32) -> Result<IoUring, Missing> {
         .setup_cqsize(completions)
         .build(entries)
         .map_err(Missing::from_setup)
+}
+
+/// Has an operation post no completion unless it fails; a send with `MSG_WAITALL` fails if not everything goes out.
+pub(super) fn quiet(entry: squeue::Entry) -> squeue::Entry {
+    entry.flags(squeue::Flags::SKIP_SUCCESS)
 }
 
 /// Sets the bound on the bytes of a multishot receive, for which the crate has no setter.

@@ -133,6 +133,10 @@ pub(super) enum Mark {
     More = 1 << 10,
     /// The connection ends when the handle is dropped, not when the descriptor is closed.
     EndsAtDrop = 1 << 11,
+    /// The send in flight completes without a completion if everything goes out.
+    Quiet = 1 << 12,
+    /// The task is woken at the end of a quiet send.
+    Awaited = 1 << 13,
 }
 
 /// One descriptor: the size of a cache line, so that an idle descriptor costs no more.

@@ -215,9 +215,19 @@ impl Socket {
 
     /// Sends what this socket has received, or a part of it, on `to`. Returns the number of bytes.
     ///
+    /// If it `may_be_quiet` and nothing is left to forward, the kernel tells nothing of a send that goes out as a whole, which
+    /// saves an enter and a wake-up: the task is woken only by what goes wrong, or if it has asked since
+    /// ([`Self::sent`]).
+    ///
     /// The last send on `to` must have been reported as done.
-    pub fn forward(&self, to: &Self) -> u32 {
-        self.core().forward(self.key, to.key)
+    pub fn forward(&self, to: &Self, may_be_quiet: bool) -> u32 {
+        self.core().forward(self.key, to.key, may_be_quiet)
+    }
+
+    /// Returns whether the send under way wakes nobody at its end, if everything goes out.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.core().slots.of(self.key).is(Mark::Quiet)
     }
 
     /// Sends bytes of our own on `to`, and behind them in the same piece what this socket has received. Returns the
@@ -258,6 +268,7 @@ impl Socket {
         }
         let bytes = std::mem::take(&mut slot.sent);
         if slot.is_in_flight(Op::Send) || slot.is(Mark::AwaitsRoom) {
+            slot.set(Mark::Awaited, slot.is(Mark::Quiet));
             return Sent::Busy { bytes, blocked: slot.is(Mark::Blocked) };
         }
         slot.set(Mark::Sending, false);

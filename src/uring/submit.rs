@@ -14,7 +14,7 @@ use super::buffers::GROUP;
 use super::core::Core;
 use super::knock::{Knock, Knocked};
 use super::queues::{SEND_PIECES, Wait};
-use super::setup::with_total;
+use super::setup::{SEND_FLAGS, quiet, with_total};
 use super::slot::{Extra, Key, Mark, Op, Receive, Slot};
 use crate::base::Tick;
 
@@ -40,7 +40,11 @@ impl Core {
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         self.buffers.refill();
         self.feed_starved();
-        self.queues.enter(wait)
+        self.queues.enter(wait)?;
+        if self.queues.is_submitted() {
+            self.quiet_taken = self.quiet.len();
+        }
+        Ok(())
     }
 
     /// Arms receives again that found no buffer, as many as there are posted buffers. Receives whose socket
@@ -118,7 +122,7 @@ impl Core {
 impl Core {
     /// Moves received bytes of `from`, at most [`SEND_PIECES`] buffers, into a send on `to`. Returns the
     /// number of bytes.
-    pub(super) fn forward(&mut self, from: Key, to: Key) -> u32 {
+    pub(super) fn forward(&mut self, from: Key, to: Key, may_be_quiet: bool) -> u32 {
         let source = self.slots.of(from);
         let spilled = source.take_spilled();
         if !spilled.is_empty() {
@@ -131,7 +135,12 @@ impl Core {
             return 0;
         }
         let bytes = chain.bytes;
-        self.new_send(to).unsent = chain;
+        // If more follows, somebody has to be told.
+        let is_last = source.received.is_empty() && source.end.is_none();
+        let is_quiet = may_be_quiet && is_last && self.features.quiet_sends;
+        let slot = self.new_send(to);
+        slot.unsent = chain;
+        slot.set(Mark::Quiet, is_quiet);
         self.arm_send(to);
         bytes
     }
@@ -160,13 +169,17 @@ impl Core {
         debug_assert!(!slot.is(Mark::Sending), "a send before the last one was reported");
         slot.set(Mark::Sending, true);
         slot.set(Mark::Blocked, false);
+        slot.set(Mark::Quiet, false);
+        slot.set(Mark::Awaited, false);
         slot
     }
 
     /// Sends what the slot holds, as much as the peer takes at once.
     pub(super) fn arm_send(&mut self, key: Key) {
         let slot = self.slots.of(key);
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        let is_quiet = slot.is(Mark::Quiet);
+        let whole = if is_quiet { libc::MSG_WAITALL } else { 0 };
+        let flags = SEND_FLAGS | whole;
         let fd = Fd(slot.fd);
         let mut one = None;
         if let Some(Extra::Bytes(bytes, sent)) = slot.extra() {
@@ -182,6 +195,12 @@ impl Core {
                 let header = self.queues.gather(self.buffers.pieces(&slot.unsent));
                 opcode::SendMsg::new(fd, header).flags(flags as u32).build()
             }
+        };
+        let entry = if is_quiet {
+            self.quiet.push(key);
+            quiet(entry)
+        } else {
+            entry
         };
         self.arm(key, Op::Send, entry);
     }

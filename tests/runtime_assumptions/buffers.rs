@@ -85,7 +85,7 @@ fn first_bytes_are_looked_at_and_dropped_wherever_they_lie() {
             // What is left goes on as if nothing else had been received.
             let mut left = sent.len() - gone;
             while left > 0 {
-                left -= socket.forward(&onward) as usize;
+                left -= socket.forward(&onward, false) as usize;
                 while !matches!(onward.sent(), Sent::Done { .. }) {
                     ring.next_turn().await;
                 }

@@ -11,6 +11,7 @@ mod descriptors;
 mod driver;
 mod glommio_assumptions;
 mod kernel;
+mod quiet_sends;
 mod resets;
 mod support;
 mod tasks;

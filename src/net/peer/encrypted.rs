@@ -602,7 +602,7 @@ mod tests {
             while from.received() == 0 {
                 ring.next_turn().await;
             }
-            assert_eq!(from.forward(&to), 5);
+            assert_eq!(from.forward(&to, true), 5);
             let sent = std::future::poll_fn(|context| {
                 to.register(context.waker());
                 match to.sent() {

@@ -247,12 +247,12 @@ impl Peer {
 
 /// Bytes to the peer.
 impl Peer {
-    /// Sends what this peer has received, or a part of it, on `to`. Returns the number of bytes.
+    /// Sends what this peer has received, or a part of it, on `to`; see [`Socket::forward`]. Returns the number of bytes.
     ///
     /// The last send on `to` must have been reported as done.
-    pub fn forward(&self, to: &Self) -> u32 {
+    pub fn forward(&self, to: &Self, may_be_quiet: bool) -> u32 {
         if self.tls.is_none() && to.tls.is_none() {
-            return self.socket.forward(&to.socket);
+            return self.socket.forward(&to.socket, may_be_quiet);
         }
         if let (None, Some(tls)) = (&self.tls, &to.tls)
             && let Some(count) = tls.send_pieces(&to.socket, &self.socket)
@@ -265,6 +265,12 @@ impl Peer {
             to.send(bytes);
         }
         count
+    }
+
+    /// Returns whether the send under way wakes nobody at its end, if everything goes out.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.socket.is_quiet()
     }
 
     /// Sends bytes of our own on `to`, and behind them in the same piece what this peer has received. Returns the

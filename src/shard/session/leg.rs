@@ -104,8 +104,9 @@ impl Leg {
     }
 
     fn account(&self, record: &Record, to_backend: u64, to_client: u64) {
-        record.session.to_backend.set(self.relay.bytes_to_backend());
-        record.session.to_client.set(self.relay.bytes_to_client());
+        let delivered = self.relay.delivered();
+        record.session.to_backend.set(delivered.0);
+        record.session.to_client.set(delivered.1);
         record.account(self.in_flight.backend(), to_backend, to_client);
     }
 
