@@ -20,7 +20,7 @@ use crate::process::{Process, settle};
 use crate::progress::Progress;
 use crate::report::{Calibration, Report};
 use crate::table::table;
-use crate::topology::BALANCER_CORE;
+use crate::topology::{BALANCER_CORE, Ports, SERVICES};
 use crate::workloads::{CALIBRATION, WORKLOADS, Workload};
 
 /// Where reports and plots go.
@@ -44,8 +44,9 @@ impl Plan {
     fn take(mut options: Options) -> Result<Plan, String> {
         let quick = options.flag("--quick");
         let only = options.take_all("--only")?;
-        let wanted = |workload: &&Workload| {
-            only.is_empty() || only.iter().any(|text| workload.name.contains(text.as_str()))
+        let wanted = |workload: &&Workload| match only.as_slice() {
+            [] => workload.quick || !quick,
+            only => only.iter().any(|text| workload.name.contains(text.as_str())),
         };
         let plan = Plan {
             quick,
@@ -393,11 +394,11 @@ impl Drop for Directory {
     }
 }
 
-fn start_backend(directory: &Path, program: &Path, cores: &str) -> Result<(Process, [u16; 4]), String> {
+fn start_backend(directory: &Path, program: &Path, cores: &str) -> Result<(Process, Ports), String> {
     let ports = free_ports()?;
     let mut arguments = vec!["backend".to_owned()];
-    for (name, port) in ["--echo", "--sink", "--source", "--both"].iter().zip(ports) {
-        arguments.extend([(*name).to_owned(), port.to_string()]);
+    for (name, port) in SERVICES.iter().zip(ports) {
+        arguments.extend([format!("--{name}"), port.to_string()]);
     }
     let process = Process::start(cores, program, &arguments, &directory.join("backend.log"))?;
     Subject::direct(ports).wait_until_it_serves(None)?;

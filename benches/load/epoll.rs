@@ -13,6 +13,7 @@ pub(crate) struct Interest {
     pub(crate) write: bool,
 }
 
+pub(crate) const NONE: Interest = Interest { read: false, write: false };
 pub(crate) const READ: Interest = Interest { read: true, write: false };
 pub(crate) const WRITE: Interest = Interest { read: false, write: true };
 pub(crate) const BOTH: Interest = Interest { read: true, write: true };

@@ -6,11 +6,13 @@
 //! cargo bench [-- [--quick] [--rounds N] [--seconds S] [--only TEXT]... [--other NAME=BINARY]... [--figures DIRECTORY]]
 //! cargo bench --bench load -- --from FILE.json [--figures DIRECTORY]    a report of before, printed and drawn again
 //! load compare ...                                        the same
-//! load backend --echo PORT --sink PORT --source PORT --both PORT
+//! load backend --echo PORT --sink PORT --source PORT --both PORT --answer PORT
 //! load echo    --sessions N --bytes N --seconds S [--rate PER_SECOND] ADDRESS
-//! load connect --sessions N --bytes N --seconds S ADDRESS
+//! load ask     --sessions N --bytes N --seconds S [--rate PER_SECOND] ADDRESS    the bytes are those of the answer
+//! load connect --sessions N --bytes N --seconds S [--rate PER_SECOND] ADDRESS
 //! load storm   --sessions N --bytes N --seconds S --clients N ADDRESS
-//! load bulk    --sessions N --seconds S --direction to-backend|to-client|both [--until-stdin-ends] ADDRESS
+//! load bulk    --sessions N --seconds S --direction to-backend|to-client|both [--rate GBIT_PER_SECOND]
+//!              [--until-stdin-ends] ADDRESS
 //! load idle    --sessions N ADDRESS                       until its stdin ends
 //! ```
 //!
@@ -37,6 +39,7 @@ mod plots;
 mod process;
 mod progress;
 mod report;
+mod request;
 mod table;
 mod tls;
 mod topology;
