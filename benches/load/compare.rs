@@ -8,10 +8,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::costs::Costs;
 use crate::figures::{Figure, Latencies, Outcome, Row};
 use crate::generator::{Measurement, Unit};
 use crate::histogram::Histogram;
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::options::Options;
 use crate::peers::{Subject, WithTls, free_ports, start_all, start_all_with_tls};
@@ -134,6 +135,9 @@ fn measure_all(plan: &Plan) -> Result<Report, String> {
     let bench = Bench::start(plan)?;
     let mut report = Report::new(Machine::describe(&bench.subjects), plan.quick, plan.rounds, plan.seconds);
     println!("{}; balancer on core {BALANCER_CORE}, the rest on {}", report.head(), bench.cores);
+    let costs = Costs::measure().map_err(|error| format!("calibration: {error}"))?;
+    println!("{}", costs.line());
+    report.costs = Some(costs);
     report.calibration = bench.calibrate(plan.seconds)?;
     let runs_of = |workload: &&Workload| plan.rounds_of(workload) * bench.subjects(workload).len();
     let progress = Progress::new(plan.workloads.iter().map(runs_of).sum());
@@ -164,11 +168,12 @@ impl Bench {
     }
 
     /// Who does this workload.
-    fn subjects(&self, workload: &Workload) -> &[Subject] {
-        match &self.with_tls {
+    fn subjects(&self, workload: &Workload) -> Vec<&Subject> {
+        let all = match &self.with_tls {
             Some(with_tls) if workload.tls => &with_tls.subjects,
             _ => &self.subjects,
-        }
+        };
+        all.iter().filter(|subject| !subject.is_again || workload.pace().is_some()).collect()
     }
 
     /// The generator against the backend alone: does it work, what can it do, does it keep its pace?
@@ -212,7 +217,7 @@ impl Bench {
     fn measure(&self, workload: &Workload, plan: &Plan, progress: &Progress) -> Result<Outcome, String> {
         let mut rows: Vec<(Row, Histogram)> = Vec::new();
         let subjects = self.subjects(workload);
-        for subject in subjects {
+        for subject in &subjects {
             let row =
                 Row { subject: subject.name.clone(), rounds: vec![], distribution: vec![], summary: None };
             rows.push((row, Histogram::new()));
@@ -223,7 +228,7 @@ impl Bench {
             // Each round begins with another subject, so that none always follows the same one.
             for turn in 0..subjects.len() {
                 let index = (round + turn) % subjects.len();
-                let subject = &subjects[index];
+                let subject = subjects[index];
                 progress.run(workload.name, &subject.name);
                 let in_context = |error| format!("{} over {}: {error}", workload.name, subject.name);
                 let (row, distribution) = &mut rows[index];
@@ -254,8 +259,7 @@ impl Bench {
         subject: &Subject,
         seconds: f64,
     ) -> Result<(Figure, Measurement), String> {
-        let pids: Vec<u32> = subject.pid().into_iter().chain([self.backend.pid()]).collect();
-        settle(&pids);
+        settle(&self.pids(subject));
         let Some(other) = &workload.beside else {
             let measured = self.generate(workload, subject, seconds, None)?;
             return Ok((figure(&measured), measured));
@@ -284,6 +288,11 @@ impl Bench {
         Ok((figure, measured))
     }
 
+    /// Who works in a run, beside the generator.
+    fn pids(&self, subject: &Subject) -> Vec<u32> {
+        subject.pid().into_iter().chain([self.backend.pid()]).collect()
+    }
+
     /// One run of a generator; `beside` is another one that works meanwhile.
     fn generate(
         &self,
@@ -307,7 +316,8 @@ impl Bench {
 
     /// Resident memory of the balancer for each session that once sent a message and is idle since.
     fn idle(&self, workload: &Workload, subject: &Subject) -> Result<Figure, String> {
-        let before = subject.resident_bytes();
+        settle(&self.pids(subject));
+        let (before, kernel_before) = (subject.resident_bytes(), kernel::memory());
         let mut child = self
             .generator(workload, workload.arguments, subject, workload.service)
             .stdin(Stdio::piped())
@@ -316,7 +326,7 @@ impl Bench {
             .map_err(|error| error.to_string())?;
         let mut line = String::new();
         let read = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
-        let after = subject.resident_bytes();
+        let (after, kernel_after) = (subject.resident_bytes(), kernel::memory());
         // The end of its stdin ends it.
         drop(child.stdin.take());
         let status = child.wait().map_err(|error| error.to_string())?;
@@ -330,6 +340,11 @@ impl Bench {
             errors: 0,
             beside_gbit_per_second: None,
             usage: None,
+            network: None,
+            units: workload.sessions(),
+            kernel_bytes: kernel_after
+                .zip(kernel_before)
+                .map(|(after, before)| (after - before) / workload.sessions()),
             generator_is_the_limit: false,
         })
     }
@@ -373,6 +388,9 @@ fn figure(measured: &Measurement) -> Figure {
         errors: measured.errors,
         beside_gbit_per_second: None,
         usage: measured.usage,
+        network: measured.network,
+        units: measured.count,
+        kernel_bytes: None,
         generator_is_the_limit: measured.usage.is_some_and(|usage| usage.generator_is_the_limit()),
     }
 }

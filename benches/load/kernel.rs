@@ -1,5 +1,5 @@
-//! The kernel as it is for a comparison: one congestion control for everybody, and loopback that drops
-//! nothing.
+//! The kernel as it is for a comparison: one congestion control for everybody, loopback that drops
+//! nothing, and room for every TIME_WAIT.
 //!
 //! BBR, which some machines have as their default, paces; without a pacing queue that is a timer for each
 //! piece, and on loopback it is most of what is measured. And loopback drops what comes while
@@ -9,6 +9,8 @@
 use std::fs;
 
 const CONGESTION_CONTROL: (&str, &str) = ("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
+/// Beyond so many, sessions close without TIME_WAIT: more cheaply, whoever is in between.
+const TIME_WAITS: (&str, &str) = ("/proc/sys/net/ipv4/tcp_max_tw_buckets", "524288");
 const BACKLOG: (&str, &str) = ("/proc/sys/net/core/netdev_max_backlog", "20000");
 
 /// What was set, until it is dropped.
@@ -22,7 +24,7 @@ impl Kernel {
     /// Sets what may be set, and says what may not.
     pub(crate) fn set() -> Kernel {
         let mut before = Vec::new();
-        for (path, value) in [CONGESTION_CONTROL, BACKLOG] {
+        for (path, value) in [CONGESTION_CONTROL, BACKLOG, TIME_WAITS] {
             let old = fs::read_to_string(path).unwrap_or_default().trim().to_owned();
             if old == value {
                 continue;
@@ -54,6 +56,29 @@ impl Drop for Kernel {
 /// The congestion control of new connections.
 pub(crate) fn congestion_control() -> String {
     fs::read_to_string(CONGESTION_CONTROL.0).unwrap_or_default().trim().to_owned()
+}
+
+/// What the kernel holds, in bytes: its objects of all kinds (sockets, files, timers, requests of a ring: the
+/// slabs of `/proc/meminfo`) and what waits in TCP's buffers, where these are pages of their own.
+pub(crate) fn memory() -> Option<f64> {
+    let read = |file| fs::read_to_string(file).ok();
+    Some(slab_bytes(&read("/proc/meminfo")?)? + tcp_bytes(&read("/proc/net/sockstat")?)?)
+}
+
+pub(crate) fn slab_bytes(meminfo: &str) -> Option<f64> {
+    let kib = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse::<f64>().ok()
+    };
+    Some((kib("SReclaimable:")? + kib("SUnreclaim:")?) * 1024.0)
+}
+
+/// The last number of the line of TCP is in pages.
+pub(crate) fn tcp_bytes(sockstat: &str) -> Option<f64> {
+    const PAGE: f64 = 4096.0;
+    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    let pages = line.split_whitespace().skip_while(|word| *word != "mem").nth(1)?;
+    Some(pages.parse::<f64>().ok()? * PAGE)
 }
 
 /// The second column of `/proc/net/softnet_stat`, hexadecimal, of all CPUs.

@@ -26,12 +26,14 @@
 mod backend;
 mod clock;
 mod compare;
+mod costs;
 mod epoll;
 mod figures;
 mod generator;
 mod histogram;
 mod kernel;
 mod machine;
+mod network;
 mod options;
 mod pattern;
 mod peers;

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Usage;
+use crate::costs::Costs;
 use crate::figures::Outcome;
 use crate::machine::Machine;
 use crate::verdict::verdicts;
@@ -61,6 +62,9 @@ pub(crate) struct Report {
     /// Packets that loopback dropped because too many waited; each stalls a session.
     #[serde(default)]
     pub(crate) dropped: u64,
+    /// Absent in reports of before.
+    #[serde(default)]
+    pub(crate) costs: Option<Costs>,
     pub(crate) calibration: Vec<Calibration>,
     pub(crate) workloads: Vec<Outcome>,
 }
@@ -69,7 +73,7 @@ impl Report {
     pub(crate) fn new(machine: Machine, quick: bool, rounds: usize, seconds: f64) -> Report {
         let unfair = UNFAIR.iter().map(|&text| text.to_owned()).collect();
         let (calibration, workloads) = (Vec::new(), Vec::new());
-        Report { machine, quick, rounds, seconds, unfair, dropped: 0, calibration, workloads }
+        Report { machine, quick, rounds, seconds, unfair, dropped: 0, costs: None, calibration, workloads }
     }
 
     /// The outcomes of these workloads, as far as they were measured.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use configuration::Splicing;
 
+use crate::figures::{AGAIN, DIRECT, OWN};
 use crate::process::Process;
 use crate::tls::{Certificate, Client};
 use crate::topology::{BALANCER_CORE, Ports, SERVICES};
@@ -28,6 +29,8 @@ pub(crate) struct Subject {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) ports: Ports,
+    /// The first subject again: only where the pace is fixed.
+    pub(crate) is_again: bool,
     process: Option<Process>,
 }
 
@@ -41,7 +44,7 @@ pub(crate) struct WithTls {
 impl Subject {
     /// The backend itself.
     pub(crate) fn direct(ports: Ports) -> Subject {
-        Subject { name: "direct".to_owned(), version: String::new(), ports, process: None }
+        Subject { name: DIRECT.to_owned(), version: String::new(), ports, is_again: false, process: None }
     }
 
     /// Its process; none for direct.
@@ -133,11 +136,12 @@ struct Starting<'a> {
 
 impl Starting<'_> {
     fn all(&mut self, others: &[(String, PathBuf)]) -> Result<(), String> {
-        self.ringway("ringway", &ringway_binary()?)?;
+        self.ringway(OWN, &ringway_binary()?)?;
         for (name, binary) in others {
             self.ringway(name, binary)?;
         }
         if others.is_empty() {
+            self.ringway(AGAIN, &ringway_binary()?)?;
             self.haproxy()?;
             self.nginx()?;
             self.envoy()?;
@@ -222,8 +226,13 @@ impl Starting<'_> {
         let mut arguments: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         arguments.push(file.display().to_string());
         let process = Process::start(&BALANCER_CORE.to_string(), program, &arguments, &log)?;
-        let subject =
-            Subject { name: name.to_owned(), version: version(program), ports, process: Some(process) };
+        let subject = Subject {
+            name: name.to_owned(),
+            version: version(program),
+            ports,
+            is_again: name == AGAIN,
+            process: Some(process),
+        };
         subject
             .wait_until_it_serves(self.tls.map(|(_, client)| client))
             .map_err(|error| format!("{error}\n{}", std::fs::read_to_string(&log).unwrap_or_default()))?;
@@ -254,6 +263,7 @@ fn version(program: &Path) -> String {
     let says = |flag| Command::new(program).arg(flag).output().ok().filter(|output| output.status.success());
     let Some(output) = says("-v").or_else(|| says("--version")) else { return String::new() };
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-    let text = String::from_utf8_lossy(&text);
+    // Envoy begins with an empty line, and with its path.
+    let text = String::from_utf8_lossy(&text).replace(&format!("{}/", ENVOY), "");
     text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }
