@@ -22,7 +22,7 @@ use crate::progress::Progress;
 use crate::report::{Calibration, Report};
 use crate::table::table;
 use crate::topology::{BALANCER_CORE, Ports, SERVICES};
-use crate::workloads::{CALIBRATION, WORKLOADS, Workload};
+use crate::workloads::{CALIBRATION, ECHO_64, WORKLOADS, Workload};
 
 /// Where reports and plots go.
 const DIRECTORY: &str = "target/bench";
@@ -49,6 +49,9 @@ impl Plan {
             [] => workload.quick || !quick,
             only => only.iter().any(|text| workload.name.contains(text.as_str())),
         };
+        // The shares of the best rate need that rate.
+        let loads = WORKLOADS.iter().any(|workload| workload.share.is_some() && wanted(&workload));
+        let wanted = |workload: &&Workload| wanted(workload) || (loads && workload.name == ECHO_64);
         let plan = Plan {
             quick,
             rounds: options.take("--rounds", Some(if quick { 2 } else { 9 }))?,
@@ -92,6 +95,8 @@ struct Bench {
     subjects: Vec<Subject>,
     /// Those that end TLS, where a workload needs them.
     with_tls: Option<WithTls>,
+    /// Of a balancer in [`ECHO_64`]; 0 before that.
+    best_rate: f64,
     /// Takes configurations and logs, and goes last.
     _directory: Directory,
 }
@@ -132,7 +137,7 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
 fn measure_all(plan: &Plan) -> Result<Report, String> {
     // Before any socket is made.
     let kernel = Kernel::set();
-    let bench = Bench::start(plan)?;
+    let mut bench = Bench::start(plan)?;
     let mut report = Report::new(Machine::describe(&bench.subjects), plan.quick, plan.rounds, plan.seconds);
     println!("{}; balancer on core {BALANCER_CORE}, the rest on {}", report.head(), bench.cores);
     let costs = Costs::measure().map_err(|error| format!("calibration: {error}"))?;
@@ -145,6 +150,9 @@ fn measure_all(plan: &Plan) -> Result<Report, String> {
         progress.begin(workload.name);
         let outcome = bench.measure(workload, plan, &progress)?;
         progress.print(&table(&outcome));
+        if workload.name == ECHO_64 {
+            bench.best_rate = outcome.best_rate();
+        }
         report.workloads.push(outcome);
     }
     progress.end();
@@ -164,7 +172,7 @@ impl Bench {
         let subjects = start_all(&directory.0, ports, &plan.others)?;
         let needed = plan.workloads.iter().any(|workload| workload.tls);
         let with_tls = needed.then(|| start_all_with_tls(&directory.0, ports, &plan.others)).transpose()?;
-        Ok(Bench { program, cores, backend, subjects, with_tls, _directory: directory })
+        Ok(Bench { program, cores, backend, subjects, with_tls, best_rate: 0.0, _directory: directory })
     }
 
     /// Who does this workload.
@@ -174,6 +182,12 @@ impl Bench {
             _ => &self.subjects,
         };
         all.iter().filter(|subject| !subject.is_again || workload.pace().is_some()).collect()
+    }
+
+    /// At what fixed rate it is done.
+    fn pace(&self, workload: &Workload) -> Option<f64> {
+        let share = workload.share.map(|share| (share * self.best_rate).round());
+        share.or_else(|| workload.pace())
     }
 
     /// The generator against the backend alone: does it work, what can it do, does it keep its pace?
@@ -247,7 +261,8 @@ impl Bench {
             .into_iter()
             .map(|(row, distribution)| Row { distribution: distribution.curve(), ..row })
             .collect();
-        let mut outcome = Outcome { workload: workload.name.to_owned(), unit, rows };
+        let pace = self.pace(workload);
+        let mut outcome = Outcome { workload: workload.name.to_owned(), unit, pace, rows };
         outcome.summarize();
         Ok(outcome)
     }
@@ -301,8 +316,11 @@ impl Bench {
         seconds: f64,
         beside: Option<u32>,
     ) -> Result<Measurement, String> {
-        let output = self
-            .generator(workload, workload.arguments, subject, workload.service)
+        let mut command = self.generator(workload, workload.arguments, subject, workload.service);
+        if workload.share.is_some() {
+            command.args(["--rate", &self.pace(workload).unwrap_or(0.0).to_string()]);
+        }
+        let output = command
             .args(["--seconds", &seconds.to_string(), "--backend", &self.backend.pid().to_string()])
             .args(["--balancer", &subject.pid().unwrap_or(0).to_string()])
             .args(["--beside", &beside.unwrap_or(0).to_string()])

@@ -88,6 +88,9 @@ pub(crate) struct Row {
 pub(crate) struct Outcome {
     pub(crate) workload: String,
     pub(crate) unit: Unit,
+    /// The fixed rate; `None` for as fast as it goes, and in reports of before.
+    #[serde(default)]
+    pub(crate) pace: Option<f64>,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -222,6 +225,19 @@ impl Outcome {
         let median = |subject| self.row(subject).and_then(|row| row.median(measure));
         let known = subjects.iter().filter_map(|&subject| Some((subject, median(subject)?)));
         known.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(subject, _)| subject)
+    }
+
+    /// The best median rate of a balancer; 0 without any.
+    pub(crate) fn best_rate(&self) -> f64 {
+        let balancers = self.rows.iter().filter(|row| row.subject != DIRECT);
+        balancers.filter_map(|row| row.median(Measure::Rate)).fold(0.0, f64::max)
+    }
+
+    /// Whether a row did not keep the fixed rate.
+    pub(crate) fn is_behind(&self, row: &Row) -> bool {
+        /// The edges of the measured time cut messages off.
+        const KEPT: f64 = 0.99;
+        self.pace.zip(row.median(Measure::Rate)).is_some_and(|(pace, rate)| rate < KEPT * pace)
     }
 
     /// Fills in what readers of the file want.

@@ -8,7 +8,9 @@ use crate::clock::Usage;
 use crate::costs::Costs;
 use crate::figures::Outcome;
 use crate::machine::Machine;
+use crate::table::load_curve;
 use crate::verdict::verdicts;
+use crate::workloads::LOADS;
 
 /// What every reader of the figures must know.
 const UNFAIR: &[&str] = &[
@@ -107,7 +109,7 @@ impl Report {
 
     /// What stands below the tables.
     pub(crate) fn tail(&self) -> String {
-        let mut text = verdicts(&self.workloads);
+        let mut text = load_curve(&self.outcomes(&LOADS)) + &verdicts(&self.workloads);
         if self.quick {
             text += "This was a smoke run: it says that everything runs, not how fast.\n";
         }

@@ -106,7 +106,7 @@ fn speeds(text: &mut String, outcome: &Outcome) {
         for measure in [Measure::P50, Measure::P99, Measure::P999, Measure::Max] {
             let _ = write!(text, " {:>8}", cell(row.median(measure), 0));
         }
-        let _ = writeln!(text, " {:>6}  {}", row.errors(), limit(row));
+        let _ = writeln!(text, " {:>6}  {}", row.errors(), limit(outcome, row));
     }
 }
 
@@ -164,15 +164,37 @@ fn beside(text: &mut String, outcome: &Outcome) {
 }
 
 /// Who could not have done more.
-fn limit(row: &Row) -> String {
+fn limit(outcome: &Outcome, row: &Row) -> String {
     let balancer = row.usage(Usage::balancer_share).is_some_and(|share| share >= SATURATED);
     let generator = format!("generator in {} of {}", row.rounds_limited_by_generator(), row.rounds.len());
-    match (row.rounds_limited_by_generator() > 0, balancer) {
-        (true, true) => format!("balancer, {generator}"),
-        (true, false) => generator,
-        (false, true) => "balancer".to_owned(),
-        (false, false) => "-".to_owned(),
+    let all = [
+        (outcome.is_behind(row), "behind the pace"),
+        (balancer, "balancer"),
+        (row.rounds_limited_by_generator() > 0, generator.as_str()),
+    ];
+    let found: Vec<&str> = all.iter().filter(|(is_so, _)| *is_so).map(|(_, text)| *text).collect();
+    if found.is_empty() { "-".to_owned() } else { found.join(", ") }
+}
+
+/// Median and 99th percentile of the latency at each load, of those that were measured.
+pub(crate) fn load_curve(outcomes: &[&Outcome]) -> String {
+    let Some(first) = outcomes.first() else { return String::new() };
+    let mut text = "Latency under load, p50 and p99 in us (* behind the pace)\n".to_owned();
+    let loads: Vec<String> =
+        outcomes.iter().map(|outcome| format!("{:>18}", cell(outcome.pace, 0) + "/s")).collect();
+    let _ = writeln!(text, "  {:<14}{}", "", loads.concat());
+    for Row { subject, .. } in &first.rows {
+        let cells: Vec<String> = outcomes.iter().map(|outcome| load_cell(outcome, subject)).collect();
+        let _ = writeln!(text, "  {subject:<14}{}", cells.concat());
     }
+    text
+}
+
+fn load_cell(outcome: &Outcome, subject: &str) -> String {
+    let Some(row) = outcome.row(subject) else { return format!("{:>18}", "-") };
+    let mark = if outcome.is_behind(row) { "*" } else { "" };
+    let (p50, p99) = (cell(row.median(Measure::P50), 0), cell(row.median(Measure::P99), 0));
+    format!("{:>18}", format!("{p50} {p99}{mark}"))
 }
 
 /// Ringway divided by each other subject.

@@ -10,6 +10,8 @@ pub(crate) struct Workload {
     pub(crate) tls: bool,
     /// Another generator that works beside.
     pub(crate) beside: Option<Beside>,
+    /// Its rate is this share of the best that a balancer reaches in [`ECHO_64`], which comes before it.
+    pub(crate) share: Option<f64>,
     /// A smoke run has it: one of each kind.
     pub(crate) quick: bool,
 }
@@ -55,6 +57,15 @@ pub(crate) const TLS_TO_BACKEND: &str = "TLS: bulk to backend, 16 sessions";
 pub(crate) const TLS_TO_CLIENT: &str = "TLS: bulk to client, 16 sessions";
 pub(crate) const TLS_PACED_16K: &str = "TLS: 5000/s of 16 KiB, 64 sessions";
 
+/// Latency under load.
+pub(crate) const LOADS: [&str; 5] = [
+    "10 % of the best rate of 64 B, 64 sessions",
+    "30 % of the best rate of 64 B, 64 sessions",
+    "50 % of the best rate of 64 B, 64 sessions",
+    "70 % of the best rate of 64 B, 64 sessions",
+    "90 % of the best rate of 64 B, 64 sessions",
+];
+
 /// The calibration: the generator against the backend alone.
 pub(crate) const CALIBRATION: [Workload; 2] = [
     of("closed loop", ECHO, &["echo", "--bytes", "64", "--sessions", "64"]),
@@ -95,6 +106,11 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     of(PACED_ASK_16K, ANSWER, &["ask", "--bytes", "16384", "--sessions", "64", "--rate", "15000"]),
     quick(of(PACED_ASK_64K, ANSWER, &["ask", "--bytes", "65536", "--sessions", "64", "--rate", "6000"])),
     of(PACED_ASK_256K, ANSWER, &["ask", "--bytes", "262144", "--sessions", "64", "--rate", "2000"]),
+    under_load(LOADS[0], 0.1),
+    under_load(LOADS[1], 0.3),
+    under_load(LOADS[2], 0.5),
+    under_load(LOADS[3], 0.7),
+    under_load(LOADS[4], 0.9),
     quick(of(CONNECT, ECHO, &["connect", "--bytes", "64", "--sessions", "64"])),
     quick(of(PACED_CONNECT, ECHO, &["connect", "--bytes", "64", "--sessions", "64", "--rate", "5000"])),
     quick(of(STORM, ECHO, &["storm", "--bytes", "64", "--sessions", "64", "--clients", "4000"])),
@@ -140,11 +156,15 @@ pub(crate) const WORKLOADS: &[Workload] = &[
 ];
 
 const fn of(name: &'static str, service: usize, arguments: &'static [&'static str]) -> Workload {
-    Workload { name, service, arguments, tls: false, beside: None, quick: false }
+    Workload { name, service, arguments, tls: false, beside: None, share: None, quick: false }
 }
 
 const fn with_tls(name: &'static str, service: usize, arguments: &'static [&'static str]) -> Workload {
     Workload { tls: true, ..of(name, service, arguments) }
+}
+
+const fn under_load(name: &'static str, share: f64) -> Workload {
+    Workload { share: Some(share), ..of(name, ECHO, &["echo", "--bytes", "64", "--sessions", "64"]) }
 }
 
 const fn quick(workload: Workload) -> Workload {
@@ -162,7 +182,7 @@ impl Workload {
         self.number("--sessions").expect("every workload says how many sessions")
     }
 
-    /// Its fixed rate, in the unit that its rate is reported in; `None` for as fast as it goes.
+    /// The fixed rate of its command line, in the unit that rates are reported in; `None` if it has none.
     pub(crate) fn pace(&self) -> Option<f64> {
         self.number("--rate")
     }
