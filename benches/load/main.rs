@@ -37,6 +37,7 @@ mod network;
 mod options;
 mod pattern;
 mod peers;
+mod plan;
 mod plots;
 mod process;
 mod progress;
