@@ -47,9 +47,11 @@ fn more_than_one_retransmission_in_a_thousand_segments_disturbs() {
 
 #[test]
 fn memory_of_the_kernel_is_slabs_and_pages_of_tcp() {
-    let meminfo = "MemTotal: 9 kB\nSlab: 30 kB\nSReclaimable:       10 kB\nSUnreclaim:         20 kB\n";
-    assert_eq!(kernel::slab_bytes(meminfo), Some(30.0 * 1024.0));
-    assert_eq!(kernel::slab_bytes("SReclaimable: 10 kB\n"), None);
+    let slabinfo = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize>\n\
+                    TCP 10 13 2560 13 8 : tunables 0 0 0 : slabdata 1 1 0\n\
+                    filp 3 32 256 16 1 : tunables 0 0 0 : slabdata 2 2 0\n";
+    assert_eq!(kernel::slab_bytes(slabinfo), 26_368.0);
+    assert_eq!(kernel::slab_bytes(""), 0.0);
     let sockstat = "sockets: used 7\nTCP: inuse 5 orphan 0 tw 3 alloc 7 mem 2\nUDP: inuse 1 mem 9\n";
     assert_eq!(kernel::tcp_bytes(sockstat), Some(8192.0));
     assert_eq!(kernel::tcp_bytes("UDP: inuse 1 mem 9\n"), None);

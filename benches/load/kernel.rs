@@ -25,7 +25,11 @@ impl Kernel {
     pub(crate) fn set() -> Kernel {
         let mut before = Vec::new();
         for (path, value) in [CONGESTION_CONTROL, BACKLOG, TIME_WAITS] {
-            let old = fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+            let Ok(old) = fs::read_to_string(path) else {
+                eprintln!("{path} is not there: it cannot be set to {value}");
+                continue;
+            };
+            let old = old.trim().to_owned();
             if old == value {
                 continue;
             }
@@ -58,19 +62,22 @@ pub(crate) fn congestion_control() -> String {
     fs::read_to_string(CONGESTION_CONTROL.0).unwrap_or_default().trim().to_owned()
 }
 
-/// What the kernel holds, in bytes: its objects of all kinds (sockets, files, timers, requests of a ring: the
-/// slabs of `/proc/meminfo`) and what waits in TCP's buffers, where these are pages of their own.
+/// What the kernel holds, in bytes: its objects in use of all kinds (sockets, files, timers, requests of a ring:
+/// `/proc/slabinfo`, which only root may read) and what waits in TCP's buffers, where these are pages of their own.
+/// Slabs that are empty since do not count: `/proc/meminfo` counts them, and who comes next finds them free.
 pub(crate) fn memory() -> Option<f64> {
     let read = |file| fs::read_to_string(file).ok();
-    Some(slab_bytes(&read("/proc/meminfo")?)? + tcp_bytes(&read("/proc/net/sockstat")?)?)
+    Some(slab_bytes(&read("/proc/slabinfo")?) + tcp_bytes(&read("/proc/net/sockstat")?)?)
 }
 
-pub(crate) fn slab_bytes(meminfo: &str) -> Option<f64> {
-    let kib = |name: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix(" kB")?.parse::<f64>().ok()
+/// Of each kind, the objects in use times their size.
+pub(crate) fn slab_bytes(slabinfo: &str) -> f64 {
+    let bytes_of = |line: &str| -> Option<f64> {
+        let mut numbers = line.split_whitespace().skip(1).map(|word| word.parse::<f64>().ok());
+        let active = numbers.next()??;
+        Some(active * numbers.nth(1)??)
     };
-    Some((kib("SReclaimable:")? + kib("SUnreclaim:")?) * 1024.0)
+    slabinfo.lines().filter_map(bytes_of).sum()
 }
 
 /// The last number of the line of TCP is in pages.
