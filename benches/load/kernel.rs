@@ -7,6 +7,8 @@
 //! retransmission takes, whoever is in between.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 const CONGESTION_CONTROL: (&str, &str) = ("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
 /// Beyond so many, sessions close without TIME_WAIT: more cheaply, whoever is in between.
@@ -65,7 +67,24 @@ pub(crate) fn congestion_control() -> String {
 /// What the kernel holds, in bytes: its objects in use of all kinds (sockets, files, timers, requests of a ring:
 /// `/proc/slabinfo`, which only root may read) and what waits in TCP's buffers, where these are pages of their own.
 /// Slabs that are empty since do not count: `/proc/meminfo` counts them, and who comes next finds them free.
+///
+/// What is freed comes back late: this waits until nothing moves any more, for two seconds at most.
 pub(crate) fn memory() -> Option<f64> {
+    /// Less than this is other processes' coming and going.
+    const STILL: f64 = 65_536.0;
+    let mut before = memory_now()?;
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(100));
+        let now = memory_now()?;
+        if (now - before).abs() < STILL {
+            return Some(now);
+        }
+        before = now;
+    }
+    Some(before)
+}
+
+fn memory_now() -> Option<f64> {
     let read = |file| fs::read_to_string(file).ok();
     Some(slab_bytes(&read("/proc/slabinfo")?) + tcp_bytes(&read("/proc/net/sockstat")?)?)
 }
