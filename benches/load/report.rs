@@ -34,11 +34,12 @@ const UNFAIR: &[&str] = &[
     "All subjects run all the time on the balancer's core, one of them with work: the timers of the others \
      disturb it a little.",
     "CPU is the user and system time of the process. Interrupt work of the kernel that falls on somebody else's \
-     time is in nobody's row. Resident memory lacks what the kernel keeps for a socket; kernel memory and the counters of TCP are the whole \
-     machine's, whoever caused them.",
+     time is in nobody's row. Resident memory lacks what the kernel keeps for a socket; kernel memory and the \
+     counters of TCP are the whole machine's, whoever caused them.",
     "With TLS, the client offers nothing but TLS 1.3, TLS_AES_256_GCM_SHA384 and X25519, and the certificate is ECDSA P-256: \
-     all balancers do the same arithmetic, the peers by Debian's OpenSSL 3, Ringway by aws-lc. The generator does not verify \
-     the signature, to be cheap. The idle sessions' tickets and certificates are in the memory of all.",
+     all balancers do the same arithmetic, HAProxy and nginx by Debian's OpenSSL 3, Envoy by BoringSSL, Ringway by aws-lc. \
+     The generator does not verify the signature, to be cheap. The idle sessions' tickets and certificates are in the \
+     memory of all.",
     "Who wrote Ringway chose the workloads and wrote the generator.",
 ];
 
