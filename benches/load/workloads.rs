@@ -95,9 +95,9 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     quick(of(PACED_64, ECHO, &["echo", "--bytes", "64", "--sessions", "64", "--rate", "30000"])),
     of(PACED_1000, ECHO, &["echo", "--bytes", "64", "--sessions", "1000", "--rate", "30000"]),
     of(
-        "30000/s of 1 KiB, 64 sessions",
+        "20000/s of 1 KiB, 64 sessions",
         ECHO,
-        &["echo", "--bytes", "1024", "--sessions", "64", "--rate", "30000"],
+        &["echo", "--bytes", "1024", "--sessions", "64", "--rate", "20000"],
     ),
     of(PACED_4K, ECHO, &["echo", "--bytes", "4096", "--sessions", "64", "--rate", "20000"]),
     of(PACED_16K, ECHO, &["echo", "--bytes", "16384", "--sessions", "64", "--rate", "15000"]),
