@@ -1,9 +1,10 @@
-//! The backend: four services on four ports, each at several addresses, one thread.
+//! The backend: five services on five ports, each at several addresses, one thread.
 //!
 //! * echo returns every byte;
 //! * sink takes bytes of the pattern, and at their end answers with their number (8 bytes, little endian);
 //! * source sends the pattern without end;
-//! * both is sink and source at once, without the number.
+//! * both is sink and source at once, without the number;
+//! * answer sends the pattern, as many bytes of it as each request asks for.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -15,7 +16,8 @@ use socket2::{Domain, Socket, Type};
 use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE, write_some};
 use crate::options::Options;
 use crate::pattern::Pattern;
-use crate::topology::ADDRESSES;
+use crate::request;
+use crate::topology::{ADDRESSES, SERVICES};
 
 /// New connections that are taken before the open ones are looked at again, so that a crowd of clients does
 /// not hold up the sessions that are measured.
@@ -27,14 +29,21 @@ enum Service {
     Sink,
     Source,
     Both,
+    Answer,
 }
+
+/// In the order of [`SERVICES`].
+const ALL: [Service; SERVICES.len()] =
+    [Service::Echo, Service::Sink, Service::Source, Service::Both, Service::Answer];
 
 struct Session {
     stream: TcpStream,
     service: Service,
     interest: Interest,
-    /// Echo: what could not be sent yet.
+    /// Echo: what could not be sent yet. Answer: what there is of a request.
     pending: Vec<u8>,
+    /// Answer: bytes that were asked for and not sent yet.
+    owed: u64,
     received: u64,
     sent: u64,
 }
@@ -42,13 +51,8 @@ struct Session {
 /// Serves until it is killed.
 pub(crate) fn run(mut options: Options) -> Result<(), String> {
     let mut ports = Vec::new();
-    for (name, service) in [
-        ("--echo", Service::Echo),
-        ("--sink", Service::Sink),
-        ("--source", Service::Source),
-        ("--both", Service::Both),
-    ] {
-        ports.push((service, options.take::<u16>(name, None)?));
+    for (name, service) in SERVICES.iter().zip(ALL) {
+        ports.push((service, options.take::<u16>(&format!("--{name}"), None)?));
     }
     options.rest(0)?;
     serve(&ports).map_err(|error| error.to_string())
@@ -103,12 +107,12 @@ fn open(epoll: &Epoll, token: usize, stream: TcpStream, service: Service) -> io:
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     let interest = match service {
-        Service::Echo | Service::Sink => READ,
+        Service::Echo | Service::Sink | Service::Answer => READ,
         // Source reads too: it must see that its client has gone.
         Service::Source | Service::Both => BOTH,
     };
     epoll.add(&stream, token, interest)?;
-    Ok(Session { stream, service, interest, pending: Vec::new(), received: 0, sent: 0 })
+    Ok(Session { stream, service, interest, pending: Vec::new(), owed: 0, received: 0, sent: 0 })
 }
 
 impl Session {
@@ -122,37 +126,77 @@ impl Session {
         pattern: &Pattern,
     ) -> io::Result<bool> {
         if ready.write && self.interest.write {
-            if self.service == Service::Echo {
-                self.flush(epoll, token)?;
-            } else {
-                self.sent += write_some(&self.stream, pattern.at(self.sent))? as u64;
+            match self.service {
+                Service::Echo => self.flush(epoll, token)?,
+                Service::Answer => self.pay(epoll, token, pattern)?,
+                _ => self.sent += write_some(&self.stream, pattern.at(self.sent))? as u64,
             }
         }
-        if ready.read && self.interest.read {
-            let count = match (&self.stream).read(buffer) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                Err(error) => return Err(error),
-            };
-            if count == 0 {
-                if self.service == Service::Sink {
-                    (&self.stream).write_all(&self.received.to_le_bytes())?;
-                }
-                return Ok(false);
+        if !ready.read || !self.interest.read {
+            return Ok(true);
+        }
+        // Of requests only one at a time.
+        let room =
+            if self.service == Service::Answer { request::BYTES - self.pending.len() } else { buffer.len() };
+        let count = match (&self.stream).read(&mut buffer[..room]) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        if count == 0 {
+            if self.service == Service::Sink {
+                (&self.stream).write_all(&self.received.to_le_bytes())?;
             }
-            let read = &buffer[..count];
-            if self.service == Service::Echo {
+            return Ok(false);
+        }
+        self.take(epoll, token, &buffer[..count], pattern)?;
+        self.received += count as u64;
+        Ok(true)
+    }
+
+    /// What was read.
+    fn take(&mut self, epoll: &Epoll, token: usize, read: &[u8], pattern: &Pattern) -> io::Result<()> {
+        match self.service {
+            Service::Echo => {
                 let sent = write_some(&self.stream, read)?;
-                if sent < count {
+                if sent < read.len() {
                     self.pending.extend_from_slice(&read[sent..]);
                     self.set_interest(epoll, token, WRITE)?;
                 }
-            } else if !pattern.agrees(self.received, read) {
-                return Err(io::Error::other("not the pattern"));
+                Ok(())
             }
-            self.received += count as u64;
+            Service::Answer => self.take_request(epoll, token, read, pattern),
+            _ if pattern.agrees(self.received, read) => Ok(()),
+            _ => Err(io::Error::other("not the pattern")),
         }
-        Ok(true)
+    }
+
+    fn take_request(
+        &mut self,
+        epoll: &Epoll,
+        token: usize,
+        read: &[u8],
+        pattern: &Pattern,
+    ) -> io::Result<()> {
+        let offset = self.received - self.pending.len() as u64;
+        self.pending.extend_from_slice(read);
+        if self.pending.len() < request::BYTES {
+            return Ok(());
+        }
+        self.owed = request::parse(&self.pending, offset, pattern)
+            .ok_or_else(|| io::Error::other("not the pattern"))?;
+        self.pending.clear();
+        self.pay(epoll, token, pattern)
+    }
+
+    /// Sends what is owed; reads again once it is gone.
+    fn pay(&mut self, epoll: &Epoll, token: usize, pattern: &Pattern) -> io::Result<()> {
+        let piece = self.owed.min(Pattern::WINDOW as u64) as usize;
+        let sent = write_some(&self.stream, &pattern.at(self.sent)[..piece])? as u64;
+        self.sent += sent;
+        self.owed -= sent;
+        let interest = if self.owed == 0 { READ } else { WRITE };
+        if interest == self.interest { Ok(()) } else { self.set_interest(epoll, token, interest) }
     }
 
     /// Sends what is pending; reads again once it is gone.

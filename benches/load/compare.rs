@@ -8,78 +8,25 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::costs::Costs;
 use crate::figures::{Figure, Latencies, Outcome, Row};
 use crate::generator::{Measurement, Unit};
 use crate::histogram::Histogram;
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::options::Options;
 use crate::peers::{Subject, WithTls, free_ports, start_all, start_all_with_tls};
+use crate::plan::Plan;
 use crate::plots;
 use crate::process::{Process, settle};
 use crate::progress::Progress;
 use crate::report::{Calibration, Report};
 use crate::table::table;
-use crate::topology::BALANCER_CORE;
-use crate::workloads::{CALIBRATION, WORKLOADS, Workload};
+use crate::topology::{BALANCER_CORE, Ports, SERVICES};
+use crate::workloads::{CALIBRATION, ECHO_64, Workload};
 
 /// Where reports and plots go.
 const DIRECTORY: &str = "target/bench";
-
-/// What the command line asks for.
-struct Plan {
-    quick: bool,
-    rounds: usize,
-    seconds: f64,
-    workloads: Vec<&'static Workload>,
-    /// Other builds of Ringway, by name, that are measured instead of the peers.
-    others: Vec<(String, PathBuf)>,
-    /// Plots for docs/maintainers/PERFORMANCE.md go here, if anywhere.
-    figures: Option<PathBuf>,
-    /// A report to print and plot again, instead of measuring.
-    from: Option<PathBuf>,
-}
-
-impl Plan {
-    fn take(mut options: Options) -> Result<Plan, String> {
-        let quick = options.flag("--quick");
-        let only = options.take_all("--only")?;
-        let wanted = |workload: &&Workload| {
-            only.is_empty() || only.iter().any(|text| workload.name.contains(text.as_str()))
-        };
-        let plan = Plan {
-            quick,
-            rounds: options.take("--rounds", Some(if quick { 2 } else { 9 }))?,
-            seconds: options.take("--seconds", Some(if quick { 0.1 } else { 1.5 }))?,
-            workloads: WORKLOADS.iter().filter(wanted).collect(),
-            others: options
-                .take_all("--other")?
-                .iter()
-                .map(|other| named(other))
-                .collect::<Result<_, _>>()?,
-            figures: options.take_all("--figures")?.pop().map(PathBuf::from),
-            from: options.take_all("--from")?.pop().map(PathBuf::from),
-        };
-        options.rest(0)?;
-        if plan.rounds == 0 || plan.seconds <= 0.0 {
-            return Err("nothing to do".to_owned());
-        }
-        Ok(plan)
-    }
-
-    /// What a session leaves in memory shows the first time only.
-    fn rounds_of(&self, workload: &Workload) -> usize {
-        if workload.is_idle() { 1 } else { self.rounds }
-    }
-}
-
-/// `NAME=BINARY`.
-fn named(other: &str) -> Result<(String, PathBuf), String> {
-    let named =
-        other.split_once('=').filter(|(name, binary)| !name.is_empty() && Path::new(binary).is_file());
-    let (name, binary) = named.ok_or_else(|| format!("--other {other} is no NAME=BINARY"))?;
-    Ok((name.to_owned(), PathBuf::from(binary)))
-}
 
 /// The processes of a comparison, and where each runs.
 struct Bench {
@@ -90,6 +37,8 @@ struct Bench {
     subjects: Vec<Subject>,
     /// Those that end TLS, where a workload needs them.
     with_tls: Option<WithTls>,
+    /// Of a balancer in [`ECHO_64`]; 0 before that.
+    best_rate: f64,
     /// Takes configurations and logs, and goes last.
     _directory: Directory,
 }
@@ -130,9 +79,12 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
 fn measure_all(plan: &Plan) -> Result<Report, String> {
     // Before any socket is made.
     let kernel = Kernel::set();
-    let bench = Bench::start(plan)?;
+    let mut bench = Bench::start(plan)?;
     let mut report = Report::new(Machine::describe(&bench.subjects), plan.quick, plan.rounds, plan.seconds);
     println!("{}; balancer on core {BALANCER_CORE}, the rest on {}", report.head(), bench.cores);
+    let costs = Costs::measure().map_err(|error| format!("calibration: {error}"))?;
+    println!("{}", costs.line());
+    report.costs = Some(costs);
     report.calibration = bench.calibrate(plan.seconds)?;
     let runs_of = |workload: &&Workload| plan.rounds_of(workload) * bench.subjects(workload).len();
     let progress = Progress::new(plan.workloads.iter().map(runs_of).sum());
@@ -140,6 +92,9 @@ fn measure_all(plan: &Plan) -> Result<Report, String> {
         progress.begin(workload.name);
         let outcome = bench.measure(workload, plan, &progress)?;
         progress.print(&table(&outcome));
+        if workload.name == ECHO_64 {
+            bench.best_rate = outcome.best_rate();
+        }
         report.workloads.push(outcome);
     }
     progress.end();
@@ -159,15 +114,22 @@ impl Bench {
         let subjects = start_all(&directory.0, ports, &plan.others)?;
         let needed = plan.workloads.iter().any(|workload| workload.tls);
         let with_tls = needed.then(|| start_all_with_tls(&directory.0, ports, &plan.others)).transpose()?;
-        Ok(Bench { program, cores, backend, subjects, with_tls, _directory: directory })
+        Ok(Bench { program, cores, backend, subjects, with_tls, best_rate: 0.0, _directory: directory })
     }
 
     /// Who does this workload.
-    fn subjects(&self, workload: &Workload) -> &[Subject] {
-        match &self.with_tls {
+    fn subjects(&self, workload: &Workload) -> Vec<&Subject> {
+        let all = match &self.with_tls {
             Some(with_tls) if workload.tls => &with_tls.subjects,
             _ => &self.subjects,
-        }
+        };
+        all.iter().filter(|subject| !subject.is_again || workload.pace().is_some()).collect()
+    }
+
+    /// At what fixed rate it is done.
+    fn pace(&self, workload: &Workload) -> Option<f64> {
+        let share = workload.share.map(|share| (share * self.best_rate).round());
+        share.or_else(|| workload.pace())
     }
 
     /// The generator against the backend alone: does it work, what can it do, does it keep its pace?
@@ -211,7 +173,7 @@ impl Bench {
     fn measure(&self, workload: &Workload, plan: &Plan, progress: &Progress) -> Result<Outcome, String> {
         let mut rows: Vec<(Row, Histogram)> = Vec::new();
         let subjects = self.subjects(workload);
-        for subject in subjects {
+        for subject in &subjects {
             let row =
                 Row { subject: subject.name.clone(), rounds: vec![], distribution: vec![], summary: None };
             rows.push((row, Histogram::new()));
@@ -222,7 +184,7 @@ impl Bench {
             // Each round begins with another subject, so that none always follows the same one.
             for turn in 0..subjects.len() {
                 let index = (round + turn) % subjects.len();
-                let subject = &subjects[index];
+                let subject = subjects[index];
                 progress.run(workload.name, &subject.name);
                 let in_context = |error| format!("{} over {}: {error}", workload.name, subject.name);
                 let (row, distribution) = &mut rows[index];
@@ -241,7 +203,8 @@ impl Bench {
             .into_iter()
             .map(|(row, distribution)| Row { distribution: distribution.curve(), ..row })
             .collect();
-        let mut outcome = Outcome { workload: workload.name.to_owned(), unit, rows };
+        let pace = self.pace(workload);
+        let mut outcome = Outcome { workload: workload.name.to_owned(), unit, pace, rows };
         outcome.summarize();
         Ok(outcome)
     }
@@ -253,8 +216,7 @@ impl Bench {
         subject: &Subject,
         seconds: f64,
     ) -> Result<(Figure, Measurement), String> {
-        let pids: Vec<u32> = subject.pid().into_iter().chain([self.backend.pid()]).collect();
-        settle(&pids);
+        settle(&self.pids(subject));
         let Some(other) = &workload.beside else {
             let measured = self.generate(workload, subject, seconds, None)?;
             return Ok((figure(&measured), measured));
@@ -283,6 +245,11 @@ impl Bench {
         Ok((figure, measured))
     }
 
+    /// Who works in a run, beside the generator.
+    fn pids(&self, subject: &Subject) -> Vec<u32> {
+        subject.pid().into_iter().chain([self.backend.pid()]).collect()
+    }
+
     /// One run of a generator; `beside` is another one that works meanwhile.
     fn generate(
         &self,
@@ -291,8 +258,11 @@ impl Bench {
         seconds: f64,
         beside: Option<u32>,
     ) -> Result<Measurement, String> {
-        let output = self
-            .generator(workload, workload.arguments, subject, workload.service)
+        let mut command = self.generator(workload, workload.arguments, subject, workload.service);
+        if workload.share.is_some() {
+            command.args(["--rate", &self.pace(workload).unwrap_or(0.0).to_string()]);
+        }
+        let output = command
             .args(["--seconds", &seconds.to_string(), "--backend", &self.backend.pid().to_string()])
             .args(["--balancer", &subject.pid().unwrap_or(0).to_string()])
             .args(["--beside", &beside.unwrap_or(0).to_string()])
@@ -306,7 +276,8 @@ impl Bench {
 
     /// Resident memory of the balancer for each session that once sent a message and is idle since.
     fn idle(&self, workload: &Workload, subject: &Subject) -> Result<Figure, String> {
-        let before = subject.resident_bytes();
+        settle(&self.pids(subject));
+        let (before, kernel_before) = (subject.resident_bytes(), kernel::memory());
         let mut child = self
             .generator(workload, workload.arguments, subject, workload.service)
             .stdin(Stdio::piped())
@@ -315,7 +286,7 @@ impl Bench {
             .map_err(|error| error.to_string())?;
         let mut line = String::new();
         let read = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
-        let after = subject.resident_bytes();
+        let (after, kernel_after) = (subject.resident_bytes(), kernel::memory());
         // The end of its stdin ends it.
         drop(child.stdin.take());
         let status = child.wait().map_err(|error| error.to_string())?;
@@ -329,6 +300,11 @@ impl Bench {
             errors: 0,
             beside_gbit_per_second: None,
             usage: None,
+            network: None,
+            units: workload.sessions(),
+            kernel_bytes: kernel_after
+                .zip(kernel_before)
+                .map(|(after, before)| (after - before) / workload.sessions()),
             generator_is_the_limit: false,
         })
     }
@@ -372,6 +348,9 @@ fn figure(measured: &Measurement) -> Figure {
         errors: measured.errors,
         beside_gbit_per_second: None,
         usage: measured.usage,
+        network: measured.network,
+        units: measured.count,
+        kernel_bytes: None,
         generator_is_the_limit: measured.usage.is_some_and(|usage| usage.generator_is_the_limit()),
     }
 }
@@ -393,11 +372,11 @@ impl Drop for Directory {
     }
 }
 
-fn start_backend(directory: &Path, program: &Path, cores: &str) -> Result<(Process, [u16; 4]), String> {
+fn start_backend(directory: &Path, program: &Path, cores: &str) -> Result<(Process, Ports), String> {
     let ports = free_ports()?;
     let mut arguments = vec!["backend".to_owned()];
-    for (name, port) in ["--echo", "--sink", "--source", "--both"].iter().zip(ports) {
-        arguments.extend([(*name).to_owned(), port.to_string()]);
+    for (name, port) in SERVICES.iter().zip(ports) {
+        arguments.extend([format!("--{name}"), port.to_string()]);
     }
     let process = Process::start(cores, program, &arguments, &directory.join("backend.log"))?;
     Subject::direct(ports).wait_until_it_serves(None)?;

@@ -1,4 +1,4 @@
-//! The three system calls of epoll behind a safe type, two settings of the process, and one of a socket.
+//! The three system calls of epoll behind a safe type, three settings of processes and threads, and one of a socket.
 #![expect(unsafe_code, reason = "std has neither epoll nor process limits nor this option")]
 
 use std::io::{self, Write};
@@ -13,6 +13,7 @@ pub(crate) struct Interest {
     pub(crate) write: bool,
 }
 
+pub(crate) const NONE: Interest = Interest { read: false, write: false };
 pub(crate) const READ: Interest = Interest { read: true, write: false };
 pub(crate) const WRITE: Interest = Interest { read: false, write: true };
 pub(crate) const BOTH: Interest = Interest { read: true, write: true };
@@ -102,6 +103,17 @@ impl Epoll {
 pub(crate) fn without_timer_slack() {
     // SAFETY: no memory is passed.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
+}
+
+/// Keeps this thread on one core.
+pub(crate) fn pin_to(core: usize) -> io::Result<()> {
+    // SAFETY: a set of cores is plain bits, and none is a valid one.
+    let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is as large as the macro of the C library takes it to be; it checks the number.
+    unsafe { libc::CPU_SET(core, &mut cores) };
+    // SAFETY: the set outlives the call, which copies it.
+    let done = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const cores) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// As many descriptors as the hard limit allows, for this process and those it starts.

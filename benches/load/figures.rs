@@ -8,9 +8,20 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Usage;
 use crate::generator::Unit;
 use crate::histogram::Point;
+use crate::network::Network;
 
 /// The subject whose ratios are told.
 pub(crate) const OWN: &str = "ringway";
+
+/// The same build again: how far its ratios lie from 1 is what cannot be told apart.
+pub(crate) const AGAIN: &str = "ringway again";
+
+/// The peers' rows, as they come and as an expert sets them.
+pub(crate) const PEERS: &[&str] =
+    &["haproxy", "haproxy auto", "haproxy tuned", "nginx", "nginx tuned", "envoy"];
+
+/// The subject without a balancer.
+pub(crate) const DIRECT: &str = "direct";
 
 /// Latencies of one run, in microseconds.
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -34,8 +45,30 @@ pub(crate) struct Figure {
     /// What the bulk session beside got, where there was one.
     pub(crate) beside_gbit_per_second: Option<f64>,
     pub(crate) usage: Option<Usage>,
+    /// What TCP did in the measured time; absent in reports of before.
+    #[serde(default)]
+    pub(crate) network: Option<Network>,
+    /// Messages, sessions or GB of the measured time; absent in reports of before.
+    #[serde(default)]
+    pub(crate) units: f64,
+    /// Kernel memory for each idle session, in bytes; none for other workloads.
+    #[serde(default)]
+    pub(crate) kernel_bytes: Option<f64>,
     /// Whether the generator or the backend could not have done more.
     pub(crate) generator_is_the_limit: bool,
+}
+
+impl Figure {
+    /// Whether TCP sent so much again that the round is not quoted.
+    fn is_disturbed(&self) -> bool {
+        self.network.is_some_and(|network| network.is_disturbed())
+    }
+
+    /// Segments for each message, session or GB.
+    fn segments(&self) -> Option<f64> {
+        let network = self.network.filter(|_| self.units > 0.0)?;
+        Some(network.segments as f64 / self.units)
+    }
 }
 
 /// All rounds of one workload over one subject.
@@ -55,6 +88,9 @@ pub(crate) struct Row {
 pub(crate) struct Outcome {
     pub(crate) workload: String,
     pub(crate) unit: Unit,
+    /// The fixed rate; `None` for as fast as it goes, and in reports of before.
+    #[serde(default)]
+    pub(crate) pace: Option<f64>,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -69,6 +105,10 @@ pub(crate) enum Measure {
     Max,
     /// Gbit/s of the bulk session beside.
     Beside,
+    /// Segments for each unit.
+    Segments,
+    /// Kernel memory of a session.
+    Kernel,
 }
 
 impl Measure {
@@ -82,6 +122,8 @@ impl Measure {
             Measure::P999 => latency(|latencies| latencies.p999),
             Measure::Max => latency(|latencies| latencies.max),
             Measure::Beside => figure.beside_gbit_per_second,
+            Measure::Segments => figure.segments(),
+            Measure::Kernel => figure.kernel_bytes,
         }
     }
 }
@@ -119,7 +161,10 @@ pub(crate) struct Summary {
     ringway_to_this_rate: Option<Spread>,
     ringway_to_this_cpu: Option<Spread>,
     ringway_to_this_p99: Option<Spread>,
+    segments: Option<Spread>,
+    kernel_bytes: Option<Spread>,
     rounds_limited_by_generator: usize,
+    rounds_with_many_retransmissions: usize,
     errors: u64,
 }
 
@@ -146,6 +191,16 @@ impl Row {
         self.rounds.iter().filter(|figure| figure.generator_is_the_limit).count()
     }
 
+    /// Rounds in which TCP sent so much again that nothing of them is quoted.
+    pub(crate) fn disturbed_rounds(&self) -> usize {
+        self.rounds.iter().filter(|figure| figure.is_disturbed()).count()
+    }
+
+    /// A counter of TCP, over all rounds.
+    pub(crate) fn counted(&self, of: impl Fn(&Network) -> u64) -> Option<u64> {
+        self.rounds.iter().map(|figure| figure.network.as_ref().map(&of)).sum()
+    }
+
     /// Whether the generator was the limit in most rounds.
     pub(crate) fn generator_is_the_limit(&self) -> bool {
         2 * self.rounds_limited_by_generator() > self.rounds.len()
@@ -157,18 +212,32 @@ impl Outcome {
         self.rows.iter().find(|row| row.subject == subject)
     }
 
-    /// Ringway divided by another subject, round by round.
+    /// Ringway divided by another subject, round by round, without those in which TCP sent much again.
     pub(crate) fn ratio(&self, to: &str, measure: Measure) -> Option<Spread> {
         let (own, other) = (self.row(OWN)?, self.row(to)?);
         let pairs = own.rounds.iter().zip(&other.rounds);
+        let pairs = pairs.filter(|(own, other)| !own.is_disturbed() && !other.is_disturbed());
         Spread::of(pairs.filter_map(|(own, other)| Some(measure.of(own)? / measure.of(other)?)))
     }
 
-    /// Of two subjects, the one whose median is the lower.
-    pub(crate) fn lower<'a>(&self, subjects: [&'a str; 2], measure: Measure) -> Option<&'a str> {
+    /// Of these subjects, the one whose median is the lowest.
+    pub(crate) fn lowest<'a>(&self, subjects: &[&'a str], measure: Measure) -> Option<&'a str> {
         let median = |subject| self.row(subject).and_then(|row| row.median(measure));
-        let known = subjects.into_iter().filter_map(|subject| Some((subject, median(subject)?)));
+        let known = subjects.iter().filter_map(|&subject| Some((subject, median(subject)?)));
         known.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(subject, _)| subject)
+    }
+
+    /// The best median rate of a balancer; 0 without any.
+    pub(crate) fn best_rate(&self) -> f64 {
+        let balancers = self.rows.iter().filter(|row| row.subject != DIRECT);
+        balancers.filter_map(|row| row.median(Measure::Rate)).fold(0.0, f64::max)
+    }
+
+    /// Whether a row did not keep the fixed rate.
+    pub(crate) fn is_behind(&self, row: &Row) -> bool {
+        /// The edges of the measured time cut messages off.
+        const KEPT: f64 = 0.99;
+        self.pace.zip(row.median(Measure::Rate)).is_some_and(|(pace, rate)| rate < KEPT * pace)
     }
 
     /// Fills in what readers of the file want.
@@ -193,7 +262,10 @@ impl Outcome {
             ringway_to_this_rate: ratio(Measure::Rate),
             ringway_to_this_cpu: ratio(Measure::Cpu),
             ringway_to_this_p99: ratio(Measure::P99),
+            segments: row.spread(Measure::Segments),
+            kernel_bytes: row.spread(Measure::Kernel),
             rounds_limited_by_generator: row.rounds_limited_by_generator(),
+            rounds_with_many_retransmissions: row.disturbed_rounds(),
             errors: row.errors(),
         }
     }

@@ -1,4 +1,4 @@
-//! Speed, measured from outside: `cargo bench` compares Ringway with no balancer at all, HAProxy and nginx on
+//! Speed, measured from outside: `cargo bench` compares Ringway with no balancer at all, HAProxy, nginx and Envoy on
 //! the same work in the same run. The same program is load generator and backend; the comparison starts it
 //! so.
 //!
@@ -6,11 +6,13 @@
 //! cargo bench [-- [--quick] [--rounds N] [--seconds S] [--only TEXT]... [--other NAME=BINARY]... [--figures DIRECTORY]]
 //! cargo bench --bench load -- --from FILE.json [--figures DIRECTORY]    a report of before, printed and drawn again
 //! load compare ...                                        the same
-//! load backend --echo PORT --sink PORT --source PORT --both PORT
+//! load backend --echo PORT --sink PORT --source PORT --both PORT --answer PORT
 //! load echo    --sessions N --bytes N --seconds S [--rate PER_SECOND] ADDRESS
-//! load connect --sessions N --bytes N | --message FILE --seconds S ADDRESS
+//! load ask     --sessions N --bytes N --seconds S [--rate PER_SECOND] ADDRESS    the bytes are those of the answer
+//! load connect --sessions N --bytes N|--message FILE --seconds S [--rate PER_SECOND] ADDRESS
 //! load storm   --sessions N --bytes N --seconds S --clients N ADDRESS
-//! load bulk    --sessions N --seconds S --direction to-backend|to-client|both [--until-stdin-ends] ADDRESS
+//! load bulk    --sessions N --seconds S --direction to-backend|to-client|both [--rate GBIT_PER_SECOND]
+//!              [--until-stdin-ends] ADDRESS
 //! load idle    --sessions N ADDRESS                       until its stdin ends
 //! ```
 //!
@@ -24,19 +26,23 @@
 mod backend;
 mod clock;
 mod compare;
+mod costs;
 mod epoll;
 mod figures;
 mod generator;
 mod histogram;
 mod kernel;
 mod machine;
+mod network;
 mod options;
 mod pattern;
 mod peers;
+mod plan;
 mod plots;
 mod process;
 mod progress;
 mod report;
+mod request;
 mod table;
 mod tls;
 mod topology;

@@ -5,9 +5,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Usage;
+use crate::costs::Costs;
 use crate::figures::Outcome;
 use crate::machine::Machine;
+use crate::table::load_curve;
 use crate::verdict::verdicts;
+use crate::workloads::LOADS;
 
 /// What every reader of the figures must know.
 const UNFAIR: &[&str] = &[
@@ -19,22 +22,24 @@ const UNFAIR: &[&str] = &[
      \"generator\" under `limit`, and only their CPU columns compare balancers: neither their rates nor, at a \
      fixed rate, the tails of their latencies. The direct row is such a row wherever it has no balancer to wait for.",
     "One core for each balancer: nothing is said of how they scale over cores.",
-    "The peers are Debian's packages, not their newest versions, and built for any machine; Ringway is built from \
-     this tree with link-time optimisation.",
-    "HAProxy comes with its defaults, without splicing, and tuned for bulk: every byte spliced, which makes small messages \
-     dearer, so its better row is the one to look at; nginx cannot splice; Ringway runs with its defaults and has no tuned \
-     row.",
-    "Nothing is logged and no backend is checked by any of them, but HAProxy and nginx can do much that Ringway \
+    "HAProxy and nginx are Debian's packages, not their newest versions, and built for any machine; Envoy is a recent \
+     release; Ringway is built from this tree with link-time optimisation.",
+    "HAProxy comes as it is, without splicing; `auto`, as an expert sets it; and `tuned`, with every byte spliced, which \
+     makes small messages dearer: its best row is the one to look at. nginx and Envoy cannot splice; Envoy and Ringway run \
+     with their defaults and have no tuned row.",
+    "Nothing is logged and no backend is checked by any of them, but the peers can do much that Ringway \
      cannot, and carry it along.",
     "`cores` is how busy the cores of generator and backend were, `strangers` the share of all cores that went to \
      processes without a part in the run. Where strangers were about, all of it is worth little.",
     "All subjects run all the time on the balancer's core, one of them with work: the timers of the others \
      disturb it a little.",
     "CPU is the user and system time of the process. Interrupt work of the kernel that falls on somebody else's \
-     time is in nobody's row. Resident memory lacks what the kernel keeps for a socket.",
+     time is in nobody's row. Resident memory lacks what the kernel keeps for a socket; kernel memory and the \
+     counters of TCP are the whole machine's, whoever caused them.",
     "With TLS, the client offers nothing but TLS 1.3, TLS_AES_256_GCM_SHA384 and X25519, and the certificate is ECDSA P-256: \
-     all balancers do the same arithmetic, the peers by Debian's OpenSSL 3, Ringway by aws-lc. The generator does not verify \
-     the signature, to be cheap. The idle sessions' tickets and certificates are in the memory of all.",
+     all balancers do the same arithmetic, HAProxy and nginx by Debian's OpenSSL 3, Envoy by BoringSSL, Ringway by aws-lc. \
+     The generator does not verify the signature, to be cheap. The idle sessions' tickets and certificates are in the \
+     memory of all.",
     "Who wrote Ringway chose the workloads and wrote the generator.",
 ];
 
@@ -61,6 +66,9 @@ pub(crate) struct Report {
     /// Packets that loopback dropped because too many waited; each stalls a session.
     #[serde(default)]
     pub(crate) dropped: u64,
+    /// Absent in reports of before.
+    #[serde(default)]
+    pub(crate) costs: Option<Costs>,
     pub(crate) calibration: Vec<Calibration>,
     pub(crate) workloads: Vec<Outcome>,
 }
@@ -69,7 +77,7 @@ impl Report {
     pub(crate) fn new(machine: Machine, quick: bool, rounds: usize, seconds: f64) -> Report {
         let unfair = UNFAIR.iter().map(|&text| text.to_owned()).collect();
         let (calibration, workloads) = (Vec::new(), Vec::new());
-        Report { machine, quick, rounds, seconds, unfair, dropped: 0, calibration, workloads }
+        Report { machine, quick, rounds, seconds, unfair, dropped: 0, costs: None, calibration, workloads }
     }
 
     /// The outcomes of these workloads, as far as they were measured.
@@ -103,7 +111,7 @@ impl Report {
 
     /// What stands below the tables.
     pub(crate) fn tail(&self) -> String {
-        let mut text = verdicts(&self.workloads);
+        let mut text = load_curve(&self.outcomes(&LOADS)) + &verdicts(&self.workloads);
         if self.quick {
             text += "This was a smoke run: it says that everything runs, not how fast.\n";
         }

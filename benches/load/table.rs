@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::clock::{SATURATED, Usage};
-use crate::figures::{Measure, OWN, Outcome, Row, Spread};
+use crate::figures::{DIRECT, Measure, OWN, Outcome, Row, Spread};
 use crate::generator::Unit;
 
 impl Unit {
@@ -27,6 +27,16 @@ impl Unit {
         }
     }
 
+    fn segments_label(self) -> &'static str {
+        match self {
+            Unit::Message => "segments/message",
+            Unit::Session => "segments/session",
+            Unit::Client => "segments/client",
+            Unit::Gigabyte => "segments/GB",
+            Unit::IdleSession => "",
+        }
+    }
+
     fn rate_digits(self) -> usize {
         if self == Unit::Gigabyte { 1 } else { 0 }
     }
@@ -43,24 +53,39 @@ pub(crate) fn table(outcome: &Outcome) -> String {
         return text;
     }
     speeds(&mut text, outcome);
+    surroundings(&mut text, outcome);
     beside(&mut text, outcome);
     ratios(&mut text, outcome);
     text
 }
 
+/// What is left of the kernel's memory without that of the same sessions without a balancer is the balancer's.
 fn memory(text: &mut String, outcome: &Outcome) {
-    let _ = writeln!(text, "  {:<14} {:>13}", "", outcome.unit.rate_label());
+    let direct = outcome.row(DIRECT).and_then(|row| row.median(Measure::Kernel));
+    let _ = writeln!(
+        text,
+        "  {:<14} {:>14} {:>20} {:>20}",
+        "", "bytes/session", "kernel bytes/session", "without direct's"
+    );
     for row in &outcome.rows {
-        let _ = writeln!(text, "  {:<14} {:>13}", row.subject, cell(row.median(Measure::Rate), 0));
+        let kernel = row.median(Measure::Kernel);
+        let _ = writeln!(
+            text,
+            "  {:<14} {:>14} {:>20} {:>20}",
+            row.subject,
+            cell(row.median(Measure::Rate), 0),
+            cell(kernel, 0),
+            cell(kernel.zip(direct).filter(|_| row.subject != DIRECT).map(|(all, direct)| all - direct), 0)
+        );
     }
 }
 
-/// Medians over the rounds, and who was busy meanwhile.
+/// Medians over the rounds.
 fn speeds(text: &mut String, outcome: &Outcome) {
     let unit = outcome.unit;
     let _ = writeln!(
         text,
-        "  {:<14} {:>13} {:>21} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9} {:>8} {:>6} {:>9} {:>6}  limit",
+        "  {:<14} {:>13} {:>20} {:>8} {:>8} {:>8} {:>8} {:>6}  limit",
         "",
         unit.rate_label(),
         unit.cpu_label(),
@@ -68,17 +93,12 @@ fn speeds(text: &mut String, outcome: &Outcome) {
         "p99 us",
         "p99.9 us",
         "max us",
-        "balancer",
-        "generator",
-        "backend",
-        "cores",
-        "strangers",
         "errors"
     );
     for row in &outcome.rows {
         let _ = write!(
             text,
-            "  {:<14} {:>13} {:>21}",
+            "  {:<14} {:>13} {:>20}",
             row.subject,
             cell(row.median(Measure::Rate), unit.rate_digits()),
             cell(row.median(Measure::Cpu), unit.cpu_digits())
@@ -86,17 +106,48 @@ fn speeds(text: &mut String, outcome: &Outcome) {
         for measure in [Measure::P50, Measure::P99, Measure::P999, Measure::Max] {
             let _ = write!(text, " {:>8}", cell(row.median(measure), 0));
         }
+        let _ = writeln!(text, " {:>6}  {}", row.errors(), limit(outcome, row));
+    }
+}
+
+/// Who was busy meanwhile, and what TCP did.
+fn surroundings(text: &mut String, outcome: &Outcome) {
+    let _ = writeln!(
+        text,
+        "  {:<14} {:>9} {:>9} {:>8} {:>6} {:>9} {:>18} {:>10} {:>13}",
+        "",
+        "balancer",
+        "generator",
+        "backend",
+        "cores",
+        "strangers",
+        outcome.unit.segments_label(),
+        "sent again",
+        "TW overflows"
+    );
+    for row in &outcome.rows {
         let _ = writeln!(
             text,
-            " {:>9} {:>9} {:>8} {:>6} {:>9} {:>6}  {}",
+            "  {:<14} {:>9} {:>9} {:>8} {:>6} {:>9} {:>18} {:>10} {:>13}{}",
+            row.subject,
             percent(row.usage(Usage::balancer_share)),
             percent(row.usage(|usage| Some(usage.generator / usage.seconds))),
             percent(row.usage(|usage| Some(usage.backend? / usage.seconds))),
             percent(row.usage(|usage| usage.other_cores_busy)),
             percent(row.usage(|usage| usage.strangers)),
-            row.errors(),
-            limit(row)
+            cell(row.median(Measure::Segments), 1),
+            count(row.counted(|network| network.retransmissions)),
+            count(row.counted(|network| network.time_wait_overflows)),
+            left_out(row)
         );
+    }
+}
+
+/// Rounds that no ratio is formed of.
+fn left_out(row: &Row) -> String {
+    match row.disturbed_rounds() {
+        0 => String::new(),
+        rounds => format!("  not quoted: {rounds} of {}", row.rounds.len()),
     }
 }
 
@@ -113,15 +164,37 @@ fn beside(text: &mut String, outcome: &Outcome) {
 }
 
 /// Who could not have done more.
-fn limit(row: &Row) -> String {
+fn limit(outcome: &Outcome, row: &Row) -> String {
     let balancer = row.usage(Usage::balancer_share).is_some_and(|share| share >= SATURATED);
     let generator = format!("generator in {} of {}", row.rounds_limited_by_generator(), row.rounds.len());
-    match (row.rounds_limited_by_generator() > 0, balancer) {
-        (true, true) => format!("balancer, {generator}"),
-        (true, false) => generator,
-        (false, true) => "balancer".to_owned(),
-        (false, false) => "-".to_owned(),
+    let all = [
+        (outcome.is_behind(row), "behind the pace"),
+        (balancer, "balancer"),
+        (row.rounds_limited_by_generator() > 0, generator.as_str()),
+    ];
+    let found: Vec<&str> = all.iter().filter(|(is_so, _)| *is_so).map(|(_, text)| *text).collect();
+    if found.is_empty() { "-".to_owned() } else { found.join(", ") }
+}
+
+/// Median and 99th percentile of the latency at each load, of those that were measured.
+pub(crate) fn load_curve(outcomes: &[&Outcome]) -> String {
+    let Some(first) = outcomes.first() else { return String::new() };
+    let mut text = "Latency under load, p50 and p99 in us (* behind the pace)\n".to_owned();
+    let loads: Vec<String> =
+        outcomes.iter().map(|outcome| format!("{:>18}", cell(outcome.pace, 0) + "/s")).collect();
+    let _ = writeln!(text, "  {:<14}{}", "", loads.concat());
+    for Row { subject, .. } in &first.rows {
+        let cells: Vec<String> = outcomes.iter().map(|outcome| load_cell(outcome, subject)).collect();
+        let _ = writeln!(text, "  {subject:<14}{}", cells.concat());
     }
+    text
+}
+
+fn load_cell(outcome: &Outcome, subject: &str) -> String {
+    let Some(row) = outcome.row(subject) else { return format!("{:>18}", "-") };
+    let mark = if outcome.is_behind(row) { "*" } else { "" };
+    let (p50, p99) = (cell(row.median(Measure::P50), 0), cell(row.median(Measure::P99), 0));
+    format!("{:>18}", format!("{p50} {p99}{mark}"))
 }
 
 /// Ringway divided by each other subject.
@@ -151,6 +224,10 @@ pub(crate) fn ratio_cell(ratio: Option<Spread>) -> String {
 
 fn cell(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn count(value: Option<u64>) -> String {
+    value.map_or("-".to_owned(), |value| value.to_string())
 }
 
 fn percent(share: Option<f64>) -> String {

@@ -1,4 +1,4 @@
-//! Where everything of a comparison is: its cores and its addresses.
+//! Where everything of a comparison is: its cores, its addresses and its services.
 
 /// The core of the balancer.
 pub(crate) const BALANCER_CORE: usize = 0;
@@ -8,3 +8,9 @@ pub(crate) const BALANCER_CORE: usize = 0;
 /// lost for a second at least (`tcp_tw_reuse`): with one address, every compared program was seen to spend
 /// half of a connect on the search for a port, and none to reach more than 14,000 sessions a second.
 pub(crate) const ADDRESSES: u8 = 8;
+
+/// The services of the backend, in the order of all [`Ports`].
+pub(crate) const SERVICES: [&str; 5] = ["echo", "sink", "source", "both", "answer"];
+
+/// A port for each service: those of the backend, or those of one subject.
+pub(crate) type Ports = [u16; SERVICES.len()];

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use crate::figures::{Measure, OWN, Outcome, Spread};
+use crate::figures::{AGAIN, Measure, OWN, Outcome, PEERS, Spread};
 use crate::table::ratio_cell;
 use crate::workloads::{
-    CONNECT, ECHO_16K, ECHO_64, ECHO_1000, IDLE, MIXED, PACED_64, STORM, TLS_FULL, TLS_PACED_16K,
-    TLS_RESUMED, TLS_TO_BACKEND, TLS_TO_CLIENT, TO_BACKEND_1, TO_BACKEND_16, TO_CLIENT_1, TO_CLIENT_16,
-    WORKLOADS,
+    CONNECT, ECHO_16K, ECHO_64, ECHO_1000, IDLE, MIXED, PACED_16K, PACED_64, PACED_64K, PACED_256K,
+    PACED_ASK_16K, PACED_ASK_64K, PACED_ASK_256K, STORM, TLS_FULL, TLS_PACED_16K, TLS_RESUMED,
+    TLS_TO_BACKEND, TLS_TO_CLIENT, TO_BACKEND_1, TO_BACKEND_16, TO_CLIENT_1, TO_CLIENT_16, WORKLOADS,
 };
 
 use Bound::{Above, AtLeast, AtMost};
@@ -20,6 +20,8 @@ enum Against {
     Each(&'static [&'static str]),
     /// That of the two tuned rows which uses less CPU.
     BetterTuned,
+    /// That of all the peers' rows which uses the least CPU.
+    BestPeer,
     /// The figure itself.
     Nobody,
 }
@@ -66,6 +68,12 @@ const TARGETS: &[Target] = &[
     target(ECHO_16K, BOTH, Rate, AtLeast(1.05)),
     target(PACED_64, HAPROXY, Cpu, AtMost(0.85)),
     target(PACED_64, NGINX, Cpu, AtMost(0.95)),
+    target(PACED_16K, Against::BestPeer, Cpu, AtMost(0.95)),
+    target(PACED_64K, Against::BestPeer, Cpu, AtMost(1.0)),
+    target(PACED_256K, Against::BestPeer, Cpu, AtMost(0.95)),
+    target(PACED_ASK_16K, Against::BestPeer, Cpu, AtMost(1.0)),
+    target(PACED_ASK_64K, Against::BestPeer, Cpu, AtMost(1.0)),
+    target(PACED_ASK_256K, Against::BestPeer, Cpu, AtMost(1.0)),
     target(STORM, HAPROXY, P99, AtMost(1.0)),
     target(CONNECT, HAPROXY, Rate, AtLeast(1.15)),
     target(CONNECT, HAPROXY, Cpu, AtMost(0.85)),
@@ -123,14 +131,26 @@ pub(crate) fn verdicts(outcomes: &[Outcome]) -> String {
         let head = ["workload", "against", "target", "measured"];
         let _ = writeln!(text, "  {:<48} {:<30} {:<24} {:<24} verdict", head[0], head[1], head[2], head[3]);
     }
-    for judged in verdicts.iter().filter(|judged| judged.verdict != UNKNOWN) {
+    for judged in verdicts.iter().filter(|judged| judged.verdict != UNKNOWN || !judged.remark.is_empty()) {
         let _ = writeln!(
             text,
             "  {:<48} {:<30} {:<24} {:<24} {}{}",
             judged.workload, judged.against, judged.target, judged.measured, judged.verdict, judged.remark
         );
     }
-    text
+    text + &floor(outcomes)
+}
+
+/// Ringway against itself: how far apart two rows of one build are.
+fn floor(outcomes: &[Outcome]) -> String {
+    let ratios = outcomes.iter().filter_map(|outcome| outcome.ratio(AGAIN, Cpu)).map(|ratio| ratio.median);
+    Spread::of(ratios).map_or_else(String::new, |medians| {
+        format!(
+            "Ringway against itself at fixed rates: medians of the CPU ratios from {:.2} to {:.2}. What lies within \
+             cannot be told apart.\n",
+            medians.min, medians.max
+        )
+    })
 }
 
 const REACHED: &str = "reached";
@@ -148,12 +168,15 @@ impl Target {
                 .map(|subject| self.judge_ratio(outcome, Some(*subject), (*subject).to_owned()))
                 .collect(),
             Against::BetterTuned => {
-                let better =
-                    outcome.and_then(|outcome| outcome.lower(["haproxy tuned", "nginx tuned"], self.measure));
-                let name = format!("better tuned: {}", better.unwrap_or("none"));
-                vec![self.judge_ratio(outcome, better, name)]
+                vec![self.judge_lowest(outcome, "better tuned", &["haproxy tuned", "nginx tuned"])]
             }
+            Against::BestPeer => vec![self.judge_lowest(outcome, "best", PEERS)],
         }
+    }
+
+    fn judge_lowest(&self, outcome: Option<&Outcome>, what: &str, subjects: &[&str]) -> Verdict {
+        let lowest = outcome.and_then(|outcome| outcome.lowest(subjects, self.measure));
+        self.judge_ratio(outcome, lowest, format!("{what}: {}", lowest.unwrap_or("none")))
     }
 
     fn judge_ratio(&self, outcome: Option<&Outcome>, subject: Option<&str>, against: String) -> Verdict {
@@ -162,6 +185,8 @@ impl Target {
         let (measure, bound) =
             self.if_generator_is_the_limit.filter(|_| limited).unwrap_or((self.measure, self.bound));
         let ratio = outcome.zip(subject).and_then(|(outcome, subject)| outcome.ratio(subject, measure));
+        let was_measured =
+            outcome.zip(subject).is_some_and(|(outcome, subject)| outcome.row(subject).is_some());
         let missed_by_rate = ratio.is_some_and(|ratio| !bound.holds(ratio.median)) && measure == Rate;
         Verdict {
             workload: self.workload,
@@ -169,7 +194,11 @@ impl Target {
             target: target_text(measure, bound),
             measured: ratio_cell(ratio),
             verdict: verdict(ratio, bound),
-            remark: if limited && missed_by_rate { " (the generator was the limit)" } else { "" },
+            remark: match ratio {
+                None if was_measured => " (no round without many retransmissions)",
+                Some(_) if limited && missed_by_rate => " (the generator was the limit)",
+                _ => "",
+            },
         }
     }
 
@@ -204,6 +233,8 @@ fn target_text(measure: Measure, bound: Bound) -> String {
         Measure::P999 => "p99.9",
         Measure::Max => "max",
         Measure::Beside => "Gbit/s beside",
+        Measure::Segments => "segments",
+        Measure::Kernel => "kernel memory",
     };
     match bound {
         AtLeast(bound) => format!("{name} >= {bound:.2} x"),

@@ -10,6 +10,10 @@ pub(crate) struct Workload {
     pub(crate) tls: bool,
     /// Another generator that works beside.
     pub(crate) beside: Option<Beside>,
+    /// Its rate is this share of the best that a balancer reaches in [`ECHO_64`], which comes before it.
+    pub(crate) share: Option<f64>,
+    /// A smoke run has it: one of each kind.
+    pub(crate) quick: bool,
 }
 
 /// See [`Workload::beside`].
@@ -18,10 +22,12 @@ pub(crate) struct Beside {
     pub(crate) arguments: &'static [&'static str],
 }
 
+// Of `topology::SERVICES`.
 const ECHO: usize = 0;
 const SINK: usize = 1;
 const SOURCE: usize = 2;
 const BOTH: usize = 3;
+const ANSWER: usize = 4;
 
 // The names that the verdicts and the figures speak of.
 pub(crate) const IDLE: &str = "4000 idle sessions";
@@ -30,7 +36,15 @@ pub(crate) const ECHO_1000: &str = "echo 64 B, 1000 sessions";
 pub(crate) const ECHO_16K: &str = "echo 16 KiB, 64 sessions";
 pub(crate) const PACED_64: &str = "30000/s of 64 B, 64 sessions";
 pub(crate) const PACED_1000: &str = "30000/s of 64 B, 1000 sessions";
+pub(crate) const PACED_4K: &str = "20000/s of 4 KiB, 64 sessions";
+pub(crate) const PACED_16K: &str = "15000/s of 16 KiB, 64 sessions";
+pub(crate) const PACED_64K: &str = "5000/s of 64 KiB, 64 sessions";
+pub(crate) const PACED_256K: &str = "1500/s of 256 KiB, 64 sessions";
+pub(crate) const PACED_ASK_16K: &str = "15000/s: ask 256 B, answer 16 KiB, 64 sessions";
+pub(crate) const PACED_ASK_64K: &str = "6000/s: ask 256 B, answer 64 KiB, 64 sessions";
+pub(crate) const PACED_ASK_256K: &str = "2000/s: ask 256 B, answer 256 KiB, 64 sessions";
 pub(crate) const CONNECT: &str = "connect, 64 B, close; 64 at a time";
+pub(crate) const PACED_CONNECT: &str = "5000/s: connect, 64 B, close";
 pub(crate) const TO_BACKEND_1: &str = "bulk to backend, 1 session";
 pub(crate) const TO_BACKEND_16: &str = "bulk to backend, 16 sessions";
 pub(crate) const TO_CLIENT_1: &str = "bulk to client, 1 session";
@@ -43,6 +57,15 @@ pub(crate) const TLS_TO_BACKEND: &str = "TLS: bulk to backend, 16 sessions";
 pub(crate) const TLS_TO_CLIENT: &str = "TLS: bulk to client, 16 sessions";
 pub(crate) const TLS_PACED_16K: &str = "TLS: 5000/s of 16 KiB, 64 sessions";
 
+/// Latency under load.
+pub(crate) const LOADS: [&str; 5] = [
+    "10 % of the best rate of 64 B, 64 sessions",
+    "30 % of the best rate of 64 B, 64 sessions",
+    "50 % of the best rate of 64 B, 64 sessions",
+    "70 % of the best rate of 64 B, 64 sessions",
+    "90 % of the best rate of 64 B, 64 sessions",
+];
+
 /// The calibration: the generator against the backend alone.
 pub(crate) const CALIBRATION: [Workload; 2] = [
     of("closed loop", ECHO, &["echo", "--bytes", "64", "--sessions", "64"]),
@@ -51,57 +74,101 @@ pub(crate) const CALIBRATION: [Workload; 2] = [
 
 pub(crate) const WORKLOADS: &[Workload] = &[
     // First, while the balancers' memory is fresh.
-    of(IDLE, ECHO, &["idle", "--sessions", "4000"]),
+    quick(of(IDLE, ECHO, &["idle", "--sessions", "4000"])),
     of("echo 64 B, 1 session", ECHO, &["echo", "--bytes", "64", "--sessions", "1"]),
-    of(ECHO_64, ECHO, &["echo", "--bytes", "64", "--sessions", "64"]),
+    quick(of(ECHO_64, ECHO, &["echo", "--bytes", "64", "--sessions", "64"])),
     of(ECHO_1000, ECHO, &["echo", "--bytes", "64", "--sessions", "1000"]),
+    of("echo 1 KiB, 64 sessions", ECHO, &["echo", "--bytes", "1024", "--sessions", "64"]),
     of("echo 4 KiB, 1 session", ECHO, &["echo", "--bytes", "4096", "--sessions", "1"]),
     of("echo 4 KiB, 64 sessions", ECHO, &["echo", "--bytes", "4096", "--sessions", "64"]),
     of("echo 4 KiB, 1000 sessions", ECHO, &["echo", "--bytes", "4096", "--sessions", "1000"]),
     of("echo 16 KiB, 1 session", ECHO, &["echo", "--bytes", "16384", "--sessions", "1"]),
     of(ECHO_16K, ECHO, &["echo", "--bytes", "16384", "--sessions", "64"]),
     of("echo 16 KiB, 1000 sessions", ECHO, &["echo", "--bytes", "16384", "--sessions", "1000"]),
-    of(PACED_64, ECHO, &["echo", "--bytes", "64", "--sessions", "64", "--rate", "30000"]),
+    of("echo 64 KiB, 1 session", ECHO, &["echo", "--bytes", "65536", "--sessions", "1"]),
+    of("echo 64 KiB, 64 sessions", ECHO, &["echo", "--bytes", "65536", "--sessions", "64"]),
+    of("echo 256 KiB, 1 session", ECHO, &["echo", "--bytes", "262144", "--sessions", "1"]),
+    quick(of("echo 256 KiB, 64 sessions", ECHO, &["echo", "--bytes", "262144", "--sessions", "64"])),
+    of("ask 256 B, answer 16 KiB, 64 sessions", ANSWER, &["ask", "--bytes", "16384", "--sessions", "64"]),
+    of("ask 256 B, answer 64 KiB, 64 sessions", ANSWER, &["ask", "--bytes", "65536", "--sessions", "64"]),
+    of("ask 256 B, answer 256 KiB, 64 sessions", ANSWER, &["ask", "--bytes", "262144", "--sessions", "64"]),
+    quick(of(PACED_64, ECHO, &["echo", "--bytes", "64", "--sessions", "64", "--rate", "30000"])),
     of(PACED_1000, ECHO, &["echo", "--bytes", "64", "--sessions", "1000", "--rate", "30000"]),
-    of(CONNECT, ECHO, &["connect", "--bytes", "64", "--sessions", "64"]),
-    of(STORM, ECHO, &["storm", "--bytes", "64", "--sessions", "64", "--clients", "4000"]),
+    of(
+        "20000/s of 1 KiB, 64 sessions",
+        ECHO,
+        &["echo", "--bytes", "1024", "--sessions", "64", "--rate", "20000"],
+    ),
+    of(PACED_4K, ECHO, &["echo", "--bytes", "4096", "--sessions", "64", "--rate", "20000"]),
+    of(PACED_16K, ECHO, &["echo", "--bytes", "16384", "--sessions", "64", "--rate", "15000"]),
+    of(PACED_64K, ECHO, &["echo", "--bytes", "65536", "--sessions", "64", "--rate", "5000"]),
+    of(PACED_256K, ECHO, &["echo", "--bytes", "262144", "--sessions", "64", "--rate", "1500"]),
+    of(PACED_ASK_16K, ANSWER, &["ask", "--bytes", "16384", "--sessions", "64", "--rate", "15000"]),
+    quick(of(PACED_ASK_64K, ANSWER, &["ask", "--bytes", "65536", "--sessions", "64", "--rate", "6000"])),
+    of(PACED_ASK_256K, ANSWER, &["ask", "--bytes", "262144", "--sessions", "64", "--rate", "2000"]),
+    under_load(LOADS[0], 0.1),
+    under_load(LOADS[1], 0.3),
+    under_load(LOADS[2], 0.5),
+    under_load(LOADS[3], 0.7),
+    under_load(LOADS[4], 0.9),
+    quick(of(CONNECT, ECHO, &["connect", "--bytes", "64", "--sessions", "64"])),
+    quick(of(PACED_CONNECT, ECHO, &["connect", "--bytes", "64", "--sessions", "64", "--rate", "5000"])),
+    quick(of(STORM, ECHO, &["storm", "--bytes", "64", "--sessions", "64", "--clients", "4000"])),
     of(TO_BACKEND_1, SINK, &["bulk", "--direction", "to-backend", "--sessions", "1"]),
-    of(TO_BACKEND_16, SINK, &["bulk", "--direction", "to-backend", "--sessions", "16"]),
+    quick(of(TO_BACKEND_16, SINK, &["bulk", "--direction", "to-backend", "--sessions", "16"])),
     of(TO_CLIENT_1, SOURCE, &["bulk", "--direction", "to-client", "--sessions", "1"]),
     of(TO_CLIENT_16, SOURCE, &["bulk", "--direction", "to-client", "--sessions", "16"]),
     of("bulk both ways, 1 session", BOTH, &["bulk", "--direction", "both", "--sessions", "1"]),
     of("bulk both ways, 16 sessions", BOTH, &["bulk", "--direction", "both", "--sessions", "16"]),
+    quick(of(
+        "2 Gbit/s to backend, 16 sessions",
+        SINK,
+        &["bulk", "--direction", "to-backend", "--sessions", "16", "--rate", "2"],
+    )),
+    of(
+        "2 Gbit/s to client, 16 sessions",
+        SOURCE,
+        &["bulk", "--direction", "to-client", "--sessions", "16", "--rate", "2"],
+    ),
     Workload {
         beside: Some(Beside {
             service: SINK,
             arguments: &["bulk", "--direction", "to-backend", "--sessions", "1"],
         }),
-        ..of(MIXED, ECHO, &["echo", "--bytes", "64", "--sessions", "1000"])
+        ..quick(of(MIXED, ECHO, &["echo", "--bytes", "64", "--sessions", "1000"]))
     },
     with_tls("TLS: 1000 idle sessions", ECHO, &["idle", "--sessions", "1000"]),
-    with_tls(TLS_FULL, ECHO, &["connect", "--bytes", "64", "--sessions", "64"]),
+    quick(with_tls(TLS_FULL, ECHO, &["connect", "--bytes", "64", "--sessions", "64"])),
     with_tls(TLS_RESUMED, ECHO, &["connect", "--bytes", "64", "--sessions", "64", "--resume"]),
     with_tls(
         "TLS: bulk to backend, 1 session",
         SINK,
         &["bulk", "--direction", "to-backend", "--sessions", "1"],
     ),
-    with_tls(TLS_TO_BACKEND, SINK, &["bulk", "--direction", "to-backend", "--sessions", "16"]),
+    quick(with_tls(TLS_TO_BACKEND, SINK, &["bulk", "--direction", "to-backend", "--sessions", "16"])),
     with_tls(
         "TLS: bulk to client, 1 session",
         SOURCE,
         &["bulk", "--direction", "to-client", "--sessions", "1"],
     ),
     with_tls(TLS_TO_CLIENT, SOURCE, &["bulk", "--direction", "to-client", "--sessions", "16"]),
-    with_tls(TLS_PACED_16K, ECHO, &["echo", "--bytes", "16384", "--sessions", "64", "--rate", "5000"]),
+    quick(with_tls(TLS_PACED_16K, ECHO, &["echo", "--bytes", "16384", "--sessions", "64", "--rate", "5000"])),
 ];
 
 const fn of(name: &'static str, service: usize, arguments: &'static [&'static str]) -> Workload {
-    Workload { name, service, arguments, tls: false, beside: None }
+    Workload { name, service, arguments, tls: false, beside: None, share: None, quick: false }
 }
 
 const fn with_tls(name: &'static str, service: usize, arguments: &'static [&'static str]) -> Workload {
     Workload { tls: true, ..of(name, service, arguments) }
+}
+
+const fn under_load(name: &'static str, share: f64) -> Workload {
+    Workload { share: Some(share), ..of(name, ECHO, &["echo", "--bytes", "64", "--sessions", "64"]) }
+}
+
+const fn quick(workload: Workload) -> Workload {
+    Workload { quick: true, ..workload }
 }
 
 impl Workload {
@@ -112,7 +179,16 @@ impl Workload {
 
     /// How many sessions it opens.
     pub(crate) fn sessions(&self) -> f64 {
-        let value = self.arguments.iter().skip_while(|word| **word != "--sessions").nth(1);
-        value.and_then(|count| count.parse().ok()).expect("every workload says how many sessions")
+        self.number("--sessions").expect("every workload says how many sessions")
+    }
+
+    /// The fixed rate of its command line, in the unit that rates are reported in; `None` if it has none.
+    pub(crate) fn pace(&self) -> Option<f64> {
+        self.number("--rate")
+    }
+
+    fn number(&self, option: &str) -> Option<f64> {
+        let value = self.arguments.iter().skip_while(|word| **word != option).nth(1);
+        value.and_then(|number| number.parse().ok())
     }
 }

@@ -1,13 +1,17 @@
 //! Connect, one echo, close; so many at a time. With TLS, each has a handshake of its own.
+//!
+//! At a fixed rate a session is due by the clock, and its latency counts from then: where all places are taken
+//! it waits for one.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::echo::Echo;
+use super::exchange::Exchange;
 use super::measurement::{Measurement, Unit};
+use super::pace::Pace;
 use super::tally::{GRACE, Schedule, TURN, Tally};
 use super::work::Work;
-use crate::epoll::{Epoll, READ};
+use crate::epoll::{Epoll, Interest, READ, without_timer_slack};
 use crate::options::Options;
 use crate::pattern::Pattern;
 use crate::wire::{READ_MAX, Wire};
@@ -19,64 +23,118 @@ pub(super) fn run(mut options: Options) -> Result<Measurement, String> {
     let file = options.take_all("--message")?.pop();
     let read = |file: String| std::fs::read(&file).map_err(|error| format!("{file}: {error}"));
     let message = file.map(read).transpose()?;
-    let work = Work::take(&mut options, message.as_ref().map(Vec::len), None)?.with_address(options)?;
+    let work = Work::take(&mut options, message.as_ref().map(Vec::len), None)?;
+    let rate: f64 = options.take("--rate", Some(0.0))?;
+    let work = work.with_address(options)?;
     let message = message.unwrap_or_else(|| Pattern::new().at(0)[..work.bytes].to_vec());
-    connect(&work, &message).map_err(|error| error.to_string())
+    connect(&work, message, rate).map_err(|error| error.to_string())
 }
 
-fn connect(work: &Work, message: &[u8]) -> io::Result<Measurement> {
+/// The places for sessions.
+struct Places<'a> {
+    work: &'a Work,
+    message: Vec<u8>,
+    /// `None` in a closed loop.
+    pace: Option<Pace>,
+    sessions: Vec<Option<Exchange>>,
+    /// Tokens of the places that nobody has.
+    free: Vec<usize>,
+}
+
+fn connect(work: &Work, message: Vec<u8>, rate: f64) -> io::Result<Measurement> {
+    without_timer_slack();
     let mut epoll = Epoll::new()?;
+    let mut buffer = vec![0; READ_MAX];
+    if work.resume {
+        collect_tickets(work, &message)?;
+    }
     let mut tally = Tally::new(work.watched);
     let schedule = Schedule::new(work.seconds);
-    let mut buffer = vec![0; READ_MAX];
-    let open = |epoll: &Epoll, token: usize| -> io::Result<Echo> {
-        let began = Instant::now();
-        let mut echo = Echo::new(work.connect()?, message.to_vec());
-        epoll.add(&echo.stream, token, READ)?;
-        echo.begin(epoll, token, began)?;
-        Ok(echo)
+    let mut places = Places {
+        work,
+        message,
+        pace: Pace::new(rate),
+        sessions: (0..work.sessions).map(|_| None).collect(),
+        free: (0..work.sessions).collect(),
     };
-    if work.resume {
-        collect_tickets(work, message)?;
-    }
-    let mut sessions: Vec<Option<Echo>> = Vec::new();
-    for token in 0..work.sessions {
-        sessions.push(Some(open(&epoll, token)?));
-    }
-    let mut under_way = work.sessions;
     loop {
         let goes_on = schedule.turn(Instant::now(), &mut tally);
-        if !goes_on && (under_way == 0 || Instant::now() >= schedule.until + GRACE) {
+        places.fill(&epoll, &schedule, &mut tally);
+        if !goes_on && (places.under_way() == 0 || Instant::now() >= schedule.until + GRACE) {
             break;
         }
-        for index in 0..epoll.wait(TURN)? {
-            let (token, ready) = epoll.event(index);
-            let Some(session) = &mut sessions[token] else { continue };
-            match session.turn(&epoll, token, ready, &mut buffer) {
-                Ok(None) => continue,
-                // A full handshake in place of a resumed one, or the other way round, is other work.
-                Ok(Some(_)) if session.stream.resumed().is_some_and(|resumed| resumed != work.resume) => {
-                    tally.errors += 1;
+        for index in 0..epoll.wait(places.rest(goes_on))? {
+            places.turn(&epoll, epoll.event(index), &mut tally, &mut buffer);
+            places.fill(&epoll, &schedule, &mut tally);
+        }
+    }
+    tally.errors += places.under_way() as u64;
+    Ok(tally.into_measurement(Unit::Session))
+}
+
+impl Places<'_> {
+    /// Opens what is due, as far as there are places.
+    fn fill(&mut self, epoll: &Epoll, schedule: &Schedule, tally: &mut Tally) {
+        while tally.errors < ERRORS_MAX {
+            let Some(&token) = self.free.last() else { return };
+            let Some(due) = self.next_due(schedule) else { return };
+            match self.open(epoll, token, due) {
+                Ok(session) => {
+                    self.sessions[token] = Some(session);
+                    self.free.pop();
                 }
-                Ok(Some(began)) => tally.answered(began, Instant::now()),
                 Err(_) => tally.errors += 1,
-            }
-            // Closed before the next one opens.
-            sessions[token] = None;
-            under_way -= 1;
-            while goes_on && sessions[token].is_none() && tally.errors < ERRORS_MAX {
-                match open(&epoll, token) {
-                    Ok(next) => {
-                        sessions[token] = Some(next);
-                        under_way += 1;
-                    }
-                    Err(_) => tally.errors += 1,
-                }
             }
         }
     }
-    tally.errors += under_way as u64;
-    Ok(tally.into_measurement(Unit::Session))
+
+    /// When the next session is due, or was; `None` if none is. In a closed loop one is due always.
+    fn next_due(&mut self, schedule: &Schedule) -> Option<Instant> {
+        let now = Instant::now();
+        match &mut self.pace {
+            Some(pace) => pace.take(now.min(schedule.until)).map(|(_, due)| due),
+            None => (now < schedule.until).then_some(now),
+        }
+    }
+
+    fn open(&self, epoll: &Epoll, token: usize, due: Instant) -> io::Result<Exchange> {
+        let mut session = Exchange::echo(self.work.connect()?, self.message.clone());
+        epoll.add(&session.stream, token, READ)?;
+        session.begin(epoll, token, due)?;
+        Ok(session)
+    }
+
+    /// An event of one of the sessions; closes it when it is over.
+    fn turn(
+        &mut self,
+        epoll: &Epoll,
+        (token, ready): (usize, Interest),
+        tally: &mut Tally,
+        buffer: &mut [u8],
+    ) {
+        let Some(session) = &mut self.sessions[token] else { return };
+        match session.turn(epoll, token, ready, buffer) {
+            Ok(None) => return,
+            // A full handshake in place of a resumed one, or the other way round, is other work.
+            Ok(Some(_)) if session.stream.resumed().is_some_and(|resumed| resumed != self.work.resume) => {
+                tally.errors += 1;
+            }
+            Ok(Some(due)) => tally.answered(due, Instant::now()),
+            Err(_) => tally.errors += 1,
+        }
+        self.sessions[token] = None;
+        self.free.push(token);
+    }
+
+    fn under_way(&self) -> usize {
+        self.sessions.len() - self.free.len()
+    }
+
+    /// How long to wait for events at most.
+    fn rest(&self, goes_on: bool) -> Duration {
+        let pace = self.pace.as_ref().filter(|_| goes_on && !self.free.is_empty());
+        pace.map_or(TURN, |pace| pace.rest().min(TURN))
+    }
 }
 
 /// Two tickets for each session under way: all clients are made before the first ticket comes, so none of them resumes.

@@ -1,138 +1,53 @@
-//! Messages of a size over open sessions: closed loop, or at a fixed rate.
+//! Messages over open sessions, echoed or answered: closed loop, or at a fixed rate.
 //!
 //! At a fixed rate a message is due by the clock, whether the one before it was answered or not, and its
 //! latency counts from when it was due: a stall is paid for by every message that fell due in it, which
 //! corrects for coordinated omission. A closed loop sends less when it is answered late, and so hides stalls.
 
-use std::collections::VecDeque;
 use std::io;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::exchange::Exchange;
 use super::measurement::{Measurement, Unit};
+use super::pace::Pace;
 use super::tally::{GRACE, Schedule, TURN, Tally};
 use super::work::Work;
-use crate::epoll::{BOTH, Epoll, Interest, READ, without_timer_slack};
+use crate::epoll::{Epoll, Interest, READ, without_timer_slack};
 use crate::options::Options;
 use crate::pattern::Pattern;
-use crate::wire::{READ_MAX, Wire};
+use crate::wire::READ_MAX;
 
-/// One echo session: the message under way, and those that wait for their turn (open loop only).
-pub(super) struct Echo {
-    pub(super) stream: Wire,
-    message: Vec<u8>,
-    number: u64,
-    sent: usize,
-    received: usize,
-    /// When the message under way was due.
-    due: Option<Instant>,
-    waiting: VecDeque<Instant>,
-}
-
-impl Echo {
-    pub(super) fn new(stream: Wire, message: Vec<u8>) -> Echo {
-        Echo { stream, message, number: 0, sent: 0, received: 0, due: None, waiting: VecDeque::new() }
-    }
-
-    /// Starts a message that was due at `due`.
-    pub(super) fn begin(&mut self, epoll: &Epoll, token: usize, due: Instant) -> io::Result<()> {
-        self.number += 1;
-        // At the end, so that what a message begins with, which a balancer may read, stays as it is.
-        let start = self.message.len().saturating_sub(8);
-        let number = self.number.to_le_bytes();
-        let tail = &mut self.message[start..];
-        tail.copy_from_slice(&number[..tail.len()]);
-        self.due = Some(due);
-        self.received = 0;
-        self.sent = self.stream.write_some(&self.message)?;
-        if self.has_more_to_send() { epoll.change(&self.stream, token, BOTH) } else { Ok(()) }
-    }
-
-    /// Starts a message, or lets it wait for the one under way.
-    fn begin_in_turn(&mut self, epoll: &Epoll, token: usize, due: Instant) -> io::Result<()> {
-        if self.due.is_some() {
-            self.waiting.push_back(due);
-            return Ok(());
-        }
-        self.begin(epoll, token, due)
-    }
-
-    /// Goes on as far as the socket allows; when the message was due, if its echo is complete now.
-    pub(super) fn turn(
-        &mut self,
-        epoll: &Epoll,
-        token: usize,
-        ready: Interest,
-        buffer: &mut [u8],
-    ) -> io::Result<Option<Instant>> {
-        if ready.write && self.has_more_to_send() {
-            self.sent += self.stream.write_some(&self.message[self.sent..])?;
-            if !self.has_more_to_send() {
-                epoll.change(&self.stream, token, READ)?;
-            }
-        }
-        if !ready.read {
-            return Ok(None);
-        }
-        let count = match self.stream.read(buffer) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if self.message.get(self.received..self.received + count) != Some(&buffer[..count]) {
-            return Err(io::Error::other("the echo differs"));
-        }
-        self.received += count;
-        Ok(if self.received == self.message.len() { self.due.take() } else { None })
-    }
-
-    fn has_more_to_send(&self) -> bool {
-        self.sent < self.message.len() || self.stream.is_behind()
-    }
-
-    /// Whether a message was ever sent.
-    pub(super) fn has_begun(&self) -> bool {
-        self.number > 0
-    }
-
-    /// Messages that were due and are not answered.
-    fn unanswered(&self) -> usize {
-        usize::from(self.due.is_some()) + self.waiting.len()
-    }
-}
-
-/// When messages fall due, and over which session each goes.
-struct Pace {
-    start: Instant,
-    per_second: f64,
-    issued: u64,
-}
-
-impl Pace {
-    fn next(&self) -> Instant {
-        self.start + Duration::from_secs_f64(self.issued as f64 / self.per_second)
-    }
+/// What the backend does with a message.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Game {
+    Echo,
+    /// It answers a request of 256 bytes.
+    Ask,
 }
 
 /// Sessions that play ping-pong, in a closed loop or at a pace.
 pub(super) struct PingPong {
-    sessions: Vec<Option<Echo>>,
+    sessions: Vec<Option<Exchange>>,
     pace: Option<Pace>,
     under_way: usize,
 }
 
 impl PingPong {
     /// Opens the sessions, with the tokens from 0 on; `rate` 0 is the closed loop.
-    pub(super) fn open(work: &Work, epoll: &Epoll, rate: f64) -> io::Result<PingPong> {
-        let pattern = Pattern::new();
+    pub(super) fn open(work: &Work, epoll: &Epoll, game: Game, rate: f64) -> io::Result<PingPong> {
+        let pattern = Rc::new(Pattern::new());
         let mut sessions = Vec::new();
         for token in 0..work.sessions {
-            let echo = Echo::new(work.open()?, pattern.at(token as u64 * 97)[..work.bytes].to_vec());
-            epoll.add(&echo.stream, token, READ)?;
-            sessions.push(Some(echo));
+            let stream = work.open()?;
+            let session = match game {
+                Game::Echo => Exchange::echo(stream, pattern.at(token as u64 * 97)[..work.bytes].to_vec()),
+                Game::Ask => Exchange::ask(stream, work.bytes, pattern.clone()),
+            };
+            epoll.add(&session.stream, token, READ)?;
+            sessions.push(Some(session));
         }
-        let pace = (rate > 0.0).then(|| Pace { start: Instant::now(), per_second: rate, issued: 0 });
-        Ok(PingPong { sessions, pace, under_way: 0 })
+        Ok(PingPong { sessions, pace: Pace::new(rate), under_way: 0 })
     }
 
     /// The first message of each session of a closed loop.
@@ -150,10 +65,8 @@ impl PingPong {
     pub(super) fn issue(&mut self, epoll: &Epoll, tally: &mut Tally) -> Duration {
         let Some(pace) = &mut self.pace else { return TURN };
         let now = Instant::now();
-        while pace.next() <= now {
-            let due = pace.next();
-            let token = (pace.issued % self.sessions.len() as u64) as usize;
-            pace.issued += 1;
+        while let Some((number, due)) = pace.take(now) {
+            let token = (number % self.sessions.len() as u64) as usize;
             let session = &mut self.sessions[token];
             match session.as_mut().map(|session| session.begin_in_turn(epoll, token, due)) {
                 Some(Ok(())) => self.under_way += 1,
@@ -167,7 +80,7 @@ impl PingPong {
                 }
             }
         }
-        pace.next().saturating_duration_since(Instant::now())
+        pace.rest()
     }
 
     /// An event of one of the sessions; begins the next message if it is time.
@@ -187,7 +100,7 @@ impl PingPong {
             tally.answered(due, now);
             *under_way -= 1;
             let next =
-                if closed_loop { tally.ended.is_none().then_some(now) } else { session.waiting.pop_front() };
+                if closed_loop { tally.ended.is_none().then_some(now) } else { session.next_waiting() };
             let Some(next) = next else { return Ok(()) };
             // At a pace, a waiting message was counted when it fell due.
             *under_way += usize::from(closed_loop);
@@ -208,17 +121,17 @@ impl PingPong {
     }
 }
 
-pub(super) fn run(mut options: Options) -> Result<Measurement, String> {
+pub(super) fn run(mut options: Options, game: Game) -> Result<Measurement, String> {
     let work = Work::take(&mut options, None, None)?;
     let rate: f64 = options.take("--rate", Some(0.0))?;
     let work = work.with_address(options)?;
-    play(&work, rate).map_err(|error| error.to_string())
+    play(&work, game, rate).map_err(|error| error.to_string())
 }
 
-fn play(work: &Work, rate: f64) -> io::Result<Measurement> {
+fn play(work: &Work, game: Game, rate: f64) -> io::Result<Measurement> {
     without_timer_slack();
     let mut epoll = Epoll::new()?;
-    let mut sessions = PingPong::open(work, &epoll, rate)?;
+    let mut sessions = PingPong::open(work, &epoll, game, rate)?;
     let mut tally = Tally::new(work.watched);
     let schedule = Schedule::new(work.seconds);
     let mut buffer = vec![0; READ_MAX];

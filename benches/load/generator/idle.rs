@@ -12,8 +12,16 @@ pub(super) fn run(mut options: Options) -> Result<(), String> {
     let work = Work::take(&mut options, Some(64), Some(0.0))?.with_address(options)?;
     let _sessions = open(&work).map_err(|error| error.to_string())?;
     let count = work.sessions as f64;
-    Measurement { unit: Unit::IdleSession, count, rate: f64::NAN, errors: 0, latencies: None, usage: None }
-        .print()?;
+    Measurement {
+        unit: Unit::IdleSession,
+        count,
+        rate: f64::NAN,
+        errors: 0,
+        latencies: None,
+        usage: None,
+        network: None,
+    }
+    .print()?;
     io::stdin().read_to_end(&mut Vec::new()).map(|_| ()).map_err(|error| error.to_string())
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Usage;
 use crate::histogram::Histogram;
+use crate::network::Network;
 
 /// What the rate and the CPU of a workload are counted by.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub(crate) struct Measurement {
     pub(crate) errors: u64,
     pub(crate) latencies: Option<Histogram>,
     pub(crate) usage: Option<Usage>,
+    /// What TCP did in the measured time.
+    pub(crate) network: Option<Network>,
 }
 
 impl Measurement {

@@ -7,20 +7,24 @@
 mod bulk;
 mod connect;
 mod echo;
+mod exchange;
 mod idle;
 mod measurement;
+mod pace;
 mod storm;
 mod tally;
 mod work;
 
 use crate::options::Options;
+use echo::Game;
 
 pub(crate) use measurement::{Measurement, Unit};
 
 /// Runs the generator of this name; `None` if there is none.
 pub(crate) fn run(name: &str, options: Options) -> Option<Result<(), String>> {
     let measured = match name {
-        "echo" => echo::run(options),
+        "echo" => echo::run(options, Game::Echo),
+        "ask" => echo::run(options, Game::Ask),
         "connect" => connect::run(options),
         "bulk" => bulk::run(options),
         "idle" => return Some(idle::run(options)),

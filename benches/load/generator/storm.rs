@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::echo::{Echo, PingPong};
+use super::echo::{Game, PingPong};
+use super::exchange::Exchange;
 use super::measurement::{Measurement, Unit};
 use super::tally::{GRACE, Schedule, TURN, Tally};
 use super::work::Work;
@@ -44,7 +45,7 @@ struct Clients {
     wanted: usize,
     /// Tokens of the clients follow those of the open sessions.
     first_token: usize,
-    opened: Vec<Option<Echo>>,
+    opened: Vec<Option<Exchange>>,
     served: usize,
     failed: usize,
     message: Vec<u8>,
@@ -70,7 +71,7 @@ impl Clients {
             let stream = TcpStream::from(socket);
             // Writable when it is connected, or when it cannot be.
             epoll.add(&stream, self.first_token + index, WRITE)?;
-            self.opened.push(Some(Echo::new(Wire::plain(stream), self.message.clone())));
+            self.opened.push(Some(Exchange::echo(Wire::plain(stream), self.message.clone())));
         }
         Ok(self.opened.len() < self.wanted)
     }
@@ -103,7 +104,7 @@ impl Clients {
 fn storm(work: &Work, wanted: usize) -> io::Result<Measurement> {
     without_timer_slack();
     let mut epoll = Epoll::new()?;
-    let mut sessions = PingPong::open(work, &epoll, PINGS_PER_SECOND)?;
+    let mut sessions = PingPong::open(work, &epoll, Game::Echo, PINGS_PER_SECOND)?;
     let mut tally = Tally::new(work.watched);
     let mut clients = Clients {
         wanted,

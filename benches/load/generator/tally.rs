@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Snapshot, Usage, Watched};
 use crate::histogram::Histogram;
+use crate::network::Network;
 
 use super::measurement::{Measurement, Unit};
 
@@ -22,8 +23,8 @@ pub(super) const TURN: Duration = Duration::from_millis(100);
 /// are late are those that must not be left out. A rate counts the answers that came in it.
 pub(super) struct Tally {
     watched: Watched,
-    from: Option<Snapshot>,
-    until: Option<Snapshot>,
+    from: Option<(Snapshot, Network)>,
+    until: Option<(Snapshot, Network)>,
     pub(super) began: Option<Instant>,
     pub(super) ended: Option<Instant>,
     measured: u64,
@@ -47,14 +48,14 @@ impl Tally {
 
     /// The measured time begins.
     pub(super) fn begin(&mut self) {
-        self.from = Some(Snapshot::take(self.watched));
+        self.from = Some((Snapshot::take(self.watched), Network::so_far()));
         self.began = Some(Instant::now());
     }
 
     /// The measured time ends.
     pub(super) fn end(&mut self) {
         self.ended = Some(Instant::now());
-        self.until = Some(Snapshot::take(self.watched));
+        self.until = Some((Snapshot::take(self.watched), Network::so_far()));
     }
 
     pub(super) fn is_measuring(&self) -> bool {
@@ -76,7 +77,11 @@ impl Tally {
     }
 
     fn usage(&self) -> Option<Usage> {
-        self.from.zip(self.until).map(|(from, until)| from.until(&until))
+        self.from.zip(self.until).map(|((from, _), (until, _))| from.until(&until))
+    }
+
+    fn network(&self) -> Option<Network> {
+        self.from.zip(self.until).map(|((_, from), (_, until))| until.since(from))
     }
 
     pub(super) fn into_measurement(self, unit: Unit) -> Measurement {
@@ -86,6 +91,7 @@ impl Tally {
             rate: self.measured as f64 / self.seconds(),
             errors: self.errors,
             usage: self.usage(),
+            network: self.network(),
             latencies: Some(self.latencies),
         }
     }

@@ -8,7 +8,8 @@ use super::canvas::{Canvas, FAINT, FOOT, GRID, HEAD, INK, Place, WIDTH, color, l
 use crate::figures::{Measure, OWN, Outcome, Row};
 use crate::report::Report;
 use crate::workloads::{
-    CONNECT, ECHO_16K, ECHO_64, ECHO_1000, PACED_64, TO_BACKEND_1, TO_BACKEND_16, TO_CLIENT_1, TO_CLIENT_16,
+    CONNECT, ECHO_16K, ECHO_64, ECHO_1000, PACED_16K, PACED_64, PACED_64K, TO_BACKEND_1, TO_BACKEND_16,
+    TO_CLIENT_1, TO_CLIENT_16,
 };
 
 /// A figure of bars: a panel a workload, a bar a subject.
@@ -39,7 +40,16 @@ pub(super) const CPU: Bars = Bars {
     name: "cpu",
     title: "CPU time of the balancer for the same work: shorter is better",
     measure: Measure::Cpu,
-    workloads: &[TO_BACKEND_1, TO_CLIENT_1, TO_BACKEND_16, TO_CLIENT_16, PACED_64, CONNECT],
+    workloads: &[
+        TO_BACKEND_1,
+        TO_CLIENT_1,
+        TO_BACKEND_16,
+        TO_CLIENT_16,
+        PACED_64,
+        CONNECT,
+        PACED_16K,
+        PACED_64K,
+    ],
 };
 
 const COLUMNS: usize = 2;

@@ -24,9 +24,11 @@ pub(super) fn color(subject: &str) -> RGBColor {
     match subject {
         "ringway" => RGBColor(217, 72, 15),
         "haproxy" => RGBColor(24, 100, 171),
+        "haproxy auto" => RGBColor(63, 140, 214),
         "haproxy tuned" => RGBColor(116, 184, 242),
         "nginx" => RGBColor(43, 122, 60),
         "nginx tuned" => RGBColor(130, 201, 140),
+        "envoy" => RGBColor(132, 72, 168),
         _ => RGBColor(150, 156, 162),
     }
 }

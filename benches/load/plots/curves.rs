@@ -8,7 +8,7 @@ use std::path::Path;
 use plotters::style::text_anchor::HPos;
 
 use super::canvas::{Canvas, FAINT, FOOT, GRID, HEAD, INK, Place, WIDTH, color, letters};
-use crate::figures::{OWN, Outcome, Row};
+use crate::figures::{AGAIN, OWN, Outcome, Row};
 use crate::histogram::Point;
 use crate::report::Report;
 
@@ -42,12 +42,17 @@ pub(super) fn draw(report: &Report, workloads: &[&str], file: &Path) -> Result<(
     canvas.end()
 }
 
+/// One curve for a build.
+fn shown(outcome: &Outcome) -> impl Iterator<Item = &Row> {
+    outcome.rows.iter().filter(|row| row.subject != AGAIN)
+}
+
 fn legend(canvas: &Canvas, outcome: &Outcome) -> Result<(), String> {
     let y = HEAD + 4;
-    for (index, row) in outcome.rows.iter().enumerate() {
-        let x = 24 + 150 * index as i32;
-        canvas.line(vec![(x, y), (x + 26, y)], color(&row.subject), stroke(row))?;
-        canvas.text(&row.subject, (x + 34, y), &letters(13, INK, HPos::Left))?;
+    for (index, row) in shown(outcome).enumerate() {
+        let x = 24 + 119 * index as i32;
+        canvas.line(vec![(x, y), (x + 20, y)], color(&row.subject), stroke(row))?;
+        canvas.text(&row.subject, (x + 26, y), &letters(13, INK, HPos::Left))?;
     }
     Ok(())
 }
@@ -100,7 +105,7 @@ fn panel(canvas: &Canvas, outcome: &Outcome, (left, top): Place, width: i32) -> 
     };
     grid(canvas, &axes)?;
     // Ringway last, so that no other curve hides it.
-    let (own, others): (Vec<&Row>, Vec<&Row>) = outcome.rows.iter().partition(|row| row.subject == OWN);
+    let (own, others): (Vec<&Row>, Vec<&Row>) = shown(outcome).partition(|row| row.subject == OWN);
     for row in others.into_iter().chain(own) {
         let seen = row.distribution.iter().filter(|point| point.micros > 0.0);
         let curve: Vec<Place> = seen.map(|point| (axes.x(point.percentile), axes.y(point.micros))).collect();

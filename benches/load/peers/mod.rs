@@ -2,28 +2,35 @@
 //! best settings for one core. All of them run for the whole comparison, pinned to the same core; only one
 //! of them has work at a time.
 
+mod configuration;
+
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use configuration::Splicing;
+
+use crate::figures::{AGAIN, DIRECT, OWN};
 use crate::process::Process;
 use crate::tls::{Certificate, Client};
-use crate::topology::{ADDRESSES, BALANCER_CORE};
+use crate::topology::{BALANCER_CORE, Ports, SERVICES};
 use crate::wire::Wire;
-
-/// The services of the backend, in the order of every `ports` array here.
-const SERVICES: [&str; 4] = ["echo", "sink", "source", "both"];
 
 /// nginx's stream module as Debian installs it.
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// Where scripts/install-peers.sh puts Envoy.
+const ENVOY: &str = "/opt/envoy/bin";
 
 /// One row of the comparison.
 pub(crate) struct Subject {
     pub(crate) name: String,
     pub(crate) version: String,
-    pub(crate) ports: [u16; 4],
+    pub(crate) ports: Ports,
+    /// The first subject again: only where the pace is fixed.
+    pub(crate) is_again: bool,
     process: Option<Process>,
 }
 
@@ -36,8 +43,8 @@ pub(crate) struct WithTls {
 
 impl Subject {
     /// The backend itself.
-    pub(crate) fn direct(ports: [u16; 4]) -> Subject {
-        Subject { name: "direct".to_owned(), version: String::new(), ports, process: None }
+    pub(crate) fn direct(ports: Ports) -> Subject {
+        Subject { name: DIRECT.to_owned(), version: String::new(), ports, is_again: false, process: None }
     }
 
     /// Its process; none for direct.
@@ -76,9 +83,9 @@ fn echoes(port: u16, client: Option<&Client>) -> io::Result<()> {
     if byte == *b"?" { Ok(()) } else { Err(io::Error::other("no echo")) }
 }
 
-/// Four ports, free until somebody binds them, below the range that outgoing connections take theirs from.
-pub(crate) fn free_ports() -> Result<[u16; 4], String> {
-    let (mut ports, mut held) = ([0; 4], Vec::new());
+/// A port for each service, free until somebody binds them, below the range that outgoing connections take theirs from.
+pub(crate) fn free_ports() -> Result<Ports, String> {
+    let (mut ports, mut held) = ([0; SERVICES.len()], Vec::new());
     let first = 12_000 + (std::process::id() % 8_000) as u16;
     let mut candidates = first..32_000;
     for port in &mut ports {
@@ -94,7 +101,7 @@ pub(crate) fn free_ports() -> Result<[u16; 4], String> {
 /// instead, which are other builds of Ringway. `directory` takes configurations and logs.
 pub(crate) fn start_all(
     directory: &Path,
-    backend: [u16; 4],
+    backend: Ports,
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
     let subjects = vec![Subject::direct(backend)];
@@ -106,7 +113,7 @@ pub(crate) fn start_all(
 /// The same, but for nobody, with TLS on the side of the clients.
 pub(crate) fn start_all_with_tls(
     directory: &Path,
-    backend: [u16; 4],
+    backend: Ports,
     others: &[(String, PathBuf)],
 ) -> Result<WithTls, String> {
     let directory = directory.join("tls");
@@ -121,7 +128,7 @@ pub(crate) fn start_all_with_tls(
 
 struct Starting<'a> {
     directory: &'a Path,
-    backend: [u16; 4],
+    backend: Ports,
     /// What the subjects show, and who looks at it.
     tls: Option<(&'a Certificate, &'a Client)>,
     subjects: Vec<Subject>,
@@ -129,13 +136,15 @@ struct Starting<'a> {
 
 impl Starting<'_> {
     fn all(&mut self, others: &[(String, PathBuf)]) -> Result<(), String> {
-        self.ringway("ringway", &ringway_binary()?)?;
+        self.ringway(OWN, &ringway_binary()?)?;
         for (name, binary) in others {
             self.ringway(name, binary)?;
         }
         if others.is_empty() {
+            self.ringway(AGAIN, &ringway_binary()?)?;
             self.haproxy()?;
             self.nginx()?;
+            self.envoy()?;
         }
         Ok(())
     }
@@ -146,7 +155,7 @@ impl Starting<'_> {
 
     fn ringway(&mut self, name: &str, binary: &Path) -> Result<(), String> {
         let ports = free_ports()?;
-        let configuration = ringway(ports, self.backend, self.certificate());
+        let configuration = configuration::ringway(ports, self.backend, self.certificate());
         match self.add(name, binary, configuration, &["-f"], ports) {
             // A build from before it could: the others can be compared still.
             Err(error) if self.tls.is_some() && error.contains(KNOWS_NO_TLS) => {
@@ -162,9 +171,17 @@ impl Starting<'_> {
             eprintln!("no HAProxy here: scripts/install-peers.sh");
             return Ok(());
         };
-        for (name, tuned) in [("haproxy", false), ("haproxy tuned", true)] {
+        for (name, splicing) in [
+            ("haproxy", Splicing::Off),
+            ("haproxy auto", Splicing::Auto),
+            ("haproxy tuned", Splicing::Forced),
+        ] {
+            // What is encrypted cannot be spliced: the two would be one row twice.
+            if self.tls.is_some() && splicing == Splicing::Auto {
+                continue;
+            }
             let ports = free_ports()?;
-            let configuration = haproxy(ports, self.backend, tuned, self.certificate());
+            let configuration = configuration::haproxy(ports, self.backend, splicing, self.certificate());
             self.add(name, &binary, configuration, &["-db", "-f"], ports)?;
         }
         Ok(())
@@ -177,10 +194,22 @@ impl Starting<'_> {
         };
         for (name, tuned) in [("nginx", false), ("nginx tuned", true)] {
             let ports = free_ports()?;
-            let configuration = nginx(self.directory, ports, self.backend, tuned, self.certificate());
+            let configuration =
+                configuration::nginx(self.directory, ports, self.backend, tuned, self.certificate());
             self.add(name, &binary, configuration, &["-e", "stderr", "-c"], ports)?;
         }
         Ok(())
+    }
+
+    fn envoy(&mut self) -> Result<(), String> {
+        let Some(binary) = find("envoy") else {
+            eprintln!("no Envoy here: scripts/install-peers.sh");
+            return Ok(());
+        };
+        let ports = free_ports()?;
+        let configuration = configuration::envoy(ports, self.backend, self.certificate());
+        let flags = ["--concurrency", "1", "--disable-hot-restart", "-l", "error", "-c"];
+        self.add("envoy", &binary, configuration, &flags, ports)
     }
 
     fn add(
@@ -189,7 +218,7 @@ impl Starting<'_> {
         program: &Path,
         configuration: String,
         flags: &[&str],
-        ports: [u16; 4],
+        ports: Ports,
     ) -> Result<(), String> {
         let (file, log) =
             (self.directory.join(format!("{name}.conf")), self.directory.join(format!("{name}.log")));
@@ -197,8 +226,13 @@ impl Starting<'_> {
         let mut arguments: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         arguments.push(file.display().to_string());
         let process = Process::start(&BALANCER_CORE.to_string(), program, &arguments, &log)?;
-        let subject =
-            Subject { name: name.to_owned(), version: version(program), ports, process: Some(process) };
+        let subject = Subject {
+            name: name.to_owned(),
+            version: version(program),
+            ports,
+            is_again: name == AGAIN,
+            process: Some(process),
+        };
         subject
             .wait_until_it_serves(self.tls.map(|(_, client)| client))
             .map_err(|error| format!("{error}\n{}", std::fs::read_to_string(&log).unwrap_or_default()))?;
@@ -217,7 +251,7 @@ fn ringway_binary() -> Result<PathBuf, String> {
 }
 
 fn find(program: &str) -> Option<PathBuf> {
-    ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin"]
+    ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin", ENVOY]
         .iter()
         .map(|directory| Path::new(directory).join(program))
         .find(|path| path.exists())
@@ -229,94 +263,7 @@ fn version(program: &Path) -> String {
     let says = |flag| Command::new(program).arg(flag).output().ok().filter(|output| output.status.success());
     let Some(output) = says("-v").or_else(|| says("--version")) else { return String::new() };
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-    String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
-}
-
-/// Of the backend.
-fn addresses() -> impl Iterator<Item = Ipv4Addr> {
-    (1..=ADDRESSES).map(|last| Ipv4Addr::new(127, 0, 0, last))
-}
-
-fn ringway(ports: [u16; 4], backend: [u16; 4], certificate: Option<&Certificate>) -> String {
-    let mut text = format!(
-        "runtime: {{cores: \"{BALANCER_CORE}-{BALANCER_CORE}\"}}\nlogging: {{level: warn}}\n\
-         admin: {{listen_address: off, socket: off}}\nlisteners:\n"
-    );
-    let tls = certificate.map_or_else(String::new, |files| {
-        let (certificate, key) = (files.certificate.display(), files.key.display());
-        format!(", tls: {{certificates: [{{certificate: {certificate}, key: {key}}}]}}")
-    });
-    for (name, port) in SERVICES.iter().zip(ports) {
-        text += &format!("  - {{name: {name}, address: \"127.0.0.1:{port}\", upstream: {name}{tls}}}\n");
-    }
-    text += "upstreams:\n";
-    for (name, port) in SERVICES.iter().zip(backend) {
-        text += &format!("  - name: {name}\n    healthcheck: off\n    backends:\n");
-        for address in addresses() {
-            text += &format!("      - {{address: {address}, port: {port}}}\n");
-        }
-    }
-    text
-}
-
-/// Tuned, plain bytes are spliced, and those of TLS have buffers for four records. Tickets are on by default.
-fn haproxy(ports: [u16; 4], backend: [u16; 4], tuned: bool, certificate: Option<&Certificate>) -> String {
-    let mut text = "global\n  nbthread 1\n  maxconn 6000\n".to_owned();
-    if tuned {
-        text += "  tune.pipesize 1048576\n  tune.bufsize 65536\n";
-    }
-    text += "defaults\n  mode tcp\n  maxconn 6000\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
-    if tuned {
-        text += "  option splice-request\n  option splice-response\n";
-    }
-    let tls = certificate
-        .map_or_else(String::new, |files| format!(" ssl crt {} ssl-min-ver TLSv1.2", files.both.display()));
-    for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
-        text += &format!("listen {name}\n  bind 127.0.0.1:{port}{tls}\n");
-        for address in addresses() {
-            text += &format!("  server {address} {address}:{backend}\n");
-        }
-    }
-    text
-}
-
-/// One process instead of a master with one worker: its loop is the worker's, and all CPU time is its own. It
-/// must pass a half-close on as the others do, or the end of a bulk stream is lost.
-fn nginx(
-    directory: &Path,
-    ports: [u16; 4],
-    backend: [u16; 4],
-    tuned: bool,
-    certificate: Option<&Certificate>,
-) -> String {
-    let mut text = format!(
-        "load_module {NGINX_STREAM};\nuser root;\ndaemon off;\nmaster_process off;\nworker_processes 1;\n\
-         pid {}/nginx-{}.pid;\nerror_log stderr crit;\nevents {{ worker_connections 16384; }}\n\
-         stream {{\n  access_log off;\n  proxy_timeout 1h;\n  proxy_half_close on;\n",
-        directory.display(),
-        ports[0]
-    );
-    if tuned {
-        // Of plain bytes the more at once the better; those of TLS should not leave the cache.
-        text +=
-            if certificate.is_some() { "  proxy_buffer_size 64k;\n" } else { "  proxy_buffer_size 512k;\n" };
-    }
-    let tls = certificate.map_or("", |files| {
-        text += &format!(
-            "  ssl_certificate {};\n  ssl_certificate_key {};\n  ssl_protocols TLSv1.2 TLSv1.3;\n  \
-             ssl_session_cache shared:tls:10m;\n  ssl_session_tickets on;\n",
-            files.certificate.display(),
-            files.key.display()
-        );
-        " ssl"
-    });
-    for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
-        text += &format!("  upstream {name} {{\n");
-        for address in addresses() {
-            text += &format!("    server {address}:{backend};\n");
-        }
-        text +=
-            &format!("  }}\n  server {{ listen 127.0.0.1:{port}{tls} backlog=4096; proxy_pass {name}; }}\n");
-    }
-    text + "}\n"
+    // Envoy begins with an empty line, and with its path.
+    let text = String::from_utf8_lossy(&text).replace(&format!("{}/", ENVOY), "");
+    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }

@@ -1,0 +1,181 @@
+//! What each subject is told: the same listeners and the same backends, nothing logged, nothing checked.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::NGINX_STREAM;
+use crate::tls::Certificate;
+use crate::topology::{ADDRESSES, BALANCER_CORE, Ports, SERVICES};
+
+/// Of the backend.
+fn addresses() -> impl Iterator<Item = Ipv4Addr> {
+    (1..=ADDRESSES).map(|last| Ipv4Addr::new(127, 0, 0, last))
+}
+
+pub(super) fn ringway(ports: Ports, backend: Ports, certificate: Option<&Certificate>) -> String {
+    let mut text = format!(
+        "runtime: {{cores: \"{BALANCER_CORE}-{BALANCER_CORE}\"}}\nlogging: {{level: warn}}\n\
+         admin: {{listen_address: off, socket: off}}\nlisteners:\n"
+    );
+    let tls = certificate.map_or_else(String::new, |files| {
+        let (certificate, key) = (files.certificate.display(), files.key.display());
+        format!(", tls: {{certificates: [{{certificate: {certificate}, key: {key}}}]}}")
+    });
+    for (name, port) in SERVICES.iter().zip(ports) {
+        text += &format!("  - {{name: {name}, address: \"127.0.0.1:{port}\", upstream: {name}{tls}}}\n");
+    }
+    text += "upstreams:\n";
+    for (name, port) in SERVICES.iter().zip(backend) {
+        text += &format!("  - name: {name}\n    healthcheck: off\n    backends:\n");
+        for address in addresses() {
+            text += &format!("      - {{address: {address}, port: {port}}}\n");
+        }
+    }
+    text
+}
+
+/// How HAProxy moves bytes.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Splicing {
+    /// As it comes: it copies.
+    Off,
+    /// Where its own rule says that it pays.
+    Auto,
+    /// Every byte.
+    Forced,
+}
+
+/// Where it splices, it is set as an expert does: large pipes, buffers for four records of TLS, and no
+/// acknowledgements that data or a request will carry. Tickets are on by default.
+pub(super) fn haproxy(
+    ports: Ports,
+    backend: Ports,
+    splicing: Splicing,
+    certificate: Option<&Certificate>,
+) -> String {
+    let mut text = "global\n  nbthread 1\n  maxconn 6000\n".to_owned();
+    if splicing != Splicing::Off {
+        text += "  tune.pipesize 1048576\n  tune.bufsize 65536\n";
+    }
+    text += "defaults\n  mode tcp\n  maxconn 6000\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
+    if splicing != Splicing::Off {
+        text += "  option tcp-smart-accept\n  option tcp-smart-connect\n";
+    }
+    text += match splicing {
+        Splicing::Off => "",
+        Splicing::Auto => "  option splice-auto\n",
+        Splicing::Forced => "  option splice-request\n  option splice-response\n",
+    };
+    let tls = certificate
+        .map_or_else(String::new, |files| format!(" ssl crt {} ssl-min-ver TLSv1.2", files.both.display()));
+    for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
+        text += &format!("listen {name}\n  bind 127.0.0.1:{port}{tls}\n");
+        for address in addresses() {
+            text += &format!("  server {address} {address}:{backend}\n");
+        }
+    }
+    text
+}
+
+/// One process instead of a master with one worker: its loop is the worker's, and all CPU time is its own. It
+/// must pass a half-close on as the others do, or the end of a bulk stream is lost.
+pub(super) fn nginx(
+    directory: &Path,
+    ports: Ports,
+    backend: Ports,
+    tuned: bool,
+    certificate: Option<&Certificate>,
+) -> String {
+    let multi_accept = if tuned { " multi_accept on;" } else { "" };
+    let mut text = format!(
+        "load_module {NGINX_STREAM};\nuser root;\ndaemon off;\nmaster_process off;\nworker_processes 1;\n\
+         pid {}/nginx-{}.pid;\nerror_log stderr crit;\nevents {{ worker_connections 16384;{multi_accept} }}\n\
+         stream {{\n  access_log off;\n  proxy_timeout 1h;\n  proxy_half_close on;\n",
+        directory.display(),
+        ports[0]
+    );
+    if tuned {
+        // Of plain bytes the more at once the better; those of TLS should not leave the cache.
+        text +=
+            if certificate.is_some() { "  proxy_buffer_size 64k;\n" } else { "  proxy_buffer_size 512k;\n" };
+    }
+    let tls = certificate.map_or("", |files| {
+        text += &format!(
+            "  ssl_certificate {};\n  ssl_certificate_key {};\n  ssl_protocols TLSv1.2 TLSv1.3;\n  \
+             ssl_session_cache shared:tls:10m;\n  ssl_session_tickets on;\n",
+            files.certificate.display(),
+            files.key.display()
+        );
+        " ssl"
+    });
+    for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
+        text += &format!("  upstream {name} {{\n");
+        for address in addresses() {
+            text += &format!("    server {address}:{backend};\n");
+        }
+        text +=
+            &format!("  }}\n  server {{ listen 127.0.0.1:{port}{tls} backlog=4096; proxy_pass {name}; }}\n");
+    }
+    text + "}\n"
+}
+
+/// The limits are raised above the sessions; everything else is as it comes.
+pub(super) fn envoy(ports: Ports, backend: Ports, certificate: Option<&Certificate>) -> String {
+    let listeners: Vec<Value> =
+        SERVICES.iter().zip(ports).map(|(name, port)| envoy_listener(name, port, certificate)).collect();
+    let clusters: Vec<Value> =
+        SERVICES.iter().zip(backend).map(|(name, port)| envoy_cluster(name, port)).collect();
+    json!({ "static_resources": { "listeners": listeners, "clusters": clusters } }).to_string()
+}
+
+fn envoy_listener(name: &str, port: u16, certificate: Option<&Certificate>) -> Value {
+    let mut chain = json!({
+        "filters": [{
+            "name": "envoy.filters.network.tcp_proxy",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                "stat_prefix": name,
+                "cluster": name,
+            },
+        }],
+    });
+    if let Some(files) = certificate {
+        let pair = json!({
+            "certificate_chain": { "filename": files.certificate },
+            "private_key": { "filename": files.key },
+        });
+        chain["transport_socket"] = json!({
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": { "tls_certificates": [pair] },
+            },
+        });
+    }
+    json!({
+        "name": name,
+        "address": envoy_address(Ipv4Addr::LOCALHOST, port),
+        "tcp_backlog_size": 4096,
+        "filter_chains": [chain],
+    })
+}
+
+fn envoy_cluster(name: &str, port: u16) -> Value {
+    let backends: Vec<Value> = addresses()
+        .map(|address| json!({ "endpoint": { "address": envoy_address(address, port) } }))
+        .collect();
+    let limits = json!({ "max_connections": 16384, "max_pending_requests": 16384 });
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "circuit_breakers": { "thresholds": [limits] },
+        "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": backends }] },
+    })
+}
+
+fn envoy_address(address: Ipv4Addr, port: u16) -> Value {
+    json!({ "socket_address": { "address": address, "port_value": port } })
+}
