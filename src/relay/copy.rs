@@ -27,18 +27,12 @@ const MANY_BYTES: u32 = 64 << 10;
 pub(super) struct Copying {
     /// Number of consecutive bytes so far.
     consecutive: u32,
-    /// Bytes of the send under way that have been counted as delivered.
-    ahead: u32,
     /// Bytes of a header of our own that have to go out before the source's.
     header_left: u16,
     /// Whether the source had nothing more when the last bytes were gone.
     dry: bool,
     /// Whether bytes of the source are on their way.
     sending: bool,
-    /// Whether the destination has got bytes, so that no other one may get them.
-    has_delivered: bool,
-    /// Whether the destination has not taken all of the bytes that are [`Self::ahead`].
-    is_short: bool,
     /// Whether the destination did not take the last bytes at once; until it takes them, the source gets one
     /// buffer at a time.
     blocked: bool,
@@ -46,16 +40,7 @@ pub(super) struct Copying {
 
 impl Copying {
     pub(super) fn new() -> Self {
-        Self {
-            consecutive: 0,
-            ahead: 0,
-            header_left: 0,
-            dry: true,
-            sending: false,
-            has_delivered: false,
-            is_short: false,
-            blocked: false,
-        }
+        Self { consecutive: 0, header_left: 0, dry: true, sending: false, blocked: false }
     }
 
     /// Begins with a header of our own, and in one piece with it what the source has sent so far. The header is no byte
@@ -84,19 +69,18 @@ impl Copying {
         self.header_left.into()
     }
 
-    /// Returns how many of these bytes that went out were the source's, and were not counted.
-    fn uncounted(&mut self, bytes: u32) -> u32 {
-        let own = u32::from(self.header_left).min(bytes);
+    /// Counts those of the bytes that went out which are the source's and were not counted.
+    fn count(&mut self, sent: u32, bytes: &mut TurnBytes) {
+        let own = u32::from(self.header_left).min(sent);
         self.header_left -= own as u16;
-        let counted = self.ahead.min(bytes - own);
-        self.ahead -= counted;
-        self.has_delivered |= bytes > own;
-        bytes - own - counted
+        let counted = bytes.ahead.min(sent - own);
+        bytes.ahead -= counted;
+        bytes.delivered = sent - own - counted;
     }
 
-    /// Bytes that were counted as delivered, and are known not to be.
-    pub(super) fn undelivered(&self) -> u32 {
-        if self.is_short { self.ahead } else { 0 }
+    /// Returns whether the destination has not taken all that was counted ahead.
+    pub(super) fn is_short(&self) -> bool {
+        self.blocked || !self.sending
     }
 
     /// Returns whether bytes of the source are on their way to the destination.
@@ -120,9 +104,9 @@ impl Copying {
 
     /// Sends what the source has brought, as much as the budget allows. Returns the number of bytes; `None` if all of
     /// them have to wait for the budget.
-    fn forward(&self, from: &Peer, to: &Peer, throttle: Option<&mut Throttle>) -> Option<u32> {
+    fn forward(from: &Peer, to: &Peer, throttle: Option<&mut Throttle>, may_be_quiet: bool) -> Option<u32> {
         let Some(throttle) = throttle.filter(|_| from.received() > 0) else {
-            return Some(from.forward(to, self.has_delivered));
+            return Some(from.forward(to, may_be_quiet));
         };
         let most = throttle.allowance(from);
         if most == 0 {
@@ -160,7 +144,7 @@ impl Copying {
         if !from.may_move(to) {
             return Turn::Waits;
         }
-        let Some(forwarded) = self.forward(from, to, throttle.as_deref_mut()) else {
+        let Some(forwarded) = Self::forward(from, to, throttle.as_deref_mut(), bytes.has_delivered) else {
             if to.ring().buffers_scarce() {
                 from.spill_received();
             }
@@ -171,7 +155,7 @@ impl Copying {
         if bytes.received > 0 {
             self.sending = true;
             if to.is_quiet() {
-                self.ahead = forwarded;
+                bytes.ahead = forwarded;
                 bytes.delivered += forwarded;
             }
             if from.received() == 0 && !is_bulk {
@@ -209,16 +193,15 @@ impl Copying {
         match to.sent() {
             Sent::Nothing => None,
             Sent::Done { bytes: delivered, blocked } => {
-                (self.sending, self.blocked, self.is_short) = (false, blocked, false);
-                bytes.late |= blocked;
-                bytes.delivered = self.uncounted(delivered);
+                (self.sending, self.blocked) = (false, blocked);
+                bytes.late = blocked;
+                self.count(delivered, bytes);
                 None
             }
             Sent::Busy { bytes: delivered, blocked } => {
-                bytes.delivered = self.uncounted(delivered);
-                bytes.late |= delivered > 0;
+                bytes.late = delivered > 0;
+                self.count(delivered, bytes);
                 if blocked {
-                    self.is_short = true;
                     // Back-pressure: what cannot be sent is not received either.
                     self.blocked = true;
                     from.pause_receive();
@@ -232,8 +215,8 @@ impl Copying {
                 Some(Turn::Waits)
             }
             Sent::Failed { bytes: delivered, .. } => {
-                (self.sending, self.is_short) = (false, true);
-                bytes.delivered = self.uncounted(delivered);
+                self.sending = false;
+                self.count(delivered, bytes);
                 Some(Turn::DestinationFailed)
             }
         }

@@ -62,6 +62,8 @@ impl Pacing {
 pub(super) struct Direction {
     /// Number of bytes delivered, or handed to the kernel to be delivered.
     pub(super) bytes: u64,
+    /// How many of them are in a send whose end is not known.
+    ahead: u32,
     /// Whether a byte has moved since this flag was last read.
     pub(super) moved: bool,
     pub(super) flow: Flow,
@@ -78,7 +80,7 @@ impl Direction {
             None => Pacing::Free(way),
             Some(rate) => Pacing::Throttled(Box::new((Throttle::new(rate), way))),
         };
-        Self { bytes: 0, moved: false, flow: Flow::Open, to, end_due: false, pacing }
+        Self { bytes: 0, ahead: 0, moved: false, flow: Flow::Open, to, end_due: false, pacing }
     }
 
     /// Begins with a header of our own, which is no byte of the direction.
@@ -106,11 +108,8 @@ impl Direction {
 
     /// Returns the number of bytes that the destination has taken, as far as is known.
     pub(super) fn delivered(&self) -> u64 {
-        let undelivered = match self.pacing.way() {
-            Way::Copy(copying) => copying.undelivered(),
-            Way::Splice(_) => 0,
-        };
-        self.bytes - u64::from(undelivered)
+        let is_short = matches!(self.pacing.way(), Way::Copy(copying) if copying.is_short());
+        self.bytes - if is_short { u64::from(self.ahead) } else { 0 }
     }
 
     fn is_splicing(&self) -> bool {
@@ -140,7 +139,8 @@ impl Direction {
 
     fn take_turn(&mut self, from: &Peer, to: &Peer, pipes: Option<&Rc<Pipes>>) {
         let pipes = pipes.filter(|_| !from.is_encrypted() && !to.is_encrypted());
-        let mut bytes = TurnBytes::default();
+        let mut bytes =
+            TurnBytes { ahead: self.ahead, has_delivered: self.bytes > 0, ..TurnBytes::default() };
         let turn = match self.pacing.parts() {
             (Way::Copy(copying), throttle) => {
                 let may_splice =
@@ -173,6 +173,7 @@ impl Direction {
 
     fn account(&mut self, bytes: &TurnBytes, pipes: Option<&Rc<Pipes>>) {
         self.bytes += u64::from(bytes.delivered);
+        self.ahead = bytes.ahead;
         self.moved |= bytes.received > 0 || bytes.delivered > 0 || bytes.late;
         if let (Way::Splice(_), Some(pipes)) = (self.pacing.way(), pipes) {
             pipes.note_moved(self.to, bytes.delivered);
@@ -401,6 +402,8 @@ mod tests {
             assert_eq!((direction.bytes, &*take(&mut receiver)), (5, &b"headerfirst"[..]));
             sender.write_all(b"more").expect("connected");
             run(&mut direction, (&from, &to), &pipes, |direction| direction.bytes == 9).await;
+            // Bytes of a quiet send count when they are handed over.
+            ring.next_turn().await;
             assert_eq!((direction.bytes, &*take(&mut receiver)), (9, &b"more"[..]));
         });
     }

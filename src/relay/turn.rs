@@ -9,8 +9,12 @@ pub(super) struct TurnBytes {
     pub(super) received: u32,
     /// Taken by the destination, and not counted before.
     pub(super) delivered: u32,
+    /// Bytes of the send under way that have been counted as delivered.
+    pub(super) ahead: u32,
     /// Whether the destination has taken bytes that it had not taken at once.
     pub(super) late: bool,
+    /// Whether bytes were delivered before this turn, so that no other destination may get those of this one.
+    pub(super) has_delivered: bool,
 }
 
 /// What follows a turn.
