@@ -27,12 +27,16 @@ const MANY_BYTES: u32 = 64 << 10;
 pub(super) struct Copying {
     /// Number of consecutive bytes so far.
     consecutive: u32,
+    /// The last bits of the turn of the ring in which bytes were last handed over.
+    forwarded_in: u16,
     /// Bytes of a header of our own that have to go out before the source's.
     header_left: u16,
     /// Whether the source had nothing more when the last bytes were gone.
     dry: bool,
     /// Whether bytes of the source are on their way.
     sending: bool,
+    /// Whether the destination has taken less than was handed over last.
+    is_short: bool,
     /// Whether the destination did not take the last bytes at once; until it takes them, the source gets one
     /// buffer at a time.
     blocked: bool,
@@ -40,7 +44,15 @@ pub(super) struct Copying {
 
 impl Copying {
     pub(super) fn new() -> Self {
-        Self { consecutive: 0, header_left: 0, dry: true, sending: false, blocked: false }
+        Self {
+            consecutive: 0,
+            forwarded_in: 0,
+            header_left: 0,
+            dry: true,
+            sending: false,
+            is_short: false,
+            blocked: false,
+        }
     }
 
     /// Begins with a header of our own, and in one piece with it what the source has sent so far. The header is no byte
@@ -80,7 +92,7 @@ impl Copying {
 
     /// Returns whether the destination has not taken all that was counted ahead.
     pub(super) fn is_short(&self) -> bool {
-        self.blocked || !self.sending
+        self.is_short
     }
 
     /// Returns whether bytes of the source are on their way to the destination.
@@ -144,7 +156,13 @@ impl Copying {
         if !from.may_move(to) {
             return Turn::Waits;
         }
-        let Some(forwarded) = Self::forward(from, to, throttle.as_deref_mut(), bytes.has_delivered) else {
+        let turn = to.ring().turn() as u16;
+        // A quiet send wakes nobody, so what came later than in the next turn came after it was gone.
+        self.dry |= !self.blocked && turn.wrapping_sub(self.forwarded_in) > 1;
+        // Splicing follows the send of the last piece, so that is told of.
+        let waiting = u32::try_from(from.received()).unwrap_or(u32::MAX);
+        let may_be_quiet = bytes.may_be_quiet && !(may_splice && self.would_be_bulk(waiting));
+        let Some(forwarded) = Self::forward(from, to, throttle.as_deref_mut(), may_be_quiet) else {
             if to.ring().buffers_scarce() {
                 from.spill_received();
             }
@@ -153,7 +171,7 @@ impl Copying {
         bytes.received = forwarded;
         let is_bulk = self.note_piece(bytes.received) && may_splice;
         if bytes.received > 0 {
-            self.sending = true;
+            (self.sending, self.is_short, self.forwarded_in) = (true, false, turn);
             if to.is_quiet() {
                 bytes.ahead = forwarded;
                 bytes.delivered += forwarded;
@@ -180,11 +198,20 @@ impl Copying {
     /// is bulk.
     fn note_piece(&mut self, bytes: u32) -> bool {
         if bytes > 0 {
-            let was_interrupted = self.dry && bytes < BULK_PIECE;
-            self.consecutive = if was_interrupted { 0 } else { self.consecutive.saturating_add(bytes) };
+            self.consecutive = self.consecutive_with(bytes);
         }
         self.dry = bytes == 0;
         self.consecutive >= BULK_BYTES
+    }
+
+    /// Returns whether the direction is bulk with a piece of so many bytes.
+    fn would_be_bulk(&self, bytes: u32) -> bool {
+        self.consecutive_with(bytes) >= BULK_BYTES
+    }
+
+    fn consecutive_with(&self, bytes: u32) -> u32 {
+        let was_interrupted = self.dry && bytes < BULK_PIECE;
+        if was_interrupted { 0 } else { self.consecutive.saturating_add(bytes) }
     }
 
     /// Accounts for what the last send has delivered. Returns what follows, unless the destination is ready
@@ -202,6 +229,7 @@ impl Copying {
                 bytes.late = delivered > 0;
                 self.count(delivered, bytes);
                 if blocked {
+                    self.is_short = true;
                     // Back-pressure: what cannot be sent is not received either.
                     self.blocked = true;
                     from.pause_receive();
@@ -215,7 +243,7 @@ impl Copying {
                 Some(Turn::Waits)
             }
             Sent::Failed { bytes: delivered, .. } => {
-                self.sending = false;
+                (self.sending, self.is_short) = (false, true);
                 self.count(delivered, bytes);
                 Some(Turn::DestinationFailed)
             }

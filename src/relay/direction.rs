@@ -126,21 +126,22 @@ impl Direction {
         self.end_due
     }
 
-    /// Moves what can be moved now. The caller's task is woken when there may be more. Without `pipes` it
-    /// copies.
-    pub(super) fn advance(&mut self, from: &Peer, to: &Peer, pipes: Option<&Rc<Pipes>>) {
+    /// Moves what can be moved now. The caller's task is woken when there may be more; and when what was sent has gone out, unless
+    /// that `may_be_quiet`. Without `pipes` it copies.
+    pub(super) fn advance(&mut self, from: &Peer, to: &Peer, pipes: Option<&Rc<Pipes>>, may_be_quiet: bool) {
         match self.flow {
-            Flow::Open => self.take_turn(from, to, pipes),
+            Flow::Open => self.take_turn(from, to, pipes, may_be_quiet),
             // A source that is not read would block for ever, and its own end would go unnoticed.
             Flow::Broken => self.discard(from),
             Flow::Finished | Flow::Aborted => {}
         }
     }
 
-    fn take_turn(&mut self, from: &Peer, to: &Peer, pipes: Option<&Rc<Pipes>>) {
+    fn take_turn(&mut self, from: &Peer, to: &Peer, pipes: Option<&Rc<Pipes>>, may_be_quiet: bool) {
         let pipes = pipes.filter(|_| !from.is_encrypted() && !to.is_encrypted());
-        let mut bytes =
-            TurnBytes { ahead: self.ahead, has_delivered: self.bytes > 0, ..TurnBytes::default() };
+        // Bytes that may have to go to another destination are told of.
+        let may_be_quiet = may_be_quiet && self.bytes > 0;
+        let mut bytes = TurnBytes { ahead: self.ahead, may_be_quiet, ..TurnBytes::default() };
         let turn = match self.pacing.parts() {
             (Way::Copy(copying), throttle) => {
                 let may_splice =
@@ -163,7 +164,7 @@ impl Direction {
                 let (way, throttle) = self.pacing.parts();
                 *way = Way::Splice(Splicing::new(throttle.is_some()));
                 // At once, because nothing is armed that would wake the task.
-                self.take_turn(from, to, pipes);
+                self.take_turn(from, to, pipes, may_be_quiet);
             }
             Turn::SourceEnded(end) => self.end(from, end),
             Turn::DestinationReset => self.destination_reset(from),
@@ -331,7 +332,7 @@ mod tests {
         std::future::poll_fn(|context| {
             from.register(context.waker());
             to.register(context.waker());
-            direction.advance(from, to, Some(pipes));
+            direction.advance(from, to, Some(pipes), true);
             if done(direction) { Poll::Ready(()) } else { timer.poll_due(context) }
         })
         .await;
@@ -475,6 +476,45 @@ mod tests {
             reset(sender);
             run(&mut direction, (&from, &to), &pipes, |_| from.is_dead()).await;
             assert!(from.is_dead(), "the reset was not seen");
+        });
+    }
+
+    /// The other side is silent and no timer runs, so nothing else would wake the direction.
+    #[test]
+    fn stream_goes_on_when_it_becomes_bulk() {
+        on_ring(|ring| async move {
+            let ((from, mut sender), (to, receiver)) = (pair(&ring), pair(&ring));
+            let mut direction = Direction::new(Side::Backend, None);
+            direction.has_sent(1);
+            sender.write_all(&[b'x'; 192 << 10]).expect("room for it on the way");
+            let all = 1 + (192 << 10);
+            run(&mut direction, (&from, &to), &Rc::new(pipes()), |direction| direction.bytes == all).await;
+            assert_eq!((direction.bytes, direction.is_splicing()), (all, true));
+            drop(receiver);
+        });
+    }
+
+    /// Each is gone long before the next one comes.
+    #[test]
+    fn small_messages_now_and_then_are_no_bulk() {
+        on_ring(|ring| async move {
+            let ((from, mut sender), (to, mut receiver)) = (pair(&ring), pair(&ring));
+            let pipes = Rc::new(pipes());
+            let mut direction = Direction::new(Side::Backend, None);
+            direction.has_sent(1);
+            for message in 1..=40 {
+                sender.write_all(&[b'x'; 4 << 10]).expect("connected");
+                let all = 1 + (message * (4 << 10));
+                run(&mut direction, (&from, &to), &pipes, |direction| direction.bytes == all).await;
+                assert_eq!(
+                    (direction.bytes, direction.delivered(), direction.is_splicing()),
+                    (all, all, false)
+                );
+                for _ in 0..3 {
+                    ring.next_turn().await;
+                }
+                receiver.read_exact(&mut [0; 4 << 10]).expect("it was sent");
+            }
         });
     }
 

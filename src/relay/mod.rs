@@ -275,8 +275,9 @@ impl Relay {
     fn advance(&mut self, sides: Sides<'_>) {
         let Sides { client, backend, rules, .. } = sides;
         let pipes = rules.pipes.as_ref();
-        self.to_backend.advance(client, backend, pipes);
-        self.to_client.advance(backend, client, pipes);
+        self.to_backend.advance(client, backend, pipes, true);
+        // Once the client has ended its stream, the session may end when the last answer has gone out.
+        self.to_client.advance(backend, client, pipes, self.to_backend.flow == Flow::Open);
         if self.to_backend.flow == Flow::Finished && self.to_client.flow == Flow::Finished {
             // Closing both sockets passes the ends on, but for those of TLS.
             self.to_backend.tell_end(backend);

@@ -13,8 +13,8 @@ pub(super) struct TurnBytes {
     pub(super) ahead: u32,
     /// Whether the destination has taken bytes that it had not taken at once.
     pub(super) late: bool,
-    /// Whether bytes were delivered before this turn, so that no other destination may get those of this one.
-    pub(super) has_delivered: bool,
+    /// Whether nobody has to be told when the bytes of this turn have gone out.
+    pub(super) may_be_quiet: bool,
 }
 
 /// What follows a turn.

@@ -16,32 +16,30 @@ impl Core {
             count += 1;
             self.complete(&entry);
         }
-        if self.quiet_taken > 0 && self.queues.is_reaped() {
+        if self.quiet.has_taken() && self.queues.is_reaped() {
             self.end_quiet_sends();
         }
         count
     }
 
-    /// Ends the quiet sends that the kernel has taken and of which it has not told anything: everything went out.
     fn end_quiet_sends(&mut self) {
-        let taken = std::mem::take(&mut self.quiet_taken);
-        for index in 0..taken {
-            let key = self.quiet[index];
-            let Some(slot) = self.slots.find(key) else { continue };
-            if !slot.unset(Mark::Quiet) {
-                continue;
-            }
+        let ended = self.quiet.take_ended();
+        for key in &ended {
+            let Some(slot) = self.slots.find(*key) else { continue };
             slot.in_flight &= !Op::Send.bit();
-            let bytes = slot.unsent.bytes;
-            self.on_sent(key, i32::try_from(bytes).unwrap_or(i32::MAX));
-            let slot = self.slots.of(key);
-            if slot.unset(Mark::Awaited) && !slot.is(Mark::Orphan) {
-                slot.wake();
-            } else if slot.is(Mark::Orphan) && slot.in_flight == 0 {
-                self.close(key);
+            let (bytes, is_awaited) = (slot.unsent.bytes, slot.unset(Mark::Awaited));
+            slot.set(Mark::Quiet, false);
+            self.on_sent(*key, i32::try_from(bytes).unwrap_or(i32::MAX));
+            let slot = self.slots.of(*key);
+            if !slot.is(Mark::Orphan) {
+                if is_awaited {
+                    slot.wake();
+                }
+            } else if slot.in_flight == 0 {
+                self.close(*key);
             }
         }
-        self.quiet.drain(..taken);
+        self.quiet.reuse(ended);
     }
 
     fn complete(&mut self, entry: &cqueue::Entry) {
@@ -58,7 +56,9 @@ impl Core {
         match op {
             Op::Recv => self.on_received(key, entry, last),
             Op::Send => {
-                slot.set(Mark::Quiet, false);
+                if slot.unset(Mark::Quiet) {
+                    self.quiet.remove(key);
+                }
                 self.on_sent(key, result);
             }
             Op::Connect => self.on_connected(key, result),

@@ -14,6 +14,7 @@ use io_uring::{IoUring, opcode, squeue};
 use super::buffers::Buffers;
 use super::heap::Heap;
 use super::queues::Queues;
+use super::quiet::QuietSends;
 use super::setup::Features;
 use super::slot::{Extra, Key, Mark, NOBODY, Op, Slots};
 use crate::base::Spares;
@@ -32,9 +33,7 @@ pub(super) struct Core {
     /// Receives that found no buffer, in order of arrival.
     pub(super) starved: VecDeque<Key>,
     pub(super) spares: Rc<Spares>,
-    /// Quiet sends that have not ended, and how many of them the kernel has taken; the first ones.
-    pub(super) quiet: Vec<Key>,
-    pub(super) quiet_taken: usize,
+    pub(super) quiet: QuietSends,
 }
 
 impl Core {
@@ -48,8 +47,7 @@ impl Core {
             features,
             starved: VecDeque::new(),
             spares: Rc::default(),
-            quiet: Vec::new(),
-            quiet_taken: 0,
+            quiet: QuietSends::default(),
         })
     }
 

@@ -118,7 +118,8 @@ impl Driver<'_> {
         }
         let no_task_waits = inner.next_turn.borrow().is_empty()
             && inner.put_off.borrow().is_empty()
-            && inner.line.borrow().is_empty();
+            && inner.line.borrow().is_empty()
+            && !inner.core.borrow().quiet.is_awaited;
         let wait = if quiet && no_task_waits {
             inner.heartbeat.end(Tick::read_clock());
             self.sleep()

@@ -31,6 +31,7 @@ mod line;
 mod locked;
 mod missing;
 mod queues;
+mod quiet;
 mod ring;
 mod setup;
 mod slot;

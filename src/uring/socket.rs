@@ -268,8 +268,10 @@ impl Socket {
         }
         let bytes = std::mem::take(&mut slot.sent);
         if slot.is_in_flight(Op::Send) || slot.is(Mark::AwaitsRoom) {
-            slot.set(Mark::Awaited, slot.is(Mark::Quiet));
-            return Sent::Busy { bytes, blocked: slot.is(Mark::Blocked) };
+            let (blocked, is_quiet) = (slot.is(Mark::Blocked), slot.is(Mark::Quiet));
+            slot.set(Mark::Awaited, is_quiet);
+            core.quiet.is_awaited |= is_quiet;
+            return Sent::Busy { bytes, blocked };
         }
         slot.set(Mark::Sending, false);
         match slot.error {

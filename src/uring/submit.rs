@@ -42,7 +42,7 @@ impl Core {
         self.feed_starved();
         self.queues.enter(wait)?;
         if self.queues.is_submitted() {
-            self.quiet_taken = self.quiet.len();
+            self.quiet.note_taken();
         }
         Ok(())
     }
@@ -137,10 +137,11 @@ impl Core {
         let bytes = chain.bytes;
         // If more follows, somebody has to be told.
         let is_last = source.received.is_empty() && source.end.is_none();
-        let is_quiet = may_be_quiet && is_last && self.features.quiet_sends;
+        // Buffers that are scarce must not wait for the end of a sleep.
+        let may_be_quiet = may_be_quiet && self.features.quiet_sends && !self.buffers.scarce();
         let slot = self.new_send(to);
         slot.unsent = chain;
-        slot.set(Mark::Quiet, is_quiet);
+        slot.set(Mark::Quiet, may_be_quiet && is_last);
         self.arm_send(to);
         bytes
     }

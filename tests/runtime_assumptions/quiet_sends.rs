@@ -98,6 +98,19 @@ fn send_that_somebody_waits_for_is_told_of() {
     });
 }
 
+/// The shard does not sleep then, although no completion comes.
+#[test]
+fn send_that_somebody_waits_for_ends_the_sleep() {
+    on_ring(SMALL, |ring| async move {
+        let (from, _source) = with_received(&ring, b"question").await;
+        let (ours, _peer) = tcp_pair();
+        let to = ring.socket(ours);
+        assert_eq!(from.forward(&to, true), 8);
+        // Asks before the kernel has the send, and then nothing else happens.
+        assert_eq!(finish(&to, &Cell::new(0)).await, Sent::Done { bytes: 8, blocked: false });
+    });
+}
+
 /// The peer takes a part of it, and the rest when it reads.
 #[test]
 fn send_that_does_not_fit_goes_on_when_there_is_room() {
