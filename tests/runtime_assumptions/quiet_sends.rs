@@ -112,9 +112,7 @@ fn send_that_somebody_waits_for_ends_the_sleep() {
 }
 
 /// The peer takes a part of it, and the rest when it reads.
-#[test]
-fn send_that_does_not_fit_goes_on_when_there_is_room() {
-    const PIECE: usize = 4096;
+fn assert_goes_on_when_there_is_room<const PIECE: usize>() {
     on_ring(SMALL, |ring| async move {
         let (ours, mut peer) = tcp_pair();
         socket2::SockRef::from(&ours).set_send_buffer_size(4 << 10).expect("an open socket");
@@ -150,6 +148,13 @@ fn send_that_does_not_fit_goes_on_when_there_is_room() {
         assert!(reader.join().expect("no assertion failed") == expected);
         assert_eq!(ring.buffers_held(), 0);
     });
+}
+
+#[test]
+fn send_that_does_not_fit_goes_on_when_there_is_room() {
+    assert_goes_on_when_there_is_room::<4096>();
+    // Gathered from ten buffers.
+    assert_goes_on_when_there_is_room::<40_960>();
 }
 
 #[test]
