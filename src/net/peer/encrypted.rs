@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::Error;
 
-use super::poll_paced;
+use super::paced::poll_paced;
 use crate::tls::{Pace, Stream};
 use crate::uring::{End, Errno, Place, Receive, Sent, Socket, errno_of};
 

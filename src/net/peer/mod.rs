@@ -5,17 +5,18 @@
 //! what comes is decrypted when it is asked for, and what goes is encrypted on the way ([`encrypted`]).
 
 mod encrypted;
+mod paced;
 
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use crate::base::Tick;
 use crate::tls::{Pace, Stream};
-use crate::uring::{End, Errno, Peeked, Place, Receive, Ring, Sent, Socket};
+use crate::uring::{End, Errno, Peeked, Receive, Ring, Sent, Socket};
 pub use encrypted::HandshakeError;
 use encrypted::{ENCRYPT_MOST, Encrypted, Role};
+pub use paced::poll_paced;
 
 /// A client or a backend, as the bytes that come from it and go to it.
 pub struct Peer {
@@ -112,24 +113,6 @@ impl Peer {
     pub fn with<T>(&self, call: impl FnOnce(socket2::SockRef<'_>) -> T) -> T {
         self.socket.with(call)
     }
-}
-
-/// Makes a step of a handshake once the turn has time for it.
-pub fn poll_paced<T>(
-    ring: &Ring,
-    (pace, place): (&Pace, &Place),
-    context: &mut Context<'_>,
-    step: impl FnOnce() -> T,
-) -> Poll<T> {
-    let turn = ring.turn();
-    if !pace.may_shake_hands(turn) {
-        ring.wait_in_line(place, context.waker());
-        return Poll::Pending;
-    }
-    let begun = Instant::now();
-    let done = step();
-    pace.note_handshake(turn, begun.elapsed());
-    Poll::Ready(done)
 }
 
 /// Connecting.
