@@ -5,9 +5,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::NGINX_STREAM;
 use crate::tls::Certificate;
 use crate::topology::{ADDRESSES, BALANCER_CORE, Ports, SERVICES};
+
+/// nginx's stream module as Debian installs it.
+pub(super) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// Of the backend.
 fn addresses() -> impl Iterator<Item = Ipv4Addr> {

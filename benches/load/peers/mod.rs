@@ -18,9 +18,6 @@ use crate::tls::{Certificate, Client};
 use crate::topology::{BALANCER_CORE, Ports, SERVICES};
 use crate::wire::Wire;
 
-/// nginx's stream module as Debian installs it.
-const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
-
 /// Where scripts/install-peers.sh puts Envoy.
 const ENVOY: &str = "/opt/envoy/bin";
 
@@ -188,7 +185,7 @@ impl Starting<'_> {
     }
 
     fn nginx(&mut self) -> Result<(), String> {
-        let Some(binary) = find("nginx").filter(|_| Path::new(NGINX_STREAM).exists()) else {
+        let Some(binary) = find("nginx").filter(|_| Path::new(configuration::NGINX_STREAM).exists()) else {
             eprintln!("no nginx with its stream module here: scripts/install-peers.sh");
             return Ok(());
         };
