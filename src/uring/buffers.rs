@@ -22,6 +22,9 @@ use io_uring::types::BufRingEntry;
 pub(super) const GROUP: u16 = 0;
 /// The number of buffers posted at first, and the minimum later.
 const FIRST_TARGET: u32 = 32;
+/// Ranges of memory that are given back at once. Each call makes every core on which a thread of this process runs forget its
+/// translations (an interrupt), so neighbours go together, and what is left waits for the next time.
+const RANGES_MAX: usize = 64;
 /// Maximum number of entries of the ring that buffers are posted in, which is locked memory. This many
 /// receives fit into a turn without waiting for the next refill; the number of buffers may be larger.
 pub(super) const RING_ENTRIES: u32 = 1024;
@@ -353,8 +356,9 @@ impl Buffers {
         self.touched += u32::from(!std::mem::replace(&mut self.meta[usize::from(id)].touched, true));
     }
 
-    /// Gives back memory that was not used since the last call; meant to be called every few seconds.
-    pub(super) fn shrink(&mut self) {
+    /// Gives back memory that was not used since the last call; meant to be called every few seconds. Returns the number of calls
+    /// for it.
+    pub(super) fn shrink(&mut self) -> usize {
         let first = FIRST_TARGET.min(self.meta.len() as u32);
         let now = (self.tail, self.posted);
         let rests = std::mem::replace(&mut self.last, now) == now;
@@ -373,22 +377,27 @@ impl Buffers {
             unsafe { (*self.entries.base.as_ptr().cast::<BufRingEntry>().add(usize::from(position))).bid() }
         });
         let spare: Vec<_> = self.free[..idle].iter().copied().chain(posted).collect();
-        self.give_back(&spare);
+        self.give_back(&spare)
     }
 
     /// Gives back the memory of buffers that hold nothing; if several buffers share a page, only of whole
-    /// pages.
-    fn give_back(&mut self, spare: &[u16]) {
+    /// pages. Returns the number of calls for it.
+    fn give_back(&mut self, spare: &[u16]) -> usize {
         let size = self.size as usize;
         let on_a_page = if PAGE.is_multiple_of(size) { PAGE / size } else { 1 };
         if !(size * on_a_page).is_multiple_of(PAGE) {
-            return;
+            return 0;
         }
         let mut spare_on = vec![0; self.meta.len().div_ceil(on_a_page)];
         spare.iter().for_each(|&id| spare_on[usize::from(id) / on_a_page] += 1);
-        let all_spare = |(index, &count): (usize, &usize)| (count == on_a_page).then_some(index * on_a_page);
-        for first in spare_on.iter().enumerate().filter_map(all_spare) {
-            let metas = &mut self.meta[first..first + on_a_page];
+        let (mut next, mut calls) = (0, 0);
+        for run in spare_on.chunk_by(|one, other| (*one == on_a_page) == (*other == on_a_page)) {
+            let first = next;
+            next += run.len() * on_a_page;
+            if run[0] != on_a_page {
+                continue;
+            }
+            let metas = &mut self.meta[first..next];
             let touched: u32 =
                 metas.iter_mut().map(|meta| u32::from(std::mem::take(&mut meta.touched))).sum();
             if touched == 0 {
@@ -399,9 +408,14 @@ impl Buffers {
             // afterwards. Those that are posted are empty, since every completion was taken (`Core::shrink`),
             // and the kernel fills them only in calls of this thread.
             unsafe {
-                libc::madvise(self.address(first as u16).cast(), size * on_a_page, libc::MADV_DONTNEED);
+                libc::madvise(self.address(first as u16).cast(), size * (next - first), libc::MADV_DONTNEED);
+            }
+            calls += 1;
+            if calls == RANGES_MAX {
+                break;
             }
         }
+        calls
     }
 
     /// Returns the number of unconsumed bytes of a filled buffer.
@@ -468,7 +482,8 @@ mod tests {
             let all = 1024 * size as usize / PAGE;
             assert_eq!(buffers.resident(), all, "the burst");
             // The first call ends the period in which there was traffic.
-            (0..2).for_each(|_| buffers.shrink());
+            let calls: usize = (0..2).map(|_| buffers.shrink()).sum();
+            assert!((1..=4).contains(&calls), "{calls} calls for neighbours");
             let most = (FIRST_TARGET * size) as usize / PAGE + 1;
             assert!(buffers.resident() <= most, "{} pages with {size} bytes each", buffers.resident());
             assert!(!buffers.can_shrink());
@@ -495,7 +510,9 @@ mod tests {
                 buffers.recycle(id);
             }
         }
-        (0..3).for_each(|_| buffers.shrink());
+        for _ in 0..3 {
+            buffers.shrink();
+        }
         assert!(buffers.copy(&chain) == vec![7; 52 * 1024]);
         buffers.release(&mut chain);
     }
