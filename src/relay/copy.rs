@@ -14,8 +14,8 @@ use crate::uring::{Receive, Sent};
 
 /// Consecutive bytes after which a direction is bulk: about as many as a receive of many brings, which has to end first.
 const BULK_BYTES: u32 = 64 << 10;
-/// Bytes at once that count as bulk even if the source had run dry before them, as it does between messages. From 16 KiB on,
-/// splicing a message is cheaper than copying it; at 8 KiB the two are even.
+/// Bytes at once that count as bulk even if the source had run dry before them, as it does between messages. Splicing a message
+/// of this size costs what copying it costs; of twice the size, a tenth less.
 const BULK_PIECE: u32 = 16 << 10;
 /// A direction that may send this many bytes receives many buffers at a time, which is bounded by about as many.
 const MANY_BYTES: u32 = 64 << 10;
