@@ -10,13 +10,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socket2::SockRef;
 
 use ringway::base::CloseReason;
 
-use crate::support::{Balancer, Client, backend, balancer, eventually, in_own_network, switch_loopback};
+use crate::support::{
+    Backend, Balancer, Client, Connection, backend, balancer, eventually, in_own_network, switch_loopback,
+};
 
 #[derive(Debug, PartialEq)]
 struct Options {
@@ -40,8 +43,8 @@ impl Options {
     }
 }
 
-/// The options of the socket in this process that leads to `peer`, from `local` where that is given.
-fn options(local: Option<SocketAddr>, peer: SocketAddr) -> Options {
+/// The options of the socket in this process that leads to `peer` from one of these addresses.
+fn options(locals: &[SocketAddr], peer: SocketAddr) -> Options {
     let entries = std::fs::read_dir("/proc/self/fd").unwrap();
     let numbers = entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
     let found = numbers.filter_map(|number| {
@@ -50,7 +53,7 @@ fn options(local: Option<SocketAddr>, peer: SocketAddr) -> Options {
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         let socket = SockRef::from(&descriptor);
         let leads_there = socket.peer_addr().ok()?.as_socket() == Some(peer);
-        let begins_there = local.is_none() || socket.local_addr().ok()?.as_socket() == local;
+        let begins_there = locals.contains(&socket.local_addr().ok()?.as_socket()?);
         if leads_there && begins_there { Options::of(&socket).ok() } else { None }
     });
     let mut found: Vec<_> = found.collect();
@@ -58,9 +61,29 @@ fn options(local: Option<SocketAddr>, peer: SocketAddr) -> Options {
     found.remove(0)
 }
 
-/// Those of the client's socket of a session, and of the backend's.
-fn both(balancer: &Balancer, client: &Client, backend: SocketAddr) -> [Options; 2] {
-    [options(Some(balancer.address()), client.address()), options(None, backend)]
+/// A backend that echoes, and knows where its connections come from: sessions of other tests may still lead to its port, which had
+/// another owner before.
+struct Knowing {
+    backend: Backend,
+    peers: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+impl Knowing {
+    fn start() -> Self {
+        let peers: Arc<Mutex<Vec<_>>> = Arc::default();
+        let known = Arc::clone(&peers);
+        let echo = move |connection: &mut Connection| {
+            known.lock().unwrap().push(connection.peer());
+            connection.echo()
+        };
+        Self { backend: backend().serve(echo).start(), peers }
+    }
+
+    /// The options of the client's socket of a session, and of the backend's.
+    fn both(&self, balancer: &Balancer, client: &Client) -> [Options; 2] {
+        let peers = self.peers.lock().unwrap();
+        [options(&[balancer.address()], client.address()), options(&peers, self.backend.address())]
+    }
 }
 
 const fn seconds(count: u64) -> Option<Duration> {
@@ -69,18 +92,18 @@ const fn seconds(count: u64) -> Option<Duration> {
 
 #[test]
 fn each_side_has_its_own_keepalive_and_user_timeout() {
-    let backend = backend().echo().start();
+    let backend = Knowing::start();
     let balancer = balancer()
         .listener("tcp: {keepalive: 7s, user_timeout: 11s}")
         .upstream("tcp: {keepalive: {idle: 8s, interval: 2s, count: 9}, user_timeout: 12s}")
-        .backends([&backend])
+        .backends([&backend.backend])
         .start();
     let client = balancer.echoing_client();
     let wanted = [
         Options { keepalive: Some(Keepalive(7, 3, 4)), user_timeout: seconds(11) },
         Options { keepalive: Some(Keepalive(8, 2, 9)), user_timeout: seconds(12) },
     ];
-    eventually("both sides have their options", || both(&balancer, &client, backend.address()) == wanted);
+    eventually("both sides have their options", || backend.both(&balancer, &client) == wanted);
     client.finish().unwrap();
 }
 
@@ -92,12 +115,12 @@ fn options_that_are_off_are_not_set() {
     let (set, unset) =
         ("tcp: {keepalive: 7s, user_timeout: 11s}", "tcp: {keepalive: off, user_timeout: off}");
     for on_client in [true, false] {
-        let backend = backend().echo().start();
+        let backend = Knowing::start();
         let (listener, upstream) = if on_client { (set, unset) } else { (unset, set) };
-        let balancer = balancer().listener(listener).upstream(upstream).backends([&backend]).start();
+        let balancer = balancer().listener(listener).upstream(upstream).backends([&backend.backend]).start();
         let client = balancer.echoing_client();
         eventually("one side has its options, and the other one none", || {
-            let [of_client, of_backend] = both(&balancer, &client, backend.address());
+            let [of_client, of_backend] = backend.both(&balancer, &client);
             let (with, without) = if on_client { (of_client, of_backend) } else { (of_backend, of_client) };
             with == on && without == off()
         });
@@ -113,11 +136,12 @@ fn peer_that_has_vanished_counts_as_dead() {
         [(on, off, CloseReason::ClientDead), (off, on, CloseReason::BackendDead)]
     {
         in_own_network(|| {
-            let backend = backend().echo().start();
-            let balancer = balancer().listener(listener).upstream(upstream).backends([&backend]).start();
+            let backend = Knowing::start();
+            let balancer =
+                balancer().listener(listener).upstream(upstream).backends([&backend.backend]).start();
             let client = balancer.echoing_client();
             eventually("keepalive is set", || {
-                let [of_client, of_backend] = both(&balancer, &client, backend.address());
+                let [of_client, of_backend] = backend.both(&balancer, &client);
                 of_client.keepalive.is_some() || of_backend.keepalive.is_some()
             });
             switch_loopback(false);
