@@ -165,15 +165,15 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    while clock.load(Relaxed) < 2_000_000 {
+                    while clock.load(Relaxed) < 900_000 {
                         let now = Moment(clock.fetch_add(1, Relaxed));
                         taken.fetch_add(u32::from(state.take(pace, now)), Relaxed);
                     }
                 });
             }
         });
-        // 2 s of 1,000 a second.
+        // 0.9 s of 1,000 a second: however long a thread rests, it is not `LATE` on this clock, which others move.
         let taken = taken.load(Relaxed);
-        assert!((2_000..=2_051).contains(&taken), "{taken}");
+        assert!((900..=951).contains(&taken), "{taken}");
     }
 }
