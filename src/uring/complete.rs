@@ -16,30 +16,34 @@ impl Core {
             count += 1;
             self.complete(&entry);
         }
-        if self.quiet.has_taken() && self.queues.is_reaped() {
+        if self.queues.is_reaped() {
             self.end_quiet_sends();
         }
         count
     }
 
     fn end_quiet_sends(&mut self) {
-        let ended = self.quiet.take_ended();
-        for key in &ended {
-            let Some(slot) = self.slots.find(*key) else { continue };
+        while let Some(key) = self.quiet.take_ended() {
+            let Some(slot) = self.slots.find(key) else { continue };
             slot.in_flight &= !Op::Send.bit();
             let (bytes, is_awaited) = (slot.unsent.bytes, slot.unset(Mark::Awaited));
             slot.set(Mark::Quiet, false);
-            self.on_sent(*key, i32::try_from(bytes).unwrap_or(i32::MAX));
-            let slot = self.slots.of(*key);
-            if !slot.is(Mark::Orphan) {
-                if is_awaited {
-                    slot.wake();
-                }
-            } else if slot.in_flight == 0 {
-                self.close(*key);
-            }
+            self.on_sent(key, i32::try_from(bytes).unwrap_or(i32::MAX));
+            self.settle(key, is_awaited);
         }
-        self.quiet.reuse(ended);
+    }
+
+    /// After the end of an operation: wakes the task if told to, or closes a descriptor whose handle is gone and that nothing
+    /// uses any more.
+    fn settle(&mut self, key: Key, wakes: bool) {
+        let slot = self.slots.of(key);
+        if !slot.is(Mark::Orphan) {
+            if wakes {
+                slot.wake();
+            }
+        } else if slot.in_flight == 0 {
+            self.close(key);
+        }
     }
 
     fn complete(&mut self, entry: &cqueue::Entry) {
@@ -68,14 +72,7 @@ impl Core {
             Op::Count | Op::Readable => {}
             Op::Writable => wakes = self.on_writable(key, result, last),
         }
-        let slot = self.slots.of(key);
-        if !slot.is(Mark::Orphan) {
-            if wakes {
-                slot.wake();
-            }
-        } else if slot.in_flight == 0 {
-            self.close(key);
-        }
+        self.settle(key, wakes);
     }
 
     fn on_received(&mut self, key: Key, entry: &cqueue::Entry, last: bool) {

@@ -5,13 +5,15 @@
 //! out in part counts as failed, and posts its completion like one that failed. So once all entries were taken, and all
 //! completions that were there then, the sends that are left went out as a whole.
 
+use std::collections::VecDeque;
+
 use super::slot::Key;
 
 /// The quiet sends of a ring that have not ended.
 #[derive(Default)]
 pub(super) struct QuietSends {
     /// In the order of their entries.
-    sends: Vec<Key>,
+    sends: VecDeque<Key>,
     /// How many of them the kernel has taken.
     taken: usize,
     /// Whether a task waits for one of them: then the shard must not sleep, because no completion would wake it.
@@ -20,7 +22,7 @@ pub(super) struct QuietSends {
 
 impl QuietSends {
     pub(super) fn push(&mut self, key: Key) {
-        self.sends.push(key);
+        self.sends.push_back(key);
     }
 
     /// Notes that the kernel has taken all entries.
@@ -34,27 +36,21 @@ impl QuietSends {
         if let Some(index) = self.sends.iter().position(|other| *other == key) {
             self.sends.remove(index);
             self.taken -= usize::from(index < self.taken);
+            self.note_rest();
         }
     }
 
-    /// Takes the sends that went out as a whole, given that there are no completions left.
-    pub(super) fn take_ended(&mut self) -> Vec<Key> {
-        let rest = self.sends.split_off(std::mem::take(&mut self.taken));
-        self.is_awaited &= !rest.is_empty();
-        std::mem::replace(&mut self.sends, rest)
+    /// Takes the next send that went out as a whole, given that there are no completions left.
+    pub(super) fn take_ended(&mut self) -> Option<Key> {
+        self.taken = self.taken.checked_sub(1)?;
+        let ended = self.sends.pop_front();
+        self.note_rest();
+        ended
     }
 
-    /// Returns whether [`Self::take_ended`] would return any.
-    pub(super) fn has_taken(&self) -> bool {
-        self.taken > 0
-    }
-
-    /// Gives the list back, so that it is not allocated anew.
-    pub(super) fn reuse(&mut self, mut ended: Vec<Key>) {
-        if self.sends.is_empty() {
-            ended.clear();
-            self.sends = ended;
-        }
+    /// Nobody waits where nothing is left; or the shard would never sleep again.
+    fn note_rest(&mut self) {
+        self.is_awaited &= !self.sends.is_empty();
     }
 }
 
@@ -67,21 +63,25 @@ mod tests {
         let key = |index| Key { index, generation: 1 };
         let mut quiet = QuietSends::default();
         [1, 2, 3].map(key).into_iter().for_each(|key| quiet.push(key));
-        assert!(!quiet.has_taken());
+        assert_eq!(quiet.take_ended(), None);
         quiet.note_taken();
         // One of them fails, ends otherwise, and its socket sends again, quietly.
         quiet.remove(key(2));
         quiet.push(key(2));
         quiet.is_awaited = true;
-        assert_eq!(quiet.take_ended(), [key(1), key(3)]);
-        assert!(quiet.is_awaited && !quiet.has_taken());
+        let all = |quiet: &mut QuietSends| Vec::from_iter(std::iter::from_fn(|| quiet.take_ended()));
+        assert_eq!(all(&mut quiet), [key(1), key(3)]);
+        assert!(quiet.is_awaited);
         quiet.note_taken();
-        let ended = quiet.take_ended();
-        assert_eq!(ended, [key(2)]);
+        assert_eq!(all(&mut quiet), [key(2)]);
         assert!(!quiet.is_awaited);
-        quiet.reuse(ended);
         quiet.note_taken();
-        assert!(quiet.take_ended().is_empty());
+        assert!(all(&mut quiet).is_empty());
         quiet.remove(key(9));
+        // The only one that somebody waits for tells of itself.
+        quiet.push(key(4));
+        quiet.is_awaited = true;
+        quiet.remove(key(4));
+        assert!(!quiet.is_awaited);
     }
 }

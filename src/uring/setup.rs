@@ -96,10 +96,7 @@ fn try_quiet_sends() -> Result<bool, Missing> {
             .map_err(|_| io::Error::other("a new ring is full"))?;
     }
     ring.submit()?;
-    // SAFETY: no argument is passed, and nothing is queued.
-    unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, GETEVENTS, None) }?;
-    let told: Vec<_> =
-        ring.completion().map(|completion| (completion.user_data(), completion.result())).collect();
+    let told = completed(&mut ring)?;
     drop(ring);
     Ok(matches!(*told, [(2, sent)] if 0 < sent && (sent as usize) < bytes.len()))
 }
@@ -129,13 +126,18 @@ fn try_bounded_multishot() -> Result<bool, Missing> {
     sender.write_all(b"x")?;
     sender.shutdown(Shutdown::Write)?;
     ring.submit_and_wait(1)?;
-    // Enters again, for a kernel that reaches the end only in a second step.
-    // SAFETY: no argument is passed, and nothing is queued.
-    unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, GETEVENTS, None) }?;
-    let told: Vec<_> = ring.completion().map(|completion| completion.result()).collect();
+    let told = completed(&mut ring)?;
     // A receive that may still be in flight uses the buffers.
     drop(ring);
-    Ok(told == [1, 0])
+    Ok(told.into_iter().map(|(_, result)| result).eq([1, 0]))
+}
+
+/// Enters again, for a kernel that reaches an end only in a second step, and returns `user_data` and result of all that has
+/// completed.
+fn completed(ring: &mut IoUring) -> io::Result<Vec<(u64, i32)>> {
+    // SAFETY: no argument is passed, and nothing is queued.
+    unsafe { ring.submitter().enter::<libc::sigset_t>(0, 0, GETEVENTS, None) }?;
+    Ok(ring.completion().map(|completion| (completion.user_data(), completion.result())).collect())
 }
 
 /// Makes a ring that only the calling thread may use, and that does its work in the enters of that thread.

@@ -28,6 +28,14 @@ impl Count {
     }
 }
 
+/// A socket whose task is a count, and its peer.
+fn counted(ring: &Ring) -> (Socket, TcpStream, Arc<Count>) {
+    let (ours, peer) = tcp_pair();
+    let (socket, count) = (ring.socket(ours), Arc::new(Count::default()));
+    socket.register(&Waker::from(Arc::clone(&count)));
+    (socket, peer, count)
+}
+
 /// A socket that has received `bytes`, and its peer.
 async fn with_received(ring: &Ring, bytes: &[u8]) -> (Socket, TcpStream) {
     let (ours, mut peer) = tcp_pair();
@@ -62,10 +70,7 @@ fn whole_send_wakes_nobody_and_gives_its_buffer_back() {
     on_ring(SMALL, |ring| async move {
         assert!(ring.features().quiet_sends, "since Linux 6.1");
         let (from, _source) = with_received(&ring, b"question").await;
-        let (ours, mut peer) = tcp_pair();
-        let to = ring.socket(ours);
-        let count = Arc::new(Count::default());
-        to.register(&Waker::from(Arc::clone(&count)));
+        let (to, mut peer, count) = counted(&ring);
         assert_eq!((from.forward(&to, true), to.is_quiet()), (8, true));
         ring.next_turn().await;
         assert_eq!((count.take(), ring.buffers_held(), to.is_quiet()), (0, 0, false));
@@ -81,10 +86,7 @@ fn whole_send_wakes_nobody_and_gives_its_buffer_back() {
 fn send_that_somebody_waits_for_is_told_of() {
     on_ring(SMALL, |ring| async move {
         let (from, _source) = with_received(&ring, b"question").await;
-        let (ours, _peer) = tcp_pair();
-        let to = ring.socket(ours);
-        let count = Arc::new(Count::default());
-        to.register(&Waker::from(Arc::clone(&count)));
+        let (to, _peer, count) = counted(&ring);
         assert_eq!(from.forward(&to, true), 8);
         assert_eq!(to.sent(), Sent::Busy { bytes: 0, blocked: false });
         ring.next_turn().await;
@@ -161,11 +163,8 @@ fn send_that_does_not_fit_goes_on_when_there_is_room() {
 fn send_to_a_reset_peer_fails_aloud() {
     on_ring(SMALL, |ring| async move {
         let (from, _source) = with_received(&ring, b"question").await;
-        let (ours, peer) = tcp_pair();
-        let to = ring.socket(ours);
+        let (to, peer, count) = counted(&ring);
         reset(peer);
-        let count = Arc::new(Count::default());
-        to.register(&Waker::from(Arc::clone(&count)));
         assert_eq!(from.forward(&to, true), 8);
         ring.next_turn().await;
         assert_eq!(count.take(), 1);
