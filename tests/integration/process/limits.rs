@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringway::base::CloseReason;
 
-use crate::support::{Client, Stream, backend, balancer, eventually, expect_reset};
+use crate::support::{Client, Stream, backend, balancer, crowd, eventually, expect_reset};
 
 #[test]
 fn session_above_the_limit_is_denied() {
@@ -141,6 +141,7 @@ fn descriptors_used_again_at_once_carry_no_bytes_of_others() {
 /// As many as fill the buffers have said a byte and wait for a permit of the backend.
 #[test]
 fn waiting_clients_take_no_buffers_from_open_sessions() {
+    let _crowd = crowd();
     let only = backend().echo().start();
     let balancer = balancer()
         .one_shard()

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Client, backend, eventually, is_reset, process, run_to_end, timed};
+use crate::support::{Client, backend, crowd, eventually, is_reset, process, run_to_end, timed};
 
 #[test]
 fn term_ends_the_process_after_its_last_session() {
@@ -194,6 +194,7 @@ fn refused_second_instance_leaves_the_pid_file_alone() {
 /// Their bytes came while the process stood still, long before they would have been idle.
 #[test]
 fn sessions_in_use_outlive_a_stop_longer_than_their_idle_limit() {
+    let _crowd = crowd();
     let only = backend().echo().start();
     let process = process().upstream("timeouts: {backend_idle: 1s}").backends([&only]).start();
     let clients: Vec<_> = (0..300).map(|_| process.echoing_client()).collect();

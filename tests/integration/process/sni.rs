@@ -10,7 +10,7 @@ use ringway::base::CloseReason;
 use ringway::protocol::proxy::{Progress, Tlv, read};
 
 use crate::support::{
-    Asked, Backend, Balancer, Client, NO_ADMIN, Reserved, V4, backend, eventually, is_reset, process,
+    Asked, Backend, Balancer, Client, NO_ADMIN, Reserved, V4, backend, crowd, eventually, is_reset, process,
 };
 
 fn behind_u16(bytes: &[u8]) -> Vec<u8> {
@@ -196,6 +196,7 @@ fn hello_in_any_segments_and_records() {
 
 #[test]
 fn client_that_leaves_or_stops_amid_its_hello_reaches_no_backend() {
+    let _crowd = crowd();
     let routed = Routed::new();
     let balancer = routed.start(&format!("upstream: a, sni: {ROUTES}, timeouts: {{handshake: 3s}}"));
     let bytes = hello("b.example.com");

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use ringway::base::CloseReason;
 
-use crate::support::{Backend, Balancer, Client, PATIENCE, Stream, backend, both_ways, is_reset, process};
+use crate::support::{
+    Backend, Balancer, Client, PATIENCE, Stream, backend, both_ways, crowd, is_reset, process,
+};
 
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * KIB;
@@ -240,6 +242,7 @@ fn reset_of_the_receiver_ends_a_session_whose_bytes_wait() {
 /// What a session may not move yet waits at its sender.
 #[test]
 fn bytes_that_wait_are_not_received() {
+    let _crowd = crowd();
     for (builder, _) in both_ways("buffers_per_core: 64") {
         let backend = backend().echo().start();
         let balancer = builder.listener(&bandwidth("16KiB/s", "off")).backends([&backend]).start();

@@ -11,7 +11,7 @@ use ringway::base::CloseReason;
 
 use crate::support::{
     Backend, Balancer, BalancerBuilder, Client, Connection, PATIENCE, Stream, backend, balancer, both_ways,
-    eventually, has_descriptors, holds_within, in_own_network, process, receive_at_once, set_network,
+    crowd, eventually, has_descriptors, holds_within, in_own_network, process, receive_at_once, set_network,
 };
 
 /// A round trip of the healthy session, at worst. A test machine shares its CPUs with the other tests, so
@@ -160,6 +160,7 @@ fn sixty_backends_that_do_not_read_leave_a_healthy_session_alone() {
 }
 
 fn assert_healthy_beside_deaf_backends() {
+    let _crowd = crowd();
     for (builder, splices) in both_ways(NARROW) {
         let (mut deaf, well) = (backend().never_reads().start(), backend().echo().start());
         let balancer = builder.listener(BOUNDED_END).backends([&deaf, &well]).start();
@@ -295,6 +296,9 @@ fn crowd_of_connects_leaves_an_open_session_its_turn() {
 /// Readers that stall use up all buffers and much of the heap; then there is no traffic at all.
 #[test]
 fn memory_of_a_burst_is_given_back_at_rest() {
+    if !has_descriptors(2_000) {
+        return;
+    }
     const CLIENTS: usize = 500;
     let answer_or_echo = |connection: &mut Connection| match connection.receive_exact(1)?.as_slice() {
         b"!" => connection.send(&[b'x'; 256 << 10]),

@@ -17,6 +17,7 @@ mod tls;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -58,6 +59,13 @@ pub fn has_descriptors(count: u64) -> bool {
         skip(&name, &format!("it needs {count} descriptors, and may open {limit}"));
     }
     limit >= count
+}
+
+/// Tests with hundreds of sessions run one after the other, so that their descriptors fit into the 1,024 of an ordinary user
+/// beside those of any other test. Hold what this returns.
+pub fn crowd() -> MutexGuard<'static, ()> {
+    static CROWD: Mutex<()> = Mutex::new(());
+    CROWD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until a condition holds, and says whether it does.
