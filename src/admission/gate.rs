@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use super::limit::Limit;
 use super::sources::Sources;
-use crate::base::ShardId;
+use crate::base::{ShardId, Shared};
 
 /// See the module documentation.
 pub struct Gate {
@@ -20,44 +20,42 @@ pub struct Gate {
 // Sequentially consistent: a session that ends gives its place back and looks here then, and a shard that finds no place
 // notes itself here and looks for one again then. One of both has to see the other.
 struct Waiting {
-    shards: Box<[AtomicBool]>,
+    shards: Box<[Shared<AtomicBool>]>,
     /// How many are set, so that a session that ends reads one number.
-    count: AtomicUsize,
+    count: Shared<AtomicUsize>,
 }
 
 impl Gate {
     /// Creates the gate of a process that may have `sessions` at a time.
     #[must_use]
     pub fn new(sessions: u32, shards: usize) -> Self {
-        let waiting = Waiting {
-            shards: (0..shards).map(|_| AtomicBool::new(false)).collect(),
-            count: AtomicUsize::new(0),
-        };
-        Self { sessions: Limit::new(sessions), sources: Sources::default(), waiting }
+        let waiting =
+            Waiting { shards: (0..shards).map(|_| Shared::default()).collect(), count: Shared::default() };
+        Self { sessions: Limit::new(sessions, shards), sources: Sources::default(), waiting }
     }
 
     /// Notes that clients of a shard wait. It must look for a place once more afterwards.
     pub fn wait(&self, shard: ShardId) {
-        if !self.waiting.shards[shard.index()].swap(true, SeqCst) {
-            self.waiting.count.fetch_add(1, SeqCst);
+        if !self.waiting.shards[shard.index()].write().swap(true, SeqCst) {
+            self.waiting.count.write().fetch_add(1, SeqCst);
         }
     }
 
     /// Returns whether a shard has noted that its clients wait, and nobody has told it to look again.
     #[must_use]
     pub fn is_waiting(&self, shard: ShardId) -> bool {
-        self.waiting.shards[shard.index()].load(SeqCst)
+        self.waiting.shards[shard.index()].get().load(SeqCst)
     }
 
     /// Calls `wake` for each shard with clients that wait, because a place may be free. They all look: a place of one
     /// listener is none of another.
     pub fn wake_waiting(&self, wake: impl Fn(ShardId)) {
-        if self.waiting.count.load(SeqCst) == 0 {
+        if self.waiting.count.get().load(SeqCst) == 0 {
             return;
         }
         for (number, shard) in self.waiting.shards.iter().enumerate() {
-            if shard.swap(false, SeqCst) {
-                self.waiting.count.fetch_sub(1, SeqCst);
+            if shard.write().swap(false, SeqCst) {
+                self.waiting.count.write().fetch_sub(1, SeqCst);
                 wake(ShardId(number as u16));
             }
         }
@@ -81,16 +79,16 @@ mod tests {
                 scope.spawn(move || {
                     threads.lock().unwrap()[usize::from(number)] = Some(std::thread::current());
                     for _ in 0..5_000 {
-                        while !gate.sessions.take() {
+                        while !gate.sessions.take(ShardId(number)) {
                             gate.wait(ShardId(number));
-                            if gate.sessions.take() {
+                            if gate.sessions.take(ShardId(number)) {
                                 break;
                             }
                             while gate.is_waiting(ShardId(number)) {
                                 std::thread::park();
                             }
                         }
-                        gate.sessions.give_back();
+                        gate.sessions.give_back(ShardId(number));
                         gate.wake_waiting(|shard| {
                             let threads = threads.lock().unwrap();
                             threads[shard.index()].iter().for_each(std::thread::Thread::unpark);

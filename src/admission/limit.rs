@@ -1,48 +1,108 @@
 //! A limit that is exact for the whole process, even while shards race for the last permit.
+//!
+//! The number of permits taken is one for all shards, and a session that takes one and gives it back writes to it
+//! twice: on many cores the line with that number would be what the cores wait for. So a shard takes several
+//! permits at a time and keeps those that it does not use, its credits, in a line of its own. It does so only
+//! far from the maximum. Near the maximum each permit is taken and given back by itself, and a shard that finds
+//! none takes back the credits of all shards first.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 use crossbeam_utils::CachePadded;
 
+use crate::base::{ShardId, Shared};
+
+/// Permits that a shard takes and gives back at a time.
+const CREDITS: u32 = 16;
+/// Credits that a shard keeps at most.
+const CREDITS_MAX: u32 = 2 * CREDITS;
+
 /// A counter with a maximum.
+///
+/// The permits of sessions and the credits of all shards together are never more than the maximum, unless it was
+/// lowered or somebody took one [anyhow](Self::take_anyhow).
 #[derive(Debug)]
 pub struct Limit {
     maximum: AtomicU32,
-    taken: CachePadded<AtomicU32>,
+    /// Permits of sessions, and credits.
+    taken: CachePadded<Shared<AtomicU32>>,
+    shards: u32,
+    /// By shard; made when the first shard takes several permits.
+    credits: OnceLock<Box<[CachePadded<AtomicU32>]>>,
 }
 
 // Sequentially consistent: a shard that gives a permit back looks for waiters then, and one whose client
 // begins to wait looks for a permit then (`queue`). One of both has to see the other. On x86-64 it costs what
 // relaxed operations cost.
 impl Limit {
-    /// A limit with all permits free.
+    /// A limit with all permits free, for so many shards.
     #[must_use]
-    pub fn new(maximum: u32) -> Self {
-        Self { maximum: AtomicU32::new(maximum), taken: CachePadded::default() }
+    pub fn new(maximum: u32, shards: usize) -> Self {
+        let shards = u32::try_from(shards).unwrap_or(u32::MAX);
+        Self {
+            maximum: AtomicU32::new(maximum),
+            taken: CachePadded::default(),
+            shards,
+            credits: OnceLock::new(),
+        }
     }
 
     /// Takes a permit unless all are taken, and returns whether it did. The caller has to give the permit
     /// back.
     #[must_use]
-    pub fn take(&self) -> bool {
-        self.taken.fetch_update(SeqCst, SeqCst, |taken| (taken < self.maximum()).then_some(taken + 1)).is_ok()
+    pub fn take(&self, shard: ShardId) -> bool {
+        if self.take_credit(shard) {
+            return true;
+        }
+        if self.is_far() && self.take_free(CREDITS) {
+            self.credit(shard).fetch_add(CREDITS - 1, SeqCst);
+            return true;
+        }
+        loop {
+            if self.take_free(1) {
+                return true;
+            }
+            if self.take_back_credits() == 0 {
+                return false;
+            }
+        }
     }
 
     /// Takes a permit, also if all are taken. The caller has to give it back.
-    pub fn take_anyhow(&self) {
-        self.taken.fetch_add(1, SeqCst);
+    pub fn take_anyhow(&self, shard: ShardId) {
+        if !self.take_credit(shard) {
+            self.taken.write().fetch_add(1, SeqCst);
+        }
     }
 
     /// Gives back a permit that was taken.
-    pub fn give_back(&self) {
-        let before = self.taken.fetch_sub(1, SeqCst);
-        debug_assert!(before > 0, "more permits given back than taken");
+    pub fn give_back(&self, shard: ShardId) {
+        if !self.is_far() {
+            return self.free(1);
+        }
+        let credit = self.credit(shard);
+        if credit.fetch_add(1, SeqCst) + 1 < CREDITS_MAX {
+            return;
+        }
+        let less = |credits: u32| credits.checked_sub(CREDITS);
+        if credit.fetch_update(SeqCst, SeqCst, less).is_ok() {
+            self.free(CREDITS);
+        }
     }
 
-    /// Returns the number of permits taken now.
+    /// Returns the number of permits taken now, which is exact while no shard takes one or gives one back.
     #[must_use]
     pub fn taken(&self) -> u32 {
-        self.taken.load(SeqCst)
+        let credits: u32 = self.credits().iter().map(|credits| credits.load(SeqCst)).sum();
+        self.taken.get().load(SeqCst).saturating_sub(credits)
+    }
+
+    /// Returns whether a permit is left.
+    #[must_use]
+    pub fn has_free(&self) -> bool {
+        self.taken.get().load(SeqCst) < self.maximum()
+            || self.credits().iter().any(|credits| credits.load(SeqCst) > 0)
     }
 
     /// Returns the number of all permits.
@@ -54,6 +114,54 @@ impl Limit {
     /// Changes the number of permits. If more than that are taken, none is given until enough have come back.
     pub fn set_maximum(&self, maximum: u32) {
         self.maximum.store(maximum, Relaxed);
+        if !self.is_far() {
+            self.take_back_credits();
+        }
+    }
+}
+
+impl Limit {
+    /// Returns whether so many permits are free that shards may keep credits.
+    fn is_far(&self) -> bool {
+        let room = self.maximum().saturating_sub(self.taken.get().load(SeqCst));
+        room / CREDITS_MAX >= self.shards
+    }
+
+    /// Takes so many permits, if they are free.
+    fn take_free(&self, count: u32) -> bool {
+        let with = |taken: u32| taken.checked_add(count).filter(|taken| *taken <= self.maximum());
+        self.taken.get().load(SeqCst) < self.maximum()
+            && self.taken.write().fetch_update(SeqCst, SeqCst, with).is_ok()
+    }
+
+    fn free(&self, count: u32) {
+        let before = self.taken.write().fetch_sub(count, SeqCst);
+        debug_assert!(before >= count, "more permits given back than taken");
+    }
+
+    fn take_credit(&self, shard: ShardId) -> bool {
+        let less = |credits: u32| credits.checked_sub(1);
+        self.credits
+            .get()
+            .is_some_and(|credits| credits[shard.index()].fetch_update(SeqCst, SeqCst, less).is_ok())
+    }
+
+    /// Takes the credits of all shards back. Returns how many they were.
+    fn take_back_credits(&self) -> u32 {
+        let count = self.credits().iter().map(|credits| credits.swap(0, SeqCst)).sum();
+        if count > 0 {
+            self.free(count);
+        }
+        count
+    }
+
+    fn credits(&self) -> &[CachePadded<AtomicU32>] {
+        self.credits.get().map_or(&[], |credits| credits)
+    }
+
+    fn credit(&self, shard: ShardId) -> &AtomicU32 {
+        let none = || (0..self.shards).map(|_| CachePadded::default()).collect();
+        &self.credits.get_or_init(none)[shard.index()]
     }
 }
 
@@ -63,20 +171,75 @@ mod tests {
 
     #[test]
     fn last_permit_is_taken_once_while_threads_race() {
-        let limit = Limit::new(7);
+        let limit = Limit::new(7, 4);
+        race(&limit);
+        let shard = ShardId(0);
+        assert!((0..7).all(|_| limit.take(shard)));
+        assert!(!limit.take(shard) && !limit.has_free());
+    }
+
+    /// From far below the maximum up to it and back, so that credits are taken, kept and taken back.
+    #[test]
+    fn credits_of_a_shard_are_permits_of_all() {
+        const SHARDS: usize = 4;
+        for maximum in [1, 100, SHARDS as u32 * CREDITS_MAX, 500] {
+            let limit = Limit::new(maximum, SHARDS);
+            let shards = (0..SHARDS as u16).map(ShardId).cycle();
+            for round in 0..3 {
+                let takers: Vec<_> = shards.clone().skip(round).take(maximum as usize).collect();
+                takers.iter().for_each(|shard| assert!(limit.take(*shard)));
+                assert_eq!((limit.taken(), limit.has_free()), (maximum, false));
+                assert!(shards.clone().take(SHARDS).all(|shard| !limit.take(shard)));
+                // Whoever comes to a full limit finds the one permit, wherever it was given back.
+                limit.give_back(takers[0]);
+                assert!(limit.has_free() && limit.take(ShardId(3)));
+                // Each is given back by another shard.
+                shards.clone().take(maximum as usize).for_each(|shard| limit.give_back(shard));
+                assert_eq!((limit.taken(), limit.has_free()), (0, true));
+            }
+        }
+    }
+
+    #[test]
+    fn permits_beyond_a_lowered_maximum_come_back_before_one_is_given() {
+        let (limit, shard) = (Limit::new(10_000, 2), ShardId(1));
+        (0..100).for_each(|_| assert!(limit.take(shard)));
+        limit.set_maximum(40);
+        assert_eq!((limit.taken(), limit.take(shard)), (100, false));
+        limit.take_anyhow(shard);
+        assert_eq!(limit.taken(), 101);
+        (0..61).for_each(|_| limit.give_back(shard));
+        assert_eq!((limit.taken(), limit.take(shard)), (40, false));
+        limit.give_back(shard);
+        assert!(limit.take(shard));
+    }
+
+    #[test]
+    fn large_limit_is_kept_while_threads_race_up_to_it() {
+        let limit = Limit::new(4 * CREDITS_MAX + 40, 4);
+        race(&limit);
+    }
+
+    /// Each thread is a shard that takes and gives back as many permits as there are, in part with credits.
+    #[track_caller]
+    fn race(limit: &Limit) {
+        let open = AtomicU32::new(0);
         std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..20_000 {
-                        let permits = (0..5).filter(|_| limit.take()).count();
-                        assert!(limit.taken() <= 7);
-                        (0..permits).for_each(|_| limit.give_back());
+            for shard in 0..4 {
+                let open = &open;
+                scope.spawn(move || {
+                    let shard = ShardId(shard);
+                    for round in 0..2_000_u32 {
+                        let wanted = (limit.maximum() / 2 + round % 7).min(round % 97 + 5);
+                        let permits = (0..wanted).filter(|_| limit.take(shard)).count() as u32;
+                        let sessions = open.fetch_add(permits, SeqCst) + permits;
+                        assert!(sessions <= limit.maximum(), "{sessions}");
+                        open.fetch_sub(permits, SeqCst);
+                        (0..permits).for_each(|_| limit.give_back(shard));
                     }
                 });
             }
         });
-        assert_eq!(limit.taken(), 0);
-        assert!((0..7).all(|_| limit.take()));
-        assert!(!limit.take());
+        assert_eq!((limit.taken(), limit.has_free()), (0, true));
     }
 }

@@ -7,7 +7,7 @@ use super::access::{Access, Decided};
 use super::limit::Limit;
 use super::rate::{Pace, SharedPace};
 use super::sources::{SourceRules, SourceSlot, Sources};
-use crate::base::{ClientAddress, DenyReason, ListenerId, Moment};
+use crate::base::{ClientAddress, DenyReason, ListenerId, Moment, ShardId};
 use crate::config;
 use crate::tls::ServerSettings;
 
@@ -36,11 +36,11 @@ pub struct ListenerState {
 }
 
 /// The place of a TLS handshake within `handshakes_max`; dropping it gives it back.
-pub struct HandshakePlace(Arc<ListenerState>);
+pub struct HandshakePlace(Arc<ListenerState>, ShardId);
 
 impl Drop for HandshakePlace {
     fn drop(&mut self) {
-        self.0.handshakes.give_back();
+        self.0.handshakes.give_back(self.1);
     }
 }
 
@@ -52,6 +52,7 @@ impl SharedListener {
         listener: &config::Listener,
         before: Option<&Self>,
         state: Option<Arc<ListenerState>>,
+        shards: usize,
     ) -> Self {
         let access = access(before.map(|before| &before.access), &listener.allow, &listener.deny);
         let trusted = listener.proxy_protocol.is_required().then(|| {
@@ -59,9 +60,9 @@ impl SharedListener {
             self::access(before, &listener.proxy_protocol.trusted, &config::AccessList::default())
         });
         let new = || ListenerState {
-            sessions: Limit::new(u32::MAX),
+            sessions: Limit::new(u32::MAX, shards),
             pace: SharedPace::default(),
-            handshakes: Limit::new(u32::MAX),
+            handshakes: Limit::new(u32::MAX, shards),
         };
         let state = state.unwrap_or_else(|| Arc::new(new()));
         state.sessions.set_maximum(listener.max_connections.map_or(u32::MAX, NonZeroU32::get));
@@ -113,32 +114,32 @@ impl SharedListener {
     /// Takes one of the sessions of the listener; `None` if it has no more. The flag says whether there is something to give
     /// back.
     #[must_use]
-    pub fn take(&self) -> Option<bool> {
+    pub fn take(&self, shard: ShardId) -> Option<bool> {
         match self.max_connections {
             None => Some(false),
-            Some(_) => self.state.sessions.take().then_some(true),
+            Some(_) => self.state.sessions.take(shard).then_some(true),
         }
     }
 
     /// Takes one of the sessions of the listener, also if it has no more. Returns whether there is something to give back.
     #[must_use]
-    pub fn take_anyhow(&self) -> bool {
+    pub fn take_anyhow(&self, shard: ShardId) -> bool {
         let counts = self.max_connections.is_some();
         if counts {
-            self.state.sessions.take_anyhow();
+            self.state.sessions.take_anyhow(shard);
         }
         counts
     }
 
     /// Gives back what [`SharedListener::take`] has taken, of this or another version.
-    pub fn give_back(&self) {
-        self.state.sessions.give_back();
+    pub fn give_back(&self, shard: ShardId) {
+        self.state.sessions.give_back(shard);
     }
 
     /// Takes one of the TLS handshakes that may go on at a time; `None` if there is none left.
     #[must_use]
-    pub fn begin_handshake(&self) -> Option<HandshakePlace> {
-        self.state.handshakes.take().then(|| HandshakePlace(Arc::clone(&self.state)))
+    pub fn begin_handshake(&self, shard: ShardId) -> Option<HandshakePlace> {
+        self.state.handshakes.take(shard).then(|| HandshakePlace(Arc::clone(&self.state), shard))
     }
 
     /// Returns the sessions that count, and their maximum, if there is one.
@@ -245,7 +246,8 @@ mod tests {
         let config = listener(
             ", deny: [10.6.0.0/16], rate_limit: {rate: 1/s, burst: 2}, per_source: {max_connections: 1, rate: 1/s, burst: 2}",
         );
-        let (shared, sources) = (SharedListener::new(ListenerId(0), &config, None, None), Sources::default());
+        let (shared, sources) =
+            (SharedListener::new(ListenerId(0), &config, None, None, 1), Sources::default());
         let admit = |text: &str| shared.admit(client(text), &sources, Moment(0));
         assert_eq!(admit("10.6.0.1"), Err(DenyReason::Acl));
         let one = admit("10.0.0.1").unwrap().expect("it counts");
@@ -266,32 +268,36 @@ mod tests {
     #[test]
     fn header_is_believed_of_trusted_peers_mapped_or_not() {
         let config = listener(", proxy_protocol: {accept: required, trusted: [10.0.0.0/8, 'unix:']}");
-        let shared = SharedListener::new(ListenerId(0), &config, None, None);
+        let shared = SharedListener::new(ListenerId(0), &config, None, None, 1);
         assert!(shared.awaits_header() && shared.trusts(ClientAddress::UNIX));
         assert!(shared.trusts(client("10.1.2.3")) && shared.trusts(client("::ffff:10.1.2.3")));
         assert!(!shared.trusts(client("11.1.2.3")) && !shared.trusts(client("::1")));
-        let plain = SharedListener::new(ListenerId(0), &listener(""), Some(&shared), None);
+        let plain = SharedListener::new(ListenerId(0), &listener(""), Some(&shared), None, 1);
         assert!(!plain.awaits_header() && plain.trusts(client("11.1.2.3")));
     }
 
     #[test]
     fn next_version_goes_on_with_the_sessions_and_the_rate() {
         let before = listener(", max_connections: 2, rate_limit: {rate: 1/s, burst: 1}");
-        let first = SharedListener::new(ListenerId(0), &before, None, None);
+        let first = SharedListener::new(ListenerId(0), &before, None, None, 1);
         let sources = Sources::default();
-        assert!(first.take() == Some(true) && first.take() == Some(true) && first.take().is_none());
+        assert!(
+            first.take(ShardId(0)) == Some(true)
+                && first.take(ShardId(0)) == Some(true)
+                && first.take(ShardId(0)).is_none()
+        );
         assert!(first.admit(ClientAddress::UNIX, &sources, Moment(0)).is_ok());
         let after = listener(", max_connections: 3, rate_limit: {rate: 1/s, burst: 1}");
         let second =
-            SharedListener::new(ListenerId(0), &after, Some(&first), Some(Arc::clone(first.state())));
+            SharedListener::new(ListenerId(0), &after, Some(&first), Some(Arc::clone(first.state())), 1);
         assert_eq!(second.admit(ClientAddress::UNIX, &sources, Moment(0)), Err(DenyReason::Rate));
-        assert!(second.take() == Some(true) && second.take().is_none());
-        first.give_back();
+        assert!(second.take(ShardId(0)) == Some(true) && second.take(ShardId(0)).is_none());
+        first.give_back(ShardId(0));
         assert_eq!(second.sessions(), Some((2, 3)));
         assert!(Arc::ptr_eq(&first.access, &second.access));
         let open = listener("");
         let third =
-            SharedListener::new(ListenerId(0), &open, Some(&second), Some(Arc::clone(second.state())));
-        assert_eq!((third.take(), third.sessions()), (Some(false), None));
+            SharedListener::new(ListenerId(0), &open, Some(&second), Some(Arc::clone(second.state())), 1);
+        assert_eq!((third.take(ShardId(0)), third.sessions()), (Some(false), None));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::balance::Tried;
-use crate::base::ShardId;
+use crate::base::{ShardId, Shared};
 
 /// A waiting client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +41,8 @@ pub struct Eligible<F> {
 pub struct Queue {
     most: AtomicUsize,
     /// Length of `waiters`, to be read without the lock.
-    length: AtomicUsize,
-    waiters: Mutex<Waiting>,
+    length: Shared<AtomicUsize>,
+    waiters: Shared<Mutex<Waiting>>,
 }
 
 #[derive(Default)]
@@ -104,7 +104,7 @@ impl Queue {
         let ticket = Ticket { shard, number: waiters.numbers };
         let end = waiters.in_order.len();
         waiters.insert(end, Waiter { ticket, tried });
-        self.length.store(waiters.in_order.len(), SeqCst);
+        self.length.write().store(waiters.in_order.len(), SeqCst);
         Some(ticket)
     }
 
@@ -114,7 +114,7 @@ impl Queue {
         let mut waiters = self.lock();
         let position = waiters.in_order.partition_point(|waiter| waiter.ticket.number < ticket.number);
         waiters.insert(position, Waiter { ticket, tried });
-        self.length.store(waiters.in_order.len(), SeqCst);
+        self.length.write().store(waiters.in_order.len(), SeqCst);
     }
 
     /// Leaves the queue. Returns `false` if a permit was granted to the waiter, which then has to use it or
@@ -124,7 +124,7 @@ impl Queue {
         let mut waiters = self.lock();
         let position = waiters.in_order.iter().position(|waiter| waiter.ticket == ticket);
         let has_left = position.and_then(|position| waiters.remove(position)).is_some();
-        self.length.store(waiters.in_order.len(), SeqCst);
+        self.length.write().store(waiters.in_order.len(), SeqCst);
         has_left
     }
 
@@ -148,7 +148,7 @@ impl Queue {
             from = first;
             served.extend(waiters.remove(first).map(|waiter| waiter.ticket));
         }
-        self.length.store(waiters.in_order.len(), SeqCst);
+        self.length.write().store(waiters.in_order.len(), SeqCst);
         served
     }
 
@@ -173,7 +173,7 @@ impl Queue {
     /// Returns the number of waiters.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.length.load(SeqCst)
+        self.length.get().load(SeqCst)
     }
 
     /// Returns whether no client waits.
@@ -184,7 +184,7 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // No code between lock and unlock can panic and leave the queue half changed.
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiters.write().lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -215,10 +215,10 @@ mod tests {
         let first = queue.join(SHARD, tried(&[A]), 0).expect("room");
         let second = queue.join(SHARD, tried(&[]), 0).expect("room");
         let third = queue.join(SHARD, tried(&[]), 0).expect("room");
-        let limit = Limit::new(1);
-        assert_eq!(queue.serve(&of(A), || limit.take()), [second]);
-        limit.give_back();
-        assert_eq!(queue.serve(&of(A), || limit.take()), [third]);
+        let limit = Limit::new(1, 2);
+        assert_eq!(queue.serve(&of(A), || limit.take(SHARD)), [second]);
+        limit.give_back(SHARD);
+        assert_eq!(queue.serve(&of(A), || limit.take(SHARD)), [third]);
         assert!(queue.serve(&of(A), || true).is_empty(), "no other waiter can use it");
         assert_eq!((queue.len(), limit.taken()), (1, 1));
         assert_eq!(queue.serve(&of(B), || true), [first]);
@@ -277,7 +277,7 @@ mod tests {
     fn freed_permit_is_used_exactly_once_while_threads_race() {
         use crossbeam_channel::{Sender, unbounded};
         const THREADS: u16 = 4;
-        let (queue, limit) = (Queue::new(u32::from(THREADS)), Limit::new(3));
+        let (queue, limit) = (Queue::new(u32::from(THREADS)), Limit::new(3, THREADS.into()));
         let inboxes: Vec<_> = (0..THREADS).map(|_| unbounded::<Ticket>()).collect();
         let senders: Vec<Sender<Ticket>> = inboxes.iter().map(|(sender, _)| sender.clone()).collect();
         let deliver = |served: Vec<Ticket>| {
@@ -291,9 +291,9 @@ mod tests {
                 let (queue, limit, holders, deliver) = (&queue, &limit, &holders, &deliver);
                 scope.spawn(move || {
                     for round in 0..20_000 {
-                        if !(queue.is_empty() && limit.take()) {
+                        if !(queue.is_empty() && limit.take(SHARD)) {
                             let ticket = queue.join(ShardId(index as u16), tried(&[]), 0).expect("room");
-                            deliver(queue.serve(&of(A), || limit.take()));
+                            deliver(queue.serve(&of(A), || limit.take(SHARD)));
                             let leaves = round % 7 == 0 && queue.leave(ticket);
                             if leaves {
                                 continue;
@@ -303,8 +303,8 @@ mod tests {
                         }
                         assert!(holders.fetch_add(1, SeqCst) < 3);
                         holders.fetch_sub(1, SeqCst);
-                        limit.give_back();
-                        deliver(queue.serve(&of(A), || limit.take()));
+                        limit.give_back(SHARD);
+                        deliver(queue.serve(&of(A), || limit.take(SHARD)));
                     }
                 });
             }

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::base::Moment;
+use crate::base::{Moment, Shared};
 use crate::config::RateLimit;
 
 /// A rate and its burst, in nanoseconds.
@@ -66,19 +66,19 @@ impl Paced {
 
 /// The state of a rate that all shards share.
 #[derive(Debug, Default)]
-pub struct SharedPace(AtomicU64);
+pub struct SharedPace(Shared<AtomicU64>);
 
 impl SharedPace {
     /// Counts an event at `now`. Returns whether it was within the rate.
     #[must_use]
     pub fn take(&self, pace: Pace, now: Moment) -> bool {
-        self.0.fetch_update(Relaxed, Relaxed, |state| pace.after(state, now)).is_ok()
+        self.0.write().fetch_update(Relaxed, Relaxed, |state| pace.after(state, now)).is_ok()
     }
 
     /// Returns whether an event at `now` would be within the rate.
     #[must_use]
     pub fn would_take(&self, pace: Pace, now: Moment) -> bool {
-        pace.after(self.0.load(Relaxed), now).is_some()
+        pace.after(self.0.get().load(Relaxed), now).is_some()
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
-use crate::base::{ShardId, Tick, limits};
+use crate::base::{ShardId, Shared, Tick, limits};
 
 /// Seconds that count, including the current one.
 const WINDOW: u64 = 10;
@@ -31,7 +31,7 @@ pub struct RetryBudget {
     /// A row has a single writer, its shard.
     sessions: Box<[CachePadded<Seconds>]>,
     /// The seconds in which the counted retries happened.
-    retries: Mutex<VecDeque<u64>>,
+    retries: Shared<Mutex<VecDeque<u64>>>,
 }
 
 impl RetryBudget {
@@ -39,7 +39,11 @@ impl RetryBudget {
     #[must_use]
     pub fn new(part: f64, shards: usize) -> Self {
         let row = || CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0)));
-        Self { part, sessions: std::iter::repeat_with(row).take(shards).collect(), retries: Mutex::default() }
+        Self {
+            part,
+            sessions: std::iter::repeat_with(row).take(shards).collect(),
+            retries: Shared::default(),
+        }
     }
 
     /// Counts a session; only the shard itself calls this.
@@ -56,7 +60,7 @@ impl RetryBudget {
     pub fn take(&self, now: Tick) -> bool {
         let second = now.0 / 1_000;
         let first = (second + 1).saturating_sub(WINDOW);
-        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut retries = self.retries.write().lock().unwrap_or_else(PoisonError::into_inner);
         while retries.front().is_some_and(|&retry| retry < first) {
             retries.pop_front();
         }

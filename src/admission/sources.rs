@@ -19,7 +19,7 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
 
 use super::rate::{Pace, Paced};
-use crate::base::{DenyReason, ListenerId, Moment, limits};
+use crate::base::{DenyReason, ListenerId, Moment, Shared, limits};
 use crate::config::PerSource;
 
 /// Number of parts.
@@ -29,10 +29,10 @@ const LOOKS: usize = 4;
 
 /// The sources of all listeners of the process.
 pub struct Sources {
-    parts: Box<[CachePadded<Mutex<Part>>]>,
+    parts: Box<[CachePadded<Shared<Mutex<Part>>>]>,
     hasher: RandomState,
     slots_per_part: usize,
-    overflowed: AtomicU64,
+    overflowed: Shared<AtomicU64>,
 }
 
 /// A place in the table that a session holds. Its source is not forgotten until it is given back.
@@ -153,7 +153,7 @@ impl Sources {
             parts: (0..PARTS).map(|_| CachePadded::default()).collect(),
             hasher: RandomState::new(),
             slots_per_part: bound / PARTS,
-            overflowed: AtomicU64::new(0),
+            overflowed: Shared::default(),
         }
     }
 
@@ -173,7 +173,7 @@ impl Sources {
         if let Some(taken) = self.take_for(key, rules, now) {
             return taken;
         }
-        self.overflowed.fetch_add(1, Relaxed);
+        self.overflowed.write().fetch_add(1, Relaxed);
         self.take_for(Key { prefix: None, length: 0, ..key }, rules, now).unwrap_or(Ok(None))
     }
 
@@ -249,11 +249,11 @@ impl Sources {
     /// Returns how often a client came from a source for which there was no place.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
-        self.overflowed.load(Relaxed)
+        self.overflowed.get().load(Relaxed)
     }
 
     fn part(&self, number: usize) -> MutexGuard<'_, Part> {
-        self.parts[number].lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts[number].write().lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

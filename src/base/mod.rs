@@ -10,6 +10,7 @@ mod ids;
 pub mod limits;
 mod plain;
 mod reasons;
+mod shared;
 mod spares;
 mod tick;
 
@@ -22,5 +23,9 @@ pub use growing::Growing;
 pub use ids::{BackendId, BackendKey, ListenerId, ShardId, ShardPlace, UpstreamId};
 pub use plain::{Plain, counted};
 pub use reasons::{CloseReason, ConnectFailure, DenyReason, SessionPhase, TlsFailure, TlsHandshake};
+pub use shared::Shared;
 pub use spares::Spares;
 pub use tick::{Moment, Tick};
+
+#[cfg(test)]
+pub(crate) use shared::writes;

@@ -86,7 +86,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let (connection, peer) = listener.accept().unwrap();
-        assert!(gate.sessions.take());
+        assert!(gate.sessions.take(ShardId(0)));
         let accepted = Accepted { connection: connection.into(), client: Some(peer).into() };
         (client, Admitted { accepted, admission: Admission::new(false) })
     }

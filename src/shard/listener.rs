@@ -217,21 +217,23 @@ impl Listener {
 
     /// Takes a place for a session in the limits of the listener and of the process.
     pub(super) fn reserve(&self) -> Result<Admission, DenyReason> {
-        let counts = self.shared.take().ok_or(DenyReason::ListenerLimit)?;
+        let shard = self.shard.id();
+        let counts = self.shared.take(shard).ok_or(DenyReason::ListenerLimit)?;
         let admission = Admission::new(counts);
-        if self.shard.gate.sessions.take() {
+        if self.shard.gate.sessions.take(shard) {
             return Ok(admission);
         }
         if counts {
-            self.shared.give_back();
+            self.shared.give_back(shard);
         }
         Err(DenyReason::ProcessLimit)
     }
 
     /// Takes a place, also beyond the limits.
     pub(super) fn reserve_anyhow(&self) -> Admission {
-        self.shard.gate.sessions.take_anyhow();
-        Admission::new(self.shared.take_anyhow())
+        let shard = self.shard.id();
+        self.shard.gate.sessions.take_anyhow(shard);
+        Admission::new(self.shared.take_anyhow(shard))
     }
 
     /// Asks all rules on a peer that has a place, which is given back if one denies it. Where a header will say who the
@@ -270,12 +272,12 @@ impl Listener {
 
     /// Gives back what a session has taken; of whatever version of the listener.
     pub(super) fn release(&self, admission: Admission) {
-        let gate = &self.shard.gate;
+        let (gate, shard) = (&self.shard.gate, self.shard.id());
         admission.source().into_iter().for_each(|slot| gate.sources.give_back(slot));
         if admission.counts() {
-            self.shared.give_back();
+            self.shared.give_back(shard);
         }
-        gate.sessions.give_back();
+        gate.sessions.give_back(shard);
         gate.wake_waiting(|shard| self.shard.handles[shard.index()].notify());
     }
 

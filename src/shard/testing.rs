@@ -18,8 +18,18 @@ use crate::uring::{Doorbell, Ring};
 /// Returns the first of `shards` shards, with one listener and one backend that is never up; and the handoff
 /// rights of the others.
 pub(super) fn parts(shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardParts, Vec<Handoff>) {
-    let yaml = b"loadbalancer: {listen_address: ':1'}\nbackends: [{address: 127.0.0.1, port: 2}]\n";
-    let config = config::parse("test.yaml", yaml).expect("a valid configuration").config;
+    build(2, shards, listeners)
+}
+
+/// Returns the only shard, with a backend on this port of `127.0.0.1`.
+pub(super) fn parts_with_backend(port: u16, listeners: Vec<(usize, OwnedFd)>) -> ShardParts {
+    build(port, 1, listeners).0
+}
+
+fn build(port: u16, shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardParts, Vec<Handoff>) {
+    let yaml =
+        format!("loadbalancer: {{listen_address: ':1'}}\nbackends: [{{address: 127.0.0.1, port: {port}}}]\n");
+    let config = config::parse("test.yaml", yaml.as_bytes()).expect("a valid configuration").config;
     let snapshot = Snapshot::build(Arc::new(config), shards, None, None).expect("numbers");
     let (mut handles, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..shards {
@@ -45,7 +55,7 @@ pub(super) fn parts(shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardPa
         counters: Arc::default(),
         heartbeat: Arc::default(),
         access_log: None,
-        gate: Arc::new(Gate::new(100, shards)),
+        gate: Arc::new(Gate::new(10_000, shards)),
         handles,
         unused: Arc::default(),
         inbox,

@@ -214,8 +214,8 @@ impl Upstream {
     pub(super) fn grant(&self, Grant { upstream, ticket, backend }: &Grant) {
         let has_permit = self.shared.counts_with(upstream, *backend) || {
             // It was counted by another generation, where it is given back.
-            upstream.return_permit(*backend);
-            self.shared.take(*backend)
+            upstream.return_permit(*backend, self.shard.id());
+            self.shared.take(*backend, self.shard.id())
         };
         let granted = if has_permit { Granted::Permit(*backend) } else { Granted::Nothing };
         if !self.waiters.grant(*ticket, granted) && has_permit {

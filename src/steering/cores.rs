@@ -8,13 +8,13 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 use serde::{Deserialize, Serialize};
 
-use crate::base::ShardId;
+use crate::base::{ShardId, Shared};
 
 /// One row for each core. Only the core's own shard writes what changes with every session.
 pub struct CoreLoads {
     rows: Box<[Row]>,
     /// The number of shards that may still hand connections off.
-    handing_off: CachePadded<AtomicUsize>,
+    handing_off: CachePadded<Shared<AtomicUsize>>,
 }
 
 #[derive(Default)]
@@ -43,7 +43,7 @@ struct Own {
 #[derive(Default)]
 struct Others {
     /// Connections on their way to this shard; every other shard adds, this one subtracts.
-    inbound: AtomicU32,
+    inbound: Shared<AtomicU32>,
     /// Busy share in the last sample, per mille of a core; written by the thread that takes samples.
     busy: AtomicU32,
     /// Processor time so far, nanoseconds; written by the thread that takes samples.
@@ -82,7 +82,7 @@ impl CoreLoads {
     #[must_use]
     pub fn new(shards: usize) -> Arc<Self> {
         let rows = (0..shards).map(|_| Row::default()).collect();
-        Arc::new(Self { rows, handing_off: CachePadded::new(AtomicUsize::new(shards)) })
+        Arc::new(Self { rows, handing_off: CachePadded::new(Shared::new(AtomicUsize::new(shards))) })
     }
 
     /// Returns the number of cores.
@@ -150,12 +150,12 @@ impl CoreLoads {
     /// the same one.
     pub fn announce(&self, to: ShardId) {
         // Relaxed: only the number is shared; the connection itself goes through a channel.
-        self.rows[to.index()].others.inbound.fetch_add(1, Ordering::Relaxed);
+        self.rows[to.index()].others.inbound.write().fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes an announcement back: the connection has arrived, or will not come.
     pub fn take_back(&self, to: ShardId) {
-        let before = self.rows[to.index()].others.inbound.fetch_sub(1, Ordering::Relaxed);
+        let before = self.rows[to.index()].others.inbound.write().fetch_sub(1, Ordering::Relaxed);
         debug_assert!(before > 0, "more connections arrive than were announced");
     }
 
@@ -163,19 +163,19 @@ impl CoreLoads {
     #[must_use]
     pub fn end_handoffs(&self) -> bool {
         // Release: a thread that sees the number also sees what the shard has put into the channels before.
-        self.handing_off.fetch_sub(1, Ordering::AcqRel) == 1
+        self.handing_off.write().fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Returns whether no shard hands anything off any more: nothing will be added to what the channels hold
     /// now.
     #[must_use]
     pub fn are_handoffs_over(&self) -> bool {
-        self.handing_off.load(Ordering::Acquire) == 0
+        self.handing_off.get().load(Ordering::Acquire) == 0
     }
 
     pub(super) fn load(&self, shard: usize) -> CoreLoad {
         let Row { own, others } = &self.rows[shard];
-        let sessions = own.active.load(Ordering::Relaxed) + others.inbound.load(Ordering::Relaxed);
+        let sessions = own.active.load(Ordering::Relaxed) + others.inbound.get().load(Ordering::Relaxed);
         CoreLoad { sessions, busy: others.busy.load(Ordering::Relaxed) }
     }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
 
-use crate::base::{BackendId, BackendKey, Growing, UpstreamId};
+use crate::base::{BackendId, BackendKey, Growing, Shared, UpstreamId};
 use crate::config::Upstream;
 
 /// What went wrong with a backend in a session.
@@ -76,11 +76,11 @@ pub struct Failures {
 #[derive(Default)]
 struct Streak {
     /// Consecutive faults by kind since the last success or report, each below its threshold.
-    counts: [AtomicU32; 2],
+    counts: [Shared<AtomicU32>; 2],
     /// A report of too many faults is on its way; there is never a second one.
-    is_reported: AtomicBool,
+    is_reported: Shared<AtomicBool>,
     /// A report of a suspicion is on its way; there is never a second one.
-    is_suspected: AtomicBool,
+    is_suspected: Shared<AtomicBool>,
 }
 
 impl Failures {
@@ -107,13 +107,14 @@ impl Failures {
     /// Notes that a session suffered a fault of a backend.
     pub fn failed(&self, backend: BackendId, fault: Fault) {
         let Some(streak) = self.backends.get(backend.index()) else { return };
-        if fault == Fault::Failure && !streak.is_suspected.swap(true, Relaxed) {
+        if fault == Fault::Failure && !streak.is_suspected.write().swap(true, Relaxed) {
             self.report(backend, Reported::Suspect);
         }
         let Some(threshold) = self.thresholds.of_kind(fault) else { return };
         let next = |count| if count + 1 < threshold { count + 1 } else { 0 };
-        let before = streak.counts[fault as usize].fetch_update(Relaxed, Relaxed, |count| Some(next(count)));
-        if before.is_ok_and(|count| next(count) == 0) && !streak.is_reported.swap(true, Relaxed) {
+        let before =
+            streak.counts[fault as usize].write().fetch_update(Relaxed, Relaxed, |count| Some(next(count)));
+        if before.is_ok_and(|count| next(count) == 0) && !streak.is_reported.write().swap(true, Relaxed) {
             self.report(backend, Reported::TooMany(fault));
         }
     }
@@ -128,8 +129,8 @@ impl Failures {
         let Some(streak) = self.backends.get(backend.index()) else { return };
         for count in &streak.counts {
             // Mostly the count is 0, and a cache line that no shard writes stays in the cache of every shard.
-            if count.load(Relaxed) > 0 {
-                count.store(0, Relaxed);
+            if count.get().load(Relaxed) > 0 {
+                count.write().store(0, Relaxed);
             }
         }
     }
@@ -137,9 +138,9 @@ impl Failures {
     /// Forgets everything of a number, because another backend has it now, or the same one after a while.
     pub fn forget(&self, backend: BackendId) {
         let Some(streak) = self.backends.get(backend.index()) else { return };
-        streak.counts.iter().for_each(|count| count.store(0, Relaxed));
-        streak.is_suspected.store(false, Relaxed);
-        streak.is_reported.store(false, Relaxed);
+        streak.counts.iter().for_each(|count| count.write().store(0, Relaxed));
+        streak.is_suspected.write().store(false, Relaxed);
+        streak.is_reported.write().store(false, Relaxed);
     }
 
     /// Notes that a report has arrived; from now on there may be another one.
@@ -149,6 +150,7 @@ impl Failures {
             Reported::Suspect => &streak.is_suspected,
             Reported::TooMany(_) => &streak.is_reported,
         }
+        .write()
         .store(false, Relaxed);
     }
 }
@@ -249,6 +251,6 @@ mod tests {
         // A report is left out while another one is on its way, which lasts only a moment here.
         let sent = reports.load(Relaxed);
         assert!((1..=4_000).contains(&sent), "{sent}");
-        assert_eq!(failures.backends[1].counts[0].load(Relaxed), 0, "28,000 are a multiple of 7");
+        assert_eq!(failures.backends[1].counts[0].get().load(Relaxed), 0, "28,000 are a multiple of 7");
     }
 }

@@ -93,7 +93,7 @@ impl Permits {
 
     /// Takes a permit, unless the backend already has its maximum number of connections.
     pub(super) fn take(self: &Rc<Self>, backend: BackendId) -> Option<Permit> {
-        self.shared.take(backend).then(|| self.taken(backend))
+        self.shared.take(backend, self.shard).then(|| self.taken(backend))
     }
 
     /// Returns the guard of a permit that was taken.
@@ -102,7 +102,7 @@ impl Permits {
     }
 
     fn give_back(&self, backend: BackendId) {
-        if !self.shared.give_back(backend) {
+        if !self.shared.give_back(backend, self.shard) {
             return;
         }
         self.hooks.released.borrow_mut().insert(backend);
@@ -151,9 +151,9 @@ impl Permit {
             && let Some(idle) = permits.shared.idle(self.backend)
         {
             if usage.is_idle() {
-                idle.fetch_add(1, SeqCst)
+                idle.write().fetch_add(1, SeqCst)
             } else {
-                idle.fetch_sub(1, SeqCst)
+                idle.write().fetch_sub(1, SeqCst)
             };
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use super::Loads;
 use super::failures::{Failures, OnReport, Thresholds};
 use crate::admission::{Limit, Queue, RetryBudget};
-use crate::base::{BackendId, UpstreamId};
+use crate::base::{BackendId, ShardId, Shared, UpstreamId};
 use crate::config::{Backend, Config, Upstream};
 use crate::tls::{BackendTls, ClientSettings};
 
@@ -41,7 +41,7 @@ struct SharedBackend {
     /// Permits; `None` if there is no limit.
     limit: Option<Limit>,
     /// The number of permits whose owners give them up to a waiting client.
-    idle: AtomicUsize,
+    idle: Shared<AtomicUsize>,
 }
 
 impl SharedUpstream {
@@ -70,8 +70,8 @@ impl SharedUpstream {
             }
             if same.is_none() {
                 *kept = Some(Arc::new(SharedBackend {
-                    limit: most.map(Limit::new),
-                    idle: AtomicUsize::default(),
+                    limit: most.map(|most| Limit::new(most, shards)),
+                    idle: Shared::default(),
                 }));
             }
         }
@@ -206,7 +206,7 @@ impl SharedUpstream {
         self.backends.get(backend.index())?.as_ref()?.limit.as_ref()
     }
 
-    pub(super) fn idle(&self, backend: BackendId) -> Option<&AtomicUsize> {
+    pub(super) fn idle(&self, backend: BackendId) -> Option<&Shared<AtomicUsize>> {
         Some(&self.backends.get(backend.index())?.as_ref()?.idle)
     }
 
@@ -216,31 +216,31 @@ impl SharedUpstream {
 
     /// Takes a permit. Returns whether there was one.
     #[must_use]
-    pub fn take(&self, backend: BackendId) -> bool {
-        self.limit(backend).is_none_or(Limit::take)
+    pub fn take(&self, backend: BackendId, shard: ShardId) -> bool {
+        self.limit(backend).is_none_or(|limit| limit.take(shard))
     }
 
     /// Returns whether a permit is left.
     pub(super) fn has_permit(&self, backend: BackendId) -> bool {
-        self.limit(backend).is_none_or(|limit| limit.taken() < limit.maximum())
+        self.limit(backend).is_none_or(Limit::has_free)
     }
 
     /// Gives a permit back. Returns whether a waiting client may be able to use it.
-    pub(super) fn give_back(&self, backend: BackendId) -> bool {
+    pub(super) fn give_back(&self, backend: BackendId, shard: ShardId) -> bool {
         let Some(limit) = self.limit(backend) else { return false };
-        limit.give_back();
+        limit.give_back(shard);
         !self.queue.is_empty()
     }
 
     /// Gives a permit back that no client takes.
-    pub fn return_permit(&self, backend: BackendId) {
-        let _ = self.give_back(backend);
+    pub fn return_permit(&self, backend: BackendId, shard: ShardId) {
+        let _ = self.give_back(backend, shard);
     }
 
     /// Returns the number of permits of these backends whose owners give them up to a waiting client.
     #[must_use]
     pub fn idle_permits(&self, backends: impl IntoIterator<Item = BackendId>) -> usize {
-        backends.into_iter().filter_map(|id| self.idle(id)).map(|idle| idle.load(SeqCst)).sum()
+        backends.into_iter().filter_map(|id| self.idle(id)).map(|idle| idle.get().load(SeqCst)).sum()
     }
 
     /// Returns the number of permits of a backend that are taken, those on their way to a waiting client

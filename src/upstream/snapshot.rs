@@ -110,7 +110,9 @@ impl Snapshot {
         let shared_listeners = listeners.iter().zip(&config.listeners);
         let shared_listeners: Vec<_> = shared_listeners
             .zip(server_tls)
-            .map(|((id, listener), tls)| Arc::new(shared_listener(*id, listener, previous).with_tls(tls)))
+            .map(|((id, listener), tls)| {
+                Arc::new(shared_listener(*id, listener, previous, shards).with_tls(tls))
+            })
             .collect();
         let mut listener_states =
             previous.map_or_else(BTreeMap::new, |previous| previous.listener_states.clone());
@@ -230,10 +232,11 @@ fn shared_listener(
     id: ListenerId,
     listener: &config::Listener,
     previous: Option<&Snapshot>,
+    shards: usize,
 ) -> SharedListener {
     let before = previous.and_then(|previous| previous.shared_listener(id)).map(|before| &**before);
     let state = previous.and_then(|previous| previous.listener_states.get(&id)?.upgrade());
-    SharedListener::new(id, listener, before, state)
+    SharedListener::new(id, listener, before, state, shards)
 }
 
 /// Returns what handshakes with the clients of a listener need: what they needed before, if nothing has changed.
@@ -321,7 +324,7 @@ mod tests {
         let (a, b) = (upstream("a", &["p"]), upstream("b", &["x"]));
         let first = built(&format!("{a}, {b}"), None);
         let held = Arc::clone(named(&first, "b").expect("it is there"));
-        assert!(held.take(BackendId(0)), "a permit is free");
+        assert!(held.take(BackendId(0), ShardId(0)), "a permit is free");
         let second = built(&a, Some(&first));
         assert!(Arc::ptr_eq(named(&first, "a").unwrap(), named(&second, "a").unwrap()));
         assert!(named(&second, "b").is_none());

@@ -6,7 +6,7 @@
 
 use std::task::Waker;
 
-use super::permit::{InFlight, Permit};
+use super::permit::{InFlight, Permit, Permits};
 use super::table::UpstreamTable;
 use crate::admission::Ticket;
 use crate::balance::Tried;
@@ -55,7 +55,8 @@ impl UpstreamTable {
         let mut served = Vec::new();
         for backend in self.permits.hooks.released.take() {
             let tickets = self.with_eligible(backend, |usage| {
-                self.permits.shared.queue.serve(&usage, || self.permits.shared.take(backend))
+                let Permits { shared, shard, .. } = &*self.permits;
+                shared.queue.serve(&usage, || shared.take(backend, *shard))
             });
             served.extend(tickets.into_iter().flatten().map(|ticket| (ticket, backend)));
         }

@@ -58,7 +58,7 @@ impl Core {
         }
         let mut wakes = true;
         match op {
-            Op::Recv => self.on_received(key, entry, last),
+            Op::Recv => wakes = self.on_received(key, entry, last),
             Op::Send => {
                 if slot.unset(Mark::Quiet) {
                     self.quiet.remove(key);
@@ -69,16 +69,23 @@ impl Core {
             Op::Watch => self.on_watched(key, result),
             // The task looks for itself: the memory of the slot holds the count, and the socket holds what
             // there is to read.
-            Op::Count | Op::Readable => {}
+            Op::Count => {}
+            Op::Readable => wakes = !self.unpark(key),
             Op::Writable => wakes = self.on_writable(key, result, last),
         }
         self.settle(key, wakes);
     }
 
-    fn on_received(&mut self, key: Key, entry: &cqueue::Entry, last: bool) {
+    /// Returns whether to wake the task.
+    fn on_received(&mut self, key: Key, entry: &cqueue::Entry, last: bool) -> bool {
         let (result, buffer) = (entry.result(), cqueue::buffer_select(entry.flags()));
         let slot = self.slots.of(key);
         slot.set(Mark::More, !last && cqueue::sock_nonempty(entry.flags()));
+        if -result == libc::ECANCELED {
+            return !self.wait_parked(key);
+        }
+        slot.set(Mark::Parked, false);
+        slot.set(Mark::Fresh, true);
         match (result, buffer) {
             (1.., Some(id)) if !slot.is(Mark::Orphan) => {
                 self.buffers.append(&mut slot.received, id, result as u32);
@@ -101,8 +108,8 @@ impl Core {
                     slot.set(Mark::Starved, true);
                     self.starved.push_back(key);
                 }
-                // Paused or interrupted; a caller that wants more arms the receive again.
-                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                // Interrupted; a caller that wants more arms the receive again.
+                libc::EINTR | libc::EAGAIN => {}
                 _ => {
                     slot.die(errno(result));
                     slot.end = Some(End::Failed(errno(result)));
@@ -112,6 +119,7 @@ impl Core {
             },
         }
         debug_assert!(last || result > 0, "a multishot receive went on after {result}");
+        true
     }
 
     fn on_sent(&mut self, key: Key, result: i32) {

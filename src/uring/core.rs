@@ -13,6 +13,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use super::buffers::Buffers;
 use super::heap::Heap;
+use super::parking::Parking;
 use super::queues::Queues;
 use super::quiet::QuietSends;
 use super::setup::Features;
@@ -34,6 +35,7 @@ pub(super) struct Core {
     pub(super) starved: VecDeque<Key>,
     pub(super) spares: Rc<Spares>,
     pub(super) quiet: QuietSends,
+    pub(super) parking: Parking,
 }
 
 impl Core {
@@ -48,6 +50,7 @@ impl Core {
             starved: VecDeque::new(),
             spares: Rc::default(),
             quiet: QuietSends::default(),
+            parking: Parking::default(),
         })
     }
 
@@ -88,6 +91,7 @@ impl Core {
     pub(super) fn release(&mut self, key: Key) {
         let slot = self.slots.of(key);
         slot.set(Mark::Orphan, true);
+        slot.set(Mark::Parked, false);
         slot.waker = None;
         self.buffers.release(&mut slot.received);
         if slot.in_flight == 0 {

@@ -160,6 +160,7 @@ impl Driver<'_> {
             self.housekeeping = now.after(HOUSEKEEPING);
             core.shrink();
         }
+        core.park(now);
         drop(core);
         inner.heartbeat.completed(reaped.count);
         self.fire(now, due, &reaped);
@@ -184,13 +185,14 @@ impl Driver<'_> {
         }
     }
 
-    /// Returns how long the shard may sleep: until the first timer, or until the next housekeeping if there
-    /// is memory to give back.
+    /// Returns how long the shard may sleep: until the first timer, the next housekeeping if there is memory to give
+    /// back, or the next look at receives that may be parked.
     fn sleep(&self) -> Wait {
         let inner = &*self.ring.0;
         let timer = inner.wheel.borrow().next_event();
         let housekeeping = inner.core.borrow().can_shrink().then_some(self.housekeeping);
-        let first = [timer, housekeeping].into_iter().flatten().min();
+        let parking = inner.core.borrow().parking.due();
+        let first = [timer, housekeeping, parking].into_iter().flatten().min();
         // The clock is read twice a turn only here: the tick is as old as the work of the last turn.
         first.map_or(Wait::Forever, |first| Wait::AtMost(first.time_left()))
     }

@@ -30,6 +30,7 @@ mod limit;
 mod line;
 mod locked;
 mod missing;
+mod parking;
 mod queues;
 mod quiet;
 mod ring;

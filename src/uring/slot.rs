@@ -137,6 +137,10 @@ pub(super) enum Mark {
     Quiet = 1 << 12,
     /// The task is woken at the end of a quiet send.
     Awaited = 1 << 13,
+    /// The receive was armed or brought something since it was last looked at (`parking`).
+    Fresh = 1 << 14,
+    /// A poll waits in the place of the receive, or will once the receive is cancelled (`parking`).
+    Parked = 1 << 15,
 }
 
 /// One descriptor: the size of a cache line, so that an idle descriptor costs no more.
@@ -321,6 +325,19 @@ impl Slots {
 
     pub(super) fn len(&self) -> usize {
         self.used
+    }
+
+    /// Returns the number of indices that slots have had.
+    pub(super) fn places(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns the slot with this index, if there is one.
+    pub(super) fn at(&mut self, index: u32) -> Option<(Key, &mut Slot)> {
+        match self.entries.get_mut(index as usize) {
+            Some(Entry::Used(slot)) => Some((Key { index, generation: slot.generation }, slot)),
+            _ => None,
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {

@@ -127,7 +127,11 @@ impl Socket {
     /// Ends a receive that has missed something, so that its owner, which is woken, arms another one. A
     /// system call. No kernel is known to miss anything that this module receives, but some have.
     pub fn check_receive(&self) {
-        let waits = self.core().slots.of(self.key).is_in_flight(Op::Recv);
+        let waits = {
+            let mut core = self.core();
+            let slot = core.slots.of(self.key);
+            slot.is_in_flight(Op::Recv) || slot.is(Mark::Parked)
+        };
         if waits && self.received() == 0 && self.peek() != Peeked::Nothing {
             self.core().renew_receive(self.key);
         }
@@ -143,7 +147,7 @@ impl Socket {
     pub fn is_receiving(&self) -> bool {
         let mut core = self.core();
         let slot = core.slots.of(self.key);
-        slot.is_in_flight(Op::Recv) || slot.is(Mark::Starved)
+        slot.is_in_flight(Op::Recv) || slot.is(Mark::Starved) || slot.is(Mark::Parked)
     }
 
     /// Returns how the stream of the peer ended, once it has, even if some of its bytes were not taken yet.

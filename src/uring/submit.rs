@@ -58,8 +58,7 @@ impl Core {
                 && slot.unset(Mark::Starved)
                 && !slot.is(Mark::Orphan)
             {
-                let receive = if slot.is(Mark::Multi) { Receive::Many } else { Receive::One };
-                self.arm_receive(key, receive);
+                self.receive_again(key);
                 left -= 1;
             }
         }
@@ -78,13 +77,15 @@ impl Core {
             // many resets).
             return self.pause_receive(key);
         }
-        if slot.is_in_flight(Op::Recv) || slot.is(Mark::Starved) || slot.end.is_some() {
+        let waits = slot.is_in_flight(Op::Recv) || slot.is(Mark::Starved) || slot.is(Mark::Parked);
+        if waits || slot.end.is_some() {
             return;
         }
         let fd = Fd(slot.fd);
         slot.set(Mark::Multi, receive == Receive::Many && self.features.bounded_multishot);
         slot.set(Mark::Cancelled, false);
         slot.set(Mark::More, false);
+        slot.set(Mark::Fresh, true);
         slot.pieces = 0;
         let entry = if slot.is(Mark::Multi) {
             let most = MULTISHOT_BYTES.min(self.buffers.size().saturating_mul(MULTISHOT_PIECES.into()));
@@ -98,6 +99,13 @@ impl Core {
                 .flags(squeue::Flags::BUFFER_SELECT)
         };
         self.arm(key, Op::Recv, entry);
+        self.parking.note_armed();
+    }
+
+    /// Arms the receive that a slot had before, as one of many or of one buffer.
+    pub(super) fn receive_again(&mut self, key: Key) {
+        let is_multi = self.slots.of(key).is(Mark::Multi);
+        self.arm_receive(key, if is_multi { Receive::Many } else { Receive::One });
     }
 
     /// Ends a multishot receive; what it brings until then is kept.
@@ -111,7 +119,9 @@ impl Core {
     /// Ends the receive in flight, so that its owner arms another one, which looks at the socket itself.
     pub(super) fn renew_receive(&mut self, key: Key) {
         let slot = self.slots.of(key);
-        if !slot.is(Mark::Cancelled) {
+        if slot.unset(Mark::Parked) {
+            self.cancel(key, Op::Readable);
+        } else if !slot.is(Mark::Cancelled) {
             slot.set(Mark::Cancelled, true);
             self.cancel(key, Op::Recv);
         }

@@ -1,9 +1,9 @@
 //! A ring on the thread of a test, and a way to reset its connections.
 
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use super::{BufferSettings, Ring};
+use super::{BufferSettings, Ring, Socket};
 
 /// Runs `body` as a task on a ring of its own, until all tasks have ended.
 #[track_caller]
@@ -17,6 +17,16 @@ pub(crate) fn on_ring<F: Future<Output = ()> + 'static>(body: impl FnOnce(Ring) 
         ring.panics()
     });
     assert_eq!(panics, 0, "a task failed; see above");
+}
+
+/// Returns both ends of a connection over loopback: ours, and the other one.
+pub(crate) fn pair(ring: &Ring) -> (Socket, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let other = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+    other.set_nodelay(true).expect("a TCP socket");
+    let (ours, _) = listener.accept().expect("connected above");
+    ours.set_nonblocking(true).expect("an open socket");
+    (ring.socket(ours.into()), other)
 }
 
 /// Closes an end with a reset.

@@ -60,7 +60,8 @@ async fn run(
     record: &mut Record,
     settings: &ServerSettings,
 ) -> Result<Result<TlsHandshake, Failure>, CloseReason> {
-    let Some(_place) = record.listener.shared.begin_handshake() else { return Ok(Err(Failure::Limit)) };
+    let place = record.listener.shared.begin_handshake(record.shard().id());
+    let Some(_place) = place else { return Ok(Err(Failure::Limit)) };
     let stream = match Stream::server(settings.config()) {
         Ok(stream) => stream,
         Err(error) => return Ok(Err(Failure::Peer(HandshakeError::Tls(error)))),

@@ -165,7 +165,9 @@ impl AccessLogger {
         // Either this sees that the writer sleeps, or the writer, which looks at the queues after it has said that it
         // will sleep, sees the record.
         fence(Ordering::SeqCst);
-        if self.shared.sleeps.load(Ordering::Relaxed) && self.shared.sleeps.swap(false, Ordering::SeqCst) {
+        if self.shared.sleeps.get().load(Ordering::Relaxed)
+            && self.shared.sleeps.write().swap(false, Ordering::SeqCst)
+        {
             self.thread.unpark();
         }
     }

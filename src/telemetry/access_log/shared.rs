@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_queue::ArrayQueue;
 
 use super::record::AccessRecord;
-use crate::base::{Moment, limits};
+use crate::base::{self, Moment, limits};
 use crate::telemetry::counters::Counter;
 
 /// What the shards and the writer share.
@@ -13,7 +13,7 @@ pub(super) struct Shared {
     /// One for each shard.
     pub(super) queues: Box<[Queue]>,
     /// Whether the writer sleeps until it is woken.
-    pub(super) sleeps: AtomicBool,
+    pub(super) sleeps: base::Shared<AtomicBool>,
     /// Whether the writer is to open its file again.
     pub(super) reopen: AtomicBool,
     /// Records that the target did not take. The writer alone adds.
@@ -33,7 +33,7 @@ impl Shared {
             || Queue { records: ArrayQueue::new(limits::ACCESS_LOG_QUEUE_MAX), dropped: Counter::default() };
         Self {
             queues: std::iter::repeat_with(queue).take(shards).collect(),
-            sleeps: AtomicBool::new(false),
+            sleeps: base::Shared::default(),
             reopen: AtomicBool::new(false),
             unwritten: Counter::default(),
             denials: Denials::default(),
@@ -48,7 +48,7 @@ impl Shared {
 
 /// Admits a few denials a second. The second is in the upper bits, the number of those admitted in the lowest eight.
 #[derive(Default)]
-pub(super) struct Denials(AtomicU64);
+pub(super) struct Denials(base::Shared<AtomicU64>);
 
 impl Denials {
     pub(super) fn admit(&self, now: Moment) -> bool {
@@ -59,7 +59,7 @@ impl Denials {
             _ => None,
         };
         // Relaxed: the number guards nothing else.
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+        self.0.write().fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 }
 

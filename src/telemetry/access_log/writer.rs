@@ -63,14 +63,14 @@ impl Writer {
 
     /// Sleeps until a shard or the [`AccessLog`](super::AccessLog) wakes this thread, unless there is something to do.
     fn sleep(&self) {
-        self.shared.sleeps.store(true, Ordering::SeqCst);
+        self.shared.sleeps.write().store(true, Ordering::SeqCst);
         // See `AccessLogger::write`.
         fence(Ordering::SeqCst);
         if self.shared.queues.iter().all(|queue| queue.records.is_empty()) {
             // What is due beside records wakes with a token that this takes, whenever it came.
             thread::park();
         }
-        self.shared.sleeps.store(false, Ordering::SeqCst);
+        self.shared.sleeps.write().store(false, Ordering::SeqCst);
     }
 
     /// Writes what is in the queues, at most as much as they held together. Returns whether there was anything.
