@@ -13,7 +13,7 @@ use super::{ListenAddress, text};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Runtime {
-    /// CPUs that run a shard: `auto` takes every CPU this process may use, a number so many of them, different
+    /// CPUs that run a shard: `auto` takes every CPU this process may use, a number takes that many of them, different
     /// physical cores before siblings and one memory node before the next, a list exactly those. A single CPU is
     /// written `3-3`.
     pub cores: CoreSelection,
@@ -39,7 +39,7 @@ pub struct Runtime {
 pub enum CoreSelection {
     /// Every CPU this process may use.
     Auto,
-    /// So many of them, one of each physical core first.
+    /// That many of them, one of each physical core first.
     Count(NonZeroU32),
     /// Exactly these CPU numbers, ascending and without repetition.
     List(Vec<u32>),
