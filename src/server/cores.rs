@@ -1,7 +1,10 @@
 //! Which CPUs get a shard.
 
+use std::path::Path;
+
 use core_affinity::CoreId;
 
+use super::topology;
 use crate::config::CoreSelection;
 
 /// Why the configured cores are not available.
@@ -36,7 +39,8 @@ pub enum CoresError {
     },
 }
 
-/// Returns the CPUs that get a shard, out of those that the process may use.
+/// Returns the CPUs that get a shard, out of those that the process may use, by ascending number:
+/// `net::steer_by_cpu` relies on that.
 ///
 /// # Errors
 ///
@@ -50,7 +54,10 @@ pub(super) fn choose(cores: &CoreSelection) -> Result<Vec<CoreId>, CoresError> {
             if wanted as usize > allowed.len() {
                 return Err(CoresError::TooMany { wanted, allowed: allowed.len() });
             }
-            Ok(allowed[..wanted as usize].to_vec())
+            let cpus: Vec<_> = allowed.iter().map(|core| core.id).collect();
+            let places = topology::places(Path::new(topology::SYSTEM), &cpus);
+            let taken = topology::first_cores(wanted as usize, &cpus, &places);
+            Ok(taken.into_iter().map(|id| CoreId { id }).collect())
         }
         CoreSelection::List(cpus) => {
             let find = |cpu: &u32| {

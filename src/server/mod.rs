@@ -14,11 +14,13 @@ mod program;
 mod reload;
 mod sockets;
 mod threads;
+mod topology;
 mod turned_away;
 mod upgrade;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -318,11 +320,14 @@ impl Server {
         ended: Sender<()>,
     ) -> Result<(), StartError> {
         let (shards, seed) = (&self.shards, fastrand::u64(..));
+        let places = topology::places(Path::new(topology::SYSTEM), &shards.cpus);
         let handoffs: Vec<_> = (0..ends.len())
             .map(|index| {
                 let shard = ShardId(u16::try_from(index).expect("limits::SHARDS_MAX fits"));
                 let place = ShardPlace { shard, shards: ends.len(), seed };
-                (place, Handoff::new(place, Arc::clone(&shards.cores), Arc::clone(&shards.handles)))
+                let distances: Vec<_> = places.iter().map(|other| places[index].distance(*other)).collect();
+                let (cores, handles) = (Arc::clone(&shards.cores), Arc::clone(&shards.handles));
+                (place, Handoff::new(place, &distances, cores, handles))
             })
             .collect();
         for (((place, handoff), listeners), (inbox, doorbell)) in handoffs.into_iter().zip(sockets).zip(ends)

@@ -13,7 +13,7 @@ use super::inbox::{HandedOff, ShardHandle};
 use crate::base::ShardPlace;
 use crate::base::Tick;
 use crate::base::{ListenerId, ShardId};
-use crate::steering::{CoreLoads, Steering};
+use crate::steering::{CoreLoads, Distance, Steering};
 
 /// The right of a shard to hand connections off. Every shard of the process has one from the start; a shard
 /// that never starts drops it unused.
@@ -25,10 +25,17 @@ pub struct Handoff {
 }
 
 impl Handoff {
-    /// Creates the right for one shard of the process; `cores` expects one for each shard.
+    /// Creates the right for one shard of the process, which is this far from each shard; `cores` expects one for
+    /// each.
     #[must_use]
-    pub fn new(place: ShardPlace, cores: Arc<CoreLoads>, handles: Arc<[ShardHandle]>) -> Self {
-        let steering = RefCell::new(Steering::new(place));
+    pub fn new(
+        place: ShardPlace,
+        distances: &[Distance],
+        cores: Arc<CoreLoads>,
+        handles: Arc<[ShardHandle]>,
+    ) -> Self {
+        assert_eq!(distances.len(), cores.len(), "a distance for each shard");
+        let steering = RefCell::new(Steering::new(place, distances));
         Self { own: place.shard, cores, handles, steering }
     }
 

@@ -11,7 +11,7 @@ use crate::admission::Gate;
 use crate::base::ShardId;
 use crate::base::ShardPlace;
 use crate::config;
-use crate::steering::CoreLoads;
+use crate::steering::{CoreLoads, Distance};
 use crate::upstream::Snapshot;
 use crate::uring::{Doorbell, Ring};
 
@@ -40,7 +40,8 @@ fn build(port: u16, shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardPa
     }
     let (handles, cores): (Arc<[_]>, _) = (handles.into(), CoreLoads::new(shards));
     let place = |shard: usize| ShardPlace { shard: ShardId(shard as u16), shards, seed: 0 };
-    let handoff = |shard| Handoff::new(place(shard), Arc::clone(&cores), Arc::clone(&handles));
+    let distances = vec![Distance::SameCache; shards];
+    let handoff = |shard| Handoff::new(place(shard), &distances, Arc::clone(&cores), Arc::clone(&handles));
     let (inbox, doorbell) = ends.swap_remove(0);
     let others = (1..shards).map(handoff).collect();
     let parts = ShardParts {

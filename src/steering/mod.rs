@@ -4,6 +4,9 @@
 //! with 16 of them on 16 cores, a third of the cores gets none. A connection is handed off at most once,
 //! before it is a session; open sessions never move.
 //!
+//! A core that shares the last-level cache is chosen before one of the same node, and that one before all others:
+//! what the kernel and the card have touched of the connection is still near.
+//!
 //! The loads of the other cores are read once a millisecond, and the load of the chosen core is read again
 //! before it is chosen. That load includes connections on their way, so many shards that see the same idle
 //! core do not all choose it.
@@ -23,8 +26,8 @@ pub use cores::{CoreLoad, CoreLoads, CoreStatus};
 const BUSY: u32 = 700;
 /// A busy core is clearly busier than another one if its share is greater by more than this, per mille.
 const CLEARLY_BUSIER: u32 = 300;
-/// Maximum number of other cores that are looked at in one millisecond: 64 cache lines take about 3
-/// microseconds to fetch.
+/// Maximum number of other cores of one distance that are looked at in one millisecond: 64 cache lines take about
+/// 3 microseconds to fetch.
 const LOOKED_AT: usize = 64;
 /// How long the ends of sessions are counted to tell short sessions from long ones, and how old a sample of
 /// the busy share may be.
@@ -34,15 +37,37 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// costs nothing worth saving.
 const FEW_ENDS: u64 = 16;
 
+/// How far one core is from another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// They share their last-level cache.
+    SameCache,
+    /// They have their memory at the same node.
+    SameNode,
+    /// Neither.
+    OtherNode,
+}
+
+impl Distance {
+    const ALL: [Self; 3] = [Self::SameCache, Self::SameNode, Self::OtherNode];
+}
+
 /// How a shard steers the connections that come to it.
 pub struct Steering {
     own: usize,
     random: Random,
-    /// Loads of other cores as of `seen_at`, plus the connections that were sent there since.
-    seen: Vec<(usize, CoreLoad)>,
-    seen_at: Option<Tick>,
+    /// The nearest first.
+    neighbours: Vec<Neighbours>,
     turnover: Turnover,
     relief: Relief,
+}
+
+/// The other cores that are equally far away.
+struct Neighbours {
+    cores: Vec<usize>,
+    /// Loads of these cores as of `seen_at`, plus the connections that were sent there since.
+    seen: Vec<(usize, CoreLoad)>,
+    seen_at: Option<Tick>,
 }
 
 /// Whether the sessions of a core are short or long.
@@ -53,14 +78,18 @@ enum SessionLength {
 }
 
 impl Steering {
-    /// Creates the steering of one shard.
+    /// Creates the steering of one shard, which is this far from each shard of the process.
     #[must_use]
-    pub fn new(place: ShardPlace) -> Self {
+    pub fn new(place: ShardPlace, distances: &[Distance]) -> Self {
+        let own = place.shard.index();
+        let at = |distance| {
+            let others = (0..distances.len()).filter(|other| *other != own && distances[*other] == distance);
+            Neighbours { cores: others.collect(), seen: Vec::new(), seen_at: None }
+        };
         Self {
-            own: place.shard.index(),
+            own,
             random: Random::new(pair(place.seed, place.shard.index() as u64)),
-            seen: Vec::new(),
-            seen_at: None,
+            neighbours: Distance::ALL.map(at).into_iter().filter(|all| !all.cores.is_empty()).collect(),
             turnover: Turnover::default(),
             relief: Relief::default(),
         }
@@ -69,7 +98,7 @@ impl Steering {
     /// Returns the shard that a fresh connection is to be handed off to, where the connection is announced
     /// already; `None` if the connection stays.
     pub fn choose(&mut self, now: Tick, cores: &CoreLoads) -> Option<ShardId> {
-        if cores.len() < 2 {
+        if self.neighbours.is_empty() {
             return None;
         }
         let mut own = cores.load(self.own);
@@ -80,43 +109,46 @@ impl Steering {
         if own.sessions == 0 && own.busy <= BUSY {
             return None;
         }
-        self.look(now, cores);
-        // What was read in this millisecond may be outdated. Each step reads one core anew, so this ends.
-        loop {
-            let at = self.best(own, stay)?;
-            let (shard, seen) = &mut self.seen[at];
-            *seen = cores.load(*shard);
-            if is_better_off(own, *seen, stay) {
-                seen.sessions += 1;
-                let to = ShardId(u16::try_from(*shard).expect("limits::SHARDS_MAX fits"));
+        for neighbours in &mut self.neighbours {
+            neighbours.look(now, cores, &mut self.random);
+            if let Some(to) = neighbours.take_best(cores, |other| is_better_off(own, other, stay)) {
                 cores.announce(to);
                 self.relief.note(share);
                 return Some(to);
             }
         }
+        None
     }
+}
 
-    /// Reads the loads of the other cores, unless the known ones were read in this millisecond.
-    fn look(&mut self, now: Tick, cores: &CoreLoads) {
+impl Neighbours {
+    /// Reads the loads of these cores, unless the known ones were read in this millisecond.
+    fn look(&mut self, now: Tick, cores: &CoreLoads, random: &mut Random) {
         if self.seen_at == Some(now) {
             return;
         }
         self.seen_at = Some(now);
-        let others = cores.len() - 1;
+        let count = self.cores.len();
         // Starts at a random core, so that equal cores are equally likely, and all cores get their turn if
         // there are too many.
-        let first = self.random.below(u32::try_from(others).unwrap_or(u32::MAX)) as usize;
-        let own = self.own;
-        let shards = (0..others.min(LOOKED_AT)).map(|step| (own + 1 + (first + step) % others) % cores.len());
+        let first = random.below(u32::try_from(count).unwrap_or(u32::MAX)) as usize;
+        let shards = (0..count.min(LOOKED_AT)).map(|step| self.cores[(first + step) % count]);
         self.seen.clear();
         self.seen.extend(shards.map(|shard| (shard, cores.load(shard))));
     }
 
-    /// Returns the position in `seen` of the least loaded core that is better off.
-    fn best(&self, own: CoreLoad, stay: SessionLength) -> Option<usize> {
-        let better = self.seen.iter().enumerate().filter(|(_, (_, load))| is_better_off(own, *load, stay));
-        let least = better.min_by_key(|(_, (_, load))| (load.busy > BUSY, load.sessions));
-        least.map(|(at, _)| at)
+    /// Returns the least loaded core that is better off, and counts a connection there.
+    fn take_best(&mut self, cores: &CoreLoads, is_better: impl Fn(CoreLoad) -> bool) -> Option<ShardId> {
+        // What was read in this millisecond may be outdated. Each step reads one core anew, so this ends.
+        loop {
+            let better = self.seen.iter_mut().filter(|(_, load)| is_better(*load));
+            let (shard, seen) = better.min_by_key(|(_, load)| (load.busy > BUSY, load.sessions))?;
+            *seen = cores.load(*shard);
+            if is_better(*seen) {
+                seen.sessions += 1;
+                return Some(ShardId(u16::try_from(*shard).expect("limits::SHARDS_MAX fits")));
+            }
+        }
     }
 }
 

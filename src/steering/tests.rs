@@ -18,9 +18,27 @@ struct Process {
 }
 
 impl Process {
+    /// All cores share one cache.
     fn new(shards: usize, seed: u64) -> Self {
-        let steering = (0..shards).map(|shard| Steering::new(place(shard, shards, seed))).collect();
+        Self::laid_out(shards, seed, |_, _| Distance::SameCache)
+    }
+
+    fn laid_out(shards: usize, seed: u64, distance: impl Fn(usize, usize) -> Distance) -> Self {
+        let steering = |shard| {
+            let distances: Vec<_> = (0..shards).map(|other| distance(shard, other)).collect();
+            Steering::new(place(shard, shards, seed), &distances)
+        };
+        let steering = (0..shards).map(steering).collect();
         Self { cores: CoreLoads::new(shards), steering, now: Tick(0) }
+    }
+
+    /// Two nodes, each with two caches.
+    fn of_two_nodes(shards: usize, seed: u64) -> Self {
+        Self::laid_out(shards, seed, |one, other| apart(shards, one, other))
+    }
+
+    fn begin(&self, shard: usize, sessions: usize) {
+        (0..sessions).for_each(|_| self.cores.begin_session(id(shard)));
     }
 
     /// Accepts a connection on `shard`; returns the shard that serves it. A handed-off connection arrives at
@@ -38,6 +56,16 @@ impl Process {
 
     fn sessions(&self) -> Vec<u32> {
         (0..self.cores.len()).map(|shard| self.cores.status(id(shard)).active).collect()
+    }
+}
+
+/// How far two cores are apart where the first half of them is of one node and each quarter of one cache.
+fn apart(shards: usize, one: usize, other: usize) -> Distance {
+    let quarter = |shard| 4 * shard / shards;
+    match (quarter(one), quarter(other)) {
+        (one, other) if one == other => Distance::SameCache,
+        (one, other) if one / 2 == other / 2 => Distance::SameNode,
+        _ => Distance::OtherNode,
     }
 }
 
@@ -125,6 +153,61 @@ fn busy_core_hands_off_its_share_and_not_everything() {
     );
 }
 
+/// Cores 0 and 1 share a cache, 2 and 3 are of the same node, and the others of another one.
+#[test]
+fn near_core_is_chosen_although_a_far_one_has_fewer_sessions() {
+    for seed in 0..20 {
+        let process = |sessions: [usize; 8]| {
+            let process = Process::of_two_nodes(8, seed);
+            sessions.into_iter().enumerate().for_each(|(shard, count)| process.begin(shard, count));
+            process
+        };
+        assert_eq!(process([10, 7, 6, 6, 0, 0, 0, 0]).connect(0), 1, "of the same cache");
+        assert!([2, 3].contains(&process([10, 8, 7, 7, 0, 0, 0, 0]).connect(0)), "of the same node");
+        assert!((4..8).contains(&process([10, 8, 8, 8, 0, 0, 0, 0]).connect(0)), "none nearer is better off");
+        assert_eq!(process([10, 8, 8, 8, 8, 8, 8, 8]).connect(0), 0, "none is");
+    }
+}
+
+/// A near core that was better off a moment ago does not keep the connection from a far one.
+#[test]
+fn outdated_look_at_a_near_core_ends_at_a_far_one() {
+    let mut process = Process::of_two_nodes(4, 0);
+    process.begin(0, 10);
+    process.begin(1, 7);
+    process.begin(2, 7);
+    assert_eq!(process.connect(0), 1);
+    process.begin(1, 1);
+    assert_eq!(process.connect(0), 3, "core 1 has 9 now");
+}
+
+#[test]
+fn busy_core_hands_off_to_a_near_core_that_is_less_busy() {
+    let mut process = Process::of_two_nodes(4, 0);
+    let busy = |shard: usize, per_mille| {
+        process.cores.note_busy(id(shard), per_mille, Duration::from_secs(1));
+    };
+    [900, 500, 100, 0].into_iter().enumerate().for_each(|(shard, per_mille)| busy(shard, per_mille));
+    (0..4).for_each(|shard| process.begin(shard, 20));
+    assert_eq!(process.steering[0].choose(Tick(1_000), &process.cores), Some(id(1)));
+    process.cores.note_busy(id(1), 800, Duration::from_secs(1));
+    assert_eq!(process.steering[0].choose(Tick(1_100), &process.cores), Some(id(2)));
+}
+
+/// More near cores than are looked at in a millisecond, all of them full.
+#[test]
+fn far_core_is_found_behind_any_number_of_near_ones() {
+    let near = 2 * LOOKED_AT;
+    let is_near = |shard: usize| shard < near;
+    let mut process = Process::laid_out(near + 2, 0, |one, other| match is_near(one) == is_near(other) {
+        true => Distance::SameCache,
+        false => Distance::OtherNode,
+    });
+    (0..near).for_each(|shard| process.begin(shard, 10));
+    let serving = process.connect(0);
+    assert!(!is_near(serving), "{serving}");
+}
+
 /// Sixteen shards see the same idle core at the same moment, before anything they send has arrived.
 #[test]
 fn herd_does_not_choose_the_same_core() {
@@ -164,12 +247,12 @@ fn spread(sessions: &[u32]) -> (u32, usize) {
 
 /// Averages over many runs of `sessions` long sessions that arrive by a hash: the fullest core and the number
 /// of idle cores, without steering and with it.
-fn simulate(cores: usize, sessions: usize) -> [(f64, f64); 2] {
+fn simulate(cores: usize, sessions: usize, process: fn(usize, u64) -> Process) -> [(f64, f64); 2] {
     const RUNS: u32 = 200;
     let mut sums = [(0, 0); 2];
     for seed in 0..u64::from(RUNS) {
         let mut random = Random::new(seed);
-        let mut steered = Process::new(cores, seed);
+        let mut steered = process(cores, seed);
         let mut kept = vec![0; cores];
         for _ in 0..sessions {
             let by = random.below(cores as u32) as usize;
@@ -190,17 +273,21 @@ fn simulate(cores: usize, sessions: usize) -> [(f64, f64); 2] {
 /// `cargo test simulation_of_long -- --nocapture` prints the table of `docs/maintainers/ARCHITECTURE.md`.
 #[test]
 fn simulation_of_long_sessions_on_many_cores() {
-    for (cores, sessions) in [(16, 16), (16, 64), (16, 1_000), (64, 16), (64, 64), (64, 1_000)] {
-        let [hash, steered] = simulate(cores, sessions);
+    let processes = [("one cache", Process::new as fn(_, _) -> _), ("two nodes", Process::of_two_nodes)];
+    let loads = [(16, 16), (16, 64), (16, 1_000), (64, 16), (64, 64), (64, 1_000)];
+    let runs = processes.into_iter().flat_map(|process| loads.map(|load| (process, load)));
+    for ((layout, process), (cores, sessions)) in runs {
+        let [hash, steered] = simulate(cores, sessions, process);
         println!(
-            "{cores} cores, {sessions} sessions: fullest {:.2} -> {:.2}, idle {:.2} -> {:.2}",
+            "{layout}, {cores} cores, {sessions} sessions: fullest {:.2} -> {:.2}, idle {:.2} -> {:.2}",
             hash.0, steered.0, hash.1, steered.1
         );
         // The result of an even distribution.
         let (even, idle) = (sessions.div_ceil(cores) as f64, cores.saturating_sub(sessions) as f64);
-        assert!(steered.0 <= even * 1.25 + 1.0 && steered.0 < hash.0, "{cores}, {sessions}: {steered:?}");
-        assert!(steered.1 <= idle + 0.05 * cores as f64, "{cores}, {sessions}: {steered:?}");
-        assert!(hash.1 == 0.0 || steered.1 < hash.1, "{cores}, {sessions}: {hash:?} {steered:?}");
+        let what = format!("{layout}, {cores}, {sessions}: {hash:?} {steered:?}");
+        assert!(steered.0 <= even * 1.25 + 1.0 && steered.0 < hash.0, "{what}");
+        assert!(steered.1 <= idle + 0.05 * cores as f64, "{what}");
+        assert!(hash.1 == 0.0 || steered.1 < hash.1, "{what}");
     }
 }
 
@@ -227,7 +314,7 @@ proptest! {
     fn long_sessions_stay_within_the_rule_however_they_come(
         shards in 2_usize..9, seed: u64, arrivals in prop::collection::vec((0_usize..9, 0_u64..3), 1..200),
     ) {
-        let mut process = Process::new(shards, seed);
+        let mut process = Process::of_two_nodes(shards, seed);
         for (by, pause) in arrivals {
             process.now.0 += pause;
             let before = process.sessions();

@@ -177,15 +177,6 @@ fn try_what_counts() -> Counted {
 mod tests {
     use super::*;
 
-    /// Checks the table in docs/maintainers/ARCHITECTURE.md.
-    #[test]
-    fn need_is_what_the_documentation_says() {
-        let need = [1, 8, 64, 128].map(|shards| locked_memory(shards, 4096) / 1024);
-        let row = need.map(|kibibytes| format!("{kibibytes} KiB")).join(" | ");
-        let text = include_str!("../../docs/maintainers/ARCHITECTURE.md");
-        assert!(text.contains(&format!("| {row} |")), "{row}");
-    }
-
     #[test]
     fn memory_that_comes_back_is_waited_for() {
         let mut tries = 0;

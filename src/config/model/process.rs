@@ -13,8 +13,9 @@ use super::{ListenAddress, text};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Runtime {
-    /// CPUs that run a shard: `auto` takes every CPU this process may use, a number the first so many of
-    /// them, a list exactly those. A single CPU is written `3-3`.
+    /// CPUs that run a shard: `auto` takes every CPU this process may use, a number takes that many of them, different
+    /// physical cores before siblings and one memory node before the next, a list exactly those. A single CPU is
+    /// written `3-3`.
     pub cores: CoreSelection,
     /// Client sessions of the process at a time; 0 allows as many as there are descriptors for.
     #[serde(serialize_with = "text::limit")]
@@ -38,7 +39,7 @@ pub struct Runtime {
 pub enum CoreSelection {
     /// Every CPU this process may use.
     Auto,
-    /// The first so many of them.
+    /// That many of them, one of each physical core first.
     Count(NonZeroU32),
     /// Exactly these CPU numbers, ascending and without repetition.
     List(Vec<u32>),

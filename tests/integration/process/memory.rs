@@ -1,7 +1,7 @@
 //! Set-up: a process of a user of its own, whose limit on locked memory is what the documentation asks for,
 //! or less, and more shards than there are cores. Claim: that limit suffices, on 64 shards too; a lower one
 //! is refused in one sentence before anything starts, and the sentence tells apart what other processes of
-//! the user hold.
+//! the user hold. Shards take the memory, descriptors and threads that docs/SCALING.md says.
 //!
 //! Root alone can be another user: a test starts this binary again, for itself alone, and that process
 //! changes its user. No other process counts for that one's limit.
@@ -14,8 +14,10 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use ringway::config::{self, Config};
+use ringway::net::raise_descriptor_limit;
 use ringway::server::{Attached, Server};
 use ringway::uring::locked_memory;
 
@@ -51,13 +53,17 @@ fn as_other_user(name: &str, limit: u64, test: impl FnOnce()) {
 }
 
 fn become_user(user: u32, limit: u64) {
-    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
-    // SAFETY: the kernel reads the struct, which outlives the call.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) }, 0);
+    limit_locked(limit, limit);
     // SAFETY: takes numbers only; the library does so for all threads, and with the user the capabilities go.
     assert_eq!(unsafe { libc::setresuid(user, user, user) }, 0);
     // SAFETY: takes numbers only. As after an exec: /proc/self is its own again.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) }, 0);
+}
+
+fn limit_locked(soft: u64, hard: u64) {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the kernel reads the struct, which outlives the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) }, 0);
 }
 
 /// So many CPUs, each as often as it takes.
@@ -136,5 +142,91 @@ fn locked_memory_of_other_processes_is_told_apart() {
         assert!(said.contains("other processes of this user hold the rest"), "{said}");
         drop(other);
         serve_on(16).unwrap();
+    });
+}
+
+/// A row of the table in docs/SCALING.md: what a number of shards takes.
+struct Documented {
+    shards: usize,
+    locked: u64,
+    idle_descriptors: u64,
+    most_descriptors: u64,
+    threads: u64,
+}
+
+impl Documented {
+    fn of(shards: usize) -> Self {
+        let page = include_str!("../../../docs/SCALING.md");
+        let row = page.lines().find(|line| line.starts_with(&format!("| {shards} | "))).unwrap();
+        let number = |cell: &str| cell.trim().trim_end_matches(" KiB").replace(',', "").parse().ok();
+        let cells: Vec<u64> = row.split('|').filter_map(number).collect();
+        let [_, kibibytes, idle_descriptors, most_descriptors, threads] = cells[..] else { panic!("{row}") };
+        let locked = kibibytes * 1024;
+        assert_eq!(locked, locked_memory(shards, BUFFERS), "{row}");
+        Self { shards, locked, idle_descriptors, most_descriptors, threads }
+    }
+
+    /// Starts so many shards, where the kernel makes another ring from the limit `ring` on while nothing else is locked.
+    fn check(&self, ring: u64) {
+        let port = Reserved::at(V4);
+        let yaml = format!(
+            "{NO_ADMIN}runtime: {{relay: {{pipes_per_core: 32}}}}\nloadbalancer: {{listen_address: '{}'}}\n\
+             healthcheck: off\nbackends: ['127.0.0.1:1']\n",
+            port.address()
+        );
+        let config = Arc::new(config::parse("test.yaml", yaml.as_bytes()).unwrap().config);
+        let limit = raise_descriptor_limit().unwrap();
+        eventually("what was locked before comes back", || least_limit_for_a_ring() == ring);
+        let (descriptors, threads) = (entries("/proc/self/fd"), entries("/proc/self/task"));
+        let server = Server::start_on(&cpus(self.shards), config, Attached::default(), || Ok(())).unwrap();
+        assert!(server.wait_checked(PATIENCE));
+        let descriptors = entries("/proc/self/fd") - descriptors;
+        let process = self.idle_descriptors..=self.idle_descriptors + 32;
+        assert!(process.contains(&descriptors), "{descriptors}, which is not in {process:?}");
+        // A session takes two, so an odd one is left.
+        let reserved = limit / 2 * 2 - 2 * u64::from(server.status().max_sessions);
+        assert_eq!(reserved, self.most_descriptors + 32);
+        // Beside `health` and `control`.
+        assert_eq!(entries("/proc/self/task") - threads, self.threads + 2);
+        if ring == 0 {
+            eprintln!("this kernel does not count rings as locked memory");
+            return;
+        }
+        eventually("as much is locked", || least_limit_for_a_ring() - ring == self.locked);
+    }
+}
+
+/// Returns the least limit on locked memory at which the kernel makes another ring, bytes. Those that it refuses
+/// change nothing, and the memory of the one that it makes comes back a moment later.
+fn least_limit_for_a_ring() -> u64 {
+    const PAGE: u64 = 4096;
+    std::thread::sleep(Duration::from_millis(50));
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum.unwrap();
+    let is_enough = |soft: &u64| {
+        limit_locked(*soft, hard);
+        io_uring::IoUring::new(1).is_ok()
+    };
+    let least = (0..=hard / PAGE).map(|pages| pages * PAGE).find(is_enough);
+    limit_locked(hard, hard);
+    least.expect("the limit has room for one ring more")
+}
+
+fn entries(folder: &str) -> u64 {
+    std::fs::read_dir(folder).unwrap().count() as u64
+}
+
+/// Shards on CPUs that they share take what those on CPUs of their own take.
+#[test]
+fn shards_take_what_the_documentation_says() {
+    let (eight, most, double) = (Documented::of(8), Documented::of(64), Documented::of(128));
+    // Few machines let a user of their own lock as much as 128 shards need.
+    let linear = |row: &Documented| (row.idle_descriptors, row.most_descriptors, row.threads);
+    let (idle, reserved, threads) = linear(&most);
+    assert_eq!(linear(&double), (2 * idle, 2 * reserved, 2 * threads));
+    let room = locked_memory(64, BUFFERS) + (64 << 10);
+    as_other_user("shards_take_what_the_documentation_says", room, || {
+        let ring = least_limit_for_a_ring();
+        eight.check(ring);
+        most.check(ring);
     });
 }
