@@ -40,7 +40,7 @@ struct Bench {
     /// Of a balancer in [`ECHO_64`]; 0 before that.
     best_rate: f64,
     /// Takes configurations and logs, and goes last.
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// `cargo bench`.
@@ -90,6 +90,9 @@ fn measure_all(plan: &Plan) -> Result<Report, String> {
     let progress = Progress::new(plan.workloads.iter().map(runs_of).sum());
     for workload in &plan.workloads {
         progress.begin(workload.name);
+        if workload.is_idle() && !report.workloads.is_empty() {
+            bench.restart(workload, plan)?;
+        }
         let outcome = bench.measure(workload, plan, &progress)?;
         progress.print(&table(&outcome));
         if workload.name == ECHO_64 {
@@ -114,7 +117,18 @@ impl Bench {
         let subjects = start_all(&directory.0, ports, &plan.others)?;
         let needed = plan.workloads.iter().any(|workload| workload.tls);
         let with_tls = needed.then(|| start_all_with_tls(&directory.0, ports, &plan.others)).transpose()?;
-        Ok(Bench { program, cores, backend, subjects, with_tls, best_rate: 0.0, _directory: directory })
+        Ok(Bench { program, cores, backend, subjects, with_tls, best_rate: 0.0, directory })
+    }
+
+    /// Starts those that do this workload anew: what a session leaves in memory shows the first time only.
+    fn restart(&mut self, workload: &Workload, plan: &Plan) -> Result<(), String> {
+        let (directory, backend) = (&self.directory.0, self.subjects[0].ports);
+        if workload.tls {
+            self.with_tls = Some(start_all_with_tls(directory, backend, &plan.others)?);
+        } else {
+            self.subjects = start_all(directory, backend, &plan.others)?;
+        }
+        Ok(())
     }
 
     /// Who does this workload.

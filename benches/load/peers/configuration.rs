@@ -57,11 +57,13 @@ pub(super) fn haproxy(
     splicing: Splicing,
     certificate: Option<&Certificate>,
 ) -> String {
-    let mut text = "global\n  nbthread 1\n  maxconn 6000\n".to_owned();
+    // It does not start unless it may open two descriptors for each of them and for each pipe. A pipe is taken while bytes are
+    // in it, so that those of 64 sessions in both directions are few; by default they would be a quarter of the sessions.
+    let mut text = "global\n  nbthread 1\n  maxconn 9600\n".to_owned();
     if splicing != Splicing::Off {
-        text += "  tune.pipesize 1048576\n  tune.bufsize 65536\n";
+        text += "  maxpipes 300\n  tune.pipesize 1048576\n  tune.bufsize 65536\n";
     }
-    text += "defaults\n  mode tcp\n  maxconn 6000\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
+    text += "defaults\n  mode tcp\n  maxconn 9600\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
     if splicing != Splicing::Off {
         text += "  option tcp-smart-accept\n  option tcp-smart-connect\n";
     }
@@ -93,7 +95,7 @@ pub(super) fn nginx(
     let multi_accept = if tuned { " multi_accept on;" } else { "" };
     let mut text = format!(
         "load_module {NGINX_STREAM};\nuser root;\ndaemon off;\nmaster_process off;\nworker_processes 1;\n\
-         pid {}/nginx-{}.pid;\nerror_log stderr crit;\nevents {{ worker_connections 16384;{multi_accept} }}\n\
+         pid {}/nginx-{}.pid;\nerror_log stderr crit;\nevents {{ worker_connections 19500;{multi_accept} }}\n\
          stream {{\n  access_log off;\n  proxy_timeout 1h;\n  proxy_half_close on;\n",
         directory.display(),
         ports[0]

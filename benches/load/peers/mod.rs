@@ -114,7 +114,7 @@ pub(crate) fn start_all_with_tls(
     others: &[(String, PathBuf)],
 ) -> Result<WithTls, String> {
     let directory = directory.join("tls");
-    std::fs::create_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let certificate = Certificate::make(&directory)?;
     let client = Client::new(&certificate.certificate, false)?;
     let tls = Some((&certificate, &client));
