@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Usage;
+use crate::counters::Counters;
 use crate::generator::Unit;
 use crate::histogram::Point;
 use crate::network::Network;
@@ -54,6 +55,9 @@ pub(crate) struct Figure {
     /// Kernel memory for each idle session, in bytes; none for other workloads.
     #[serde(default)]
     pub(crate) kernel_bytes: Option<f64>,
+    /// For each message or session, where it is about shards.
+    #[serde(default)]
+    pub(crate) counters: Option<Counters>,
     /// Whether the generator or the backend could not have done more.
     pub(crate) generator_is_the_limit: bool,
 }
@@ -184,6 +188,12 @@ impl Row {
     /// The median over the rounds of something about CPU.
     pub(crate) fn usage(&self, of: impl Fn(&Usage) -> Option<f64>) -> Option<f64> {
         Spread::of(self.rounds.iter().filter_map(|figure| of(figure.usage.as_ref()?)))
+            .map(|spread| spread.median)
+    }
+
+    /// The median over the rounds of something that was counted for each message or session.
+    pub(crate) fn counter(&self, of: impl Fn(&Counters) -> Option<f64>) -> Option<f64> {
+        Spread::of(self.rounds.iter().filter_map(|figure| of(figure.counters.as_ref()?)))
             .map(|spread| spread.median)
     }
 

@@ -54,6 +54,7 @@ pub(crate) fn table(outcome: &Outcome) -> String {
     }
     speeds(&mut text, outcome);
     surroundings(&mut text, outcome);
+    counters(&mut text, outcome);
     beside(&mut text, outcome);
     ratios(&mut text, outcome);
     text
@@ -148,6 +149,38 @@ fn left_out(row: &Row) -> String {
     match row.disturbed_rounds() {
         0 => String::new(),
         rounds => format!("  not quoted: {rounds} of {}", row.rounds.len()),
+    }
+}
+
+/// What a message or session costs beside CPU time.
+fn counters(text: &mut String, outcome: &Outcome) {
+    if outcome.rows.iter().all(|row| row.counter(|counters| Some(counters.calls)).is_none()) {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "  {:<14} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}  each {}",
+        "",
+        "waits",
+        "preempted",
+        "contentions",
+        "IPI wake-up",
+        "IPI call",
+        "IPI TLB",
+        if outcome.unit == Unit::Message { "message" } else { "session" }
+    );
+    for row in &outcome.rows {
+        let _ = writeln!(
+            text,
+            "  {:<14} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}",
+            row.subject,
+            cell(row.counter(|counters| Some(counters.voluntary)), 4),
+            cell(row.counter(|counters| Some(counters.involuntary)), 4),
+            cell(row.counter(|counters| counters.contentions), 4),
+            cell(row.counter(|counters| Some(counters.wake_ups)), 4),
+            cell(row.counter(|counters| Some(counters.calls)), 4),
+            cell(row.counter(|counters| Some(counters.flushes)), 4)
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::tls::Certificate;
-use crate::topology::{ADDRESSES, BALANCER_CORE, Ports, SERVICES};
+use crate::topology::{ADDRESSES, Ports, SERVICES, balancer_cores};
 
 /// nginx's stream module as Debian installs it.
 pub(super) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -16,10 +16,16 @@ fn addresses() -> impl Iterator<Item = Ipv4Addr> {
     (1..=ADDRESSES).map(|last| Ipv4Addr::new(127, 0, 0, last))
 }
 
-pub(super) fn ringway(ports: Ports, backend: Ports, certificate: Option<&Certificate>) -> String {
+pub(super) fn ringway(
+    cores: usize,
+    ports: Ports,
+    backend: Ports,
+    certificate: Option<&Certificate>,
+) -> String {
     let mut text = format!(
-        "runtime: {{cores: \"{BALANCER_CORE}-{BALANCER_CORE}\"}}\nlogging: {{level: warn}}\n\
-         admin: {{listen_address: off, socket: off}}\nlisteners:\n"
+        "runtime: {{cores: \"{}\"}}\nlogging: {{level: warn}}\n\
+         admin: {{listen_address: off, socket: off}}\nlisteners:\n",
+        balancer_cores(cores)
     );
     let tls = certificate.map_or_else(String::new, |files| {
         let (certificate, key) = (files.certificate.display(), files.key.display());
@@ -52,6 +58,7 @@ pub(super) enum Splicing {
 /// Where it splices, it is set as an expert does: large pipes, buffers for four records of TLS, and no
 /// acknowledgements that data or a request will carry. Tickets are on by default.
 pub(super) fn haproxy(
+    threads: usize,
     ports: Ports,
     backend: Ports,
     splicing: Splicing,
@@ -59,7 +66,7 @@ pub(super) fn haproxy(
 ) -> String {
     // It does not start unless it may open two descriptors for each of them and for each pipe. A pipe is taken while bytes are
     // in it, so that those of 64 sessions in both directions are few; by default they would be a quarter of the sessions.
-    let mut text = "global\n  nbthread 1\n  maxconn 9600\n".to_owned();
+    let mut text = format!("global\n  nbthread {threads}\n  maxconn 9600\n");
     if splicing != Splicing::Off {
         text += "  maxpipes 300\n  tune.pipesize 1048576\n  tune.bufsize 65536\n";
     }

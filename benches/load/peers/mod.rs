@@ -15,7 +15,7 @@ use configuration::Splicing;
 use crate::figures::{AGAIN, DIRECT, OWN};
 use crate::process::Process;
 use crate::tls::{Certificate, Client};
-use crate::topology::{BALANCER_CORE, Ports, SERVICES};
+use crate::topology::{Ports, SERVICES, balancer_cores};
 use crate::wire::Wire;
 
 /// Where scripts/install-peers.sh puts Envoy.
@@ -102,8 +102,30 @@ pub(crate) fn start_all(
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
     let subjects = vec![Subject::direct(backend)];
-    let mut starting = Starting { directory, backend, tls: None, subjects };
+    let mut starting = Starting { directory, backend, tls: None, cores: 1, subjects };
     starting.all(others)?;
+    Ok(starting.subjects)
+}
+
+/// Those that have threads, with one and with two. nginx has processes instead.
+pub(crate) fn start_sharded(
+    directory: &Path,
+    backend: Ports,
+    others: &[(String, PathBuf)],
+) -> Result<Vec<Subject>, String> {
+    let directory = directory.join("sharded");
+    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let mut starting = Starting { directory: &directory, backend, tls: None, cores: 1, subjects: vec![] };
+    for (cores, suffix) in [(1, ""), (2, " x 2")] {
+        starting.cores = cores;
+        starting.ringway(&format!("{OWN}{suffix}"), &ringway_binary()?)?;
+        for (name, binary) in others {
+            starting.ringway(&format!("{name}{suffix}"), binary)?;
+        }
+        if others.is_empty() {
+            starting.haproxy(&format!("haproxy{suffix}"), Splicing::Off)?;
+        }
+    }
     Ok(starting.subjects)
 }
 
@@ -118,7 +140,7 @@ pub(crate) fn start_all_with_tls(
     let certificate = Certificate::make(&directory)?;
     let client = Client::new(&certificate.certificate, false)?;
     let tls = Some((&certificate, &client));
-    let mut starting = Starting { directory: &directory, backend, tls, subjects: vec![] };
+    let mut starting = Starting { directory: &directory, backend, tls, cores: 1, subjects: vec![] };
     starting.all(others)?;
     Ok(WithTls { subjects: starting.subjects, certificate: certificate.certificate })
 }
@@ -128,6 +150,8 @@ struct Starting<'a> {
     backend: Ports,
     /// What the subjects show, and who looks at it.
     tls: Option<(&'a Certificate, &'a Client)>,
+    /// Of each, and as many threads.
+    cores: usize,
     subjects: Vec<Subject>,
 }
 
@@ -139,7 +163,12 @@ impl Starting<'_> {
         }
         if others.is_empty() {
             self.ringway(AGAIN, &ringway_binary()?)?;
-            self.haproxy()?;
+            self.haproxy("haproxy", Splicing::Off)?;
+            // What is encrypted cannot be spliced: the two would be one row twice.
+            if self.tls.is_none() {
+                self.haproxy("haproxy auto", Splicing::Auto)?;
+            }
+            self.haproxy("haproxy tuned", Splicing::Forced)?;
             self.nginx()?;
             self.envoy()?;
         }
@@ -152,7 +181,7 @@ impl Starting<'_> {
 
     fn ringway(&mut self, name: &str, binary: &Path) -> Result<(), String> {
         let ports = free_ports()?;
-        let configuration = configuration::ringway(ports, self.backend, self.certificate());
+        let configuration = configuration::ringway(self.cores, ports, self.backend, self.certificate());
         match self.add(name, binary, configuration, &["-f"], ports) {
             // A build from before it could: the others can be compared still.
             Err(error) if self.tls.is_some() && error.contains(KNOWS_NO_TLS) => {
@@ -163,25 +192,15 @@ impl Starting<'_> {
         }
     }
 
-    fn haproxy(&mut self) -> Result<(), String> {
+    fn haproxy(&mut self, name: &str, splicing: Splicing) -> Result<(), String> {
         let Some(binary) = find("haproxy") else {
-            eprintln!("no HAProxy here: scripts/install-peers.sh");
+            eprintln!("no HAProxy here for {name}: scripts/install-peers.sh");
             return Ok(());
         };
-        for (name, splicing) in [
-            ("haproxy", Splicing::Off),
-            ("haproxy auto", Splicing::Auto),
-            ("haproxy tuned", Splicing::Forced),
-        ] {
-            // What is encrypted cannot be spliced: the two would be one row twice.
-            if self.tls.is_some() && splicing == Splicing::Auto {
-                continue;
-            }
-            let ports = free_ports()?;
-            let configuration = configuration::haproxy(ports, self.backend, splicing, self.certificate());
-            self.add(name, &binary, configuration, &["-db", "-f"], ports)?;
-        }
-        Ok(())
+        let ports = free_ports()?;
+        let configuration =
+            configuration::haproxy(self.cores, ports, self.backend, splicing, self.certificate());
+        self.add(name, &binary, configuration, &["-db", "-f"], ports)
     }
 
     fn nginx(&mut self) -> Result<(), String> {
@@ -222,7 +241,7 @@ impl Starting<'_> {
         std::fs::write(&file, configuration).map_err(|error| error.to_string())?;
         let mut arguments: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         arguments.push(file.display().to_string());
-        let process = Process::start(&BALANCER_CORE.to_string(), program, &arguments, &log)?;
+        let process = Process::start(&balancer_cores(self.cores), program, &arguments, &log)?;
         let subject = Subject {
             name: name.to_owned(),
             version: version(program),
