@@ -7,6 +7,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +19,9 @@ use crate::histogram::Histogram;
 use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::options::Options;
-use crate::peers::{Subject, WithTls, free_ports, start_all, start_all_with_tls, start_sharded};
+use crate::peers::{
+    Subject, WithTls, free_ports, start_all, start_all_with_tls, start_reloaded, start_sharded,
+};
 use crate::plan::Plan;
 use crate::plots;
 use crate::process::{Process, settle};
@@ -42,6 +45,8 @@ struct Bench {
     with_tls: Option<WithTls>,
     /// Those with one core and with two, where a workload needs them.
     sharded: Vec<Subject>,
+    /// Those that reload, where a workload needs them.
+    reloaded: Vec<Subject>,
     /// Of a balancer in [`ECHO_64`]; 0 before that.
     best_rate: f64,
     /// Takes configurations and logs, and goes last.
@@ -128,6 +133,7 @@ impl Bench {
             subjects,
             with_tls: None,
             sharded: vec![],
+            reloaded: vec![],
             best_rate: 0.0,
             directory,
         };
@@ -136,6 +142,9 @@ impl Bench {
         }
         if needs(Subjects::Sharded) {
             bench.sharded = start_sharded(&bench.directory.0, ports, &plan.others)?;
+        }
+        if needs(Subjects::Reloaded) {
+            bench.reloaded = start_reloaded(&bench.directory.0, ports, &plan.others)?;
         }
         Ok(bench)
     }
@@ -157,6 +166,7 @@ impl Bench {
             Subjects::All => self.subjects.as_slice(),
             Subjects::WithTls => self.with_tls.as_ref().map_or(&[][..], |with_tls| &with_tls.subjects),
             Subjects::Sharded => &self.sharded,
+            Subjects::Reloaded => &self.reloaded,
         };
         all.iter().filter(|subject| !subject.is_again || workload.pace().is_some()).collect()
     }
@@ -226,7 +236,8 @@ impl Bench {
                 if workload.is_idle() {
                     row.rounds.push(self.idle(workload, subject).map_err(in_context)?);
                 } else {
-                    let (figure, measured) = self.run(workload, subject, plan.seconds).map_err(in_context)?;
+                    let (figure, measured) =
+                        self.run(workload, subject, plan.seconds_of(workload)).map_err(in_context)?;
                     unit = measured.unit;
                     row.rounds.push(figure);
                     measured.latencies.iter().for_each(|latencies| distribution.merge(latencies));
@@ -252,8 +263,10 @@ impl Bench {
         seconds: f64,
     ) -> Result<(Figure, Measurement), String> {
         settle(&self.pids(subject));
-        if workload.subjects == Subjects::Sharded {
-            return self.run_counted(workload, subject, seconds);
+        match workload.subjects {
+            Subjects::Sharded => return self.run_counted(workload, subject, seconds),
+            Subjects::Reloaded => return self.run_reloaded(workload, subject, seconds),
+            Subjects::All | Subjects::WithTls => {}
         }
         let Some(other) = &workload.beside else {
             let measured = self.generate(workload, subject, seconds, None)?;
@@ -301,9 +314,37 @@ impl Bench {
         Ok((Figure { counters: Some(counters.each(measured.rate)), ..figure(&measured) }, measured))
     }
 
+    /// One run in which the subject is told to reload each second.
+    fn run_reloaded(
+        &self,
+        workload: &Workload,
+        subject: &Subject,
+        seconds: f64,
+    ) -> Result<(Figure, Measurement), String> {
+        let (end, ended) = mpsc::channel();
+        let (measured, times) = thread::scope(|scope| {
+            let reloading = scope.spawn(move || subject.reload_each_second(&ended));
+            let measured = self.generate(workload, subject, seconds, None);
+            drop(end);
+            (measured, reloading.join())
+        });
+        if times.map_err(|_| "the reloads ended early")?? == 0 {
+            return Err("it was not reloaded".to_owned());
+        }
+        let measured = measured?;
+        let figure = Figure {
+            // Its processes come and go, and their CPU time with them.
+            cpu_ms: None,
+            usage: None,
+            family_bytes: subject.family_bytes(),
+            ..figure(&measured)
+        };
+        Ok((figure, measured))
+    }
+
     /// Who works in a run, beside the generator.
     fn pids(&self, subject: &Subject) -> Vec<u32> {
-        subject.pid().into_iter().chain([self.backend.pid()]).collect()
+        subject.family().into_iter().chain([self.backend.pid()]).collect()
     }
 
     /// One run of a generator; `beside` is another one that works meanwhile.
@@ -362,6 +403,7 @@ impl Bench {
                 .zip(kernel_before)
                 .map(|(after, before)| (after - before) / workload.sessions()),
             counters: None,
+            family_bytes: None,
             generator_is_the_limit: false,
         })
     }
@@ -409,6 +451,7 @@ fn figure(measured: &Measurement) -> Figure {
         units: measured.count,
         kernel_bytes: None,
         counters: None,
+        family_bytes: None,
         generator_is_the_limit: measured.usage.is_some_and(|usage| usage.generator_is_the_limit()),
     }
 }

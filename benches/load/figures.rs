@@ -58,6 +58,9 @@ pub(crate) struct Figure {
     /// For each message or session, where it is about shards.
     #[serde(default)]
     pub(crate) counters: Option<Counters>,
+    /// Anonymous memory of all processes of the balancer at the end of a run with reloads.
+    #[serde(default)]
+    pub(crate) family_bytes: Option<f64>,
     /// Whether the generator or the backend could not have done more.
     pub(crate) generator_is_the_limit: bool,
 }
@@ -113,6 +116,8 @@ pub(crate) enum Measure {
     Segments,
     /// Kernel memory of a session.
     Kernel,
+    /// Anonymous memory of all processes.
+    Family,
 }
 
 impl Measure {
@@ -128,6 +133,7 @@ impl Measure {
             Measure::Beside => figure.beside_gbit_per_second,
             Measure::Segments => figure.segments(),
             Measure::Kernel => figure.kernel_bytes,
+            Measure::Family => figure.family_bytes,
         }
     }
 }

@@ -184,15 +184,20 @@ fn counters(text: &mut String, outcome: &Outcome) {
     }
 }
 
-/// What the bulk session beside got: little latency is worth less if it was starved.
+/// What the bulk session beside got, because little latency is worth less if it was starved; and the memory that reloads
+/// leave.
 fn beside(text: &mut String, outcome: &Outcome) {
-    let cells: Vec<String> = outcome
-        .rows
-        .iter()
-        .filter_map(|row| Some(format!("{} {:.1}", row.subject, row.median(Measure::Beside)?)))
-        .collect();
+    line(text, outcome, "Gbit/s of the bulk session beside", |row| row.median(Measure::Beside));
+    let mebibytes = |row: &Row| row.median(Measure::Family).map(|bytes| bytes / f64::from(1 << 20));
+    line(text, outcome, "MiB of anonymous memory of all its processes at the end", mebibytes);
+}
+
+/// A figure that few workloads have.
+fn line(text: &mut String, outcome: &Outcome, what: &str, of: impl Fn(&Row) -> Option<f64>) {
+    let cell = |row: &Row| Some(format!("{} {:.1}", row.subject, of(row)?));
+    let cells: Vec<String> = outcome.rows.iter().filter_map(cell).collect();
     if !cells.is_empty() {
-        let _ = writeln!(text, "  Gbit/s of the bulk session beside: {}", cells.join(", "));
+        let _ = writeln!(text, "  {what}: {}", cells.join(", "));
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) enum Subjects {
     WithTls,
     /// Those that have threads, with one and with two, each on a core.
     Sharded,
+    /// Those that read their configuration again when they are told to; they are, each second.
+    Reloaded,
 }
 
 /// See [`Workload::beside`].
@@ -157,6 +159,14 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         "one shard and two: 5000/s: connect, 64 B, close",
         &["connect", "--bytes", "64", "--sessions", "64", "--rate", "5000"],
     ),
+    quick(Workload {
+        subjects: Subjects::Reloaded,
+        ..of(
+            "1000/s: connect, 64 B, close, while the configuration is reloaded each second",
+            ECHO,
+            &["connect", "--bytes", "64", "--sessions", "64", "--rate", "1000"],
+        )
+    }),
     with_tls("TLS: 1000 idle sessions", ECHO, &["idle", "--sessions", "1000"]),
     quick(with_tls(TLS_FULL, ECHO, &["connect", "--bytes", "64", "--sessions", "64"])),
     with_tls(TLS_RESUMED, ECHO, &["connect", "--bytes", "64", "--sessions", "64", "--resume"]),

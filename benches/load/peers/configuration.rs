@@ -90,24 +90,42 @@ pub(super) fn haproxy(
     text
 }
 
-/// One process instead of a master with one worker: its loop is the worker's, and all CPU time is its own. It
-/// must pass a half-close on as the others do, or the end of a bulk stream is lost.
+/// What of the last backend's addresses speaks, a line each, is left out.
+pub(super) fn without_last_backend(configuration: &str) -> String {
+    let last = format!("127.0.0.{ADDRESSES}");
+    configuration.split_inclusive('\n').filter(|line| !line.contains(&last)).collect()
+}
+
+/// How nginx is set.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Nginx {
+    /// As it comes, but as one process instead of a master with one worker: its loop is the worker's, and all CPU
+    /// time is its own.
+    Alone,
+    /// The same, as an expert sets it.
+    Tuned,
+    /// A master, which can reload, and its worker.
+    WithMaster,
+}
+
+/// It must pass a half-close on as the others do, or the end of a bulk stream is lost.
 pub(super) fn nginx(
     directory: &Path,
     ports: Ports,
     backend: Ports,
-    tuned: bool,
+    kind: Nginx,
     certificate: Option<&Certificate>,
 ) -> String {
-    let multi_accept = if tuned { " multi_accept on;" } else { "" };
+    let multi_accept = if kind == Nginx::Tuned { " multi_accept on;" } else { "" };
+    let master = if kind == Nginx::WithMaster { "on" } else { "off" };
     let mut text = format!(
-        "load_module {NGINX_STREAM};\nuser root;\ndaemon off;\nmaster_process off;\nworker_processes 1;\n\
+        "load_module {NGINX_STREAM};\nuser root;\ndaemon off;\nmaster_process {master};\nworker_processes 1;\n\
          pid {}/nginx-{}.pid;\nerror_log stderr crit;\nevents {{ worker_connections 19500;{multi_accept} }}\n\
          stream {{\n  access_log off;\n  proxy_timeout 1h;\n  proxy_half_close on;\n",
         directory.display(),
         ports[0]
     );
-    if tuned {
+    if kind == Nginx::Tuned {
         // Of plain bytes the more at once the better; those of TLS should not leave the cache.
         text +=
             if certificate.is_some() { "  proxy_buffer_size 64k;\n" } else { "  proxy_buffer_size 512k;\n" };
