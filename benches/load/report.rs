@@ -24,8 +24,8 @@ const UNFAIR: &[&str] = &[
     "One core for each balancer, and two in the rows of one shard and two, which share the second one with generator and backend \
      where there are no more: nothing is said of how they scale over cores.",
     "While configurations are reloaded, HAProxy and nginx run with a master, as they have to for that; Envoy is left out, \
-     because it reads its file only at its start. No session is open for long, so old workers end at once. Interrupts between cores are those \
-     of the whole machine, contended locks and switches those of the balancer.",
+     because it reads its file only at its start. No session is open for long, so old workers end at once.",
+    "Interrupts between cores are those of the whole machine; contended locks and switches are those of the balancer.",
     "HAProxy and nginx are Debian's packages, not their newest versions, and built for any machine; Envoy is a recent \
      release; Ringway is built from this tree with link-time optimisation.",
     "HAProxy comes as it is, without splicing; `auto`, as an expert sets it; and `tuned`, with every byte spliced, which \
