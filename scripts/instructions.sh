@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Instructions in user space: how many Ringway executes for a message of 64 bytes there and back, and for a session with one such
-# message. valgrind's callgrind counts them, and a busy machine counts the same within 3 %.
+# message. valgrind's callgrind counts them, and a busy machine counts the same within 4 %.
 #
 # Usage: scripts/instructions.sh [BINARY]
 #
