@@ -42,7 +42,7 @@ impl Core {
     pub(super) fn new(ring: IoUring, features: Features, size: u32, count: u32) -> io::Result<Self> {
         let buffers = Buffers::new(&ring, size, count)?;
         Ok(Self {
-            queues: Queues::new(ring),
+            queues: Queues::new(ring, features),
             slots: Slots::new(),
             buffers,
             heap: Heap::default(),

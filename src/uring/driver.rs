@@ -193,7 +193,6 @@ impl Driver<'_> {
         let housekeeping = inner.core.borrow().can_shrink().then_some(self.housekeeping);
         let parking = inner.core.borrow().parking.due();
         let first = [timer, housekeeping, parking].into_iter().flatten().min();
-        // The clock is read twice a turn only here: the tick is as old as the work of the last turn.
-        first.map_or(Wait::Forever, |first| Wait::AtMost(first.time_left()))
+        first.map_or(Wait::Forever, Wait::Until)
     }
 }

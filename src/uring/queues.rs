@@ -4,12 +4,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::Duration;
 
-use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, squeue};
+use io_uring::types::Timespec;
+use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::setup::GETEVENTS;
+use super::setup::{Features, GETEVENTS, NO_IOWAIT};
+use super::slot::NOBODY;
+use crate::base::Tick;
 
 /// Maximum number of buffers gathered into one send.
 pub(super) const SEND_PIECES: usize = 16;
@@ -26,8 +27,8 @@ struct Gather {
 pub(super) enum Wait {
     /// Nothing.
     No,
-    /// A completion, for at most this long.
-    AtMost(Duration),
+    /// A completion, or this moment.
+    Until(Tick),
     /// A completion.
     Forever,
 }
@@ -43,11 +44,28 @@ pub(super) struct Queues {
     )]
     gathers: Vec<Box<Gather>>,
     gathers_used: usize,
+    /// When the timeout in flight ends; `None` if none is.
+    alarm: Option<Tick>,
+    /// The kernel copies it while it takes the entry of the timeout.
+    time_left: Box<Timespec>,
+    /// Flags of an enter that waits.
+    waiting: u32,
 }
 
+/// `user_data` of the timeout; no operation has this kind.
+const ALARM: u64 = NOBODY - 1;
+
 impl Queues {
-    pub(super) fn new(ring: IoUring) -> Self {
-        Self { ring, overflow: VecDeque::new(), gathers: Vec::new(), gathers_used: 0 }
+    pub(super) fn new(ring: IoUring, features: Features) -> Self {
+        Self {
+            ring,
+            overflow: VecDeque::new(),
+            gathers: Vec::new(),
+            gathers_used: 0,
+            alarm: None,
+            time_left: Box::new(Timespec::new()),
+            waiting: GETEVENTS | if features.no_iowait { NO_IOWAIT } else { 0 },
+        }
     }
 
     /// Queues an entry for the next enter.
@@ -94,29 +112,46 @@ impl Queues {
                 break;
             }
         }
-        let wait = if self.overflow.is_empty() { wait } else { Wait::No };
-        let submitted = match wait {
-            Wait::No => {
-                let queued = self.ring.submission().len() as u32;
-                // SAFETY: no argument is passed, and the queued entries are sound, see `push`.
-                unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) }
-            }
-            Wait::AtMost(timeout) => {
-                let timeout = Timespec::from(timeout);
-                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
-            }
-            Wait::Forever => self.ring.submit_and_wait(1),
-        };
+        let waits = self.overflow.is_empty()
+            && match wait {
+                Wait::No => false,
+                Wait::Until(moment) => self.set_alarm(moment),
+                Wait::Forever => true,
+            };
+        let (least, flags) = if waits { (1, self.waiting) } else { (0, GETEVENTS) };
+        let queued = self.ring.submission().len() as u32;
+        // SAFETY: no argument is passed, and the queued entries are sound, see `push`.
+        let submitted = unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, least, flags, None) };
         match submitted.map_err(|error| (error.raw_os_error(), error)) {
-            // The time is up, a signal came, there are completions to take first, or there is no memory for a
-            // request just now: the next turn continues with what the queues hold.
-            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
+            // A signal came, there are completions to take first, or there is no memory for a request just now: the
+            // next turn continues with what the queues hold.
+            Ok(_) | Err((Some(libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
             Err((_, error)) => return Err(error),
         }
         if self.is_submitted() {
             self.gathers_used = 0;
         }
         Ok(())
+    }
+
+    /// Has a timeout in flight that ends at this moment or before; one that ends too early costs less than a timer for each
+    /// sleep. Returns whether there was room for its entry.
+    fn set_alarm(&mut self, moment: Tick) -> bool {
+        if self.alarm.is_some_and(|alarm| alarm <= moment) {
+            return true;
+        }
+        *self.time_left = Timespec::from(moment.time_left());
+        let time_left = &raw const *self.time_left;
+        let entry = match self.alarm {
+            None => opcode::Timeout::new(time_left).build().user_data(ALARM),
+            // If it has just ended, the update finds none, and the completion of the old one is there.
+            Some(_) => opcode::TimeoutUpdate::new(ALARM, time_left).build().user_data(NOBODY),
+        };
+        let is_queued = self.try_push(&entry);
+        if is_queued {
+            self.alarm = Some(moment);
+        }
+        is_queued
     }
 
     /// Returns whether the kernel has taken every entry.
@@ -126,7 +161,13 @@ impl Queues {
 
     /// Takes the next completion.
     pub(super) fn next_completion(&mut self) -> Option<cqueue::Entry> {
-        self.ring.completion().next()
+        loop {
+            let entry = self.ring.completion().next()?;
+            if entry.user_data() != ALARM {
+                return Some(entry);
+            }
+            self.alarm = None;
+        }
     }
 
     /// Returns whether no completion is left to take, neither here nor in the kernel's hands.

@@ -17,6 +17,8 @@ use super::missing::Missing;
 
 /// `IORING_ENTER_GETEVENTS`, io_uring_enter(2): run deferred completions also when not waiting.
 pub(super) const GETEVENTS: u32 = 1;
+/// `IORING_ENTER_NO_IOWAIT`, linux/io_uring.h: a sleep is not counted as a wait for a disk.
+pub(super) const NO_IOWAIT: u32 = 1 << 7;
 /// Flags of every send: it takes what there is room for, and does not wait.
 pub(super) const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 /// Position of `optlen` in an entry, linux/io_uring.h: the total a multishot receive may bring (Linux 6.18).
@@ -32,6 +34,8 @@ pub struct Features {
     /// Whether a send can be told to post no completion, and posts one nevertheless if not everything went out (Linux 6.1; it is
     /// tried, because bytes would be lost without a trace on a kernel that does not).
     pub quiet_sends: bool,
+    /// Whether a sleep can be told from a wait for a disk (Linux 6.15), in the statistics of the processor.
+    pub no_iowait: bool,
 }
 
 /// Tries everything that this number of shards needs, without keeping it.
@@ -64,6 +68,7 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
         (opcode::PollAdd::CODE, "poll"),
         (opcode::Read::CODE, "read"),
         (opcode::AsyncCancel::CODE, "cancel"),
+        (opcode::Timeout::CODE, "timeout"),
     ];
     if let Some((_, what)) = needed.iter().find(|(code, _)| !known.is_supported(*code)) {
         return Err(Missing::TooOld { what });
@@ -73,8 +78,11 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
     let features = match FOUND.get() {
         Some(found) => *found,
         None => *FOUND.get_or_init({
-            let found =
-                Features { bounded_multishot: try_bounded_multishot()?, quiet_sends: try_quiet_sends()? };
+            let found = Features {
+                bounded_multishot: try_bounded_multishot()?,
+                quiet_sends: try_quiet_sends()?,
+                no_iowait: parameters.is_feature_no_iowait(),
+            };
             move || found
         }),
     };

@@ -143,6 +143,31 @@ fn timers_fire_in_order_and_never_early() {
     });
 }
 
+/// The shard sleeps for the later one already; the kernel has one timeout for both.
+#[test]
+fn timer_before_the_one_that_the_shard_sleeps_for_fires_in_time() {
+    on_ring(SMALL, |ring| async move {
+        let (later, handle) = (Rc::new(Cell::new(None)), ring.clone());
+        let noted = Rc::clone(&later);
+        let begin = Instant::now();
+        ring.spawn(async move {
+            handle.sleep_until(handle.now().after(Duration::from_millis(2_000))).await;
+            noted.set(Some(begin.elapsed()));
+        });
+        for millis in [300, 100, 20, 1, 50, 400] {
+            let begin = Instant::now();
+            ring.sleep_until(ring.now().after(Duration::from_millis(millis))).await;
+            let took = begin.elapsed().as_millis() as u64;
+            assert!(later.get().is_some() || took < millis + 900, "{millis} ms took {took}");
+        }
+        while later.get().is_none() {
+            ring.sleep_until(ring.now().after(Duration::from_millis(10))).await;
+        }
+        let later = later.get().expect("it fired");
+        assert!(later >= Duration::from_millis(1_999), "{later:?} instead of 2 s");
+    });
+}
+
 #[test]
 fn doorbell_of_another_thread_wakes_a_sleeping_shard_every_time() {
     let (bell, fd) = Doorbell::new().expect("an eventfd");
