@@ -2,6 +2,8 @@
 
 #![expect(dead_code, reason = "the benchmark uses what is not tested here")]
 
+#[path = "../benches/load/counters.rs"]
+mod counters;
 #[path = "../benches/load/kernel.rs"]
 mod kernel;
 #[path = "../benches/load/network.rs"]
@@ -55,6 +57,44 @@ fn memory_of_the_kernel_is_slabs_and_pages_of_tcp() {
     let sockstat = "sockets: used 7\nTCP: inuse 5 orphan 0 tw 3 alloc 7 mem 2\nUDP: inuse 1 mem 9\n";
     assert_eq!(kernel::tcp_bytes(sockstat), Some(8192.0));
     assert_eq!(kernel::tcp_bytes("UDP: inuse 1 mem 9\n"), None);
+}
+
+#[test]
+fn switches_of_all_threads_and_interrupts_of_all_cores_are_summed() {
+    let threads = "Name:\tshard-0\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t2\n\
+                   Name:\tlog\nvoluntary_ctxt_switches:\t30\nnonvoluntary_ctxt_switches:\t1\n";
+    assert_eq!(counters::sum(threads, "voluntary_ctxt_switches:"), 37);
+    assert_eq!(counters::sum(threads, "nonvoluntary_ctxt_switches:"), 3);
+    let interrupts = "           CPU0       CPU1\n  1:          5          6   IO-APIC   1-edge\n\
+                      RES:       7553       5898   Rescheduling interrupts\n\
+                      CAL:         10         20   Function call interrupts\n";
+    assert_eq!(counters::sum(interrupts, "RES:"), 13_451);
+    assert_eq!(counters::sum(interrupts, "CAL:"), 30);
+    assert_eq!(counters::sum(interrupts, "TLB:"), 0);
+}
+
+#[test]
+fn contentions_are_what_perf_counted() {
+    let counted = "# started\n16,,lock:contention_begin,250000000,100.00,,\n";
+    assert_eq!(counters::perf_count(counted), Some(16));
+    assert_eq!(counters::perf_count("<not counted>,,lock:contention_begin,0,100.00,,\n"), None);
+    assert_eq!(counters::perf_count("event syntax error: 'lock:contention_begin'\n"), None);
+}
+
+#[test]
+fn counts_of_a_second_become_those_of_a_message() {
+    let second = counters::Counters {
+        voluntary: 500.0,
+        involuntary: 10.0,
+        contentions: Some(20.0),
+        wake_ups: 30.0,
+        calls: 40.0,
+        flushes: 0.0,
+    };
+    let message = second.each(1000.0);
+    assert_eq!((message.voluntary, message.involuntary), (0.5, 0.01));
+    assert_eq!(message.contentions, Some(0.02));
+    assert_eq!((message.wake_ups, message.calls, message.flushes), (0.03, 0.04, 0.0));
 }
 
 #[test]

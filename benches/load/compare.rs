@@ -7,15 +7,21 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use crate::costs::Costs;
+use crate::counters::Counters;
 use crate::figures::{Figure, Latencies, Outcome, Row};
 use crate::generator::{Measurement, Unit};
 use crate::histogram::Histogram;
 use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::options::Options;
-use crate::peers::{Subject, WithTls, free_ports, start_all, start_all_with_tls};
+use crate::peers::{
+    Subject, WithTls, free_ports, start_all, start_all_with_tls, start_reloaded, start_sharded,
+};
 use crate::plan::Plan;
 use crate::plots;
 use crate::process::{Process, settle};
@@ -23,7 +29,7 @@ use crate::progress::Progress;
 use crate::report::{Calibration, Report};
 use crate::table::table;
 use crate::topology::{BALANCER_CORE, Ports, SERVICES};
-use crate::workloads::{CALIBRATION, ECHO_64, Workload};
+use crate::workloads::{CALIBRATION, ECHO_64, Subjects, Workload};
 
 /// Where reports and plots go.
 const DIRECTORY: &str = "target/bench";
@@ -37,10 +43,14 @@ struct Bench {
     subjects: Vec<Subject>,
     /// Those that end TLS, where a workload needs them.
     with_tls: Option<WithTls>,
+    /// Those with one core and with two, where a workload needs them.
+    sharded: Vec<Subject>,
+    /// Those that reload, where a workload needs them.
+    reloaded: Vec<Subject>,
     /// Of a balancer in [`ECHO_64`]; 0 before that.
     best_rate: f64,
     /// Takes configurations and logs, and goes last.
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// `cargo bench`.
@@ -90,6 +100,9 @@ fn measure_all(plan: &Plan) -> Result<Report, String> {
     let progress = Progress::new(plan.workloads.iter().map(runs_of).sum());
     for workload in &plan.workloads {
         progress.begin(workload.name);
+        if workload.is_idle() && !report.workloads.is_empty() {
+            bench.restart(workload, plan)?;
+        }
         let outcome = bench.measure(workload, plan, &progress)?;
         progress.print(&table(&outcome));
         if workload.name == ECHO_64 {
@@ -112,16 +125,48 @@ impl Bench {
         };
         let (backend, ports) = start_backend(&directory.0, &program, &cores)?;
         let subjects = start_all(&directory.0, ports, &plan.others)?;
-        let needed = plan.workloads.iter().any(|workload| workload.tls);
-        let with_tls = needed.then(|| start_all_with_tls(&directory.0, ports, &plan.others)).transpose()?;
-        Ok(Bench { program, cores, backend, subjects, with_tls, best_rate: 0.0, _directory: directory })
+        let needs = |subjects| plan.workloads.iter().any(|workload| workload.subjects == subjects);
+        let mut bench = Bench {
+            program,
+            cores,
+            backend,
+            subjects,
+            with_tls: None,
+            sharded: vec![],
+            reloaded: vec![],
+            best_rate: 0.0,
+            directory,
+        };
+        if needs(Subjects::WithTls) {
+            bench.with_tls = Some(start_all_with_tls(&bench.directory.0, ports, &plan.others)?);
+        }
+        if needs(Subjects::Sharded) {
+            bench.sharded = start_sharded(&bench.directory.0, ports, &plan.others)?;
+        }
+        if needs(Subjects::Reloaded) {
+            bench.reloaded = start_reloaded(&bench.directory.0, ports, &plan.others)?;
+        }
+        Ok(bench)
+    }
+
+    /// Starts those that do this workload anew: what a session leaves in memory shows the first time only.
+    fn restart(&mut self, workload: &Workload, plan: &Plan) -> Result<(), String> {
+        let (directory, backend) = (&self.directory.0, self.subjects[0].ports);
+        if workload.subjects == Subjects::WithTls {
+            self.with_tls = Some(start_all_with_tls(directory, backend, &plan.others)?);
+        } else {
+            self.subjects = start_all(directory, backend, &plan.others)?;
+        }
+        Ok(())
     }
 
     /// Who does this workload.
     fn subjects(&self, workload: &Workload) -> Vec<&Subject> {
-        let all = match &self.with_tls {
-            Some(with_tls) if workload.tls => &with_tls.subjects,
-            _ => &self.subjects,
+        let all = match workload.subjects {
+            Subjects::All => self.subjects.as_slice(),
+            Subjects::WithTls => self.with_tls.as_ref().map_or(&[][..], |with_tls| &with_tls.subjects),
+            Subjects::Sharded => &self.sharded,
+            Subjects::Reloaded => &self.reloaded,
         };
         all.iter().filter(|subject| !subject.is_again || workload.pace().is_some()).collect()
     }
@@ -191,7 +236,8 @@ impl Bench {
                 if workload.is_idle() {
                     row.rounds.push(self.idle(workload, subject).map_err(in_context)?);
                 } else {
-                    let (figure, measured) = self.run(workload, subject, plan.seconds).map_err(in_context)?;
+                    let (figure, measured) =
+                        self.run(workload, subject, plan.seconds_of(workload)).map_err(in_context)?;
                     unit = measured.unit;
                     row.rounds.push(figure);
                     measured.latencies.iter().for_each(|latencies| distribution.merge(latencies));
@@ -217,6 +263,11 @@ impl Bench {
         seconds: f64,
     ) -> Result<(Figure, Measurement), String> {
         settle(&self.pids(subject));
+        match workload.subjects {
+            Subjects::Sharded => return self.run_counted(workload, subject, seconds),
+            Subjects::Reloaded => return self.run_reloaded(workload, subject, seconds),
+            Subjects::All | Subjects::WithTls => {}
+        }
         let Some(other) = &workload.beside else {
             let measured = self.generate(workload, subject, seconds, None)?;
             return Ok((figure(&measured), measured));
@@ -245,9 +296,55 @@ impl Bench {
         Ok((figure, measured))
     }
 
+    /// One run, with what it costs beside CPU time.
+    fn run_counted(
+        &self,
+        workload: &Workload,
+        subject: &Subject,
+        seconds: f64,
+    ) -> Result<(Figure, Measurement), String> {
+        let pid = subject.pid().ok_or("it has no process")?;
+        // Within the measured time, which begins after a fifth.
+        let counting = thread::spawn(move || {
+            thread::sleep(Duration::from_secs_f64(0.3 * seconds));
+            Counters::watch(pid, Duration::from_secs_f64(0.6 * seconds))
+        });
+        let measured = self.generate(workload, subject, seconds, None)?;
+        let counters = counting.join().map_err(|_| "nothing was counted")?;
+        Ok((Figure { counters: Some(counters.each(measured.rate)), ..figure(&measured) }, measured))
+    }
+
+    /// One run in which the subject is told to reload each second.
+    fn run_reloaded(
+        &self,
+        workload: &Workload,
+        subject: &Subject,
+        seconds: f64,
+    ) -> Result<(Figure, Measurement), String> {
+        let (end, ended) = mpsc::channel();
+        let (measured, times) = thread::scope(|scope| {
+            let reloading = scope.spawn(move || subject.reload_each_second(&ended));
+            let measured = self.generate(workload, subject, seconds, None);
+            drop(end);
+            (measured, reloading.join())
+        });
+        if times.map_err(|_| "the reloads ended early")?? == 0 {
+            return Err("it was not reloaded".to_owned());
+        }
+        let measured = measured?;
+        let figure = Figure {
+            // Its processes come and go, and their CPU time with them.
+            cpu_ms: None,
+            usage: None,
+            family_bytes: subject.family_bytes(),
+            ..figure(&measured)
+        };
+        Ok((figure, measured))
+    }
+
     /// Who works in a run, beside the generator.
     fn pids(&self, subject: &Subject) -> Vec<u32> {
-        subject.pid().into_iter().chain([self.backend.pid()]).collect()
+        subject.family().into_iter().chain([self.backend.pid()]).collect()
     }
 
     /// One run of a generator; `beside` is another one that works meanwhile.
@@ -305,6 +402,8 @@ impl Bench {
             kernel_bytes: kernel_after
                 .zip(kernel_before)
                 .map(|(after, before)| (after - before) / workload.sessions()),
+            counters: None,
+            family_bytes: None,
             generator_is_the_limit: false,
         })
     }
@@ -318,7 +417,7 @@ impl Bench {
     ) -> Command {
         let mut command = Command::new("taskset");
         command.args(["-c", &self.cores]).arg(&self.program).args(arguments);
-        if let Some(with_tls) = self.with_tls.as_ref().filter(|_| workload.tls) {
+        if let Some(with_tls) = self.with_tls.as_ref().filter(|_| workload.subjects == Subjects::WithTls) {
             command.arg("--tls").arg(&with_tls.certificate);
         }
         command.arg(format!("127.0.0.1:{}", subject.ports[service]));
@@ -351,6 +450,8 @@ fn figure(measured: &Measurement) -> Figure {
         network: measured.network,
         units: measured.count,
         kernel_bytes: None,
+        counters: None,
+        family_bytes: None,
         generator_is_the_limit: measured.usage.is_some_and(|usage| usage.generator_is_the_limit()),
     }
 }

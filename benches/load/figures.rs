@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Usage;
+use crate::counters::Counters;
 use crate::generator::Unit;
 use crate::histogram::Point;
 use crate::network::Network;
@@ -54,6 +55,12 @@ pub(crate) struct Figure {
     /// Kernel memory for each idle session, in bytes; none for other workloads.
     #[serde(default)]
     pub(crate) kernel_bytes: Option<f64>,
+    /// For each message or session, where it is about shards.
+    #[serde(default)]
+    pub(crate) counters: Option<Counters>,
+    /// Anonymous memory of all processes of the balancer at the end of a run with reloads.
+    #[serde(default)]
+    pub(crate) family_bytes: Option<f64>,
     /// Whether the generator or the backend could not have done more.
     pub(crate) generator_is_the_limit: bool,
 }
@@ -109,6 +116,8 @@ pub(crate) enum Measure {
     Segments,
     /// Kernel memory of a session.
     Kernel,
+    /// Anonymous memory of all processes.
+    Family,
 }
 
 impl Measure {
@@ -124,6 +133,7 @@ impl Measure {
             Measure::Beside => figure.beside_gbit_per_second,
             Measure::Segments => figure.segments(),
             Measure::Kernel => figure.kernel_bytes,
+            Measure::Family => figure.family_bytes,
         }
     }
 }
@@ -184,6 +194,12 @@ impl Row {
     /// The median over the rounds of something about CPU.
     pub(crate) fn usage(&self, of: impl Fn(&Usage) -> Option<f64>) -> Option<f64> {
         Spread::of(self.rounds.iter().filter_map(|figure| of(figure.usage.as_ref()?)))
+            .map(|spread| spread.median)
+    }
+
+    /// The median over the rounds of something that was counted for each message or session.
+    pub(crate) fn counter(&self, of: impl Fn(&Counters) -> Option<f64>) -> Option<f64> {
+        Spread::of(self.rounds.iter().filter_map(|figure| of(figure.counters.as_ref()?)))
             .map(|spread| spread.median)
     }
 

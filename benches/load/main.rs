@@ -27,6 +27,7 @@ mod backend;
 mod clock;
 mod compare;
 mod costs;
+mod counters;
 mod epoll;
 mod figures;
 mod generator;

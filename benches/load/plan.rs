@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::options::Options;
-use crate::workloads::{ECHO_64, WORKLOADS, Workload};
+use crate::workloads::{ECHO_64, Subjects, WORKLOADS, Workload};
 
 pub(crate) struct Plan {
     pub(crate) quick: bool,
@@ -49,9 +49,22 @@ impl Plan {
         Ok(plan)
     }
 
-    /// What a session leaves in memory shows the first time only.
+    /// What a session leaves in memory shows the first time only, and a run with reloads is long.
     pub(crate) fn rounds_of(&self, workload: &Workload) -> usize {
-        if workload.is_idle() { 1 } else { self.rounds }
+        match workload.subjects {
+            _ if workload.is_idle() => 1,
+            Subjects::Reloaded => self.rounds.min(3),
+            _ => self.rounds,
+        }
+    }
+
+    /// How long a run is: ten reloads long, or one in a smoke run, where it has reloads.
+    pub(crate) fn seconds_of(&self, workload: &Workload) -> f64 {
+        match workload.subjects {
+            Subjects::Reloaded if self.quick => self.seconds.max(1.5),
+            Subjects::Reloaded => self.seconds.max(10.5),
+            _ => self.seconds,
+        }
     }
 }
 

@@ -21,7 +21,11 @@ const UNFAIR: &[&str] = &[
      however cheap it is: rows where it, or one of the two threads, was busy for 95 % of the time say \
      \"generator\" under `limit`, and only their CPU columns compare balancers: neither their rates nor, at a \
      fixed rate, the tails of their latencies. The direct row is such a row wherever it has no balancer to wait for.",
-    "One core for each balancer: nothing is said of how they scale over cores.",
+    "One core for each balancer, and two in the rows of one shard and two, which share the second one with generator and backend \
+     where there are no more: nothing is said of how they scale over cores.",
+    "While configurations are reloaded, HAProxy and nginx run with a master, as they have to for that; Envoy is left out, \
+     because it reads its file only at its start. No session is open for long, so old workers end at once.",
+    "Interrupts between cores are those of the whole machine; contended locks and switches are those of the balancer.",
     "HAProxy and nginx are Debian's packages, not their newest versions, and built for any machine; Envoy is a recent \
      release; Ringway is built from this tree with link-time optimisation.",
     "HAProxy comes as it is, without splicing; `auto`, as an expert sets it; and `tuned`, with every byte spliced, which \

@@ -54,6 +54,7 @@ pub(crate) fn table(outcome: &Outcome) -> String {
     }
     speeds(&mut text, outcome);
     surroundings(&mut text, outcome);
+    counters(&mut text, outcome);
     beside(&mut text, outcome);
     ratios(&mut text, outcome);
     text
@@ -151,15 +152,52 @@ fn left_out(row: &Row) -> String {
     }
 }
 
-/// What the bulk session beside got: little latency is worth less if it was starved.
+/// What a message or session costs beside CPU time.
+fn counters(text: &mut String, outcome: &Outcome) {
+    if outcome.rows.iter().all(|row| row.counter(|counters| Some(counters.calls)).is_none()) {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "  {:<14} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}  each {}",
+        "",
+        "waits",
+        "preempted",
+        "contentions",
+        "IPI wake-up",
+        "IPI call",
+        "IPI TLB",
+        if outcome.unit == Unit::Message { "message" } else { "session" }
+    );
+    for row in &outcome.rows {
+        let _ = writeln!(
+            text,
+            "  {:<14} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}",
+            row.subject,
+            cell(row.counter(|counters| Some(counters.voluntary)), 4),
+            cell(row.counter(|counters| Some(counters.involuntary)), 4),
+            cell(row.counter(|counters| counters.contentions), 4),
+            cell(row.counter(|counters| Some(counters.wake_ups)), 4),
+            cell(row.counter(|counters| Some(counters.calls)), 4),
+            cell(row.counter(|counters| Some(counters.flushes)), 4)
+        );
+    }
+}
+
+/// What the bulk session beside got, because little latency is worth less if it was starved; and the memory that reloads
+/// leave.
 fn beside(text: &mut String, outcome: &Outcome) {
-    let cells: Vec<String> = outcome
-        .rows
-        .iter()
-        .filter_map(|row| Some(format!("{} {:.1}", row.subject, row.median(Measure::Beside)?)))
-        .collect();
+    line(text, outcome, "Gbit/s of the bulk session beside", |row| row.median(Measure::Beside));
+    let mebibytes = |row: &Row| row.median(Measure::Family).map(|bytes| bytes / f64::from(1 << 20));
+    line(text, outcome, "MiB of anonymous memory of all its processes at the end", mebibytes);
+}
+
+/// A figure that few workloads have.
+fn line(text: &mut String, outcome: &Outcome, what: &str, of: impl Fn(&Row) -> Option<f64>) {
+    let cell = |row: &Row| Some(format!("{} {:.1}", row.subject, of(row)?));
+    let cells: Vec<String> = outcome.rows.iter().filter_map(cell).collect();
     if !cells.is_empty() {
-        let _ = writeln!(text, "  Gbit/s of the bulk session beside: {}", cells.join(", "));
+        let _ = writeln!(text, "  {what}: {}", cells.join(", "));
     }
 }
 

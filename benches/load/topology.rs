@@ -3,6 +3,11 @@
 /// The core of the balancer.
 pub(crate) const BALANCER_CORE: usize = 0;
 
+/// So many cores from the balancer's on, as `taskset` and Ringway read it.
+pub(crate) fn balancer_cores(count: usize) -> String {
+    format!("{BALANCER_CORE}-{}", BALANCER_CORE + count - 1)
+}
+
 /// The backend has each service at 127.0.0.1, 127.0.0.2 and so on up to this, and the generator's connections
 /// come from there. Between two addresses there are 28,232 ports (`ip_local_port_range`), and a used one is
 /// lost for a second at least (`tcp_tw_reuse`): with one address, every compared program was seen to spend

@@ -235,6 +235,7 @@ fn target_text(measure: Measure, bound: Bound) -> String {
         Measure::Beside => "Gbit/s beside",
         Measure::Segments => "segments",
         Measure::Kernel => "kernel memory",
+        Measure::Family => "memory",
     };
     match bound {
         AtLeast(bound) => format!("{name} >= {bound:.2} x"),

@@ -6,14 +6,26 @@ pub(crate) struct Workload {
     /// Index into the ports of a subject.
     pub(crate) service: usize,
     pub(crate) arguments: &'static [&'static str],
-    /// Clients speak TLS to the balancer, which speaks plainly to the backend.
-    pub(crate) tls: bool,
+    pub(crate) subjects: Subjects,
     /// Another generator that works beside.
     pub(crate) beside: Option<Beside>,
     /// Its rate is this share of the best that a balancer reaches in [`ECHO_64`], which comes before it.
     pub(crate) share: Option<f64>,
     /// A smoke run has it: one of each kind.
     pub(crate) quick: bool,
+}
+
+/// Who does a workload.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Subjects {
+    /// Nobody, and every balancer on its one core.
+    All,
+    /// Every balancer. Clients speak TLS to it, and it speaks plainly to the backend.
+    WithTls,
+    /// Those that have threads, with one and with two, each on a core.
+    Sharded,
+    /// Those that read their configuration again when they are told to; they are, each second.
+    Reloaded,
 }
 
 /// See [`Workload::beside`].
@@ -31,6 +43,8 @@ const ANSWER: usize = 4;
 
 // The names that the verdicts and the figures speak of.
 pub(crate) const IDLE: &str = "4000 idle sessions";
+/// A process that may open 20,000 descriptors has room for hardly more.
+const MANY_IDLE: &str = "9500 idle sessions";
 pub(crate) const ECHO_64: &str = "echo 64 B, 64 sessions";
 pub(crate) const ECHO_1000: &str = "echo 64 B, 1000 sessions";
 pub(crate) const ECHO_16K: &str = "echo 16 KiB, 64 sessions";
@@ -73,8 +87,8 @@ pub(crate) const CALIBRATION: [Workload; 2] = [
 ];
 
 pub(crate) const WORKLOADS: &[Workload] = &[
-    // First, while the balancers' memory is fresh.
     quick(of(IDLE, ECHO, &["idle", "--sessions", "4000"])),
+    of(MANY_IDLE, ECHO, &["idle", "--sessions", "9500"]),
     of("echo 64 B, 1 session", ECHO, &["echo", "--bytes", "64", "--sessions", "1"]),
     quick(of(ECHO_64, ECHO, &["echo", "--bytes", "64", "--sessions", "64"])),
     of(ECHO_1000, ECHO, &["echo", "--bytes", "64", "--sessions", "1000"]),
@@ -137,6 +151,22 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         }),
         ..quick(of(MIXED, ECHO, &["echo", "--bytes", "64", "--sessions", "1000"]))
     },
+    quick(sharded(
+        "one shard and two: 30000/s of 64 B, 64 sessions",
+        &["echo", "--bytes", "64", "--sessions", "64", "--rate", "30000"],
+    )),
+    sharded(
+        "one shard and two: 5000/s: connect, 64 B, close",
+        &["connect", "--bytes", "64", "--sessions", "64", "--rate", "5000"],
+    ),
+    quick(Workload {
+        subjects: Subjects::Reloaded,
+        ..of(
+            "1000/s: connect, 64 B, close, while the configuration is reloaded each second",
+            ECHO,
+            &["connect", "--bytes", "64", "--sessions", "64", "--rate", "1000"],
+        )
+    }),
     with_tls("TLS: 1000 idle sessions", ECHO, &["idle", "--sessions", "1000"]),
     quick(with_tls(TLS_FULL, ECHO, &["connect", "--bytes", "64", "--sessions", "64"])),
     with_tls(TLS_RESUMED, ECHO, &["connect", "--bytes", "64", "--sessions", "64", "--resume"]),
@@ -156,11 +186,15 @@ pub(crate) const WORKLOADS: &[Workload] = &[
 ];
 
 const fn of(name: &'static str, service: usize, arguments: &'static [&'static str]) -> Workload {
-    Workload { name, service, arguments, tls: false, beside: None, share: None, quick: false }
+    Workload { name, service, arguments, subjects: Subjects::All, beside: None, share: None, quick: false }
 }
 
 const fn with_tls(name: &'static str, service: usize, arguments: &'static [&'static str]) -> Workload {
-    Workload { tls: true, ..of(name, service, arguments) }
+    Workload { subjects: Subjects::WithTls, ..of(name, service, arguments) }
+}
+
+const fn sharded(name: &'static str, arguments: &'static [&'static str]) -> Workload {
+    Workload { subjects: Subjects::Sharded, ..of(name, ECHO, arguments) }
 }
 
 const fn under_load(name: &'static str, share: f64) -> Workload {

@@ -9,9 +9,7 @@
 
 use std::time::Duration;
 
-use super::core::Core;
-use super::slot::{Key, Mark, Op};
-use super::submit::Wakes;
+use super::slot::{Key, Mark, Op, Slot, Slots};
 use crate::base::Tick;
 
 /// From one pass to the next: how long a receive waits at least before it is parked, and at most twice as long.
@@ -42,64 +40,42 @@ impl Parking {
     pub(super) fn note_armed(&mut self) {
         self.is_wanted = true;
     }
+
+    /// Goes on with the pass that is under way or due, if one is. Returns the receives to park.
+    pub(super) fn pass(&mut self, slots: &mut Slots, now: Tick) -> Vec<Key> {
+        let mut idle = Vec::new();
+        if self.due().is_none_or(|due| now < due) {
+            return idle;
+        }
+        if self.next == 0 {
+            self.is_wanted = false;
+        }
+        for _ in 0..LOOKS_A_TURN {
+            if idle.len() == PARKED_A_TURN {
+                break;
+            }
+            if self.next as usize >= slots.places() {
+                self.next = 0;
+                self.due = now.after(PASSES);
+                break;
+            }
+            if let Some((key, slot)) = slots.at(self.next).filter(|(_, slot)| may_park(slot)) {
+                if slot.unset(Mark::Fresh) {
+                    self.is_wanted = true;
+                } else {
+                    idle.push(key);
+                }
+            }
+            self.next += 1;
+        }
+        idle
+    }
 }
 
-impl Core {
-    /// Goes on with the pass that is under way or due, if one is.
-    pub(super) fn park(&mut self, now: Tick) {
-        if self.parking.due().is_none_or(|due| now < due) {
-            return;
-        }
-        if self.parking.next == 0 {
-            self.parking.is_wanted = false;
-        }
-        let (mut looks, mut parked) = (0, 0);
-        while looks < LOOKS_A_TURN && parked < PARKED_A_TURN {
-            if self.parking.next as usize >= self.slots.places() {
-                self.parking.next = 0;
-                self.parking.due = now.after(PASSES);
-                return;
-            }
-            parked += usize::from(self.look_at(self.parking.next));
-            self.parking.next += 1;
-            looks += 1;
-        }
-    }
-
-    /// Parks the receive of a slot, unless it is fresh. Returns whether it did.
-    fn look_at(&mut self, index: u32) -> bool {
-        let Some((key, slot)) = self.slots.at(index) else { return false };
-        // A cancelled receive of a socket that is there has an owner who arms another one.
-        if !slot.is_in_flight(Op::Recv) || slot.is(Mark::Cancelled) || slot.is(Mark::Orphan) {
-            return false;
-        }
-        if slot.unset(Mark::Fresh) {
-            self.parking.is_wanted = true;
-            return false;
-        }
-        self.renew_receive(key);
-        self.slots.of(key).set(Mark::Parked, true);
-        true
-    }
-
-    /// Polls in the place of the receive that was cancelled for it. Returns whether it was.
-    pub(super) fn wait_parked(&mut self, key: Key) -> bool {
-        let is_parked = self.slots.of(key).is(Mark::Parked);
-        if is_parked {
-            self.arm_readable(key, Wakes::All);
-        }
-        is_parked
-    }
-
-    /// Receives again, if the poll that has ended was there for it. Returns whether it was.
-    pub(super) fn unpark(&mut self, key: Key) -> bool {
-        let slot = self.slots.of(key);
-        let was_parked = slot.unset(Mark::Parked);
-        if was_parked {
-            self.receive_again(key);
-        }
-        was_parked
-    }
+/// Returns whether a receive is in flight that nobody is about to end. A cancelled one of a socket that is there has an owner who
+/// arms another one.
+fn may_park(slot: &Slot) -> bool {
+    slot.is_in_flight(Op::Recv) && !slot.is(Mark::Cancelled) && !slot.is(Mark::Orphan)
 }
 
 #[cfg(test)]

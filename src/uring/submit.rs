@@ -108,6 +108,32 @@ impl Core {
         self.arm_receive(key, if is_multi { Receive::Many } else { Receive::One });
     }
 
+    /// Parks receives that have brought nothing for a while.
+    pub(super) fn park(&mut self, now: Tick) {
+        for key in self.parking.pass(&mut self.slots, now) {
+            self.renew_receive(key);
+            self.slots.of(key).set(Mark::Parked, true);
+        }
+    }
+
+    /// Polls in the place of the receive that was cancelled for it. Returns whether it was.
+    pub(super) fn wait_parked(&mut self, key: Key) -> bool {
+        let is_parked = self.slots.of(key).is(Mark::Parked);
+        if is_parked {
+            self.arm_readable(key, Wakes::All);
+        }
+        is_parked
+    }
+
+    /// Receives again, if the poll that has ended was there for it. Returns whether it was.
+    pub(super) fn unpark(&mut self, key: Key) -> bool {
+        let was_parked = self.slots.of(key).unset(Mark::Parked);
+        if was_parked {
+            self.receive_again(key);
+        }
+        was_parked
+    }
+
     /// Ends a multishot receive; what it brings until then is kept.
     pub(super) fn pause_receive(&mut self, key: Key) {
         let slot = self.slots.of(key);

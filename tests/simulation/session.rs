@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringway::admission::{Limit, Ticket};
 use ringway::base::limits::LATE;
-use ringway::base::{Address, BackendId, CloseReason, DenyReason, Tick};
+use ringway::base::{Address, BackendId, CloseReason, DenyReason, ShardId, Tick};
 use ringway::shard::Phase;
 use ringway::upstream::{Attempts, ClientState, Failure, Fault, InFlight, Step, WaitEnd};
 
@@ -15,11 +15,11 @@ use super::trace::{count, note};
 use super::world::World;
 
 /// That a session counts against the limit of the process, from its start to its end.
-pub struct Admitted(Arc<Limit>);
+pub struct Admitted(Arc<Limit>, ShardId);
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.give_back();
+        self.0.give_back(self.1);
     }
 }
 
@@ -128,12 +128,13 @@ impl World {
         let now = self.shards[shard].now;
         let counters = self.shards[shard].listener();
         counters.accepted.add(1);
-        if !self.limit.take() {
+        let by = ShardId(shard as u16);
+        if !self.limit.take(by) {
             counters.denied[DenyReason::ProcessLimit.index()].add(1);
             count("denied");
             return assert_eq!(self.sessions.len(), self.limit.maximum() as usize, "denied below the limit");
         }
-        let admitted = Admitted(Arc::clone(&self.limit));
+        let admitted = Admitted(Arc::clone(&self.limit), by);
         counters.active.add(1);
         self.ids += 1;
         note(self.now, format_args!("shard {shard}: session {} arrives", self.ids));

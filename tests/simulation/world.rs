@@ -75,7 +75,7 @@ impl World {
             sessions: Vec::new(),
             ids: 0,
             panics: 0,
-            limit: Arc::new(Limit::new(plan.sessions)),
+            limit: Arc::new(Limit::new(plan.sessions, plan.shards)),
             health,
             is_well: (0..backends).map(|_| rng.u32(..5) > 0).collect(),
             is_between: false,

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::tls::Certificate;
-use crate::topology::{ADDRESSES, BALANCER_CORE, Ports, SERVICES};
+use crate::topology::{ADDRESSES, Ports, SERVICES, balancer_cores};
 
 /// nginx's stream module as Debian installs it.
 pub(super) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -16,10 +16,16 @@ fn addresses() -> impl Iterator<Item = Ipv4Addr> {
     (1..=ADDRESSES).map(|last| Ipv4Addr::new(127, 0, 0, last))
 }
 
-pub(super) fn ringway(ports: Ports, backend: Ports, certificate: Option<&Certificate>) -> String {
+pub(super) fn ringway(
+    cores: usize,
+    ports: Ports,
+    backend: Ports,
+    certificate: Option<&Certificate>,
+) -> String {
     let mut text = format!(
-        "runtime: {{cores: \"{BALANCER_CORE}-{BALANCER_CORE}\"}}\nlogging: {{level: warn}}\n\
-         admin: {{listen_address: off, socket: off}}\nlisteners:\n"
+        "runtime: {{cores: \"{}\"}}\nlogging: {{level: warn}}\n\
+         admin: {{listen_address: off, socket: off}}\nlisteners:\n",
+        balancer_cores(cores)
     );
     let tls = certificate.map_or_else(String::new, |files| {
         let (certificate, key) = (files.certificate.display(), files.key.display());
@@ -52,16 +58,19 @@ pub(super) enum Splicing {
 /// Where it splices, it is set as an expert does: large pipes, buffers for four records of TLS, and no
 /// acknowledgements that data or a request will carry. Tickets are on by default.
 pub(super) fn haproxy(
+    threads: usize,
     ports: Ports,
     backend: Ports,
     splicing: Splicing,
     certificate: Option<&Certificate>,
 ) -> String {
-    let mut text = "global\n  nbthread 1\n  maxconn 6000\n".to_owned();
+    // It does not start unless it may open two descriptors for each of them and for each pipe. A pipe is taken while bytes are
+    // in it, so that those of 64 sessions in both directions are few; by default they would be a quarter of the sessions.
+    let mut text = format!("global\n  nbthread {threads}\n  maxconn 9600\n");
     if splicing != Splicing::Off {
-        text += "  tune.pipesize 1048576\n  tune.bufsize 65536\n";
+        text += "  maxpipes 300\n  tune.pipesize 1048576\n  tune.bufsize 65536\n";
     }
-    text += "defaults\n  mode tcp\n  maxconn 6000\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
+    text += "defaults\n  mode tcp\n  maxconn 9600\n  backlog 4096\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n";
     if splicing != Splicing::Off {
         text += "  option tcp-smart-accept\n  option tcp-smart-connect\n";
     }
@@ -81,24 +90,42 @@ pub(super) fn haproxy(
     text
 }
 
-/// One process instead of a master with one worker: its loop is the worker's, and all CPU time is its own. It
-/// must pass a half-close on as the others do, or the end of a bulk stream is lost.
+/// What of the last backend's addresses speaks, a line each, is left out.
+pub(super) fn without_last_backend(configuration: &str) -> String {
+    let last = format!("127.0.0.{ADDRESSES}");
+    configuration.split_inclusive('\n').filter(|line| !line.contains(&last)).collect()
+}
+
+/// How nginx is set.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Nginx {
+    /// As it comes, but as one process instead of a master with one worker: its loop is the worker's, and all CPU
+    /// time is its own.
+    Alone,
+    /// The same, as an expert sets it.
+    Tuned,
+    /// A master, which can reload, and its worker.
+    WithMaster,
+}
+
+/// It must pass a half-close on as the others do, or the end of a bulk stream is lost.
 pub(super) fn nginx(
     directory: &Path,
     ports: Ports,
     backend: Ports,
-    tuned: bool,
+    kind: Nginx,
     certificate: Option<&Certificate>,
 ) -> String {
-    let multi_accept = if tuned { " multi_accept on;" } else { "" };
+    let multi_accept = if kind == Nginx::Tuned { " multi_accept on;" } else { "" };
+    let master = if kind == Nginx::WithMaster { "on" } else { "off" };
     let mut text = format!(
-        "load_module {NGINX_STREAM};\nuser root;\ndaemon off;\nmaster_process off;\nworker_processes 1;\n\
-         pid {}/nginx-{}.pid;\nerror_log stderr crit;\nevents {{ worker_connections 16384;{multi_accept} }}\n\
+        "load_module {NGINX_STREAM};\nuser root;\ndaemon off;\nmaster_process {master};\nworker_processes 1;\n\
+         pid {}/nginx-{}.pid;\nerror_log stderr crit;\nevents {{ worker_connections 19500;{multi_accept} }}\n\
          stream {{\n  access_log off;\n  proxy_timeout 1h;\n  proxy_half_close on;\n",
         directory.display(),
         ports[0]
     );
-    if tuned {
+    if kind == Nginx::Tuned {
         // Of plain bytes the more at once the better; those of TLS should not leave the cache.
         text +=
             if certificate.is_some() { "  proxy_buffer_size 64k;\n" } else { "  proxy_buffer_size 512k;\n" };

@@ -8,14 +8,16 @@ use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use configuration::Splicing;
+use configuration::{Nginx, Splicing};
+use rustix::process::Signal;
 
 use crate::figures::{AGAIN, DIRECT, OWN};
 use crate::process::Process;
 use crate::tls::{Certificate, Client};
-use crate::topology::{BALANCER_CORE, Ports, SERVICES};
+use crate::topology::{Ports, SERVICES, balancer_cores};
 use crate::wire::Wire;
 
 /// Where scripts/install-peers.sh puts Envoy.
@@ -29,6 +31,16 @@ pub(crate) struct Subject {
     /// The first subject again: only where the pace is fixed.
     pub(crate) is_again: bool,
     process: Option<Process>,
+    /// How it is told to read its configuration again, where it is.
+    reload: Option<Reload>,
+}
+
+/// See [`Subject::reload`].
+struct Reload {
+    file: PathBuf,
+    /// With all backends, and with all but the last.
+    configurations: [String; 2],
+    signal: Signal,
 }
 
 /// The subjects that end TLS.
@@ -41,7 +53,14 @@ pub(crate) struct WithTls {
 impl Subject {
     /// The backend itself.
     pub(crate) fn direct(ports: Ports) -> Subject {
-        Subject { name: DIRECT.to_owned(), version: String::new(), ports, is_again: false, process: None }
+        Subject {
+            name: DIRECT.to_owned(),
+            version: String::new(),
+            ports,
+            is_again: false,
+            process: None,
+            reload: None,
+        }
     }
 
     /// Its process; none for direct.
@@ -51,6 +70,32 @@ impl Subject {
 
     pub(crate) fn resident_bytes(&self) -> Option<f64> {
         self.process.as_ref().and_then(Process::resident_bytes)
+    }
+
+    /// The pids of all its processes.
+    pub(crate) fn family(&self) -> Vec<u32> {
+        self.process.as_ref().map_or(vec![], Process::family)
+    }
+
+    /// The anonymous memory of all its processes.
+    pub(crate) fn family_bytes(&self) -> Option<f64> {
+        self.process.as_ref().and_then(Process::family_bytes)
+    }
+
+    /// Takes the last backend from its configuration, or puts it back, and tells it so, once a second until `ended`
+    /// says that it is enough. Returns how often.
+    pub(crate) fn reload_each_second(&self, ended: &Receiver<()>) -> Result<usize, String> {
+        let (Some(reload), Some(process)) = (&self.reload, &self.process) else {
+            return Err(format!("{} cannot be told to reload", self.name));
+        };
+        let mut times = 0;
+        while ended.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+            times += 1;
+            std::fs::write(&reload.file, &reload.configurations[times % 2])
+                .map_err(|error| format!("{}: {error}", reload.file.display()))?;
+            process.signal(reload.signal)?;
+        }
+        Ok(times)
     }
 
     /// Whether a byte comes back through the echo service, within ten seconds.
@@ -102,8 +147,30 @@ pub(crate) fn start_all(
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
     let subjects = vec![Subject::direct(backend)];
-    let mut starting = Starting { directory, backend, tls: None, subjects };
+    let mut starting = Starting { directory, backend, tls: None, cores: 1, subjects };
     starting.all(others)?;
+    Ok(starting.subjects)
+}
+
+/// Those that have threads, with one and with two. nginx has processes instead.
+pub(crate) fn start_sharded(
+    directory: &Path,
+    backend: Ports,
+    others: &[(String, PathBuf)],
+) -> Result<Vec<Subject>, String> {
+    let directory = directory.join("sharded");
+    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let mut starting = Starting { directory: &directory, backend, tls: None, cores: 1, subjects: vec![] };
+    for (cores, suffix) in [(1, ""), (2, " x 2")] {
+        starting.cores = cores;
+        starting.ringway(&format!("{OWN}{suffix}"), &ringway_binary()?)?;
+        for (name, binary) in others {
+            starting.ringway(&format!("{name}{suffix}"), binary)?;
+        }
+        if others.is_empty() {
+            starting.haproxy(&format!("haproxy{suffix}"), Splicing::Off, &ALONE)?;
+        }
+    }
     Ok(starting.subjects)
 }
 
@@ -114,13 +181,42 @@ pub(crate) fn start_all_with_tls(
     others: &[(String, PathBuf)],
 ) -> Result<WithTls, String> {
     let directory = directory.join("tls");
-    std::fs::create_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let certificate = Certificate::make(&directory)?;
     let client = Client::new(&certificate.certificate, false)?;
     let tls = Some((&certificate, &client));
-    let mut starting = Starting { directory: &directory, backend, tls, subjects: vec![] };
+    let mut starting = Starting { directory: &directory, backend, tls, cores: 1, subjects: vec![] };
     starting.all(others)?;
     Ok(WithTls { subjects: starting.subjects, certificate: certificate.certificate })
+}
+
+/// Those that reload, each as its manual says: Ringway in place, HAProxy and nginx with a master that starts new workers.
+/// Envoy reads its file only at its start; what changes later has to come from elsewhere.
+pub(crate) fn start_reloaded(
+    directory: &Path,
+    backend: Ports,
+    others: &[(String, PathBuf)],
+) -> Result<Vec<Subject>, String> {
+    let directory = directory.join("reloaded");
+    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let mut starting = Starting { directory: &directory, backend, tls: None, cores: 1, subjects: vec![] };
+    starting.ringway(OWN, &ringway_binary()?)?;
+    for (name, binary) in others {
+        starting.ringway(name, binary)?;
+    }
+    if others.is_empty() {
+        starting.haproxy("haproxy", Splicing::Off, &["-W", "-db", "-f"])?;
+        starting.nginx("nginx", Nginx::WithMaster)?;
+    }
+    for subject in &mut starting.subjects {
+        let file = directory.join(format!("{}.conf", subject.name));
+        let whole = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let without = configuration::without_last_backend(&whole);
+        let configurations = [whole, without];
+        let signal = if subject.name == "haproxy" { Signal::USR2 } else { Signal::HUP };
+        subject.reload = Some(Reload { file, configurations, signal });
+    }
+    Ok(starting.subjects)
 }
 
 struct Starting<'a> {
@@ -128,6 +224,8 @@ struct Starting<'a> {
     backend: Ports,
     /// What the subjects show, and who looks at it.
     tls: Option<(&'a Certificate, &'a Client)>,
+    /// Of each, and as many threads.
+    cores: usize,
     subjects: Vec<Subject>,
 }
 
@@ -139,8 +237,14 @@ impl Starting<'_> {
         }
         if others.is_empty() {
             self.ringway(AGAIN, &ringway_binary()?)?;
-            self.haproxy()?;
-            self.nginx()?;
+            self.haproxy("haproxy", Splicing::Off, &ALONE)?;
+            // What is encrypted cannot be spliced: the two would be one row twice.
+            if self.tls.is_none() {
+                self.haproxy("haproxy auto", Splicing::Auto, &ALONE)?;
+            }
+            self.haproxy("haproxy tuned", Splicing::Forced, &ALONE)?;
+            self.nginx("nginx", Nginx::Alone)?;
+            self.nginx("nginx tuned", Nginx::Tuned)?;
             self.envoy()?;
         }
         Ok(())
@@ -152,7 +256,7 @@ impl Starting<'_> {
 
     fn ringway(&mut self, name: &str, binary: &Path) -> Result<(), String> {
         let ports = free_ports()?;
-        let configuration = configuration::ringway(ports, self.backend, self.certificate());
+        let configuration = configuration::ringway(self.cores, ports, self.backend, self.certificate());
         match self.add(name, binary, configuration, &["-f"], ports) {
             // A build from before it could: the others can be compared still.
             Err(error) if self.tls.is_some() && error.contains(KNOWS_NO_TLS) => {
@@ -163,39 +267,26 @@ impl Starting<'_> {
         }
     }
 
-    fn haproxy(&mut self) -> Result<(), String> {
+    fn haproxy(&mut self, name: &str, splicing: Splicing, flags: &[&str]) -> Result<(), String> {
         let Some(binary) = find("haproxy") else {
-            eprintln!("no HAProxy here: scripts/install-peers.sh");
+            eprintln!("no HAProxy here for {name}: scripts/install-peers.sh");
             return Ok(());
         };
-        for (name, splicing) in [
-            ("haproxy", Splicing::Off),
-            ("haproxy auto", Splicing::Auto),
-            ("haproxy tuned", Splicing::Forced),
-        ] {
-            // What is encrypted cannot be spliced: the two would be one row twice.
-            if self.tls.is_some() && splicing == Splicing::Auto {
-                continue;
-            }
-            let ports = free_ports()?;
-            let configuration = configuration::haproxy(ports, self.backend, splicing, self.certificate());
-            self.add(name, &binary, configuration, &["-db", "-f"], ports)?;
-        }
-        Ok(())
+        let ports = free_ports()?;
+        let configuration =
+            configuration::haproxy(self.cores, ports, self.backend, splicing, self.certificate());
+        self.add(name, &binary, configuration, flags, ports)
     }
 
-    fn nginx(&mut self) -> Result<(), String> {
+    fn nginx(&mut self, name: &str, kind: Nginx) -> Result<(), String> {
         let Some(binary) = find("nginx").filter(|_| Path::new(configuration::NGINX_STREAM).exists()) else {
-            eprintln!("no nginx with its stream module here: scripts/install-peers.sh");
+            eprintln!("no nginx with its stream module here for {name}: scripts/install-peers.sh");
             return Ok(());
         };
-        for (name, tuned) in [("nginx", false), ("nginx tuned", true)] {
-            let ports = free_ports()?;
-            let configuration =
-                configuration::nginx(self.directory, ports, self.backend, tuned, self.certificate());
-            self.add(name, &binary, configuration, &["-e", "stderr", "-c"], ports)?;
-        }
-        Ok(())
+        let ports = free_ports()?;
+        let configuration =
+            configuration::nginx(self.directory, ports, self.backend, kind, self.certificate());
+        self.add(name, &binary, configuration, &["-e", "stderr", "-c"], ports)
     }
 
     fn envoy(&mut self) -> Result<(), String> {
@@ -222,13 +313,14 @@ impl Starting<'_> {
         std::fs::write(&file, configuration).map_err(|error| error.to_string())?;
         let mut arguments: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         arguments.push(file.display().to_string());
-        let process = Process::start(&BALANCER_CORE.to_string(), program, &arguments, &log)?;
+        let process = Process::start(&balancer_cores(self.cores), program, &arguments, &log)?;
         let subject = Subject {
             name: name.to_owned(),
             version: version(program),
             ports,
             is_again: name == AGAIN,
             process: Some(process),
+            reload: None,
         };
         subject
             .wait_until_it_serves(self.tls.map(|(_, client)| client))
@@ -237,6 +329,9 @@ impl Starting<'_> {
         Ok(())
     }
 }
+
+/// What HAProxy is started with where it is one process.
+const ALONE: [&str; 2] = ["-db", "-f"];
 
 /// What a build says of the key that has none of it.
 const KNOWS_NO_TLS: &str = "unknown key `tls`";

@@ -196,12 +196,12 @@ fn refused_second_instance_leaves_the_pid_file_alone() {
 fn sessions_in_use_outlive_a_stop_longer_than_their_idle_limit() {
     let _crowd = crowd();
     let only = backend().echo().start();
-    let process = process().upstream("timeouts: {backend_idle: 1s}").backends([&only]).start();
+    let process = process().upstream("timeouts: {backend_idle: 3s}").backends([&only]).start();
     let clients: Vec<_> = (0..300).map(|_| process.echoing_client()).collect();
     process.freeze();
     clients.iter().for_each(|client| client.send(b"still here").unwrap());
     // Not to wait for something: so long is the freeze.
-    std::thread::sleep(Duration::from_millis(1_500));
+    std::thread::sleep(Duration::from_millis(3_500));
     process.signal(libc::SIGCONT);
     for client in &clients {
         assert_eq!(client.receive_exact(10).unwrap(), b"still here");
