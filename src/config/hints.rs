@@ -145,7 +145,8 @@ pub(super) fn switch(text: &str) -> Option<bool> {
 
 /// Keys of an entry of `upstreams`, which stand at the top of a short form.
 pub(super) const TOP_KEYS: &str = "backends healthcheck outlier panic_threshold slow_start on_down on_up \
-                                   retries retry_budget queue pool send_proxy source resolve";
+                                   retries retry_budget queue pool send_proxy source source_ports \
+                                   resolve";
 
 /// How a message names where keys without a section stand.
 const TOP: &str = "the top of the file";

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::model::{
     AccessEntry, Backend, BackendAddress, BackendAlpn, Clients, EqualIdle, HashKey, HealthCheck,
     ListenAddress, Listener, ListenerTcp, ListenerTimeouts, NoBackend, OpenSessions, Outlier, OverLimit,
-    PoolRules, QueueRules, Reuse, Upstream, UpstreamTimeouts,
+    PoolRules, QueueRules, Reuse, SourcePorts, Upstream, UpstreamTimeouts,
 };
 use super::reach::Circle;
 use super::report::{Location, quote};
@@ -525,8 +525,13 @@ fn sources_of_use(s: &Section<'_>, upstream: &Upstream) {
         s.error_at("source", format!("{} is listed twice; name each once", twice.1));
     }
     let unix = |backend: &Backend| matches!(backend.address, BackendAddress::Unix(_));
-    if !upstream.source.is_empty() && upstream.backends.iter().all(unix) {
-        s.warn_own("source", "`source` has no effect on `unix:` backends");
+    if upstream.backends.iter().all(unix) {
+        if !upstream.source.is_empty() {
+            s.warn_own("source", "`source` has no effect on `unix:` backends");
+        }
+        if upstream.source_ports != SourcePorts::Any {
+            s.warn_own("source_ports", "`source_ports` has no effect on `unix:` backends");
+        }
     }
     for backend in &upstream.backends {
         if let BackendAddress::Ip(address) = &backend.address

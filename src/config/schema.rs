@@ -19,7 +19,7 @@ use super::model::{
     AccessFilter, AccessFormat, AdminState, Backend, BackendAddress, Bandwidth, Config, CoreSelection,
     EqualIdle, HashKey, Keepalive, ListenAddress, Listener, ListenerTcp, ListenerTimeouts, LogFormat,
     LogTarget, Logging, NoBackend, OpenSessions, Outlier, OverLimit, QueueRules, Relay, Runtime, Sni,
-    TcpOptions, Upstream, UpstreamTimeouts, UpstreamTls,
+    SourcePorts, TcpOptions, Upstream, UpstreamTimeouts, UpstreamTls,
 };
 use super::pool::pool;
 use super::proxy::{VERSIONS, proxy_protocol};
@@ -30,9 +30,10 @@ use super::sni;
 use super::tls;
 use super::tree::{Map, Node, Value};
 use super::values::{
-    ACCESS_FILTERS, ACCESS_FORMATS, FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, algorithm, auto_or, boolean,
-    buffers, byte_rate, congestion_control, cores, count, duration, duration_within, interface, limit,
-    log_target, name, number, off_or, one_of, percent, port, size, sources, text, whole_seconds,
+    ACCESS_FILTERS, ACCESS_FORMATS, FORMATS, HASH_KEYS, LEVELS, OPEN_SESSIONS, SOURCE_PORTS, algorithm,
+    auto_or, boolean, buffers, byte_rate, congestion_control, cores, count, duration, duration_within,
+    interface, limit, log_target, name, number, off_or, one_of, percent, port, size, sources, text,
+    whole_seconds,
 };
 use crate::balance::{self, Registered};
 use crate::base::{UpstreamId, limits};
@@ -360,6 +361,7 @@ fn upstream(
         send_proxy: s.value("send_proxy", None, off_or(one_of(VERSIONS))),
         tls,
         source: s.value("source", Vec::new(), sources),
+        source_ports: s.value("source_ports", SourcePorts::Any, one_of(SOURCE_PORTS)),
         resolve: s.value("resolve", Some(Duration::from_secs(30)), off_or(duration)),
         timeouts,
         tcp,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::hints;
 use super::model::{
     AccessFilter, AccessFormat, ByteRate, CoreSelection, HashKey, LogFormat, LogTarget, OpenSessions,
+    SourcePorts,
 };
 use super::report::quote;
 use super::section::{Read, nearest};
@@ -287,6 +288,10 @@ pub(super) const LEVELS: &[(&str, log::LevelFilter)] = &[
 /// Words of `hash_key`.
 pub(super) const HASH_KEYS: &[(&str, HashKey)] =
     &[("source", HashKey::Source), ("source_port", HashKey::SourcePort), ("sni", HashKey::Sni)];
+
+/// Words of `source_ports`.
+pub(super) const SOURCE_PORTS: &[(&str, SourcePorts)] =
+    &[("any", SourcePorts::Any), ("per_core", SourcePorts::PerCore)];
 
 /// Words of `on_down` and `on_up`.
 pub(super) const OPEN_SESSIONS: &[(&str, OpenSessions)] =

@@ -1,39 +1,37 @@
 //! Sockets for backend connections.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::options;
-use crate::base::Address;
+use crate::base::{Address, LocalEnd, PortRange};
 use crate::config::TcpOptions;
 
-/// Returns a new socket for a connection to a backend, and the address to connect it to. With `source`, the
-/// connection comes from that local address, and connect(2) chooses the port: if bind(2) chose it, each port
-/// of the address would serve one connection, whatever its destination (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
+/// Returns a new socket for a connection to a backend, and the address to connect it to. With a local address, the
+/// connection comes from there, and connect(2) chooses the port: if bind(2) chose it, each port of the address would
+/// serve one connection, whatever its destination (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
 ///
 /// The socket is in non-blocking mode.
 ///
 /// # Errors
 ///
-/// socket(2), setsockopt(2), bind(2): `EADDRNOTAVAIL` for a `source` that does not belong to this machine. A
+/// socket(2), setsockopt(2), bind(2): `EADDRNOTAVAIL` for an address that does not belong to this machine. A
 /// path that does not fit into `sun_path` (107 bytes, unix(7)).
-pub fn socket_for(
-    address: &Address,
-    tcp: &TcpOptions,
-    source: Option<IpAddr>,
-) -> io::Result<(OwnedFd, SockAddr)> {
+pub fn socket_for(address: &Address, tcp: &TcpOptions, local: LocalEnd) -> io::Result<(OwnedFd, SockAddr)> {
     match address {
         Address::Tcp(address) => {
             let socket = Socket::new(Domain::for_address(*address), Type::STREAM.nonblocking(), None)?;
             options::apply(SockRef::from(&socket), tcp)?;
-            if let Some(source) = source {
+            if let Some(ports) = local.ports {
+                options::set_local_ports(SockRef::from(&socket), ports)?;
+            }
+            if let Some(ip) = local.ip {
                 options::bind_without_port(SockRef::from(&socket))?;
-                socket.bind(&SocketAddr::new(source, 0).into())?;
+                socket.bind(&SocketAddr::new(ip, 0).into())?;
             }
             Ok((socket.into(), SockAddr::from(*address)))
         }
@@ -78,7 +76,7 @@ pub fn is_connected(socket: SockRef<'_>) -> io::Result<bool> {
 #[must_use]
 pub fn is_self_connected(socket: SockRef<'_>, peer: &Address) -> bool {
     let Address::Tcp(peer) = peer else { return false };
-    EPHEMERAL_PORTS.contains(&peer.port())
+    EPHEMERAL_PORTS.contains(peer.port())
         && socket.local_addr().is_ok_and(|local| local.as_socket() == Some(*peer))
 }
 
@@ -98,11 +96,18 @@ pub fn peer_address(socket: SockRef<'_>) -> Option<Address> {
 
 /// Ports that the kernel gives to outgoing connections. For backends on any other port the local address need
 /// not be looked up.
-static EPHEMERAL_PORTS: LazyLock<RangeInclusive<u16>> = LazyLock::new(|| {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut ports = text.split_whitespace().map_while(|port| port.parse().ok());
-    ports.next().unwrap_or(1)..=ports.next().unwrap_or(u16::MAX)
-});
+static EPHEMERAL_PORTS: LazyLock<PortRange> =
+    LazyLock::new(|| local_ports().unwrap_or(PortRange { first: 1, last: u16::MAX }));
+
+/// Reads which ports the kernel gives to outgoing connections (`ip_local_port_range`, ip(7)); `None` where it does not say
+/// so.
+#[must_use]
+pub fn local_ports() -> Option<PortRange> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let ports: Vec<u16> = text.split_whitespace().map_while(|port| port.parse().ok()).collect();
+    let [first, last] = ports[..] else { return None };
+    (first <= last).then_some(PortRange { first, last })
+}
 
 /// Reads what connecting needs to know about the system, so that no shard reads a file.
 pub fn prepare() {
@@ -111,7 +116,7 @@ pub fn prepare() {
 
 #[cfg(test)]
 mod tests {
-    use socket2::SockRef;
+    use std::net::IpAddr;
 
     use super::*;
 
@@ -123,7 +128,8 @@ mod tests {
             let ip: IpAddr = ip.parse().expect("an address");
             let listener = std::net::TcpListener::bind((ip, 0)).expect("loopback");
             let address = Address::Tcp(listener.local_addr().expect("bound"));
-            let (socket, target) = socket_for(&address, &tcp, Some(ip)).expect("a local address");
+            let local = LocalEnd { ip: Some(ip), ports: None };
+            let (socket, target) = socket_for(&address, &tcp, local).expect("a local address");
             let local = || SockRef::from(&socket).local_addr().expect("bound").as_socket().expect("TCP");
             assert_eq!(local(), SocketAddr::new(ip, 0));
             let begun = SockRef::from(&socket).connect(&target);

@@ -17,8 +17,8 @@ mod zone;
 pub(crate) mod testing;
 
 pub use connect::{
-    connect_with_first_bytes, is_connected, is_self_connected, local_address, peer_address, prepare,
-    socket_for,
+    connect_with_first_bytes, is_connected, is_self_connected, local_address, local_ports, peer_address,
+    prepare, socket_for,
 };
 pub use errors::{AcceptError, LocalFailure};
 pub use group::group_number;
@@ -30,7 +30,7 @@ pub use listen::{
     FileAccess, ListenError, Listening, SocketFile, adjust, end_handshakes, listen, listen_alone,
     listen_beside, take_all_hops, unlisten,
 };
-pub use options::{keep_alive, reset, try_options};
+pub use options::{incoming_cpu, keep_alive, reset, try_local_ports, try_options};
 pub use peer::{HandshakeError, Peer, poll_paced};
 pub use queue::{queued, unacknowledged};
 pub use steer::{steer_by_cpu, stop_steering};

@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::base::Plain;
+use crate::base::{Plain, PortRange, counted};
 use crate::config::{Keepalive, ListenerTcp, TcpOptions};
+
+/// Set by Linux 6.3 and later, linux/in.h.
+const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 
 /// Clients that the kernel keeps of which the first bytes came with the SYN (`TCP_FASTOPEN`).
 const FAST_OPEN_QUEUE: libc::c_int = 1_024;
@@ -145,6 +148,49 @@ fn of_interface(error: &io::Error, name: &str) -> io::Error {
 /// Has bind(2) to port 0 leave the port to connect(2), ip(7). IPv6 sockets take the option of IPv4 too.
 pub(super) fn bind_without_port(socket: SockRef<'_>) -> io::Result<()> {
     set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Has connect(2) choose one of these ports, ip(7). IPv6 sockets take the option of IPv4 too. The kernel ignores an end
+/// that is not within `ip_local_port_range`.
+pub(super) fn set_local_ports(socket: SockRef<'_>, ports: PortRange) -> io::Result<()> {
+    let both = u32::from(ports.last) << 16 | u32::from(ports.first);
+    set(&socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, both.cast_signed())
+}
+
+/// Tries whether each of this many shards can have ports of its own, of these.
+///
+/// # Errors
+///
+/// What the kernel refuses, or that the ports are too few, with the cure.
+pub fn try_local_ports(ports: Option<PortRange>, shards: usize) -> io::Result<()> {
+    const OR: &str = "or write `source_ports: any`";
+    let Some(ports) = ports else {
+        return Err(io::Error::other(format!(
+            "`source_ports: per_core` needs the sysctl net.ipv4.ip_local_port_range, which cannot be read here; let the \
+             process read /proc/sys, {OR}"
+        )));
+    };
+    if ports.count() < shards {
+        let (has, shards) = (counted(ports.count() as u64, "port"), counted(shards as u64, "core"));
+        return Err(io::Error::other(format!(
+            "`source_ports: per_core` takes a local port for each core, and the sysctl net.ipv4.ip_local_port_range has {has} \
+             ({ports}) for {shards}; widen it, {OR}"
+        )));
+    }
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    set_local_ports(SockRef::from(&socket), ports).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOPROTOOPT) => io::Error::other(format!(
+            "this kernel cannot give each core ports of its own (IP_LOCAL_PORT_RANGE); `source_ports: per_core` needs \
+             Linux 6.3, {OR}"
+        )),
+        _ => error,
+    })
+}
+
+/// Returns the CPU on which the kernel has received the last segment of a connection (`SO_INCOMING_CPU`, socket(7)).
+#[must_use]
+pub fn incoming_cpu(socket: SockRef<'_>) -> Option<usize> {
+    socket.cpu_affinity().ok()
 }
 
 /// Has the kernel drop segments with a smaller TTL or hop limit. An IPv6 socket may get segments of both families.

@@ -9,8 +9,8 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use crate::base::{Plain, counted};
-use crate::config::{BackendAddress, Config, ListenAddress, Listener, LogTarget};
+use crate::base::{Plain, PortRange, counted};
+use crate::config::{BackendAddress, Config, ListenAddress, Listener, LogTarget, SourcePorts, Upstream};
 use crate::control::circles_here;
 use crate::net;
 use crate::uring;
@@ -33,6 +33,8 @@ pub fn lacks(config: &Config) -> Vec<String> {
             let ring = uring::probe(cores.len(), config.runtime.relay.buffers_per_core);
             lacks.extend(ring.err().map(|missing| missing.to_string()));
             lacks.extend(too_few_descriptors(config, cores.len()));
+            let ports = takes_local_ports(config, net::local_ports(), cores.len());
+            lacks.extend(ports.err().map(|error| error.to_string()));
             lacks.extend(doubts(config, cores.len()));
         }
         Err(error) => lacks.push(error.to_string()),
@@ -56,7 +58,7 @@ pub fn lacks(config: &Config) -> Vec<String> {
         no_interface(&address.zone).map(|why| format!("backend {}: {why}", backend.name))
     });
     lacks.extend(zones);
-    let outgoing = local_ports();
+    let outgoing = outgoing_ports();
     lacks.extend(config.listeners.iter().filter_map(|listener| in_the_way(listener, &outgoing)));
     lacks
 }
@@ -72,6 +74,22 @@ pub(super) fn takes_options(config: &Config) -> Result<(), StartError> {
             .map_err(|error| StartError::Options { name: upstream.name.clone(), error })?;
     }
     Ok(())
+}
+
+/// Tries whether each shard can have its part of the local ports, if an upstream wants that.
+///
+/// # Errors
+///
+/// That the kernel does not know such parts, or has too few ports.
+pub(super) fn takes_local_ports(
+    config: &Config,
+    ports: Option<PortRange>,
+    shards: usize,
+) -> Result<(), StartError> {
+    let per_core = |upstream: &&Upstream| upstream.source_ports == SourcePorts::PerCore;
+    let Some(upstream) = config.upstreams.iter().find(per_core) else { return Ok(()) };
+    net::try_local_ports(ports, shards)
+        .map_err(|error| StartError::Options { name: upstream.name.clone(), error })
 }
 
 /// Returns warnings where the system has `fast_open` switched off. In the sysctl, bit 0 stands for connects and bit 1 for
@@ -200,10 +218,8 @@ fn not_writable(path: &Path) -> Option<String> {
 }
 
 /// Returns the ports that the kernel gives to outgoing connections, as ranges.
-fn local_ports() -> Vec<(u16, u16)> {
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let ends: Vec<u16> = text.split_whitespace().filter_map(|end| end.parse().ok()).collect();
-    let [first, last] = ends[..] else { return Vec::new() };
+fn outgoing_ports() -> Vec<(u16, u16)> {
+    let Some(PortRange { first, last }) = net::local_ports() else { return Vec::new() };
     let reserved = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
     let mut free = vec![(first, last)];
     for part in reserved.trim().split(',').filter(|part| !part.is_empty()) {
@@ -362,5 +378,20 @@ mod tests {
             let lacks = lacks(&config(listener));
             assert!(lacks.iter().any(|lack| lack.contains(words)), "{listener}: {lacks:?}");
         }
+    }
+
+    #[test]
+    fn fewer_ports_than_cores_are_an_error_only_where_each_core_wants_some() {
+        let eight = Some(PortRange { first: 61_000, last: 61_007 });
+        let any = config(":15");
+        takes_local_ports(&any, eight, 9).unwrap();
+        let text = "loadbalancer: {listen_address: ':15'}\nsource_ports: per_core\nbackends: ['a:1']\n";
+        let per_core = crate::config::parse("f", text.as_bytes()).unwrap().config;
+        let error = takes_local_ports(&per_core, eight, 9).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "upstream default: `source_ports: per_core` takes a local port for each core, and the sysctl \
+             net.ipv4.ip_local_port_range has 8 ports (61000 to 61007) for 9 cores; widen it, or write `source_ports: any`"
+        );
     }
 }

@@ -29,8 +29,7 @@ use core_affinity::CoreId;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::admission::Gate;
-use crate::base::ShardPlace;
-use crate::base::{ShardId, counted};
+use crate::base::{PortRange, ShardId, ShardPlace, counted};
 use crate::config::{Config, Listener, Overlay};
 use crate::control::admin::{self, Endpoints};
 use crate::control::command::Door;
@@ -108,6 +107,8 @@ pub struct Server {
 /// What all threads know of the shards.
 struct Shards {
     cpus: Vec<usize>,
+    /// The local ports as they were at the start; each shard has a part of them.
+    ports: Option<PortRange>,
     handles: Arc<[ShardHandle]>,
     counters: Vec<Arc<ShardCounters>>,
     heartbeats: Vec<Arc<Heartbeat>>,
@@ -122,6 +123,8 @@ struct Prepared {
     file: Arc<Config>,
     /// What the file says, with what operators have changed beside it.
     config: Arc<Config>,
+    /// The local ports, if the kernel says which they are.
+    ports: Option<PortRange>,
     /// Maximum number of pipes of a shard.
     pipes: u32,
     /// Maximum number of sessions of the process.
@@ -144,6 +147,8 @@ impl Prepared {
         uring::probe(cpus.len(), config.runtime.relay.buffers_per_core)?;
         net::prepare();
         machine::takes_options(&config)?;
+        let ports = net::local_ports();
+        machine::takes_local_ports(&config, ports, cpus.len())?;
         let pipes = budget::pipes(&config.runtime.relay, cpus.len(), net::pipe_quota());
         let descriptors = net::raise_descriptor_limit()?;
         let sessions = budget::sessions(&config, cpus.len(), pipes, descriptors)?;
@@ -161,7 +166,7 @@ impl Prepared {
         }
         sockets.keep_files(None, endpoints.take_files());
         sockets.keep_unused(inherited.close_rest());
-        Ok(Self { file, config, pipes, sessions, by_shard, sockets, endpoints })
+        Ok(Self { file, config, ports, pipes, sessions, by_shard, sockets, endpoints })
     }
 }
 
@@ -212,7 +217,7 @@ impl Server {
         let tickets = attached.left.tickets();
         let snapshot = Arc::new(Snapshot::build_with(config, cpus.len(), Some(&on_report), None, tickets)?);
         let current = Current::new(Arc::clone(&snapshot));
-        let (shards, ends) = Shards::new(cpus)?;
+        let (shards, ends) = Shards::new(cpus, prepared.ports)?;
         let access_log = AccessLog::start(
             &snapshot.config().logging,
             Arc::clone(&current),
@@ -337,6 +342,7 @@ impl Server {
                 phase,
                 place,
                 cpu: CoreId { id: shards.cpus[index] },
+                ports: shards.ports.and_then(|ports| ports.part_of(place)),
                 snapshot: Arc::clone(snapshot),
                 listeners,
                 pipes: self.pipes,
@@ -496,7 +502,7 @@ impl Server {
 
 impl Shards {
     /// What is known of shards that have not started, and where each of them hears of the others.
-    fn new(cpus: &[CoreId]) -> io::Result<(Self, Vec<(Inbox, OwnedFd)>)> {
+    fn new(cpus: &[CoreId], ports: Option<PortRange>) -> io::Result<(Self, Vec<(Inbox, OwnedFd)>)> {
         let (mut handles, mut ends) = (Vec::new(), Vec::new());
         for _ in cpus {
             let (bell, doorbell) = Doorbell::new()?;
@@ -506,6 +512,7 @@ impl Shards {
         }
         let shards = Self {
             cpus: cpus.iter().map(|cpu| cpu.id).collect(),
+            ports,
             handles: handles.into(),
             counters: cpus.iter().map(|_| Arc::default()).collect(),
             heartbeats: cpus.iter().map(|_| Arc::default()).collect(),

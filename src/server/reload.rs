@@ -130,6 +130,7 @@ impl Server {
     fn prepare(&self, config: Arc<Config>, current: &Snapshot) -> Result<Ready, StartError> {
         machine::takes_options(&config)?;
         let cpus = &self.shards.cpus;
+        machine::takes_local_ports(&config, self.shards.ports, cpus.len())?;
         let descriptors = net::raise_descriptor_limit()?;
         let sessions = budget::sessions(&config, cpus.len(), self.pipes, descriptors)?;
         let known = &current.config().listeners;

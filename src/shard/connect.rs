@@ -1,7 +1,6 @@
 //! One connection to a backend: tries its addresses in order, from the local addresses in turn.
 
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -9,7 +8,7 @@ use super::sessions::Session;
 use super::state::Shard;
 use super::upstream::Upstream;
 use crate::base::limits::LATE;
-use crate::base::{Activity, Address, BackendId, CloseReason, ConnectFailure, Plain, Tick};
+use crate::base::{Activity, Address, BackendId, CloseReason, ConnectFailure, LocalEnd, Plain, Tick};
 use crate::net::{self, HandshakeError, LocalFailure, Peer};
 use crate::tls;
 use crate::upstream::{ClientEnd, ClientState, Failure, WaitEnd};
@@ -109,9 +108,9 @@ fn poll_writable(socket: &Peer, context: &Context<'_>) -> Poll<io::Result<()>> {
 /// the pool. The connection ends when the socket is dropped, so that the backend learns of the end before its
 /// permit is given to another session.
 ///
-/// If a local address or port is unavailable, the next one is tried; so where IPv6 is switched off, a backend
-/// `localhost` that resolves to `::1` first is reached on 127.0.0.1. An address that does not answer leaves
-/// the others an equal share of the time.
+/// If a local address or port is unavailable, the next one is tried, and any port once those of the shard are used
+/// up. So where IPv6 is switched off, a backend `localhost` that resolves to `::1` first is reached on 127.0.0.1.
+/// An address that does not answer leaves the others an equal share of the time.
 pub(super) async fn connect_any(
     upstream: &Upstream,
     waiting: Option<WaitingClient<'_>>,
@@ -127,12 +126,17 @@ pub(super) async fn connect_any(
         let now = shard.now();
         let left = (addresses.len() - index) as u32;
         let deadline = now.after(all.since(now) / left);
-        for source in upstream.local_addresses.in_turn(address) {
+        for local in upstream.local_addresses.in_turn(address) {
             let wait = Wait::until(shard, waiting, deadline);
-            let error = match wait.connect(address, upstream, (source, backend), prelude).await {
+            let error = match wait.connect(address, upstream, (local, backend), prelude).await {
                 Ok((socket, sent)) => return Ok(Connected { socket, address: address.clone(), sent }),
                 Err(error) => error,
             };
+            // Ports of this shard that are used up are no lack: any port is tried next.
+            let is_lack = local.ports.is_none() || !matches!(error.failure, Failure::NoLocalAddress);
+            if let Some(kind) = error.lacking.filter(|_| is_lack) {
+                shard.counters.work.local_failures[kind as usize].add(1);
+            }
             match error.failure {
                 Failure::Session(_) => return Err(error),
                 Failure::Shortage => {
@@ -254,10 +258,10 @@ impl<'a> Wait<'a> {
         mut self,
         address: &Address,
         upstream: &Upstream,
-        (source, backend): (Option<IpAddr>, BackendId),
+        (local, backend): (LocalEnd, BackendId),
         prelude: &Prelude,
     ) -> Result<(Peer, usize), Failed> {
-        let socket = net::socket_for(address, &upstream.config().tcp, source);
+        let socket = net::socket_for(address, &upstream.config().tcp, local);
         let (fd, target) = socket.map_err(|error| self.failed(error, address))?;
         let mut socket = Peer::plain(self.shard.ring.socket(fd));
         socket.end_at_drop(true);
@@ -354,10 +358,9 @@ impl<'a> Wait<'a> {
         })
     }
 
-    /// Decides whose fault an error of socket(2) or connect(2) is, and counts what this process lacks.
+    /// Decides whose fault an error of socket(2) or connect(2) is.
     fn failed(&self, error: io::Error, address: &Address) -> Failed {
         if let Some(kind) = LocalFailure::of(&error, address) {
-            self.shard.counters.work.local_failures[kind as usize].add(1);
             return Failed::lacking(kind, error);
         }
         if self.client.is_some_and(|client| client.end.has_begun()) {

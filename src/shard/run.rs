@@ -17,7 +17,7 @@ use super::state::{Shard, WarningLimit};
 use super::upstream::Upstream;
 use super::{accept, pool_task, session};
 use crate::admission::Gate;
-use crate::base::{Activity, ShardPlace, limits};
+use crate::base::{Activity, PortRange, ShardPlace, limits};
 use crate::relay::Pipes;
 use crate::steering::CoreLoads;
 use crate::telemetry::access_log::AccessLogger;
@@ -33,6 +33,8 @@ pub struct ShardParts {
     pub place: ShardPlace,
     /// The CPU it is pinned to.
     pub cpu: core_affinity::CoreId,
+    /// Its part of the local ports; there is one wherever an upstream has `source_ports: per_core`.
+    pub ports: Option<PortRange>,
     /// The configuration, with what all shards share of it.
     pub snapshot: Arc<Snapshot>,
     /// Listening sockets of this shard, each with the position of its listener in the configuration.
@@ -151,6 +153,8 @@ impl Residents {
         let shard = Rc::new(Shard {
             ring: ring.clone(),
             place: parts.place,
+            cpu: parts.cpu.id,
+            ports: parts.ports,
             phase: Cell::new(parts.phase),
             waits: Cell::new(false),
             busy: Cell::new(0),

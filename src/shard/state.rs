@@ -10,7 +10,7 @@ use super::handoff::Handoff;
 use super::inbox::{Phase, ShardHandle};
 use super::sessions::Sessions;
 use crate::admission::Gate;
-use crate::base::{ShardId, ShardPlace, Tick};
+use crate::base::{PortRange, ShardId, ShardPlace, Tick};
 use crate::config::ListenAddress;
 use crate::net::LocalFailure;
 use crate::relay::Pipes;
@@ -24,6 +24,10 @@ use crate::uring::Ring;
 pub(super) struct Shard {
     pub(super) ring: Ring,
     pub(super) place: ShardPlace,
+    /// The CPU that it is pinned to.
+    pub(super) cpu: usize,
+    /// Its part of the local ports.
+    pub(super) ports: Option<PortRange>,
     pub(super) phase: Cell<Phase>,
     /// Whether an accept loop has noted at the gate that clients wait for the end of a session.
     pub(super) waits: Cell<bool>,

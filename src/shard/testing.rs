@@ -48,6 +48,7 @@ fn build(port: u16, shards: usize, listeners: Vec<(usize, OwnedFd)>) -> (ShardPa
         phase: Phase::Running,
         place: place(0),
         cpu: core_affinity::get_core_ids().expect("CPUs")[0],
+        ports: None,
         snapshot: Arc::new(snapshot),
         listeners,
         pipes: 0,

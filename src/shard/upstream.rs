@@ -13,7 +13,7 @@ use super::unresponsive::Unresponsive;
 use super::waiters::{Granted, Waiters};
 use crate::balance::{self, Tried};
 use crate::base::{Address, BackendId, BackendKey, ClientAddress, UpstreamId};
-use crate::config::{self, AdminState, HashKey, OpenSessions, Reuse};
+use crate::config::{self, AdminState, HashKey, OpenSessions, Reuse, SourcePorts};
 use crate::net::{self, Peer};
 use crate::pool::{Connection, Lease, Pool};
 use crate::protocol::client_hello::ClientHello;
@@ -41,6 +41,8 @@ pub(super) struct Upstream {
     newest: Rc<RefCell<Weak<Self>>>,
     /// Warnings of backends with which there is no TLS: mostly a wrong configuration, which checks of other kinds do not find.
     tls_warnings: WarningLimit,
+    /// Sessions whose backend connection was not looked at since the last one, see [`note_core`](Self::note_core).
+    unsampled: Cell<u8>,
     /// Whether there is a newer version, or none in the configuration.
     is_retired: Cell<bool>,
 }
@@ -57,7 +59,11 @@ impl Upstream {
             let (backends, before) = (Rc::clone(&counters), previous.and_then(|one| one.pool.as_deref()));
             Rc::new(Pool::new(shard.counters.pool(id), backends, (most, upstream.pool.max_idle), before))
         };
-        let same_source = previous.filter(|previous| previous.config().source == upstream.source);
+        let is_same_source = |before: &config::Upstream| {
+            (&before.source, before.source_ports) == (&upstream.source, upstream.source_ports)
+        };
+        let same_source = previous.filter(|previous| is_same_source(previous.config()));
+        let ports = shard.ports.filter(|_| upstream.source_ports == SourcePorts::PerCore);
         let this = Rc::new(Self {
             id,
             shard: Rc::clone(shard),
@@ -69,7 +75,7 @@ impl Upstream {
             pool: (most > 0).then(pool),
             local_addresses: match same_source {
                 Some(previous) => Rc::clone(&previous.local_addresses),
-                None => Rc::new(LocalAddresses::new(&upstream.source, shard.id())),
+                None => Rc::new(LocalAddresses::new(&upstream.source, ports, shard.id())),
             },
             waiters: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.waiters)),
             unresponsive: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.unresponsive)),
@@ -77,6 +83,7 @@ impl Upstream {
             totals: shard.counters.upstream(id),
             newest: previous.map_or_else(Rc::default, |previous| Rc::clone(&previous.newest)),
             tls_warnings: WarningLimit::default(),
+            unsampled: Cell::new(0),
             is_retired: Cell::new(false),
             counters,
         });
@@ -188,6 +195,18 @@ impl Upstream {
     pub(super) fn preview(&self, client: ClientAddress, hello: &ClientHello) -> Preview {
         let has_pooled = |backend| self.pool.as_ref().is_some_and(|pool| pool.has_ready(backend));
         self.table.preview(self.key(client, Some(hello)), self.shard.now(), has_pooled)
+    }
+
+    /// Counts, of the connection to a backend whose session ends, whether the CPU of this shard receives it. Looks at the
+    /// first one and then at every 16th, so that the system call costs next to nothing.
+    pub(super) fn note_core(&self, socket: &Peer) {
+        const EVERY: u8 = 16;
+        let before = self.unsampled.get();
+        self.unsampled.set((before + 1) % EVERY);
+        if before == 0 {
+            let is_own = socket.with(net::incoming_cpu) == Some(self.shard.cpu);
+            if is_own { &self.totals.legs_own } else { &self.totals.legs_other }.add(1);
+        }
     }
 
     // Clients that wait.

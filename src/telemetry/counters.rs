@@ -111,6 +111,13 @@ counters! {
         connect: Histogram<N>,
         /// How long sessions waited for a permit of a backend, if they had to; those that got none too.
         queue: Histogram<N>,
+        /// Of the backend connections that were looked at when their session ended: those of which the CPU of the shard has
+        /// received the last segment.
+        #[serde(skip)]
+        legs_own: N,
+        /// Those of which another CPU has.
+        #[serde(skip)]
+        legs_other: N,
     }
 
     /// What one shard counts for the pool of one upstream.

@@ -5,7 +5,7 @@ use ringway::uring::{Ring, probe};
 use crate::support::{SMALL, on_ring};
 
 /// The running kernel as (major, minor, patch).
-fn kernel() -> (u32, u32, u32) {
+pub(crate) fn kernel() -> (u32, u32, u32) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("procfs");
     let numbers = &mut release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);

@@ -66,6 +66,10 @@ pub struct Upstream {
     /// leaves the choice to the kernel.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub source: Vec<IpAddr>,
+    /// Which local ports backend connections come from: `per_core` gives each core a part of
+    /// `net.ipv4.ip_local_port_range`, and any port once that is used up. Linux 6.3 or later. See "Source addresses and
+    /// ports".
+    pub source_ports: SourcePorts,
     /// Time between two look-ups of a host name; off looks it up once.
     #[serde(serialize_with = "text::duration_or_off")]
     pub resolve: Option<Duration>,
@@ -186,6 +190,16 @@ pub enum HashKey {
     SourcePort,
     /// The name that it asks for (TLS); without one, its IP address.
     Sni,
+}
+
+/// The local ports of backend connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourcePorts {
+    /// All of them, for all shards.
+    Any,
+    /// A part of them for each shard.
+    PerCore,
 }
 
 /// `timeouts:` of an upstream.

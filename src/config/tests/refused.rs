@@ -29,7 +29,7 @@ unknown: 1
             "10:12: `-5s` is negative; write a duration such as `250ms`, `30s`, `5m` or `1h`",
             "11:1: unknown key `unknown`; known here: runtime, logging, admin, loadbalancer, \
                  backends, healthcheck, outlier, panic_threshold, slow_start, on_down, on_up, retries, retry_budget, \
-                 queue, pool, send_proxy, source, resolve",
+                 queue, pool, send_proxy, source, source_ports, resolve",
         ]
     );
 }

@@ -36,7 +36,16 @@ fn settings_that_do_nothing_beside_the_others() {
         (both, "queue: {max: 9, timeout: 20s}", "`establish`, which covers all attempts, ends that at 15s"),
         (both, "pool: {size: 3}", "more than the `max_connections` of `a`"),
         (one, "pool: {size: 3, clients: trusted}", "has no effect without `reuse: reset`"),
-        ("[{name: s, address: 'unix:/s'}]", "source: [10.0.0.1]", "no effect on `unix:` backends"),
+        (
+            "[{name: s, address: 'unix:/s'}]",
+            "source: [10.0.0.1]",
+            "`source` has no effect on `unix:` backends",
+        ),
+        (
+            "[{name: s, address: 'unix:/s'}]",
+            "source_ports: per_core",
+            "`source_ports` has no effect on `unix:` backends",
+        ),
         (
             "[{address: a, port: 1}, {address: b, port: 1, weight: 9}]",
             "algorithm: first",

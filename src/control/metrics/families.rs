@@ -232,6 +232,17 @@ pub(super) fn upstreams(status: &Status, out: &mut Families<'_>) -> fmt::Result 
             series.count(&[("upstream", name)], upstream.totals.retries_over_budget)
         })
     })?;
+    out.counter(
+        "ringway_backend_legs",
+        "Backend connections at the end of their sessions by whose core received them; a sample, one in 16",
+        |series| {
+            each(status, |name, upstream| {
+                let totals = &upstream.totals;
+                series.count(&[("upstream", name), ("core", "own")], totals.legs_own)?;
+                series.count(&[("upstream", name), ("core", "other")], totals.legs_other)
+            })
+        },
+    )?;
     out.counter("ringway_pool_events", "What happened to pooled connections", |series| {
         each(status, |name, upstream| {
             let pool = &upstream.pool;

@@ -175,6 +175,7 @@ impl Record {
             let counters = self.upstream().counters(backend);
             counters.round_trip.observe(info.round_trip);
             counters.retransmitted.add(if goes_on { 0 } else { info.retransmitted.into() });
+            self.upstream().note_core(socket);
         }
         self.log(info);
     }

@@ -25,7 +25,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub use backend::{Backend, Connection, backend, exchange};
 pub use balancer::{Balancer, Builder as BalancerBuilder, balancer, both_ways, shards, timed};
 pub use client::{Client, expect_reset, is_reset, receive_at_once};
-pub use config::{NO_ADMIN, write_config};
+pub use config::{NO_ADMIN, parse, write_config};
 pub use http::{Asked, Endpoint, Reply, Stream as HttpStream};
 pub use network::{add_address, in_own_network, set_network, switch_loopback};
 pub use process::{Builder as ProcessBuilder, Process, process, run_to_end};

@@ -1,16 +1,19 @@
 //! Set-up: backends on loopback, of which every address of 127.0.0.0/8 is a local one. Claim: backend
-//! connections come from the addresses of `source` in turn, and from the next one where one cannot be used.
+//! connections come from the addresses of `source` in turn, and from the next one where one cannot be used; and from the
+//! ports of their core where each has its own, as long as there are some.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use ringway::base::CloseReason;
-use ringway::net::LocalFailure;
+use ringway::base::{CloseReason, PortRange, ShardId, ShardPlace};
+use ringway::net::{self, LocalFailure};
+use ringway::server::{self, Server};
 
 use crate::support::{
-    Backend, Balancer, Client, backend, balancer, expect_reset, in_own_network, set_network,
+    Backend, Balancer, Client, NO_ADMIN, PATIENCE, backend, balancer, expect_reset, holds_within,
+    in_own_network, parse, set_network, shards,
 };
 
 /// Ports that one address has for connections to one destination, where they are few.
@@ -137,4 +140,193 @@ fn address_without_a_port_left_gives_way_to_the_next_one() {
         assert_eq!((two.connect_failures(0), two.retries()), (0, 0));
         held.into_iter().chain(others).for_each(|client| client.finish().unwrap());
     });
+}
+
+/// The ports that connections came from.
+type Ports = Arc<Mutex<Vec<u16>>>;
+
+/// A backend that echoes, and notes from where.
+fn noting_ports() -> (Backend, Ports) {
+    let ports = Ports::default();
+    let noted = Arc::clone(&ports);
+    let backend = backend()
+        .serve(move |connection| {
+            noted.lock().unwrap().push(connection.peer().port());
+            connection.echo()
+        })
+        .start();
+    (backend, ports)
+}
+
+/// Whether the kernel knows ports of a core, and there are several cores; if not, the test is skipped. Root may skip it
+/// too: the oldest supported kernel does not.
+fn has_ports_for_each_core() -> bool {
+    let tried = net::try_local_ports(net::local_ports(), shards());
+    if let Err(error) = &tried {
+        assert!(error.to_string().contains("needs Linux 6.3"), "{error}");
+        eprintln!("skipped: {error}");
+    }
+    tried.is_ok() && shards() > 1
+}
+
+/// The part of each shard.
+fn parts() -> Vec<PortRange> {
+    let all = net::local_ports().unwrap();
+    let place = |shard| ShardPlace { shard: ShardId(shard), shards: shards(), seed: 0 };
+    (0..shards() as u16).map(|shard| all.part_of(place(shard)).unwrap()).collect()
+}
+
+/// How many of the ports lie in the part of each shard.
+fn by_part(ports: &Ports) -> Vec<u32> {
+    let ports = ports.lock().unwrap();
+    parts().iter().map(|part| ports.iter().filter(|port| part.contains(**port)).count() as u32).collect()
+}
+
+#[test]
+fn sessions_of_each_core_come_from_ports_of_its_own() {
+    if !has_ports_for_each_core() {
+        return;
+    }
+    for source in ["source: off", "source: [127.0.0.11, 127.0.0.12]"] {
+        let (backend, ports) = noting_ports();
+        let balancer =
+            balancer().backends([&backend]).upstream(source).upstream("source_ports: per_core").start();
+        let mut held = Vec::new();
+        while balancer.active_by_shard().iter().any(|active| *active < 8) {
+            assert!(held.len() < 300, "cores share the sessions: {:?}", balancer.active_by_shard());
+            held.push(balancer.echoing_client());
+        }
+        assert_eq!(by_part(&ports), balancer.active_by_shard(), "{source}: {ports:?}");
+        held.into_iter().for_each(|client| client.finish().unwrap());
+    }
+}
+
+#[test]
+fn a_reload_changes_the_ports_of_new_connections() {
+    if !has_ports_for_each_core() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("l");
+    let (backend, ports) = noting_ports();
+    let file = |source_ports: &str| {
+        format!(
+            "{NO_ADMIN}runtime: {{cores: {}}}\nloadbalancer: {{listen_address: 'unix:{}'}}\nhealthcheck: off\n\
+             source_ports: {source_ports}\nbackends: ['{}']\n",
+            shards(),
+            path.display(),
+            backend.address()
+        )
+    };
+    let mut balancer = Balancer::of(&file("any"), None, true);
+    let applied = balancer.reloads(&file("per_core"));
+    assert_eq!(applied.changes.len(), 1, "{applied:?}");
+    let held = sessions(&path, 16);
+    assert_eq!(by_part(&ports), balancer.active_by_shard(), "{ports:?}");
+    held.into_iter().for_each(|client| client.finish().unwrap());
+}
+
+#[test]
+fn pooled_connections_come_from_the_ports_of_their_core() {
+    if !has_ports_for_each_core() {
+        return;
+    }
+    let (backend, ports) = noting_ports();
+    let pool = format!("pool: {{size: {}}}", 3 * shards());
+    let _balancer =
+        balancer().backends([&backend]).upstream(&pool).upstream("source_ports: per_core").start();
+    let is_full = || ports.lock().unwrap().len() == 3 * shards();
+    assert!(holds_within(PATIENCE, is_full), "{ports:?}");
+    assert_eq!(by_part(&ports), vec![3; shards()], "{ports:?}");
+}
+
+#[test]
+fn a_core_without_a_port_left_takes_any() {
+    if !has_ports_for_each_core() {
+        return;
+    }
+    in_own_network(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("l");
+        let (backend, ports) = noting_ports();
+        leave_few_ports();
+        let parts = parts();
+        let others: usize = parts[1..].iter().map(|part| part.count()).sum();
+        let balancer =
+            balancer().on_unix(path.clone()).backends([&backend]).upstream("source_ports: per_core").start();
+        let (first, last) = (parts[0].first, parts[0].last);
+        let _taken: Vec<_> =
+            (first..=last).map(|port| TcpListener::bind(("0.0.0.0", port)).unwrap()).collect();
+        let held = sessions(&path, others);
+        assert!(
+            balancer.active_by_shard().iter().all(|active| *active > 0),
+            "{:?}",
+            balancer.active_by_shard()
+        );
+        let by_part = by_part(&ports);
+        assert_eq!((by_part[0], by_part[1..].iter().sum::<u32>() as usize), (0, others));
+        assert_eq!((exhausted(&balancer), balancer.retries()), (0, 0), "nothing is lacking");
+        // Where no port is left at all, that counts once.
+        let in_vain = Client::connect_unix(&path).unwrap();
+        balancer.await_closed(CloseReason::Resource, 1);
+        assert_eq!(exhausted(&balancer), 1);
+        held.into_iter().for_each(|client| client.finish().unwrap());
+        drop(in_vain);
+    });
+}
+
+#[test]
+fn fewer_ports_than_cores_are_found_by_check_and_at_the_start() {
+    if !has_ports_for_each_core() {
+        return;
+    }
+    in_own_network(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let yaml = |ports: &str| {
+            let (cores, path) = (shards(), folder.path().join("l"));
+            format!(
+                "{NO_ADMIN}runtime: {{cores: {cores}}}\nloadbalancer: {{listen_address: 'unix:{}'}}\n\
+                 source_ports: {ports}\nbackends: ['127.0.0.1:9']\n",
+                path.display()
+            )
+        };
+        set_network("ipv4/ip_local_port_range", "61000 61000");
+        let words =
+            "net.ipv4.ip_local_port_range has 1 port (61000 to 61000) for 2 cores; widen it, or write";
+        let per_core = parse(&yaml("per_core"));
+        let lacks = server::lacks(&per_core);
+        assert!(lacks.iter().any(|lack| lack.contains(words)), "{lacks:?}");
+        let error = Server::start(Arc::new(per_core)).err().expect("it does not start").to_string();
+        assert!(error.contains(words), "{error}");
+        let any = parse(&yaml("any"));
+        assert_eq!(server::lacks(&any), [""; 0]);
+        drop(Server::start(Arc::new(any)).unwrap());
+    });
+}
+
+#[test]
+fn a_backend_connection_counts_by_the_core_that_received_it() {
+    let cpus = core_affinity::get_core_ids().unwrap();
+    for backend_on in &cpus[..cpus.len().min(2)] {
+        let cpu = *backend_on;
+        let backend = backend()
+            .serve(move |connection| {
+                assert!(core_affinity::set_for_current(cpu));
+                let word = connection.receive_exact(5)?;
+                connection.send(&word)?;
+                connection.receive_exact(1).expect_err("the client has ended");
+                connection.end()
+            })
+            .start();
+        let balancer =
+            balancer().runtime(&format!("cores: \"{0}-{0}\"", cpus[0].id)).backends([&backend]).start();
+        serve(&balancer, 17);
+        balancer.await_closed(CloseReason::Normal, 17);
+        let legs = (
+            balancer.upstream(|upstream| upstream.legs_own),
+            balancer.upstream(|upstream| upstream.legs_other),
+        );
+        // The first one and the 17th.
+        assert_eq!(legs, if cpu.id == cpus[0].id { (2, 0) } else { (0, 2) });
+    }
 }
