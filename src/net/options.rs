@@ -11,7 +11,7 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use crate::base::{Plain, PortRange, counted};
 use crate::config::{Keepalive, ListenerTcp, TcpOptions};
 
-/// Set by Linux 6.3 and later, linux/in.h.
+/// linux/in.h, Linux 6.3. Debian's 6.1 has it, too.
 const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
 
 /// Clients that the kernel keeps of which the first bytes came with the SYN (`TCP_FASTOPEN`).
@@ -178,13 +178,17 @@ pub fn try_local_ports(ports: Option<PortRange>, shards: usize) -> io::Result<()
         )));
     }
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    set_local_ports(SockRef::from(&socket), ports).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOPROTOOPT) => io::Error::other(format!(
+    set_local_ports(SockRef::from(&socket), ports).map_err(of_local_ports)
+}
+
+fn of_local_ports(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOPROTOOPT) => io::Error::other(
             "this kernel cannot give each core ports of its own (IP_LOCAL_PORT_RANGE); `source_ports: per_core` needs \
-             Linux 6.3, {OR}"
-        )),
+             Linux 6.3, or write `source_ports: any`",
+        ),
         _ => error,
-    })
+    }
 }
 
 /// Returns the CPU on which the kernel has received the last segment of a connection (`SO_INCOMING_CPU`, socket(7)).
@@ -294,5 +298,12 @@ mod tests {
         let error = try_options(&options).expect_err("there is none").to_string();
         assert!(error.contains("modprobe tcp_nope"), "{error}");
         try_options(&TcpOptions::BARE).expect("nothing is wanted");
+        let unknown = of_local_ports(io::Error::from_raw_os_error(libc::ENOPROTOOPT)).to_string();
+        assert!(unknown.contains("needs Linux 6.3, or write `source_ports: any`"), "{unknown}");
+        let ports = PortRange { first: 61_000, last: 61_001 };
+        let few = try_local_ports(Some(ports), 3).expect_err("three have no part of two").to_string();
+        assert!(few.contains("has 2 ports (61000 to 61001) for 3 cores; widen it, or write"), "{few}");
+        let hidden = try_local_ports(None, 1).expect_err("nobody knows them").to_string();
+        assert!(hidden.contains("let the process read /proc/sys, or write"), "{hidden}");
     }
 }
