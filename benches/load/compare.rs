@@ -31,6 +31,8 @@ use crate::table::table;
 use crate::topology::{BALANCER_CORE, Ports, SERVICES};
 use crate::workloads::{CALIBRATION, ECHO_64, Subjects, Workload};
 
+/// How long idle sessions are left alone before memory is measured: what a balancer does with idle ones is done by then.
+const REST: std::time::Duration = std::time::Duration::from_secs(3);
 /// Where reports and plots go.
 const DIRECTORY: &str = "target/bench";
 
@@ -383,6 +385,7 @@ impl Bench {
             .map_err(|error| error.to_string())?;
         let mut line = String::new();
         let read = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut line));
+        std::thread::sleep(REST);
         let (after, kernel_after) = (subject.resident_bytes(), kernel::memory());
         // The end of its stdin ends it.
         drop(child.stdin.take());

@@ -6,8 +6,8 @@
 //! far from the maximum. Near the maximum each permit is taken and given back by itself, and a shard that finds
 //! none takes back the credits of all shards first.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
@@ -21,7 +21,7 @@ const CREDITS_MAX: u32 = 2 * CREDITS;
 /// A counter with a maximum.
 ///
 /// The permits of sessions and the credits of all shards together are never more than the maximum, unless it was
-/// lowered or somebody took one [anyhow](Self::take_anyhow).
+/// lowered or somebody took one [anyhow](Self::take_anyhow). A permit is refused only while sessions have all of them.
 #[derive(Debug)]
 pub struct Limit {
     maximum: AtomicU32,
@@ -30,6 +30,9 @@ pub struct Limit {
     shards: u32,
     /// By shard; made when the first shard takes several permits.
     credits: OnceLock<Box<[CachePadded<AtomicU32>]>>,
+    /// Held while permits move between `taken` and the credits: whoever finds none looks again with this lock, and so finds
+    /// those that were on their way.
+    moves: CachePadded<Shared<Mutex<()>>>,
 }
 
 // Sequentially consistent: a shard that gives a permit back looks for waiters then, and one whose client
@@ -45,6 +48,7 @@ impl Limit {
             taken: CachePadded::default(),
             shards,
             credits: OnceLock::new(),
+            moves: CachePadded::default(),
         }
     }
 
@@ -52,21 +56,10 @@ impl Limit {
     /// back.
     #[must_use]
     pub fn take(&self, shard: ShardId) -> bool {
-        if self.take_credit(shard) {
-            return true;
-        }
-        if self.is_far() && self.take_free(CREDITS) {
-            self.credit(shard).fetch_add(CREDITS - 1, SeqCst);
-            return true;
-        }
-        loop {
-            if self.take_free(1) {
-                return true;
-            }
-            if self.take_back_credits() == 0 {
-                return false;
-            }
-        }
+        self.take_credit(shard)
+            || (self.is_far() && self.take_many(shard))
+            || self.take_free(1)
+            || self.take_last()
     }
 
     /// Takes a permit, also if all are taken. The caller has to give it back.
@@ -81,19 +74,15 @@ impl Limit {
         if !self.is_far() {
             return self.free(1);
         }
-        let credit = self.credit(shard);
-        if credit.fetch_add(1, SeqCst) + 1 < CREDITS_MAX {
-            return;
-        }
-        let less = |credits: u32| credits.checked_sub(CREDITS);
-        if credit.fetch_update(SeqCst, SeqCst, less).is_ok() {
-            self.free(CREDITS);
+        if self.credit(shard).fetch_add(1, SeqCst) + 1 == CREDITS_MAX {
+            self.give_back_many(shard);
         }
     }
 
     /// Returns the number of permits taken now, which is exact while no shard takes one or gives one back.
     #[must_use]
     pub fn taken(&self) -> u32 {
+        let _moves = self.lock();
         let credits: u32 = self.credits().iter().map(|credits| credits.load(SeqCst)).sum();
         self.taken.get().load(SeqCst).saturating_sub(credits)
     }
@@ -101,6 +90,7 @@ impl Limit {
     /// Returns whether a permit is left.
     #[must_use]
     pub fn has_free(&self) -> bool {
+        let _moves = self.lock();
         self.taken.get().load(SeqCst) < self.maximum()
             || self.credits().iter().any(|credits| credits.load(SeqCst) > 0)
     }
@@ -111,8 +101,10 @@ impl Limit {
         self.maximum.load(Relaxed)
     }
 
-    /// Changes the number of permits. If more than that are taken, none is given until enough have come back.
+    /// Changes the number of permits. If more than that are taken, none is given until enough have come back, but for one that
+    /// a shard gives back at this very moment.
     pub fn set_maximum(&self, maximum: u32) {
+        let _moves = self.lock();
         self.maximum.store(maximum, Relaxed);
         if !self.is_far() {
             self.take_back_credits();
@@ -139,6 +131,35 @@ impl Limit {
         debug_assert!(before >= count, "more permits given back than taken");
     }
 
+    /// Takes several permits: one, and credits.
+    fn take_many(&self, shard: ShardId) -> bool {
+        let _moves = self.lock();
+        let has_taken = self.is_far() && self.take_free(CREDITS);
+        if has_taken {
+            self.credit(shard).fetch_add(CREDITS - 1, SeqCst);
+        }
+        has_taken
+    }
+
+    fn give_back_many(&self, shard: ShardId) {
+        let _moves = self.lock();
+        let less = |credits: u32| credits.checked_sub(CREDITS);
+        if self.credit(shard).fetch_update(SeqCst, SeqCst, less).is_ok() {
+            self.free(CREDITS);
+        }
+    }
+
+    /// Takes a permit that was on its way, or one of the credits of all shards.
+    fn take_last(&self) -> bool {
+        let _moves = self.lock();
+        self.take_back_credits();
+        self.take_free(1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.moves.write().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take_credit(&self, shard: ShardId) -> bool {
         let less = |credits: u32| credits.checked_sub(1);
         self.credits
@@ -146,13 +167,14 @@ impl Limit {
             .is_some_and(|credits| credits[shard.index()].fetch_update(SeqCst, SeqCst, less).is_ok())
     }
 
-    /// Takes the credits of all shards back. Returns how many they were.
-    fn take_back_credits(&self) -> u32 {
-        let count = self.credits().iter().map(|credits| credits.swap(0, SeqCst)).sum();
+    /// Takes the credits of all shards back.
+    fn take_back_credits(&self) {
+        // A line without any is not written.
+        let held = self.credits().iter().filter(|credits| credits.load(SeqCst) > 0);
+        let count = held.map(|credits| credits.swap(0, SeqCst)).sum();
         if count > 0 {
             self.free(count);
         }
-        count
     }
 
     fn credits(&self) -> &[CachePadded<AtomicU32>] {
@@ -212,6 +234,30 @@ mod tests {
         assert_eq!((limit.taken(), limit.take(shard)), (40, false));
         limit.give_back(shard);
         assert!(limit.take(shard));
+    }
+
+    /// The last permits are the credits of a shard that does nothing. Several threads come for them at once.
+    #[test]
+    fn nobody_is_refused_while_another_one_takes_credits_back() {
+        const SHARDS: usize = 64;
+        for _ in 0..300 {
+            let limit = Limit::new(SHARDS as u32 * CREDITS_MAX + 1_000, SHARDS);
+            assert!(limit.take(ShardId(40)));
+            let others = limit.maximum() - CREDITS;
+            assert!(limit.take_free(others) && !limit.take_free(1) && limit.has_free());
+            let (limit, barrier) = (&limit, &std::sync::Barrier::new(4));
+            let refused: usize = std::thread::scope(|scope| {
+                let taker = |shard| {
+                    move || {
+                        barrier.wait();
+                        (0..3).filter(|_| !limit.take(ShardId(shard))).count()
+                    }
+                };
+                let threads = [0, 1, 2, 3].map(|shard| scope.spawn(taker(shard)));
+                threads.into_iter().map(|thread| thread.join().expect("it does not fail")).sum()
+            });
+            assert_eq!(refused, 0, "twelve of fifteen permits");
+        }
     }
 
     #[test]

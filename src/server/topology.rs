@@ -31,10 +31,10 @@ impl Place {
     pub(super) fn distance(self, other: Self) -> Distance {
         if self.cache.is_some() && self.cache == other.cache {
             Distance::SameCache
-        } else if self.node == other.node {
-            Distance::SameNode
-        } else {
+        } else if self.node.zip(other.node).is_some_and(|(own, others)| own != others) {
             Distance::OtherNode
+        } else {
+            Distance::SameNode
         }
     }
 }

@@ -9,17 +9,20 @@ use super::slot::{End, Extra, Key, Mark, Op};
 use super::submit::MULTISHOT_PIECES;
 
 impl Core {
-    /// Takes all completions. Returns the number of them.
-    pub(super) fn reap(&mut self) -> usize {
-        let mut count = 0;
+    /// Takes all completions. Returns the number of them, and how many of these were an alarm.
+    pub(super) fn reap(&mut self) -> (usize, usize) {
+        let (mut count, mut alarms) = (0, 0);
         while let Some(entry) = self.queues.next_completion() {
             count += 1;
-            self.complete(&entry);
+            match self.queues.take_alarm(&entry) {
+                true => alarms += 1,
+                false => self.complete(&entry),
+            }
         }
         if self.queues.is_reaped() {
             self.end_quiet_sends();
         }
-        count
+        (count, alarms)
     }
 
     fn end_quiet_sends(&mut self) {

@@ -16,7 +16,7 @@ use super::heap::Heap;
 use super::parking::Parking;
 use super::queues::Queues;
 use super::quiet::QuietSends;
-use super::setup::Features;
+use super::setup::{Features, quiet};
 use super::slot::{Extra, Key, Mark, NOBODY, Op, Slots};
 use crate::base::Spares;
 
@@ -36,6 +36,8 @@ pub(super) struct Core {
     pub(super) spares: Rc<Spares>,
     pub(super) quiet: QuietSends,
     pub(super) parking: Parking,
+    /// Whether a receive that was parked was armed again since the last enter.
+    pub(super) has_unparked: bool,
 }
 
 impl Core {
@@ -51,6 +53,7 @@ impl Core {
             spares: Rc::default(),
             quiet: QuietSends::default(),
             parking: Parking::default(),
+            has_unparked: false,
         })
     }
 
@@ -67,7 +70,7 @@ impl Core {
     /// Cancels an operation that is in flight; its completion still comes.
     pub(super) fn cancel(&mut self, key: Key, op: Op) {
         if self.slots.of(key).is_in_flight(op) {
-            let entry = opcode::AsyncCancel::new(key.user_data(op)).build().user_data(NOBODY);
+            let entry = quiet(opcode::AsyncCancel::new(key.user_data(op)).build().user_data(NOBODY));
             // SAFETY: a cancel names an operation by number, and no memory.
             unsafe { self.queues.push(entry) };
         }
@@ -246,6 +249,11 @@ impl Core {
         self.spares.clear();
         self.buffers.shrink();
         self.heap.shrink(self.slots.len());
+    }
+
+    /// Returns whether no completion is left to take.
+    pub(super) fn is_reaped(&mut self) -> bool {
+        self.queues.is_reaped()
     }
 
     /// Returns whether a receive waits for a buffer.

@@ -48,20 +48,27 @@ impl Reaped {
     /// Takes what the last enter brought, and enters again as long as there may be more, within the bound.
     fn take(&mut self, core: &mut Core) {
         for _ in 0..MOST_FURTHER_ENTERS {
-            self.last = core.reap();
-            self.count += self.last;
-            if self.last < COMPLETIONS_AN_ENTER {
+            self.reap(core);
+            // What a receive brings that was parked came when its poll ended.
+            let has_unparked = std::mem::take(&mut core.has_unparked);
+            if self.last < COMPLETIONS_AN_ENTER && !has_unparked {
                 break;
             }
             core.enter(Wait::No).expect("the kernel takes the entries of a sound ring");
         }
-        if self.last >= COMPLETIONS_AN_ENTER {
+        if !core.is_reaped() {
             // Takes what the last enter brought: when buffers are given back, no completion of a filled
             // buffer may still be in the queue.
-            self.last = core.reap();
-            self.count += self.last;
+            self.reap(core);
         }
         self.starved = core.has_starved();
+    }
+
+    /// The alarm is one of those that an enter brings at most, but nothing that anybody waits for.
+    fn reap(&mut self, core: &mut Core) {
+        let (count, alarms) = core.reap();
+        self.last = count;
+        self.count += count - alarms;
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use io_uring::types::Timespec;
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::setup::{Features, GETEVENTS, NO_IOWAIT};
+use super::setup::{Features, GETEVENTS, NO_IOWAIT, quiet};
 use super::slot::NOBODY;
 use crate::base::Tick;
 
@@ -145,7 +145,7 @@ impl Queues {
         let entry = match self.alarm {
             None => opcode::Timeout::new(time_left).build().user_data(ALARM),
             // If it has just ended, the update finds none, and the completion of the old one is there.
-            Some(_) => opcode::TimeoutUpdate::new(ALARM, time_left).build().user_data(NOBODY),
+            Some(_) => quiet(opcode::TimeoutUpdate::new(ALARM, time_left).build().user_data(NOBODY)),
         };
         let is_queued = self.try_push(&entry);
         if is_queued {
@@ -161,13 +161,16 @@ impl Queues {
 
     /// Takes the next completion.
     pub(super) fn next_completion(&mut self) -> Option<cqueue::Entry> {
-        loop {
-            let entry = self.ring.completion().next()?;
-            if entry.user_data() != ALARM {
-                return Some(entry);
-            }
+        self.ring.completion().next()
+    }
+
+    /// Returns whether a completion is that of the timeout, which is over then.
+    pub(super) fn take_alarm(&mut self, entry: &cqueue::Entry) -> bool {
+        let is_alarm = entry.user_data() == ALARM;
+        if is_alarm {
             self.alarm = None;
         }
+        is_alarm
     }
 
     /// Returns whether no completion is left to take, neither here nor in the kernel's hands.

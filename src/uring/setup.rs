@@ -52,11 +52,8 @@ pub fn probe(shards: usize, buffers_per_core: u32) -> Result<Features, Missing> 
 pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
     let ring = ring(SUBMISSION_ENTRIES, COMPLETION_ENTRIES)?;
     let parameters = ring.params();
-    if !parameters.is_feature_ext_arg()
-        || !parameters.is_feature_nodrop()
-        || !parameters.is_feature_submit_stable()
-    {
-        return Err(Missing::TooOld { what: "a wait with a timeout" });
+    if !parameters.is_feature_nodrop() || !parameters.is_feature_submit_stable() {
+        return Err(Missing::TooOld { what: "a queue that loses no completion" });
     }
     let mut known = Probe::new();
     ring.submitter().register_probe(&mut known)?;
@@ -69,6 +66,7 @@ pub(super) fn set_up() -> Result<(IoUring, Features), Missing> {
         (opcode::Read::CODE, "read"),
         (opcode::AsyncCancel::CODE, "cancel"),
         (opcode::Timeout::CODE, "timeout"),
+        (opcode::TimeoutUpdate::CODE, "update of a timeout"),
     ];
     if let Some((_, what)) = needed.iter().find(|(code, _)| !known.is_supported(*code)) {
         return Err(Missing::TooOld { what });
@@ -160,7 +158,7 @@ fn ring(entries: u32, completions: u32) -> Result<IoUring, Missing> {
         .map_err(Missing::from_setup)
 }
 
-/// Has an operation post no completion unless it fails; a send with `MSG_WAITALL` fails if not everything goes out.
+/// Has an operation post no completion unless it fails (Linux 5.17); a send with `MSG_WAITALL` fails if not everything goes out.
 pub(super) fn quiet(entry: squeue::Entry) -> squeue::Entry {
     entry.flags(squeue::Flags::SKIP_SUCCESS)
 }

@@ -72,7 +72,7 @@ pub enum Receive {
     /// Several buffers, until the receive is paused or reaches a bound on its bytes. Kernels without the
     /// bound bring one buffer.
     Many,
-    /// One buffer with at most this many bytes, not 0; a receive that had to wait for a buffer may fill it.
+    /// One buffer with at most this many bytes, not 0; a receive that had to wait for a buffer, or was parked, may fill it.
     AtMost(u32),
 }
 

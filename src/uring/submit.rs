@@ -130,6 +130,7 @@ impl Core {
         let was_parked = self.slots.of(key).unset(Mark::Parked);
         if was_parked {
             self.receive_again(key);
+            self.has_unparked = true;
         }
         was_parked
     }
