@@ -170,7 +170,7 @@ impl Bench {
             Subjects::Sharded => &self.sharded,
             Subjects::Reloaded => &self.reloaded,
         };
-        all.iter().filter(|subject| !subject.is_again || workload.pace().is_some()).collect()
+        all.iter().filter(|subject| subject.does(workload)).collect()
     }
 
     /// At what fixed rate it is done.

@@ -16,6 +16,8 @@ pub(crate) const OWN: &str = "ringway";
 
 /// The same build again: how far its ratios lie from 1 is what cannot be told apart.
 pub(crate) const AGAIN: &str = "ringway again";
+/// Ringway without the acknowledgements that data will carry, as HAProxy's expert rows have it.
+pub(crate) const TUNED: &str = "ringway tuned";
 
 /// The peers' rows, as they come and as an expert sets them.
 pub(crate) const PEERS: &[&str] =

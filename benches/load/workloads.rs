@@ -211,6 +211,10 @@ impl Workload {
         self.arguments[0] == "idle"
     }
 
+    pub(crate) fn is_connect(&self) -> bool {
+        self.arguments[0] == "connect"
+    }
+
     /// How many sessions it opens.
     pub(crate) fn sessions(&self) -> f64 {
         self.number("--sessions").expect("every workload says how many sessions")

@@ -16,10 +16,15 @@ fn addresses() -> impl Iterator<Item = Ipv4Addr> {
     (1..=ADDRESSES).map(|last| Ipv4Addr::new(127, 0, 0, last))
 }
 
+/// What Ringway is told in its tuned row, of listeners and upstreams.
+pub(super) const FEWER_SEGMENTS: &str = ", tcp: {quick_ack: off}";
+
+/// `tcp` is for each listener and upstream.
 pub(super) fn ringway(
     cores: usize,
     ports: Ports,
     backend: Ports,
+    tcp: &str,
     certificate: Option<&Certificate>,
 ) -> String {
     let mut text = format!(
@@ -32,14 +37,16 @@ pub(super) fn ringway(
         format!(", tls: {{certificates: [{{certificate: {certificate}, key: {key}}}]}}")
     });
     for (name, port) in SERVICES.iter().zip(ports) {
-        text += &format!("  - {{name: {name}, address: \"127.0.0.1:{port}\", upstream: {name}{tls}}}\n");
+        text += &format!("  - {{name: {name}, address: \"127.0.0.1:{port}\", upstream: {name}{tcp}{tls}}}\n");
     }
     text += "upstreams:\n";
     for (name, port) in SERVICES.iter().zip(backend) {
-        text += &format!("  - name: {name}\n    healthcheck: off\n    backends:\n");
+        // A line for each backend: one is left out in the row with reloads.
+        text += &format!("  - {{name: {name}, healthcheck: off{tcp}, backends: [\n");
         for address in addresses() {
-            text += &format!("      - {{address: {address}, port: {port}}}\n");
+            text += &format!("      {{address: {address}, port: {port}}},\n");
         }
+        text += "    ]}\n";
     }
     text
 }

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use configuration::{Nginx, Splicing};
 use rustix::process::Signal;
 
-use crate::figures::{AGAIN, DIRECT, OWN};
+use crate::figures::{AGAIN, DIRECT, OWN, TUNED};
 use crate::process::Process;
 use crate::tls::{Certificate, Client};
 use crate::topology::{Ports, SERVICES, balancer_cores};
 use crate::wire::Wire;
+use crate::workloads::Workload;
 
 /// Where scripts/install-peers.sh puts Envoy.
 const ENVOY: &str = "/opt/envoy/bin";
@@ -28,11 +29,20 @@ pub(crate) struct Subject {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) ports: Ports,
-    /// The first subject again: only where the pace is fixed.
-    pub(crate) is_again: bool,
+    rows: Rows,
     process: Option<Process>,
     /// How it is told to read its configuration again, where it is.
     reload: Option<Reload>,
+}
+
+/// Where a subject takes part.
+#[derive(Clone, Copy)]
+enum Rows {
+    All,
+    /// Those with a fixed pace.
+    Paced,
+    /// Those that connect all the time.
+    Connect,
 }
 
 /// See [`Subject::reload`].
@@ -57,9 +67,18 @@ impl Subject {
             name: DIRECT.to_owned(),
             version: String::new(),
             ports,
-            is_again: false,
+            rows: Rows::All,
             process: None,
             reload: None,
+        }
+    }
+
+    /// Whether it takes part in this workload.
+    pub(crate) fn does(&self, workload: &Workload) -> bool {
+        match self.rows {
+            Rows::All => true,
+            Rows::Paced => workload.pace().is_some(),
+            Rows::Connect => workload.is_connect(),
         }
     }
 
@@ -237,6 +256,9 @@ impl Starting<'_> {
         }
         if others.is_empty() {
             self.ringway(AGAIN, &ringway_binary()?)?;
+            if self.tls.is_none() {
+                self.ringway(TUNED, &ringway_binary()?)?;
+            }
             self.haproxy("haproxy", Splicing::Off, &ALONE)?;
             // What is encrypted cannot be spliced: the two would be one row twice.
             if self.tls.is_none() {
@@ -256,7 +278,8 @@ impl Starting<'_> {
 
     fn ringway(&mut self, name: &str, binary: &Path) -> Result<(), String> {
         let ports = free_ports()?;
-        let configuration = configuration::ringway(self.cores, ports, self.backend, self.certificate());
+        let tcp = if name == TUNED { configuration::FEWER_SEGMENTS } else { "" };
+        let configuration = configuration::ringway(self.cores, ports, self.backend, tcp, self.certificate());
         match self.add(name, binary, configuration, &["-f"], ports) {
             // A build from before it could: the others can be compared still.
             Err(error) if self.tls.is_some() && error.contains(KNOWS_NO_TLS) => {
@@ -318,7 +341,11 @@ impl Starting<'_> {
             name: name.to_owned(),
             version: version(program),
             ports,
-            is_again: name == AGAIN,
+            rows: match name {
+                AGAIN => Rows::Paced,
+                TUNED => Rows::Connect,
+                _ => Rows::All,
+            },
             process: Some(process),
             reload: None,
         };
