@@ -61,8 +61,8 @@ pub fn has_descriptors(count: u64) -> bool {
     limit >= count
 }
 
-/// Tests with hundreds of sessions run one after the other, so that their descriptors fit into the 1,024 of an ordinary user
-/// beside those of any other test. Hold what this returns.
+/// Tests with hundreds of sessions run one after the other, so that their descriptors fit into those of an ordinary user beside
+/// those of any other test. Hold what this returns.
 pub fn crowd() -> MutexGuard<'static, ()> {
     static CROWD: Mutex<()> = Mutex::new(());
     CROWD.lock().unwrap_or_else(PoisonError::into_inner)
