@@ -11,7 +11,8 @@ by one. Prints a line for each attempt. The crowd runs where nobody else wants t
 (SCHED_RR): what they wait for is then the balancer, and not a core. A machine that is shared holds up everybody at times, which
 can only make the pings later; so one good attempt of three is enough.
 
-Needs: Python 3.11 alone, root, 2,100 descriptors. Exit status: 0 p99 stayed below 5 ms and every client was served, 1 not.
+Needs: Python 3.11 alone, root, 2,100 descriptors. Exit status: 0 p99 stayed below 5 ms, or below twice that of the echo itself where
+the machine is slower than that, and every client was served; 1 not.
 """
 
 import collections
@@ -154,9 +155,14 @@ def ping(sessions, is_over, counts):
     os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     open_ones = {session: (bytearray(), collections.deque()) for session in sessions}
     latencies, number, start = [], 0, time.monotonic()
-    while not is_over():
+    # What was asked has to be answered: who plays on these sessions next knows nothing of it.
+    while not (over := is_over()) or any(awaited for _, awaited in open_ones.values()):
         due = start + number / PINGS_A_SECOND
-        if (wait := due - time.monotonic()) <= 0:
+        if over:
+            if time.monotonic() > due + PATIENCE:
+                raise OSError("a plain session does not answer")
+            wait = 1
+        elif (wait := due - time.monotonic()) <= 0:
             session, message = sessions[number % SESSIONS], b"%064d" % number
             session.sendall(message)
             open_ones[session][1].append((message, due, counts()))
@@ -209,7 +215,8 @@ def claim(what, work, ca, name, tls_port, plain_port, echo_port):
         f"{what}: {served} of {wanted} served; plain echo beside them: p99 {found:.2f} ms of {len(latencies)}, "
         f"at most {max(latencies):.1f} ms; {calm:.2f} ms without them, {floor:.2f} ms at the echo itself"
     )
-    return served == wanted and found < P99_MAX_MS
+    # Where the machine alone holds up an echo for longer than that, only what the balancer adds can be told.
+    return served == wanted and found < max(P99_MAX_MS, 2 * floor)
 
 
 def holds(*arguments):
