@@ -171,14 +171,20 @@ pub(crate) fn start_all(
     Ok(starting.subjects)
 }
 
+/// Makes a folder of its own for subjects whose names others have, too.
+fn folder(directory: &Path, name: &str) -> Result<PathBuf, String> {
+    let folder = directory.join(name);
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    Ok(folder)
+}
+
 /// Those that have threads, with one and with two. nginx has processes instead.
 pub(crate) fn start_sharded(
     directory: &Path,
     backend: Ports,
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
-    let directory = directory.join("sharded");
-    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let directory = folder(directory, "sharded")?;
     let mut starting = Starting { directory: &directory, backend, tls: None, cores: 1, subjects: vec![] };
     for (cores, suffix) in [(1, ""), (2, " x 2")] {
         starting.cores = cores;
@@ -199,8 +205,7 @@ pub(crate) fn start_all_with_tls(
     backend: Ports,
     others: &[(String, PathBuf)],
 ) -> Result<WithTls, String> {
-    let directory = directory.join("tls");
-    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let directory = folder(directory, "tls")?;
     let certificate = Certificate::make(&directory)?;
     let client = Client::new(&certificate.certificate, false)?;
     let tls = Some((&certificate, &client));
@@ -216,8 +221,7 @@ pub(crate) fn start_reloaded(
     backend: Ports,
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
-    let directory = directory.join("reloaded");
-    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let directory = folder(directory, "reloaded")?;
     let mut starting = Starting { directory: &directory, backend, tls: None, cores: 1, subjects: vec![] };
     starting.ringway(OWN, &ringway_binary()?)?;
     for (name, binary) in others {
