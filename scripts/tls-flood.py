@@ -3,8 +3,8 @@
 
 Usage: tls-flood.py CA NAME TLS_PORT PLAIN_PORT ECHO_PORT
 
-The first two ports are listeners of one shard, the third is the echo behind both; the shard has a core to itself, and this runs
-on another. First 1,000 clients send their ClientHello in one burst, round after round; then 1,000 clients send theirs a byte at a
+The first two ports are listeners of one shard, the third is the echo behind both; the shard has a core to itself (SCHED_RR), and
+this runs on another. First 1,000 clients send their ClientHello in one burst, round after round; then 1,000 clients send theirs a byte at a
 time. Meanwhile 20 open plain sessions play ping-pong at 1,000 messages a second in all; a latency counts from when its message was
 due, whether those before were answered or not, and only while handshakes go on: the ends of the crowd's sessions come later, one
 by one. Prints a line for each attempt. The crowd runs where nobody else wants to (SCHED_IDLE), and the pings go before it

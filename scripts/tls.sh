@@ -457,7 +457,8 @@ PYTHON
     ok "testssl.sh finds nothing of medium severity or above"
 }
 
-# A Ringway of one shard, with a core to itself: what the pings wait for is then the shard.
+# A Ringway of one shard, with a core to itself, in front of whatever else runs there: what the pings wait for is then the shard.
+# (Measured without SCHED_RR on a virtual machine whose agent runs at nice -10: 10 ms of its work each second, and p99 6.4 ms, not 1.7.)
 claim_flood() {
     local cores line
     read -r -a cores < <(python3 -c 'import os; print(*os.sched_getaffinity(0))')
@@ -468,7 +469,7 @@ claim_flood() {
         printf 'upstreams:\n'
         upstream echo p_echo
     } >"$WORK/flood.yaml"
-    start flood taskset -c "${cores[0]}" "$WORK/ringway" run -f "$WORK/flood.yaml"
+    start flood taskset -c "${cores[0]}" chrt --rr 1 "$WORK/ringway" run -f "$WORK/flood.yaml"
     wait_for 20 "Ringway" port_open "${PORT[calm]}" || die "$(tail -n 20 "$WORK/flood.log")"
     # The pings wait for the echo, too, so nobody may hold it up.
     taskset -cap "${cores[1]}" "$(<"$WORK/echo.pid")" >/dev/null
