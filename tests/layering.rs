@@ -87,6 +87,20 @@ const IMPURE: [&str; 24] = [
     "crossbeam_channel",
 ];
 
+/// Folders of what a shard does for messages and sessions.
+const DATA_PLANE: [&str; 8] = ["admission", "upstream", "steering", "uring", "net", "relay", "pool", "shard"];
+
+/// Writes that are not to what several cores write, or not by a message or a session.
+const OWN_WRITES: [(&str, &str); 4] = [
+    // A cache line of each shard, which another one writes near the limit.
+    ("admission/limit.rs", "credit"),
+    // A reload changes the addresses of an upstream.
+    ("pool/mod.rs", "self.notice.changed"),
+    ("pool/mod.rs", "self.task"),
+    // Of a turn that was too long, and of the start.
+    ("uring/", ".lock()"),
+];
+
 /// One line of one module, without comments and strings.
 struct Line<'a> {
     path: &'a Path,
@@ -108,6 +122,12 @@ fn pure_code_touches_no_clock_socket_thread_file_or_lock() {
 #[test]
 fn runtimes_stay_behind_their_doors() {
     assert_none(&source("src"), reserved_faults);
+}
+
+/// The audit of `base::Shared` counts what is written through it: so all that several cores write is in one.
+#[test]
+fn what_several_cores_write_is_shared_by_name() {
+    assert_none(&source("src"), shared_faults);
 }
 
 #[test]
@@ -133,6 +153,7 @@ fn checker_finds_what_is_wrong_and_nothing_else() {
         faults_of(&all, layer_faults).len()
             + faults_of(&all, purity_faults).len()
             + faults_of(&all, reserved_faults).len()
+            + faults_of(&all, shared_faults).len()
     };
     let bad = [
         ("base/a.rs", "use crate::config::Config;"),
@@ -151,6 +172,10 @@ fn checker_finds_what_is_wrong_and_nothing_else() {
         ("health/a.rs", "use glommio::timer;"),
         ("health/a.rs", "let begin = std::time::SystemTime::now();"),
         ("control/a.rs", "pub(in crate::server) fn f() {}"),
+        ("relay/a.rs", "self.count.fetch_add(1, Relaxed);"),
+        ("upstream/a.rs", "self.count\n    .get()\n    .compare_exchange_weak(0, 1, SeqCst, SeqCst);"),
+        ("shard/a.rs", "let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);"),
+        ("steering/a.rs", "self.is_full.swap(true, Relaxed);"),
     ];
     for (path, text) in bad {
         assert_eq!(faults(path, text), 1, "{path}: {text}");
@@ -167,6 +192,12 @@ fn checker_finds_what_is_wrong_and_nothing_else() {
         ("cli/a.rs", "use crate::{base, control, server};\nfn f() { tokio::spawn(async {}); }"),
         ("config/tests.rs", "use std::time::Instant;"),
         ("config/tests/hostile.rs", "use std::time::Instant;"),
+        (
+            "relay/a.rs",
+            "self.count.write().fetch_add(1, Relaxed);\nself.0.swap(1, 2);\nself.list.lock_all();",
+        ),
+        ("control/a.rs", "self.count.fetch_add(1, Relaxed);"),
+        ("uring/a.rs", "let one = ONE.lock();"),
     ];
     for (path, text) in good {
         assert_eq!(faults(path, text), 0, "{path}: {text}");
@@ -260,6 +291,25 @@ fn reserved_faults(line: &Line<'_>) -> Vec<String> {
     let foreign = |reserved: &&Reserved| !is_pure(line.path) && !reserved.allowed.contains(&line.folder);
     let used = RESERVED.iter().filter(foreign).filter(|reserved| has_word(&line.text, reserved.name));
     used.map(|reserved| format!("{} uses {}", line.folder, reserved.name)).collect()
+}
+
+/// Writes of atomics and locks, where a plain store is that of a counter with one writer.
+fn shared_faults(line: &Line<'_>) -> Vec<String> {
+    let text: String = line.text.split_whitespace().collect();
+    let is_ordered =
+        ["Relaxed", "AcqRel", "Acquire", "Release", "SeqCst"].iter().any(|name| text.contains(name));
+    let writes = text.contains(".fetch_")
+        || text.contains(".compare_exchange")
+        || text.contains(".lock()")
+        || text.contains(".swap(") && is_ordered;
+    // A method of that name is the place that locks.
+    let is_counted = text.contains(".write().") || text.contains("self.lock()");
+    let path = line.path.to_str().unwrap();
+    let is_own = OWN_WRITES.iter().any(|(file, name)| path.starts_with(file) && text.contains(name));
+    if DATA_PLANE.contains(&line.folder) && writes && !is_counted && !is_own {
+        return vec!["writes what is no base::Shared".to_owned()];
+    }
+    Vec::new()
 }
 
 /// Each circle of files as the paths on it.

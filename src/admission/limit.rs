@@ -134,9 +134,11 @@ impl Limit {
     /// Takes several permits: one, and credits.
     fn take_many(&self, shard: ShardId) -> bool {
         let _moves = self.lock();
+        // There before the permits leave: where no shard has any, nobody looks for them.
+        let credit = self.credit(shard);
         let has_taken = self.is_far() && self.take_free(CREDITS);
         if has_taken {
-            self.credit(shard).fetch_add(CREDITS - 1, SeqCst);
+            credit.fetch_add(CREDITS - 1, SeqCst);
         }
         has_taken
     }
@@ -151,6 +153,9 @@ impl Limit {
 
     /// Takes a permit that was on its way, or one of the credits of all shards.
     fn take_last(&self) -> bool {
+        if self.credits().is_empty() {
+            return false;
+        }
         let _moves = self.lock();
         self.take_back_credits();
         self.take_free(1)

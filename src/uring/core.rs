@@ -126,7 +126,7 @@ impl Core {
     pub(super) fn spill_received(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if !slot.received.is_empty() {
-            self.heap.note_moved(slot.received.bytes as usize);
+            self.heap.note_freed(slot.received.bytes as usize);
             slot.spill(&self.buffers.copy(&slot.received));
             self.buffers.release(&mut slot.received);
         }
@@ -234,7 +234,10 @@ impl Core {
 impl Core {
     /// Returns whether [`Self::shrink`] could give memory back at some point.
     pub(super) fn can_shrink(&self) -> bool {
-        !self.spares.is_empty() || self.buffers.can_shrink() || self.heap.can_shrink(self.slots.len())
+        !self.spares.is_empty()
+            || self.buffers.can_shrink()
+            || self.slots.can_shrink()
+            || self.heap.can_shrink(self.slots.len())
     }
 
     /// Gives back memory that was not used since the last call; meant to be called every few seconds, and
@@ -248,6 +251,7 @@ impl Core {
         }
         self.spares.clear();
         self.buffers.shrink();
+        self.heap.note_freed(self.slots.shrink());
         self.heap.shrink(self.slots.len());
     }
 

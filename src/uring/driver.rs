@@ -165,6 +165,7 @@ impl Driver<'_> {
         }
         if now >= self.housekeeping {
             self.housekeeping = now.after(HOUSEKEEPING);
+            core.heap.note_freed(inner.wheel.borrow_mut().shrink());
             core.shrink();
         }
         core.park(now);
@@ -196,9 +197,10 @@ impl Driver<'_> {
     /// back, or the next look at receives that may be parked.
     fn sleep(&self) -> Wait {
         let inner = &*self.ring.0;
-        let timer = inner.wheel.borrow().next_event();
-        let housekeeping = inner.core.borrow().can_shrink().then_some(self.housekeeping);
-        let parking = inner.core.borrow().parking.due();
+        let (core, wheel) = (inner.core.borrow(), inner.wheel.borrow());
+        let timer = wheel.next_event();
+        let housekeeping = (core.can_shrink() || wheel.can_shrink()).then_some(self.housekeeping);
+        let parking = core.parking.due();
         let first = [timer, housekeeping, parking].into_iter().flatten().min();
         first.map_or(Wait::Forever, Wait::Until)
     }

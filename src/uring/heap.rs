@@ -1,28 +1,28 @@
-//! Gives back heap memory after a burst: bytes that were moved out of scarce buffers, and the memory of
-//! sessions.
+//! Gives back heap memory after a burst: bytes that were moved out of scarce buffers, tables, and the memory
+//! of sessions.
 //!
 //! The allocator keeps freed memory, up to the peak that was ever in use, until it is asked to give memory
 //! back.
 
 #![expect(unsafe_code, reason = "malloc_trim(3) has no safe wrapper in the crates we use")]
 
-/// Moving this many bytes to the heap makes giving memory back worth while.
-const MANY_BYTES: usize = 1 << 20;
+/// So many freed bytes make giving memory back worth while.
+const MANY_BYTES: usize = 512 << 10;
 /// A burst is over if more than half of the descriptors are gone, and there were more than this.
 const MANY_DESCRIPTORS: usize = 64;
 
 /// The use of the heap since memory was last given back.
 #[derive(Default)]
 pub(super) struct Heap {
-    moved: usize,
+    freed: usize,
     /// Peak number of descriptors.
     most: usize,
 }
 
 impl Heap {
-    /// Notes bytes that were moved out of buffers.
-    pub(super) fn note_moved(&mut self, bytes: usize) {
-        self.moved = self.moved.saturating_add(bytes);
+    /// Notes bytes that were freed, or soon will be.
+    pub(super) fn note_freed(&mut self, bytes: usize) {
+        self.freed = self.freed.saturating_add(bytes);
     }
 
     /// Notes how many descriptors there are.
@@ -32,7 +32,7 @@ impl Heap {
 
     /// Returns whether there is memory to give back, with this number of descriptors now.
     pub(super) fn can_shrink(&self, descriptors: usize) -> bool {
-        self.moved > MANY_BYTES || self.most > 2 * descriptors + MANY_DESCRIPTORS
+        self.freed > MANY_BYTES || self.most > 2 * descriptors + MANY_DESCRIPTORS
     }
 
     /// Gives memory back; meant to be called every few seconds, because it takes the locks of the allocator,
@@ -41,7 +41,7 @@ impl Heap {
         if !self.can_shrink(descriptors) {
             return;
         }
-        *self = Self { moved: 0, most: descriptors };
+        *self = Self { freed: 0, most: descriptors };
         #[cfg(target_env = "gnu")]
         // SAFETY: the call touches only free memory of the allocator, under the allocator's locks.
         unsafe {
@@ -62,7 +62,7 @@ mod tests {
         assert!(!heap.can_shrink(100) && heap.can_shrink(10));
         heap.shrink(10);
         assert!(!heap.can_shrink(10));
-        heap.note_moved(MANY_BYTES + 1);
+        heap.note_freed(MANY_BYTES + 1);
         assert!(heap.can_shrink(10));
         heap.shrink(10);
         assert!(!heap.can_shrink(10));

@@ -270,24 +270,31 @@ enum Entry {
     Free { next: Option<u32>, generation: u32 },
 }
 
+/// A table of so many entries is not worth shrinking.
+const FEW: usize = 256;
+
 /// All slots of one ring.
 pub(super) struct Slots {
     entries: Vec<Entry>,
     free: Option<u32>,
     used: usize,
+    /// Generation of an entry that is new: above that of each entry that was forgotten.
+    first: u32,
+    /// Whether a slot was removed since the last [`Self::shrink`].
+    has_shed: bool,
 }
 
 impl Slots {
     pub(super) fn new() -> Self {
-        Self { entries: Vec::new(), free: None, used: 0 }
+        Self { entries: Vec::new(), free: None, used: 0, first: 0, has_shed: false }
     }
 
     pub(super) fn insert(&mut self, fd: RawFd) -> Key {
         self.used += 1;
         let Some(index) = self.free else {
             let index = u32::try_from(self.entries.len()).expect("fewer slots than descriptors");
-            self.entries.push(Entry::Used(Slot::new(fd, 0)));
-            return Key { index, generation: 0 };
+            self.entries.push(Entry::Used(Slot::new(fd, self.first)));
+            return Key { index, generation: self.first };
         };
         let entry = &mut self.entries[index as usize];
         let Entry::Free { next, generation } = *entry else { unreachable!("a used slot on the free list") };
@@ -317,6 +324,7 @@ impl Slots {
         );
         self.free = Some(key.index);
         self.used -= 1;
+        self.has_shed = true;
         match entry {
             Entry::Used(slot) => slot,
             Entry::Free { .. } => unreachable!("a slot is removed once"),
@@ -325,6 +333,37 @@ impl Slots {
 
     pub(super) fn len(&self) -> usize {
         self.used
+    }
+
+    /// Returns whether [`Self::shrink`] could give memory back.
+    pub(super) fn can_shrink(&self) -> bool {
+        self.has_shed && self.entries.capacity() >= 2 * self.used.max(FEW)
+    }
+
+    /// Gives back the memory of the free entries behind the last used one, if that is at least half of it.
+    /// Returns the number of bytes.
+    pub(super) fn shrink(&mut self) -> usize {
+        self.has_shed = false;
+        let before = self.entries.capacity();
+        let last = self.entries.iter().rposition(|entry| matches!(entry, Entry::Used(_)));
+        let kept = last.map_or(0, |last| last + 1);
+        if before < 2 * kept.max(FEW) {
+            return 0;
+        }
+        for entry in self.entries.drain(kept..) {
+            if let Entry::Free { generation, .. } = entry {
+                self.first = self.first.max(generation);
+            }
+        }
+        self.entries.shrink_to(FEW);
+        self.free = None;
+        // The lowest come first, so that the next end of a crowd leaves the high ones free.
+        for (index, entry) in self.entries.iter_mut().enumerate().rev() {
+            if let Entry::Free { next, .. } = entry {
+                *next = self.free.replace(index as u32);
+            }
+        }
+        (before - self.entries.capacity()) * size_of::<Entry>()
     }
 
     /// Returns the number of indices that slots have had.
@@ -370,5 +409,27 @@ mod tests {
         assert_eq!(new.index, old.index);
         assert!(slots.find(old).is_none());
         assert!(slots.find(new).is_some());
+    }
+    #[test]
+    fn memory_of_a_crowd_is_given_back_and_its_keys_name_no_stranger() {
+        let mut slots = Slots::new();
+        let keys: Vec<_> = (0..10_000).map(|fd| slots.insert(fd)).collect();
+        let (stays, goes) = keys.split_at(100);
+        for &key in goes.iter().chain(&stays[..50]) {
+            slots.remove(key);
+        }
+        assert!(slots.can_shrink());
+        assert!(slots.shrink() > 9_000 * size_of::<Entry>());
+        assert!(!slots.can_shrink());
+        assert_eq!((slots.len(), slots.places()), (50, 100));
+        assert!(slots.entries.capacity() <= 2 * FEW);
+        assert!(stays[50..].iter().all(|&key| slots.find(key).is_some()));
+        let fresh: Vec<_> = (0..10_000).map(|fd| slots.insert(fd)).collect();
+        assert_eq!(fresh[0].index, 0, "the lowest free one");
+        assert!(goes.iter().chain(&stays[..50]).all(|&key| slots.find(key).is_none()));
+        assert!(fresh.iter().all(|&key| slots.find(key).is_some()));
+        assert!(!slots.can_shrink());
+        slots.remove(fresh[0]);
+        assert_eq!((slots.shrink(), slots.places()), (0, 10_050), "the last are used");
     }
 }

@@ -17,6 +17,8 @@ const SLOTS: usize = 1 << SLOT_BITS;
 /// Longest distance of a deadline; a deadline further away is clamped to it.
 const SPAN: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
 const NIL: u32 = u32::MAX;
+/// A table of so many timers is not worth shrinking.
+const FEW: usize = if cfg!(test) { 4 } else { 256 };
 
 const _: () = assert!(crate::base::limits::DURATION_MAX.as_millis() < SPAN as u128);
 
@@ -46,6 +48,10 @@ pub(super) struct Wheel {
     heads: Box<[u32; LEVELS * SLOTS]>,
     occupied: [u64; LEVELS],
     armed: usize,
+    /// Generation of an entry that is new: above that of each entry that was forgotten.
+    first: u32,
+    /// Whether a timer fired or was cancelled since the last [`Self::shrink`].
+    has_shed: bool,
 }
 
 impl Wheel {
@@ -57,6 +63,8 @@ impl Wheel {
             heads: Box::new([NIL; LEVELS * SLOTS]),
             occupied: [0; LEVELS],
             armed: 0,
+            first: 0,
+            has_shed: false,
         }
     }
 
@@ -65,7 +73,7 @@ impl Wheel {
         let entry = Entry {
             deadline: deadline.0.clamp(self.now, self.now + SPAN),
             waker: Some(waker),
-            generation: 0,
+            generation: self.first,
             next: NIL,
             previous: NIL,
             list: 0,
@@ -96,8 +104,8 @@ impl Wheel {
 
     /// Returns whether the timer has neither fired nor been cancelled.
     pub(super) fn is_armed(&self, key: TimerKey) -> bool {
-        let entry = &self.entries[key.index as usize];
-        entry.generation == key.generation && entry.waker.is_some()
+        let entry = self.entries.get(key.index as usize);
+        entry.is_some_and(|entry| entry.generation == key.generation && entry.waker.is_some())
     }
 
     /// Returns the moment up to which timers have fired.
@@ -145,6 +153,32 @@ impl Wheel {
             }
         }
         self.now = target;
+    }
+
+    /// Returns whether [`Self::shrink`] could give memory back.
+    pub(super) fn can_shrink(&self) -> bool {
+        self.has_shed && self.entries.capacity() >= 2 * self.armed.max(FEW)
+    }
+
+    /// Gives back the memory of the free entries behind the last armed one, if that is at least half of it.
+    /// Returns the number of bytes.
+    pub(super) fn shrink(&mut self) -> usize {
+        self.has_shed = false;
+        let before = self.entries.capacity();
+        let kept = self.entries.iter().rposition(|entry| entry.waker.is_some()).map_or(0, |last| last + 1);
+        if before < 2 * kept.max(FEW) {
+            return 0;
+        }
+        let dropped = self.entries.drain(kept..).map(|entry| entry.generation);
+        self.first = dropped.fold(self.first, u32::max);
+        self.entries.shrink_to(FEW);
+        self.free = NIL;
+        for (index, entry) in
+            self.entries.iter_mut().enumerate().rev().filter(|(_, entry)| entry.waker.is_none())
+        {
+            entry.next = std::mem::replace(&mut self.free, index as u32);
+        }
+        (before - self.entries.capacity()) * size_of::<Entry>()
     }
 
     /// Returns the number of armed timers.
@@ -214,6 +248,7 @@ impl Wheel {
         entry.next = free;
         self.free = index;
         self.armed -= 1;
+        self.has_shed = true;
         waker
     }
 }
@@ -242,6 +277,7 @@ mod tests {
         Arm(u64),
         Cancel(usize),
         Advance(u64),
+        Shrink,
     }
 
     fn distance() -> impl Strategy<Value = u64> {
@@ -253,6 +289,7 @@ mod tests {
             3 => distance().prop_map(Step::Arm),
             1 => any::<usize>().prop_map(Step::Cancel),
             2 => distance().prop_map(Step::Advance),
+            1 => Just(Step::Shrink),
         ]
     }
 
@@ -262,12 +299,14 @@ mod tests {
             let mut now = start;
             let mut wheel = Wheel::new(Tick(now));
             let mut model: BTreeMap<usize, (u64, TimerKey, Arc<Record>)> = BTreeMap::new();
+            let mut keys = Vec::new();
             for (id, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Arm(ahead) => {
                         let record = Arc::new(Record(AtomicU64::new(0)));
                         let key = wheel.arm(Tick(now + ahead), Waker::from(record.clone()));
                         model.insert(id, (now + ahead, key, record));
+                        keys.push((id, key));
                     }
                     Step::Cancel(pick) => {
                         let ids: Vec<_> = model.keys().copied().collect();
@@ -277,6 +316,10 @@ mod tests {
                             prop_assert!(!wheel.is_armed(key));
                             prop_assert_eq!(record.0.load(Ordering::Relaxed), 0);
                         }
+                    }
+                    Step::Shrink => {
+                        wheel.shrink();
+                        prop_assert!(!wheel.can_shrink());
                     }
                     Step::Advance(by) => {
                         now += by;
@@ -296,6 +339,8 @@ mod tests {
                         });
                     }
                 }
+                // A key that has fired or was cancelled names no other timer.
+                prop_assert!(keys.iter().all(|&(id, key)| wheel.is_armed(key) == model.contains_key(&id)));
                 prop_assert_eq!(wheel.len(), model.len());
                 prop_assert_eq!(wheel.next_event().is_none(), model.is_empty());
             }
