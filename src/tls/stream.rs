@@ -113,8 +113,9 @@ impl Stream {
         take(&mut self.incoming);
     }
 
-    /// Decrypts what has come, until the plaintext has at least `most` bytes; with the handshake, goes on with that.
-    pub fn process(&mut self, most: usize, spares: &Spares) {
+    /// Decrypts what has come, until the plaintext has at least `most` bytes; with the handshake, goes on with that. Returns
+    /// the number of bytes in the records that this took.
+    pub fn process(&mut self, most: usize, spares: &Spares) -> usize {
         if self.plaintext.capacity() == 0 {
             self.plaintext = spares.take_empty(self.incoming.len());
         }
@@ -130,6 +131,7 @@ impl Stream {
             spares.give(std::mem::take(&mut self.plaintext));
         }
         self.waits = self.plaintext.len() >= most && !self.incoming.is_empty();
+        start
     }
 
     /// Encrypts bytes; the records are [outgoing](Self::take_outgoing).

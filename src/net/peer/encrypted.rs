@@ -6,7 +6,7 @@
 use std::cell::{RefCell, RefMut};
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use rustls::Error;
 
@@ -144,8 +144,8 @@ impl Encrypted {
             if !stream.waits() {
                 stream.feed(comes, spares, |bytes| socket.take_received_into(bytes));
             }
-            stream.process(PLAINTEXT_MOST, spares);
-            self.pace.note_bytes(socket.ring().turn(), stream.plaintext().len() - before);
+            let records = stream.process(PLAINTEXT_MOST, spares);
+            self.pace.note_records(socket.ring().turn(), records, stream.plaintext().len() - before);
         }
     }
 
@@ -383,10 +383,15 @@ impl Encrypted {
         }
         if socket.received() > 0 {
             let (ring, stream) = (socket.ring(), &mut state.stream);
-            ready!(poll_paced(ring, (&self.pace, &self.place), context, || {
+            let step = poll_paced(ring, (&self.pace, &self.place), context, || {
                 stream.feed(socket.received(), ring.spares(), |bytes| socket.take_received_into(bytes));
                 stream.process(1, ring.spares());
-            }));
+            });
+            if step.is_pending() {
+                // Those in line must not keep buffers from open sessions.
+                socket.spill_received();
+                return Poll::Pending;
+            }
             if let Some(error) = state.stream.error().cloned() {
                 let _ = flush(&mut state.stream, socket, 0);
                 state.is_over = true;

@@ -33,8 +33,6 @@ pub(super) async fn take_header(record: &Record) -> Result<(), CloseReason> {
             }
             Progress::Incomplete { least: more } => {
                 least = more;
-                // A few bytes of a slow header must not keep a whole buffer from open sessions.
-                client.spill_received();
                 None
             }
             Progress::Invalid(why) => {
@@ -74,8 +72,6 @@ pub(super) async fn take_hello(record: &mut Record) -> Result<(), CloseReason> {
             }
             client_hello::Progress::Incomplete { least: more } => {
                 least = more;
-                // A slow hello must not keep a whole buffer from open sessions.
-                client.spill_received();
                 None
             }
             client_hello::Progress::Invalid(why) => {
@@ -106,6 +102,8 @@ async fn receive_until(
         if client.ended().is_some() || client.is_dead() {
             return Poll::Ready(Err(CloseReason::ClientLeft));
         }
+        // The few bytes of a slow client must not keep a whole buffer from open sessions.
+        client.spill_received();
         client.receive(Receive::One);
         Poll::Pending
     })

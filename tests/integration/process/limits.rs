@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use ringway::base::CloseReason;
 
-use crate::support::{Client, Stream, backend, balancer, crowd, eventually, expect_reset};
+use crate::support::{
+    AUTHORITY, Balancer, Client, NO_ADMIN, Reserved, Stream, V4, backend, balancer, crowd, eventually,
+    expect_reset,
+};
 
 #[test]
 fn session_above_the_limit_is_denied() {
@@ -156,4 +159,40 @@ fn waiting_clients_take_no_buffers_from_open_sessions() {
     open.set_patience(Duration::from_secs(5));
     (0..100).for_each(|_| open.echo(b"still here").unwrap());
     open.finish().unwrap();
+}
+
+/// As many as fill the buffers have sent a part of what is wanted at the door, in two segments.
+#[test]
+fn clients_at_the_door_take_no_buffers_from_open_sessions() {
+    const FIRST: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x0f\xff";
+    let _crowd = crowd();
+    let only = backend().echo().start();
+    let header = "proxy_protocol: {accept: required, trusted: [any]}".to_owned();
+    let route = "sni: {routes: [{match: a.example, upstream: u}]}".to_owned();
+    for (door, first) in [
+        (header, FIRST),
+        (route, b"\x16\x03\x01\x02\x00\x01\x00"),
+        (AUTHORITY.listener(""), b"\x16\x03\x01\x02\x00\x01\x00"),
+    ] {
+        let (open_port, door_port) = (Reserved::at(V4), Reserved::at(V4));
+        let yaml = format!(
+            "{NO_ADMIN}runtime: {{cores: 1, relay: {{buffers_per_core: 64}}}}\nlisteners:\n\
+             - {{name: open, address: '{}', upstream: u}}\n- {{name: door, address: '{}', upstream: u, {door}}}\n\
+             upstreams: [{{name: u, backends: [{{{}}}]}}]\n",
+            open_port.address(),
+            door_port.address(),
+            only.entry()
+        );
+        let _balancer = Balancer::of(&yaml, None, true);
+        let open = Client::connect(open_port.address()).unwrap();
+        open.echo(b"open").unwrap();
+        let crowd: Vec<_> = (0..100).map(|_| Client::connect(door_port.address()).unwrap()).collect();
+        // What came before an echo, the shard has looked at when that is back.
+        for part in [first, b"\x01"] {
+            crowd.iter().for_each(|client| client.send(part).unwrap());
+            open.set_patience(Duration::from_secs(5));
+            (0..100).for_each(|_| open.echo(b"still here").unwrap_or_else(|error| panic!("{door}: {error}")));
+        }
+        open.finish().unwrap();
+    }
 }
