@@ -246,7 +246,6 @@ fn access_log(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The options of the comparison that have a value. `cargo bench` hands its options to both programs.
 /// What a new client costs: a look into a list of 100,000 prefixes, and the limits of one source among a million.
 fn admission(criterion: &mut Criterion) {
     const PREFIXES: u32 = 100_000;

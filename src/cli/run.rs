@@ -181,6 +181,12 @@ fn announce(server: &Server, path: &Path) {
         let upstream = &server.config().upstreams[listener.upstream.index()];
         let (name, address, to) = (&*listener.name, listener.address.to_string(), &*upstream.name);
         let (count, algorithm) = (upstream.backends.len() as u64, upstream.algorithm.name);
+        if listener.sni.closes_others {
+            let routes = listener.sni.routes.len() as u64;
+            log::info!(event = "listener", listener = name, address, routes;
+                "listener {name} on {address} closes all clients but those of its {}", counted(routes, "route"));
+            continue;
+        }
         log::info!(event = "listener", listener = name, address, upstream = to, backends = count, algorithm;
             "listener {name} on {address} sends to upstream {to} ({}, {algorithm})",
             counted(count, "backend"));

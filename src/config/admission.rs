@@ -1,6 +1,6 @@
 //! The keys of a listener on who may have a session, and how many.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -99,10 +99,17 @@ fn prefix(text: &str, expected: &str) -> Read<IpNet> {
     let shown = quote(text);
     let unknown = || format!("{shown} is not {expected}");
     let (ip, length) = text.split_once('/').map_or((text, None), |(ip, length)| (ip, Some(length)));
+    let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+    if let Some(bare) = bare.filter(|bare| bare.parse::<IpAddr>().is_ok()) {
+        return Err(format!("{shown} has brackets, which belong to an address with a port; write `{bare}`"));
+    }
     let ip: IpAddr = ip.parse().map_err(|_| unknown())?;
     let longest = if ip.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => longest,
+        Some(mask) if let Some(length) = mask_length(mask).filter(|_| ip.is_ipv4()) => {
+            return Err(format!("{shown} has a mask instead of a length; write `{ip}/{length}`"));
+        }
         Some(length) => {
             let length = decimal(length).and_then(|length| u8::try_from(length).ok());
             length.filter(|length| *length <= longest).ok_or_else(|| {
@@ -118,6 +125,13 @@ fn prefix(text: &str, expected: &str) -> Read<IpNet> {
         ));
     }
     Ok(canonical(net))
+}
+
+/// Returns the length of the prefix that a mask such as `255.255.0.0` stands for.
+fn mask_length(mask: &str) -> Option<u32> {
+    let bits = u32::from(mask.parse::<Ipv4Addr>().ok()?);
+    let length = bits.leading_ones();
+    (bits.count_ones() == length).then_some(length)
 }
 
 /// Returns a prefix of IPv4 addresses in IPv6 (`::ffff:0:0/96`) as the IPv4 prefix that it is.

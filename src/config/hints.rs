@@ -33,6 +33,19 @@ pub(super) fn of_text(text: &str) -> Option<String> {
     })
 }
 
+/// Returns what to write instead of a single value where a section of this path belongs.
+pub(super) fn of_section(path: &str) -> String {
+    let example = match path.rsplit('.').next().unwrap_or_default() {
+        "proxy_protocol" => ", such as `{accept: required, trusted: [10.0.0.0/8]}`",
+        "tls" if path.starts_with("upstreams") => ", such as `{ca: FILE}`",
+        "tls" => ", such as `{certificates: [{certificate: FILE, key: FILE}]}`",
+        "bandwidth" => ", such as `{to_client: 10MiB/s}`",
+        "per_source" => ", such as `{max_connections: 10}`",
+        _ => "",
+    };
+    format!("not a section; write keys with values below it{example}")
+}
+
 /// Quotes that a word processor or a web page makes of plain ones.
 const TYPOGRAPHIC: [char; 10] = [
     '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}', '\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}', '\u{ab}',

@@ -2,8 +2,9 @@
 
 use super::admission::clients;
 use super::model::{Accept, AccessEntry, ListenAddress, ProxyProtocol};
-use super::section::Section;
-use super::values::{off_or, one_of};
+use super::section::{Read, Section};
+use super::tree::Node;
+use super::values::{off_or, one_of, text};
 use crate::protocol::proxy::Version;
 
 const ACCEPTS: &[(&str, Accept)] = &[("required", Accept::Required)];
@@ -13,9 +14,11 @@ pub(super) const VERSIONS: &[(&str, Version)] = &[("v1", Version::V1), ("v2", Ve
 
 pub(super) fn proxy_protocol(s: &mut Section<'_>, address: &ListenAddress) -> ProxyProtocol {
     s.section_or_off("proxy_protocol", |s| {
-        let accept = s.value("accept", None, off_or(one_of(ACCEPTS)));
+        let accept = s.value("accept", None, accept);
         let proxy = ProxyProtocol { accept, trusted: clients(s, "trusted") };
-        if !proxy.is_required() {
+        if !proxy.is_required() && s.has("accept") && !s.is_off("accept") {
+            // Reported, and meant to take headers.
+        } else if !proxy.is_required() {
             s.warn_own("trusted", "`trusted` has no effect without `accept: required`");
         } else if !s.has("trusted") {
             let message = "`trusted` is missing; list the proxies in front, as in `[10.0.0.1, 10.1.0.0/16]`, or \
@@ -28,8 +31,20 @@ pub(super) fn proxy_protocol(s: &mut Section<'_>, address: &ListenAddress) -> Pr
     })
 }
 
+fn accept(node: &Node) -> Read<Option<Accept>> {
+    off_or(one_of(ACCEPTS))(node).map_err(|rule| match text(node) {
+        Ok("v1" | "v2" | "optional" | "on") => {
+            format!("{rule}; `required` takes headers of both versions, from those in `trusted` alone")
+        }
+        _ => rule,
+    })
+}
+
 /// Refuses a listener that would turn everybody away.
 fn somebody_is_trusted(s: &Section<'_>, trusted: &[AccessEntry], address: &ListenAddress) {
+    if !trusted.is_empty() && trusted.iter().all(AccessEntry::is_empty) {
+        return s.warn_at("trusted", "the file has no prefix, so every client is reset; add one");
+    }
     let is_of_unix = |entry: &AccessEntry| matches!(entry, AccessEntry::Any | AccessEntry::Unix);
     let message = match address {
         // An empty path stands for an address that is missing, or not known yet.
@@ -76,7 +91,10 @@ mod tests {
                 "nobody who comes to this address is trusted",
             ),
             ("proxy_protocol: {accept: required, trusted: [any, 10.0.0.1/8]}", "write `10.0.0.0/8`"),
-            ("proxy_protocol: {accept: v2, trusted: [any]}", "is not `required`, or `off`"),
+            (
+                "proxy_protocol: {accept: v2, trusted: [any]}",
+                "is not `required`, or `off`; `required` takes headers of both",
+            ),
             ("timeouts: {handshake: 2s}", "write at least `3s`"),
             ("timeouts: {handshake: off}", "is not possible here"),
         ] {

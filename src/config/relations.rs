@@ -321,9 +321,7 @@ pub(super) fn port_options_of_use(s: &Section<'_>, tcp: &ListenerTcp, address: &
 
 /// Warns about rules of admission that no client, or every client, meets.
 pub(super) fn admission_of_use(s: &Section<'_>, listener: &Listener) {
-    let is_without =
-        |entry: &AccessEntry| matches!(entry, AccessEntry::File { prefixes, .. } if prefixes.is_empty());
-    if !listener.allow.is_empty() && listener.allow.0.iter().all(is_without) {
+    if !listener.allow.is_empty() && listener.allow.0.iter().all(AccessEntry::is_empty) {
         s.warn_at("allow", "the file has no prefix, so every client is denied; add one, or remove `allow`");
     }
     if listener.deny.0.contains(&AccessEntry::Any) {
@@ -331,6 +329,18 @@ pub(super) fn admission_of_use(s: &Section<'_>, listener: &Listener) {
     }
     // An empty path stands for an address that is missing, or not known yet.
     let is_unix = matches!(&listener.address, ListenAddress::Unix(path) if !path.as_os_str().is_empty());
+    let is_of_unix = |entry: &AccessEntry| matches!(entry, AccessEntry::Any | AccessEntry::Unix);
+    let lets_in = |entry: &AccessEntry| if is_unix { is_of_unix(entry) } else { *entry != AccessEntry::Unix };
+    if !listener.allow.is_empty()
+        && !listener.allow.0.iter().any(lets_in)
+        && !listener.proxy_protocol.is_required()
+    {
+        let message = match is_unix {
+            true => "no client of a `unix:` listener is in the list, so every client is denied; add `unix:`",
+            false => "`unix:` is nobody who comes to this address, so every client is denied; list prefixes",
+        };
+        s.warn_at("allow", message);
+    }
     if listener.per_source.is_some() && is_unix && !listener.proxy_protocol.is_required() {
         let message = "`per_source` has no effect on a `unix:` listener, whose clients have no addresses";
         s.warn_at("per_source", message);

@@ -27,6 +27,8 @@ pub(super) struct Section<'a> {
     /// The mappings to look at, in this order: the operator's, then the defaults.
     layers: Vec<Layer<'a>>,
     known: Vec<&'static str>,
+    /// A single value was written instead, which is reported: nothing else is wrong with the section.
+    is_unfit: bool,
 }
 
 /// One mapping a section looks at.
@@ -41,13 +43,13 @@ impl<'a> Section<'a> {
     pub(super) fn root(map: &'a Map, problems: &'a Problems, files: &'a Files) -> Self {
         let location = Location::of_text(Span::at(1, 1));
         let layers = vec![Layer { path: location.clone(), map }];
-        Self { problems, files, location, own: Some(map), layers, known: Vec::new() }
+        Self { problems, files, location, own: Some(map), layers, known: Vec::new(), is_unfit: false }
     }
 
     /// Returns a section that is not in the file, so that every key has its default.
     pub(super) fn absent(&self) -> Self {
         let (problems, files, location) = (self.problems, self.files, self.location.clone());
-        Self { problems, files, location, own: None, layers: Vec::new(), known: Vec::new() }
+        Self { problems, files, location, own: None, layers: Vec::new(), known: Vec::new(), is_unfit: false }
     }
 
     /// Returns the files that the configuration names.
@@ -118,9 +120,10 @@ impl<'a> Section<'a> {
                 _ => {
                     let location = Location { span: entry.node.span, ..path };
                     if part.layers.is_empty() {
-                        let rule = || "not a section; write keys with values below it".to_owned();
+                        let rule = || hints::of_section(&location.path);
                         let message = hints::of_value(&entry.node).unwrap_or_else(rule);
                         self.problems.error(location, message);
+                        part.is_unfit = true;
                     }
                     break;
                 }
@@ -227,7 +230,7 @@ impl<'a> Section<'a> {
         let own = Layer { path: location.clone(), map };
         let layers = std::iter::once(own).chain(behind.iter().cloned()).collect();
         let (problems, files) = (self.problems, self.files);
-        Self { problems, files, location, own: Some(map), layers, known: Vec::new() }
+        Self { problems, files, location, own: Some(map), layers, known: Vec::new(), is_unfit: false }
     }
 
     /// Reports `key` if it is written here, because it belongs elsewhere.
@@ -298,12 +301,16 @@ impl<'a> Section<'a> {
 
     /// Reports an error of this section as a whole.
     pub(super) fn error(&self, message: impl Into<String>) {
-        self.problems.error(self.location.clone(), message);
+        if !self.is_unfit {
+            self.problems.error(self.location.clone(), message);
+        }
     }
 
     /// Reports a warning about this section as a whole.
     pub(super) fn warn(&self, message: impl Into<String>) {
-        self.problems.warning(self.location.clone(), message);
+        if !self.is_unfit {
+            self.problems.warning(self.location.clone(), message);
+        }
     }
 
     /// Reports an error of the value of `key`.

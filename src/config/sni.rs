@@ -83,6 +83,11 @@ fn pattern(node: &Node) -> Read<String> {
             "`*` is not possible here; the `upstream` of the listener takes all other names".to_owned()
         );
     }
+    let host = name.rsplit_once("://").map_or(name, |(_, host)| host);
+    let host = host.split(['/', ':']).next().unwrap_or_default();
+    if host != name && host_name(host.as_bytes()).is_some() {
+        return Err(format!("{} is more than a host name; write `{wildcard}{host}`", quote(text)));
+    }
     match host_name(name.as_bytes()) {
         Some(name) => Ok(format!("{wildcard}{name}")),
         None if !text.is_ascii() => {
@@ -172,6 +177,9 @@ mod tests {
             ("a", "{routes: [{match: '::1', upstream: a}]}", "no client of TLS asks for one"),
             ("a", "{routes: [{match: '*', upstream: a}]}", "takes all other names"),
             ("a", "{routes: [{match: 'a.*.b', upstream: a}]}", "is not a host name"),
+            ("a", "{routes: [{match: 'a.b:443', upstream: a}]}", "write `a.b`"),
+            ("a", "{routes: [{match: 'https://a.b/c', upstream: a}]}", "write `a.b`"),
+            ("a", "{routes: [{match: *.b.c, upstream: a}]}", "begins with `*` needs quotes: `\"*.b.c\"`"),
             ("a", "{routes: [{match: m\u{fc}nchen.de, upstream: a}]}", "`xn--...`"),
             ("a", "{routes: [{match: a.b, alpn: 'h 2', upstream: a}]}", "is not the name of a protocol"),
             ("a", "{routes: [{match: a.b, upstream: a}, {match: A.B., upstream: b}]}", "has a route already"),

@@ -247,6 +247,9 @@ fn backend_alpn(node: &Node) -> Read<BackendAlpn> {
             Err(format!("{} protocols; at most {most} fit", nodes.len()))
         }
         Value::List(nodes) if nodes.is_empty() => Err("an empty list offers nothing; write `off`".to_owned()),
+        Value::List(nodes) if nodes.iter().any(|node| text(node) == Ok(SAME)) => {
+            Err(format!("`{SAME}` is no protocol of a list; write `alpn: {SAME}`"))
+        }
         Value::List(nodes) => {
             nodes.iter().map(|node| protocol(node)).collect::<Read<_>>().map(BackendAlpn::List)
         }

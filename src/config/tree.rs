@@ -126,6 +126,10 @@ fn syntax(error: &ScanError, text: &str) -> (Span, String) {
 
 /// Returns the column of a value that YAML reads otherwise without quotes, and what to write.
 fn needs_quotes(line: &str) -> Option<(usize, String)> {
+    if let Some((at, pattern)) = wildcard(line) {
+        let message = format!("a value that begins with `*` needs quotes: `\"{pattern}\"`");
+        return Some((line[..at].chars().count() + 1, message));
+    }
     let (at, value) = plain_value(line).filter(|_| !is_comment(line))?;
     let address = value.split([' ', ',', '}']).next().unwrap_or_default();
     let is_port = |port: &&str| port.starts_with(|c: char| c.is_ascii_digit());
@@ -141,6 +145,14 @@ fn needs_quotes(line: &str) -> Option<(usize, String)> {
         _ => return None,
     };
     Some((line[..at].chars().count() + 1, message))
+}
+
+/// Returns the first wildcard of a line, as `*.example.com`, that stands where a value begins, and where that is.
+fn wildcard(line: &str) -> Option<(usize, &str)> {
+    let is_begun = |before: &str| before.trim_end().ends_with([':', '-', '[', ',']) && !before.contains('#');
+    let (at, _) = line.match_indices("*.").find(|(at, _)| is_begun(&line[..*at]))?;
+    let end = line[at..].find([' ', ',', '}', ']', '#']).map_or(line.len(), |length| at + length);
+    Some((at, line[at..end].trim_end()))
 }
 
 /// Returns where the value of a line begins, and the value.

@@ -162,7 +162,7 @@ pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node)
         }
         let (shortest, longest) = (duration_text(*range.start()), duration_text(*range.end()));
         match parse_duration(text) {
-            None => Err(format!("{shown} {}", no_duration(text, &shortest, &longest))),
+            None => Err(format!("{shown} {}", no_duration(text, &range))),
             Some(value) if value < *range.start() => {
                 Err(format!("{shown} is too short; write at least `{shortest}`"))
             }
@@ -175,10 +175,14 @@ pub(super) fn duration_within(range: RangeInclusive<Duration>) -> impl Fn(&Node)
 }
 
 /// Says what is wrong with a text that is no duration, and what to write.
-fn no_duration(text: &str, shortest: &str, longest: &str) -> String {
-    const SUCH: &str = "such as `250ms`, `30s`, `5m` or `1h`";
+fn no_duration(text: &str, range: &RangeInclusive<Duration>) -> String {
+    let (shortest, longest) = (duration_text(*range.start()), duration_text(*range.end()));
+    let such = match range.contains(&Duration::from_millis(250)) {
+        true => "such as `250ms`, `30s`, `5m` or `1h`".to_owned(),
+        false => format!("of at least `{shortest}`, such as `30s` or `5m`"),
+    };
     if text.starts_with('-') && text[1..].starts_with(|c: char| c.is_ascii_digit()) {
-        return format!("is negative; write a duration {SUCH}");
+        return format!("is negative; write a duration {such}");
     }
     if let Some(ours) = hints::duration(text) {
         return format!(
@@ -186,8 +190,8 @@ fn no_duration(text: &str, shortest: &str, longest: &str) -> String {
         );
     }
     match text.parse::<f64>() {
-        Ok(_) => format!("has no unit; write a duration {SUCH}"),
-        Err(_) => format!("is not a duration from {shortest} to {longest}; write one {SUCH}"),
+        Ok(_) => format!("has no unit; write a duration {such}"),
+        Err(_) => format!("is not a duration from {shortest} to {longest}; write one {such}"),
     }
 }
 

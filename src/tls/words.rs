@@ -54,6 +54,11 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::Other(error) if is_ca(error) => {
             "the certificate is that of a CA, and is not in `ca` of the upstream".to_owned()
         }
+        CertificateError::Other(error) if is_old(error) => {
+            "the certificate is not of version 3 of X.509, the only one that can be verified: sign it anew with an extension, such as \
+             subjectAltName"
+                .to_owned()
+        }
         other => format!("the certificate is not good: {other}"),
     }
 }
@@ -62,6 +67,11 @@ fn certificate(error: &CertificateError) -> String {
 /// rustls.
 fn is_ca(error: &OtherError) -> bool {
     format!("{error:?}").contains("CaUsedAsEndEntity")
+}
+
+/// Returns whether a certificate is of version 1 or 2.
+fn is_old(error: &OtherError) -> bool {
+    format!("{error:?}").contains("UnsupportedCertVersion")
 }
 
 /// Returns names as `DnsName("a.example")` and `IpAddress(192.0.2.1)` tell them.

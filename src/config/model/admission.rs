@@ -41,6 +41,14 @@ pub enum AccessEntry {
     },
 }
 
+impl AccessEntry {
+    /// Returns whether no client is in it: a file without a prefix.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::File { prefixes, .. } if prefixes.is_empty())
+    }
+}
+
 impl fmt::Display for AccessEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -290,7 +290,17 @@ fn unknown_keys_are_named_with_where_they_belong() {
         (both("port: 80"), "the port of a listener stands in its address"),
         (both("healthcheck: off"), "`healthcheck`; it belongs at the top of the file"),
         (more("cores: 2"), "`cores`; it belongs in `runtime`"),
-        (both("proxy_protocol: v2"), "not a section; write keys with values below it"),
+        (both("proxy_protocol: v2"), "below it, such as `{accept: required, trusted: [10.0.0.0/8]}`"),
+        // One mistake is one message.
+        (both("per_source: 10"), "below it, such as `{max_connections: 10}`"),
+        (both("tls: on"), "below it, such as `{certificates: [{certificate: FILE, key: FILE}]}`"),
+        (both("bandwidth: 10MiB/s"), "below it, such as `{to_client: 10MiB/s}`"),
+        (
+            both("timeouts: {handshake: 0}"),
+            "has no unit; write a duration of at least `3s`, such as `30s` or `5m`",
+        ),
+        (both("allow: [10.0.0.0/255.0.0.0]"), "write `10.0.0.0/8`"),
+        (both("allow: ['[::1]']"), "write `::1`"),
         (more("socket: /run/a.sock"), "`socket`; it belongs in `admin`"),
         (
             more("admin: {max_connections: 3}"),
