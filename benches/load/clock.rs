@@ -70,12 +70,14 @@ impl Ticks {
     }
 }
 
-/// The processes that are watched while the generator works; 0 for none.
-#[derive(Clone, Copy)]
+/// The processes that are watched while the generator works.
+#[derive(Clone)]
 pub(crate) struct Watched {
-    pub(crate) balancer: u32,
+    /// All of its processes; none if there is no balancer.
+    pub(crate) balancer: Vec<u32>,
+    /// 0 for none.
     pub(crate) backend: u32,
-    /// A second generator.
+    /// A second generator; 0 for none.
     pub(crate) beside: u32,
 }
 
@@ -94,8 +96,9 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn take(watched: Watched) -> Snapshot {
+    pub(crate) fn take(watched: &Watched) -> Snapshot {
         let used = |pid: u32| if pid == 0 { None } else { process_cpu(pid) };
+        let balancer: Option<Duration> = watched.balancer.iter().map(|&pid| used(pid)).sum();
         // This process is pinned to the cores that are not the balancer's, which come after it.
         let other_cores = std::thread::available_parallelism().map_or(1, usize::from);
         // Without /proc/stat nothing is known of the cores, and no share follows from no ticks.
@@ -103,7 +106,7 @@ impl Snapshot {
         let first = BALANCER_CORE + 1;
         Snapshot {
             at: Instant::now(),
-            balancer: used(watched.balancer),
+            balancer: balancer.filter(|_| !watched.balancer.is_empty()),
             backend: used(watched.backend),
             beside: used(watched.beside),
             generator: own_cpu(),

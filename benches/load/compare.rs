@@ -361,9 +361,11 @@ impl Bench {
         if workload.share.is_some() {
             command.args(["--rate", &self.pace(workload).unwrap_or(0.0).to_string()]);
         }
+        for pid in subject.family() {
+            command.args(["--balancer", &pid.to_string()]);
+        }
         let output = command
             .args(["--seconds", &seconds.to_string(), "--backend", &self.backend.pid().to_string()])
-            .args(["--balancer", &subject.pid().unwrap_or(0).to_string()])
             .args(["--beside", &beside.unwrap_or(0).to_string()])
             .output()
             .map_err(|error| format!("cannot start the generator: {error}"))?;

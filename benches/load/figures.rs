@@ -21,7 +21,10 @@ pub(crate) const TUNED: &str = "ringway tuned";
 
 /// The peers' rows, as they come and as an expert sets them.
 pub(crate) const PEERS: &[&str] =
-    &["haproxy", "haproxy auto", "haproxy tuned", "nginx", "nginx tuned", "envoy"];
+    &["haproxy", "haproxy auto", "haproxy tuned", "nginx", "nginx tuned", "envoy", "sozu", SOZU_TUNED];
+
+/// sozu, built so that it splices.
+pub(crate) const SOZU_TUNED: &str = "sozu tuned";
 
 /// The subject without a balancer.
 pub(crate) const DIRECT: &str = "direct";

@@ -49,7 +49,7 @@ impl Machine {
             memory_gib: (kib / f64::from(1 << 20) * 10.0).round() / 10.0,
             load_before: read("/proc/loadavg"),
             mitigations: mitigations(),
-            cpu_clock: "user and system time of the process, in ns (its CPU clock)".to_owned(),
+            cpu_clock: "user and system time of all its processes, in ns (their CPU clocks)".to_owned(),
             commit: commit(),
             versions: subjects
                 .iter()

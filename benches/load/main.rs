@@ -1,4 +1,4 @@
-//! Speed, measured from outside: `cargo bench` compares Ringway with no balancer at all, HAProxy, nginx and Envoy on
+//! Speed, measured from outside: `cargo bench` compares Ringway with no balancer at all, HAProxy, nginx, Envoy and sozu on
 //! the same work in the same run. The same program is load generator and backend; the comparison starts it
 //! so.
 //!

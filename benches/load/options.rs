@@ -29,8 +29,8 @@ impl Options {
         value.parse().map_err(|_| format!("{name} cannot be '{value}'"))
     }
 
-    /// Removes every `--name VALUE`.
-    pub(crate) fn take_all(&mut self, name: &str) -> Result<Vec<String>, String> {
+    /// Removes every `--name VALUE`, and parses the values.
+    pub(crate) fn take_all<T: std::str::FromStr>(&mut self, name: &str) -> Result<Vec<T>, String> {
         let mut values = Vec::new();
         while self.words.iter().any(|word| word == name) {
             values.push(self.take(name, None)?);

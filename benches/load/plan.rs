@@ -21,7 +21,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn take(mut options: Options) -> Result<Plan, String> {
         let quick = options.flag("--quick");
-        let only = options.take_all("--only")?;
+        let only: Vec<String> = options.take_all("--only")?;
         let wanted = |workload: &&Workload| match only.as_slice() {
             [] => workload.quick || !quick,
             only => only.iter().any(|text| workload.name.contains(text.as_str())),
@@ -35,12 +35,12 @@ impl Plan {
             seconds: options.take("--seconds", Some(if quick { 0.1 } else { 1.5 }))?,
             workloads: WORKLOADS.iter().filter(wanted).collect(),
             others: options
-                .take_all("--other")?
+                .take_all::<String>("--other")?
                 .iter()
                 .map(|other| named(other))
                 .collect::<Result<_, _>>()?,
-            figures: options.take_all("--figures")?.pop().map(PathBuf::from),
-            from: options.take_all("--from")?.pop().map(PathBuf::from),
+            figures: options.take_all("--figures")?.pop(),
+            from: options.take_all("--from")?.pop(),
         };
         options.rest(0)?;
         if plan.rounds == 0 || plan.seconds <= 0.0 {

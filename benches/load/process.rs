@@ -76,11 +76,13 @@ impl Process {
         signal(self.pid(), which).map_err(|error| format!("process {}: {error}", self.pid()))
     }
 
-    /// Its resident memory.
+    /// The resident memory of its whole family.
     pub(crate) fn resident_bytes(&self) -> Option<f64> {
         // The sum over all mappings is exact; the counter in `status` may lack what the cores have not
         // reported yet.
-        kibibytes(self.pid(), "smaps_rollup", "Rss:").or_else(|| kibibytes(self.pid(), "status", "VmRSS:"))
+        let resident =
+            |pid| kibibytes(pid, "smaps_rollup", "Rss:").or_else(|| kibibytes(pid, "status", "VmRSS:"));
+        self.family().into_iter().map(resident).sum()
     }
 
     /// The resident anonymous memory of its whole family; a page that several of them share counts once. Pages of files are not in

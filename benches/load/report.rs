@@ -23,22 +23,27 @@ const UNFAIR: &[&str] = &[
      fixed rate, the tails of their latencies. The direct row is such a row wherever it has no balancer to wait for.",
     "One core for each balancer, and two in the rows of one shard and two, which share the second one with generator and backend \
      where there are no more: nothing is said of how they scale over cores.",
-    "While configurations are reloaded, HAProxy and nginx run with a master, as they have to for that; Envoy is left out, \
-     because it reads its file only at its start. No session is open for long, so old workers end at once.",
+    "While configurations are reloaded, HAProxy and nginx run with a master, as they have to for that; Envoy and sozu are \
+     left out: the one reads its file only at its start, the other takes changes over its control socket. No session is \
+     open for long, so old workers end at once.",
     "Interrupts between cores are those of the whole machine; contended locks and switches are those of the balancer.",
-    "HAProxy and nginx are Debian's packages, not their newest versions, and built for any machine; Envoy is a recent \
-     release; Ringway is built from this tree with link-time optimisation.",
+    "HAProxy and nginx are Debian's packages, not their newest versions, and built for any machine; Envoy and sozu are recent \
+     releases; Ringway is built from this tree with link-time optimisation, sozu from its crate as its own repository does it.",
+    "sozu closes both sides of a session when the client has ended its stream and what was under way is delivered: the \
+     backend's receipt is lost, and each session with bulk to the backend alone counts as an error. The queue of its \
+     listeners holds 1,024 connections, those of the others 4,096.",
     "HAProxy comes as it is, without splicing; `auto`, as an expert sets it; and `tuned`, with every byte spliced, which \
-     makes small messages dearer: its best row is the one to look at. nginx and Envoy cannot splice; Envoy and Ringway run \
-     with their defaults and have no tuned row.",
+     makes small messages dearer: its best row is the one to look at. nginx and Envoy cannot splice; sozu does where it is \
+     built so, which is its tuned row. Envoy runs with its defaults, and so does Ringway but in its tuned row where sessions \
+     connect.",
     "Nothing is logged and no backend is checked by any of them, but the peers can do much that Ringway \
      cannot, and carry it along.",
     "`cores` is how busy the cores of generator and backend were, `strangers` the share of all cores that went to \
      processes without a part in the run. Where strangers were about, all of it is worth little.",
     "All subjects run all the time on the balancer's core, one of them with work: the timers of the others \
      disturb it a little.",
-    "CPU is the user and system time of the process. Interrupt work of the kernel that falls on somebody else's \
-     time is in nobody's row. Resident memory lacks what the kernel keeps for a socket; kernel memory and the \
+    "CPU is the user and system time of all processes of a balancer. Interrupt work of the kernel that falls on somebody \
+     else's time is in nobody's row. Resident memory lacks what the kernel keeps for a socket; kernel memory and the \
      counters of TCP are the whole machine's, whoever caused them.",
     "With TLS, the client offers nothing but TLS 1.3, TLS_AES_256_GCM_SHA384 and X25519, and the certificate is ECDSA P-256: \
      all balancers do the same arithmetic, HAProxy and nginx by Debian's OpenSSL 3, Envoy by BoringSSL, Ringway by aws-lc. \

@@ -220,6 +220,11 @@ impl Workload {
         self.number("--sessions").expect("every workload says how many sessions")
     }
 
+    /// How many are open at most, with the clients that come to them.
+    pub(crate) fn sessions_at_once(&self) -> f64 {
+        self.sessions() + self.number("--clients").unwrap_or(0.0)
+    }
+
     /// The fixed rate of its command line, in the unit that rates are reported in; `None` if it has none.
     pub(crate) fn pace(&self) -> Option<f64> {
         self.number("--rate")

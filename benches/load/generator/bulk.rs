@@ -62,7 +62,7 @@ fn transfer(work: &Work, mut transfer: Transfer, stop_with_stdin: bool) -> io::R
     let mut sessions = Vec::new();
     let pattern = Pattern::new();
     let mut buffer = vec![0; transfer.piece];
-    let mut tally = Tally::new(work.watched);
+    let mut tally = Tally::new(&work.watched);
     tally.begin();
     // Without a pace, all is due at once.
     let (due, interest) = if transfer.pace.is_some() { (0, NONE) } else { (i64::MAX, transfer.interest) };

@@ -48,7 +48,7 @@ fn connect(work: &Work, message: Vec<u8>, rate: f64) -> io::Result<Measurement> 
     if work.resume {
         collect_tickets(work, &message)?;
     }
-    let mut tally = Tally::new(work.watched);
+    let mut tally = Tally::new(&work.watched);
     let schedule = Schedule::new(work.seconds);
     let mut places = Places {
         work,

@@ -132,7 +132,7 @@ fn play(work: &Work, game: Game, rate: f64) -> io::Result<Measurement> {
     without_timer_slack();
     let mut epoll = Epoll::new()?;
     let mut sessions = PingPong::open(work, &epoll, game, rate)?;
-    let mut tally = Tally::new(work.watched);
+    let mut tally = Tally::new(&work.watched);
     let schedule = Schedule::new(work.seconds);
     let mut buffer = vec![0; READ_MAX];
     sessions.begin(&epoll)?;

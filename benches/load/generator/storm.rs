@@ -105,7 +105,7 @@ fn storm(work: &Work, wanted: usize) -> io::Result<Measurement> {
     without_timer_slack();
     let mut epoll = Epoll::new()?;
     let mut sessions = PingPong::open(work, &epoll, Game::Echo, PINGS_PER_SECOND)?;
-    let mut tally = Tally::new(work.watched);
+    let mut tally = Tally::new(&work.watched);
     let mut clients = Clients {
         wanted,
         first_token: work.sessions,

@@ -33,9 +33,9 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new(watched: Watched) -> Tally {
+    pub(super) fn new(watched: &Watched) -> Tally {
         Tally {
-            watched,
+            watched: watched.clone(),
             from: None,
             until: None,
             began: None,
@@ -48,14 +48,14 @@ impl Tally {
 
     /// The measured time begins.
     pub(super) fn begin(&mut self) {
-        self.from = Some((Snapshot::take(self.watched), Network::so_far()));
+        self.from = Some((Snapshot::take(&self.watched), Network::so_far()));
         self.began = Some(Instant::now());
     }
 
     /// The measured time ends.
     pub(super) fn end(&mut self) {
         self.ended = Some(Instant::now());
-        self.until = Some((Snapshot::take(self.watched), Network::so_far()));
+        self.until = Some((Snapshot::take(&self.watched), Network::so_far()));
     }
 
     pub(super) fn is_measuring(&self) -> bool {

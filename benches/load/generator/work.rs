@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::PathBuf;
 
 use socket2::{Domain, Socket, Type};
 
@@ -37,14 +37,14 @@ impl Work {
         seconds: Option<f64>,
     ) -> Result<Work, String> {
         let resume = options.flag("--resume");
-        let certificate = options.take_all("--tls")?.pop();
-        let tls = certificate.map(|file| Client::new(Path::new(&file), resume)).transpose()?;
+        let certificate: Option<PathBuf> = options.take_all("--tls")?.pop();
+        let tls = certificate.map(|file| Client::new(&file, resume)).transpose()?;
         let work = Work {
             sessions: options.take("--sessions", None)?,
             bytes: options.take("--bytes", bytes)?,
             seconds: options.take("--seconds", seconds)?,
             watched: Watched {
-                balancer: options.take("--balancer", Some(0))?,
+                balancer: options.take_all("--balancer")?,
                 backend: options.take("--backend", Some(0))?,
                 beside: options.take("--beside", Some(0))?,
             },

@@ -215,3 +215,31 @@ fn envoy_cluster(name: &str, port: u16) -> Value {
 fn envoy_address(address: Ipv4Addr, port: u16) -> Value {
     json!({ "socket_address": { "address": address, "port_value": port } })
 }
+
+/// The limits are raised above the sessions. Where it splices, it has large pipes, and counts no metrics.
+pub(super) fn sozu(directory: &Path, ports: Ports, backend: Ports, splicing: bool) -> String {
+    let mut text = format!(
+        "command_socket = \"{}/sozu-{}.sock\"\nworker_count = 1\nworker_automatic_restart = false\n\
+         log_level = \"error\"\nlog_target = \"stdout\"\nmax_connections = 9600\nmax_buffers = 19200\n\
+         connect_timeout = 5\nfront_timeout = 3600\nback_timeout = 3600\n",
+        directory.display(),
+        ports[0]
+    );
+    if splicing {
+        text += "splice_pipe_capacity_bytes = 1048576\ndisable_cluster_metrics = true\n";
+    }
+    for port in ports {
+        text += &format!("[[listeners]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:{port}\"\n");
+    }
+    for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
+        text += &format!(
+            "[clusters.{name}]\nprotocol = \"tcp\"\nfrontends = [{{ address = \"127.0.0.1:{port}\" }}]\n\
+             backends = [\n"
+        );
+        for address in addresses() {
+            text += &format!("  {{ address = \"{address}:{backend}\" }},\n");
+        }
+        text += "]\n";
+    }
+    text
+}

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use configuration::{Nginx, Splicing};
 use rustix::process::Signal;
 
-use crate::figures::{AGAIN, DIRECT, OWN, TUNED};
+use crate::figures::{AGAIN, DIRECT, OWN, SOZU_TUNED, TUNED};
 use crate::process::Process;
 use crate::tls::{Certificate, Client};
 use crate::topology::{Ports, SERVICES, balancer_cores};
@@ -23,6 +23,8 @@ use crate::workloads::Workload;
 
 /// Where scripts/install-peers.sh puts Envoy.
 const ENVOY: &str = "/opt/envoy/bin";
+/// Where it puts sozu.
+const SOZU: &str = "/opt/sozu/bin";
 
 /// One row of the comparison.
 pub(crate) struct Subject {
@@ -43,6 +45,8 @@ enum Rows {
     Paced,
     /// Those that connect all the time.
     Connect,
+    /// Those with few sessions at once.
+    FewSessions,
 }
 
 /// See [`Subject::reload`].
@@ -79,6 +83,8 @@ impl Subject {
             Rows::All => true,
             Rows::Paced => workload.pace().is_some(),
             Rows::Connect => workload.is_connect(),
+            // A session that sozu splices takes six descriptors, where the others need two.
+            Rows::FewSessions => workload.sessions_at_once() <= 3_000.0,
         }
     }
 
@@ -272,6 +278,11 @@ impl Starting<'_> {
             self.nginx("nginx", Nginx::Alone)?;
             self.nginx("nginx tuned", Nginx::Tuned)?;
             self.envoy()?;
+            // It ends TLS for HTTP alone.
+            if self.tls.is_none() {
+                self.sozu("sozu", "sozu")?;
+                self.sozu(SOZU_TUNED, "sozu-splice")?;
+            }
         }
         Ok(())
     }
@@ -327,6 +338,17 @@ impl Starting<'_> {
         self.add("envoy", &binary, configuration, &flags, ports)
     }
 
+    /// Whether it splices is decided when it is built.
+    fn sozu(&mut self, name: &str, program: &str) -> Result<(), String> {
+        let Some(binary) = find(program) else {
+            eprintln!("no {program} here for {name}: scripts/install-peers.sh --sozu");
+            return Ok(());
+        };
+        let ports = free_ports()?;
+        let configuration = configuration::sozu(self.directory, ports, self.backend, name == SOZU_TUNED);
+        self.add(name, &binary, configuration, &["start", "-c"], ports)
+    }
+
     fn add(
         &mut self,
         name: &str,
@@ -348,6 +370,7 @@ impl Starting<'_> {
             rows: match name {
                 AGAIN => Rows::Paced,
                 TUNED => Rows::Connect,
+                SOZU_TUNED => Rows::FewSessions,
                 _ => Rows::All,
             },
             process: Some(process),
@@ -374,7 +397,7 @@ fn ringway_binary() -> Result<PathBuf, String> {
 }
 
 fn find(program: &str) -> Option<PathBuf> {
-    ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin", ENVOY]
+    ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin", ENVOY, SOZU]
         .iter()
         .map(|directory| Path::new(directory).join(program))
         .find(|path| path.exists())

@@ -29,6 +29,8 @@ pub(super) fn color(subject: &str) -> RGBColor {
         "nginx" => RGBColor(43, 122, 60),
         "nginx tuned" => RGBColor(130, 201, 140),
         "envoy" => RGBColor(132, 72, 168),
+        "sozu" => RGBColor(0, 121, 121),
+        "sozu tuned" => RGBColor(96, 188, 184),
         _ => RGBColor(150, 156, 162),
     }
 }
