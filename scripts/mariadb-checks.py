@@ -101,8 +101,8 @@ def login():
 
 
 def resets():
-    """How many connections a process of this network has ended with a reset, having left bytes unread or asked for one. Not all
-    resets: a FIN that the server sends again, because this machine was late to acknowledge it, is answered by one if the
+    """How many connections a process of this network has ended with a reset, having left bytes unread, or having got some after
+    its close. Not all resets: a FIN that the server sends again, because this machine was late to acknowledge it, is answered by one if the
     connection is over meanwhile, and the server notices nothing of that."""
     with open("/proc/net/netstat") as file:
         names, values = [line.split() for line in file if line.startswith("TcpExt:")]

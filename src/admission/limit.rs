@@ -134,7 +134,7 @@ impl Limit {
     /// Takes several permits: one, and credits.
     fn take_many(&self, shard: ShardId) -> bool {
         let _moves = self.lock();
-        // There before the permits leave: where no shard has any, nobody looks for them.
+        // Made before the permits leave: as long as no shard has a line for credits, nobody looks into one.
         let credit = self.credit(shard);
         let has_taken = self.is_far() && self.take_free(CREDITS);
         if has_taken {

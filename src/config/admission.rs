@@ -101,14 +101,18 @@ fn prefix(text: &str, expected: &str) -> Read<IpNet> {
     let (ip, length) = text.split_once('/').map_or((text, None), |(ip, length)| (ip, Some(length)));
     let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
     if let Some(bare) = bare.filter(|bare| bare.parse::<IpAddr>().is_ok()) {
-        return Err(format!("{shown} has brackets, which belong to an address with a port; write `{bare}`"));
+        let length = length.map_or_else(String::new, |length| format!("/{length}"));
+        return Err(format!(
+            "{shown} has brackets, which belong to an address with a port; write `{bare}{length}`"
+        ));
     }
     let ip: IpAddr = ip.parse().map_err(|_| unknown())?;
     let longest = if ip.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => longest,
         Some(mask) if let Some(length) = mask_length(mask).filter(|_| ip.is_ipv4()) => {
-            return Err(format!("{shown} has a mask instead of a length; write `{ip}/{length}`"));
+            let meant = IpNet::new(ip, length).map_err(|_| unknown())?.trunc();
+            return Err(format!("{shown} has a mask instead of a length; write `{meant}`"));
         }
         Some(length) => {
             let length = decimal(length).and_then(|length| u8::try_from(length).ok());
@@ -128,10 +132,10 @@ fn prefix(text: &str, expected: &str) -> Read<IpNet> {
 }
 
 /// Returns the length of the prefix that a mask such as `255.255.0.0` stands for.
-fn mask_length(mask: &str) -> Option<u32> {
+fn mask_length(mask: &str) -> Option<u8> {
     let bits = u32::from(mask.parse::<Ipv4Addr>().ok()?);
     let length = bits.leading_ones();
-    (bits.count_ones() == length).then_some(length)
+    (bits.count_ones() == length).then_some(length as u8)
 }
 
 /// Returns a prefix of IPv4 addresses in IPv6 (`::ffff:0:0/96`) as the IPv4 prefix that it is.

@@ -37,7 +37,7 @@ pub(super) fn of_text(text: &str) -> Option<String> {
 pub(super) fn of_section(path: &str) -> String {
     let example = match path.rsplit('.').next().unwrap_or_default() {
         "proxy_protocol" => ", such as `{accept: required, trusted: [10.0.0.0/8]}`",
-        "tls" if path.starts_with("upstreams") => ", such as `{ca: FILE}`",
+        "tls" if path.contains("upstream") => ", such as `{ca: FILE}`",
         "tls" => ", such as `{certificates: [{certificate: FILE, key: FILE}]}`",
         "bandwidth" => ", such as `{to_client: 10MiB/s}`",
         "per_source" => ", such as `{max_connections: 10}`",

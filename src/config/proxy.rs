@@ -42,9 +42,6 @@ fn accept(node: &Node) -> Read<Option<Accept>> {
 
 /// Refuses a listener that would turn everybody away.
 fn somebody_is_trusted(s: &Section<'_>, trusted: &[AccessEntry], address: &ListenAddress) {
-    if !trusted.is_empty() && trusted.iter().all(AccessEntry::is_empty) {
-        return s.warn_at("trusted", "the file has no prefix, so every client is reset; add one");
-    }
     let is_of_unix = |entry: &AccessEntry| matches!(entry, AccessEntry::Any | AccessEntry::Unix);
     let message = match address {
         // An empty path stands for an address that is missing, or not known yet.
@@ -55,6 +52,10 @@ fn somebody_is_trusted(s: &Section<'_>, trusted: &[AccessEntry], address: &Liste
         ListenAddress::Unix(_) => return,
         _ if trusted.iter().all(|entry| *entry == AccessEntry::Unix) => {
             "nobody who comes to this address is trusted; list the proxies in front, or write `[any]`"
+        }
+        // A file may be filled later.
+        _ if trusted.iter().all(|entry| entry.is_empty() || *entry == AccessEntry::Unix) => {
+            return s.warn_at("trusted", "the file has no prefix, so every client is reset; add one");
         }
         _ => return,
     };

@@ -321,26 +321,12 @@ pub(super) fn port_options_of_use(s: &Section<'_>, tcp: &ListenerTcp, address: &
 
 /// Warns about rules of admission that no client, or every client, meets.
 pub(super) fn admission_of_use(s: &Section<'_>, listener: &Listener) {
-    if !listener.allow.is_empty() && listener.allow.0.iter().all(AccessEntry::is_empty) {
-        s.warn_at("allow", "the file has no prefix, so every client is denied; add one, or remove `allow`");
-    }
+    allows_somebody(s, listener);
     if listener.deny.0.contains(&AccessEntry::Any) {
         s.warn_at("deny", "`any` denies every client; remove it, or the listener");
     }
     // An empty path stands for an address that is missing, or not known yet.
     let is_unix = matches!(&listener.address, ListenAddress::Unix(path) if !path.as_os_str().is_empty());
-    let is_of_unix = |entry: &AccessEntry| matches!(entry, AccessEntry::Any | AccessEntry::Unix);
-    let lets_in = |entry: &AccessEntry| if is_unix { is_of_unix(entry) } else { *entry != AccessEntry::Unix };
-    if !listener.allow.is_empty()
-        && !listener.allow.0.iter().any(lets_in)
-        && !listener.proxy_protocol.is_required()
-    {
-        let message = match is_unix {
-            true => "no client of a `unix:` listener is in the list, so every client is denied; add `unix:`",
-            false => "`unix:` is nobody who comes to this address, so every client is denied; list prefixes",
-        };
-        s.warn_at("allow", message);
-    }
     if listener.per_source.is_some() && is_unix && !listener.proxy_protocol.is_required() {
         let message = "`per_source` has no effect on a `unix:` listener, whose clients have no addresses";
         s.warn_at("per_source", message);
@@ -350,6 +336,35 @@ pub(super) fn admission_of_use(s: &Section<'_>, listener: &Listener) {
         let message = "`over_limit: wait` holds for `max_connections`; clients beyond `rate_limit` are reset";
         s.warn_own("over_limit", message);
     }
+}
+
+/// Warns about a list of clients in which nobody who comes here is.
+fn allows_somebody(s: &Section<'_>, listener: &Listener) {
+    let allow = &listener.allow.0;
+    let is_of_unix = |entry: &AccessEntry| matches!(entry, AccessEntry::Any | AccessEntry::Unix);
+    let message = match &listener.address {
+        _ if allow.is_empty() => return,
+        // A proxy in front says who the clients are.
+        _ if listener.proxy_protocol.is_required() && !allow.iter().all(AccessEntry::is_empty) => return,
+        // An empty path stands for an address that is missing, or not known yet.
+        ListenAddress::Unix(path) if path.as_os_str().is_empty() => return,
+        ListenAddress::Unix(_) if !listener.proxy_protocol.is_required() => {
+            match allow.iter().any(is_of_unix) {
+                true => return,
+                false => {
+                    "no client of a `unix:` listener is in the list, so every client is denied; add `unix:`"
+                }
+            }
+        }
+        _ if allow.iter().all(AccessEntry::is_empty) => {
+            "the file has no prefix, so every client is denied; add one, or remove `allow`"
+        }
+        _ if allow.iter().all(|entry| entry.is_empty() || *entry == AccessEntry::Unix) => {
+            "`unix:` is nobody who comes to this address, so every client is denied; list prefixes"
+        }
+        _ => return,
+    };
+    s.warn_at("allow", message);
 }
 
 /// Refuses `no_backend: unlisten` where a socket that was closed for a while would not be as it was.

@@ -84,8 +84,10 @@ fn pattern(node: &Node) -> Read<String> {
         );
     }
     let host = name.rsplit_once("://").map_or(name, |(_, host)| host);
-    let host = host.split(['/', ':']).next().unwrap_or_default();
-    if host != name && host_name(host.as_bytes()).is_some() {
+    let host = host.split('/').next().unwrap_or_default();
+    let is_number = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let host = host.split_once(':').filter(|(_, port)| is_number(port)).map_or(host, |(host, _)| host);
+    if host != name && host.parse::<IpAddr>().is_err() && host_name(host.as_bytes()).is_some() {
         return Err(format!("{} is more than a host name; write `{wildcard}{host}`", quote(text)));
     }
     match host_name(name.as_bytes()) {
@@ -179,6 +181,8 @@ mod tests {
             ("a", "{routes: [{match: 'a.*.b', upstream: a}]}", "is not a host name"),
             ("a", "{routes: [{match: 'a.b:443', upstream: a}]}", "write `a.b`"),
             ("a", "{routes: [{match: 'https://a.b/c', upstream: a}]}", "write `a.b`"),
+            ("a", "{routes: [{match: '2001:db8::/32', upstream: a}]}", "is not a host name"),
+            ("a", "{routes: [{match: '10.0.0.1:443', upstream: a}]}", "is not a host name"),
             ("a", "{routes: [{match: *.b.c, upstream: a}]}", "begins with `*` needs quotes: `\"*.b.c\"`"),
             ("a", "{routes: [{match: m\u{fc}nchen.de, upstream: a}]}", "`xn--...`"),
             ("a", "{routes: [{match: a.b, alpn: 'h 2', upstream: a}]}", "is not the name of a protocol"),

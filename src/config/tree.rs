@@ -149,7 +149,12 @@ fn needs_quotes(line: &str) -> Option<(usize, String)> {
 
 /// Returns the first wildcard of a line, as `*.example.com`, that stands where a value begins, and where that is.
 fn wildcard(line: &str) -> Option<(usize, &str)> {
-    let is_begun = |before: &str| before.trim_end().ends_with([':', '-', '[', ',']) && !before.contains('#');
+    let is_begun = |before: &str| {
+        let word = before.trim_end();
+        let is_value = word.len() < before.len() && word.ends_with([':', '-', ',']) || word.ends_with('[');
+        let is_quoted = |mark: char| before.matches(mark).count() % 2 == 1;
+        is_value && !before.contains('#') && !is_quoted('"') && !is_quoted('\'')
+    };
     let (at, _) = line.match_indices("*.").find(|(at, _)| is_begun(&line[..*at]))?;
     let end = line[at..].find([' ', ',', '}', ']', '#']).map_or(line.len(), |length| at + length);
     Some((at, line[at..end].trim_end()))

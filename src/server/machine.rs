@@ -148,8 +148,8 @@ fn cannot_listen(listener: &Listener) -> Option<String> {
         ListenAddress::Unix(path) => cannot_make_socket(path),
         ListenAddress::Zoned(address) => no_interface(&address.zone),
         ListenAddress::Tcp(address) if !listener.tcp.freebind && !is_here(address.ip()) => Some(format!(
-            "{address} is not an address of this machine; `ip address` lists them; an address that is added later needs \
-                          `tcp.freebind: true`"
+            "{address} is not an address of this machine; `ip address` lists them; an address that is added \
+             later needs `tcp.freebind: true`"
         )),
         ListenAddress::Any { port } => needs_rights(*port),
         ListenAddress::Tcp(address) => needs_rights(address.port()),

@@ -33,7 +33,7 @@ pub use client::{BackendTls, ClientSettings};
 pub use pace::Pace;
 pub use provider::provider;
 pub use server::ServerSettings;
-pub use stream::Stream;
+pub use stream::{Stream, Taken};
 pub use tickets::{HandedTickets, Tickets};
 pub use unusable::Unusable;
 pub use words::words;

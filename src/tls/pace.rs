@@ -3,15 +3,15 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use super::stream::Taken;
+
 /// Time for handshakes in a turn, for which a plain session may wait twice on the way there, and twice on the way back. A step
 /// that has begun is finished: a signature with RSA takes up to a few milliseconds.
 const HANDSHAKES: Duration = Duration::from_micros(250);
-/// Plaintext that is encrypted or decrypted in a turn, bytes: less than a millisecond with AES-GCM.
+/// What is encrypted or decrypted in a turn, bytes: less than a millisecond with AES-GCM.
 const BYTES: u32 = 1 << 20;
-
-/// What a record costs for each byte that it has beyond its plaintext, in bytes of plaintext. They are 21 to 29 (RFC 8446 section 5.2,
-/// RFC 5288), so a record costs as much as half a KiB: 0.35 us (measured with AES-GCM and records of one byte).
-const OVERHEAD: usize = 24;
+/// What a record costs beside its bytes, in bytes: 0.35 us (measured with AES-GCM and records of one byte).
+const RECORD: usize = 512;
 
 /// See the module documentation.
 #[derive(Default)]
@@ -50,12 +50,12 @@ impl Pace {
         self.bytes.get() < BYTES
     }
 
-    /// Notes records of so many bytes, from which so many bytes were decrypted.
-    pub fn note_records(&self, turn: u64, records: usize, plaintext: usize) {
-        self.note_bytes(turn, plaintext + OVERHEAD * records.saturating_sub(plaintext));
+    /// Notes records that were decrypted.
+    pub fn note_taken(&self, turn: u64, taken: Taken) {
+        self.note_bytes(turn, taken.bytes + RECORD * taken.records);
     }
 
-    /// Notes bytes that were encrypted or decrypted.
+    /// Notes bytes that were encrypted.
     pub fn note_bytes(&self, turn: u64, bytes: usize) {
         self.begin(turn);
         self.bytes.set(self.bytes.get().saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX)));
@@ -77,10 +77,10 @@ mod tests {
         pace.note_bytes(2, 1 << 20);
         assert!(pace.may_shake_hands(2) && !pace.may_move(2));
         assert!(pace.may_move(3));
-        // Bulk, and a hundredth as many bytes in records of one byte, each of 23.
-        pace.note_records(3, 60 * (22 + (1 << 14)), 60 << 14);
+        // Bulk, and a twentieth as many bytes in records of one byte.
+        pace.note_taken(3, Taken { bytes: 60 * (22 + (1 << 14)), records: 60 });
         assert!(pace.may_move(3));
-        pace.note_records(4, 2_000 * 23, 2_000);
+        pace.note_taken(4, Taken { bytes: 2_000 * 23, records: 2_000 });
         assert!(!pace.may_move(4));
     }
 }

@@ -23,6 +23,15 @@ const FRAGMENT: usize = 16 << 10;
 /// Bytes of a record with an alert, and some.
 const ALERT: usize = 64;
 
+/// Records that were decrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Their bytes, heads, padding and tags included.
+    pub bytes: usize,
+    /// How many they are.
+    pub records: usize,
+}
+
 /// See the module documentation.
 pub struct Stream {
     connection: Connection,
@@ -114,8 +123,8 @@ impl Stream {
     }
 
     /// Decrypts what has come, until the plaintext has at least `most` bytes; with the handshake, goes on with that. Returns
-    /// the number of bytes in the records that this took.
-    pub fn process(&mut self, most: usize, spares: &Spares) -> usize {
+    /// what it has taken.
+    pub fn process(&mut self, most: usize, spares: &Spares) -> Taken {
         if self.plaintext.capacity() == 0 {
             self.plaintext = spares.take_empty(self.incoming.len());
         }
@@ -126,12 +135,13 @@ impl Stream {
                 Step::Done | Step::Waits => break,
             }
         }
+        let taken = Taken::of(self.incoming.get(..start).unwrap_or(&self.incoming));
         self.drop_processed(start, spares);
         if self.plaintext.is_empty() {
             spares.give(std::mem::take(&mut self.plaintext));
         }
         self.waits = self.plaintext.len() >= most && !self.incoming.is_empty();
-        start
+        taken
     }
 
     /// Encrypts bytes; the records are [outgoing](Self::take_outgoing).
@@ -299,6 +309,18 @@ impl Stream {
             Connection::Server(server) => server,
             Connection::Client(client) => client,
         }
+    }
+}
+
+impl Taken {
+    /// Counts the records in these bytes by their heads (RFC 8446 section 5.1), which decryption in place leaves as they are.
+    fn of(mut bytes: &[u8]) -> Self {
+        let mut taken = Self { bytes: bytes.len(), records: 0 };
+        while let [_, _, _, high, low, rest @ ..] = bytes {
+            taken.records += 1;
+            bytes = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..).unwrap_or_default();
+        }
+        taken
     }
 }
 

@@ -164,7 +164,7 @@ impl Core {
         slot.set(Mark::Blocked, true);
         if self.buffers.scarce() && !slot.unsent.is_empty() {
             let bytes = self.buffers.copy(&slot.unsent);
-            self.heap.note_freed(bytes.len());
+            self.heap.note_moved(bytes.len());
             self.buffers.release(&mut slot.unsent);
             slot.put_extra(Extra::Bytes(bytes, 0));
         }

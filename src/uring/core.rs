@@ -126,7 +126,7 @@ impl Core {
     pub(super) fn spill_received(&mut self, key: Key) {
         let slot = self.slots.of(key);
         if !slot.received.is_empty() {
-            self.heap.note_freed(slot.received.bytes as usize);
+            self.heap.note_moved(slot.received.bytes as usize);
             slot.spill(&self.buffers.copy(&slot.received));
             self.buffers.release(&mut slot.received);
         }
@@ -251,7 +251,7 @@ impl Core {
         }
         self.spares.clear();
         self.buffers.shrink();
-        self.heap.note_freed(self.slots.shrink());
+        self.heap.note_table(self.slots.shrink());
         self.heap.shrink(self.slots.len());
     }
 

@@ -165,7 +165,7 @@ impl Driver<'_> {
         }
         if now >= self.housekeeping {
             self.housekeeping = now.after(HOUSEKEEPING);
-            core.heap.note_freed(inner.wheel.borrow_mut().shrink());
+            core.heap.note_table(inner.wheel.borrow_mut().shrink());
             core.shrink();
         }
         core.park(now);

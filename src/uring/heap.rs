@@ -6,23 +6,32 @@
 
 #![expect(unsafe_code, reason = "malloc_trim(3) has no safe wrapper in the crates we use")]
 
-/// So many freed bytes make giving memory back worth while.
-const MANY_BYTES: usize = 512 << 10;
+/// Moving this many bytes to the heap makes giving memory back worth while.
+const MANY_BYTES: usize = 1 << 20;
+/// So does so much memory of tables, which become smaller once after a crowd.
+const MANY_TABLE_BYTES: usize = 256 << 10;
 /// A burst is over if more than half of the descriptors are gone, and there were more than this.
 const MANY_DESCRIPTORS: usize = 64;
 
 /// The use of the heap since memory was last given back.
 #[derive(Default)]
 pub(super) struct Heap {
-    freed: usize,
+    moved: usize,
+    /// Bytes of tables that became smaller.
+    tables: usize,
     /// Peak number of descriptors.
     most: usize,
 }
 
 impl Heap {
-    /// Notes bytes that were freed, or soon will be.
-    pub(super) fn note_freed(&mut self, bytes: usize) {
-        self.freed = self.freed.saturating_add(bytes);
+    /// Notes bytes that were moved out of buffers.
+    pub(super) fn note_moved(&mut self, bytes: usize) {
+        self.moved = self.moved.saturating_add(bytes);
+    }
+
+    /// Notes by how many bytes a table became smaller.
+    pub(super) fn note_table(&mut self, bytes: usize) {
+        self.tables = self.tables.saturating_add(bytes);
     }
 
     /// Notes how many descriptors there are.
@@ -32,7 +41,9 @@ impl Heap {
 
     /// Returns whether there is memory to give back, with this number of descriptors now.
     pub(super) fn can_shrink(&self, descriptors: usize) -> bool {
-        self.freed > MANY_BYTES || self.most > 2 * descriptors + MANY_DESCRIPTORS
+        self.moved > MANY_BYTES
+            || self.tables > MANY_TABLE_BYTES
+            || self.most > 2 * descriptors + MANY_DESCRIPTORS
     }
 
     /// Gives memory back; meant to be called every few seconds, because it takes the locks of the allocator,
@@ -41,7 +52,7 @@ impl Heap {
         if !self.can_shrink(descriptors) {
             return;
         }
-        *self = Self { freed: 0, most: descriptors };
+        *self = Self { moved: 0, tables: 0, most: descriptors };
         #[cfg(target_env = "gnu")]
         // SAFETY: the call touches only free memory of the allocator, under the allocator's locks.
         unsafe {
@@ -62,9 +73,11 @@ mod tests {
         assert!(!heap.can_shrink(100) && heap.can_shrink(10));
         heap.shrink(10);
         assert!(!heap.can_shrink(10));
-        heap.note_freed(MANY_BYTES + 1);
-        assert!(heap.can_shrink(10));
-        heap.shrink(10);
-        assert!(!heap.can_shrink(10));
+        for note in [Heap::note_moved, Heap::note_table] {
+            note(&mut heap, MANY_BYTES + 1);
+            assert!(heap.can_shrink(10));
+            heap.shrink(10);
+            assert!(!heap.can_shrink(10));
+        }
     }
 }

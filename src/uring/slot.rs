@@ -278,7 +278,7 @@ pub(super) struct Slots {
     entries: Vec<Entry>,
     free: Option<u32>,
     used: usize,
-    /// Generation of an entry that is new: above that of each entry that was forgotten.
+    /// Generation of an entry that is new: none before that of an entry that was forgotten.
     first: u32,
     /// Whether a slot was removed since the last [`Self::shrink`].
     has_shed: bool,
@@ -352,7 +352,9 @@ impl Slots {
         }
         for entry in self.entries.drain(kept..) {
             if let Entry::Free { generation, .. } = entry {
-                self.first = self.first.max(generation);
+                // Generations wrap around.
+                let is_later = generation.wrapping_sub(self.first) & GENERATION_MASK <= GENERATION_MASK / 2;
+                self.first = if is_later { generation } else { self.first };
             }
         }
         self.entries.shrink_to(FEW);
@@ -410,6 +412,21 @@ mod tests {
         assert!(slots.find(old).is_none());
         assert!(slots.find(new).is_some());
     }
+
+    #[test]
+    fn generations_wrap_around_where_entries_are_forgotten_too() {
+        let mut slots = Slots::new();
+        slots.first = GENERATION_MASK;
+        for _ in 0..3 {
+            let keys: Vec<_> = (0..10_000).map(|fd| slots.insert(fd)).collect();
+            keys.iter().for_each(|&key| drop(slots.remove(key)));
+            assert!(slots.shrink() > 0);
+            let new: Vec<_> = (0..10_000).map(|fd| slots.insert(fd)).collect();
+            assert!(keys.iter().all(|&key| slots.find(key).is_none()));
+            new.iter().for_each(|&key| drop(slots.remove(key)));
+        }
+    }
+
     #[test]
     fn memory_of_a_crowd_is_given_back_and_its_keys_name_no_stranger() {
         let mut slots = Slots::new();

@@ -48,7 +48,7 @@ pub(super) struct Wheel {
     heads: Box<[u32; LEVELS * SLOTS]>,
     occupied: [u64; LEVELS],
     armed: usize,
-    /// Generation of an entry that is new: above that of each entry that was forgotten.
+    /// Generation of an entry that is new: none before that of an entry that was forgotten.
     first: u32,
     /// Whether a timer fired or was cancelled since the last [`Self::shrink`].
     has_shed: bool,
@@ -169,8 +169,11 @@ impl Wheel {
         if before < 2 * kept.max(FEW) {
             return 0;
         }
-        let dropped = self.entries.drain(kept..).map(|entry| entry.generation);
-        self.first = dropped.fold(self.first, u32::max);
+        for Entry { generation, .. } in self.entries.drain(kept..) {
+            // Generations wrap around.
+            let is_later = generation.wrapping_sub(self.first) <= u32::MAX / 2;
+            self.first = if is_later { generation } else { self.first };
+        }
         self.entries.shrink_to(FEW);
         self.free = NIL;
         for (index, entry) in

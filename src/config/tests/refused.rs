@@ -268,6 +268,31 @@ fn assert_named(text: &str, words: &str) {
     assert!(found.iter().any(|problem| problem.contains(words)), "{text}{found:#?}");
 }
 
+/// One mistake is one message.
+#[test]
+fn value_in_the_form_of_something_else_is_answered_with_what_was_meant() {
+    let both = |text: &str| format!("loadbalancer: {{listen_address: ':8080', {text}}}\n{BACKENDS}");
+    let defaults = "defaults: {upstream: {tls: on}}\nlisteners: [{name: l, address: ':1', upstream: u}]\nupstreams: [{name: u, \
+                    backends: ['h:1']}]\n";
+    for (text, words) in [
+        (both("per_source: 10"), "below it, such as `{max_connections: 10}`"),
+        (both("tls: on"), "below it, such as `{certificates: [{certificate: FILE, key: FILE}]}`"),
+        (both("bandwidth: 10MiB/s"), "below it, such as `{to_client: 10MiB/s}`"),
+        (
+            both("timeouts: {handshake: 0}"),
+            "has no unit; write a duration of at least `3s`, such as `30s` or `5m`",
+        ),
+        (both("allow: [10.0.0.0/255.0.0.0]"), "write `10.0.0.0/8`"),
+        (both("allow: ['[::1]']"), "write `::1`"),
+        (both("allow: ['[2001:db8::]/32']"), "write `2001:db8::/32`"),
+        (both("allow: [10.1.2.3/255.0.0.0]"), "write `10.0.0.0/8`"),
+        (defaults.to_owned(), "such as `{ca: FILE}`"),
+    ] {
+        let found = problems(&text);
+        assert!(found.len() == 1 && found[0].contains(words), "{text}{found:#?}");
+    }
+}
+
 /// Keys that belong elsewhere, that others have, and that come later.
 #[test]
 fn unknown_keys_are_named_with_where_they_belong() {
@@ -291,16 +316,6 @@ fn unknown_keys_are_named_with_where_they_belong() {
         (both("healthcheck: off"), "`healthcheck`; it belongs at the top of the file"),
         (more("cores: 2"), "`cores`; it belongs in `runtime`"),
         (both("proxy_protocol: v2"), "below it, such as `{accept: required, trusted: [10.0.0.0/8]}`"),
-        // One mistake is one message.
-        (both("per_source: 10"), "below it, such as `{max_connections: 10}`"),
-        (both("tls: on"), "below it, such as `{certificates: [{certificate: FILE, key: FILE}]}`"),
-        (both("bandwidth: 10MiB/s"), "below it, such as `{to_client: 10MiB/s}`"),
-        (
-            both("timeouts: {handshake: 0}"),
-            "has no unit; write a duration of at least `3s`, such as `30s` or `5m`",
-        ),
-        (both("allow: [10.0.0.0/255.0.0.0]"), "write `10.0.0.0/8`"),
-        (both("allow: ['[::1]']"), "write `::1`"),
         (more("socket: /run/a.sock"), "`socket`; it belongs in `admin`"),
         (
             more("admin: {max_connections: 3}"),

@@ -144,8 +144,8 @@ impl Encrypted {
             if !stream.waits() {
                 stream.feed(comes, spares, |bytes| socket.take_received_into(bytes));
             }
-            let records = stream.process(PLAINTEXT_MOST, spares);
-            self.pace.note_records(socket.ring().turn(), records, stream.plaintext().len() - before);
+            let taken = stream.process(PLAINTEXT_MOST, spares);
+            self.pace.note_taken(socket.ring().turn(), taken);
         }
     }
 
