@@ -21,7 +21,9 @@ pub(crate) const TUNED: &str = "ringway tuned";
 
 /// The peers' rows, as they come and as an expert sets them.
 pub(crate) const PEERS: &[&str] =
-    &["haproxy", "haproxy auto", "haproxy tuned", "nginx", "nginx tuned", "envoy", "sozu", SOZU_TUNED];
+    &["haproxy", "haproxy auto", "haproxy tuned", "nginx", "nginx tuned", "envoy", SOZU, SOZU_TUNED];
+
+pub(crate) const SOZU: &str = "sozu";
 
 /// sozu, built so that it splices.
 pub(crate) const SOZU_TUNED: &str = "sozu tuned";

@@ -30,7 +30,7 @@ const UNFAIR: &[&str] = &[
     "HAProxy and nginx are Debian's packages, not their newest versions, and built for any machine; Envoy and sozu are recent \
      releases; Ringway is built from this tree with link-time optimisation, sozu from its crate as its own repository does it.",
     "sozu closes both sides of a session when the client has ended its stream and what was under way is delivered: the \
-     backend's receipt is lost, and each session with bulk to the backend alone counts as an error. The queue of its \
+     backend's receipt is lost, so it is not in the rows with bulk to the backend. The queue of its \
      listeners holds 1,024 connections, those of the others 4,096.",
     "HAProxy comes as it is, without splicing; `auto`, as an expert sets it; and `tuned`, with every byte spliced, which \
      makes small messages dearer: its best row is the one to look at. nginx and Envoy cannot splice; sozu does where it is \

@@ -215,6 +215,11 @@ impl Workload {
         self.arguments[0] == "connect"
     }
 
+    /// Whether clients end their stream, and wait for what the backend says of it then.
+    pub(crate) fn wants_receipts(&self) -> bool {
+        self.service == SINK || self.beside.as_ref().is_some_and(|beside| beside.service == SINK)
+    }
+
     /// How many sessions it opens.
     pub(crate) fn sessions(&self) -> f64 {
         self.number("--sessions").expect("every workload says how many sessions")

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use configuration::{Nginx, Splicing};
 use rustix::process::Signal;
 
-use crate::figures::{AGAIN, DIRECT, OWN, SOZU_TUNED, TUNED};
+use crate::figures::{AGAIN, DIRECT, OWN, SOZU, SOZU_TUNED, TUNED};
 use crate::process::Process;
 use crate::tls::{Certificate, Client};
 use crate::topology::{Ports, SERVICES, balancer_cores};
@@ -24,7 +24,7 @@ use crate::workloads::Workload;
 /// Where scripts/install-peers.sh puts Envoy.
 const ENVOY: &str = "/opt/envoy/bin";
 /// Where it puts sozu.
-const SOZU: &str = "/opt/sozu/bin";
+const SOZU_FOLDER: &str = "/opt/sozu/bin";
 
 /// One row of the comparison.
 pub(crate) struct Subject {
@@ -45,8 +45,10 @@ enum Rows {
     Paced,
     /// Those that connect all the time.
     Connect,
-    /// Those with few sessions at once.
-    FewSessions,
+    /// Those in which a backend has nothing to say after the client's end, with so many sessions at once.
+    NoReceipts {
+        sessions_max: f64,
+    },
 }
 
 /// See [`Subject::reload`].
@@ -83,8 +85,9 @@ impl Subject {
             Rows::All => true,
             Rows::Paced => workload.pace().is_some(),
             Rows::Connect => workload.is_connect(),
-            // A session that sozu splices takes six descriptors, where the others need two.
-            Rows::FewSessions => workload.sessions_at_once() <= 3_000.0,
+            Rows::NoReceipts { sessions_max } => {
+                !workload.wants_receipts() && workload.sessions_at_once() <= sessions_max
+            }
         }
     }
 
@@ -280,7 +283,7 @@ impl Starting<'_> {
             self.envoy()?;
             // It ends TLS for HTTP alone.
             if self.tls.is_none() {
-                self.sozu("sozu", "sozu")?;
+                self.sozu(SOZU, "sozu")?;
                 self.sozu(SOZU_TUNED, "sozu-splice")?;
             }
         }
@@ -370,7 +373,9 @@ impl Starting<'_> {
             rows: match name {
                 AGAIN => Rows::Paced,
                 TUNED => Rows::Connect,
-                SOZU_TUNED => Rows::FewSessions,
+                SOZU => Rows::NoReceipts { sessions_max: f64::INFINITY },
+                // A session that sozu splices takes six descriptors, where the others need two.
+                SOZU_TUNED => Rows::NoReceipts { sessions_max: 3_000.0 },
                 _ => Rows::All,
             },
             process: Some(process),
@@ -397,7 +402,7 @@ fn ringway_binary() -> Result<PathBuf, String> {
 }
 
 fn find(program: &str) -> Option<PathBuf> {
-    ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin", ENVOY, SOZU]
+    ["/usr/sbin", "/usr/local/sbin", "/usr/bin", "/usr/local/bin", ENVOY, SOZU_FOLDER]
         .iter()
         .map(|directory| Path::new(directory).join(program))
         .find(|path| path.exists())
