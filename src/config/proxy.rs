@@ -42,11 +42,10 @@ fn accept(node: &Node) -> Read<Option<Accept>> {
 
 /// Refuses a listener that would turn everybody away.
 fn somebody_is_trusted(s: &Section<'_>, trusted: &[AccessEntry], address: &ListenAddress) {
-    let is_of_unix = |entry: &AccessEntry| matches!(entry, AccessEntry::Any | AccessEntry::Unix);
     let message = match address {
         // An empty path stands for an address that is missing, or not known yet.
         ListenAddress::Unix(path) if path.as_os_str().is_empty() => return,
-        ListenAddress::Unix(_) if !trusted.iter().any(is_of_unix) => {
+        ListenAddress::Unix(_) if !trusted.iter().any(AccessEntry::has_unix) => {
             "no client of a `unix:` listener is trusted; add `unix:`"
         }
         ListenAddress::Unix(_) => return,
@@ -54,7 +53,7 @@ fn somebody_is_trusted(s: &Section<'_>, trusted: &[AccessEntry], address: &Liste
             "nobody who comes to this address is trusted; list the proxies in front, or write `[any]`"
         }
         // A file may be filled later.
-        _ if trusted.iter().all(|entry| entry.is_empty() || *entry == AccessEntry::Unix) => {
+        _ if !trusted.iter().any(AccessEntry::has_addresses) => {
             return s.warn_at("trusted", "the file has no prefix, so every client is reset; add one");
         }
         _ => return,

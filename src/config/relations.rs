@@ -341,25 +341,21 @@ pub(super) fn admission_of_use(s: &Section<'_>, listener: &Listener) {
 /// Warns about a list of clients in which nobody who comes here is.
 fn allows_somebody(s: &Section<'_>, listener: &Listener) {
     let allow = &listener.allow.0;
-    let is_of_unix = |entry: &AccessEntry| matches!(entry, AccessEntry::Any | AccessEntry::Unix);
+    let is_required = listener.proxy_protocol.is_required();
     let message = match &listener.address {
         _ if allow.is_empty() => return,
         // A proxy in front says who the clients are.
-        _ if listener.proxy_protocol.is_required() && !allow.iter().all(AccessEntry::is_empty) => return,
+        _ if is_required && !allow.iter().all(AccessEntry::is_empty) => return,
         // An empty path stands for an address that is missing, or not known yet.
         ListenAddress::Unix(path) if path.as_os_str().is_empty() => return,
-        ListenAddress::Unix(_) if !listener.proxy_protocol.is_required() => {
-            match allow.iter().any(is_of_unix) {
-                true => return,
-                false => {
-                    "no client of a `unix:` listener is in the list, so every client is denied; add `unix:`"
-                }
-            }
+        ListenAddress::Unix(_) if !is_required && allow.iter().any(AccessEntry::has_unix) => return,
+        ListenAddress::Unix(_) if !is_required => {
+            "no client of a `unix:` listener is in the list, so every client is denied; add `unix:`"
         }
         _ if allow.iter().all(AccessEntry::is_empty) => {
             "the file has no prefix, so every client is denied; add one, or remove `allow`"
         }
-        _ if allow.iter().all(|entry| entry.is_empty() || *entry == AccessEntry::Unix) => {
+        _ if !allow.iter().any(AccessEntry::has_addresses) => {
             "`unix:` is nobody who comes to this address, so every client is denied; list prefixes"
         }
         _ => return,

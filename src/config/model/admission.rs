@@ -47,6 +47,18 @@ impl AccessEntry {
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::File { prefixes, .. } if prefixes.is_empty())
     }
+
+    /// Returns whether clients of a Unix socket are in it.
+    #[must_use]
+    pub fn has_unix(&self) -> bool {
+        matches!(self, Self::Any | Self::Unix)
+    }
+
+    /// Returns whether clients with addresses are in it.
+    #[must_use]
+    pub fn has_addresses(&self) -> bool {
+        !self.is_empty() && *self != Self::Unix
+    }
 }
 
 impl fmt::Display for AccessEntry {

@@ -209,7 +209,6 @@ fn mistakes_are_named() {
     let listen = |text: &str| format!("loadbalancer:\n  listen_address: {text}\n{BACKENDS}");
     let backend = |text: &str| format!("{LISTEN}backends:\n  - {{{text}}}\n");
     let port = |text: &str| backend(&format!("address: localhost, port: {text}"));
-    let both = |text: &str| format!("loadbalancer: {{listen_address: ':8080', {text}}}\n{BACKENDS}");
     let interval = |text: &str| format!("{LISTEN}{BACKENDS}healthcheck: {{interval: {text}}}\n");
     let more = |text: &str| format!("{LISTEN}{BACKENDS}{text}\n");
     for (text, words) in [
@@ -263,6 +262,11 @@ fn mistakes_are_named() {
     }
 }
 
+/// A short form whose listener has these keys, too.
+fn both(text: &str) -> String {
+    format!("loadbalancer: {{listen_address: ':8080', {text}}}\n{BACKENDS}")
+}
+
 fn assert_named(text: &str, words: &str) {
     let found = problems(text);
     assert!(found.iter().any(|problem| problem.contains(words)), "{text}{found:#?}");
@@ -271,7 +275,6 @@ fn assert_named(text: &str, words: &str) {
 /// One mistake is one message.
 #[test]
 fn value_in_the_form_of_something_else_is_answered_with_what_was_meant() {
-    let both = |text: &str| format!("loadbalancer: {{listen_address: ':8080', {text}}}\n{BACKENDS}");
     let defaults = "defaults: {upstream: {tls: on}}\nlisteners: [{name: l, address: ':1', upstream: u}]\nupstreams: [{name: u, \
                     backends: ['h:1']}]\n";
     for (text, words) in [
@@ -297,7 +300,6 @@ fn value_in_the_form_of_something_else_is_answered_with_what_was_meant() {
 #[test]
 fn unknown_keys_are_named_with_where_they_belong() {
     let backend = |text: &str| format!("{LISTEN}backends:\n  - {{{text}}}\n");
-    let both = |text: &str| format!("loadbalancer: {{listen_address: ':8080', {text}}}\n{BACKENDS}");
     let more = |text: &str| format!("{LISTEN}{BACKENDS}{text}\n");
     for (text, words) in [
         (
