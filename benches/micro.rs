@@ -1,5 +1,6 @@
 //! Micro-benchmarks with criterion: a pick by every registered algorithm, a pick in the table of a shard among many,
-//! the parsing of a configuration, and what a record of the access log costs a shard.
+//! the parsing of a configuration and of what clients begin with, what a record of the access log costs a shard, and what a
+//! scrape costs the control thread.
 //!
 //! ```text
 //! cargo bench                                    after the comparison of benches/load
@@ -14,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use core_affinity::CoreId;
 use criterion::{BenchmarkId, Criterion};
 use ringway::admission::{ClientSet, SourceRules, Sources};
 use ringway::balance::{self, Candidate, Demand, Registered, Start, Tried};
@@ -22,7 +24,10 @@ use ringway::base::{
     Tick, UpstreamId,
 };
 use ringway::config::{self, AccessEntry, AccessList};
+use ringway::control::{metrics::expose, process::Exposition};
 use ringway::net;
+use ringway::protocol::{client_hello, proxy};
+use ringway::server::{Attached, Server};
 use ringway::telemetry::access_log::{AccessLog, AccessRecord, End};
 use ringway::upstream::{BackendState, Current, Health, InFlight, Pick, Request, Snapshot, UpstreamTable};
 
@@ -182,6 +187,57 @@ fn configurations(criterion: &mut Criterion) {
         assert!(config::parse(name, text.as_bytes()).is_ok(), "{name} is valid");
         group.bench_function(name, |bencher| {
             bencher.iter(|| config::parse(name, black_box(text.as_bytes())));
+        });
+    }
+    group.finish();
+}
+
+/// What comes before the bytes of a client.
+fn first_bytes(criterion: &mut Criterion) {
+    let (client, destination) =
+        (SocketAddr::from(([192, 0, 2, 7], 40_112)), SocketAddr::from(([192, 0, 2, 1], 443)));
+    let endpoints = Some(proxy::Endpoints::new(client, destination));
+    let tlvs = [proxy::Tlv::Alpn(b"h2"), proxy::Tlv::Authority("web.example.com")];
+    let headers = [
+        ("v1", proxy::write(proxy::Version::V1, endpoints, &[])),
+        ("v2", proxy::write(proxy::Version::V2, endpoints, &[])),
+        ("v2 with ALPN and authority", proxy::write(proxy::Version::V2, endpoints, &tlvs)),
+    ];
+    let mut group = criterion.benchmark_group("PROXY header");
+    for (name, header) in &headers {
+        assert!(matches!(proxy::read(header), proxy::Progress::Complete { .. }), "{name} is whole");
+        group.bench_function(*name, |bencher| bencher.iter(|| proxy::read(black_box(header))));
+    }
+    group.finish();
+
+    let hello: &[u8] = include_bytes!("../src/protocol/client_hello/tests/data/curl-h2.bin");
+    let whole = client_hello::read(hello);
+    let client_hello::Progress::Complete(parsed) = whole else { panic!("{whole:?}") };
+    assert_eq!(parsed.server_name(), Some("web.example.com"));
+    criterion.bench_function("ClientHello of curl", |bencher| {
+        bencher.iter(|| client_hello::read(black_box(hello)));
+    });
+}
+
+/// All metrics of a process with one shard.
+fn scrape(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("scrape");
+    for backends in BACKENDS {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+        let mut text = format!(
+            "admin: {{listen_address: off, socket: off}}\nlogging: {{level: warn}}\n\
+             listeners: [{{name: in, address: '{free}', upstream: many}}]\n\
+             upstreams:\n  - name: many\n    healthcheck: off\n    backends:\n"
+        );
+        for backend in 0..backends {
+            let _ =
+                writeln!(text, "      - {{address: 10.0.{}.{}, port: 80}}", backend / 250, backend % 250 + 1);
+        }
+        let config = Arc::new(config::parse("bench.yaml", text.as_bytes()).expect("a valid file").config);
+        let server = Server::start_on(&[CoreId { id: 0 }], config, Attached::default(), || Ok(()))
+            .expect("one shard starts anywhere");
+        group.bench_function(BenchmarkId::new("backends", backends), |bencher| {
+            bencher.iter(|| expose(server.status(), Exposition::Text));
         });
     }
     group.finish();
@@ -355,7 +411,9 @@ fn main() {
         updates(&mut criterion);
         picks_in_a_table(&mut criterion);
         configurations(&mut criterion);
+        first_bytes(&mut criterion);
         access_log(&mut criterion);
+        scrape(&mut criterion);
         admission(&mut criterion);
         criterion.final_summary();
     }

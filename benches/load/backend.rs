@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE, write_some};
+use crate::epoll::{BOTH, Epoll, Interest, READ, WRITE, accept_with_first_bytes, write_some};
 use crate::options::Options;
 use crate::pattern::Pattern;
 use crate::request;
@@ -95,11 +95,13 @@ fn serve(ports: &[(Service, u16)]) -> io::Result<()> {
 /// A listener whose queue takes thousands at once: the one of std holds 128, and a client that finds it full
 /// comes again a second later.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    const QUEUE: i32 = 4096;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(4096)?;
+    accept_with_first_bytes(&socket, QUEUE)?;
+    socket.listen(QUEUE)?;
     Ok(socket.into())
 }
 

@@ -20,7 +20,8 @@ use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::options::Options;
 use crate::peers::{
-    Subject, WithTls, free_ports, start_all, start_all_with_tls, start_reloaded, start_sharded,
+    Subject, WithTls, free_ports, start_all, start_all_with_tls, start_fast_open, start_reloaded,
+    start_sharded,
 };
 use crate::plan::Plan;
 use crate::plots;
@@ -45,6 +46,8 @@ struct Bench {
     subjects: Vec<Subject>,
     /// Those that end TLS, where a workload needs them.
     with_tls: Option<WithTls>,
+    /// Those that take first bytes with the SYN, where a workload needs them.
+    fast_open: Vec<Subject>,
     /// Those with one core and with two, where a workload needs them.
     sharded: Vec<Subject>,
     /// Those that reload, where a workload needs them.
@@ -134,6 +137,7 @@ impl Bench {
             backend,
             subjects,
             with_tls: None,
+            fast_open: vec![],
             sharded: vec![],
             reloaded: vec![],
             best_rate: 0.0,
@@ -141,6 +145,9 @@ impl Bench {
         };
         if needs(Subjects::WithTls) {
             bench.with_tls = Some(start_all_with_tls(&bench.directory.0, ports, &plan.others)?);
+        }
+        if needs(Subjects::FastOpen) {
+            bench.fast_open = start_fast_open(&bench.directory.0, ports, &plan.others)?;
         }
         if needs(Subjects::Sharded) {
             bench.sharded = start_sharded(&bench.directory.0, ports, &plan.others)?;
@@ -167,6 +174,7 @@ impl Bench {
         let all = match workload.subjects {
             Subjects::All => self.subjects.as_slice(),
             Subjects::WithTls => self.with_tls.as_ref().map_or(&[][..], |with_tls| &with_tls.subjects),
+            Subjects::FastOpen => &self.fast_open,
             Subjects::Sharded => &self.sharded,
             Subjects::Reloaded => &self.reloaded,
         };
@@ -268,7 +276,7 @@ impl Bench {
         match workload.subjects {
             Subjects::Sharded => return self.run_counted(workload, subject, seconds),
             Subjects::Reloaded => return self.run_reloaded(workload, subject, seconds),
-            Subjects::All | Subjects::WithTls => {}
+            Subjects::All | Subjects::WithTls | Subjects::FastOpen => {}
         }
         let Some(other) = &workload.beside else {
             let measured = self.generate(workload, subject, seconds, None)?;

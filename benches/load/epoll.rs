@@ -129,13 +129,24 @@ pub(crate) fn raise_descriptor_limit() {
 
 /// Leaves the choice of a port to the connect: then a local port is taken for one destination only, ip(7).
 pub(crate) fn choose_port_at_connect(socket: &impl AsRawFd) -> io::Result<()> {
-    let on: libc::c_int = 1;
+    set_option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Lets a connect wait for the first bytes, which go with the SYN if the peer has given a cookie before, tcp(7).
+pub(crate) fn connect_with_first_bytes(socket: &impl AsRawFd) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)
+}
+
+/// Takes first bytes that come with the SYN, of so many clients at once, tcp(7).
+pub(crate) fn accept_with_first_bytes(listener: &impl AsRawFd, clients: i32) -> io::Result<()> {
+    set_option(listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, clients)
+}
+
+fn set_option(socket: &impl AsRawFd, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
-    let option = libc::IP_BIND_ADDRESS_NO_PORT;
     // SAFETY: the kernel reads four bytes of the number, which outlives the call.
-    let set = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, option, (&raw const on).cast(), length)
-    };
+    let set =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

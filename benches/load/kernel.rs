@@ -1,5 +1,5 @@
 //! The kernel as it is for a comparison: one congestion control for everybody, loopback that drops
-//! nothing, and room for every TIME_WAIT.
+//! nothing, room for every TIME_WAIT, and TCP Fast Open for those who ask for it.
 //!
 //! BBR, which some machines have as their default, paces; without a pacing queue that is a timer for each
 //! piece, and on loopback it is most of what is measured. And loopback drops what comes while
@@ -13,6 +13,8 @@ use std::time::Duration;
 const CONGESTION_CONTROL: (&str, &str) = ("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
 /// Beyond so many, sessions close without TIME_WAIT: more cheaply, whoever is in between.
 const TIME_WAITS: (&str, &str) = ("/proc/sys/net/ipv4/tcp_max_tw_buckets", "524288");
+/// Both to connect and to listen.
+const FAST_OPEN: (&str, &str) = ("/proc/sys/net/ipv4/tcp_fastopen", "3");
 const BACKLOG: (&str, &str) = ("/proc/sys/net/core/netdev_max_backlog", "20000");
 
 /// What was set, until it is dropped.
@@ -26,7 +28,7 @@ impl Kernel {
     /// Sets what may be set, and says what may not.
     pub(crate) fn set() -> Kernel {
         let mut before = Vec::new();
-        for (path, value) in [CONGESTION_CONTROL, BACKLOG, TIME_WAITS] {
+        for (path, value) in [CONGESTION_CONTROL, BACKLOG, TIME_WAITS, FAST_OPEN] {
             let Ok(old) = fs::read_to_string(path) else {
                 eprintln!("{path} is not there: it cannot be set to {value}");
                 continue;

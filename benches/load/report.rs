@@ -36,6 +36,8 @@ const UNFAIR: &[&str] = &[
      makes small messages dearer: its best row is the one to look at. nginx and Envoy cannot splice; sozu does where it is \
      built so, which is its tuned row. Envoy runs with its defaults, and so does Ringway but in its tuned row where sessions \
      connect.",
+    "With TCP Fast Open, Ringway sends first bytes to the backend with the SYN; HAProxy 2.6 is told to and does not; nginx and \
+     Envoy take them from clients alone.",
     "Nothing is logged and no backend is checked by any of them, but the peers can do much that Ringway \
      cannot, and carry it along.",
     "`cores` is how busy the cores of generator and backend were, `strangers` the share of all cores that went to \

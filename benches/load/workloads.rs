@@ -22,6 +22,8 @@ pub(crate) enum Subjects {
     All,
     /// Every balancer. Clients speak TLS to it, and it speaks plainly to the backend.
     WithTls,
+    /// Every balancer that takes first bytes with the SYN, as an expert sets it; clients send theirs so.
+    FastOpen,
     /// Those that have threads, with one and with two, each on a core.
     Sharded,
     /// Those that read their configuration again when they are told to; they are, each second.
@@ -127,6 +129,14 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     under_load(LOADS[4], 0.9),
     quick(of(CONNECT, ECHO, &["connect", "--bytes", "64", "--sessions", "64"])),
     quick(of(PACED_CONNECT, ECHO, &["connect", "--bytes", "64", "--sessions", "64", "--rate", "5000"])),
+    Workload {
+        subjects: Subjects::FastOpen,
+        ..of(
+            "5000/s: connect with TCP Fast Open, 64 B, close",
+            ECHO,
+            &["connect", "--bytes", "64", "--sessions", "64", "--rate", "5000", "--fast-open"],
+        )
+    },
     quick(of(STORM, ECHO, &["storm", "--bytes", "64", "--sessions", "64", "--clients", "4000"])),
     of(TO_BACKEND_1, SINK, &["bulk", "--direction", "to-backend", "--sessions", "1"]),
     quick(of(TO_BACKEND_16, SINK, &["bulk", "--direction", "to-backend", "--sessions", "16"])),

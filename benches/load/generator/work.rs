@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::tally::GRACE;
 use crate::clock::Watched;
-use crate::epoll::choose_port_at_connect;
+use crate::epoll::{choose_port_at_connect, connect_with_first_bytes};
 use crate::options::Options;
 use crate::pattern::Pattern;
 use crate::tls::Client;
@@ -24,6 +24,8 @@ pub(super) struct Work {
     pub(super) bytes: usize,
     pub(super) seconds: f64,
     pub(super) watched: Watched,
+    /// First bytes go with the SYN.
+    fast_open: bool,
     tls: Option<Client>,
     /// Every TLS session is one that was resumed, or none is.
     pub(super) resume: bool,
@@ -48,6 +50,7 @@ impl Work {
                 backend: options.take("--backend", Some(0))?,
                 beside: options.take("--beside", Some(0))?,
             },
+            fast_open: options.flag("--fast-open"),
             tls,
             resume,
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
@@ -74,6 +77,9 @@ impl Work {
             let turn = self.connects.get();
             self.connects.set(turn.wrapping_add(1));
             socket.bind(&SocketAddr::from(([127, 0, 0, 1 + turn % ADDRESSES], 0)).into())?;
+        }
+        if self.fast_open {
+            connect_with_first_bytes(&socket)?;
         }
         socket.connect(&self.address.into())?;
         let stream = TcpStream::from(socket);

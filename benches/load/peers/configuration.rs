@@ -11,36 +11,51 @@ use crate::topology::{ADDRESSES, Ports, SERVICES, balancer_cores};
 /// nginx's stream module as Debian installs it.
 pub(super) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
+/// What every balancer is asked to do.
+pub(super) struct Task<'a> {
+    /// So many threads, each on a core.
+    pub(super) cores: usize,
+    pub(super) ports: Ports,
+    pub(super) backend: Ports,
+    /// What it shows to its clients, which speak TLS then.
+    pub(super) certificate: Option<&'a Certificate>,
+    /// First bytes go with the SYN, from clients and to backends, as far as it can.
+    pub(super) fast_open: bool,
+}
+
+/// Clients whose first bytes came with the SYN that a listener keeps: as many as Ringway's do.
+const FAST_OPEN_QUEUE: u32 = 1_024;
+
 /// Of the backend.
 fn addresses() -> impl Iterator<Item = Ipv4Addr> {
     (1..=ADDRESSES).map(|last| Ipv4Addr::new(127, 0, 0, last))
 }
 
-/// What Ringway is told in its tuned row, of listeners and upstreams.
-pub(super) const FEWER_SEGMENTS: &str = ", tcp: {quick_ack: off}";
-
-/// `tcp` is for each listener and upstream.
-pub(super) fn ringway(
-    cores: usize,
-    ports: Ports,
-    backend: Ports,
-    tcp: &str,
-    certificate: Option<&Certificate>,
-) -> String {
+/// Tuned, it leaves out the acknowledgements that data will carry. First bytes are in hand for a backend if it waits for them.
+pub(super) fn ringway(task: &Task<'_>, tuned: bool) -> String {
     let mut text = format!(
         "runtime: {{cores: \"{}\"}}\nlogging: {{level: warn}}\n\
          admin: {{listen_address: off, socket: off}}\nlisteners:\n",
-        balancer_cores(cores)
+        balancer_cores(task.cores)
     );
-    let tls = certificate.map_or_else(String::new, |files| {
+    let tcp = match (tuned, task.fast_open) {
+        (false, false) => "",
+        (true, false) => ", tcp: {quick_ack: off}",
+        (false, true) => ", tcp: {fast_open: true}",
+        (true, true) => ", tcp: {quick_ack: off, fast_open: true}",
+    };
+    let first = if task.fast_open { ", client_first: 5s" } else { "" };
+    let tls = task.certificate.map_or_else(String::new, |files| {
         let (certificate, key) = (files.certificate.display(), files.key.display());
         format!(", tls: {{certificates: [{{certificate: {certificate}, key: {key}}}]}}")
     });
-    for (name, port) in SERVICES.iter().zip(ports) {
-        text += &format!("  - {{name: {name}, address: \"127.0.0.1:{port}\", upstream: {name}{tcp}{tls}}}\n");
+    for (name, port) in SERVICES.iter().zip(task.ports) {
+        text += &format!(
+            "  - {{name: {name}, address: \"127.0.0.1:{port}\", upstream: {name}{first}{tcp}{tls}}}\n"
+        );
     }
     text += "upstreams:\n";
-    for (name, port) in SERVICES.iter().zip(backend) {
+    for (name, port) in SERVICES.iter().zip(task.backend) {
         // A line for each backend: one is left out in the row with reloads.
         text += &format!("  - {{name: {name}, healthcheck: off{tcp}, backends: [\n");
         for address in addresses() {
@@ -63,17 +78,12 @@ pub(super) enum Splicing {
 }
 
 /// Where it splices, it is set as an expert does: large pipes, buffers for four records of TLS, and no
-/// acknowledgements that data or a request will carry. Tickets are on by default.
-pub(super) fn haproxy(
-    threads: usize,
-    ports: Ports,
-    backend: Ports,
-    splicing: Splicing,
-    certificate: Option<&Certificate>,
-) -> String {
+/// acknowledgements that data or a request will carry. Tickets are on by default. First bytes go to a server with the SYN
+/// only if a session may be tried again after it (`tfo` in its manual).
+pub(super) fn haproxy(task: &Task<'_>, splicing: Splicing) -> String {
     // It does not start unless it may open two descriptors for each of them and for each pipe. A pipe is taken while bytes are
     // in it, so that those of 64 sessions in both directions are few; by default they would be a quarter of the sessions.
-    let mut text = format!("global\n  nbthread {threads}\n  maxconn 9600\n");
+    let mut text = format!("global\n  nbthread {}\n  maxconn 9600\n", task.cores);
     if splicing != Splicing::Off {
         text += "  maxpipes 300\n  tune.pipesize 1048576\n  tune.bufsize 65536\n";
     }
@@ -86,12 +96,19 @@ pub(super) fn haproxy(
         Splicing::Auto => "  option splice-auto\n",
         Splicing::Forced => "  option splice-request\n  option splice-response\n",
     };
-    let tls = certificate
+    let tfo = if task.fast_open {
+        text += "  retry-on conn-failure empty-response response-timeout\n";
+        " tfo"
+    } else {
+        ""
+    };
+    let tls = task
+        .certificate
         .map_or_else(String::new, |files| format!(" ssl crt {} ssl-min-ver TLSv1.2", files.both.display()));
-    for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
-        text += &format!("listen {name}\n  bind 127.0.0.1:{port}{tls}\n");
+    for ((name, port), backend) in SERVICES.iter().zip(task.ports).zip(task.backend) {
+        text += &format!("listen {name}\n  bind 127.0.0.1:{port}{tfo}{tls}\n");
         for address in addresses() {
-            text += &format!("  server {address} {address}:{backend}\n");
+            text += &format!("  server {address} {address}:{backend}{tfo}\n");
         }
     }
     text
@@ -115,14 +132,9 @@ pub(super) enum Nginx {
     WithMaster,
 }
 
-/// It must pass a half-close on as the others do, or the end of a bulk stream is lost.
-pub(super) fn nginx(
-    directory: &Path,
-    ports: Ports,
-    backend: Ports,
-    kind: Nginx,
-    certificate: Option<&Certificate>,
-) -> String {
+/// It must pass a half-close on as the others do, or the end of a bulk stream is lost. Its backends get no first bytes with
+/// the SYN: it cannot.
+pub(super) fn nginx(directory: &Path, task: &Task<'_>, kind: Nginx) -> String {
     let multi_accept = if kind == Nginx::Tuned { " multi_accept on;" } else { "" };
     let master = if kind == Nginx::WithMaster { "on" } else { "off" };
     let mut text = format!(
@@ -130,14 +142,15 @@ pub(super) fn nginx(
          pid {}/nginx-{}.pid;\nerror_log stderr crit;\nevents {{ worker_connections 19500;{multi_accept} }}\n\
          stream {{\n  access_log off;\n  proxy_timeout 1h;\n  proxy_half_close on;\n",
         directory.display(),
-        ports[0]
+        task.ports[0]
     );
     if kind == Nginx::Tuned {
         // Of plain bytes the more at once the better; those of TLS should not leave the cache.
-        text +=
-            if certificate.is_some() { "  proxy_buffer_size 64k;\n" } else { "  proxy_buffer_size 512k;\n" };
+        let bytes = if task.certificate.is_some() { "64k" } else { "512k" };
+        text += &format!("  proxy_buffer_size {bytes};\n");
     }
-    let tls = certificate.map_or("", |files| {
+    let tfo = if task.fast_open { format!(" fastopen={FAST_OPEN_QUEUE}") } else { String::new() };
+    let tls = task.certificate.map_or("", |files| {
         text += &format!(
             "  ssl_certificate {};\n  ssl_certificate_key {};\n  ssl_protocols TLSv1.2 TLSv1.3;\n  \
              ssl_session_cache shared:tls:10m;\n  ssl_session_tickets on;\n",
@@ -146,27 +159,28 @@ pub(super) fn nginx(
         );
         " ssl"
     });
-    for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
+    for ((name, port), backend) in SERVICES.iter().zip(task.ports).zip(task.backend) {
         text += &format!("  upstream {name} {{\n");
         for address in addresses() {
             text += &format!("    server {address}:{backend};\n");
         }
-        text +=
-            &format!("  }}\n  server {{ listen 127.0.0.1:{port}{tls} backlog=4096; proxy_pass {name}; }}\n");
+        text += &format!(
+            "  }}\n  server {{ listen 127.0.0.1:{port}{tls} backlog=4096{tfo}; proxy_pass {name}; }}\n"
+        );
     }
     text + "}\n"
 }
 
-/// The limits are raised above the sessions; everything else is as it comes.
-pub(super) fn envoy(ports: Ports, backend: Ports, certificate: Option<&Certificate>) -> String {
+/// The limits are raised above the sessions; everything else is as it comes. Its backends get no first bytes with the SYN.
+pub(super) fn envoy(task: &Task<'_>) -> String {
     let listeners: Vec<Value> =
-        SERVICES.iter().zip(ports).map(|(name, port)| envoy_listener(name, port, certificate)).collect();
+        SERVICES.iter().zip(task.ports).map(|(name, port)| envoy_listener(name, port, task)).collect();
     let clusters: Vec<Value> =
-        SERVICES.iter().zip(backend).map(|(name, port)| envoy_cluster(name, port)).collect();
+        SERVICES.iter().zip(task.backend).map(|(name, port)| envoy_cluster(name, port)).collect();
     json!({ "static_resources": { "listeners": listeners, "clusters": clusters } }).to_string()
 }
 
-fn envoy_listener(name: &str, port: u16, certificate: Option<&Certificate>) -> Value {
+fn envoy_listener(name: &str, port: u16, task: &Task<'_>) -> Value {
     let mut chain = json!({
         "filters": [{
             "name": "envoy.filters.network.tcp_proxy",
@@ -177,7 +191,7 @@ fn envoy_listener(name: &str, port: u16, certificate: Option<&Certificate>) -> V
             },
         }],
     });
-    if let Some(files) = certificate {
+    if let Some(files) = task.certificate {
         let pair = json!({
             "certificate_chain": { "filename": files.certificate },
             "private_key": { "filename": files.key },
@@ -190,12 +204,16 @@ fn envoy_listener(name: &str, port: u16, certificate: Option<&Certificate>) -> V
             },
         });
     }
-    json!({
+    let mut listener = json!({
         "name": name,
         "address": envoy_address(Ipv4Addr::LOCALHOST, port),
         "tcp_backlog_size": 4096,
         "filter_chains": [chain],
-    })
+    });
+    if task.fast_open {
+        listener["tcp_fast_open_queue_length"] = json!(FAST_OPEN_QUEUE);
+    }
+    listener
 }
 
 fn envoy_cluster(name: &str, port: u16) -> Value {
@@ -217,21 +235,21 @@ fn envoy_address(address: Ipv4Addr, port: u16) -> Value {
 }
 
 /// The limits are raised above the sessions. Where it splices, it has large pipes, and counts no metrics.
-pub(super) fn sozu(directory: &Path, ports: Ports, backend: Ports, splicing: bool) -> String {
+pub(super) fn sozu(directory: &Path, task: &Task<'_>, splicing: bool) -> String {
     let mut text = format!(
         "command_socket = \"{}/sozu-{}.sock\"\nworker_count = 1\nworker_automatic_restart = false\n\
          log_level = \"error\"\nlog_target = \"stdout\"\nmax_connections = 9600\nmax_buffers = 19200\n\
          connect_timeout = 5\nfront_timeout = 3600\nback_timeout = 3600\n",
         directory.display(),
-        ports[0]
+        task.ports[0]
     );
     if splicing {
         text += "splice_pipe_capacity_bytes = 1048576\ndisable_cluster_metrics = true\n";
     }
-    for port in ports {
+    for port in task.ports {
         text += &format!("[[listeners]]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:{port}\"\n");
     }
-    for ((name, port), backend) in SERVICES.iter().zip(ports).zip(backend) {
+    for ((name, port), backend) in SERVICES.iter().zip(task.ports).zip(task.backend) {
         text += &format!(
             "[clusters.{name}]\nprotocol = \"tcp\"\nfrontends = [{{ address = \"127.0.0.1:{port}\" }}]\n\
              backends = [\n"

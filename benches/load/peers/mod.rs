@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use configuration::{Nginx, Splicing};
+use configuration::{Nginx, Splicing, Task};
 use rustix::process::Signal;
 
 use crate::figures::{AGAIN, DIRECT, OWN, SOZU, SOZU_TUNED, TUNED};
@@ -175,7 +175,7 @@ pub(crate) fn start_all(
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
     let subjects = vec![Subject::direct(backend)];
-    let mut starting = Starting { directory, backend, tls: None, cores: 1, subjects };
+    let mut starting = Starting { directory, backend, tls: None, cores: 1, fast_open: false, subjects };
     starting.all(others)?;
     Ok(starting.subjects)
 }
@@ -194,7 +194,8 @@ pub(crate) fn start_sharded(
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
     let directory = folder(directory, "sharded")?;
-    let mut starting = Starting { directory: &directory, backend, tls: None, cores: 1, subjects: vec![] };
+    let mut starting =
+        Starting { directory: &directory, backend, tls: None, cores: 1, fast_open: false, subjects: vec![] };
     for (cores, suffix) in [(1, ""), (2, " x 2")] {
         starting.cores = cores;
         starting.ringway(&format!("{OWN}{suffix}"), &ringway_binary()?)?;
@@ -218,9 +219,34 @@ pub(crate) fn start_all_with_tls(
     let certificate = Certificate::make(&directory)?;
     let client = Client::new(&certificate.certificate, false)?;
     let tls = Some((&certificate, &client));
-    let mut starting = Starting { directory: &directory, backend, tls, cores: 1, subjects: vec![] };
+    let mut starting =
+        Starting { directory: &directory, backend, tls, cores: 1, fast_open: false, subjects: vec![] };
     starting.all(others)?;
     Ok(WithTls { subjects: starting.subjects, certificate: certificate.certificate })
+}
+
+/// Those that take first bytes with the SYN, and nobody. Ringway and HAProxy send them to the backend so, too.
+pub(crate) fn start_fast_open(
+    directory: &Path,
+    backend: Ports,
+    others: &[(String, PathBuf)],
+) -> Result<Vec<Subject>, String> {
+    let directory = folder(directory, "fast-open")?;
+    let subjects = vec![Subject::direct(backend)];
+    let mut starting =
+        Starting { directory: &directory, backend, tls: None, cores: 1, fast_open: true, subjects };
+    starting.ringway(OWN, &ringway_binary()?)?;
+    for (name, binary) in others {
+        starting.ringway(name, binary)?;
+    }
+    if others.is_empty() {
+        starting.ringway(AGAIN, &ringway_binary()?)?;
+        starting.ringway(TUNED, &ringway_binary()?)?;
+        starting.haproxy("haproxy auto", Splicing::Auto, &ALONE)?;
+        starting.nginx("nginx tuned", Nginx::Tuned)?;
+        starting.envoy()?;
+    }
+    Ok(starting.subjects)
 }
 
 /// Those that reload, each as its manual says: Ringway in place, HAProxy and nginx with a master that starts new workers.
@@ -231,7 +257,8 @@ pub(crate) fn start_reloaded(
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
     let directory = folder(directory, "reloaded")?;
-    let mut starting = Starting { directory: &directory, backend, tls: None, cores: 1, subjects: vec![] };
+    let mut starting =
+        Starting { directory: &directory, backend, tls: None, cores: 1, fast_open: false, subjects: vec![] };
     starting.ringway(OWN, &ringway_binary()?)?;
     for (name, binary) in others {
         starting.ringway(name, binary)?;
@@ -258,6 +285,7 @@ struct Starting<'a> {
     tls: Option<(&'a Certificate, &'a Client)>,
     /// Of each, and as many threads.
     cores: usize,
+    fast_open: bool,
     subjects: Vec<Subject>,
 }
 
@@ -290,14 +318,20 @@ impl Starting<'_> {
         Ok(())
     }
 
-    fn certificate(&self) -> Option<&Certificate> {
-        self.tls.map(|(certificate, _)| certificate)
+    /// What the next subject is asked to do.
+    fn task(&self) -> Result<Task<'_>, String> {
+        Ok(Task {
+            cores: self.cores,
+            ports: free_ports()?,
+            backend: self.backend,
+            certificate: self.tls.map(|(certificate, _)| certificate),
+            fast_open: self.fast_open,
+        })
     }
 
     fn ringway(&mut self, name: &str, binary: &Path) -> Result<(), String> {
-        let ports = free_ports()?;
-        let tcp = if name == TUNED { configuration::FEWER_SEGMENTS } else { "" };
-        let configuration = configuration::ringway(self.cores, ports, self.backend, tcp, self.certificate());
+        let task = self.task()?;
+        let (ports, configuration) = (task.ports, configuration::ringway(&task, name == TUNED));
         match self.add(name, binary, configuration, &["-f"], ports) {
             // A build from before it could: the others can be compared still.
             Err(error) if self.tls.is_some() && error.contains(KNOWS_NO_TLS) => {
@@ -313,9 +347,8 @@ impl Starting<'_> {
             eprintln!("no HAProxy here for {name}: scripts/install-peers.sh");
             return Ok(());
         };
-        let ports = free_ports()?;
-        let configuration =
-            configuration::haproxy(self.cores, ports, self.backend, splicing, self.certificate());
+        let task = self.task()?;
+        let (ports, configuration) = (task.ports, configuration::haproxy(&task, splicing));
         self.add(name, &binary, configuration, flags, ports)
     }
 
@@ -324,9 +357,8 @@ impl Starting<'_> {
             eprintln!("no nginx with its stream module here for {name}: scripts/install-peers.sh");
             return Ok(());
         };
-        let ports = free_ports()?;
-        let configuration =
-            configuration::nginx(self.directory, ports, self.backend, kind, self.certificate());
+        let task = self.task()?;
+        let (ports, configuration) = (task.ports, configuration::nginx(self.directory, &task, kind));
         self.add(name, &binary, configuration, &["-e", "stderr", "-c"], ports)
     }
 
@@ -335,8 +367,8 @@ impl Starting<'_> {
             eprintln!("no Envoy here: scripts/install-peers.sh");
             return Ok(());
         };
-        let ports = free_ports()?;
-        let configuration = configuration::envoy(ports, self.backend, self.certificate());
+        let task = self.task()?;
+        let (ports, configuration) = (task.ports, configuration::envoy(&task));
         let flags = ["--concurrency", "1", "--disable-hot-restart", "-l", "error", "-c"];
         self.add("envoy", &binary, configuration, &flags, ports)
     }
@@ -347,8 +379,9 @@ impl Starting<'_> {
             eprintln!("no {program} here for {name}: scripts/install-peers.sh --sozu");
             return Ok(());
         };
-        let ports = free_ports()?;
-        let configuration = configuration::sozu(self.directory, ports, self.backend, name == SOZU_TUNED);
+        let task = self.task()?;
+        let (ports, configuration) =
+            (task.ports, configuration::sozu(self.directory, &task, name == SOZU_TUNED));
         self.add(name, &binary, configuration, &["start", "-c"], ports)
     }
 
