@@ -44,17 +44,23 @@ pub fn socket_for(address: &Address, tcp: &TcpOptions, local: LocalEnd) -> io::R
 
 /// Begins to connect, and has the first bytes go out with the SYN if the backend has allowed that before
 /// (`MSG_FASTOPEN`, tcp(7)). Returns how many of them are on their way; they are delivered once the connection is there.
-/// It is, or has failed, when the socket is writable: see [`is_connected`].
+/// It is, or has failed, when the socket is writable: see [`is_connected`]. Returns `None` if nothing has begun because the
+/// system has it switched off.
 ///
 /// # Errors
 ///
 /// connect(2).
-pub fn connect_with_first_bytes(socket: SockRef<'_>, target: &SockAddr, bytes: &[u8]) -> io::Result<usize> {
+pub fn connect_with_first_bytes(
+    socket: SockRef<'_>,
+    target: &SockAddr,
+    bytes: &[u8],
+) -> io::Result<Option<usize>> {
     let flags = libc::MSG_FASTOPEN | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     match socket.send_to_with_flags(bytes, target, flags) {
         // The backend has not allowed it yet, and is asked to.
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(0),
-        sent => sent,
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(Some(0)),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+        sent => sent.map(Some),
     }
 }
 

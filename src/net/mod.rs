@@ -30,7 +30,9 @@ pub use listen::{
     FileAccess, ListenError, Listening, SocketFile, adjust, end_handshakes, listen, listen_alone,
     listen_beside, take_all_hops, unlisten,
 };
-pub use options::{incoming_cpu, keep_alive, reset, try_local_ports, try_options};
+pub use options::{
+    acknowledge_with_first_bytes, incoming_cpu, keep_alive, reset, try_local_ports, try_options,
+};
 pub use peer::{HandshakeError, Peer, poll_paced};
 pub use queue::{queued, unacknowledged};
 pub use steer::{steer_by_cpu, stop_steering};

@@ -29,10 +29,17 @@ pub(super) fn apply(socket: SockRef<'_>, options: &TcpOptions) -> io::Result<()>
     if let Some(name) = &options.congestion_control {
         set_congestion_control(&socket, name)?;
     }
-    if !options.quick_ack {
-        socket.set_tcp_quickack(false)?;
-    }
     Ok(())
+}
+
+/// Has the SYN-ACK of a backend acknowledged together with first bytes (`TCP_QUICKACK`, tcp(7)). Without any, the kernel
+/// waits for 200 ms before it acknowledges, and a backend that speaks first waits as long.
+///
+/// # Errors
+///
+/// setsockopt(2).
+pub fn acknowledge_with_first_bytes(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_quickack(false)
 }
 
 /// Sets the options of a socket that will listen, before it is bound.
@@ -51,6 +58,9 @@ pub(super) fn apply_listening(socket: SockRef<'_>, tcp: &ListenerTcp) -> io::Res
     }
     if tcp.options.fast_open {
         set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, FAST_OPEN_QUEUE)?;
+    }
+    if !tcp.options.quick_ack {
+        socket.set_tcp_quickack(false)?;
     }
     apply(socket, &tcp.options)
 }

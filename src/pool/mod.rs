@@ -49,7 +49,7 @@ struct IdleList {
     /// When the first of those connections becomes too old.
     first_end: Cell<Tick>,
     /// The addresses that all of them led to when they were looked at.
-    addresses: RefCell<Option<Arc<[Address]>>>,
+    addresses: RefCell<Option<Rc<[Address]>>>,
     /// Woken by their sockets.
     notice: Arc<Notice>,
     notice_waker: Waker,
@@ -112,8 +112,8 @@ impl IdleList {
     }
 
     /// Returns how many of the first connections need no look now.
-    fn known(&self, now: Tick, addresses: &Arc<[Address]>) -> usize {
-        let same = self.addresses.borrow().as_ref().is_some_and(|known| Arc::ptr_eq(known, addresses));
+    fn known(&self, now: Tick, addresses: &Rc<[Address]>) -> usize {
+        let same = self.addresses.borrow().as_ref().is_some_and(|known| Rc::ptr_eq(known, addresses));
         let changed = self.notice.changed.swap(false, Relaxed);
         if same && !changed && now < self.first_end.get() { self.watched.get() } else { 0 }
     }
@@ -333,13 +333,13 @@ impl Pool {
 
     /// Closes the connections that are too old or unfit, or that lead to none of these addresses. Returns
     /// whether the backend has ended a new one.
-    pub fn tidy(&self, backend: BackendId, now: Tick, addresses: &Arc<[Address]>) -> bool {
+    pub fn tidy(&self, backend: BackendId, now: Tick, addresses: &Rc<[Address]>) -> bool {
         let list = self.list(backend);
         let known = list.known(now, addresses).min(list.ready.borrow().len());
         list.watched.set(known);
         if known == 0 {
             list.first_end.set(Tick::NEVER);
-            list.addresses.replace(Some(Arc::clone(addresses)));
+            list.addresses.replace(Some(Rc::clone(addresses)));
         }
         let stays = |ready: &Ready| {
             let leads_there = addresses.contains(&ready.connection.address);
@@ -484,7 +484,7 @@ mod tests {
     fn taking_one_of_many_has_no_other_one_looked_at() {
         let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
         let (pool, mut ends) = filled(&ring, 100);
-        let addresses: Arc<[Address]> = [Address::Unix("b".into())].into();
+        let addresses: Rc<[Address]> = [Address::Unix("b".into())].into();
         let known = || {
             let known = pool.list(BACKEND).known(Tick(1), &addresses);
             pool.tidy(BACKEND, Tick(1), &addresses);
@@ -512,7 +512,7 @@ mod tests {
     fn connections_that_came_together_end_one_after_the_other_in_the_last_tenth_of_their_time() {
         let ring = Ring::new(BufferSettings { bytes: 4096, count: 64 }).expect("a ring");
         let (pool, _ends) = filled(&ring, 64);
-        let addresses: Arc<[Address]> = [Address::Unix("b".into())].into();
+        let addresses: Rc<[Address]> = [Address::Unix("b".into())].into();
         let closed_at = |percent: u64| {
             let now = Tick(IDLE.as_millis() as u64 * percent / 100);
             let before = pool.len(BACKEND);

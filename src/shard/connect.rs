@@ -265,18 +265,21 @@ impl<'a> Wait<'a> {
         let (fd, target) = socket.map_err(|error| self.failed(error, address))?;
         let mut socket = Peer::plain(self.shard.ring.socket(fd));
         socket.end_at_drop(true);
+        if self.has_first_bytes(upstream, prelude) && !upstream.config().tcp.quick_ack {
+            let set =
+                matches!(address, Address::Tcp(_)).then(|| socket.with(net::acknowledge_with_first_bytes));
+            set.unwrap_or(Ok(())).map_err(|error| self.failed(error, address))?;
+        }
         let sent = match self.first_bytes(upstream, address) {
-            None => {
-                socket.start_connect(target);
-                None
-            }
-            Some(bytes) => {
-                let begun = socket.with(|socket| net::connect_with_first_bytes(socket, &target, &bytes));
-                let sent = begun.map_err(|error| self.failed(error, address))?;
-                socket.wait_writable();
-                Some(sent)
-            }
+            None => None,
+            Some(bytes) => socket
+                .with(|socket| net::connect_with_first_bytes(socket, &target, &bytes))
+                .map_err(|error| self.failed(error, address))?,
         };
+        match sent {
+            None => socket.start_connect(target),
+            Some(_) => socket.wait_writable(),
+        }
         std::future::poll_fn(|context| self.poll_connect(&socket, sent, address, context)).await?;
         if socket.with(|socket| net::is_self_connected(socket, address)) {
             socket.reset_on_close();
@@ -300,6 +303,14 @@ impl<'a> Wait<'a> {
             std::future::poll_fn(shake_hands).await?.map_err(Failed::tls)?;
         }
         Ok((socket, sent))
+    }
+
+    /// Returns whether something goes to the backend as soon as it is connected.
+    fn has_first_bytes(&self, upstream: &Upstream, prelude: &Prelude) -> bool {
+        let is_encrypted = upstream.config().tls.is_some();
+        is_encrypted
+            || prelude.header.is_some()
+            || self.client.is_some_and(|client| client.socket.received() > 0)
     }
 
     /// Returns the client's first bytes, if they are in hand and may go out with the first segment. A PROXY header, or TLS,

@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::base::{Address, BackendId, Tick};
@@ -30,7 +30,7 @@ impl Unresponsive {
     }
 
     /// Returns the addresses of a backend in the order to try.
-    pub(super) fn order(&self, backend: BackendId, addresses: Arc<[Address]>, now: Tick) -> Arc<[Address]> {
+    pub(super) fn order(&self, backend: BackendId, addresses: Rc<[Address]>, now: Tick) -> Rc<[Address]> {
         let mut notes = self.0.borrow_mut();
         while notes.pop_front_if(|note| note.2 <= now).is_some() {}
         let is_noted = |address: &Address| notes.iter().any(|note| (note.0, &note.1) == (backend, address));

@@ -53,6 +53,9 @@ mod tests {
         assert!(used >= Duration::from_millis(5) && used < Duration::from_secs(5), "{used:?}");
         end.send(()).unwrap();
         thread.join().unwrap();
-        assert!(clock.elapsed().is_none());
+        // A thread is joined when it gives back its stack; the kernel takes away its number and its clock a little later.
+        while clock.elapsed().is_some() {
+            std::thread::yield_now();
+        }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! A ticket is the epoch (8 bytes), a random nonce, and the sealed state of the session, which the epoch is a part of.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,8 +28,12 @@ const EPOCH_BYTES: usize = 8;
 /// The secret of the process.
 pub struct Tickets(Mutex<State>);
 
-/// Gone from memory once it is dropped.
-struct Secret(Zeroizing<[u8; 32]>);
+/// Gone from memory once it is dropped, with what was derived from it.
+struct Secret {
+    bytes: Zeroizing<[u8; 32]>,
+    /// What seals the tickets of each owner that had some.
+    keys: HashMap<[u8; 32], Arc<LessSafeKey>>,
+}
 
 struct State {
     epoch: u64,
@@ -73,7 +78,7 @@ impl Tickets {
         let mut secret = Zeroizing::new([0; 32]);
         // Fails nowhere that Ringway runs; without it, tickets would be a risk, and so they are not worth going on.
         rand::fill(&mut *secret).expect("the system has randomness");
-        Self(Mutex::new(State { epoch: 0, since: now, current: Secret(secret), previous: None }))
+        Self(Mutex::new(State { epoch: 0, since: now, current: Secret::of(secret), previous: None }))
     }
 
     /// Goes on with what a predecessor has left; `None` if it makes no sense.
@@ -83,7 +88,7 @@ impl Tickets {
     }
 
     fn inherit_at(handed: &HandedTickets, now: Instant) -> Option<Self> {
-        let secret = |bytes: &[u8]| bytes.try_into().map(|bytes| Secret(Zeroizing::new(bytes))).ok();
+        let secret = |bytes: &[u8]| bytes.try_into().map(|bytes| Secret::of(Zeroizing::new(bytes))).ok();
         let since = now.checked_sub(Duration::from_secs(handed.age_seconds)).unwrap_or(now);
         let current = secret(&handed.current)?;
         let previous = handed.previous.as_deref().and_then(secret);
@@ -100,8 +105,8 @@ impl Tickets {
         self.at(now, |state| HandedTickets {
             epoch: state.epoch,
             age_seconds: now.saturating_duration_since(state.since).as_secs(),
-            current: state.current.0.to_vec(),
-            previous: state.previous.as_ref().map(|secret| secret.0.to_vec()),
+            current: state.current.bytes.to_vec(),
+            previous: state.previous.as_ref().map(|secret| secret.bytes.to_vec()),
         })
     }
 
@@ -111,11 +116,11 @@ impl Tickets {
         Arc::new(OfListener { tickets: Arc::clone(self), owner: owner.digest() })
     }
 
-    /// Looks at the state of a time.
-    fn at<T>(&self, now: Instant, look: impl FnOnce(&State) -> T) -> T {
+    /// Looks at the state of a time. All shards wait for each other here, so a look has to be short.
+    fn at<T>(&self, now: Instant, look: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.advance(now);
-        look(&state)
+        look(&mut state)
     }
 }
 
@@ -132,32 +137,41 @@ impl State {
     }
 
     /// Returns the secret of an epoch, if tickets of it are opened.
-    fn secret(&self, epoch: u64) -> Option<&Secret> {
+    fn secret(&mut self, epoch: u64) -> Option<&mut Secret> {
         match self.epoch.checked_sub(epoch)? {
-            0 => Some(&self.current),
-            1 => self.previous.as_ref(),
+            0 => Some(&mut self.current),
+            1 => self.previous.as_mut(),
             _ => None,
         }
     }
 }
 
 impl Secret {
+    fn of(bytes: Zeroizing<[u8; 32]>) -> Self {
+        Self { bytes, keys: HashMap::new() }
+    }
+
     /// Returns the secret of the next epoch, from which this one cannot be had.
     fn next(&self) -> Self {
         let mut context = Context::new(&SHA256);
         context.update(b"ringway tickets: next epoch");
-        context.update(&*self.0);
+        context.update(&*self.bytes);
         let mut next = Zeroizing::new([0; 32]);
         next.copy_from_slice(context.finish().as_ref());
-        Self(next)
+        Self::of(next)
     }
 
-    /// Returns what seals the tickets of a listener.
-    fn key(&self, owner: &[u8; 32]) -> Option<LessSafeKey> {
-        let secret = Salt::new(HKDF_SHA256, b"ringway tickets").extract(&*self.0);
+    /// Returns what seals the tickets of a listener: derived once, because that takes longer than all else under the lock.
+    fn key(&mut self, owner: &[u8; 32]) -> Option<Arc<LessSafeKey>> {
+        if let Some(key) = self.keys.get(owner) {
+            return Some(Arc::clone(key));
+        }
+        let secret = Salt::new(HKDF_SHA256, b"ringway tickets").extract(&*self.bytes);
         let info = [&owner[..]];
         let key = secret.expand(&info, &AES_256_GCM).ok()?;
-        Some(LessSafeKey::new(UnboundKey::from(key)))
+        let key = Arc::new(LessSafeKey::new(UnboundKey::from(key)));
+        self.keys.insert(*owner, Arc::clone(&key));
+        Some(key)
     }
 }
 
@@ -307,6 +321,11 @@ mod tests {
         let after = start + 2 * EPOCH;
         assert!(own.open(&first, after).is_none() && own.open(&last, after).is_none());
         assert!(own.open(&newer, after).is_some());
+        assert_eq!(
+            tickets.at(after, |state| state.current.keys.len()),
+            0,
+            "what was derived goes with its secret"
+        );
         // An idle process comes to the same secrets, and what was is gone.
         let much_later = start + 100 * EPOCH;
         assert!(own.open(&newer, much_later).is_none());

@@ -88,6 +88,9 @@ struct Inner {
     /// The tier of each backend that has one.
     tier_of: Vec<Option<usize>>,
     states: Vec<BackendState>,
+    /// The addresses of each backend in the order to try. All shards have those of the states in common, and a session that
+    /// counted its use of them would write what all others read.
+    addresses: Vec<Rc<[Address]>>,
     serving: Serving,
 }
 
@@ -161,6 +164,7 @@ impl UpstreamTable {
                 tiers: same.map_or_else(Default::default, Self::tiers),
                 tier_of: vec![None; given],
                 states: states.clone(),
+                addresses: states.iter().map(|state| Rc::from(&*state.addresses)).collect(),
                 serving: previous.map_or(Serving::Nobody, |previous| previous.inner.borrow().serving),
             }),
             permits: Permits::new(shared, place.shard, hooks),
@@ -212,6 +216,9 @@ impl UpstreamTable {
                 returns_to_primaries,
             );
             ends_sessions |= is_ordered && self.own_sessions(BackendId(index as u16)) > 0;
+            if !Arc::ptr_eq(&before.addresses, &now.addresses) {
+                inner.addresses[index] = Rc::from(&*now.addresses);
+            }
         }
         inner.serving = serving;
         inner.states.clear();
@@ -482,8 +489,8 @@ impl UpstreamTable {
 
     /// Returns the addresses of a backend in the order to try.
     #[must_use]
-    pub fn addresses(&self, backend: BackendId) -> Arc<[Address]> {
-        self.inner.borrow().states[backend.index()].addresses.clone()
+    pub fn addresses(&self, backend: BackendId) -> Rc<[Address]> {
+        Rc::clone(&self.inner.borrow().addresses[backend.index()])
     }
 
     /// Counts a session that wants a backend, for the retry budget.
@@ -565,6 +572,22 @@ mod tests {
 
     fn served(table: &UpstreamTable) -> Vec<BackendId> {
         table.serve().into_iter().map(|(_, backend)| backend).collect()
+    }
+
+    /// What a session takes of the addresses is counted by its shard alone.
+    #[test]
+    fn addresses_of_a_session_touch_nothing_that_shards_have_in_common() {
+        let table = table("");
+        let mut moved = states([true, true, true]);
+        table.apply(&moved);
+        let counts = Arc::strong_count(&moved[0].addresses);
+        let (first, second) = (table.addresses(BackendId(0)), table.addresses(BackendId(0)));
+        assert!(Rc::ptr_eq(&first, &second) && *first == *moved[0].addresses);
+        assert_eq!(Arc::strong_count(&moved[0].addresses), counts);
+        moved[0].addresses = Arc::from([Address::Unix("elsewhere".into())]);
+        table.apply(&moved);
+        assert_eq!(*table.addresses(BackendId(0)), *moved[0].addresses);
+        assert_eq!(table.addresses(BackendId(1)), second);
     }
 
     #[test]

@@ -31,7 +31,8 @@ fn addresses() -> impl Iterator<Item = Ipv4Addr> {
     (1..=ADDRESSES).map(|last| Ipv4Addr::new(127, 0, 0, last))
 }
 
-/// Tuned, it leaves out the acknowledgements that data will carry. First bytes are in hand for a backend if it waits for them.
+/// Tuned, it leaves out the acknowledgements that data will carry. First bytes are in hand for a backend if it waits for
+/// them.
 pub(super) fn ringway(task: &Task<'_>, tuned: bool) -> String {
     let mut text = format!(
         "runtime: {{cores: \"{}\"}}\nlogging: {{level: warn}}\n\
@@ -44,7 +45,7 @@ pub(super) fn ringway(task: &Task<'_>, tuned: bool) -> String {
         (false, true) => ", tcp: {fast_open: true}",
         (true, true) => ", tcp: {quick_ack: off, fast_open: true}",
     };
-    let first = if task.fast_open { ", client_first: 5s" } else { "" };
+    let first = if tuned || task.fast_open { ", client_first: 5s" } else { "" };
     let tls = task.certificate.map_or_else(String::new, |files| {
         let (certificate, key) = (files.certificate.display(), files.key.display());
         format!(", tls: {{certificates: [{{certificate: {certificate}, key: {key}}}]}}")

@@ -242,7 +242,8 @@ pub struct TcpOptions {
     #[serde(serialize_with = "text::text_or_off")]
     pub congestion_control: Option<String>,
     /// Whether the first segments of the peer are acknowledged at once; with `off` the acknowledgement waits up to 40 ms for
-    /// bytes that go the same way (`TCP_QUICKACK`), which saves a segment for a short session. See "Fewer segments".
+    /// bytes that go the same way (`TCP_QUICKACK`), which saves a segment for a short session; towards a backend only if
+    /// there are bytes for it when it is connected to. See "Fewer segments".
     pub quick_ack: bool,
     /// Whether bytes may come with the first segment (`TCP_FASTOPEN`, `TCP_FASTOPEN_CONNECT`); see "Fewer segments".
     #[serde(serialize_with = "text::switch")]

@@ -68,6 +68,29 @@ fn backends_get_the_first_bytes_with_the_syn_and_one_that_refuses_is_replaced() 
         }
         balancer.await_closed(CloseReason::Normal, 6);
         assert_eq!(second.connections(), 3);
+        // Switched off, they go out behind the handshake.
+        let active = counted("TCPFastOpenActive");
+        for sysctl in ["0", "2"] {
+            set_network("ipv4/tcp_fastopen", sysctl);
+            balancer.echoing_client().finish().unwrap();
+        }
+        balancer.await_closed(CloseReason::Normal, 8);
+        assert_eq!(counted("TCPFastOpenActive"), active);
+        balancer.finish();
+    });
+}
+
+/// The kernel holds the end of a handshake back for 200 ms if bytes are said to follow; a greeting must not wait for it.
+#[test]
+fn acknowledgement_waits_for_first_bytes_only_where_there_are_some() {
+    in_own_network(|| {
+        let only = backend().greet(b"220 here\r\n").start();
+        let balancer = balancer().upstream("tcp: {quick_ack: off}").backends([&only]).start();
+        let client = balancer.client();
+        assert_eq!(client.receive_exact(10).unwrap(), b"220 here\r\n");
+        assert_eq!(counted("DelayedACKs"), 0);
+        client.end().unwrap();
+        balancer.await_closed(CloseReason::Normal, 1);
         balancer.finish();
     });
 }
