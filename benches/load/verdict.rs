@@ -52,10 +52,11 @@ struct Target {
     if_generator_is_the_limit: Option<(Measure, Bound)>,
 }
 
-const HAPROXY: Against = Against::Each(&["haproxy", "haproxy tuned"]);
+const HAPROXY: Against = Against::Each(&["haproxy", "haproxy auto", "haproxy tuned"]);
 const HAPROXY_DEFAULT: Against = Against::Each(&["haproxy"]);
 const NGINX: Against = Against::Each(&["nginx", "nginx tuned"]);
-const BOTH: Against = Against::Each(&["haproxy", "haproxy tuned", "nginx", "nginx tuned"]);
+const BOTH: Against = Against::Each(&["haproxy", "haproxy auto", "haproxy tuned", "nginx", "nginx tuned"]);
+const BOTH_WITH_TLS: Against = Against::Each(&["haproxy", "haproxy tuned", "nginx", "nginx tuned"]);
 
 const fn target(workload: &'static str, against: Against, measure: Measure, bound: Bound) -> Target {
     Target { workload, against, measure, bound, if_generator_is_the_limit: None }
@@ -95,15 +96,15 @@ const TARGETS: &[Target] = &[
     target(MIXED, HAPROXY, P99, AtMost(1.0)),
     Target {
         if_generator_is_the_limit: Some((Cpu, AtMost(1.0))),
-        ..target(TLS_FULL, BOTH, Rate, AtLeast(1.0))
+        ..target(TLS_FULL, BOTH_WITH_TLS, Rate, AtLeast(1.0))
     },
     Target {
         if_generator_is_the_limit: Some((Cpu, AtMost(1.0))),
-        ..target(TLS_RESUMED, BOTH, Rate, AtLeast(1.0))
+        ..target(TLS_RESUMED, BOTH_WITH_TLS, Rate, AtLeast(1.0))
     },
-    target(TLS_TO_BACKEND, BOTH, Cpu, AtMost(1.0)),
-    target(TLS_TO_CLIENT, BOTH, Cpu, AtMost(1.0)),
-    target(TLS_PACED_16K, BOTH, Cpu, AtMost(1.0)),
+    target(TLS_TO_BACKEND, BOTH_WITH_TLS, Cpu, AtMost(1.0)),
+    target(TLS_TO_CLIENT, BOTH_WITH_TLS, Cpu, AtMost(1.0)),
+    target(TLS_PACED_16K, BOTH_WITH_TLS, Cpu, AtMost(1.0)),
 ];
 
 /// A target against one subject, judged.

@@ -221,8 +221,9 @@ impl Workload {
         self.arguments[0] == "idle"
     }
 
-    pub(crate) fn is_connect(&self) -> bool {
-        self.arguments[0] == "connect"
+    /// Whether clients connect while it is measured.
+    pub(crate) fn has_new_clients(&self) -> bool {
+        matches!(self.arguments[0], "connect" | "storm")
     }
 
     /// Whether clients end their stream, and wait for what the backend says of it then.

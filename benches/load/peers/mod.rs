@@ -43,7 +43,7 @@ enum Rows {
     All,
     /// Those with a fixed pace.
     Paced,
-    /// Those that connect all the time.
+    /// Those in which clients come while it is measured.
     Connect,
     /// Those in which a backend has nothing to say after the client's end, with so many sessions at once.
     NoReceipts {
@@ -84,7 +84,7 @@ impl Subject {
         match self.rows {
             Rows::All => true,
             Rows::Paced => workload.pace().is_some(),
-            Rows::Connect => workload.is_connect(),
+            Rows::Connect => workload.has_new_clients(),
             Rows::NoReceipts { sessions_max } => {
                 !workload.wants_receipts() && workload.sessions_at_once() <= sessions_max
             }
