@@ -88,7 +88,8 @@ const IMPURE: [&str; 24] = [
 ];
 
 /// Folders of what a shard does for messages and sessions.
-const DATA_PLANE: [&str; 8] = ["admission", "upstream", "steering", "uring", "net", "relay", "pool", "shard"];
+const DATA_PLANE: [&str; 9] =
+    ["tls", "admission", "upstream", "steering", "uring", "net", "relay", "pool", "shard"];
 
 /// What is written elsewhere, and by no message: file, and how what is written ends.
 const OWN_WRITES: [(&str, &str); 9] = [

@@ -19,6 +19,8 @@ use rustls::server::ProducesTickets;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::base::Shared;
+
 /// How long one secret seals tickets. For as long again it opens them.
 const EPOCH: Duration = Duration::from_secs(6 * 3_600);
 
@@ -26,7 +28,7 @@ const EPOCH: Duration = Duration::from_secs(6 * 3_600);
 const EPOCH_BYTES: usize = 8;
 
 /// The secret of the process.
-pub struct Tickets(Mutex<State>);
+pub struct Tickets(Shared<Mutex<State>>);
 
 /// Gone from memory once it is dropped, with what was derived from it.
 struct Secret {
@@ -78,7 +80,12 @@ impl Tickets {
         let mut secret = Zeroizing::new([0; 32]);
         // Fails nowhere that Ringway runs; without it, tickets would be a risk, and so they are not worth going on.
         rand::fill(&mut *secret).expect("the system has randomness");
-        Self(Mutex::new(State { epoch: 0, since: now, current: Secret::of(secret), previous: None }))
+        Self(Shared::new(Mutex::new(State {
+            epoch: 0,
+            since: now,
+            current: Secret::of(secret),
+            previous: None,
+        })))
     }
 
     /// Goes on with what a predecessor has left; `None` if it makes no sense.
@@ -92,7 +99,7 @@ impl Tickets {
         let since = now.checked_sub(Duration::from_secs(handed.age_seconds)).unwrap_or(now);
         let current = secret(&handed.current)?;
         let previous = handed.previous.as_deref().and_then(secret);
-        Some(Self(Mutex::new(State { epoch: handed.epoch, since, current, previous })))
+        Some(Self(Shared::new(Mutex::new(State { epoch: handed.epoch, since, current, previous }))))
     }
 
     /// Returns what the successor of this process goes on with.
@@ -118,7 +125,7 @@ impl Tickets {
 
     /// Looks at the state of a time. All shards wait for each other here, so a look has to be short.
     fn at<T>(&self, now: Instant, look: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.write().lock().unwrap_or_else(PoisonError::into_inner);
         state.advance(now);
         look(&mut state)
     }
