@@ -244,7 +244,7 @@ pub struct TcpOptions {
     /// Whether the first segments of the peer are acknowledged at once; with `off` the acknowledgement waits up to 40 ms for
     /// bytes that go the same way (`TCP_QUICKACK`), which saves a segment for a short session. See "Fewer segments".
     pub quick_ack: bool,
-    /// Whether bytes may come with the first segment (`TCP_FASTOPEN`, `TCP_FASTOPEN_CONNECT`); see "Fewer segments".
+    /// Whether bytes may come with the first segment (`TCP_FASTOPEN`, towards backends `MSG_FASTOPEN`); see "Fewer segments".
     #[serde(serialize_with = "text::switch")]
     pub fast_open: bool,
 }
