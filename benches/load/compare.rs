@@ -74,6 +74,7 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
         }
         None => measure_all(&plan)?,
     };
+    let failed = report.failed.clone();
     println!("{}", report.tail());
     std::fs::create_dir_all(DIRECTORY).map_err(|error| format!("{DIRECTORY}: {error}"))?;
     let base = Path::new(DIRECTORY).join(&report.machine.date);
@@ -88,7 +89,7 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
         figures.extend(plots::draw(&report, directory, "")?);
     }
     figures.iter().for_each(|figure| println!("written: {}", figure.display()));
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 fn measure_all(plan: &Plan) -> Result<Report, String> {
@@ -108,7 +109,14 @@ fn measure_all(plan: &Plan) -> Result<Report, String> {
         if workload.is_idle() && !report.workloads.is_empty() {
             bench.restart(workload, plan)?;
         }
-        let outcome = bench.measure(workload, plan, &progress)?;
+        let outcome = match bench.measure(workload, plan, &progress) {
+            Ok(outcome) => outcome,
+            // What was measured before may have taken an hour.
+            Err(error) => {
+                report.failed = Some(error);
+                break;
+            }
+        };
         progress.print(&table(&outcome));
         if workload.name == ECHO_64 {
             bench.best_rate = outcome.best_rate();

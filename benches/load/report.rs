@@ -30,8 +30,8 @@ const UNFAIR: &[&str] = &[
     "HAProxy and nginx are Debian's packages, not their newest versions, and built for any machine; Envoy and sozu are recent \
      releases; Ringway is built from this tree with link-time optimisation, sozu from its crate as its own repository does it.",
     "sozu closes both sides of a session when the client has ended its stream and what was under way is delivered: the \
-     backend's receipt is lost, so it is not in the rows with bulk to the backend. The queue of its \
-     listeners holds 1,024 connections, those of the others 4,096.",
+     backend's receipt is lost, and of bulk to the client sessions failed now and then, so it is in no row with bulk. The queue of \
+     its listeners holds 1,024 connections, those of the others 4,096.",
     "HAProxy comes as it is, without splicing; `auto`, as an expert sets it; and `tuned`, with every byte spliced, which \
      makes small messages dearer: its best row is the one to look at. nginx and Envoy cannot splice; sozu does where it is \
      built so, which is its tuned row. Envoy runs with its defaults, and so does Ringway but in its tuned row where sessions \
@@ -82,13 +82,26 @@ pub(crate) struct Report {
     pub(crate) costs: Option<Costs>,
     pub(crate) calibration: Vec<Calibration>,
     pub(crate) workloads: Vec<Outcome>,
+    /// Why nothing is here behind these workloads.
+    #[serde(default)]
+    pub(crate) failed: Option<String>,
 }
 
 impl Report {
     pub(crate) fn new(machine: Machine, quick: bool, rounds: usize, seconds: f64) -> Report {
         let unfair = UNFAIR.iter().map(|&text| text.to_owned()).collect();
-        let (calibration, workloads) = (Vec::new(), Vec::new());
-        Report { machine, quick, rounds, seconds, unfair, dropped: 0, costs: None, calibration, workloads }
+        Report {
+            machine,
+            quick,
+            rounds,
+            seconds,
+            unfair,
+            dropped: 0,
+            costs: None,
+            calibration: Vec::new(),
+            workloads: Vec::new(),
+            failed: None,
+        }
     }
 
     /// The outcomes of these workloads, as far as they were measured.

@@ -226,9 +226,9 @@ impl Workload {
         matches!(self.arguments[0], "connect" | "storm")
     }
 
-    /// Whether clients end their stream, and wait for what the backend says of it then.
-    pub(crate) fn wants_receipts(&self) -> bool {
-        self.service == SINK || self.beside.as_ref().is_some_and(|beside| beside.service == SINK)
+    /// Whether sessions move bytes without end, until one side has had enough.
+    pub(crate) fn has_bulk(&self) -> bool {
+        self.arguments[0] == "bulk" || self.beside.is_some()
     }
 
     /// How many sessions it opens.

@@ -64,39 +64,75 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicU32;
+    use std::thread::{self, Thread};
+    use std::time::{Duration, Instant};
+
     use super::*;
 
-    /// Threads that find no place wait until they are woken. None waits for ever.
+    const SHARDS: u16 = 4;
+    /// A round takes microseconds.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     #[test]
-    fn no_shard_waits_while_a_place_is_free() {
-        const SHARDS: u16 = 4;
-        let gate = Gate::new(1, usize::from(SHARDS));
-        let threads: std::sync::Mutex<Vec<Option<std::thread::Thread>>> =
-            std::sync::Mutex::new(vec![None; usize::from(SHARDS)]);
-        std::thread::scope(|scope| {
+    fn no_shard_waits_while_the_only_place_is_free() {
+        race(1, 5_000);
+    }
+
+    /// Around the number from which four shards keep credits, which is 128.
+    #[test]
+    fn no_shard_waits_while_a_place_is_free_of_a_limit_with_credits() {
+        [127, 128, 129, 150, 250].iter().for_each(|limit| race(*limit, 400));
+    }
+
+    /// Threads that find no place wait until they are woken. None waits for ever, and never is one place too many taken. In
+    /// each round a thread takes as many as it gets, up to three quarters of all, so two of them come up to the limit.
+    #[track_caller]
+    fn race(limit: u32, rounds: u32) {
+        let gate = Gate::new(limit, usize::from(SHARDS));
+        let open = AtomicU32::new(0);
+        let threads: Mutex<Vec<Option<Thread>>> = Mutex::new(vec![None; usize::from(SHARDS)]);
+        thread::scope(|scope| {
             for number in 0..SHARDS {
-                let (gate, threads) = (&gate, &threads);
+                let (gate, threads, open) = (&gate, &threads, &open);
                 scope.spawn(move || {
-                    threads.lock().unwrap()[usize::from(number)] = Some(std::thread::current());
-                    for _ in 0..5_000 {
-                        while !gate.sessions.take(ShardId(number)) {
-                            gate.wait(ShardId(number));
-                            if gate.sessions.take(ShardId(number)) {
-                                break;
-                            }
-                            while gate.is_waiting(ShardId(number)) {
-                                std::thread::park();
-                            }
+                    threads.lock().unwrap()[usize::from(number)] = Some(thread::current());
+                    let shard = ShardId(number);
+                    for round in 0..rounds {
+                        wait_for_place(gate, shard);
+                        let more = (limit * 3 / 4).saturating_sub(round % 7);
+                        let places = 1 + (1..more).take_while(|_| gate.sessions.take(shard)).count() as u32;
+                        let sessions = open.fetch_add(places, SeqCst) + places;
+                        assert!(sessions <= limit, "{sessions} of {limit}");
+                        for _ in 0..places {
+                            open.fetch_sub(1, SeqCst);
+                            gate.sessions.give_back(shard);
+                            gate.wake_waiting(|shard| {
+                                let threads = threads.lock().unwrap();
+                                threads[shard.index()].iter().for_each(Thread::unpark);
+                            });
                         }
-                        gate.sessions.give_back(ShardId(number));
-                        gate.wake_waiting(|shard| {
-                            let threads = threads.lock().unwrap();
-                            threads[shard.index()].iter().for_each(std::thread::Thread::unpark);
-                        });
                     }
                 });
             }
         });
-        assert_eq!(gate.sessions.taken(), 0);
+        let places = (0..=limit).filter(|_| gate.sessions.take(ShardId(0))).count();
+        assert_eq!(places as u32, limit, "each is there once");
+    }
+
+    /// Takes a place, and waits for one if there is none.
+    fn wait_for_place(gate: &Gate, shard: ShardId) {
+        let began = Instant::now();
+        while !gate.sessions.take(shard) {
+            gate.wait(shard);
+            if gate.sessions.take(shard) {
+                return;
+            }
+            while gate.is_waiting(shard) {
+                thread::park_timeout(PATIENCE);
+                assert!(began.elapsed() < PATIENCE, "a place comes free");
+            }
+        }
     }
 }

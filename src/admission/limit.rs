@@ -64,7 +64,8 @@ impl Limit {
 
     /// Takes a permit, also if all are taken. The caller has to give it back.
     pub fn take_anyhow(&self, shard: ShardId) {
-        if !self.take_credit(shard) {
+        // The credits of all shards come first: beside them, it would be one too many.
+        if !self.take(shard) {
             self.taken.write().fetch_add(1, SeqCst);
         }
     }
@@ -194,15 +195,16 @@ impl Limit {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn last_permit_is_taken_once_while_threads_race() {
         let limit = Limit::new(7, 4);
         race(&limit);
-        let shard = ShardId(0);
-        assert!((0..7).all(|_| limit.take(shard)));
-        assert!(!limit.take(shard) && !limit.has_free());
     }
 
     /// From far below the maximum up to it and back, so that credits are taken, kept and taken back.
@@ -265,10 +267,101 @@ mod tests {
         }
     }
 
+    /// Around the number from which four shards keep credits.
     #[test]
     fn large_limit_is_kept_while_threads_race_up_to_it() {
-        let limit = Limit::new(4 * CREDITS_MAX + 40, 4);
-        race(&limit);
+        const FAR: u32 = 4 * CREDITS_MAX;
+        for maximum in [FAR - 1, FAR, FAR + 1, FAR + CREDITS, FAR + 40, 2 * FAR] {
+            race(&Limit::new(maximum, 4));
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Take,
+        TakeAnyhow,
+        GiveBack,
+        SetMaximum(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            100 => Just(Step::Take),
+            1 => Just(Step::TakeAnyhow),
+            80 => Just(Step::GiveBack),
+            1 => (0..200_u32).prop_map(Step::SetMaximum),
+        ]
+    }
+
+    proptest! {
+        /// A permit is refused exactly if all are taken, whichever shards took and gave back the others.
+        #[test]
+        fn limit_with_credits_counts_as_a_number_does(
+            maximum in 0..200_u32,
+            shards in 1..5_u16,
+            steps in prop::collection::vec((0..4_u16, 1..40_usize, step()), 1..100),
+        ) {
+            let limit = Limit::new(maximum, shards.into());
+            let (mut maximum, mut taken) = (maximum, 0);
+            for (shard, times, step) in steps {
+                let shard = ShardId(shard % shards);
+                for _ in 0..times {
+                    match step {
+                        Step::Take => {
+                            let has_taken = limit.take(shard);
+                            prop_assert_eq!(has_taken, taken < maximum, "{} of {}", taken, maximum);
+                            taken += u32::from(has_taken);
+                        }
+                        Step::TakeAnyhow => {
+                            limit.take_anyhow(shard);
+                            taken += 1;
+                        }
+                        Step::GiveBack if taken > 0 => {
+                            limit.give_back(shard);
+                            taken -= 1;
+                        }
+                        Step::GiveBack => {}
+                        Step::SetMaximum(now) => {
+                            limit.set_maximum(now);
+                            maximum = now;
+                        }
+                    }
+                    prop_assert_eq!((limit.taken(), limit.has_free()), (taken, taken < maximum));
+                }
+            }
+        }
+    }
+
+    /// One shard takes a few permits and gives them back, which are credits while there are enough permits, and another one
+    /// comes for them when all others are taken.
+    #[test]
+    fn credits_are_used_once_while_another_shard_takes_them_back() {
+        let limit = Limit::new(2 * CREDITS_MAX + 40, 2);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(SeqCst) {
+                    let permits = (0..9).filter(|_| limit.take(ShardId(0))).count();
+                    (0..permits).for_each(|_| limit.give_back(ShardId(0)));
+                }
+            });
+            for _ in 0..20_000 {
+                let rest = limit.maximum() - limit.taken.get().load(SeqCst).min(limit.maximum());
+                let others = if limit.take_free(rest) { rest } else { 0 };
+                let permits = (0..CREDITS_MAX).filter(|_| limit.take(ShardId(1))).count();
+                limit.free(others);
+                (0..permits).for_each(|_| limit.give_back(ShardId(1)));
+            }
+            is_over.store(true, SeqCst);
+        });
+        assert_each_permit_is_there_once(&limit);
+    }
+
+    #[track_caller]
+    fn assert_each_permit_is_there_once(limit: &Limit) {
+        assert_eq!((limit.taken(), limit.has_free()), (0, true));
+        let permits = (0..=limit.maximum()).filter(|_| limit.take(ShardId(0))).count();
+        assert_eq!((permits as u32, limit.has_free()), (limit.maximum(), false));
     }
 
     /// Each thread is a shard that takes and gives back as many permits as there are, in part with credits.
@@ -291,6 +384,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!((limit.taken(), limit.has_free()), (0, true));
+        assert_each_permit_is_there_once(limit);
     }
 }

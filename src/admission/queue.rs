@@ -190,6 +190,8 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+
     use super::super::Limit;
     use super::*;
     use crate::base::BackendId;
@@ -271,13 +273,25 @@ mod tests {
         assert!(queue.leave(ticket) && !queue.wants(&late));
     }
 
-    /// Threads that take one of three permits, directly or by waiting, and give it back. No thread stays in
-    /// the queue while a permit is free, and never more than three hold one.
     #[test]
     fn freed_permit_is_used_exactly_once_while_threads_race() {
+        race(3, 20_000);
+    }
+
+    /// Around the number from which four shards keep credits, which is 128.
+    #[test]
+    fn freed_permit_of_a_limit_with_credits_is_used_exactly_once_while_threads_race() {
+        [127, 128, 129, 150, 250].iter().for_each(|permits| race(*permits, 400));
+    }
+
+    /// Threads, each a shard, that take permits, the first one directly or by waiting, and give them back. No thread stays in the
+    /// queue while a permit is free, and never are more held than there are. A thread takes up to three quarters of all, so two
+    /// of them come up to the limit.
+    #[track_caller]
+    fn race(permits: u32, rounds: u32) {
         use crossbeam_channel::{Sender, unbounded};
         const THREADS: u16 = 4;
-        let (queue, limit) = (Queue::new(u32::from(THREADS)), Limit::new(3, THREADS.into()));
+        let (queue, limit) = (Queue::new(u32::from(THREADS)), Limit::new(permits, THREADS.into()));
         let inboxes: Vec<_> = (0..THREADS).map(|_| unbounded::<Ticket>()).collect();
         let senders: Vec<Sender<Ticket>> = inboxes.iter().map(|(sender, _)| sender.clone()).collect();
         let deliver = |served: Vec<Ticket>| {
@@ -285,15 +299,16 @@ mod tests {
                 .into_iter()
                 .for_each(|ticket| senders[ticket.shard.index()].send(ticket).expect("it listens"));
         };
-        let holders = AtomicUsize::new(0);
+        let held = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for (index, (_, inbox)) in inboxes.iter().enumerate() {
-                let (queue, limit, holders, deliver) = (&queue, &limit, &holders, &deliver);
+                let (queue, limit, held, deliver) = (&queue, &limit, &held, &deliver);
                 scope.spawn(move || {
-                    for round in 0..20_000 {
-                        if !(queue.is_empty() && limit.take(SHARD)) {
-                            let ticket = queue.join(ShardId(index as u16), tried(&[]), 0).expect("room");
-                            deliver(queue.serve(&of(A), || limit.take(SHARD)));
+                    let shard = ShardId(index as u16);
+                    for round in 0..rounds {
+                        if !(queue.is_empty() && limit.take(shard)) {
+                            let ticket = queue.join(shard, tried(&[]), 0).expect("room");
+                            deliver(queue.serve(&of(A), || limit.take(shard)));
                             let leaves = round % 7 == 0 && queue.leave(ticket);
                             if leaves {
                                 continue;
@@ -301,14 +316,20 @@ mod tests {
                             let patience = std::time::Duration::from_secs(30);
                             assert_eq!(inbox.recv_timeout(patience).expect("a permit comes free"), ticket);
                         }
-                        assert!(holders.fetch_add(1, SeqCst) < 3);
-                        holders.fetch_sub(1, SeqCst);
-                        limit.give_back(SHARD);
-                        deliver(queue.serve(&of(A), || limit.take(SHARD)));
+                        let more = (permits * 3 / 4).saturating_sub(round % 7);
+                        let taken = 1 + (1..more).take_while(|_| limit.take(shard)).count() as u32;
+                        let all = held.fetch_add(taken, SeqCst) + taken;
+                        assert!(all <= permits, "{all} of {permits}");
+                        for _ in 0..taken {
+                            held.fetch_sub(1, SeqCst);
+                            limit.give_back(shard);
+                            deliver(queue.serve(&of(A), || limit.take(shard)));
+                        }
                     }
                 });
             }
         });
-        assert_eq!((queue.len(), limit.taken()), (0, 0));
+        let free = (0..=permits).filter(|_| limit.take(SHARD)).count();
+        assert_eq!((queue.len(), free as u32), (0, permits), "each permit is there once");
     }
 }

@@ -92,11 +92,17 @@ fn send_that_somebody_waits_for_is_told_of() {
         ring.next_turn().await;
         assert_eq!((count.take(), to.sent()), (1, Sent::Done { bytes: 8, blocked: false }));
 
-        // More than a send gathers: 16 buffers of this size.
-        let (from, _source) = with_received(&ring, &[7; 40 << 10]).await;
-        from.receive(Receive::Many);
-        let sent = from.forward(&to, true);
-        assert_eq!(to.is_quiet(), from.received() == 0, "{sent} of {} bytes", 40 << 10);
+        // A send gathers 16 buffers of 4 KiB: ten are all of it, and of twenty some are left.
+        for (kib, is_whole) in [(40, true), (80, false)] {
+            let received = vec![7; kib << 10];
+            let (from, _source) = with_received(&ring, &received).await;
+            let (to, _peer, count) = counted(&ring);
+            let bytes = from.forward(&to, true);
+            assert_eq!((from.received() == 0, to.is_quiet()), (is_whole, is_whole), "{bytes} bytes");
+            ring.next_turn().await;
+            let is_told = u32::from(!is_whole);
+            assert_eq!((count.take(), to.sent()), (is_told, Sent::Done { bytes, blocked: false }));
+        }
     });
 }
 

@@ -45,8 +45,8 @@ enum Rows {
     Paced,
     /// Those in which clients come while it is measured.
     Connect,
-    /// Those in which a backend has nothing to say after the client's end, with so many sessions at once.
-    NoReceipts {
+    /// Those without bulk, with so many sessions at once.
+    NoBulk {
         sessions_max: f64,
     },
 }
@@ -85,8 +85,8 @@ impl Subject {
             Rows::All => true,
             Rows::Paced => workload.pace().is_some(),
             Rows::Connect => workload.has_new_clients(),
-            Rows::NoReceipts { sessions_max } => {
-                !workload.wants_receipts() && workload.sessions_at_once() <= sessions_max
+            Rows::NoBulk { sessions_max } => {
+                !workload.has_bulk() && workload.sessions_at_once() <= sessions_max
             }
         }
     }
@@ -406,9 +406,9 @@ impl Starting<'_> {
             rows: match name {
                 AGAIN => Rows::Paced,
                 TUNED => Rows::Connect,
-                SOZU => Rows::NoReceipts { sessions_max: f64::INFINITY },
+                SOZU => Rows::NoBulk { sessions_max: f64::INFINITY },
                 // A session that sozu splices takes six descriptors, where the others need two.
-                SOZU_TUNED => Rows::NoReceipts { sessions_max: 3_000.0 },
+                SOZU_TUNED => Rows::NoBulk { sessions_max: 3_000.0 },
                 _ => Rows::All,
             },
             process: Some(process),

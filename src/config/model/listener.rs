@@ -245,7 +245,7 @@ pub struct TcpOptions {
     /// bytes that go the same way (`TCP_QUICKACK`), which saves a segment for a short session; towards a backend only if
     /// there are bytes for it when it is connected to. See "Fewer segments".
     pub quick_ack: bool,
-    /// Whether bytes may come with the first segment (`TCP_FASTOPEN`, `TCP_FASTOPEN_CONNECT`); see "Fewer segments".
+    /// Whether bytes may come with the first segment (`TCP_FASTOPEN`, towards backends `MSG_FASTOPEN`); see "Fewer segments".
     #[serde(serialize_with = "text::switch")]
     pub fast_open: bool,
 }

@@ -42,12 +42,16 @@ pub(super) fn upstream(
         entry.set("timeouts.establish", longest.text(), connect.as_ref().map_or(origin, |(_, from)| from));
     }
     keepalive(bag, &mut entry, findings);
+    if let Some(given) = bag.take("option tcp-smart-connect") {
+        entry.set("tcp.quick_ack", "off", &given.line.origin());
+    }
     source(bag, &servers, &mut entry, findings);
     let checked = Checked { time: timeout(bag, "timeout check", findings), servers: &servers };
     check::healthcheck(bag, &checked, &mut entry, findings);
     shared_options(&servers, hashes, &mut entry, findings);
     announce(&servers, &mut entry, findings);
     let servers = of_one_kind(servers, &mut entry, findings);
+    fast_open(&servers, &mut entry, findings);
     let several_backups = servers.iter().filter(|server| server.backup).count() > 1;
     if bag.take("option allbackups").is_none() && several_backups {
         entry.comment("HAProxy used the first backup alone; here all of them serve, as with `allbackups`");
@@ -85,6 +89,27 @@ fn of_one_kind(mut servers: Vec<Server>, entry: &mut Entry, findings: &mut Findi
         is_same
     });
     servers
+}
+
+/// Has first bytes go out with the first segment, if all servers want it: only an application that bears a request done twice
+/// may get them so.
+fn fast_open(servers: &[Server], entry: &mut Entry, findings: &mut Findings) {
+    let is_for_all = servers.iter().all(|server| server.fast_open);
+    let has_tls = servers.iter().any(|server| server.tls.is_some());
+    let why = if has_tls || entry.has("send_proxy") {
+        "tfo: has no effect beside TLS or a PROXY header, which go first; leave it out"
+    } else if is_for_all && let Some(first) = servers.first() {
+        entry.set("tcp.fast_open", true, &first.entry.origin).differs(
+            "for sessions whose first bytes are in hand; `client_first` of a listener waits for them",
+        );
+        return;
+    } else {
+        "tfo: one `tcp.fast_open` for the upstream, and other servers are without, so it stays off; write an upstream \
+         for each kind"
+    };
+    for server in servers.iter().filter(|server| server.fast_open) {
+        findings.add(&server.entry.origin, why);
+    }
 }
 
 fn not_zero(timed: Timed, findings: &mut Findings) -> Timed {

@@ -46,6 +46,9 @@ pub(super) fn listeners(
     let mut shared = Entry::new(origin.clone());
     times(bag, served, &mut shared, findings);
     keepalive(bag, &mut shared, findings);
+    if let Some(given) = bag.take("option tcp-smart-accept") {
+        shared.set("tcp.quick_ack", "off", &given.line.origin());
+    }
     if let Some(given) = bag.take("backlog") {
         shared.set_text("backlog", given.line.word(1), &given.line.origin());
     }

@@ -11,7 +11,7 @@ pub(super) enum Side {
 }
 
 /// Directives of one side, which the other ignores.
-const FRONT: [&str; 10] = [
+const FRONT: [&str; 11] = [
     "timeout client",
     "timeout client-fin",
     "backlog",
@@ -20,10 +20,11 @@ const FRONT: [&str; 10] = [
     "clitcpka-intvl",
     "clitcpka-cnt",
     "option tcplog",
+    "option tcp-smart-accept",
     "default_backend",
     "bind",
 ];
-const BACK: [&str; 22] = [
+const BACK: [&str; 23] = [
     "balance",
     "hash-type",
     "server",
@@ -45,17 +46,16 @@ const BACK: [&str; 22] = [
     "srvtcpka-cnt",
     "source",
     "option allbackups",
+    "option tcp-smart-connect",
     "option tcpka",
 ];
 
 /// What Ringway does anyway, or what has no meaning for TCP.
-const NOTHING_TO_DO: [&str; 12] = [
+const NOTHING_TO_DO: [&str; 10] = [
     "option splice-auto",
     "option splice-request",
     "option splice-response",
     "option log-health-checks",
-    "option tcp-smart-accept",
-    "option tcp-smart-connect",
     "option tcpka",
     "option redispatch",
     "description",

@@ -22,6 +22,8 @@ pub(super) struct Server {
     pub(super) slow_start: Option<Millis>,
     pub(super) closes_on_down: bool,
     pub(super) closes_on_up: bool,
+    /// `tfo`.
+    pub(super) fast_open: bool,
     /// How it is checked, if it is.
     pub(super) check: Option<Check>,
     /// The version of the PROXY header that it is sent.
@@ -94,6 +96,7 @@ fn server(
         slow_start: time(&mut options, "slowstart", &origin, findings).filter(|time| time.0 > 0),
         closes_on_down: options.take("on-marked-down").is_some_and(|what| what == "shutdown-sessions"),
         closes_on_up: options.take("on-marked-up").is_some_and(|what| what == "shutdown-backup-sessions"),
+        fast_open: options.take_flag("tfo"),
         check,
         announced: announced(&mut options),
         tls: tls::of_server(&mut options, &origin, findings),
@@ -247,7 +250,6 @@ fn reason(option: &str) -> Option<&'static str> {
         }
         "observe" | "error-limit" | "on-error" => "failed sessions eject a backend; see `outlier`",
         "on-marked-down" | "on-marked-up" => "see `on_down` and `on_up`, which keep or close sessions",
-        "tfo" => "the socket option is not set; leave it out",
         "tcp-ut" => "one for the upstream; see `tcp.user_timeout`",
         "usesrc" | "interface" => "backends see an address of this machine; see `source`",
         "namespace" => "start the process in the namespace (`ip netns exec`)",

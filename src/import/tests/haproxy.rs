@@ -265,6 +265,63 @@ fn backends_are_announced_to_as_all_servers_want_it() {
 }
 
 #[test]
+fn fast_open_is_for_backends_that_all_want_it() {
+    let fast_open = |servers: &str| {
+        let (config, import) = haproxy(&format!("listen a\nbind :1\n{servers}\n"));
+        (config.upstreams[0].tcp.fast_open, import)
+    };
+    let all = "default-server tfo\nserver a 10.0.0.1:1\nserver b 10.0.0.2:1";
+    let (of_all, import) = fast_open(all);
+    assert!(of_all && import.left_out.is_empty(), "{:?}", import.left_out);
+    assert!(import.yaml.is_some_and(|yaml| yaml.contains("`client_first` of a listener waits for them")));
+    for (servers, line, words) in [
+        (format!("{all} no-tfo"), 4, "other servers are without"),
+        ("server a 10.0.0.1:1\nserver b 10.0.0.2:1 tfo".to_owned(), 4, "other servers are without"),
+        ("server a 10.0.0.1:1 tfo send-proxy".to_owned(), 3, "beside TLS or a PROXY header"),
+        ("server a 10.0.0.1:1 tfo ssl verify none".to_owned(), 3, "beside TLS or a PROXY header"),
+    ] {
+        let (mixed, import) = fast_open(&servers);
+        assert!(!mixed, "{servers}");
+        reported(&import, line, words);
+        assert_eq!(import.left_out.len(), 1, "{:?}", import.left_out);
+    }
+    let (without, import) = fast_open("server a 10.0.0.1:1");
+    assert!(!without && import.left_out.is_empty(), "{:?}", import.left_out);
+}
+
+#[test]
+fn smart_accept_and_smart_connect_spare_an_acknowledgement_on_their_side_alone() {
+    let quick_acks = |text: &str| {
+        let (config, import) = haproxy(text);
+        (config.listeners[0].tcp.options.quick_ack, config.upstreams[0].tcp.quick_ack, import)
+    };
+    let sides = |defaults: &str, front: &str, back: &str| {
+        let front = format!("frontend f\n bind :1\n default_backend b\n {front}\n");
+        let back = format!("backend b\n server a 10.0.0.1:1\n {back}\n");
+        quick_acks(&format!("defaults\n {defaults}\n{front}{back}"))
+    };
+    let (accept, connect) = ("option tcp-smart-accept", "option tcp-smart-connect");
+    for (defaults, front, back, expected) in [
+        ("", "", "", (true, true)),
+        (accept, "", "", (false, true)),
+        (connect, "", "", (true, false)),
+        ("", accept, connect, (false, false)),
+        (accept, "no option tcp-smart-accept", "", (true, true)),
+    ] {
+        let (listener, upstream, import) = sides(defaults, front, back);
+        assert_eq!((listener, upstream), expected, "{defaults}; {front}; {back}");
+        assert!(import.left_out.is_empty(), "{:?}", import.left_out);
+    }
+    let (listener, upstream, _) = quick_acks(&listen(&format!("{accept}\n{connect}")));
+    assert!(!listener && !upstream);
+    // HAProxy ignores them on the other side, with a warning.
+    let (listener, upstream, import) = sides("", connect, accept);
+    assert!(listener && upstream);
+    reported(&import, 6, "no effect in a frontend");
+    reported(&import, 9, "no effect in a backend");
+}
+
+#[test]
 fn limits_of_a_frontend_are_those_of_its_listeners() {
     let (config, _) = haproxy("listen a\nbind :1\nmaxconn 9\nrate-limit sessions 50\nserver b 10.0.0.1:1\n");
     let listener = &config.listeners[0];

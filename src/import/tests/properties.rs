@@ -66,6 +66,8 @@ const HAPROXY: &[&str] = &[
     "maxconn 0 ",
     "inter 1 ",
     "slowstart 5s ",
+    "tfo ",
+    "\noption tcp-smart-connect\n",
     "rise 0 ",
     "port 1",
     "0",

@@ -32,45 +32,120 @@ fn session_above_the_limit_is_denied() {
     assert_eq!((totals.accepted, totals.denied_sum()), (16, 5));
 }
 
+/// Clients that have a permit for certain, at this moment and at most: each from its echo on until before it ends.
+#[derive(Default)]
+struct Served {
+    open: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Served {
+    fn begin(&self) {
+        self.most.fetch_max(self.open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+    }
+
+    fn end(&self, clients: usize) {
+        self.open.fetch_sub(clients as u64, Ordering::SeqCst);
+    }
+}
+
 /// Many threads race for the last permits, on two shards: never is one too many admitted.
 #[test]
 fn limit_is_exact_while_shards_race() {
-    const LIMIT: u64 = 20;
+    assert_exact_while_shards_race(20);
+}
+
+/// With so many permits that shards keep some of them in hand, and with one less.
+#[test]
+fn limit_with_credits_is_exact_while_shards_race() {
+    [63, 64, 65, 80].into_iter().for_each(assert_exact_while_shards_race);
+}
+
+#[track_caller]
+fn assert_exact_while_shards_race(limit: usize) {
+    const THREADS: usize = 8;
     let only = backend().echo().start();
-    let balancer = balancer().runtime("max_connections: 20").backends([&only]).start();
-    // A client counts from its echo on, when it has its permit for certain, until before it ends.
-    let (open, most) = (AtomicU64::new(0), AtomicU64::new(0));
+    let balancer = balancer().runtime(&format!("max_connections: {limit}")).backends([&only]).start();
+    let served = Served::default();
     std::thread::scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..THREADS {
             scope.spawn(|| {
                 for _ in 0..20 {
-                    let burst: Vec<_> =
-                        (0..6).filter_map(|_| Client::connect(balancer.address()).ok()).collect();
-                    let served = burst.iter().filter(|client| {
-                        let served = client.echo(b"x").is_ok();
-                        if served {
-                            most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let burst: Vec<_> = (0..limit / THREADS + 4)
+                        .filter_map(|_| Client::connect(balancer.address()).ok())
+                        .collect();
+                    let is_served = |client: &&Client| {
+                        let is_served = client.echo(b"x").is_ok();
+                        if is_served {
+                            served.begin();
                         }
-                        served
-                    });
-                    open.fetch_sub(served.count() as u64, Ordering::SeqCst);
+                        is_served
+                    };
+                    served.end(burst.iter().filter(is_served).count());
                 }
             });
         }
     });
     let totals = balancer.finish();
     assert!(totals.denied_sum() > 0, "{totals:?}");
-    let most = most.load(Ordering::SeqCst);
-    assert!(most <= LIMIT, "{most} at once");
+    let most = served.most.load(Ordering::SeqCst);
+    assert!(most <= limit as u64, "{most} at once, of {limit}");
 }
 
-/// At rest the limit can be looked at: of 50 that stay, exactly 20 are served.
+/// Clients beyond the limit wait in the backlogs of two shards, which keep permits in hand. Each of them is served, and never is
+/// one too many.
+#[test]
+fn everybody_who_waits_for_a_limit_with_credits_is_served_within_it() {
+    const WAITING: usize = 100;
+    const ROUNDS: usize = 5;
+    for (limit, of) in [(64, "runtime"), (65, "listener"), (80, "runtime"), (96, "listener")] {
+        let only = backend().echo().start();
+        let key = format!("max_connections: {limit}");
+        let builder = if of == "runtime" { balancer().runtime(&key) } else { balancer().listener(&key) };
+        let balancer = builder.listener("over_limit: wait").backends([&only]).start();
+        let served = Served::default();
+        let all: Vec<_> = (0..limit).map(|_| balancer.echoing_client()).collect();
+        all.iter().for_each(|_| served.begin());
+        let waiting: Vec<_> = (0..WAITING).map(|_| balancer.client()).collect();
+        assert_eq!(balancer.totals().active, limit as u64);
+        std::thread::scope(|scope| {
+            for first in waiting {
+                let (balancer, served) = (&balancer, &served);
+                scope.spawn(move || {
+                    let later = (1..ROUNDS).map(|_| balancer.client());
+                    for client in std::iter::once(first).chain(later) {
+                        client.echo(b"patient").unwrap();
+                        served.begin();
+                        served.end(1);
+                        client.finish().unwrap();
+                    }
+                });
+            }
+            for client in all {
+                served.end(1);
+                client.finish().unwrap();
+            }
+        });
+        let most = served.most.load(Ordering::SeqCst);
+        assert_eq!(most, limit as u64, "at once");
+        let totals = balancer.finish();
+        let accepted = (limit + WAITING * ROUNDS) as u64;
+        assert_eq!((totals.denied_sum(), totals.accepted), (0, accepted), "{limit}");
+    }
+}
+
+/// At rest the limit can be looked at: of 30 more that stay, exactly as many are served.
 #[test]
 fn exactly_the_limit_is_served_of_a_crowd_that_stays() {
+    [20, 64, 80].into_iter().for_each(assert_exactly_served);
+}
+
+#[track_caller]
+fn assert_exactly_served(limit: usize) {
     let only = backend().echo().start();
-    let balancer = balancer().runtime("max_connections: 20").backends([&only]).start();
+    let balancer = balancer().runtime(&format!("max_connections: {limit}")).backends([&only]).start();
     let crowd: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..50)
+        let threads: Vec<_> = (0..limit + 30)
             .map(|_| {
                 scope.spawn(|| {
                     let client = Client::connect(balancer.address()).ok()?;
@@ -80,8 +155,9 @@ fn exactly_the_limit_is_served_of_a_crowd_that_stays() {
             .collect();
         threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
     });
-    assert_eq!((crowd.len(), balancer.totals().denied_sum(), only.open()), (20, 30, 20));
-    assert_eq!(balancer.in_flight(), [20]);
+    let served = (crowd.len(), balancer.totals().denied_sum(), only.open());
+    assert_eq!(served, (limit, 30, limit as u64));
+    assert_eq!(balancer.in_flight(), [limit as u32]);
 }
 
 /// 64 buffers of 1 KiB for 120 busy sessions. Each takes four descriptors, and others run beside it within 1,024.
