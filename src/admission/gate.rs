@@ -86,6 +86,38 @@ mod tests {
         [127, 128, 129, 150, 250].iter().for_each(|limit| race(*limit, 400));
     }
 
+    /// One shard gives all places back, once, and another one wants all of them; then the other way round. A place that the
+    /// second one does not see, or of which it is not told, is missing for ever. Two shards keep credits from 64 on.
+    #[test]
+    fn shard_that_waits_gets_every_place_that_another_one_gives_back() {
+        for (limit, rounds) in [(1, 20_000), (63, 200), (64, 200), (65, 200), (100, 200)] {
+            let gate = Gate::new(limit, 2);
+            assert!((0..limit).all(|_| gate.sessions.take(ShardId(0))));
+            let (arrived, threads) = (AtomicU32::new(0), Mutex::new(vec![None; 2]));
+            thread::scope(|scope| {
+                for number in 0..2_u16 {
+                    let (gate, arrived, threads) = (&gate, &arrived, &threads);
+                    scope.spawn(move || {
+                        threads.lock().unwrap()[usize::from(number)] = Some(thread::current());
+                        for round in 0..rounds {
+                            await_both(arrived, 2 * u32::from(round + 1));
+                            let gives = round % 2 == number;
+                            // Sooner or later, so that in some round it falls between a look and a note.
+                            (0..round % 100).filter(|_| gives).for_each(|_| std::hint::spin_loop());
+                            for _ in 0..limit {
+                                if gives {
+                                    give_back(gate, ShardId(number), threads);
+                                } else {
+                                    wait_for_place(gate, ShardId(number));
+                                }
+                            }
+                        }
+                    });
+                }
+            });
+        }
+    }
+
     /// Threads that find no place wait until they are woken. None waits for ever, and never is one place too many taken. In
     /// each round a thread takes as many as it gets, up to three quarters of all, so two of them come up to the limit.
     #[track_caller]
@@ -107,11 +139,7 @@ mod tests {
                         assert!(sessions <= limit, "{sessions} of {limit}");
                         for _ in 0..places {
                             open.fetch_sub(1, SeqCst);
-                            gate.sessions.give_back(shard);
-                            gate.wake_waiting(|shard| {
-                                let threads = threads.lock().unwrap();
-                                threads[shard.index()].iter().for_each(Thread::unpark);
-                            });
+                            give_back(gate, shard, threads);
                         }
                     }
                 });
@@ -119,6 +147,22 @@ mod tests {
         });
         let places = (0..=limit).filter(|_| gate.sessions.take(ShardId(0))).count();
         assert_eq!(places as u32, limit, "each is there once");
+    }
+
+    /// Waits until both threads have come here, as often as makes `arrivals`; unlike at a barrier, not for one that has failed.
+    fn await_both(arrived: &AtomicU32, arrivals: u32) {
+        let began = Instant::now();
+        arrived.fetch_add(1, SeqCst);
+        while arrived.load(SeqCst) < arrivals {
+            assert!(began.elapsed() < PATIENCE, "the other thread has failed");
+            thread::yield_now();
+        }
+    }
+
+    /// Gives a place back, and wakes the threads of the shards that wait.
+    fn give_back(gate: &Gate, shard: ShardId, threads: &Mutex<Vec<Option<Thread>>>) {
+        gate.sessions.give_back(shard);
+        gate.wake_waiting(|shard| threads.lock().unwrap()[shard.index()].iter().for_each(Thread::unpark));
     }
 
     /// Takes a place, and waits for one if there is none.
