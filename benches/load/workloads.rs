@@ -116,9 +116,37 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         &["echo", "--bytes", "1024", "--sessions", "64", "--rate", "20000"],
     ),
     of(PACED_4K, ECHO, &["echo", "--bytes", "4096", "--sessions", "64", "--rate", "20000"]),
+    of(
+        "20000/s of 4 KiB, 1000 sessions",
+        ECHO,
+        &["echo", "--bytes", "4096", "--sessions", "1000", "--rate", "20000"],
+    ),
     of(PACED_16K, ECHO, &["echo", "--bytes", "16384", "--sessions", "64", "--rate", "15000"]),
+    of(
+        "15000/s of 16 KiB, 1000 sessions",
+        ECHO,
+        &["echo", "--bytes", "16384", "--sessions", "1000", "--rate", "15000"],
+    ),
     of(PACED_64K, ECHO, &["echo", "--bytes", "65536", "--sessions", "64", "--rate", "5000"]),
     of(PACED_256K, ECHO, &["echo", "--bytes", "262144", "--sessions", "64", "--rate", "1500"]),
+    // One session cannot have as many: each message waits for the answer to the one before.
+    of("4000/s of 64 B, 1 session", ECHO, &["echo", "--bytes", "64", "--sessions", "1", "--rate", "4000"]),
+    of("4000/s of 4 KiB, 1 session", ECHO, &["echo", "--bytes", "4096", "--sessions", "1", "--rate", "4000"]),
+    of(
+        "3000/s of 16 KiB, 1 session",
+        ECHO,
+        &["echo", "--bytes", "16384", "--sessions", "1", "--rate", "3000"],
+    ),
+    of(
+        "1500/s of 64 KiB, 1 session",
+        ECHO,
+        &["echo", "--bytes", "65536", "--sessions", "1", "--rate", "1500"],
+    ),
+    of(
+        "500/s of 256 KiB, 1 session",
+        ECHO,
+        &["echo", "--bytes", "262144", "--sessions", "1", "--rate", "500"],
+    ),
     of(PACED_ASK_16K, ANSWER, &["ask", "--bytes", "16384", "--sessions", "64", "--rate", "15000"]),
     quick(of(PACED_ASK_64K, ANSWER, &["ask", "--bytes", "65536", "--sessions", "64", "--rate", "6000"])),
     of(PACED_ASK_256K, ANSWER, &["ask", "--bytes", "262144", "--sessions", "64", "--rate", "2000"]),
