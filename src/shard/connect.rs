@@ -265,10 +265,9 @@ impl<'a> Wait<'a> {
         let (fd, target) = socket.map_err(|error| self.failed(error, address))?;
         let mut socket = Peer::plain(self.shard.ring.socket(fd));
         socket.end_at_drop(true);
-        if self.has_first_bytes(upstream, prelude) && !upstream.config().tcp.quick_ack {
-            let set =
-                matches!(address, Address::Tcp(_)).then(|| socket.with(net::acknowledge_with_first_bytes));
-            set.unwrap_or(Ok(())).map_err(|error| self.failed(error, address))?;
+        let tcp = matches!(address, Address::Tcp(_)).then_some(&upstream.config().tcp);
+        if tcp.is_some_and(|tcp| !tcp.quick_ack) && self.has_first_bytes(upstream, prelude) {
+            socket.with(net::acknowledge_with_first_bytes).map_err(|error| self.failed(error, address))?;
         }
         let sent = match self.first_bytes(upstream, address) {
             None => None,

@@ -102,7 +102,7 @@ mod tests {
         let mut heaps: Vec<Heap> = (0..64).map(|_| Heap::default()).collect();
         let mut look = |freed: usize| {
             heaps.iter_mut().for_each(|heap| heap.note_moved(freed));
-            heaps.iter_mut().filter_map(|heap| heap.must_trim(0, &trims).then_some(())).count()
+            heaps.iter_mut().map(|heap| heap.must_trim(0, &trims)).filter(|must| *must).count()
         };
         assert_eq!(look(0), 0);
         assert_eq!(look(MANY_BYTES + 1), 1, "the first one, before the others have freed all");

@@ -174,8 +174,8 @@ pub(crate) fn start_all(
     backend: Ports,
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
-    let subjects = vec![Subject::direct(backend)];
-    let mut starting = Starting { directory, backend, tls: None, cores: 1, fast_open: false, subjects };
+    let mut starting = Starting::new(directory, backend);
+    starting.subjects.push(Subject::direct(backend));
     starting.all(others)?;
     Ok(starting.subjects)
 }
@@ -194,8 +194,7 @@ pub(crate) fn start_sharded(
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
     let directory = folder(directory, "sharded")?;
-    let mut starting =
-        Starting { directory: &directory, backend, tls: None, cores: 1, fast_open: false, subjects: vec![] };
+    let mut starting = Starting::new(&directory, backend);
     for (cores, suffix) in [(1, ""), (2, " x 2")] {
         starting.cores = cores;
         starting.ringway(&format!("{OWN}{suffix}"), &ringway_binary()?)?;
@@ -218,9 +217,7 @@ pub(crate) fn start_all_with_tls(
     let directory = folder(directory, "tls")?;
     let certificate = Certificate::make(&directory)?;
     let client = Client::new(&certificate.certificate, false)?;
-    let tls = Some((&certificate, &client));
-    let mut starting =
-        Starting { directory: &directory, backend, tls, cores: 1, fast_open: false, subjects: vec![] };
+    let mut starting = Starting { tls: Some((&certificate, &client)), ..Starting::new(&directory, backend) };
     starting.all(others)?;
     Ok(WithTls { subjects: starting.subjects, certificate: certificate.certificate })
 }
@@ -232,13 +229,9 @@ pub(crate) fn start_fast_open(
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
     let directory = folder(directory, "fast-open")?;
-    let subjects = vec![Subject::direct(backend)];
-    let mut starting =
-        Starting { directory: &directory, backend, tls: None, cores: 1, fast_open: true, subjects };
-    starting.ringway(OWN, &ringway_binary()?)?;
-    for (name, binary) in others {
-        starting.ringway(name, binary)?;
-    }
+    let mut starting = Starting { fast_open: true, ..Starting::new(&directory, backend) };
+    starting.subjects.push(Subject::direct(backend));
+    starting.builds(others)?;
     if others.is_empty() {
         starting.ringway(AGAIN, &ringway_binary()?)?;
         starting.ringway(TUNED, &ringway_binary()?)?;
@@ -257,12 +250,8 @@ pub(crate) fn start_reloaded(
     others: &[(String, PathBuf)],
 ) -> Result<Vec<Subject>, String> {
     let directory = folder(directory, "reloaded")?;
-    let mut starting =
-        Starting { directory: &directory, backend, tls: None, cores: 1, fast_open: false, subjects: vec![] };
-    starting.ringway(OWN, &ringway_binary()?)?;
-    for (name, binary) in others {
-        starting.ringway(name, binary)?;
-    }
+    let mut starting = Starting::new(&directory, backend);
+    starting.builds(others)?;
     if others.is_empty() {
         starting.haproxy("haproxy", Splicing::Off, &["-W", "-db", "-f"])?;
         starting.nginx("nginx", Nginx::WithMaster)?;
@@ -289,12 +278,20 @@ struct Starting<'a> {
     subjects: Vec<Subject>,
 }
 
-impl Starting<'_> {
-    fn all(&mut self, others: &[(String, PathBuf)]) -> Result<(), String> {
+impl<'a> Starting<'a> {
+    /// With one core, and clients that speak plainly.
+    fn new(directory: &'a Path, backend: Ports) -> Starting<'a> {
+        Starting { directory, backend, tls: None, cores: 1, fast_open: false, subjects: vec![] }
+    }
+
+    /// Ringway, and other builds of it.
+    fn builds(&mut self, others: &[(String, PathBuf)]) -> Result<(), String> {
         self.ringway(OWN, &ringway_binary()?)?;
-        for (name, binary) in others {
-            self.ringway(name, binary)?;
-        }
+        others.iter().try_for_each(|(name, binary)| self.ringway(name, binary))
+    }
+
+    fn all(&mut self, others: &[(String, PathBuf)]) -> Result<(), String> {
+        self.builds(others)?;
         if others.is_empty() {
             self.ringway(AGAIN, &ringway_binary()?)?;
             if self.tls.is_none() {
